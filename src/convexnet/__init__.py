@@ -1,0 +1,24 @@
+"""convexnet: convex neural networks in PyTorch, with a proof."""
+
+from convexnet.constraints import Cone, constrain
+from convexnet.curvature import Certificate, Finding, certify
+from convexnet.curvature.falsify import Counterexample, falsify
+from convexnet.domains import Box
+from convexnet.errors import ConvexNetError, NotCertified, NotTraceable
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Box",
+    "Certificate",
+    "Cone",
+    "ConvexNetError",
+    "Counterexample",
+    "Finding",
+    "NotCertified",
+    "NotTraceable",
+    "__version__",
+    "certify",
+    "constrain",
+    "falsify",
+]

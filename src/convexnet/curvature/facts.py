@@ -1,0 +1,247 @@
+"""What is known about each element of a tensor, and the composition theorem.
+
+A `Fact` stores, for every element of one tensor in the traced program, what is known about that element *as a
+function of the chosen inputs*. The three masks are stored as obstructions, so that the fact of the constant 0 is zero
+in every field. That choice does quiet work throughout: an operator that pads with zeros pads its facts rightly, and a
+sum of masks is a logical "or".
+
+    nonconvex   not known to be convex
+    nonconcave  not known to be concave           affine: neither;  unknown: both
+    varies      not known to be constant in the chosen inputs
+    rows        bit i is set: the element may depend on row i of the batch (through any input)
+    lo, hi      bounds, rounded outwards; zero is exact, so `lo >= 0` is a statement about the sign
+
+Every field has the tensor's full shape, but dimensions along which it is uniform have stride zero (`Tensor.expand`),
+so that the facts of most layers are a few bytes however large the layer is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+INF = math.inf
+Shape = Sequence[int]
+Reach = Callable[[Tensor], Tensor]
+
+CONSTANT, AFFINE, CONVEX, CONCAVE, UNKNOWN = "constant", "affine", "convex", "concave", "unknown"
+
+
+# --- tensors that are uniform along some dimensions ------------------------------------------------------------------
+
+
+def uniform(value: float | bool, shape: Shape, dtype: torch.dtype) -> Tensor:
+    """A tensor of the given shape that stores one number."""
+    return torch.full((), value, dtype=dtype).expand(tuple(shape))
+
+
+def core(field: Tensor) -> Tensor:
+    """The field with its uniform dimensions cut to size 1: everything it really stores."""
+    size = [1 if step == 0 else length for length, step in zip(field.shape, field.stride(), strict=True)]
+    return field.as_strided(size, field.stride())
+
+
+def compact(field: Tensor, shape: Shape | None = None) -> Tensor:
+    """The same field (expanded to `shape`), with every dimension along which it turns out uniform at stride zero."""
+    shape = tuple(field.shape if shape is None else shape)
+    inner = core(field)
+    for dim, length in enumerate(inner.shape):
+        if length > 1 and bool((inner == inner.narrow(dim, 0, 1)).all()):
+            inner = inner.narrow(dim, 0, 1)
+    return inner.clone().expand(shape) if inner.numel() < field.numel() else inner.expand(shape)
+
+
+def elementwise(function: Callable[..., Tensor], shape: Shape, *fields: Tensor) -> Tensor:
+    """Apply an elementwise function to fields that broadcast to `shape`, working only on what they store."""
+    return function(*(core(field.expand(tuple(shape))) for field in fields)).expand(tuple(shape))
+
+
+def either(*masks: Tensor) -> Tensor:
+    """Elementwise "or" of masks of one shape."""
+    found = masks[0]
+    for mask in masks[1:]:
+        found = elementwise(torch.logical_or, found.shape, found, mask)
+    return found
+
+
+def where_any(mask: Tensor) -> bool:
+    """Whether the mask is true anywhere."""
+    return bool(core(mask).any())
+
+
+# --- facts -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fact:
+    """What is known about each element of one tensor; see the module's docstring for the fields.
+
+    `degree` is a power-convexity degree, for the whole tensor: if every element z is known to be non-negative and
+    z^(1/degree) convex in the chosen inputs, the degree says so. Plain convex functions have degree 1, |u|^p has p,
+    and exp(u) has infinity (it is log-convex). Non-negative sums and maxima keep the smallest degree (Minkowski,
+    Hoelder), so hand-written norms and log-sum-exps are recognised without a pattern matcher.
+
+    `value` is the tensor itself where it is known; `integral` tensors (indices, masks) hold no real numbers.
+    """
+
+    nonconvex: Tensor
+    nonconcave: Tensor
+    varies: Tensor
+    rows: Tensor
+    lo: Tensor
+    hi: Tensor
+    degree: float = 1.0
+    value: Tensor | None = None
+    integral: bool = False
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.varies.shape
+
+    @property
+    def constant(self) -> bool:
+        """No element changes with the chosen inputs."""
+        return not where_any(self.varies)
+
+    @property
+    def unknown(self) -> Tensor:
+        """Mask of the elements that are neither convex nor concave as far as is known."""
+        return elementwise(torch.logical_and, self.shape, self.nonconvex, self.nonconcave)
+
+    @property
+    def curvature(self) -> str:
+        """The join over the elements: constant < affine < convex, concave < unknown."""
+        if self.constant:
+            return CONSTANT
+        bends = where_any(self.nonconvex), where_any(self.nonconcave)
+        return {(False, False): AFFINE, (False, True): CONVEX, (True, False): CONCAVE}.get(bends, UNKNOWN)
+
+    @property
+    def power(self) -> float:
+        """The degree if it may be used: 0 where some element is not known to be convex and non-negative."""
+        if bool((core(self.lo) < 0).any()) or where_any(self.nonconvex):
+            return 0.0
+        return INF if self.constant else max(1.0, self.degree)
+
+    def bounded(self, lo: Tensor, hi: Tensor) -> Fact:
+        """The same fact with other bounds."""
+        return replace(self, lo=lo, hi=hi)
+
+    def expanded(self, shape: Shape) -> Fact:
+        """The fact broadcast to a larger shape."""
+        if tuple(self.shape) == tuple(shape):
+            return self
+        value = None if self.value is None else self.value.expand(tuple(shape))
+        return Fact(*(field.expand(tuple(shape)) for field in self.fields()), self.degree, value, self.integral)
+
+    def fields(self) -> tuple[Tensor, ...]:
+        return self.nonconvex, self.nonconcave, self.varies, self.rows, self.lo, self.hi
+
+
+def known(value: Tensor) -> Fact:
+    """The fact of a tensor whose entries are at hand. Bounds share its memory; nothing is copied."""
+    no = uniform(False, value.shape, torch.bool)
+    bounds = value.detach()
+    if bounds.dtype == torch.bool or bounds.is_complex() or bounds.is_quantized:
+        bounds = bounds.to(torch.float64) if bounds.dtype == torch.bool else uniform(0.0, value.shape, torch.float64)
+    return Fact(no, no, no, uniform(0, value.shape, torch.uint8), bounds, bounds, value=value,
+                integral=not value.dtype.is_floating_point)
+
+
+def constant(shape: Shape, rows: Tensor | None = None) -> Fact:
+    """The fact of a tensor that does not depend on the chosen inputs and of whose value nothing is known."""
+    no = uniform(False, shape, torch.bool)
+    line = uniform(-INF, shape, torch.float64), uniform(INF, shape, torch.float64)
+    return Fact(no, no, no, uniform(0, shape, torch.uint8) if rows is None else rows, *line)
+
+
+def unknown(shape: Shape, rows: Tensor | None = None, varies: Tensor | None = None) -> Fact:
+    """The fact of a tensor about which nothing is known where it `varies` (everywhere, if not given)."""
+    varies = uniform(True, shape, torch.bool) if varies is None else varies
+    line = uniform(-INF, shape, torch.float64), uniform(INF, shape, torch.float64)
+    return Fact(varies, varies, varies, uniform(3, shape, torch.uint8) if rows is None else rows, *line)
+
+
+# --- the composition theorem -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Influence:
+    """How one argument moves a result.
+
+    `up(mask)` marks the elements of the result that some marked element of the argument can move *in its own
+    direction* (the result may rise when that element rises), `down(mask)` those it can move *against* it. None: never.
+    """
+
+    fact: Fact
+    up: Reach | None = None
+    down: Reach | None = None
+
+    def touches(self, mask: Tensor, shape: Shape) -> Tensor:
+        """Elements of the result that depend on a marked element at all."""
+        return self.reach(mask, mask, shape)
+
+    def reach(self, rising: Tensor, falling: Tensor, shape: Shape) -> Tensor:
+        """Elements moved upwards by a `rising` element, or against a `falling` one."""
+        found = uniform(False, shape, torch.bool)
+        for move, mask in ((self.up, rising), (self.down, falling)):
+            if move is not None and where_any(mask):
+                found = either(found, move(mask).expand(tuple(shape)))
+        return found
+
+
+def compose(
+    influences: Iterable[Influence], shape: Shape, bends_up: Tensor | None = None, bends_down: Tensor | None = None
+) -> Fact:
+    """The composition theorem (Boyd & Vandenberghe, Convex Optimization, 3.2.4), for every operator at once.
+
+    h(g_1, g_2, ...) is convex if h is convex and each argument g_i is convex where h may rise with it and concave
+    where h may fall with it; so it is affine where h may do both, and anything at all where h ignores it. With the
+    inequality signs of h turned, the same for concave.
+
+    Args:
+        influences: each argument, and how it moves the result.
+        shape: the result's shape.
+        bends_up: mask of the elements where h itself may fail to be *concave*; None: nowhere.
+        bends_down: mask of the elements where h itself may fail to be *convex*.
+
+    Returns:
+        The result's fact; its bounds are the whole line, for the caller to narrow.
+    """
+    nothing = uniform(False, shape, torch.bool)
+    nonconvex, nonconcave, varies = nothing, nothing, nothing
+    rows = uniform(0, shape, torch.uint8)
+    for influence in influences:
+        g = influence.fact
+        nonconvex = either(nonconvex, influence.reach(g.nonconvex, g.nonconcave, shape))
+        nonconcave = either(nonconcave, influence.reach(g.nonconcave, g.nonconvex, shape))
+        varies = either(varies, influence.touches(g.varies, shape))
+        rows = join_rows(rows, spread_rows(g.rows, lambda mask, i=influence: i.touches(mask, shape)), shape)
+    if bends_down is not None:  # a constant argument gives a constant result, however h bends
+        nonconvex = either(nonconvex, elementwise(torch.logical_and, shape, bends_down, varies))
+    if bends_up is not None:
+        nonconcave = either(nonconcave, elementwise(torch.logical_and, shape, bends_up, varies))
+    line = uniform(-INF, shape, torch.float64), uniform(INF, shape, torch.float64)
+    return Fact(nonconvex, nonconcave, varies, rows, *line)
+
+
+def spread_rows(rows: Tensor, reach: Reach) -> Tensor:
+    """Send the two row bits through a reach."""
+    inner = core(rows)
+    found: Tensor | None = None
+    for bit in (1, 2):
+        mask = ((inner & bit) > 0).expand(rows.shape)
+        reached = reach(mask)
+        part = (core(reached).to(torch.uint8) * bit).expand(reached.shape)
+        found = part if found is None else join_rows(found, part, part.shape)
+    assert found is not None
+    return found
+
+
+def join_rows(a: Tensor, b: Tensor, shape: Shape) -> Tensor:
+    """Union of two row sets that broadcast to `shape`."""
+    return elementwise(torch.bitwise_or, shape, a, b)

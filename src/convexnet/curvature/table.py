@@ -1,0 +1,263 @@
+"""The rule table: every operator the calculus knows, and its kind. An operator that is not here is unknown.
+
+A row is (operators, rule). Names are those of `torch.ops.aten`, without overload and without the trailing underscore
+of in-place variants, which share the rule of their functional form. A name listed twice is an error at import; a test
+refuses names that PyTorch does not have. To add an operator, add its row here and its sample to the tests' oracles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from convexnet.curvature import special
+from convexnet.curvature.call import Call, Rule
+from convexnet.curvature.kinds import Moved, Opaque, Pointwise, Reduction, Window
+from convexnet.curvature.pointwise import (
+    HALVES,
+    IDENTITY,
+    INF,
+    LEFT,
+    LINE,
+    RIGHT,
+    Profile,
+    celu,
+    clamp_max,
+    dip,
+    elu,
+    gelu,
+    hardshrink,
+    hardtanh,
+    leaky_relu,
+    relu,
+    rrelu,
+    softplus,
+    softshrink,
+    threshold,
+)
+
+S_SHAPED = Profile(
+    convex=LEFT, concave=RIGHT, rising=LINE, nonneg=RIGHT, nonpos=LEFT,
+    note="it is S-shaped: it bends upwards below zero and downwards above",
+)  # fmt: skip
+SIGMOID = Profile(convex=LEFT, concave=RIGHT, rising=LINE, nonneg=LINE, image=(0.0, 1.0), note=S_SHAPED.note)
+CUBIC = Profile(
+    convex=RIGHT, concave=LEFT, rising=LINE, nonneg=RIGHT, nonpos=LEFT, note="it bends downwards below zero"
+)
+CONCAVE = Profile(concave=LINE, rising=LINE, nonpos=LINE, image=(-INF, 0.0), note="it is concave")
+WAVE = Profile(image=(-1.0, 1.0), note="it is periodic")
+STEP = Profile(rising=LINE, exact=True, note="it is a step function")
+ABS = Profile(
+    convex=LINE, concave=HALVES, rising=RIGHT, falling=LEFT, nonneg=LINE, nonpos=((0.0, 0.0),), turns=(0.0,), exact=True
+)
+EXP = Profile(convex=LINE, rising=LINE, nonneg=LINE, image=(0.0, INF))
+EXPM1 = Profile(convex=LINE, rising=LINE, nonneg=RIGHT, nonpos=LEFT, image=(-1.0, INF))
+LOG1P = Profile(
+    concave=((-1.0 + 1e-15, INF),), rising=((-1.0 + 1e-15, INF),), nonneg=RIGHT, nonpos=((-1.0 + 1e-15, 0.0),),
+    note="the logarithm is concave",
+)  # fmt: skip
+COSH = Profile(convex=LINE, rising=RIGHT, falling=LEFT, nonneg=LINE, turns=(0.0,), image=(1.0, INF))
+SELU = Profile(
+    convex=HALVES, concave=RIGHT, rising=LINE, nonneg=RIGHT, nonpos=LEFT,
+    note="its slope drops from 1.76 to 1.05 at zero; use ELU with alpha <= 1, or CELU",
+)  # fmt: skip
+HARDSIGMOID = Profile(
+    convex=((-INF, 3.0),), concave=((-3.0, INF),), rising=LINE, nonneg=LINE, image=(0.0, 1.0), note=S_SHAPED.note
+)
+HARDSWISH = Profile(
+    convex=((-INF, -3.0), (-3.0, 3.0), (3.0, INF)), concave=((-INF, -3.0), (3.0, INF)),
+    rising=((-1.5, INF),), falling=((-INF, -1.5),), nonneg=RIGHT, nonpos=LEFT, turns=(-1.5,), image=(-0.3750001, INF),
+    note="its slope drops from 1.5 to 1 at three, and it falls below -1.5",
+)  # fmt: skip
+SILU = dip(-2.399357, 2.399357, -1.278464542, -0.278464543)
+MISH = dip(-2.256375, 1.490565, -1.192431207, -0.308843413)
+
+ATTENTION = "attention multiplies quantities that depend on the input, and normalises them by a softmax"
+
+
+def norm_order(call: Call) -> str:
+    """Norms are convex for orders from 1 to infinity."""
+    order = call.arg(1, "ord", call.kwargs.get("p"))
+    order = 2.0 if order is None else float(order)
+    return "" if order >= 1 else f"its order is {order:g}; a norm is convex for orders from 1"
+
+
+def last(call: Call) -> Sequence[int]:
+    """The trailing dimensions a layer norm runs over."""
+    return range(-len(call.args[1]), 0)
+
+
+def one(call: Call) -> Sequence[int]:
+    return [int(call.arg(1, "dim", -1))]
+
+
+def all_but_the_batch(call: Call) -> Sequence[int]:
+    return range(1, len(call.x.shape))
+
+
+LAYER_NORM = "it divides by a standard deviation that depends on the input"
+NORM_REMEDY = "use BatchNorm, which is affine in eval mode, or a learned affine map per channel"
+ACTIVATION_REMEDY = "use ReLU, LeakyReLU, ELU (alpha <= 1), CELU or Softplus"
+
+ROWS: tuple[tuple[str, Rule], ...] = (
+    # --- pointwise -------------------------------------------------------------------------------------------------
+    ("relu", Pointwise(relu)),
+    ("relu6", Pointwise(lambda: hardtanh(0.0, 6.0))),
+    ("leaky_relu", Pointwise(leaky_relu)),
+    ("rrelu", Pointwise(rrelu)),
+    ("elu", Pointwise(elu)),
+    ("celu", Pointwise(celu)),
+    ("selu", Pointwise(SELU)),
+    ("softplus", Pointwise(softplus)),
+    ("hardtanh", Pointwise(hardtanh)),
+    ("threshold", Pointwise(threshold)),
+    ("softshrink", Pointwise(softshrink)),
+    ("hardshrink", Pointwise(hardshrink)),
+    ("gelu", Pointwise(gelu)),
+    ("silu", Pointwise(SILU)),
+    ("mish", Pointwise(MISH)),
+    ("hardswish", Pointwise(HARDSWISH)),
+    ("hardsigmoid", Pointwise(HARDSIGMOID)),
+    ("sigmoid", Pointwise(SIGMOID)),
+    ("tanh", Pointwise(S_SHAPED)),
+    ("erf", Pointwise(S_SHAPED)),
+    ("atan", Pointwise(S_SHAPED)),
+    ("asinh", Pointwise(S_SHAPED)),
+    ("sinh", Pointwise(CUBIC)),
+    ("cosh", Pointwise(COSH)),
+    ("log_sigmoid", Pointwise(CONCAVE)),
+    ("abs", Pointwise(ABS)),
+    ("exp", Pointwise(EXP, degree=lambda x: INF)),
+    ("exp2", Pointwise(EXP, degree=lambda x: INF)),
+    ("expm1", Pointwise(EXPM1)),
+    ("log1p", Pointwise(LOG1P)),
+    ("sin", Pointwise(WAVE)),
+    ("cos", Pointwise(WAVE)),
+    ("sign", Pointwise(Profile(rising=LINE, nonneg=RIGHT, nonpos=LEFT, image=(-1.0, 1.0), exact=True, note=STEP.note))),
+    ("floor", Pointwise(STEP)),
+    ("ceil", Pointwise(STEP)),
+    ("round", Pointwise(STEP)),
+    ("clamp_max", Pointwise(clamp_max)),
+    ("positive", Pointwise(IDENTITY)),
+    # --- over dimensions -------------------------------------------------------------------------------------------
+    ("sum", Reduction("straight")),
+    ("mean", Reduction("straight")),
+    ("amax", Reduction("up", exact=True)),
+    ("amin", Reduction("down", exact=True)),
+    ("logsumexp", Reduction("up", homogeneous=False)),
+    ("linalg_vector_norm", Reduction("up", position=2, moves="by size", allows=norm_order)),
+    ("norm", Reduction("up", position=2, moves="by size", allows=norm_order)),
+    ("var", Reduction("up", moves="both")),
+    ("std", Reduction("up", moves="both")),
+    # --- over windows ----------------------------------------------------------------------------------------------
+    *((name.format(n), Window("up")) for n in (1, 2, 3) for name in (
+        "max_pool{}d", "adaptive_max_pool{}d")),
+    ("max_pool1d_with_indices", Window("up")),
+    ("max_pool2d_with_indices", Window("up")),
+    ("max_pool3d_with_indices", Window("up")),
+    *((name.format(n), Window()) for n in (1, 2, 3) for name in ("avg_pool{}d", "adaptive_avg_pool{}d")),
+    ("_adaptive_avg_pool2d", Window()),
+    ("_adaptive_avg_pool3d", Window()),
+    *((name, Window()) for name in (
+        "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "_upsample_nearest_exact1d",
+        "_upsample_nearest_exact2d", "_upsample_nearest_exact3d", "upsample_linear1d", "upsample_bilinear2d",
+        "upsample_trilinear3d", "_upsample_bilinear2d_aa")),
+    ("upsample_bicubic2d", Window(signed=True)),
+    ("_upsample_bicubic2d_aa", Window(signed=True)),
+    # --- moved -----------------------------------------------------------------------------------------------------
+    *((name, Moved()) for name in (
+        "view", "_unsafe_view", "reshape", "flatten", "unflatten", "permute", "transpose", "t", "numpy_T", "mT",
+        "movedim", "swapaxes", "squeeze", "unsqueeze", "expand", "expand_as", "broadcast_to", "view_as", "slice",
+        "select", "narrow", "split", "split_with_sizes", "chunk", "unbind", "index_select", "index", "gather", "take",
+        "flip", "roll", "rot90", "repeat", "tile", "repeat_interleave", "unfold", "diagonal",
+        "where", "slice_scatter", "select_scatter", "index_put", "tensor_split", "unsafe_chunk", "unsafe_split")),
+    *((name, Moved(as_float=True)) for name in ("pixel_shuffle", "pixel_unshuffle", "channel_shuffle")),
+    *((name, Moved(fills=True)) for name in ("tril", "triu", "diag_embed")),
+    ("im2col", Moved(fills=True, as_float=True)),
+    # --- sums, products, powers --------------------------------------------------------------------------------------
+    *((name, special.identity) for name in (
+        "clone", "contiguous", "alias", "detach", "lift_fresh_copy", "to", "_to_copy", "type_as")),
+    *((name, special.dropout) for name in ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")),
+    ("add", special.add),
+    ("sub", special.sub),
+    ("rsub", special.rsub),
+    ("neg", special.neg),
+    ("mul", special.mul),
+    ("div", special.div),
+    ("addcmul", special.addcmul),
+    ("lerp", special.lerp),
+    ("square", special.powers(2.0)),
+    ("sqrt", special.powers(0.5)),
+    ("rsqrt", special.powers(-0.5)),
+    ("reciprocal", special.powers(-1.0)),
+    ("pow", special.pow_),
+    ("log", special.log),
+    ("maximum", special.maximum),
+    ("minimum", special.minimum),
+    ("clamp", special.clamped),
+    ("clamp_min", special.clamped),
+    ("max", special.largest),
+    ("min", special.smallest),
+    ("prelu", special.prelu),
+    ("_prelu_kernel", special.prelu),
+    ("log_softmax", special.log_softmax),
+    ("_log_softmax", special.log_softmax),
+    # --- weighted linear maps ----------------------------------------------------------------------------------------
+    ("linear", special.linear),
+    ("matmul", special.matmul),
+    ("mm", special.matmul),
+    ("bmm", special.matmul),
+    ("mv", special.matmul),
+    ("dot", special.matmul),
+    ("addmm", special.addmm),
+    ("baddbmm", special.addmm),
+    ("einsum", special.einsum),
+    ("outer", special.outer),
+    ("conv1d", special.conv),
+    ("conv2d", special.conv),
+    ("conv3d", special.conv),
+    ("conv_transpose1d", special.conv_transpose),
+    ("conv_transpose2d", special.conv_transpose),
+    ("conv_transpose3d", special.conv_transpose),
+    ("convolution", special.convolution_generic),
+    ("batch_norm", special.batch_norm),
+    ("_native_batch_norm_legit_no_training", special.batch_norm_functional),
+    ("cdist", special.cdist),
+    # --- structure ---------------------------------------------------------------------------------------------------
+    ("cat", special.cat),
+    ("stack", special.stack),
+    ("pad", special.pad),
+    ("constant_pad_nd", special.pad),
+    ("rnn_relu", special.rnn_relu),
+    ("rnn_relu_cell", special.rnn_relu_cell),
+    # --- known to break convexity ------------------------------------------------------------------------------------
+    ("softmax", Opaque("it divides exponentials by their sum", "leave the softmax out: certify the logits", one)),
+    ("_softmax", Opaque("it divides exponentials by their sum", "leave the softmax out: certify the logits", one)),
+    ("layer_norm", Opaque(LAYER_NORM, NORM_REMEDY, last)),
+    ("native_layer_norm", Opaque(LAYER_NORM, NORM_REMEDY, last)),
+    ("rms_norm", Opaque("it divides by a root mean square that depends on the input", NORM_REMEDY, last)),
+    ("_fused_rms_norm", Opaque("it divides by a root mean square that depends on the input", NORM_REMEDY, last)),
+    ("group_norm", Opaque(LAYER_NORM, NORM_REMEDY, all_but_the_batch)),
+    ("native_group_norm", Opaque(LAYER_NORM, NORM_REMEDY, all_but_the_batch)),
+    ("instance_norm", Opaque(LAYER_NORM, NORM_REMEDY, all_but_the_batch)),
+    ("glu", Opaque("it multiplies one half of its argument by a sigmoid of the other", ACTIVATION_REMEDY)),
+    ("scaled_dot_product_attention", Opaque(ATTENTION, "mix tokens with constant non-negative weights instead")),
+    ("_native_multi_head_attention", Opaque(ATTENTION, "mix tokens with constant non-negative weights instead")),
+    ("rnn_tanh", Opaque("tanh is neither convex nor concave", "use nn.RNN(nonlinearity='relu')")),
+    ("lstm", Opaque("its gates multiply quantities that depend on the input", "use nn.RNN(nonlinearity='relu')")),
+    ("gru", Opaque("its gates multiply quantities that depend on the input", "use nn.RNN(nonlinearity='relu')")),
+    *((name, Opaque("it compares, and the outcome depends on the input", "write the choice as a maximum"))
+      for name in ("gt", "ge", "lt", "le", "eq", "ne", "logical_not", "argmax", "argmin")),
+)  # fmt: skip
+
+
+def build(rows: Sequence[tuple[str, Rule]]) -> dict[str, Rule]:
+    """The table by operator name; refuses duplicates, which a dictionary literal would swallow."""
+    table: dict[str, Rule] = {}
+    for name, rule in rows:
+        if name in table:
+            raise ValueError(f"the rule table lists aten.{name} twice")
+        table[name] = rule
+    return table
+
+
+TABLE = build(ROWS)

@@ -1,0 +1,384 @@
+"""One traced program per model: the graph that every walk of the calculus runs over.
+
+`trace` calls `torch.export` once, at batch 2 and in eval mode, and is the one place that deals with modes, aliasing
+and the errors of tracing. The graph keeps whole operators (softplus, batch_norm, max_pool2d), with the module path and
+the source line of each. It is not functional, so where an in-place operator touches a tensor that somebody else can
+still see, the graph is replaced by its functional decomposition, in which such writes are ordinary operators.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from convexnet.curvature.kinds import Moved
+from convexnet.curvature.special import dropout, identity
+from convexnet.curvature.table import TABLE
+from convexnet.errors import NotTraceable
+
+BATCH = 2
+Kind = Literal["input", "parameter", "buffer", "constant"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a placeholder of the graph gets its tensor: input number `index`, or a tensor of the model by `name`."""
+
+    kind: Kind
+    name: str
+    index: int = -1
+    tensor: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Program:
+    """A traced model: a graph of whole operators, where its placeholders come from, and its named outputs."""
+
+    graph: fx.Graph
+    sources: Mapping[str, Source]
+    outputs: tuple[tuple[str, Any], ...]  # (path of the leaf, node or plain value)
+    inputs: tuple[Tensor, ...]
+    model: str
+    module: nn.Module  # what the graph's get_attr nodes refer to
+    functional: bool = False
+
+    @property
+    def operators(self) -> int:
+        """How many operators the graph holds."""
+        return sum(node.op == "call_function" for node in self.graph.nodes)
+
+
+# --- arguments -------------------------------------------------------------------------------------------------------
+
+
+def as_example(example: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """The example as a tuple of tensors of one batch size, checked."""
+    if isinstance(example, Tensor):
+        tensors: tuple[Any, ...] = (example,)
+    elif isinstance(example, Mapping):
+        raise TypeError(
+            "the example is a mapping of keyword arguments, but inputs are positional here; wrap the model:\n"
+            "    class Positional(nn.Module):\n"
+            "        def __init__(self, model): super().__init__(); self.model = model\n"
+            "        def forward(self, x): return self.model(x=x)"
+        )
+    elif isinstance(example, (tuple, list)):
+        tensors = tuple(example)
+    else:
+        raise TypeError(f"the example must be a tensor or a tuple of tensors, not {type(example).__name__}")
+    if not tensors:
+        raise ValueError("the example is empty: give one tensor per positional argument of the model")
+    for i, tensor in enumerate(tensors):
+        where = f"example[{i}]"
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{where} must be a tensor, not {type(tensor).__name__}")
+        if tensor.is_complex():
+            raise TypeError(f"{where} is complex; convexity is defined for real inputs: pass real and imaginary parts")
+        if tensor.is_sparse or tensor.is_quantized:
+            raise TypeError(f"{where} is sparse or quantised; pass a dense tensor")
+        if tensor.ndim == 0:
+            raise ValueError(f"{where} has no batch dimension: its shape is (); use x.unsqueeze(0)")
+        if tensor.shape[0] == 0:
+            raise ValueError(f"{where} has an empty batch: its shape is {tuple(tensor.shape)}")
+        if tensor.shape[0] != tensors[0].shape[0]:
+            raise ValueError(
+                f"the batch comes first in every input, but example[0] has {tensors[0].shape[0]} rows and {where} "
+                f"has {tensor.shape[0]}"
+            )
+    return tensors
+
+
+def chosen(inputs: Sequence[Tensor], wrt: int | Sequence[int] | None) -> tuple[int, ...]:
+    """The numbers of the inputs that convexity is asked in; all floating ones where `wrt` is None."""
+    floating = [i for i, tensor in enumerate(inputs) if tensor.is_floating_point()]
+    if wrt is None:
+        if not floating:
+            kinds = ", ".join(str(tensor.dtype).removeprefix("torch.") for tensor in inputs)
+            raise TypeError(f"no input is floating point (they are {kinds}); convexity needs real inputs: use x.float()")
+        return tuple(floating)
+    indices = [wrt] if isinstance(wrt, int) else list(wrt)
+    if not indices:
+        raise ValueError("wrt is empty: name at least one input, or leave it None for all of them")
+    for index in indices:
+        if not isinstance(index, int) or isinstance(index, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"wrt must hold input numbers, not {index!r}")
+        if not 0 <= index < len(inputs):
+            raise ValueError(f"wrt names input {index}, but the example has inputs 0 to {len(inputs) - 1}")
+        if index not in floating:
+            raise TypeError(f"wrt names input {index}, whose type is {inputs[index].dtype}; convexity needs real inputs")
+    return tuple(dict.fromkeys(indices))
+
+
+# --- the model, undisturbed ------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode for every submodule; afterwards every attribute is what it was, whatever the forward assigned."""
+    modules = list(model.modules())
+    saved = [
+        (module, dict(module.__dict__), {k: dict(module.__dict__[k]) for k in ("_parameters", "_buffers", "_modules")})
+        for module in modules
+    ]
+    try:
+        for module in modules:
+            module.training = False
+        yield
+    finally:
+        for module, attributes, tensors in saved:
+            module.__dict__.clear()
+            module.__dict__.update(attributes)
+            for name, held in tensors.items():
+                current = module.__dict__[name]
+                current.clear()
+                current.update(held)
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The module inside `torch.compile` and DistributedDataParallel wrappers."""
+    while True:
+        inner = model.__dict__.get("_modules", {}).get("_orig_mod")
+        if inner is None and isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            inner = model.module
+        if inner is None:
+            return model
+        model = inner
+
+
+def two_rows(tensor: Tensor) -> Tensor:
+    """The first two rows, or the only row twice, detached from the caller's graph."""
+    rows = tensor.detach()[:BATCH]
+    return rows.clone() if rows.shape[0] == BATCH else torch.cat([rows, rows])
+
+
+# --- tracing ---------------------------------------------------------------------------------------------------------
+
+
+def trace(model: nn.Module, example: Tensor | Sequence[Tensor]) -> Program:
+    """Trace a model once, at batch 2 and in eval mode; the model is left as it was.
+
+    Args:
+        model: any module that `torch.export` (non-strict) accepts.
+        example: a tensor (B, ...) or a tuple of them, one for each positional input; only shapes and types matter.
+
+    Raises:
+        TypeError, ValueError: the arguments are not a module and a batch of tensors.
+        NotTraceable: the forward fails on the example, or depends on data in a way no single program can express.
+
+    Example:
+        >>> from torch import nn
+        >>> trace(nn.Sequential(nn.Linear(2, 3), nn.ReLU()), torch.zeros(1, 2)).operators
+        2
+    """
+    if not isinstance(model, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"the model must be a torch.nn.Module, not {type(model).__name__}")
+    inner = unwrapped(model)
+    inputs = tuple(two_rows(tensor) for tensor in as_example(example))
+    with evaluating(inner), warnings.catch_warnings(), quiet_logs():
+        warnings.simplefilter("ignore")
+        check_lazy(inner)
+        try:
+            exported = torch.export.export(inner, inputs, strict=False)
+            if writes_through(exported.graph):
+                exported = exported.run_decompositions({})
+                functional = True
+            else:
+                functional = False
+        except Exception as error:
+            # torch's own frames would bury the message: keep the cause, without its traceback
+            raise NotTraceable(explain(inner, inputs, error)) from error.with_traceback(None)
+    return Program(
+        graph=simplified(exported.graph),
+        sources=sources(exported, inputs),
+        outputs=leaves(exported),
+        inputs=inputs,
+        model=type(inner).__name__,
+        module=exported.graph_module,
+        functional=functional,
+    )
+
+
+@contextmanager
+def quiet_logs() -> Iterator[None]:
+    """torch.export logs the tracebacks of failures that we report ourselves."""
+    logger = logging.getLogger("torch")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def check_lazy(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.lazy.LazyModuleMixin) and module.has_uninitialized_params():
+            raise NotTraceable(f"{name or 'the model'} is a lazy module without shapes yet: run one batch through it first")
+
+
+def sources(exported: torch.export.ExportedProgram, inputs: Sequence[Tensor]) -> dict[str, Source]:
+    """Where each placeholder comes from."""
+    spec = torch.export.graph_signature.InputKind
+    kinds: dict[Any, Kind] = {spec.PARAMETER: "parameter", spec.BUFFER: "buffer", spec.CONSTANT_TENSOR: "constant"}
+    found: dict[str, Source] = {}
+    count = 0
+    for item in exported.graph_signature.input_specs:
+        name = getattr(item.arg, "name", None)
+        if item.kind == spec.USER_INPUT:
+            if name is not None:
+                found[name] = Source("input", f"input {count}", count)
+            count += 1
+        elif name is not None:
+            target = str(item.target)
+            tensor = exported.state_dict.get(target, exported.constants.get(target))
+            found[name] = Source(kinds.get(item.kind, "constant"), target, tensor=tensor)
+    assert count == len(inputs)
+    return found
+
+
+def leaves(exported: torch.export.ExportedProgram) -> tuple[tuple[str, Any], ...]:
+    """The outputs of the model with the paths a user would write: output, output[0], output['logits']."""
+    (node,) = (node for node in exported.graph.nodes if node.op == "output")
+    user = torch.export.graph_signature.OutputKind.USER_OUTPUT
+    specs = exported.graph_signature.output_specs
+    values = [value for value, spec in zip(node.args[0], specs, strict=True) if spec.kind == user]
+    tree = pytree.tree_unflatten(list(range(len(values))), exported.call_spec.out_spec)  # pyright: ignore
+    named, _ = pytree.tree_flatten_with_path(tree)
+    names = {number: "output" + pytree.keystr(path) for path, number in named}
+    return tuple((names.get(i, f"output {i}"), value) for i, value in enumerate(values))
+
+
+# --- in-place operators ----------------------------------------------------------------------------------------------
+
+
+def base_name(target: Any) -> str:
+    """The table's name of an operator: aten.relu_.default -> relu."""
+    name = str(getattr(target, "_opname", getattr(target, "__name__", target)))
+    return name[:-1] if name.endswith("_") and not name.endswith("__") else name
+
+
+def is_mutable(target: Any) -> bool:
+    schema = getattr(target, "_schema", None)
+    return schema is not None and schema.is_mutable
+
+
+def mutated(node: fx.Node) -> list[fx.Node]:
+    """The arguments a node writes to."""
+    schema = node.target._schema  # pyright: ignore
+    found: list[fx.Node] = []
+    for i, argument in enumerate(schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            value = node.args[i] if i < len(node.args) else node.kwargs.get(argument.name)
+            found += [v for v in (value if isinstance(value, (list, tuple)) else [value]) if isinstance(v, fx.Node)]
+    return found
+
+
+def makes_new(node: fx.Node) -> bool:
+    """Whether a node's result certainly shares memory with nothing else that has a name."""
+    if node.op != "call_function" or node.target in (torch.ops.aten.lift_fresh_copy.default,):
+        return node.op == "call_function"
+    rule = TABLE.get(base_name(node.target))
+    schema = getattr(node.target, "_schema", None)
+    if schema is None or (rule is None and not is_mutable(node.target)):
+        return False
+    if isinstance(rule, Moved) or rule in (identity, dropout):
+        return False
+    return all(result.alias_info is None or result.alias_info.is_write for result in schema.returns)
+
+
+def writes_through(graph: fx.Graph) -> bool:
+    """Whether an in-place operator changes a tensor that the program reads again under another name.
+
+    Harmless is only: a fresh result, overwritten once it has no other reader and no views, and read afterwards
+    through the in-place operator's own result.
+    """
+    order = {node: i for i, node in enumerate(graph.nodes)}
+    for node in graph.nodes:
+        if node.op != "call_function" or not is_mutable(node.target):
+            continue
+        if base_name(node.target) == "dropout" and not node.args[2]:
+            continue  # in eval mode it writes nothing
+        for written in mutated(node):
+            if not makes_new(written):
+                return True
+            for user in written.users:
+                if user is not node and (order[user] > order[node] or not makes_new(user)):
+                    return True
+    return False
+
+
+def simplified(graph: fx.Graph) -> fx.Graph:
+    """sign(z) |z| is z: PyTorch writes LP pooling that way, and its result is a norm."""
+    for node in graph.nodes:
+        if node.op != "call_function" or base_name(node.target) != "mul" or len(node.args) < 2:
+            continue
+        for sign, size in (node.args[:2], node.args[1::-1]):
+            while isinstance(size, fx.Node) and size.op == "call_function" and base_name(size.target) == "relu":
+                size = size.args[0]
+            pair = (sign, size)
+            if not all(isinstance(n, fx.Node) and n.op == "call_function" for n in pair):
+                continue
+            if base_name(sign.target) == "sign" and base_name(size.target) == "abs" and sign.args[0] is size.args[0]:
+                node.replace_all_uses_with(sign.args[0])
+                break
+    return graph
+
+
+# --- where things come from ------------------------------------------------------------------------------------------
+
+TORCH = str(Path(torch.__file__).parent)
+FRAME = re.compile(r'File "([^"]+)", line (\d+), in (\S+)')
+
+
+def module_path(node: fx.Node) -> str:
+    """The path of the innermost module a node was traced in."""
+    stack = node.meta.get("nn_module_stack")
+    return list(stack.values())[-1][0] if stack else ""
+
+
+def source_line(node: fx.Node) -> str:
+    """file:line of the last frame outside PyTorch that led to a node."""
+    frames = FRAME.findall(node.meta.get("stack_trace") or "")
+    outside = [frame for frame in frames if not frame[0].startswith(TORCH)]
+    if not outside:
+        return ""
+    file, line, _ = (outside or frames)[-1]
+    try:
+        short = os.path.relpath(file)
+    except ValueError:
+        short = file
+    return f"{short if not short.startswith('..') else file}:{line}"
+
+
+def explain(model: nn.Module, inputs: Sequence[Tensor], error: Exception) -> str:
+    """What went wrong while tracing, in our words first."""
+    shapes = ", ".join(str(tuple(tensor.shape)) for tensor in inputs)
+    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    text = str(error)
+    head = f"{type(model).__name__} could not be traced on inputs of shape {shapes}: {type(error).__name__}: {first[:300]}"
+    if "data-dependent" in text.lower() or "GuardOnDataDependent" in type(error).__name__ or "torch.cond" in text:
+        remedy = "its forward branches on the values of a tensor; write the choice as a maximum or torch.where"
+    elif "Unsupported" in type(error).__name__ or "unsupported" in text.lower():
+        remedy = "an input or output has a type that torch.export does not know; return tensors, tuples or dictionaries"
+    else:
+        try:
+            with torch.no_grad():
+                model(*inputs)
+        except Exception:
+            remedy = "its forward also fails when simply called on two rows of the example: check shapes and types"
+        else:
+            remedy = "its forward runs, but torch.export cannot record it: see the cause above this error"
+    place = [f for f in FRAME.findall(text) if not f[0].startswith(TORCH)]
+    where = f"\n  at {place[-1][0]}:{place[-1][1]} in {place[-1][2]}" if place else ""
+    return f"{head}{where}\n  {remedy}"

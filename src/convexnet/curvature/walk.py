@@ -1,0 +1,257 @@
+"""The forward walk: facts from the inputs to the outputs, and the blame where convexity is lost."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from convexnet.curvature.call import Call, Refusal, Result
+from convexnet.curvature.facts import CONSTANT, Fact, core, known, uniform, unknown, where_any
+from convexnet.curvature.kinds import Opaque
+from convexnet.curvature.table import TABLE
+from convexnet.curvature.trace import Program, base_name, is_mutable
+
+
+@dataclass(frozen=True)
+class Blame:
+    """A step that lost something: which, why, and what to do."""
+
+    node: fx.Node
+    reason: str
+    remedy: str
+    argument: str
+    mixes_rows: bool = False
+
+
+@dataclass
+class Walk:
+    """What a forward walk found: the facts of the outputs, a line for each step, and where things broke."""
+
+    facts: dict[str, Fact] = field(default_factory=lambda: {})
+    steps: list[tuple[fx.Node, str]] = field(default_factory=lambda: [])
+    blames: list[Blame] = field(default_factory=lambda: [])
+    errors: list[Exception] = field(default_factory=lambda: [])  # of rules that failed: bugs, for the tests
+    stopped: bool = False
+
+
+class _Stop(Exception):
+    """The caller wanted to know no more than that something broke."""
+
+
+def walk(
+    program: Program,
+    given: Callable[[str], Fact],
+    explain: Callable[[Call, Result], Refusal],
+    fast: bool = False,
+    before: Callable[[Call, fx.Node], Call] | None = None,
+) -> Walk:
+    """Carry facts through a program.
+
+    Args:
+        program: the traced model.
+        given: the fact of each placeholder.
+        explain: words for a call whose result is unknown though its arguments were not.
+        fast: stop at the first step that breaks.
+        before: sees each call first and may change the facts it works on.
+
+    Returns:
+        The walk; `stopped` if it was cut short.
+    """
+    found = Walk()
+    runner = _Runner(explain, found, fast, before)
+    try:
+        outputs = runner.graph(program.graph, program.module, given)
+    except _Stop:
+        found.stopped = True
+        return found
+    for path, leaf in program.outputs:
+        fact = outputs(leaf)
+        if isinstance(fact, Fact):
+            found.facts[path] = fact
+    return found
+
+
+@dataclass
+class _Runner:
+    explain: Callable[[Call, Result], Refusal]
+    found: Walk
+    fast: bool
+    before: Callable[[Call, fx.Node], Call] | None
+
+    def graph(self, graph: fx.Graph, module: torch.nn.Module, given: Callable[[str], Any]) -> Callable[[Any], Any]:
+        """Walk one graph; returns a function that looks up the values of its outputs."""
+        (output,) = (node for node in graph.nodes if node.op == "output")
+        last = last_uses(graph, output)
+        env: dict[fx.Node, Any] = {}
+
+        def lookup(value: Any) -> Any:
+            return env[value] if isinstance(value, fx.Node) else value
+
+        for node in graph.nodes:
+            if node not in last:
+                continue
+            if node.op == "placeholder":
+                env[node] = given(str(node.target))
+            elif node.op == "get_attr":
+                env[node] = attribute(module, str(node.target))
+            elif node.op == "call_function":
+                env[node] = self.step(node, lookup)
+            for done in last[node]:
+                env.pop(done, None)
+        return lookup
+
+    def step(self, node: fx.Node, lookup: Callable[[Any], Any]) -> Any:
+        args = fx.map_arg(node.args, lookup)  # pyright: ignore
+        kwargs = fx.map_arg(node.kwargs, lookup)  # pyright: ignore
+        if node.target is operator.getitem:
+            return args[0][args[1]]  # pyright: ignore
+        inlined = self.inline(node, args)  # pyright: ignore
+        if inlined is not None:
+            return inlined
+        shapes, floating = results_of(node)
+        name = base_name(node.target)
+        call = Call(functional(node.target, name), name, tuple(args), dict(kwargs), shapes, floating)  # pyright: ignore
+        result = self.apply(self.before(call, node) if self.before else call, node)
+        first = result if isinstance(result, Fact) else (result[0] if result else None)
+        if first is not None and first.curvature != CONSTANT:
+            self.found.steps.append((node, describe(first)))
+        return result
+
+    def inline(self, node: fx.Node, args: Sequence[Any]) -> Any:
+        """Regions of no_grad or autocast compute the same real function: walk what is inside."""
+        name = str(node.target)
+        skip = {"wrap_with_set_grad_enabled": 2, "wrap_with_autocast": 5}.get(name)
+        if skip is None:
+            return None
+        inner = args[skip - 1]
+        names = [str(n.target) for n in inner.graph.nodes if n.op == "placeholder"]
+        given = dict(zip(names, args[skip:], strict=True))
+        lookup = self.graph(inner.graph, inner, given.__getitem__)
+        (output,) = (n for n in inner.graph.nodes if n.op == "output")
+        return tuple(lookup(value) for value in output.args[0])
+
+    def apply(self, call: Call, node: fx.Node) -> Result:
+        """One operator: computed where everything is known, else by its rule; blamed where it breaks something."""
+        facts = call.facts()
+        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()) and call.name not in TABLE:
+            return self.blame(node, call, Refusal("it draws random numbers", "make the forward deterministic in eval mode"))
+        if all(fact.value is not None for fact in facts) and call.name not in ("dropout", "rrelu"):
+            return computed(call)
+        moving = any(not fact.constant for fact in facts)
+        if moving and not call.floating and call.name in TABLE and not isinstance(TABLE[call.name], Opaque):
+            return self.blame(node, call, Refusal("its result is a whole number or a truth value that depends on the input"))
+        rule = TABLE.get(call.name)
+        try:
+            if rule is None:
+                raise Refusal(
+                    f"aten.{call.name} has no rule, and what is unknown is not assumed to be fine",
+                    UNRULED,
+                )
+            result = rule(call)
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:  # never let a gap in a rule pass, or crash
+            self.found.errors.append(error)
+            cause = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+            return self.blame(node, call, Refusal(f"its rule does not cover this call ({cause})", UNRULED))
+        except Refusal as refusal:
+            if not moving:
+                return Opaque("")(call)
+            return self.blame(node, call, refusal)
+        results = result if isinstance(result, tuple) else (result,)
+        if not any(where_any(r.unknown) for r in results[:1]):
+            if mixes(results[0]) and not any(mixes(f) for f in facts):
+                self.blame(node, call, MIXING, mixes_rows=True)
+            return result
+        if not any(where_any(f.unknown) for f in facts):
+            self.blame(node, call, self.explain(call, result))
+        return result
+
+    def blame(self, node: fx.Node, call: Call, refusal: Refusal, mixes_rows: bool = False) -> Result:
+        if self.fast:
+            raise _Stop
+        facts = call.facts()
+        fresh = mixes_rows or not any(where_any(f.unknown) for f in facts)
+        if fresh:
+            argument = ", ".join(describe(f) for f in facts if f.curvature != CONSTANT) or "nothing that varies"
+            self.found.blames.append(Blame(node, refusal.reason, refusal.remedy, argument, mixes_rows))
+        rows = uniform(3 if any(where_any(f.rows) for f in facts) else 0, (), torch.uint8)
+        results = tuple(unknown(shape, rows.expand(tuple(shape))) for shape in call.shapes)
+        return results[0] if len(results) == 1 else results
+
+
+UNRULED = "replace it by an operator the calculus knows, or add a rule for it"
+MIXING = Refusal(
+    "it mixes the rows of the batch, so the samples of a batch influence each other and f(x) is no function of one sample",
+    "reduce over the dimensions of a sample only (dim 1 and up)",
+)
+
+
+def mixes(fact: Fact) -> bool:
+    return bool((core(fact.rows) == 3).any())
+
+
+def last_uses(graph: fx.Graph, output: fx.Node) -> dict[fx.Node, list[fx.Node]]:
+    """The nodes that the outputs need, each with the values that can be dropped after it."""
+    needed: set[fx.Node] = set()
+    pending = [output]
+    while pending:
+        node = pending.pop()
+        if node not in needed:
+            needed.add(node)
+            pending.extend(node.all_input_nodes)
+    kept = set(output.all_input_nodes)
+    order = {node: i for i, node in enumerate(graph.nodes)}
+    drops: dict[fx.Node, list[fx.Node]] = {node: [] for node in graph.nodes if node in needed}
+    for node in drops:
+        users = [user for user in node.users if user in drops]
+        if node not in kept and users:
+            drops[max(users, key=order.__getitem__)].append(node)
+    return drops
+
+
+def attribute(module: torch.nn.Module, path: str) -> Any:
+    value: Any = module
+    for part in path.split("."):
+        value = getattr(value, part)
+    return known(value) if isinstance(value, Tensor) else value
+
+
+def results_of(node: fx.Node) -> tuple[tuple[Sequence[int], ...], bool]:
+    """Shapes of a node's results, and whether the first is real."""
+    value = node.meta.get("val")
+    values = [v for v in (value if isinstance(value, (list, tuple)) else [value]) if isinstance(v, Tensor)]
+    return tuple(tuple(v.shape) for v in values), not values or values[0].dtype.is_floating_point
+
+
+def functional(target: Any, name: str) -> Callable[..., Any]:
+    """The out-of-place overload of an operator; views may copy, since facts are not contiguous."""
+    if name in ("view", "_unsafe_view") and getattr(target, "_overloadname", "") == "default":
+        return torch.ops.aten.reshape.default
+    if not is_mutable(target):
+        return target
+    packet = getattr(torch.ops.aten, name, None)
+    overload = getattr(packet, target._overloadname, None)
+    return target if overload is None else overload
+
+
+def computed(call: Call) -> Result:
+    """The result of an operator all of whose arguments are known."""
+    mutable = is_mutable(call.operator)
+    out = call.run(lambda fact: fact.value.clone() if mutable else fact.value)  # pyright: ignore
+    if isinstance(out, Tensor):
+        return known(out)
+    return tuple(known(o) if isinstance(o, Tensor) else o for o in out)
+
+
+def describe(fact: Fact) -> str:
+    """A fact in words: curvature and sign."""
+    curvature = fact.curvature
+    lo, hi = core(fact.lo), core(fact.hi)
+    sign = ", >= 0" if bool((lo >= 0).all()) else (", <= 0" if bool((hi <= 0).all()) else "")
+    return curvature + sign
+
+

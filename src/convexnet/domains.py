@@ -1,0 +1,80 @@
+"""Sets that inputs range over."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Bound = float | Sequence[float] | Tensor
+
+
+@dataclass(frozen=True, eq=False, init=False)
+class Box:
+    """All points of one sample's shape with `lo <= x <= hi`, element by element.
+
+    Args:
+        lo: lower bounds, a number or anything that `torch.as_tensor` takes; `-inf` leaves an element free.
+        hi: upper bounds, likewise.
+        shape: the shape of one sample, without the batch; needed only when both bounds are numbers.
+
+    Raises:
+        ValueError: a bound is NaN, some `lo > hi`, or numbers come without a shape.
+
+    Example:
+        >>> box = Box(-1, 1, shape=(2,))
+        >>> box.shape, box.contains(torch.tensor([[0.5, -1.0], [0.0, 1.5]])).tolist()
+        (torch.Size([2]), [True, False])
+    """
+
+    lo: Tensor
+    hi: Tensor
+
+    def __init__(self, lo: Bound, hi: Bound, shape: Sequence[int] | None = None) -> None:
+        lower = torch.as_tensor(lo, dtype=torch.float64)
+        upper = torch.as_tensor(hi, dtype=torch.float64)
+        if shape is None and lower.ndim == 0 and upper.ndim == 0:
+            raise ValueError("Box(lo, hi) with two numbers needs the sample's shape: Box(-1, 1, shape=(3, 32, 32))")
+        try:
+            target = torch.Size(shape) if shape is not None else torch.broadcast_shapes(lower.shape, upper.shape)
+            lower, upper = lower.expand(target), upper.expand(target)
+        except RuntimeError as error:
+            raise ValueError(f"the bounds of the Box do not fit its shape: {error}") from None
+        if bool(lower.isnan().any()) or bool(upper.isnan().any()):
+            raise ValueError("a bound of the Box is NaN")
+        if bool((lower > upper).any()):
+            where = tuple(int(i) for i in (lower > upper).nonzero()[0])
+            raise ValueError(f"the Box is empty: lo = {lower[where]:g} > hi = {upper[where]:g} at element {where}")
+        object.__setattr__(self, "lo", lower)
+        object.__setattr__(self, "hi", upper)
+
+    @property
+    def shape(self) -> torch.Size:
+        """The shape of one sample.
+
+        Example:
+            >>> Box([0.0, 0.0], [1.0, 2.0]).shape
+            torch.Size([2])
+        """
+        return self.lo.shape
+
+    def contains(self, points: Tensor) -> Tensor:
+        """Which of a batch of points, (B, *shape), lie in the box: booleans (B,).
+
+        Example:
+            >>> Box(0, 1, shape=(1,)).contains(torch.tensor([[0.0], [2.0]])).tolist()
+            [True, False]
+        """
+        inside = (points >= self.lo.to(points.device)) & (points <= self.hi.to(points.device))
+        return inside.flatten(1).all(1)
+
+    def project(self, points: Tensor) -> Tensor:
+        """The nearest points of the box, same shape and dtype as `points` (B, *shape).
+
+        Example:
+            >>> Box(0, 1, shape=(1,)).project(torch.tensor([[-3.0], [0.5]])).tolist()
+            [[0.0], [0.5]]
+        """
+        return points.clamp(self.lo.to(points), self.hi.to(points))

@@ -1,0 +1,36 @@
+"""The errors convexnet raises; the type of an error says what to do next."""
+
+from __future__ import annotations
+
+
+class ConvexNetError(Exception):
+    """Base class of every error that is particular to convexnet.
+
+    Wrong arguments raise the built-in `ValueError` and `TypeError`, as elsewhere in Python.
+
+    Example:
+        >>> issubclass(NotCertified, ConvexNetError)
+        True
+    """
+
+
+class NotTraceable(ConvexNetError):
+    """`torch.export` could not turn the model into one program: change the `forward` the message names.
+
+    Example:
+        >>> raise NotTraceable("the forward branches on data")
+        Traceback (most recent call last):
+        ...
+        convexnet.errors.NotTraceable: the forward branches on data
+    """
+
+
+class NotCertified(ConvexNetError):
+    """The model was read in full, but it is not proved convex: the message lists every finding and its remedy.
+
+    Example:
+        >>> raise NotCertified("act: silu is neither convex nor concave")
+        Traceback (most recent call last):
+        ...
+        convexnet.errors.NotCertified: act: silu is neither convex nor concave
+    """
