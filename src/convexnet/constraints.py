@@ -16,10 +16,11 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils.hooks import RemovableHandle
 
+from convexnet.curvature import explain
 from convexnet.curvature.call import Call
-from convexnet.curvature.certificate import findings_of, given, proved
-from convexnet.curvature.explain import explain
+from convexnet.curvature.certificate import given, proved
 from convexnet.curvature.facts import INF, Fact, constant, core, uniform, where_any
+from convexnet.curvature.findings import findings_of
 from convexnet.curvature.trace import Source, chosen, trace
 from convexnet.curvature.walk import walk
 from convexnet.errors import NotCertified
@@ -58,7 +59,11 @@ class Clip:
         weight.clamp_(min=0)
 
 
-def method_of(name: str, epsilon: float) -> Exponentiate | Clip:
+def method_of(name: str | None, epsilon: float, model: nn.Module) -> Exponentiate | Clip:
+    """The method by its name; None: the one recorded on the model."""
+    if name is None and STATE in model.__dict__:
+        return model.__dict__[STATE][1]
+    name = "exponentiate" if name is None else name
     if name == "exponentiate":
         if not epsilon >= 0:
             raise ValueError(f"epsilon must be non-negative, not {epsilon}: e^(w - epsilon) is then at most 1")
@@ -142,12 +147,15 @@ class Cone:
             >>> net = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 1))
             >>> optimizer = torch.optim.SGD(net.parameters(), lr=1.0)
             >>> cone = constrain(net, torch.zeros(1, 2), method="clip").attach(optimizer)
-            >>> net(torch.randn(4, 2)).sum().backward(); optimizer.step()
+            >>> net(torch.randn(4, 2)).sum().backward()
+            >>> optimizer.step()
             >>> cone.violation()
             0.0
         """
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        missing = [n for n, p in zip(self.parameters, self.tensors(), strict=True) if p.requires_grad and id(p) not in held]
+        missing = [
+            n for n, p in zip(self.parameters, self.tensors(), strict=True) if p.requires_grad and id(p) not in held
+        ]
         if missing:
             raise ValueError(
                 f"the optimiser does not hold {', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}: attach the "
@@ -179,7 +187,7 @@ class Cone:
 def constrain(
     model: nn.Module,
     example: Tensor | Sequence[Tensor],
-    method: str = "exponentiate",
+    method: str | None = None,
     epsilon: float = 5.0,
     wrt: int | Sequence[int] | None = None,
 ) -> Cone:
@@ -196,7 +204,8 @@ def constrain(
     Args:
         model: a module made of layers that are convex for non-negative weights.
         example: a tensor (B, ...) or tuple of positional tensors, as for `certify`.
-        method: "exponentiate" (w < 0 becomes e^(w - epsilon)) or "clip" (w < 0 becomes 0).
+        method: "exponentiate" (w < 0 becomes e^(w - epsilon)) or "clip" (w < 0 becomes 0). None: the method the model
+            was constrained with before, else "exponentiate".
         epsilon: of "exponentiate"; the papers use 5.
         wrt: the inputs to be convex in, as for `certify`.
 
@@ -210,11 +219,13 @@ def constrain(
     Source: Sivaprasad et al., The Curious Case of Convex Neural Networks (2021), algorithm 1.
 
     Example:
-        >>> net = nn.Sequential(nn.Linear(2, 8), nn.BatchNorm1d(8), nn.ELU(), nn.Linear(8, 8), nn.ELU(), nn.Linear(8, 1))
+        >>> net = nn.Sequential(
+        ...     nn.Linear(2, 8), nn.BatchNorm1d(8), nn.ELU(), nn.Linear(8, 8), nn.ELU(), nn.Linear(8, 1)
+        ... )
         >>> constrain(net, torch.zeros(1, 2), method="clip").parameters
         ('3.weight', '5.weight')
     """
-    how = method_of(method, epsilon)
+    how = method_of(method, epsilon, model)
     names = derive(model, example, wrt)
     for name in names:
         tensor = model.get_parameter(name)

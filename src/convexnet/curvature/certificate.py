@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import Tensor, fx, nn
 
-from convexnet.curvature.explain import explain
+from convexnet.curvature import explain
 from convexnet.curvature.facts import (
     AFFINE,
     CONCAVE,
@@ -18,54 +18,18 @@ from convexnet.curvature.facts import (
     UNKNOWN,
     Fact,
     constant,
-    core,
     known,
     uniform,
 )
-from convexnet.curvature.trace import BATCH, Program, Source, base_name, chosen, module_path, source_line, trace
+from convexnet.curvature.findings import Finding, aligned, findings_of, not_finite
+from convexnet.curvature.graph import base_name, module_path, source_line
+from convexnet.curvature.trace import BATCH, Program, Source, chosen, trace
 from convexnet.curvature.walk import Walk, walk
 from convexnet.domains import Box
 from convexnet.errors import NotCertified
 
 ALL, HERE = "for all parameters", "at these weights"
 Domain = Box | Sequence[Box | None] | None
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that stands between a model and its certificate.
-
-    Attributes:
-        path: the module, as in `model.named_modules()`; empty for the model's own forward.
-        source: file and line of the forward that called the operator, where known.
-        operator: the operator, as `aten.silu`.
-        argument: what is known about its arguments: curvature and sign.
-        reason: why that breaks convexity.
-        remedy: what to do about it.
-
-    Example:
-        >>> import torch
-        >>> finding = certify(torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.SiLU()), torch.zeros(1, 2)).findings[0]
-        >>> finding.path, finding.operator, finding.argument
-        ('1', 'aten.silu', 'affine')
-    """
-
-    path: str
-    source: str
-    operator: str
-    argument: str
-    reason: str
-    remedy: str
-
-    def __str__(self) -> str:
-        where = self.path or "forward"
-        at = f"  ({self.source})" if self.source else ""
-        lines = [f"{where}: {self.operator}{at}"]
-        lines += [f"  {name:<9} {text}" for name, text in self._parts() if text]
-        return "\n".join(lines)
-
-    def _parts(self) -> tuple[tuple[str, str], ...]:
-        return ("argument", self.argument), ("why", self.reason), ("remedy", self.remedy)
 
 
 @dataclass(frozen=True)
@@ -277,12 +241,10 @@ def given(
             rows = torch.arange(1, BATCH + 1, dtype=torch.uint8).reshape(BATCH, *[1] * (tensor.ndim - 1))
             base = constant(tensor.shape, rows.expand(tensor.shape))
             if source.index not in variables:
-                floating = tensor.is_floating_point()
-                return base if floating else Fact(*base.fields(), integral=True)
-            varies = uniform(True, tensor.shape, torch.bool)
+                return replace(base, integral=not tensor.is_floating_point())
             box = boxes.get(source.index)
-            lo, hi = (base.lo, base.hi) if box is None else (b.expand(tensor.shape) for b in (box.lo, box.hi))
-            return Fact(base.nonconvex, base.nonconcave, varies, base.rows, lo, hi)
+            lo, hi = (base.lo, base.hi) if box is None else (box.lo.expand(tensor.shape), box.hi.expand(tensor.shape))
+            return replace(base, varies=uniform(True, tensor.shape, torch.bool), lo=lo, hi=hi)
         assert source.tensor is not None
         if not known_here(source):
             return constant(source.tensor.shape)
@@ -291,32 +253,9 @@ def given(
     return fact
 
 
-def not_finite(program: Program) -> tuple[Finding, ...]:
-    """A finding for every parameter or buffer that the program uses and that holds NaN or infinities."""
-    used = {str(node.target) for node in program.graph.nodes if node.op == "placeholder" and node.users}
-    found: list[Finding] = []
-    for name, source in program.sources.items():
-        tensor = source.tensor
-        if name not in used or tensor is None or not tensor.is_floating_point() or source.kind == "constant":
-            continue
-        bad = int((~tensor.isfinite()).sum())
-        if bad:
-            found.append(
-                Finding(
-                    path=source.name.rpartition(".")[0],
-                    source="",
-                    operator=source.kind,
-                    argument="",
-                    reason=f"{source.name} holds {bad:,} NaN or infinite entries of {tensor.numel():,}",
-                    remedy="restore the last good weights; look for the step where the loss became infinite",
-                )
-            )
-    return tuple(found)
-
-
-def join(curvatures: Sequence[str] | object) -> str:
+def join(curvatures: Iterable[str]) -> str:
     """The least curvature that covers all of the given ones."""
-    kinds = set(curvatures)  # type: ignore[call-overload]
+    kinds = set(curvatures)
     if UNKNOWN in kinds or {CONVEX, CONCAVE} <= kinds:
         return UNKNOWN
     for kind in (CONVEX, CONCAVE, AFFINE, CONSTANT):
@@ -325,64 +264,6 @@ def join(curvatures: Sequence[str] | object) -> str:
     return UNKNOWN
 
 
-def aligned(fact: Fact) -> bool:
-    """Whether row i of an output depends on row i of the batch only."""
-    rows = core(fact.rows)
-    if not bool(rows.any()):
-        return True
-    if not fact.shape or fact.shape[0] != BATCH:
-        return False
-    rows = rows.expand(BATCH, *rows.shape[1:])
-    return all(not bool((rows[i] & ~torch.tensor(1 << i, dtype=torch.uint8)).any()) for i in range(BATCH))
-
-
 def proved(found: Walk) -> bool:
     real = [fact for fact in found.facts.values() if not fact.integral]
     return bool(real) and all(aligned(f) and f.curvature in (CONSTANT, AFFINE, CONVEX) for f in real)
-
-
-def findings_of(program: Program, found: Walk) -> tuple[Finding, ...]:
-    """What breaks the outputs that are not proved: the first steps to blame on the way to each."""
-    leaves = dict(program.outputs)
-    real = {path: fact for path, fact in found.facts.items() if not fact.integral}
-    findings: list[Finding] = []
-    if not real:
-        findings.append(Finding("", "", "output", "", "the model has no floating-point output", "return real tensors"))
-    bad = {p: f for p, f in real.items() if f.curvature not in (CONSTANT, AFFINE, CONVEX) or not aligned(f)}
-    guilty: dict[str, set[fx.Node]] = {path: ancestors(leaves[path]) for path in bad}
-    cone = set[fx.Node]().union(*guilty.values()) if guilty else set[fx.Node]()
-    inlined = {blame.node for blame in found.blames if blame.node.graph is not program.graph}
-    for blame in found.blames:
-        if blame.node in cone or blame.node in inlined:
-            operator = f"aten.{base_name(blame.node.target)}"
-            place = module_path(blame.node), source_line(blame.node)
-            findings.append(Finding(*place, operator, blame.argument, blame.reason, blame.remedy))
-    for path, fact in bad.items():
-        if any(b.node in guilty[path] or b.node in inlined for b in found.blames):
-            continue
-        findings.append(of_output(path, fact, leaves[path]))
-    return tuple(findings)
-
-
-def of_output(path: str, fact: Fact, node: fx.Node) -> Finding:
-    """A finding of an output's own: concave, of mixed curvature, or out of line with the batch."""
-    if not aligned(fact):
-        reason = "its row i depends on other rows of the batch than row i, so it is no function of one sample"
-        remedy = "keep the batch in the first dimension, and do not reorder or reduce it"
-    elif fact.curvature == CONCAVE:
-        reason, remedy = "it is concave: its negative is convex", "negate it, or minimise its negative"
-    else:
-        reason = "some of its elements are convex and others concave"
-        remedy = "return the two kinds as separate outputs, or negate the concave ones"
-    return Finding(module_path(node), source_line(node), path, fact.curvature, reason, remedy)
-
-
-def ancestors(node: fx.Node) -> set[fx.Node]:
-    found: set[fx.Node] = set()
-    pending = [node]
-    while pending:
-        current = pending.pop()
-        if current not in found:
-            found.add(current)
-            pending.extend(current.all_input_nodes)
-    return found

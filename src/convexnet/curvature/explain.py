@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from convexnet.curvature.call import Call, Refusal, Result
-from convexnet.curvature.facts import CONSTANT, CONVEX, Fact, core, where_any
-from convexnet.curvature.kinds import Opaque, Pointwise, Reduction, Window
-from convexnet.curvature.pointwise import Profile, outside
+from convexnet.curvature.call import Call, Refusal
+from convexnet.curvature.facts import CONSTANT, CONVEX, UNKNOWN, Fact, core, where_any
+from convexnet.curvature.opaque import Opaque
+from convexnet.curvature.pointwise import Pointwise, Profile, outside
+from convexnet.curvature.reductions import Reduction, Window
 from convexnet.curvature.table import ACTIVATION_REMEDY, TABLE
 
 WEIGHTED = {
@@ -17,9 +18,8 @@ WEIGHTED = {
 }  # fmt: skip
 
 
-def explain(call: Call, result: Result) -> Refusal:
+def explain(call: Call) -> Refusal:
     """The reason and the remedy for a call whose result is unknown though its arguments were not."""
-    del result
     rule = TABLE[call.name]
     if isinstance(rule, Opaque):
         return Refusal(rule.reason, rule.remedy)
@@ -39,6 +39,11 @@ def explain(call: Call, result: Result) -> Refusal:
             f"{call.name} is {shape} here, and its argument is {joined(call)}",
             "make the argument affine, or convex where the operator is convex and rises with it",
         )
+    if call.name in ("add", "sub", "rsub"):
+        return Refusal(
+            "it adds what bends upwards to what bends downwards, or subtracts two that bend alike: the sum is neither",
+            "let at most one of the two be non-affine, or add quantities of one curvature",
+        )
     return Refusal(
         f"{call.name} of {joined(call)} is covered by no case of the composition theorem",
         "bring convex quantities together only by sums, maxima and non-negative multiples",
@@ -47,7 +52,11 @@ def explain(call: Call, result: Result) -> Refusal:
 
 def joined(call: Call) -> str:
     """The curvatures of the arguments that vary."""
-    found = dict.fromkeys(fact.curvature for fact in call.facts() if fact.curvature != CONSTANT)
+    found = dict.fromkeys(
+        ("partly convex and partly concave" if fact.curvature == UNKNOWN else fact.curvature)
+        for fact in call.facts()
+        if fact.curvature != CONSTANT
+    )
     return " and ".join(found)
 
 
@@ -61,13 +70,32 @@ def of_function(name: str, profile: Profile, x: Fact) -> Refusal:
     own = "concave" if bends_down else "convex"
     falls = where_any(outside(x, profile.rising))
     moves = "non-decreasing" if not falls else "not non-decreasing"
-    reason = f"{name} is {own} and {moves} on {span}, but its argument is {x.curvature}, not affine"
+    bends = "partly convex and partly concave" if x.curvature == UNKNOWN else x.curvature
+    reason = f"{name} is {own} and {moves} on {span}, but its argument is {bends}, not affine"
     if falls and x.curvature == CONVEX:
         return Refusal(
             f"{reason}: where it falls it turns what bends upwards into what bends downwards",
             f"after the first nonlinearity an activation must not decrease: {ACTIVATION_REMEDY.removeprefix('use ')}",
         )
     return Refusal(reason, f"after the first nonlinearity: {ACTIVATION_REMEDY}")
+
+
+def turned(call: Call) -> Refusal:
+    """Words for a step that makes concave elements of convex ones: no loss yet, but often the cause of a later one."""
+    weight = weights_of(call)
+    if weight is not None and weight.value is not None:
+        count = int((weight.value < 0).sum())
+        if count:
+            return Refusal(
+                f"{count:,} of {weight.value.numel():,} coefficients are negative (least "
+                f"{float(weight.value.min()):.3g} at {place(weight.value)}), and its argument is "
+                f"{joined(call)}: those elements now bend downwards, and a later step needs them to bend upwards",
+                "make the coefficients that meet non-affine elements non-negative",
+            )
+    return Refusal(
+        f"{call.name} turns what bends upwards into what bends downwards, and a later step needs it upwards",
+        "leave out the change of sign",
+    )
 
 
 def weights_of(call: Call) -> Fact | None:
@@ -86,7 +114,7 @@ def weights_of(call: Call) -> Fact | None:
 def of_weights(call: Call, weight: Fact) -> Refusal:
     """How many coefficients have the wrong sign, and the worst of them."""
     bends = joined(call)
-    wrong = "negative" if "concave" != bends else "of mixed sign"
+    wrong = "negative" if bends != "concave" else "of mixed sign"
     if weight.value is None:
         return Refusal(
             f"a coefficient of unknown sign multiplies a quantity that is {bends}, not affine",
@@ -96,7 +124,7 @@ def of_weights(call: Call, weight: Fact) -> Refusal:
     negative = value < 0
     count, least = int(negative.sum()), float(value.min())
     if count == 0:
-        return Refusal(f"its argument holds both convex and concave elements, and their sum is neither", "separate them")
+        return Refusal("its argument holds both convex and concave elements, and their sum is neither", "separate them")
     where = place(value)
     return Refusal(
         f"{count:,} of {value.numel():,} coefficients are {wrong} (least {least:.3g} at {where}), and its argument is "

@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -131,12 +132,17 @@ class Fact:
         """The same fact with other bounds."""
         return replace(self, lo=lo, hi=hi)
 
+    def with_degree(self, degree: float) -> Fact:
+        """The same fact with another power-convexity degree."""
+        return replace(self, degree=degree)
+
     def expanded(self, shape: Shape) -> Fact:
         """The fact broadcast to a larger shape."""
         if tuple(self.shape) == tuple(shape):
             return self
         value = None if self.value is None else self.value.expand(tuple(shape))
-        return Fact(*(field.expand(tuple(shape)) for field in self.fields()), self.degree, value, self.integral)
+        a, b, c, rows, lo, hi = (field.expand(tuple(shape)) for field in self.fields())
+        return Fact(a, b, c, rows, lo, hi, self.degree, value, self.integral)
 
     def fields(self) -> tuple[Tensor, ...]:
         return self.nonconvex, self.nonconcave, self.varies, self.rows, self.lo, self.hi
@@ -148,8 +154,16 @@ def known(value: Tensor) -> Fact:
     bounds = value.detach()
     if bounds.dtype == torch.bool or bounds.is_complex() or bounds.is_quantized:
         bounds = bounds.to(torch.float64) if bounds.dtype == torch.bool else uniform(0.0, value.shape, torch.float64)
-    return Fact(no, no, no, uniform(0, value.shape, torch.uint8), bounds, bounds, value=value,
-                integral=not value.dtype.is_floating_point)
+    return Fact(
+        no,
+        no,
+        no,
+        uniform(0, value.shape, torch.uint8),
+        bounds,
+        bounds,
+        value=value,
+        integral=not value.dtype.is_floating_point,
+    )
 
 
 def constant(shape: Shape, rows: Tensor | None = None) -> Fact:
@@ -164,6 +178,17 @@ def unknown(shape: Shape, rows: Tensor | None = None, varies: Tensor | None = No
     varies = uniform(True, shape, torch.bool) if varies is None else varies
     line = uniform(-INF, shape, torch.float64), uniform(INF, shape, torch.float64)
     return Fact(varies, varies, varies, uniform(3, shape, torch.uint8) if rows is None else rows, *line)
+
+
+def as_fact(value: Any) -> Fact:
+    """A fact for a tensor argument or a Python number."""
+    return value if isinstance(value, Fact) else known(torch.tensor(float(value), dtype=torch.float64))
+
+
+def viewed(fact: Fact, move: Callable[[Tensor], Tensor]) -> Fact:
+    """The fact of a view: `move` is applied to every field, and to the value."""
+    value = None if fact.value is None else move(fact.value)
+    return Fact(*(move(f) for f in fact.fields()), degree=fact.degree, value=value, integral=fact.integral)
 
 
 # --- the composition theorem -----------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ SiLU deep inside a convolutional network).
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -96,7 +96,7 @@ def falsify(
 
 
 @contextmanager
-def default_double() -> Iterator[None]:
+def default_double() -> Generator[None]:
     """Tensors that a forward creates are float64 too."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
@@ -190,9 +190,7 @@ class _Search:
     def chord(self, x: list[Tensor], y: list[Tensor], t: Tensor) -> tuple[Tensor, Tensor]:
         """Violation and tolerance for each chord and output, (n, outputs)."""
         n = t.shape[0]
-        middle = [
-            b if i not in self.variables else _mix(t, a, b) for i, (a, b) in enumerate(zip(x, y, strict=True))
-        ]
+        middle = [b if i not in self.variables else _mix(t, a, b) for i, (a, b) in enumerate(zip(x, y, strict=True))]
         f = self.values([torch.cat(parts) for parts in zip(x, y, middle, strict=True)])
         fx, fy, fm = f[:n], f[n : 2 * n], f[2 * n :]
         tt = t[:, None]
@@ -260,9 +258,9 @@ class _Search:
                 return  # constant outputs
             spread = gap.detach().abs().amax(0, keepdim=True).clamp(min=1e-12)
             loss = -(gap / spread).sum()
-            grads = torch.autograd.grad(loss, moving, allow_unused=True)
+            grads = torch.autograd.grad(loss, moving, allow_unused=True, materialize_grads=True)
             for tensor, grad in zip(moving, grads, strict=True):
-                tensor.grad = torch.zeros_like(tensor) if grad is None else grad.nan_to_num(0.0, 0.0, 0.0)
+                tensor.grad = grad.nan_to_num(0.0, 0.0, 0.0)
             optimizer.step()
 
 
@@ -273,6 +271,3 @@ def _column(mask: Tensor, like: Tensor) -> Tensor:
 def _mix(t: Tensor, a: Tensor, b: Tensor) -> Tensor:
     tt = t.reshape(-1, *[1] * (a.ndim - 1))
     return tt * a + (1 - tt) * b
-
-
-

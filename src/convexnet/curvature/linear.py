@@ -151,7 +151,7 @@ class Signs:
     """Which coefficients may be positive and which negative; each mask is computed once, and only if asked for."""
 
     coefficients: Fact
-    made: dict[str, Tensor | None] = field(default_factory=lambda: {})
+    made: dict[str, Tensor | None] = field(default_factory=dict)
 
     def mask(self, sign: str) -> Tensor | None:
         if sign not in self.made:
@@ -178,11 +178,7 @@ def bilinear(x: Fact, w: Fact, form: Form, shape: Shape) -> Fact:
         result = with_rows_of(result, w, form, x, shape)
     result = result.bounded(*interval(x, w, form, influence, shape))
     nonneg = signs.mask("-") is None
-    return with_degree(result, x.power if nonneg else 0.0)
-
-
-def with_degree(fact: Fact, degree: float) -> Fact:
-    return Fact(*fact.fields(), degree=degree, value=fact.value)
+    return result.with_degree(x.power if nonneg else 0.0)
 
 
 def with_rows_of(result: Fact, w: Fact, form: Form, x: Fact, shape: Shape) -> Fact:
@@ -216,14 +212,12 @@ def interval(x: Fact, w: Fact, form: Form, influence: Influence, shape: Shape) -
         above = elementwise(lambda v: v.clamp(min=0), w.shape, w.value)
         below = elementwise(lambda v: v.clamp(max=0), w.shape, w.value)
         room = 2 * (form.terms(w.value) + 2) * EPS
-        magnitude = marked(torch.abs, elementwise(torch.maximum, x.shape, marked(torch.abs, low), marked(torch.abs, high)))
+        magnitude = marked(
+            torch.abs, elementwise(torch.maximum, x.shape, marked(torch.abs, low), marked(torch.abs, high))
+        )
         error = marked(lambda v: v * room, form.apply(magnitude, elementwise(torch.abs, w.shape, w.value)))
-        lower = elementwise(
-            lambda a, b, e: a + b - e, shape, form.apply(low, above), form.apply(high, below), error
-        )
-        upper = elementwise(
-            lambda a, b, e: a + b + e, shape, form.apply(high, above), form.apply(low, below), error
-        )
+        lower = elementwise(lambda a, b, e: a + b - e, shape, form.apply(low, above), form.apply(high, below), error)
+        upper = elementwise(lambda a, b, e: a + b + e, shape, form.apply(high, above), form.apply(low, below), error)
     else:
         lower, upper = uniform(-INF, shape, torch.float64), uniform(INF, shape, torch.float64)
     lower = elementwise(lambda v, m: torch.where(m, -INF, v), shape, lower, endless_low)
@@ -237,7 +231,9 @@ def interval(x: Fact, w: Fact, form: Form, influence: Influence, shape: Shape) -
 def clip_sign(bound: Tensor, contradicted: Tensor, above: bool) -> Tensor:
     """Where no term contradicts the sign, the rounded bound is cut at an exact zero."""
     cut: Callable[[Tensor, Tensor], Tensor] = (
-        (lambda b, c: torch.where(c, b, b.clamp(min=0.0))) if above else (lambda b, c: torch.where(c, b, b.clamp(max=0.0)))
+        (lambda b, c: torch.where(c, b, b.clamp(min=0.0)))
+        if above
+        else (lambda b, c: torch.where(c, b, b.clamp(max=0.0)))
     )
     return elementwise(cut, bound.shape, bound, contradicted)
 
@@ -253,7 +249,7 @@ def total(terms: Sequence[tuple[Fact, int]], shape: Shape) -> Fact:
     highs = [(f.hi if s > 0 else negated(f.lo)).expand(tuple(shape)) for f, s in terms]
     lower, upper = added(lows, shape, down=True), added(highs, shape, down=False)
     powers = [fact.power if sign > 0 else 0.0 for fact, sign in terms]
-    return with_degree(result.bounded(lower, upper), min(powers))
+    return result.bounded(lower, upper).with_degree(min(powers))
 
 
 def negated(bound: Tensor) -> Tensor:
@@ -301,7 +297,7 @@ def convolution(
         plain = (F.conv1d, F.conv2d, F.conv3d)[dims - 1]
 
         def run(values: Tensor, weight: Tensor) -> Tensor:
-            return plain(values, weight, None, stride, padding, dilation, groups)  # pyright: ignore
+            return plain(values, weight, None, stride, padding, dilation, groups)
 
     # a transposed convolution with a stride leaves outputs that some taps never reach, so it counts as padded
     padded = transposed or padding == "same" or (not isinstance(padding, str) and any(padding))

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from convexnet.curvature.call import Call
 from convexnet.curvature.facts import INF, Fact, Influence, compose, core, elementwise
 
 Range = tuple[float, float]
@@ -107,6 +108,24 @@ def image(profile: Profile, function: Callable[[Tensor], Tensor], x: Fact) -> tu
     return both[0].expand(x.shape), both[1].expand(x.shape)
 
 
+@dataclass(frozen=True)
+class Pointwise:
+    """A function of one number. `degree(x)` is the power-convexity degree of its result (see `Fact`)."""
+
+    profile: Profile | Callable[..., Profile]
+    degree: Callable[[Fact], float] | None = None
+
+    def __call__(self, call: Call) -> Fact:
+        result = apply_profile(self.of(call), call.on, call.x)
+        return result.with_degree(self.degree(call.x)) if self.degree else result
+
+    def of(self, call: Call) -> Profile:
+        """The profile under the call's settings."""
+        if isinstance(self.profile, Profile):
+            return self.profile
+        return self.profile(*call.args[1:], **call.kwargs)
+
+
 # --- profiles that depend on settings --------------------------------------------------------------------------------
 
 IDENTITY = Profile(convex=LINE, concave=LINE, rising=LINE, nonneg=RIGHT, nonpos=LEFT, exact=True)
@@ -152,7 +171,9 @@ def elu(alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0) -> Pro
         nonneg=RIGHT if a > 0 else LINE,
         nonpos=LEFT if a >= 0 else ((0.0, 0.0),),
         turns=(0.0,),
-        note="" if 0 <= joined <= 1 else f"its slope drops from {joined:g} to 1 at zero; ELU is convex for 0 <= alpha <= 1",
+        note=""
+        if 0 <= joined <= 1
+        else f"its slope drops from {joined:g} to 1 at zero; ELU is convex for 0 <= alpha <= 1",
     )
 
 

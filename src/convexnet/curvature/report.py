@@ -35,7 +35,9 @@ def block(number: int, finding: Finding) -> list[str]:
     for name, text in (("argument", finding.argument), ("why", finding.reason), ("remedy", finding.remedy)):
         if text:
             indent = " " * 5
-            lines += textwrap.wrap(text, WIDTH, initial_indent=f"{indent}{name:<10}", subsequent_indent=indent + " " * 10)
+            lines += textwrap.wrap(
+                text, WIDTH, initial_indent=f"{indent}{name:<10}", subsequent_indent=indent + " " * 10
+            )
     return lines
 
 

@@ -8,23 +8,20 @@ still see, the graph is replaced by its functional decomposition, in which such 
 
 from __future__ import annotations
 
+import io
 import logging
-import os
-import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.modules.lazy import LazyModuleMixin
 from torch.utils import _pytree as pytree
 
-from convexnet.curvature.kinds import Moved
-from convexnet.curvature.special import dropout, identity
-from convexnet.curvature.table import TABLE
+from convexnet.curvature.graph import FRAME, TORCH, simplified, writes_through
 from convexnet.errors import NotTraceable
 
 BATCH = 2
@@ -105,7 +102,9 @@ def chosen(inputs: Sequence[Tensor], wrt: int | Sequence[int] | None) -> tuple[i
     if wrt is None:
         if not floating:
             kinds = ", ".join(str(tensor.dtype).removeprefix("torch.") for tensor in inputs)
-            raise TypeError(f"no input is floating point (they are {kinds}); convexity needs real inputs: use x.float()")
+            raise TypeError(
+                f"no input is floating point (they are {kinds}); convexity needs real inputs: use x.float()"
+            )
         return tuple(floating)
     indices = [wrt] if isinstance(wrt, int) else list(wrt)
     if not indices:
@@ -116,7 +115,9 @@ def chosen(inputs: Sequence[Tensor], wrt: int | Sequence[int] | None) -> tuple[i
         if not 0 <= index < len(inputs):
             raise ValueError(f"wrt names input {index}, but the example has inputs 0 to {len(inputs) - 1}")
         if index not in floating:
-            raise TypeError(f"wrt names input {index}, whose type is {inputs[index].dtype}; convexity needs real inputs")
+            raise TypeError(
+                f"wrt names input {index}, whose type is {inputs[index].dtype}; convexity needs real inputs"
+            )
     return tuple(dict.fromkeys(indices))
 
 
@@ -124,7 +125,7 @@ def chosen(inputs: Sequence[Tensor], wrt: int | Sequence[int] | None) -> tuple[i
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Generator[None]:
     """Eval mode for every submodule; afterwards every attribute is what it was, whatever the forward assigned."""
     modules = list(model.modules())
     saved = [
@@ -210,21 +211,29 @@ def trace(model: nn.Module, example: Tensor | Sequence[Tensor]) -> Program:
 
 
 @contextmanager
-def quiet_logs() -> Iterator[None]:
-    """torch.export logs the tracebacks of failures that we report ourselves."""
+def quiet_logs() -> Generator[None]:
+    """torch.export logs, and prints to stderr, what it had of a graph it could not finish; we report that ourselves."""
     logger = logging.getLogger("torch")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
     try:
-        yield
+        with redirect_stderr(io.StringIO()):
+            yield
     finally:
         logger.setLevel(level)
 
 
+def is_waiting(module: LazyModuleMixin) -> bool:
+    wait: Any = module.has_uninitialized_params
+    return bool(wait())
+
+
 def check_lazy(model: nn.Module) -> None:
     for name, module in model.named_modules():
-        if isinstance(module, nn.modules.lazy.LazyModuleMixin) and module.has_uninitialized_params():
-            raise NotTraceable(f"{name or 'the model'} is a lazy module without shapes yet: run one batch through it first")
+        if isinstance(module, LazyModuleMixin) and is_waiting(module):
+            raise NotTraceable(
+                f"{name or 'the model'} is a lazy module without shapes yet: run one batch through it first"
+            )
 
 
 def sources(exported: torch.export.ExportedProgram, inputs: Sequence[Tensor]) -> dict[str, Source]:
@@ -252,113 +261,12 @@ def leaves(exported: torch.export.ExportedProgram) -> tuple[tuple[str, Any], ...
     (node,) = (node for node in exported.graph.nodes if node.op == "output")
     user = torch.export.graph_signature.OutputKind.USER_OUTPUT
     specs = exported.graph_signature.output_specs
-    values = [value for value, spec in zip(node.args[0], specs, strict=True) if spec.kind == user]
+    leaves_: Any = node.args[0]
+    values = [value for value, spec in zip(leaves_, specs, strict=True) if spec.kind == user]
     tree = pytree.tree_unflatten(list(range(len(values))), exported.call_spec.out_spec)  # pyright: ignore
     named, _ = pytree.tree_flatten_with_path(tree)
     names = {number: "output" + pytree.keystr(path) for path, number in named}
     return tuple((names.get(i, f"output {i}"), value) for i, value in enumerate(values))
-
-
-# --- in-place operators ----------------------------------------------------------------------------------------------
-
-
-def base_name(target: Any) -> str:
-    """The table's name of an operator: aten.relu_.default -> relu."""
-    name = str(getattr(target, "_opname", getattr(target, "__name__", target)))
-    return name[:-1] if name.endswith("_") and not name.endswith("__") else name
-
-
-def is_mutable(target: Any) -> bool:
-    schema = getattr(target, "_schema", None)
-    return schema is not None and schema.is_mutable
-
-
-def mutated(node: fx.Node) -> list[fx.Node]:
-    """The arguments a node writes to."""
-    schema = node.target._schema  # pyright: ignore
-    found: list[fx.Node] = []
-    for i, argument in enumerate(schema.arguments):
-        if argument.alias_info is not None and argument.alias_info.is_write:
-            value = node.args[i] if i < len(node.args) else node.kwargs.get(argument.name)
-            found += [v for v in (value if isinstance(value, (list, tuple)) else [value]) if isinstance(v, fx.Node)]
-    return found
-
-
-def makes_new(node: fx.Node) -> bool:
-    """Whether a node's result certainly shares memory with nothing else that has a name."""
-    if node.op != "call_function" or node.target in (torch.ops.aten.lift_fresh_copy.default,):
-        return node.op == "call_function"
-    rule = TABLE.get(base_name(node.target))
-    schema = getattr(node.target, "_schema", None)
-    if schema is None or (rule is None and not is_mutable(node.target)):
-        return False
-    if isinstance(rule, Moved) or rule in (identity, dropout):
-        return False
-    return all(result.alias_info is None or result.alias_info.is_write for result in schema.returns)
-
-
-def writes_through(graph: fx.Graph) -> bool:
-    """Whether an in-place operator changes a tensor that the program reads again under another name.
-
-    Harmless is only: a fresh result, overwritten once it has no other reader and no views, and read afterwards
-    through the in-place operator's own result.
-    """
-    order = {node: i for i, node in enumerate(graph.nodes)}
-    for node in graph.nodes:
-        if node.op != "call_function" or not is_mutable(node.target):
-            continue
-        if base_name(node.target) == "dropout" and not node.args[2]:
-            continue  # in eval mode it writes nothing
-        for written in mutated(node):
-            if not makes_new(written):
-                return True
-            for user in written.users:
-                if user is not node and (order[user] > order[node] or not makes_new(user)):
-                    return True
-    return False
-
-
-def simplified(graph: fx.Graph) -> fx.Graph:
-    """sign(z) |z| is z: PyTorch writes LP pooling that way, and its result is a norm."""
-    for node in graph.nodes:
-        if node.op != "call_function" or base_name(node.target) != "mul" or len(node.args) < 2:
-            continue
-        for sign, size in (node.args[:2], node.args[1::-1]):
-            while isinstance(size, fx.Node) and size.op == "call_function" and base_name(size.target) == "relu":
-                size = size.args[0]
-            pair = (sign, size)
-            if not all(isinstance(n, fx.Node) and n.op == "call_function" for n in pair):
-                continue
-            if base_name(sign.target) == "sign" and base_name(size.target) == "abs" and sign.args[0] is size.args[0]:
-                node.replace_all_uses_with(sign.args[0])
-                break
-    return graph
-
-
-# --- where things come from ------------------------------------------------------------------------------------------
-
-TORCH = str(Path(torch.__file__).parent)
-FRAME = re.compile(r'File "([^"]+)", line (\d+), in (\S+)')
-
-
-def module_path(node: fx.Node) -> str:
-    """The path of the innermost module a node was traced in."""
-    stack = node.meta.get("nn_module_stack")
-    return list(stack.values())[-1][0] if stack else ""
-
-
-def source_line(node: fx.Node) -> str:
-    """file:line of the last frame outside PyTorch that led to a node."""
-    frames = FRAME.findall(node.meta.get("stack_trace") or "")
-    outside = [frame for frame in frames if not frame[0].startswith(TORCH)]
-    if not outside:
-        return ""
-    file, line, _ = (outside or frames)[-1]
-    try:
-        short = os.path.relpath(file)
-    except ValueError:
-        short = file
-    return f"{short if not short.startswith('..') else file}:{line}"
 
 
 def explain(model: nn.Module, inputs: Sequence[Tensor], error: Exception) -> str:
@@ -366,7 +274,9 @@ def explain(model: nn.Module, inputs: Sequence[Tensor], error: Exception) -> str
     shapes = ", ".join(str(tuple(tensor.shape)) for tensor in inputs)
     first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     text = str(error)
-    head = f"{type(model).__name__} could not be traced on inputs of shape {shapes}: {type(error).__name__}: {first[:300]}"
+    head = (
+        f"{type(model).__name__} could not be traced on inputs of shape {shapes}: {type(error).__name__}: {first[:300]}"
+    )
     if "data-dependent" in text.lower() or "GuardOnDataDependent" in type(error).__name__ or "torch.cond" in text:
         remedy = "its forward branches on the values of a tensor; write the choice as a maximum or torch.where"
     elif "Unsupported" in type(error).__name__ or "unsupported" in text.lower():

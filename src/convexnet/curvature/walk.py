@@ -5,16 +5,17 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, fx
 
 from convexnet.curvature.call import Call, Refusal, Result
-from convexnet.curvature.facts import CONSTANT, Fact, core, known, uniform, unknown, where_any
-from convexnet.curvature.kinds import Opaque
+from convexnet.curvature.facts import CONSTANT, UNKNOWN, Fact, core, elementwise, known, uniform, unknown, where_any
+from convexnet.curvature.graph import base_name, is_mutable
+from convexnet.curvature.opaque import Opaque
 from convexnet.curvature.table import TABLE
-from convexnet.curvature.trace import Program, base_name, is_mutable
+from convexnet.curvature.trace import Program
 
 
 @dataclass(frozen=True)
@@ -25,18 +26,26 @@ class Blame:
     reason: str
     remedy: str
     argument: str
-    mixes_rows: bool = False
 
 
 @dataclass
 class Walk:
     """What a forward walk found: the facts of the outputs, a line for each step, and where things broke."""
 
-    facts: dict[str, Fact] = field(default_factory=lambda: {})
-    steps: list[tuple[fx.Node, str]] = field(default_factory=lambda: [])
-    blames: list[Blame] = field(default_factory=lambda: [])
-    errors: list[Exception] = field(default_factory=lambda: [])  # of rules that failed: bugs, for the tests
+    facts: dict[str, Fact] = field(default_factory=dict)
+    steps: list[tuple[fx.Node, str]] = field(default_factory=list)
+    blames: list[Blame] = field(default_factory=list)
+    turns: list[Blame] = field(default_factory=list)  # where convex elements became concave
+    errors: list[Exception] = field(default_factory=list)  # of rules that failed: bugs, for the tests
     stopped: bool = False
+
+
+class Words(Protocol):
+    """Puts into words why a call loses convexity, and where it turned."""
+
+    def explain(self, call: Call) -> Refusal: ...
+
+    def turned(self, call: Call) -> Refusal: ...
 
 
 class _Stop(Exception):
@@ -46,7 +55,7 @@ class _Stop(Exception):
 def walk(
     program: Program,
     given: Callable[[str], Fact],
-    explain: Callable[[Call, Result], Refusal],
+    words: Words,
     fast: bool = False,
     before: Callable[[Call, fx.Node], Call] | None = None,
 ) -> Walk:
@@ -55,7 +64,7 @@ def walk(
     Args:
         program: the traced model.
         given: the fact of each placeholder.
-        explain: words for a call whose result is unknown though its arguments were not.
+        words: how to put a loss into words.
         fast: stop at the first step that breaks.
         before: sees each call first and may change the facts it works on.
 
@@ -63,7 +72,7 @@ def walk(
         The walk; `stopped` if it was cut short.
     """
     found = Walk()
-    runner = _Runner(explain, found, fast, before)
+    runner = _Runner(words, found, fast, before)
     try:
         outputs = runner.graph(program.graph, program.module, given)
     except _Stop:
@@ -78,7 +87,7 @@ def walk(
 
 @dataclass
 class _Runner:
-    explain: Callable[[Call, Result], Refusal]
+    words: Words
     found: Walk
     fast: bool
     before: Callable[[Call, fx.Node], Call] | None
@@ -106,16 +115,16 @@ class _Runner:
         return lookup
 
     def step(self, node: fx.Node, lookup: Callable[[Any], Any]) -> Any:
-        args = fx.map_arg(node.args, lookup)  # pyright: ignore
-        kwargs = fx.map_arg(node.kwargs, lookup)  # pyright: ignore
+        args: Any = fx.map_arg(node.args, lookup)
+        kwargs: Any = fx.map_arg(node.kwargs, lookup)
         if node.target is operator.getitem:
-            return args[0][args[1]]  # pyright: ignore
-        inlined = self.inline(node, args)  # pyright: ignore
+            return args[0][args[1]]
+        inlined = self.inline(node, args)
         if inlined is not None:
             return inlined
         shapes, floating = results_of(node)
         name = base_name(node.target)
-        call = Call(functional(node.target, name), name, tuple(args), dict(kwargs), shapes, floating)  # pyright: ignore
+        call = Call(functional(node.target, name), name, tuple(args), dict(kwargs), shapes, floating)
         result = self.apply(self.before(call, node) if self.before else call, node)
         first = result if isinstance(result, Fact) else (result[0] if result else None)
         if first is not None and first.curvature != CONSTANT:
@@ -139,12 +148,12 @@ class _Runner:
         """One operator: computed where everything is known, else by its rule; blamed where it breaks something."""
         facts = call.facts()
         if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()) and call.name not in TABLE:
-            return self.blame(node, call, Refusal("it draws random numbers", "make the forward deterministic in eval mode"))
+            return self.blame(node, call, RANDOM)
         if all(fact.value is not None for fact in facts) and call.name not in ("dropout", "rrelu"):
             return computed(call)
         moving = any(not fact.constant for fact in facts)
         if moving and not call.floating and call.name in TABLE and not isinstance(TABLE[call.name], Opaque):
-            return self.blame(node, call, Refusal("its result is a whole number or a truth value that depends on the input"))
+            return self.blame(node, call, DISCRETE)
         rule = TABLE.get(call.name)
         try:
             if rule is None:
@@ -164,30 +173,44 @@ class _Runner:
         results = result if isinstance(result, tuple) else (result,)
         if not any(where_any(r.unknown) for r in results[:1]):
             if mixes(results[0]) and not any(mixes(f) for f in facts):
-                self.blame(node, call, MIXING, mixes_rows=True)
+                self.blame(node, call, MIXING, always=True)
+            if has_concave(results[0]) and not any(has_concave(f) for f in facts) and not self.fast:
+                if any(where_any(f.nonconcave) for f in facts):
+                    self.found.turns.append(blamed(node, call, self.words.turned(call)))
             return result
         if not any(where_any(f.unknown) for f in facts):
-            self.blame(node, call, self.explain(call, result))
+            self.blame(node, call, self.words.explain(call))
         return result
 
-    def blame(self, node: fx.Node, call: Call, refusal: Refusal, mixes_rows: bool = False) -> Result:
+    def blame(self, node: fx.Node, call: Call, refusal: Refusal, always: bool = False) -> Result:
+        """Note a loss, unless an argument was lost before; the result is unknown."""
         if self.fast:
             raise _Stop
         facts = call.facts()
-        fresh = mixes_rows or not any(where_any(f.unknown) for f in facts)
-        if fresh:
-            argument = ", ".join(describe(f) for f in facts if f.curvature != CONSTANT) or "nothing that varies"
-            self.found.blames.append(Blame(node, refusal.reason, refusal.remedy, argument, mixes_rows))
+        if always or not any(where_any(f.unknown) for f in facts):
+            self.found.blames.append(blamed(node, call, refusal))
         rows = uniform(3 if any(where_any(f.rows) for f in facts) else 0, (), torch.uint8)
         results = tuple(unknown(shape, rows.expand(tuple(shape))) for shape in call.shapes)
         return results[0] if len(results) == 1 else results
 
 
 UNRULED = "replace it by an operator the calculus knows, or add a rule for it"
+RANDOM = Refusal("it draws random numbers", "make the forward deterministic in eval mode")
+DISCRETE = Refusal("its result is a whole number or a truth value that depends on the input", "write it as a maximum")
 MIXING = Refusal(
-    "it mixes the rows of the batch, so the samples of a batch influence each other and f(x) is no function of one sample",
+    "it mixes the rows of the batch: the samples influence each other, and the output is no function of one sample",
     "reduce over the dimensions of a sample only (dim 1 and up)",
 )
+
+
+def blamed(node: fx.Node, call: Call, refusal: Refusal) -> Blame:
+    argument = ", ".join(describe(f) for f in call.facts() if f.curvature != CONSTANT) or "nothing that varies"
+    return Blame(node, refusal.reason, refusal.remedy, argument)
+
+
+def has_concave(fact: Fact) -> bool:
+    """Whether some element is concave and not convex."""
+    return bool((core(elementwise(lambda up, down: up & ~down, fact.shape, fact.nonconvex, fact.nonconcave))).any())
 
 
 def mixes(fact: Fact) -> bool:
@@ -241,7 +264,12 @@ def functional(target: Any, name: str) -> Callable[..., Any]:
 def computed(call: Call) -> Result:
     """The result of an operator all of whose arguments are known."""
     mutable = is_mutable(call.operator)
-    out = call.run(lambda fact: fact.value.clone() if mutable else fact.value)  # pyright: ignore
+
+    def value(fact: Fact) -> Tensor:
+        assert fact.value is not None
+        return fact.value.clone() if mutable else fact.value
+
+    out = call.run(value)
     if isinstance(out, Tensor):
         return known(out)
     return tuple(known(o) if isinstance(o, Tensor) else o for o in out)
@@ -250,8 +278,10 @@ def computed(call: Call) -> Result:
 def describe(fact: Fact) -> str:
     """A fact in words: curvature and sign."""
     curvature = fact.curvature
+    if curvature == UNKNOWN and not where_any(fact.unknown):
+        down = elementwise(torch.logical_and, fact.shape, fact.nonconvex, fact.varies)
+        row = down[0] if down.ndim > 1 else down
+        curvature = f"mixed (concave in {int(row.sum()):,} of {row.numel():,} elements, convex in the others)"
     lo, hi = core(fact.lo), core(fact.hi)
     sign = ", >= 0" if bool((lo >= 0).all()) else (", <= 0" if bool((hi <= 0).all()) else "")
     return curvature + sign
-
-

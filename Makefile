@@ -1,0 +1,69 @@
+# Everything runs from a virtual environment that the first command makes: `python3` and `make` are
+# all a fresh machine needs. A stamp inside it makes later runs start at once.
+
+PYTHON ?= python3
+SECONDS ?= 60
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+PYTEST := $(BIN)/python -m pytest
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint format slow fuzz bench clean
+
+help:  ## list the commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+demo: $(VENV)/.stamp-lab  ## ordinary and convex network on real digits: table, certificates, report
+	@$(BIN)/convexnet demo
+
+test: lint  ## style, types, tests, doctests and the documentation's examples
+	@$(PYTEST)
+
+lint: $(VENV)/.stamp-dev  ## style and types only
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/pyright
+
+format: $(VENV)/.stamp-dev  ## rewrite the sources in the project's style
+	@$(BIN)/ruff check --fix --quiet || true
+	@$(BIN)/ruff format
+
+slow: $(VENV)/.stamp-dev  ## the tests that `make test` leaves out for their length
+	@$(PYTEST) -m slow
+
+fuzz: $(VENV)/.stamp-dev  ## look for a certified network that is not convex (SECONDS=60)
+	@$(BIN)/python -m tests.curvature.fuzz --seconds $(SECONDS)
+
+bench: $(VENV)/.stamp-dev  ## run every benchmark
+	@set -e; for file in benchmarks/*.py; do \
+	  test -e "$$file" || { echo "there are no benchmarks yet"; break; }; \
+	  echo "== $$file"; $(BIN)/python "$$file"; \
+	done
+
+clean:  ## remove the environment and everything that was built or cached
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# One thread for each of the two pytest workers, and pyright need not ask whether it is the newest.
+test slow fuzz: export OMP_NUM_THREADS := 1
+test slow fuzz: export MKL_NUM_THREADS := 1
+test slow fuzz: export OPENBLAS_NUM_THREADS := 1
+test lint: export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
+
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "convexnet needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Name another: make PYTHON=python3.12 ...")'
+	@echo "making $(VENV) (once) ..."
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.stamp-lab: pyproject.toml constraints.txt | $(BIN)/pip
+	@echo "installing convexnet and what the demo needs (once; torch is a large download) ..."
+	@$(PIP) install -c constraints.txt -e '.[lab]'
+	@touch $@
+
+$(VENV)/.stamp-dev: pyproject.toml constraints.txt | $(BIN)/pip
+	@echo "installing convexnet and what its tests need (once; torch is a large download) ..."
+	@$(PIP) install -c constraints.txt -e '.[lab,dev]'
+	@touch $@ $(VENV)/.stamp-lab

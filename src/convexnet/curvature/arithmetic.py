@@ -1,0 +1,275 @@
+"""The short list of exceptions, first part: sums, products, powers, logarithms, and the larger of two."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from convexnet.curvature.call import Call, Refusal, Result
+from convexnet.curvature.facts import (
+    INF,
+    Fact,
+    Influence,
+    Shape,
+    as_fact,
+    compose,
+    core,
+    elementwise,
+    known,
+    uniform,
+    viewed,
+    where_any,
+)
+from convexnet.curvature.linear import Product, bilinear, total
+from convexnet.curvature.opaque import Opaque
+from convexnet.curvature.pointwise import Profile, apply_profile, clamp, power
+from convexnet.curvature.reductions import Reduction, below
+
+PRODUCT = "it multiplies two quantities that both depend on the input, and such a product is convex in neither"
+
+
+# --- sums and products -----------------------------------------------------------------------------------------------
+
+
+def identity(call: Call) -> Fact:
+    """Copies, casts between floating types, dropout in eval mode: exact in real arithmetic."""
+    if not call.floating and not call.x.integral:
+        raise Refusal("it rounds to whole numbers", "keep the model in floating point")
+    return replace(call.x, integral=False) if call.floating and call.x.integral else call.x
+
+
+def dropout(call: Call) -> Fact:
+    if call.arg(2, "train"):
+        raise Refusal(
+            "it drops elements at random: dropout in training mode, even under eval()",
+            "use nn.Dropout, or pass training=self.training to the functional form",
+        )
+    return call.x
+
+
+def add(call: Call, sign: int = 1) -> Fact:
+    """a + alpha b."""
+    a, b = as_fact(call.args[0]), as_fact(call.args[1])
+    alpha = call.arg(2, "alpha", 1)
+    if alpha != 1:
+        b = product(b, as_fact(alpha), b.shape)
+    return total([(a, 1), (b, sign)], call.shape)
+
+
+def sub(call: Call) -> Fact:
+    return add(call, sign=-1)
+
+
+def rsub(call: Call) -> Fact:
+    swapped = replace(call, args=(as_fact(call.args[1]), call.args[0], *call.args[2:]))
+    if call.arg(2, "alpha", 1) != 1:
+        raise Refusal("it is rsub with a factor")
+    return add(swapped, sign=-1)
+
+
+def neg(call: Call) -> Fact:
+    return total([(call.x, -1)], call.shape)
+
+
+def product(a: Fact, b: Fact, shape: Shape) -> Fact:
+    """a * b, where the one that does not vary is the coefficient."""
+    if a is b:
+        return raised(a, 2.0, torch.square)
+    if b.constant and (b.value is not None or not a.constant or a.value is None):
+        return bilinear(a.expanded(shape), b.expanded(shape), Product(shape), shape)
+    if a.constant:
+        return bilinear(b.expanded(shape), a.expanded(shape), Product(shape), shape)
+    if a.power == b.power == INF:  # log-convex functions are closed under multiplication
+        result = total([(a, 1), (b, 1)], shape)
+        line = uniform(0.0, shape, torch.float64), uniform(INF, shape, torch.float64)
+        return result.bounded(*line).with_degree(INF)
+    raise Refusal(PRODUCT, "multiply by a constant or a non-negative parameter, or add the two quantities instead")
+
+
+def mul(call: Call) -> Fact:
+    return product(as_fact(call.args[0]), as_fact(call.args[1]), call.shape)
+
+
+def reciprocal_of(b: Fact) -> Fact:
+    if b.value is not None:
+        return known(1.0 / b.value.double())
+    return apply_profile(power(-1.0), torch.reciprocal, b)
+
+
+def div(call: Call) -> Fact:
+    if call.kwargs.get("rounding_mode") is not None:
+        raise Refusal("it rounds the quotient", "divide without rounding_mode")
+    a, b = as_fact(call.args[0]), as_fact(call.args[1])
+    if b.constant:
+        if b.value is None and bool(((core(b.lo) <= 0) & (core(b.hi) >= 0)).any()):
+            if a.constant:
+                return Opaque("")(call)  # type: ignore[return-value]
+            raise Refusal(
+                "it divides by a quantity that may be zero or of either sign", "divide by a positive quantity"
+            )
+        return product(a, reciprocal_of(b), call.shape)
+    if a.constant:
+        return product(a, raised(b, -1.0, torch.reciprocal), call.shape)
+    raise Refusal(
+        "it divides by a quantity that depends on the input, and so does what is divided",
+        "divide by a constant; normalise with BatchNorm in eval mode rather than by statistics of the sample",
+    )
+
+
+def addcmul(call: Call) -> Fact:
+    a, b, c = (as_fact(arg) for arg in call.args[:3])
+    bc = product(b, c, call.shape)
+    return total([(a, 1), (product(bc, as_fact(call.arg(3, "value", 1)), call.shape), 1)], call.shape)
+
+
+def lerp(call: Call) -> Fact:
+    """start + weight (end - start), with a weight that does not vary: (1 - weight) start + weight end."""
+    start, end, weight = (as_fact(arg) for arg in call.args[:3])
+    rest = total([(as_fact(1.0), 1), (weight, -1)], weight.shape)
+    if weight.value is not None:
+        rest = known(1.0 - weight.value.double())
+    return total([(product(start, rest, call.shape), 1), (product(end, weight, call.shape), 1)], call.shape)
+
+
+# --- powers, exponentials and logarithms -----------------------------------------------------------------------------
+
+
+def raised(x: Fact, exponent: float, operator: Callable[[Tensor], Tensor]) -> Fact:
+    """x^r. If z >= 0 is a d-th power of something convex, z^r is a (d r)-th power, and convex if d r >= 1."""
+    result = apply_profile(power(exponent), operator, x)
+    degree = x.power * exponent if exponent > 0 else 0.0
+    if degree >= 1 and where_any(result.nonconvex):
+        result = replace(result, nonconvex=uniform(False, result.shape, torch.bool))
+    if exponent > 0 and exponent % 2 == 0 and not where_any(result.nonconvex):
+        degree = max(degree, exponent)
+    return result.with_degree(degree)
+
+
+def pow_(call: Call) -> Fact:
+    base, exponent = call.args[0], call.args[1]
+    if isinstance(exponent, Fact):
+        if exponent.value is None or exponent.value.numel() != 1:
+            if isinstance(base, Fact) or not exponent.constant:
+                raise Refusal("its exponent is not one fixed number", "use a constant exponent")
+        exponent = float(exponent.value) if exponent.value is not None else exponent
+    if isinstance(base, Fact) and not isinstance(exponent, Fact):
+        return raised(base, float(exponent), lambda v: v**exponent)
+    raise Refusal("its exponent depends on the input", "write a^x as torch.exp(x * log(a))")
+
+
+def powers(exponent: float) -> Callable[[Call], Fact]:
+    return lambda call: raised(call.x, exponent, call.on)
+
+
+def log(call: Call) -> Fact:
+    """Concave and rising, and convex after a sum of exponentials (log-convex functions)."""
+    profile = Profile(
+        concave=((5e-324, INF),), rising=((5e-324, INF),), nonneg=((1.0, INF),), nonpos=((0.0, 1.0),),
+        note="the logarithm is concave: it is convex only after a sum of exponentials",
+    )  # fmt: skip
+    result = apply_profile(profile, call.on, call.x)
+    if call.x.power == INF:
+        return replace(result, nonconvex=uniform(False, result.shape, torch.bool))
+    return result
+
+
+# --- maxima and choices ----------------------------------------------------------------------------------------------
+
+
+def extremum(a: Fact, b: Fact, shape: Shape, largest: bool) -> Fact:
+    """max(a, b) or min(a, b), elementwise with broadcasting."""
+    a, b = a.expanded(shape), b.expanded(shape)
+    everywhere = uniform(True, shape, torch.bool)
+    bends = {"bends_up": everywhere} if largest else {"bends_down": everywhere}
+    result = compose([Influence(f, up=lambda m: m) for f in (a, b)], shape, **bends)
+    pick = torch.maximum if largest else torch.minimum
+    lo = elementwise(lambda u, v: pick(u.double(), v.double()), shape, a.lo, b.lo)
+    hi = elementwise(lambda u, v: pick(u.double(), v.double()), shape, a.hi, b.hi)
+    return result.bounded(lo, hi).with_degree(min(a.power, b.power) if largest else 0.0)
+
+
+def maximum(call: Call) -> Fact:
+    return extremum(as_fact(call.args[0]), as_fact(call.args[1]), call.shape, largest=True)
+
+
+def minimum(call: Call) -> Fact:
+    return extremum(as_fact(call.args[0]), as_fact(call.args[1]), call.shape, largest=False)
+
+
+LARGEST, SMALLEST = Reduction("up", exact=True), Reduction("down", exact=True)
+
+
+def largest(call: Call) -> Result:
+    """torch.max in its three forms: of two tensors, over one dimension (with indices), over everything."""
+    return maximum(call) if isinstance(call.arg(1, "other"), Fact) else LARGEST(call)
+
+
+def smallest(call: Call) -> Result:
+    return minimum(call) if isinstance(call.arg(1, "other"), Fact) else SMALLEST(call)
+
+
+def clamped(call: Call) -> Fact:
+    low, high = call.arg(1, "min"), call.arg(2, "max")
+    if not isinstance(low, Fact) and not isinstance(high, Fact):
+        return apply_profile(clamp(low, high), call.on, call.x)
+    result = call.x
+    if low is not None:
+        result = extremum(result, as_fact(low), call.shape, largest=True)
+    return result if high is None else extremum(result, as_fact(high), call.shape, largest=False)
+
+
+def prelu(call: Call) -> Fact:
+    """max(x, 0) + a min(x, 0) with a slope per channel: convex where a <= 1, non-decreasing where a >= 0."""
+    x, slope = call.args[0], call.args[1]
+    if slope.shape.numel() == 1:
+        a = viewed(slope, lambda f: f.reshape([1] * len(x.shape)).expand(x.shape))
+    else:
+        tail = [1] * (len(x.shape) - 2)
+        a = viewed(slope, lambda f: f.reshape(1, -1, *tail).expand(x.shape))
+    crosses = elementwise(lambda lo, hi: (lo < 0) & (hi > 0), x.shape, x.lo, x.hi)
+    left = below(x)
+    rises = elementwise(lambda hi, n, ahi: (hi > 0) | (n & (ahi > 0)), x.shape, x.hi, left, a.hi)
+    falls = elementwise(lambda n, alo: n & (alo < 0), x.shape, left, a.lo)
+    result = compose(
+        [
+            Influence(
+                x,
+                up=lambda m: elementwise(torch.logical_and, x.shape, m, rises),
+                down=lambda m: elementwise(torch.logical_and, x.shape, m, falls),
+            )
+        ],
+        x.shape,
+        bends_up=elementwise(lambda c, alo: c & (alo < 1), x.shape, crosses, a.lo),
+        bends_down=elementwise(lambda c, ahi: c & (ahi > 1), x.shape, crosses, a.hi),
+    )
+
+    def image(lo: Tensor, hi: Tensor, alo: Tensor, ahi: Tensor) -> Tensor:
+        ends = [
+            v.clamp(min=0) + torch.where(v < 0, v * s, 0.0).nan_to_num(nan=0.0, posinf=INF, neginf=-INF)
+            for v in torch.broadcast_tensors(lo.double(), hi.double(), lo.double().clamp(max=0.0))
+            for s in (alo.double(), ahi.double())
+        ]
+        ends = torch.broadcast_tensors(*ends, torch.where((lo < 0) & (hi > 0), 0.0, ends[0]))
+        stack = torch.stack(ends)
+        low, high = stack.amin(0), stack.amax(0)
+        return torch.stack(
+            [low - 1e-15 * low.abs().nan_to_num(posinf=0.0), high + 1e-15 * high.abs().nan_to_num(posinf=0.0)]
+        )
+
+    both = image(*(core(f) for f in (x.lo, x.hi, a.lo, a.hi)))
+    return result.bounded(both[0].expand(x.shape), both[1].expand(x.shape))
+
+
+def log_softmax(call: Call) -> Fact:
+    """x_i - logsumexp(x): concave, rising in x_i and falling in the others; so affine arguments only."""
+    x, dim = call.x, int(call.arg(1, "dim"))
+    everywhere = uniform(True, call.shape, torch.bool)
+
+    def reach(mask: Tensor) -> Tensor:
+        return core(mask).any(dim, keepdim=True).expand(tuple(call.shape))
+
+    result = compose([Influence(x, up=reach, down=reach)], call.shape, bends_down=everywhere)
+    return result.bounded(result.lo, uniform(0.0, call.shape, torch.float64))

@@ -1,0 +1,140 @@
+"""What stands between a model and its certificate, and where."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import fx
+
+from convexnet.curvature.facts import AFFINE, CONCAVE, CONSTANT, CONVEX, Fact, core
+from convexnet.curvature.graph import base_name, module_path, source_line
+from convexnet.curvature.trace import BATCH, Program
+from convexnet.curvature.walk import Walk
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that stands between a model and its certificate.
+
+    Attributes:
+        path: the module, as in `model.named_modules()`; empty for the model's own forward.
+        source: file and line of the forward that called the operator, where known.
+        operator: the operator, as `aten.silu`.
+        argument: what is known about its arguments: curvature and sign.
+        reason: why that breaks convexity.
+        remedy: what to do about it.
+
+    Example:
+        >>> from convexnet import certify
+        >>> net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.SiLU())
+        >>> (finding,) = certify(net, torch.zeros(1, 2)).findings
+        >>> finding.path, finding.operator, finding.argument
+        ('1', 'aten.silu', 'affine')
+    """
+
+    path: str
+    source: str
+    operator: str
+    argument: str
+    reason: str
+    remedy: str
+
+    def __str__(self) -> str:
+        where = self.path or "forward"
+        at = f"  ({self.source})" if self.source else ""
+        lines = [f"{where}: {self.operator}{at}"]
+        lines += [f"  {name:<9} {text}" for name, text in self._parts() if text]
+        return "\n".join(lines)
+
+    def _parts(self) -> tuple[tuple[str, str], ...]:
+        return ("argument", self.argument), ("why", self.reason), ("remedy", self.remedy)
+
+
+def aligned(fact: Fact) -> bool:
+    """Whether row i of an output depends on row i of the batch only."""
+    rows = core(fact.rows)
+    if not bool(rows.any()):
+        return True
+    if not fact.shape or fact.shape[0] != BATCH:
+        return False
+    rows = rows.expand(BATCH, *rows.shape[1:])
+    return all(not bool((rows[i] & ~torch.tensor(1 << i, dtype=torch.uint8)).any()) for i in range(BATCH))
+
+
+def not_finite(program: Program) -> tuple[Finding, ...]:
+    """A finding for every parameter or buffer that the program uses and that holds NaN or infinities."""
+    used = {str(node.target) for node in program.graph.nodes if node.op == "placeholder" and node.users}
+    found: list[Finding] = []
+    for name, source in program.sources.items():
+        tensor = source.tensor
+        if name not in used or tensor is None or not tensor.is_floating_point() or source.kind == "constant":
+            continue
+        bad = int((~tensor.isfinite()).sum())
+        if bad:
+            found.append(
+                Finding(
+                    path=source.name.rpartition(".")[0],
+                    source="",
+                    operator=source.kind,
+                    argument="",
+                    reason=f"{source.name} holds {bad:,} NaN or infinite entries of {tensor.numel():,}",
+                    remedy="restore the last good weights; look for the step where the loss became infinite",
+                )
+            )
+    return tuple(found)
+
+
+def findings_of(program: Program, found: Walk) -> tuple[Finding, ...]:
+    """What breaks the outputs that are not proved: the first steps to blame on the way to each."""
+    leaves = dict(program.outputs)
+    real = {path: fact for path, fact in found.facts.items() if not fact.integral}
+    findings: list[Finding] = []
+    if not real:
+        findings.append(Finding("", "", "output", "", "the model has no floating-point output", "return real tensors"))
+    bad = {p: f for p, f in real.items() if f.curvature not in (CONSTANT, AFFINE, CONVEX) or not aligned(f)}
+    guilty: dict[str, set[fx.Node]] = {path: ancestors(leaves[path]) for path in bad}
+    cone = set[fx.Node]().union(*guilty.values()) if guilty else set[fx.Node]()
+    inlined = {blame.node for blame in (*found.turns, *found.blames) if blame.node.graph is not program.graph}
+    steps = {step.node: step for step in (*found.turns, *found.blames) if step.node in cone or step.node in inlined}
+    for node in sorted(steps, key=order_of(program)):
+        step = steps[node]
+        operator = f"aten.{base_name(node.target)}"
+        place = module_path(node), source_line(node)
+        findings.append(Finding(*place, operator, step.argument, step.reason, step.remedy))
+    for path, fact in bad.items():
+        if any(b.node in guilty[path] or b.node in inlined for b in found.blames):
+            continue
+        findings.append(of_output(path, fact, leaves[path]))
+    return tuple(findings)
+
+
+def order_of(program: Program) -> Callable[[fx.Node], int]:
+    """The place of a node in the forward; what is inside a region comes with its own order, last."""
+    places = {node: i for i, node in enumerate(program.graph.nodes)}
+    return lambda node: places.get(node, len(places))
+
+
+def of_output(path: str, fact: Fact, node: fx.Node) -> Finding:
+    """A finding of an output's own: concave, of mixed curvature, or out of line with the batch."""
+    if not aligned(fact):
+        reason = "its row i depends on other rows of the batch than row i, so it is no function of one sample"
+        remedy = "keep the batch in the first dimension, and do not reorder or reduce it"
+    elif fact.curvature == CONCAVE:
+        reason, remedy = "it is concave: its negative is convex", "negate it, or minimise its negative"
+    else:
+        reason = "some of its elements are convex and others concave"
+        remedy = "return the two kinds as separate outputs, or negate the concave ones"
+    return Finding(module_path(node), source_line(node), path, fact.curvature, reason, remedy)
+
+
+def ancestors(node: fx.Node) -> set[fx.Node]:
+    found: set[fx.Node] = set()
+    pending = [node]
+    while pending:
+        current = pending.pop()
+        if current not in found:
+            found.add(current)
+            pending.extend(current.all_input_nodes)
+    return found

@@ -1,0 +1,121 @@
+"""Reading the traced graph: operator names, writes through views, module paths and source lines."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import fx
+
+from convexnet.curvature.arithmetic import dropout, identity
+from convexnet.curvature.shapes import Moved
+from convexnet.curvature.table import TABLE
+
+# --- in-place operators ----------------------------------------------------------------------------------------------
+
+
+def base_name(target: Any) -> str:
+    """The table's name of an operator: aten.relu_.default -> relu."""
+    name = str(getattr(target, "_opname", getattr(target, "__name__", target)))
+    return name[:-1] if name.endswith("_") and not name.endswith("__") else name
+
+
+def is_mutable(target: Any) -> bool:
+    schema = getattr(target, "_schema", None)
+    return schema is not None and schema.is_mutable
+
+
+def mutated(node: fx.Node) -> list[fx.Node]:
+    """The arguments a node writes to."""
+    schema = node.target._schema  # pyright: ignore
+    found: list[fx.Node] = []
+    for i, argument in enumerate(schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            value = node.args[i] if i < len(node.args) else node.kwargs.get(argument.name)
+            found += [v for v in (value if isinstance(value, (list, tuple)) else [value]) if isinstance(v, fx.Node)]
+    return found
+
+
+def makes_new(node: fx.Node) -> bool:
+    """Whether a node's result certainly shares memory with nothing else that has a name."""
+    if node.op != "call_function" or node.target in (torch.ops.aten.lift_fresh_copy.default,):
+        return node.op == "call_function"
+    rule = TABLE.get(base_name(node.target))
+    schema = getattr(node.target, "_schema", None)
+    if schema is None or (rule is None and not is_mutable(node.target)):
+        return False
+    if isinstance(rule, Moved) or rule in (identity, dropout):
+        return False
+    return all(result.alias_info is None or result.alias_info.is_write for result in schema.returns)
+
+
+def writes_through(graph: fx.Graph) -> bool:
+    """Whether an in-place operator changes a tensor that the program reads again under another name.
+
+    Harmless is only: a fresh result, overwritten once it has no other reader and no views, and read afterwards
+    through the in-place operator's own result.
+    """
+    order = {node: i for i, node in enumerate(graph.nodes)}
+    for node in graph.nodes:
+        if node.op != "call_function" or not is_mutable(node.target):
+            continue
+        if base_name(node.target) == "dropout" and not node.args[2]:
+            continue  # in eval mode it writes nothing
+        for written in mutated(node):
+            if not makes_new(written):
+                return True
+            for user in written.users:
+                if user is not node and (order[user] > order[node] or not makes_new(user)):
+                    return True
+    return False
+
+
+def simplified(graph: fx.Graph) -> fx.Graph:
+    """sign(z) |z| is z: PyTorch writes LP pooling that way, and its result is a norm."""
+    for node in graph.nodes:
+        if not calls(node, "mul") or len(node.args) < 2:
+            continue
+        for sign, size in (node.args[:2], node.args[1::-1]):
+            while calls(size, "relu"):
+                size = argument(size)
+            if calls(sign, "sign") and calls(size, "abs") and argument(sign) is argument(size):
+                node.replace_all_uses_with(argument(sign))
+                break
+    return graph
+
+
+def calls(node: Any, name: str) -> bool:
+    return isinstance(node, fx.Node) and node.op == "call_function" and base_name(node.target) == name
+
+
+def argument(node: Any) -> Any:
+    return node.args[0]
+
+
+# --- where things come from ------------------------------------------------------------------------------------------
+
+TORCH = str(Path(torch.__file__).parent)
+FRAME = re.compile(r'File "([^"]+)", line (\d+), in (\S+)')
+
+
+def module_path(node: fx.Node) -> str:
+    """The path of the innermost module a node was traced in."""
+    stack = node.meta.get("nn_module_stack")
+    return list(stack.values())[-1][0] if stack else ""
+
+
+def source_line(node: fx.Node) -> str:
+    """file:line of the last frame outside PyTorch that led to a node."""
+    frames = FRAME.findall(node.meta.get("stack_trace") or "")
+    outside = [frame for frame in frames if not frame[0].startswith(TORCH)]
+    if not outside:
+        return ""
+    file, line, _ = (outside or frames)[-1]
+    try:
+        short = os.path.relpath(file)
+    except ValueError:
+        short = file
+    return f"{short if not short.startswith('..') else file}:{line}"

@@ -1,0 +1,40 @@
+"""Operators about which nothing is claimed: softmax, normalisation by statistics of the sample, attention, gates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from convexnet.curvature.call import Call, Result
+from convexnet.curvature.facts import Fact, constant, core, spread_rows, uniform, unknown, where_any
+
+
+@dataclass(frozen=True)
+class Opaque:
+    """Nothing is claimed about what varies. `over(call)` lists the dimensions it mixes; None: possibly all."""
+
+    reason: str
+    remedy: str = ""
+    over: Callable[[Call], Sequence[int]] | None = None
+
+    def __call__(self, call: Call) -> Result:
+        facts = call.facts()
+        results: list[Fact] = []
+        for shape in call.shapes:
+            varies = uniform(any(not fact.constant for fact in facts), shape, torch.bool)
+            rows = self.rows(call, shape)
+            results.append(constant(shape, rows) if not where_any(varies) else unknown(shape, rows))
+        return results[0] if len(results) == 1 else tuple(results)
+
+    def rows(self, call: Call, shape: Sequence[int]) -> Tensor:
+        """Rows spread over the mixed dimensions only, if the result has the first argument's shape."""
+        x = call.facts()[0] if call.facts() else None
+        alone = not any(where_any(fact.rows) for fact in call.facts()[1:])
+        if x is not None and alone and self.over is not None and tuple(x.shape) == tuple(shape):
+            dims = [d % len(shape) for d in self.over(call)]
+            return spread_rows(x.rows, lambda m: core(m).any(dim=tuple(dims), keepdim=True).expand(tuple(shape)))
+        touched = any(where_any(fact.rows) for fact in call.facts())
+        return uniform(3 if touched else 0, shape, torch.uint8)

@@ -1,0 +1,153 @@
+"""The third kind of operator: elements are moved, copied, dropped, or joined with constants.
+
+Such an operator is its own rule: run on each field of a fact, it puts every element's fact where the element goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from convexnet.curvature.call import Call, Refusal, Result
+from convexnet.curvature.facts import Fact, Shape, as_fact, compact, core, elementwise, known, uniform, viewed
+from convexnet.curvature.opaque import Opaque
+
+
+@dataclass(frozen=True)
+class Moved:
+    """Shape operators: every field of the facts goes through the operator itself.
+
+    Where the operator fills with zeros (padding, `tril`), a uniform field is joined with the zero fact instead, so
+    that it stays uniform; that claims no more than is true.
+    """
+
+    fills: bool = False
+    as_float: bool = False  # the operator has no boolean or integer kernel
+
+    def __call__(self, call: Call) -> Result:
+        facts = [fact for fact in call.facts() if not addresses(fact)]
+        if not facts:
+            return Opaque("it only moves integers")(call)
+        columns = [
+            self.field(call, facts, [fact.fields()[which] for fact in facts], fill)
+            for which, fill in enumerate((max, max, max, max, min, max))
+        ]
+        power = min(fact.power for fact in facts)
+        moved = tuple(Fact(*(column[i] for column in columns), degree=power) for i in range(len(call.shapes)))
+        return moved[0] if len(moved) == 1 else moved
+
+    def field(
+        self, call: Call, facts: Sequence[Fact], fields: Sequence[Tensor], fill: Callable[[float, float], float]
+    ) -> list[Tensor]:
+        """One field of the results."""
+        dtype = fields[0].dtype if fields[0].dtype in (torch.bool, torch.uint8) else torch.float64
+        cores = [core(field) for field in fields]
+        if all(inner.numel() == 1 for inner in cores):
+            values = {float(inner) for inner in cores}
+            if len(values) == 1:
+                value = values.pop()
+                return [uniform(fill(value, 0.0) if self.fills else value, shape, dtype) for shape in call.shapes]
+        work = torch.float64 if self.as_float else dtype
+        table = {id(fact): inner.to(work).expand(fact.shape) for fact, inner in zip(facts, cores, strict=True)}
+        out = call.run(lambda fact: address(fact) if addresses(fact) else table[id(fact)])
+        parts: Sequence[Tensor] = out if isinstance(out, (tuple, list)) else (out,)
+        return [retype(part, dtype) for part in parts]
+
+
+def addresses(fact: Fact) -> bool:
+    """Whether a tensor holds indices or a mask rather than quantities."""
+    return fact.integral
+
+
+def address(fact: Fact) -> Tensor:
+    """The indices themselves; only constants are accepted as such."""
+    if fact.value is None:
+        raise Refusal(
+            "the elements it picks are chosen by a tensor whose values are not known: by the input, or by a parameter",
+            "index with constants, or use a maximum (torch.amax, nn.MaxPool2d) where the choice is the larger element",
+        )
+    return fact.value
+
+
+def retype(field: Tensor, dtype: torch.dtype) -> Tensor:
+    """A compact field in another dtype, still compact."""
+    small = compact(field)
+    return core(small).to(dtype).expand(field.shape)
+
+
+def fresh(call: Call) -> Fact:
+    """zeros_like, new_ones, full_like, fill: the result depends on the shape of the argument only."""
+    filler = call.arg(1, "value")
+    if isinstance(filler, Fact):
+        return filler.expanded(call.shape)
+    return known(call.run(lambda fact: torch.zeros(fact.shape)))
+
+
+def copy(call: Call) -> Fact:
+    """b copied into a."""
+    return call.args[1].expanded(call.shape)
+
+
+def masked_fill(call: Call) -> Fact:
+    """The value where the mask is set, else x."""
+    x, mask, value = call.args[0].expanded(call.shape), call.args[1], as_fact(call.args[2])
+    if mask.value is None:
+        raise Refusal("its mask depends on the input", "write the choice as a maximum")
+    chosen = mask.value.expand(tuple(call.shape))
+    fields = zip(x.fields(), value.expanded(call.shape).fields(), strict=True)
+    moved = [elementwise(lambda m, a, b: torch.where(m, b, a), call.shape,
+                         chosen, a, b) for a, b in fields]  # fmt: skip
+    return Fact(*moved, degree=min(x.power, value.power))
+
+
+def cat(call: Call) -> Fact:
+    """Concatenation, keeping dimensions uniform where all the parts agree to be."""
+    parts = [fact for fact in call.args[0] if fact.shape.numel() > 0 or len(fact.shape) == len(call.shape)]
+    dim = int(call.arg(1, "dim", 0)) % len(call.shape)
+    return concatenated(parts, dim, call.shape)
+
+
+def stack(call: Call) -> Fact:
+    dim = int(call.arg(1, "dim", 0)) % len(call.shape)
+    return concatenated([viewed(part, lambda f: f.unsqueeze(dim)) for part in call.args[0]], dim, call.shape)
+
+
+def concatenated(parts: Sequence[Fact], dim: int, shape: Shape) -> Fact:
+    columns: list[Tensor] = []
+    for which in range(6):
+        inners = [core(part.fields()[which]) for part in parts]
+        if which >= 4:
+            inners = [inner.double() for inner in inners]
+        sizes = [max(inner.shape[d] for inner in inners) for d in range(len(shape))]
+        wide = [
+            inner.expand([part.shape[d] if d == dim else sizes[d] for d in range(len(shape))])
+            for inner, part in zip(inners, parts, strict=True)
+        ]
+        columns.append(compact(torch.cat(wide, dim), shape) if len(wide) > 1 else wide[0].expand(tuple(shape)))
+    return Fact(*columns, degree=min(part.power for part in parts))
+
+
+def pad(call: Call) -> Fact:
+    """Constant padding: the border is a constant. The other modes move elements."""
+    x, widths = call.x, call.args[1]
+    named = isinstance(call.arg(2, "mode"), str)
+    mode = call.arg(2, "mode", "constant") if named else "constant"
+    filler = call.arg(3, "value") if named else call.arg(2, "value")
+    value = float(filler or 0.0)
+    columns: list[Tensor] = []
+    for which, field in enumerate(x.fields()):
+        fill = value if which >= 4 and mode == "constant" else 0.0
+        inner = core(field)
+        if inner.numel() == 1:
+            number = float(inner)
+            joined = number if mode != "constant" else (min(number, fill) if which == 4 else max(number, fill))
+            columns.append(uniform(joined, call.shape, torch.float64 if which >= 4 else field.dtype))
+        else:
+            wide = inner.double().expand(field.shape)
+            moved = compact(F.pad(wide, list(widths), mode=mode, **({"value": fill} if mode == "constant" else {})))
+            columns.append(core(moved).to(torch.float64 if which >= 4 else field.dtype).expand(tuple(call.shape)))
+    return Fact(*columns, degree=x.power if value >= 0 else 0.0)

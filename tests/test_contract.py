@@ -1,0 +1,211 @@
+"""The public contract, written out: what a user may rely on, and what the rooms of the package may know of others."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import convexnet as cx
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "src" / "convexnet"
+
+PUBLIC = [
+    "Box",
+    "Certificate",
+    "Cone",
+    "ConvexNetError",
+    "Counterexample",
+    "Finding",
+    "NotCertified",
+    "NotTraceable",
+    "__version__",
+    "certify",
+    "constrain",
+    "falsify",
+]
+
+# Parameter names, kinds and defaults. A change here is a change of the contract.
+SIGNATURES = {
+    "Box": "(lo, hi, shape=None)",
+    "certify": "(model, example, wrt=None, domain=None)",
+    "constrain": "(model, example, method=None, epsilon=5.0, wrt=None)",
+    "falsify": "(model, example, wrt=None, domain=None, budget=100000, seed=0)",
+    "Cone.attach": "(self, optimizer)",
+    "Cone.detach": "(self)",
+    "Cone.project": "(self)",
+    "Cone.violation": "(self)",
+    "Certificate.require": "(self)",
+    "Certificate.to_json": "(self)",
+}
+
+MEMBERS = {
+    "Box": {"lo", "hi", "shape", "contains", "project"},
+    "Certificate": {"convex", "curvature", "scope", "findings", "outputs", "require", "to_json"},
+    "Cone": {"attach", "detach", "parameters", "project", "violation"},
+    "Counterexample": {"x", "y", "t", "violation"},
+    "Finding": {"path", "source", "operator", "argument", "reason", "remedy"},
+}
+
+PLANNED = [
+    *["convexify", "changes", "minimise", "conjugate", "prox", "to_cvxpy", "to_lp", "bake", "split", "save", "load"],
+    *["nn", "Simplex", "Cube", "Orthant", "Free", "Product", "Polyhedron"],
+]
+
+# Each room may import those on its right, itself, and nothing else of the package. Rooms are listed from the bottom up.
+BELOW: dict[str, set[str]] = {
+    "errors": set(),
+    "domains": {"errors"},
+    "curvature": {"errors", "domains"},
+    "constraints": {"errors", "domains", "curvature"},
+    "__init__": {"errors", "domains", "curvature", "constraints"},
+    "lab": {"", "errors", "domains", "curvature", "constraints"},
+}
+
+OPTIONAL = [
+    "sklearn",
+    "matplotlib",
+    "scipy",
+    "typer",
+    "torchvision",
+    "timm",
+    "lightning",
+    "torchmetrics",
+    "convexnet.lab",
+]
+
+
+def resolve(dotted: str) -> object:
+    value: object = cx
+    for name in dotted.split("."):
+        value = getattr(value, name)
+    return value
+
+
+def bare(signature: inspect.Signature) -> str:
+    """Names, kinds and defaults, without the annotations."""
+    parameters = [p.replace(annotation=inspect.Parameter.empty) for p in signature.parameters.values()]
+    return str(signature.replace(parameters=parameters, return_annotation=inspect.Signature.empty))
+
+
+def room(file: Path) -> str:
+    return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(file: Path) -> list[str]:
+    """Every module the file imports, with its full name; `from package import module` counts as the module."""
+    found: list[str] = []
+    package = ["convexnet", *file.relative_to(PACKAGE).parent.parts]
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            start = package[: len(package) - node.level + 1] if node.level else []
+            base = ".".join([*start, *([node.module] if node.module else [])])
+            found += [f"{base}.{alias.name}" if base == "convexnet" else base for alias in node.names]
+    return found
+
+
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+
+
+def named(file: Path) -> str:
+    return str(file.relative_to(PACKAGE))
+
+
+def test_names() -> None:
+    assert sorted(cx.__all__) == PUBLIC
+    assert cx.__version__ == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+
+
+@pytest.mark.parametrize("name", PLANNED)
+def test_planned_names_are_absent(name: str) -> None:
+    """A name appears with the thing itself, never before it."""
+    assert not hasattr(cx, name)
+
+
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_signatures(name: str) -> None:
+    value = resolve(name)
+    assert callable(value)
+    assert bare(inspect.signature(value)) == SIGNATURES[name]
+
+
+def sample(name: str) -> object:
+    """An object of the public class, made the way a user gets it."""
+    example = torch.zeros(2, 1)
+    if name == "Box":
+        return cx.Box(0, 1, shape=(1,))
+    if name == "Cone":
+        return cx.constrain(nn.Sequential(nn.Linear(1, 2), nn.ReLU(), nn.Linear(2, 1)), example)
+    if name == "Counterexample":
+        return cx.falsify(nn.Tanh(), example)
+    certificate = cx.certify(nn.SiLU(), example)
+    return certificate if name == "Certificate" else certificate.findings[0]
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+def test_members(name: str) -> None:
+    value = sample(name)
+    assert isinstance(value, resolve(name))
+    assert {member for member in MEMBERS[name] if not hasattr(value, member)} == set()
+
+
+def test_errors() -> None:
+    assert issubclass(cx.NotCertified, cx.ConvexNetError)
+    assert issubclass(cx.NotTraceable, cx.ConvexNetError)
+    assert not issubclass(cx.ConvexNetError, ValueError)
+
+
+@pytest.mark.parametrize("name", [name for name in PUBLIC if name != "__version__"])
+def test_docstrings_have_an_example(name: str) -> None:
+    value = resolve(name)
+    assert ">>> " in (inspect.getdoc(value) or ""), f"convexnet.{name} needs a docstring with a runnable example"
+    if isinstance(value, type):
+        for member, thing in vars(value).items():
+            if not member.startswith("_") and (inspect.isfunction(thing) or isinstance(thing, property)):
+                assert inspect.getdoc(thing), f"convexnet.{name}.{member} needs a docstring"
+
+
+def test_import_needs_no_extra() -> None:
+    code = f"import sys, convexnet; print([name for name in {OPTIONAL!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
+
+
+def test_core_dependencies() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert sorted(requirement.split(">")[0] for requirement in project["dependencies"]) == ["numpy", "torch"]
+
+
+@pytest.mark.parametrize("file", SOURCES, ids=named)
+def test_arrows_point_downwards(file: Path) -> None:
+    here = room(file)
+    assert here in BELOW, f"the new room {here} needs its line in BELOW: what may it know?"
+    for module in imports(file):
+        top, _, rest = module.partition(".")
+        if top == "convexnet":
+            there = rest.split(".")[0]
+            if there not in {room(other) for other in SOURCES}:
+                there = ""  # a name of the package's own table of contents
+            assert there == here or there in BELOW[here], f"{named(file)} imports {module}"
+        elif here != "lab":
+            known = top in sys.stdlib_module_names or top in ("torch", "numpy")
+            assert known, f"{named(file)} imports {module}; the library part needs torch and numpy alone"
+
+
+@pytest.mark.parametrize("file", SOURCES, ids=named)
+def test_length(file: Path) -> None:
+    text = file.read_text(encoding="utf-8")
+    reason = ast.get_docstring(ast.parse(text)) or ""
+    lines = text.count("\n")
+    allowed = lines <= 320 or any(line.startswith("Long because") for line in reason.splitlines())
+    assert allowed, f"{lines} lines: split it, or give the reason in its docstring, in a line 'Long because ...'"

@@ -1,0 +1,108 @@
+"""The house around the package: commands, the list of systems, links, and nothing that belongs to one machine."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+IDS = [f"A{n}" for n in range(1, 14)] + [f"B{n}" for n in range(1, 6)] + [f"C{n}" for n in range(1, 9)]
+STATES = ("done", "runs", "in part", "planned")
+TARGETS = {"help", "demo", "test", "lint", "format", "slow", "fuzz", "bench", "clean"}
+PRIVATE = {
+    "a path of one machine": re.compile(r"(?<![\w.:/])/(?:work|root|home|Users|opt|tmp)/\w"),
+    "an issue number": re.compile(r"\bissues?\s+#\d", re.IGNORECASE),
+}
+
+
+def files() -> list[Path]:
+    """What is under version control or will be; without git, everything outside hidden and built folders."""
+    try:
+        listed = subprocess.run(
+            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.split("\0")
+        found = [ROOT / name for name in listed if name]
+    except (OSError, subprocess.CalledProcessError):
+        tops = [path for path in ROOT.iterdir() if not re.match(r"\.|build$|dist$|runs$", path.name)]
+        found = [path for top in tops for path in (top.rglob("*") if top.is_dir() else [top])]
+    return [path for path in found if path.is_file()]
+
+
+def rows() -> list[list[str]]:
+    """The table of docs/systems.md: id, system, source, state, where."""
+    text = (ROOT / "docs" / "systems.md").read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if re.match(r"\| [ABC]\d", line)]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_makefile() -> None:
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    described = set(re.findall(r"^([a-z]+):.*## \S", text, re.MULTILINE))
+    assert described == TARGETS
+    phony = re.search(r"^\.PHONY: (.*)$", text, re.MULTILINE)
+    assert phony is not None
+    assert set(phony[1].split()) == TARGETS
+
+
+def test_continuous_integration_runs_the_same_command() -> None:
+    script = ROOT / ".ci" / "run"
+    assert os.access(script, os.X_OK)
+    lines = [line for line in script.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
+    assert lines[0] == "set -euo pipefail"
+    assert lines[-1] == "exec make test"
+
+
+def test_every_system_is_listed_once() -> None:
+    assert [row[0] for row in rows()] == IDS
+    assert {len(row) for row in rows()} == {5}
+
+
+@pytest.mark.parametrize("row", rows(), ids=lambda row: row[0])
+def test_state_of_a_system(row: list[str]) -> None:
+    _, _, _, state, where = row
+    assert state.startswith(STATES), f"the state is one of {STATES}"
+    named = re.findall(r"`([^`\s]+/[^`\s]*|[^`\s]+\.py)`", where)
+    missing = [name for name in named if not (ROOT / name).exists()]
+    assert not missing
+    if state.startswith("planned"):
+        assert not named, "a planned row has nothing to show"
+    else:
+        assert any(name.startswith("src/") for name in named), "what runs names its source"
+    if state.startswith("done"):
+        assert any(name.startswith("tests/") for name in named), "what is done names its test"
+        assert any(name.startswith("results/") for name in named), "what is done names its recorded result"
+
+
+@pytest.mark.parametrize(
+    "page", sorted(path for path in files() if path.suffix == ".md"), ids=lambda page: str(page.relative_to(ROOT))
+)
+def test_links(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if not re.match(r"https?://|mailto:", target):
+            path, _, anchor = target.partition("#")
+            file = (page.parent / path).resolve() if path else page
+            assert file.exists(), f"{page.name} links to {target}"
+            if anchor:
+                headings = re.findall(r"^#+ (.+)$", file.read_text(encoding="utf-8"), re.MULTILINE)
+                slugs = [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
+                assert anchor in slugs, f"{page.name} links to {target}"
+
+
+def test_nothing_private() -> None:
+    found: list[str] = []
+    for path in files():
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue
+        found += [f"{path.relative_to(ROOT)}: {what}" for what, pattern in PRIVATE.items() if pattern.search(text)]
+    assert not found
