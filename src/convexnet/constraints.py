@@ -19,7 +19,8 @@ from torch.utils.hooks import RemovableHandle
 from convexnet.curvature import explain
 from convexnet.curvature.call import Call
 from convexnet.curvature.certificate import given, proved
-from convexnet.curvature.facts import INF, Fact, constant, core, uniform, where_any
+from convexnet.curvature.facts import INF, Fact, constant
+from convexnet.curvature.fields import core, uniform, where_any
 from convexnet.curvature.findings import findings_of
 from convexnet.curvature.trace import Source, chosen, trace
 from convexnet.curvature.walk import walk

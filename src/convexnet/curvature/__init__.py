@@ -1,8 +1,9 @@
 """The curvature calculus: one traced program, facts per element, one rule table, the composition theorem once.
 
-Read in this order: `facts` (what is known about an element; the composition theorem); the four kinds of operator in
-`pointwise`, `linear`, `shapes` and `reductions`; the exceptions in `arithmetic` and `layers`; `table` (every operator);
-`trace` (the program), `walk` (facts from inputs to outputs), `certificate` (the verdict), `falsify` (the adversary).
+Read in this order: `facts` (what is known about an element, and the composition theorem; `fields` is how it is stored);
+the four kinds of operator in `pointwise`, `linear` (with `forms`), `shapes` and `reductions`; the exceptions in
+`arithmetic` and `layers`, and what is refused in `opaque`; `table` (every operator); then `trace` (the program), `walk`
+(facts from inputs to outputs), `certificate` (the verdict) and `falsify` (the adversary).
 """
 
 from convexnet.curvature.certificate import Certificate, Step, certify, certify_program

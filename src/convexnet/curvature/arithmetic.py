@@ -9,23 +9,13 @@ import torch
 from torch import Tensor
 
 from convexnet.curvature.call import Call, Refusal, Result
-from convexnet.curvature.facts import (
-    INF,
-    Fact,
-    Influence,
-    Shape,
-    as_fact,
-    compose,
-    core,
-    elementwise,
-    known,
-    uniform,
-    viewed,
-    where_any,
-)
-from convexnet.curvature.linear import Product, bilinear, total
+from convexnet.curvature.facts import INF, Fact, Influence, as_fact, compose, known, viewed
+from convexnet.curvature.fields import BATCH, Shape, core, elementwise, uniform, where_any
+from convexnet.curvature.forms import Product
+from convexnet.curvature.linear import bilinear, total
 from convexnet.curvature.opaque import Opaque
-from convexnet.curvature.pointwise import Profile, apply_profile, clamp, power
+from convexnet.curvature.pointwise import Profile, apply_profile
+from convexnet.curvature.profiles import clamp, power
 from convexnet.curvature.reductions import Reduction, below
 
 PRODUCT = "it multiplies two quantities that both depend on the input, and such a product is convex in neither"
@@ -139,7 +129,7 @@ def lerp(call: Call) -> Fact:
 
 def raised(x: Fact, exponent: float, operator: Callable[[Tensor], Tensor]) -> Fact:
     """x^r. If z >= 0 is a d-th power of something convex, z^r is a (d r)-th power, and convex if d r >= 1."""
-    result = apply_profile(power(exponent), operator, x)
+    result = apply_profile(power(exponent), operator, x, ("pow", exponent))
     degree = x.power * exponent if exponent > 0 else 0.0
     if degree >= 1 and where_any(result.nonconvex):
         result = replace(result, nonconvex=uniform(False, result.shape, torch.bool))
@@ -179,12 +169,17 @@ def log(call: Call) -> Fact:
 # --- maxima and choices ----------------------------------------------------------------------------------------------
 
 
+def rowwise(shape: Shape) -> bool:
+    """Whether dimension 0 is the batch."""
+    return len(shape) > 0 and shape[0] == BATCH
+
+
 def extremum(a: Fact, b: Fact, shape: Shape, largest: bool) -> Fact:
     """max(a, b) or min(a, b), elementwise with broadcasting."""
     a, b = a.expanded(shape), b.expanded(shape)
     everywhere = uniform(True, shape, torch.bool)
     bends = {"bends_up": everywhere} if largest else {"bends_down": everywhere}
-    result = compose([Influence(f, up=lambda m: m) for f in (a, b)], shape, **bends)
+    result = compose([Influence(f, up=lambda m: m, by_row=rowwise(shape)) for f in (a, b)], shape, **bends)
     pick = torch.maximum if largest else torch.minimum
     lo = elementwise(lambda u, v: pick(u.double(), v.double()), shape, a.lo, b.lo)
     hi = elementwise(lambda u, v: pick(u.double(), v.double()), shape, a.hi, b.hi)
@@ -239,6 +234,7 @@ def prelu(call: Call) -> Fact:
                 x,
                 up=lambda m: elementwise(torch.logical_and, x.shape, m, rises),
                 down=lambda m: elementwise(torch.logical_and, x.shape, m, falls),
+                by_row=rowwise(x.shape),
             )
         ],
         x.shape,

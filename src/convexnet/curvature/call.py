@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from convexnet.curvature.facts import Fact, Shape
+from convexnet.curvature.facts import Fact
+from convexnet.curvature.fields import Shape
 
 Result = Fact | tuple[Fact, ...]
 Rule = Callable[["Call"], Result]
@@ -71,6 +72,15 @@ class Call:
                 *(_exchange(arg, exchange) for arg in self.args),
                 **{key: _exchange(value, exchange) for key, value in self.kwargs.items()},
             )
+
+    def name_of_settings(self) -> Hashable:
+        """A name for the function of the first argument that the call computes; None if its settings are not plain."""
+        settings = (self.name, *self.args[1:], *sorted(self.kwargs.items()))
+        try:
+            hash(settings)
+        except TypeError:
+            return None
+        return None if any(isinstance(item, Fact) for item in settings) else settings
 
     def on(self, x: Tensor) -> Any:
         """Execute the operator on another first argument, with the same settings."""

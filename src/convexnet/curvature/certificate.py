@@ -10,20 +10,11 @@ import torch
 from torch import Tensor, fx, nn
 
 from convexnet.curvature import explain
-from convexnet.curvature.facts import (
-    AFFINE,
-    CONCAVE,
-    CONSTANT,
-    CONVEX,
-    UNKNOWN,
-    Fact,
-    constant,
-    known,
-    uniform,
-)
+from convexnet.curvature.facts import AFFINE, CONCAVE, CONSTANT, CONVEX, UNKNOWN, Fact, constant, known
+from convexnet.curvature.fields import aligned_rows, compact, uniform
 from convexnet.curvature.findings import Finding, aligned, findings_of, not_finite
 from convexnet.curvature.graph import base_name, module_path, source_line
-from convexnet.curvature.trace import BATCH, Program, Source, chosen, trace
+from convexnet.curvature.trace import Program, Source, chosen, trace
 from convexnet.curvature.walk import Walk, walk
 from convexnet.domains import Box
 from convexnet.errors import NotCertified
@@ -238,12 +229,11 @@ def given(
         source: Source = program.sources[name]
         if source.kind == "input":
             tensor = program.inputs[source.index]
-            rows = torch.arange(1, BATCH + 1, dtype=torch.uint8).reshape(BATCH, *[1] * (tensor.ndim - 1))
-            base = constant(tensor.shape, rows.expand(tensor.shape))
+            base = constant(tensor.shape, aligned_rows(tensor.shape))
             if source.index not in variables:
                 return replace(base, integral=not tensor.is_floating_point())
             box = boxes.get(source.index)
-            lo, hi = (base.lo, base.hi) if box is None else (box.lo.expand(tensor.shape), box.hi.expand(tensor.shape))
+            lo, hi = (base.lo, base.hi) if box is None else (compact(b, tensor.shape) for b in (box.lo, box.hi))
             return replace(base, varies=uniform(True, tensor.shape, torch.bool), lo=lo, hi=hi)
         assert source.tensor is not None
         if not known_here(source):

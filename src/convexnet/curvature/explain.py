@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from convexnet.curvature.call import Call, Refusal
-from convexnet.curvature.facts import CONSTANT, CONVEX, UNKNOWN, Fact, core, where_any
+from convexnet.curvature.facts import CONSTANT, CONVEX, UNKNOWN, Fact
+from convexnet.curvature.fields import core, where_any
 from convexnet.curvature.opaque import Opaque
 from convexnet.curvature.pointwise import Pointwise, Profile, outside
 from convexnet.curvature.reductions import Reduction, Window

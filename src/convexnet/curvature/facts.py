@@ -11,67 +11,37 @@ sum of masks is a logical "or".
     rows        bit i is set: the element may depend on row i of the batch (through any input)
     lo, hi      bounds, rounded outwards; zero is exact, so `lo >= 0` is a statement about the sign
 
-Every field has the tensor's full shape, but dimensions along which it is uniform have stride zero (`Tensor.expand`),
-so that the facts of most layers are a few bytes however large the layer is.
+Every field has the tensor's full shape, but costs only what it says; see `fields`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from convexnet.curvature.fields import (
+    Shape,
+    aligned_rows,
+    core,
+    either,
+    elementwise,
+    is_aligned,
+    join_rows,
+    level,
+    uniform,
+    where_any,
+    widened,
+)
+
 INF = math.inf
-Shape = Sequence[int]
 Reach = Callable[[Tensor], Tensor]
 
 CONSTANT, AFFINE, CONVEX, CONCAVE, UNKNOWN = "constant", "affine", "convex", "concave", "unknown"
-
-
-# --- tensors that are uniform along some dimensions ------------------------------------------------------------------
-
-
-def uniform(value: float | bool, shape: Shape, dtype: torch.dtype) -> Tensor:
-    """A tensor of the given shape that stores one number."""
-    return torch.full((), value, dtype=dtype).expand(tuple(shape))
-
-
-def core(field: Tensor) -> Tensor:
-    """The field with its uniform dimensions cut to size 1: everything it really stores."""
-    size = [1 if step == 0 else length for length, step in zip(field.shape, field.stride(), strict=True)]
-    return field.as_strided(size, field.stride())
-
-
-def compact(field: Tensor, shape: Shape | None = None) -> Tensor:
-    """The same field (expanded to `shape`), with every dimension along which it turns out uniform at stride zero."""
-    shape = tuple(field.shape if shape is None else shape)
-    inner = core(field)
-    for dim, length in enumerate(inner.shape):
-        if length > 1 and bool((inner == inner.narrow(dim, 0, 1)).all()):
-            inner = inner.narrow(dim, 0, 1)
-    return inner.clone().expand(shape) if inner.numel() < field.numel() else inner.expand(shape)
-
-
-def elementwise(function: Callable[..., Tensor], shape: Shape, *fields: Tensor) -> Tensor:
-    """Apply an elementwise function to fields that broadcast to `shape`, working only on what they store."""
-    return function(*(core(field.expand(tuple(shape))) for field in fields)).expand(tuple(shape))
-
-
-def either(*masks: Tensor) -> Tensor:
-    """Elementwise "or" of masks of one shape."""
-    found = masks[0]
-    for mask in masks[1:]:
-        found = elementwise(torch.logical_or, found.shape, found, mask)
-    return found
-
-
-def where_any(mask: Tensor) -> bool:
-    """Whether the mask is true anywhere."""
-    return bool(core(mask).any())
 
 
 # --- facts -----------------------------------------------------------------------------------------------------------
@@ -124,9 +94,21 @@ class Fact:
     @property
     def power(self) -> float:
         """The degree if it may be used: 0 where some element is not known to be convex and non-negative."""
-        if bool((core(self.lo) < 0).any()) or where_any(self.nonconvex):
+        if self.goes_below_zero or where_any(self.nonconvex):
             return 0.0
         return INF if self.constant else max(1.0, self.degree)
+
+    @property
+    def goes_below_zero(self) -> bool:
+        """Whether some element may be negative."""
+        lowest = level(self.lo)
+        return bool((core(self.lo) < 0).any()) if lowest is None else lowest < 0
+
+    @property
+    def goes_above_zero(self) -> bool:
+        """Whether some element may be positive."""
+        highest = level(self.hi)
+        return bool((core(self.hi) > 0).any()) if highest is None else highest > 0
 
     def bounded(self, lo: Tensor, hi: Tensor) -> Fact:
         """The same fact with other bounds."""
@@ -141,7 +123,7 @@ class Fact:
         if tuple(self.shape) == tuple(shape):
             return self
         value = None if self.value is None else self.value.expand(tuple(shape))
-        a, b, c, rows, lo, hi = (field.expand(tuple(shape)) for field in self.fields())
+        a, b, c, rows, lo, hi = (widened(field, shape) for field in self.fields())
         return Fact(a, b, c, rows, lo, hi, self.degree, value, self.integral)
 
     def fields(self) -> tuple[Tensor, ...]:
@@ -200,11 +182,13 @@ class Influence:
 
     `up(mask)` marks the elements of the result that some marked element of the argument can move *in its own
     direction* (the result may rise when that element rises), `down(mask)` those it can move *against* it. None: never.
+    `by_row` says that dimension 0 is the batch before and after, and that the operator acts on each row alone.
     """
 
     fact: Fact
     up: Reach | None = None
     down: Reach | None = None
+    by_row: bool = False
 
     def touches(self, mask: Tensor, shape: Shape) -> Tensor:
         """Elements of the result that depend on a marked element at all."""
@@ -215,7 +199,7 @@ class Influence:
         found = uniform(False, shape, torch.bool)
         for move, mask in ((self.up, rising), (self.down, falling)):
             if move is not None and where_any(mask):
-                found = either(found, move(mask).expand(tuple(shape)))
+                found = either(found, widened(move(mask), shape))
         return found
 
 
@@ -245,7 +229,7 @@ def compose(
         nonconvex = either(nonconvex, influence.reach(g.nonconvex, g.nonconcave, shape))
         nonconcave = either(nonconcave, influence.reach(g.nonconcave, g.nonconvex, shape))
         varies = either(varies, influence.touches(g.varies, shape))
-        rows = join_rows(rows, spread_rows(g.rows, lambda mask, i=influence: i.touches(mask, shape)), shape)
+        rows = join_rows(rows, rows_of(influence, shape), shape)
     if bends_down is not None:  # a constant argument gives a constant result, however h bends
         nonconvex = either(nonconvex, elementwise(torch.logical_and, shape, bends_down, varies))
     if bends_up is not None:
@@ -254,19 +238,21 @@ def compose(
     return Fact(nonconvex, nonconcave, varies, rows, *line)
 
 
+def rows_of(influence: Influence, shape: Shape) -> Tensor:
+    """The rows of the batch that reach a result through one argument."""
+    rows = influence.fact.rows
+    if level(rows) == 0:
+        return uniform(0, shape, torch.uint8)
+    if influence.by_row and is_aligned(rows):
+        return aligned_rows(shape)
+    return spread_rows(rows, lambda mask: influence.touches(mask, shape))
+
+
 def spread_rows(rows: Tensor, reach: Reach) -> Tensor:
     """Send the two row bits through a reach."""
     inner = core(rows)
-    found: Tensor | None = None
+    parts: list[Tensor] = []
     for bit in (1, 2):
-        mask = ((inner & bit) > 0).expand(rows.shape)
-        reached = reach(mask)
-        part = (core(reached).to(torch.uint8) * bit).expand(reached.shape)
-        found = part if found is None else join_rows(found, part, part.shape)
-    assert found is not None
-    return found
-
-
-def join_rows(a: Tensor, b: Tensor, shape: Shape) -> Tensor:
-    """Union of two row sets that broadcast to `shape`."""
-    return elementwise(torch.bitwise_or, shape, a, b)
+        reached = reach(((inner & bit) > 0).expand(rows.shape))
+        parts.append(elementwise(lambda mask, b=bit: mask.to(torch.uint8) * b, reached.shape, reached))
+    return join_rows(parts[0], parts[1], parts[0].shape)

@@ -12,22 +12,12 @@ from torch.nn import functional as F
 
 from convexnet.curvature.arithmetic import PRODUCT, as_fact, product
 from convexnet.curvature.call import Call, Refusal, Result
-from convexnet.curvature.facts import (
-    INF,
-    Fact,
-    Influence,
-    Shape,
-    compose,
-    constant,
-    core,
-    elementwise,
-    known,
-    uniform,
-    unknown,
-    viewed,
-)
-from convexnet.curvature.linear import Contraction, Pairing, bilinear, convolution, total
-from convexnet.curvature.pointwise import apply_profile, relu
+from convexnet.curvature.facts import INF, Fact, Influence, compose, constant, known, unknown, viewed
+from convexnet.curvature.fields import Shape, core, elementwise, uniform
+from convexnet.curvature.forms import Contraction, Pairing
+from convexnet.curvature.linear import bilinear, convolution, total
+from convexnet.curvature.pointwise import apply_profile
+from convexnet.curvature.profiles import relu
 from convexnet.curvature.shapes import concatenated
 
 # --- weighted linear maps --------------------------------------------------------------------------------------------

@@ -5,174 +5,39 @@ negative. So the composition theorem needs one thing of a linear operator: which
 reach through the coefficients that may be positive (or negative)? The operator answers that itself, run on 0/1 masks
 in place of its input and of its coefficients. Real coefficients are never multiplied: their products can underflow.
 
-A `Form` says how the operator pairs inputs with coefficients, and takes the short cut that uniform masks allow: a
-convolution whose masks are uniform in space needs no convolution, only "does any tap of this filter have that sign".
+How an operator pairs inputs with coefficients is a `Form`; see `forms`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from convexnet.curvature.facts import (
-    INF,
-    Fact,
-    Influence,
-    Reach,
+from convexnet.curvature.facts import INF, Fact, Influence, Reach, compose, spread_rows
+from convexnet.curvature.fields import (
+    BATCH,
     Shape,
-    compact,
-    compose,
     core,
     elementwise,
-    spread_rows,
+    join_rows,
+    level,
     uniform,
     where_any,
+    widened,
 )
+from convexnet.curvature.forms import Convolution, Form, Signs, negative_part, positive_part
 
 EPS = torch.finfo(torch.float64).eps
-
-
-class Form:
-    """How a bilinear operator pairs its input with its coefficients."""
-
-    def reach(self, mask: Tensor, coefficients: Tensor) -> Tensor:
-        """Outputs that a marked input reaches through a marked coefficient."""
-        raise NotImplementedError
-
-    def apply(self, values: Tensor, coefficients: Tensor) -> Tensor:
-        """The operator itself, in float64."""
-        raise NotImplementedError
-
-    def terms(self, coefficients: Tensor) -> int:
-        """How many products one output sums, at most: the length that rounding errors grow with."""
-        raise NotImplementedError
-
-
-@dataclass(frozen=True)
-class Product(Form):
-    """Elementwise multiplication, with broadcasting."""
-
-    shape: Shape
-
-    def reach(self, mask: Tensor, coefficients: Tensor) -> Tensor:
-        return elementwise(torch.logical_and, self.shape, mask, coefficients)
-
-    def apply(self, values: Tensor, coefficients: Tensor) -> Tensor:
-        return elementwise(lambda v, c: v.double() * c.double(), self.shape, values, coefficients)
-
-    def terms(self, coefficients: Tensor) -> int:
-        return 1
-
-
-@dataclass(frozen=True)
-class Contraction(Form):
-    """x[..., i] with W[o, i], as in `linear`."""
-
-    shape: Shape
-
-    def reach(self, mask: Tensor, coefficients: Tensor) -> Tensor:
-        inner = core(mask)
-        if inner.shape[-1] == 1:  # every input of a row is marked alike
-            return compact(inner & core(coefficients).any(1), self.shape)
-        inner = inner.expand(*inner.shape[:-1], mask.shape[-1])
-        return compact(inner.float() @ coefficients.float().T > 0.5, self.shape)
-
-    def apply(self, values: Tensor, coefficients: Tensor) -> Tensor:
-        inner = core(values)
-        inner = inner.expand(*inner.shape[:-1], values.shape[-1])
-        return (inner.double() @ coefficients.double().T).expand(tuple(self.shape))
-
-    def terms(self, coefficients: Tensor) -> int:
-        return coefficients.shape[1]
-
-
-@dataclass(frozen=True)
-class Convolution(Form):
-    """x[n, i, ...] with W[o, i, ...] slid over it; `run(x, W)` is the operator with its stride, padding and groups."""
-
-    shape: Shape
-    run: Callable[[Tensor, Tensor], Tensor]
-    groups: int
-    transposed: bool
-    padded: bool  # some taps fall outside the input and see zeros instead
-
-    def channels(self, values: Tensor, matrix: Tensor) -> Tensor:
-        """A convolution of something uniform in space: `matrix` holds the taps of each filter, already summed."""
-        n, groups = values.shape[0], self.groups
-        matrix = matrix.unflatten(0, (groups, -1))  # (g, O/g, I/g), transposed (g, I/g, O/g)
-        if not self.transposed:
-            matrix = matrix.transpose(1, 2)
-        out = torch.einsum("ngi,gio->ngo", values.reshape(n, groups, -1), matrix)
-        return out.reshape(n, -1, *[1] * (len(self.shape) - 2))
-
-    def reach(self, mask: Tensor, coefficients: Tensor) -> Tensor:
-        inner = core(mask)
-        if all(length == 1 for length in inner.shape[2:]):
-            marked = inner.reshape(inner.shape[0], -1).expand(-1, mask.shape[1]).float()
-            return compact(self.channels(marked, coefficients.flatten(2).any(2).float()) > 0.5, self.shape)
-        inner = inner.expand(inner.shape[0], *mask.shape[1:])
-        return compact(self.run(inner.float(), coefficients.float()) > 0.5, self.shape)
-
-    def apply(self, values: Tensor, coefficients: Tensor) -> Tensor:
-        inner = core(values)
-        if all(length == 1 for length in inner.shape[2:]):
-            flat = inner.reshape(inner.shape[0], -1).expand(-1, values.shape[1]).double()
-            return self.channels(flat, coefficients.flatten(2).sum(2, dtype=torch.float64)).expand(tuple(self.shape))
-        inner = inner.expand(inner.shape[0], *values.shape[1:])
-        return self.run(inner.double(), coefficients.double()).expand(tuple(self.shape))
-
-    def terms(self, coefficients: Tensor) -> int:
-        return coefficients.numel() // coefficients.shape[1 if self.transposed else 0]
-
-
-@dataclass(frozen=True)
-class Pairing(Form):
-    """Any other bilinear operator (batched matrix products, einsum), run as it is."""
-
-    run: Callable[[Tensor, Tensor], Tensor]
-    length: int
-
-    def reach(self, mask: Tensor, coefficients: Tensor) -> Tensor:
-        return compact(self.run(mask.float(), coefficients.float()) > 0.5)
-
-    def apply(self, values: Tensor, coefficients: Tensor) -> Tensor:
-        return self.run(values.double(), coefficients.double())
-
-    def terms(self, coefficients: Tensor) -> int:
-        return self.length
-
-
-@dataclass(frozen=True)
-class Signs:
-    """Which coefficients may be positive and which negative; each mask is computed once, and only if asked for."""
-
-    coefficients: Fact
-    made: dict[str, Tensor | None] = field(default_factory=dict)
-
-    def mask(self, sign: str) -> Tensor | None:
-        if sign not in self.made:
-            bounds = self.coefficients.hi if sign == "+" else self.coefficients.lo
-            found = core(bounds) > 0 if sign == "+" else core(bounds) < 0
-            self.made[sign] = found.expand(bounds.shape) if bool(found.any()) else None
-        return self.made[sign]
 
 
 def bilinear(x: Fact, w: Fact, form: Form, shape: Shape) -> Fact:
     """The fact of a bilinear operator whose coefficients `w` do not vary with the chosen inputs."""
     signs = Signs(w)
-
-    def through(sign: str) -> Reach | None:
-        coefficients = signs.mask(sign)
-        if coefficients is None:
-            return None
-        marks = coefficients
-        return lambda mask: form.reach(mask, marks) if where_any(mask) else uniform(False, shape, torch.bool)
-
-    influence = Influence(x, up=through("+"), down=through("-"))
+    up, down = (signs.through(sign, form, x.shape, shape) for sign in "+-")
+    influence = Influence(x, up, down, by_row=form.by_row)
     result = compose([influence], shape)
     if where_any(w.rows):
         result = with_rows_of(result, w, form, x, shape)
@@ -185,13 +50,18 @@ def with_rows_of(result: Fact, w: Fact, form: Form, x: Fact, shape: Shape) -> Fa
     """Add the rows of the batch that the coefficients come from (they may depend on the other inputs)."""
     everywhere = uniform(True, x.shape, torch.bool)
     rows = spread_rows(w.rows, lambda mask: form.reach(everywhere, mask))
-    merged = elementwise(torch.bitwise_or, shape, result.rows, rows)
+    merged = join_rows(result.rows, rows, shape)
     return Fact(result.nonconvex, result.nonconcave, result.varies, merged, result.lo, result.hi)
 
 
 def interval(x: Fact, w: Fact, form: Form, influence: Influence, shape: Shape) -> tuple[Tensor, Tensor]:
     """Bounds of the result: exact coefficients meet the bounds of x by sign; others give their sign only."""
     lo, hi = x.lo, x.hi
+    ends = level(lo), level(hi)
+    if ends in ((-INF, INF), (0.0, INF), (-INF, 0.0)):  # only signs matter
+        low_end = -INF if (influence.up and ends[0]) or (influence.down and ends[1]) else 0.0
+        high_end = INF if (influence.up and ends[1]) or (influence.down and ends[0]) else 0.0
+        return uniform(low_end, shape, torch.float64), uniform(high_end, shape, torch.float64)
     if isinstance(form, Convolution) and form.padded:  # a tap may see a zero instead: then uniform stays uniform
         lo = elementwise(lambda v: v.clamp(max=0.0), lo.shape, lo)
         hi = elementwise(lambda v: v.clamp(min=0.0), hi.shape, hi)
@@ -209,15 +79,20 @@ def interval(x: Fact, w: Fact, form: Form, influence: Influence, shape: Shape) -
     if not bool(core(low).any()) and not bool(core(high).any()):
         lower, upper = zero, zero
     elif w.value is not None:
-        above = elementwise(lambda v: v.clamp(min=0), w.shape, w.value)
-        below = elementwise(lambda v: v.clamp(max=0), w.shape, w.value)
         room = 2 * (form.terms(w.value) + 2) * EPS
         magnitude = marked(
             torch.abs, elementwise(torch.maximum, x.shape, marked(torch.abs, low), marked(torch.abs, high))
         )
-        error = marked(lambda v: v * room, form.apply(magnitude, elementwise(torch.abs, w.shape, w.value)))
-        lower = elementwise(lambda a, b, e: a + b - e, shape, form.apply(low, above), form.apply(high, below), error)
-        upper = elementwise(lambda a, b, e: a + b + e, shape, form.apply(high, above), form.apply(low, below), error)
+        error = marked(lambda v: v * room, form.apply(magnitude, w.value, torch.abs))
+
+        def combined(through_positive: Tensor, through_negative: Tensor, off: Callable[..., Tensor]) -> Tensor:
+            assert w.value is not None
+            rise = form.apply(through_positive, w.value, positive_part)
+            fall = form.apply(through_negative, w.value, negative_part)
+            return elementwise(lambda a, b, e: off(a + b, e), shape, rise, fall, error)
+
+        lower = combined(low, high, torch.sub)
+        upper = combined(high, low, torch.add)
     else:
         lower, upper = uniform(-INF, shape, torch.float64), uniform(INF, shape, torch.float64)
     lower = elementwise(lambda v, m: torch.where(m, -INF, v), shape, lower, endless_low)
@@ -242,11 +117,12 @@ def total(terms: Sequence[tuple[Fact, int]], shape: Shape) -> Fact:
     """The fact of a sum of facts, each added (+1) or subtracted (-1), with broadcasting."""
     influences: list[Influence] = []
     for fact, sign in terms:
-        move: Reach = lambda mask: mask.expand(tuple(shape))  # noqa: E731
-        influences.append(Influence(fact, up=move if sign > 0 else None, down=move if sign < 0 else None))
+        move: Reach = lambda mask: widened(mask, shape)  # noqa: E731
+        by_row = tuple(fact.shape) == tuple(shape) and len(shape) > 0 and shape[0] == BATCH
+        influences.append(Influence(fact, move if sign > 0 else None, move if sign < 0 else None, by_row))
     result = compose(influences, shape)
-    lows = [(f.lo if s > 0 else negated(f.hi)).expand(tuple(shape)) for f, s in terms]
-    highs = [(f.hi if s > 0 else negated(f.lo)).expand(tuple(shape)) for f, s in terms]
+    lows = [f.lo if s > 0 else negated(f.hi) for f, s in terms]
+    highs = [f.hi if s > 0 else negated(f.lo) for f, s in terms]
     lower, upper = added(lows, shape, down=True), added(highs, shape, down=False)
     powers = [fact.power if sign > 0 else 0.0 for fact, sign in terms]
     return result.bounded(lower, upper).with_degree(min(powers))
@@ -258,6 +134,9 @@ def negated(bound: Tensor) -> Tensor:
 
 def added(bounds: Sequence[Tensor], shape: Shape, down: bool) -> Tensor:
     """Sum of bounds, rounded outwards, with an exact zero where every term agrees on the sign."""
+
+    if (-INF if down else INF) in map(level, bounds):
+        return uniform(-INF if down else INF, shape, torch.float64)
 
     def run(*parts: Tensor) -> Tensor:
         wide = [part.double() for part in parts]

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from convexnet.curvature.call import Call, Result
-from convexnet.curvature.facts import Fact, constant, core, spread_rows, uniform, unknown, where_any
+from convexnet.curvature.facts import Fact, constant, spread_rows, unknown
+from convexnet.curvature.fields import core, uniform, where_any
 
 
 @dataclass(frozen=True)

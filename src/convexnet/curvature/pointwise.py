@@ -2,22 +2,21 @@
 
 A `Profile` lists the ranges of the argument on which a function is convex, concave, rising (non-decreasing), falling
 (non-increasing), non-negative and non-positive. A claim holds at an element when the argument's bounds lie inside one
-of the ranges listed. Ranges that depend on an operator's settings (ELU's alpha, softplus's threshold) come from a
-function of those settings. Each profile is checked against a dense float64 grid by the tests.
+of the ranges listed. Profiles that depend on settings (ELU's alpha, softplus's threshold) are in `profiles`, as
+functions of those settings. Each profile is checked against a dense float64 grid by the tests.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from convexnet.curvature.call import Call
-from convexnet.curvature.facts import INF, Fact, Influence, compose, core, elementwise
+from convexnet.curvature.facts import INF, Fact, Influence, compose, constant
+from convexnet.curvature.fields import BATCH, core, elementwise, level, settled, uniform
 
 Range = tuple[float, float]
 Ranges = tuple[Range, ...]
@@ -48,6 +47,9 @@ class Profile:
 
 def inside(fact: Fact, ranges: Ranges) -> Tensor:
     """Mask of the elements whose bounds lie within one of the ranges."""
+    low, high = level(fact.lo), level(fact.hi)
+    if low is not None and high is not None:
+        return uniform(any(low >= a and high <= b for a, b in ranges), fact.shape, torch.bool)
 
     def test(lo: Tensor, hi: Tensor) -> Tensor:
         found = torch.zeros(torch.broadcast_shapes(lo.shape, hi.shape), dtype=torch.bool)
@@ -63,8 +65,8 @@ def outside(fact: Fact, ranges: Ranges) -> Tensor:
     return elementwise(torch.logical_not, fact.shape, inside(fact, ranges))
 
 
-def apply_profile(profile: Profile, function: Callable[[Tensor], Tensor], x: Fact) -> Fact:
-    """The fact of `function(x)` by the composition theorem."""
+def apply_profile(profile: Profile, function: Callable[[Tensor], Tensor], x: Fact, name: Hashable = None) -> Fact:
+    """The fact of `function(x)` by the composition theorem. A `name` for the function lets its bounds be remembered."""
     rises = outside(x, profile.falling)
     falls = outside(x, profile.rising)
 
@@ -72,12 +74,26 @@ def apply_profile(profile: Profile, function: Callable[[Tensor], Tensor], x: Fac
         return lambda mask: elementwise(torch.logical_and, x.shape, mask, direction)
 
     result = compose(
-        [Influence(x, up=gate(rises), down=gate(falls))],
+        [Influence(x, gate(rises), gate(falls), by_row=len(x.shape) > 0 and x.shape[0] == BATCH)],
         x.shape,
         bends_up=outside(x, profile.concave),
         bends_down=outside(x, profile.convex),
     )
-    return result.bounded(*image(profile, function, x))
+    lowest, highest = level(x.lo), level(x.hi)
+    key = profile, name, lowest, highest
+    if name is None or lowest is None or highest is None:
+        return result.bounded(*image(profile, function, x))
+    if key not in _images:
+        if len(_images) > 1000:
+            _images.clear()
+        one = constant((1,)).bounded(uniform(lowest, (1,), torch.float64), uniform(highest, (1,), torch.float64))
+        low, high = image(profile, function, one)
+        _images[key] = low.item(), high.item()
+    lo, hi = _images[key]
+    return result.bounded(uniform(lo, x.shape, torch.float64), uniform(hi, x.shape, torch.float64))
+
+
+_images: dict[tuple[Hashable, ...], tuple[float, float]] = {}
 
 
 def image(profile: Profile, function: Callable[[Tensor], Tensor], x: Fact) -> tuple[Tensor, Tensor]:
@@ -105,7 +121,7 @@ def image(profile: Profile, function: Callable[[Tensor], Tensor], x: Fact) -> tu
 
     above, below = inside(x, profile.nonneg), inside(x, profile.nonpos)
     both = ends(*(core(field) for field in (x.lo, x.hi, above, below)))
-    return both[0].expand(x.shape), both[1].expand(x.shape)
+    return settled(both[0], x.shape), settled(both[1], x.shape)
 
 
 @dataclass(frozen=True)
@@ -116,7 +132,7 @@ class Pointwise:
     degree: Callable[[Fact], float] | None = None
 
     def __call__(self, call: Call) -> Fact:
-        result = apply_profile(self.of(call), call.on, call.x)
+        result = apply_profile(self.of(call), call.on, call.x, call.name_of_settings())
         return result.with_degree(self.degree(call.x)) if self.degree else result
 
     def of(self, call: Call) -> Profile:
@@ -124,195 +140,3 @@ class Pointwise:
         if isinstance(self.profile, Profile):
             return self.profile
         return self.profile(*call.args[1:], **call.kwargs)
-
-
-# --- profiles that depend on settings --------------------------------------------------------------------------------
-
-IDENTITY = Profile(convex=LINE, concave=LINE, rising=LINE, nonneg=RIGHT, nonpos=LEFT, exact=True)
-
-
-def relu() -> Profile:
-    return leaky_relu(0.0)
-
-
-def leaky_relu(negative_slope: float = 0.01, *_: Any) -> Profile:
-    """Convex for slopes up to 1, non-decreasing for slopes from 0: both are needed after the first layer."""
-    s = float(negative_slope)
-    return Profile(
-        convex=LINE if s <= 1 else HALVES,
-        concave=LINE if s >= 1 else HALVES,
-        rising=LINE if s >= 0 else RIGHT,
-        falling=LEFT if s <= 0 else (),
-        nonneg=LINE if s <= 0 else RIGHT,
-        nonpos=LEFT if s >= 0 else ((0.0, 0.0),),
-        turns=(0.0,),
-        exact=s in (0.0, 1.0, -1.0),
-        note="" if 0 <= s <= 1 else f"its slope on the negative side is {s:g}; convex and non-decreasing needs [0, 1]",
-    )
-
-
-def rrelu(lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False, *_: Any) -> Profile:
-    if training:
-        return Profile(note="it draws random slopes: this is rrelu in training mode")
-    return leaky_relu((lower + upper) / 2)
-
-
-def elu(alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0) -> Profile:
-    """scale * (x if x > 0 else alpha (e^(input_scale x) - 1)): convex iff its slope does not drop at zero."""
-    a, s, k = float(alpha), float(scale), float(input_scale)
-    if s <= 0 or k <= 0:
-        return Profile(note=f"scale {s:g} and input scale {k:g} must be positive")
-    joined = a * k  # the slope on the left of zero, over the slope on the right
-    return Profile(
-        convex=LINE if 0 <= joined <= 1 else (HALVES if a >= 0 else RIGHT),
-        concave=RIGHT if a > 0 else (HALVES if a < 0 else LEFT + RIGHT),
-        rising=LINE if a >= 0 else RIGHT,
-        falling=LEFT if a <= 0 else (),
-        nonneg=RIGHT if a > 0 else LINE,
-        nonpos=LEFT if a >= 0 else ((0.0, 0.0),),
-        turns=(0.0,),
-        note=""
-        if 0 <= joined <= 1
-        else f"its slope drops from {joined:g} to 1 at zero; ELU is convex for 0 <= alpha <= 1",
-    )
-
-
-def celu(alpha: float = 1.0) -> Profile:
-    """max(0, x) + min(0, alpha (e^(x/alpha) - 1)): the slope is 1 on both sides of zero, whatever alpha > 0."""
-    if alpha > 0:
-        return Profile(convex=LINE, concave=RIGHT, rising=LINE, nonneg=RIGHT, nonpos=LEFT)
-    return Profile(note=f"alpha is {alpha:g}; CELU is convex for alpha > 0")
-
-
-def softplus(beta: float = 1.0, threshold: float = 20.0) -> Profile:
-    """log(1 + e^(beta x))/beta in real arithmetic. PyTorch replaces it by x where beta x > threshold, which is a
-    downward step of log(1 + e^-threshold)/beta: 2e-9 at the default of 20, below float32 resolution; but a visible
-    break of convexity for small thresholds, so those are refused."""
-    if beta <= 0:
-        return Profile(note=f"beta is {beta:g}; softplus is convex for beta > 0")
-    if threshold < 20:
-        drop = math.log1p(math.exp(-threshold)) / beta
-        return Profile(
-            image=(0.0, INF),
-            nonneg=LINE,
-            note=f"with threshold={threshold:g} PyTorch's softplus jumps down by {drop:.2g} at {threshold / beta:g}; "
-            "leave the threshold at 20 or more",
-        )
-    return Profile(convex=LINE, rising=LINE, nonneg=LINE, image=(0.0, INF))
-
-
-def clamp(min: float | None = None, max: float | None = None) -> Profile:
-    """min(max(x, low), high): convex below the upper limit, concave above the lower one, as clamp(6) for ReLU6."""
-    low = -INF if min is None else float(min)
-    high = INF if max is None else float(max)
-    if low > high:
-        return Profile(convex=LINE, concave=LINE, rising=LINE, falling=LINE, image=(high, high), exact=True)
-    return Profile(
-        convex=((-INF, high), (high, INF)),
-        concave=((low, INF), (-INF, low)),
-        rising=LINE,
-        falling=((-INF, low), (high, INF)),
-        nonneg=LINE if low >= 0 else (RIGHT if high >= 0 else ()),
-        nonpos=LINE if high <= 0 else (LEFT if low <= 0 else ()),
-        image=(low, high),
-        exact=True,
-        note="" if high == INF else f"it is flat above {high:g}, and flattening out is concave",
-    )
-
-
-def hardtanh(min_val: float = -1.0, max_val: float = 1.0) -> Profile:
-    return clamp(min_val, max_val)
-
-
-def clamp_max(max: float) -> Profile:
-    return clamp(None, max)
-
-
-def threshold(threshold: float, value: float) -> Profile:
-    """x above the threshold, else a fixed value: a maximum if the two agree, else a jump."""
-    if threshold == value:
-        return clamp(threshold, None)
-    above = math.nextafter(threshold, INF)
-    parts = ((-INF, threshold), (above, INF))
-    return Profile(
-        convex=parts,
-        concave=parts,
-        rising=LINE if value < threshold else parts,
-        falling=((-INF, threshold),),
-        turns=(threshold, above),
-        exact=True,
-        note=f"it jumps at {threshold:g} from {value:g}; a threshold is convex only when it fills with itself",
-    )
-
-
-def softshrink(lambd: float = 0.5) -> Profile:
-    c = float(lambd)
-    return Profile(
-        convex=((-c, INF), (-INF, -c)), concave=((-INF, c), (c, INF)), rising=LINE, nonneg=RIGHT, nonpos=LEFT,
-        falling=((-c, c),),
-    )  # fmt: skip
-
-
-def hardshrink(lambd: float = 0.5) -> Profile:
-    c = float(lambd)
-    above, below = math.nextafter(c, INF), math.nextafter(-c, -INF)
-    parts = ((-INF, below), (-c, c), (above, INF))
-    return Profile(
-        convex=parts, concave=parts, rising=LINE, falling=((-c, c),), nonneg=RIGHT, nonpos=LEFT, exact=True,
-        note=f"it jumps at {-c:g} and {c:g}",
-    )  # fmt: skip
-
-
-def power(exponent: float) -> Profile:
-    """x^r for a number r. Odd and fractional powers bend upwards on x >= 0 only; negative ones have a pole at 0."""
-    r = float(exponent)
-    if r == 0:
-        return Profile(convex=LINE, concave=LINE, rising=LINE, falling=LINE, nonneg=LINE, image=(1.0, 1.0), exact=True)
-    if r == 1:
-        return IDENTITY
-    even, odd = r % 2 == 0, r % 2 == 1
-    if r > 0 and even:
-        return Profile(
-            convex=LINE, rising=RIGHT, falling=LEFT, nonneg=LINE, nonpos=((0.0, 0.0),), turns=(0.0,), image=(0.0, INF)
-        )
-    if r > 0:
-        return Profile(
-            convex=RIGHT if r > 1 else (),
-            concave=(LEFT if odd else ()) if r > 1 else RIGHT,
-            rising=LINE if odd else RIGHT,
-            nonneg=RIGHT,
-            nonpos=LEFT if odd else (),
-            note="" if odd or r < 1 else "fractional powers need a non-negative argument",
-        )
-    return Profile(
-        convex=POSITIVE + (NEGATIVE if even else ()),
-        concave=NEGATIVE if odd else (),
-        rising=NEGATIVE if even else (),
-        falling=POSITIVE + (NEGATIVE if odd else ()),
-        nonneg=POSITIVE + (NEGATIVE if even else ()),
-        nonpos=NEGATIVE if odd else (),
-        note="it has a pole at zero; bound the argument away from it with a domain or an added constant",
-    )
-
-
-def gelu(*_: Any, approximate: str = "none") -> Profile:
-    """x Phi(x): its second derivative phi(x)(2 - x^2) changes sign at +-sqrt 2; the tanh form a little elsewhere."""
-    if approximate == "none":
-        return dip(-math.sqrt(2.0), math.sqrt(2.0), -0.751791525, -0.169971208)
-    return dip(-1.418506, 1.418506, -0.752461421, -0.170040751)
-
-
-def dip(left: float, right: float, low: float, least: float) -> Profile:
-    """The shape of GELU, SiLU and Mish: it falls to a minimum, then rises, and is convex between two inflections."""
-    room = 1e-4  # the inflections above are rounded; claim a little less than is true
-    return Profile(
-        convex=((left + room, right - room),),
-        concave=((-INF, left - room), (right + room, INF)),
-        rising=((low + room, INF),),
-        falling=((-INF, low - room),),
-        nonneg=RIGHT,
-        nonpos=LEFT,
-        turns=(low,),
-        image=(least - 1e-8, INF),
-        note=f"it bends upwards only between {left:.2f} and {right:.2f}, and falls below {low:.2f}",
-    )

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from convexnet.curvature.call import Call, Result
-from convexnet.curvature.facts import INF, Fact, Influence, Reach, compact, compose, core, elementwise, uniform, unknown
+from convexnet.curvature.facts import INF, Fact, Influence, Reach, compose, unknown
+from convexnet.curvature.fields import BATCH, compact, core, elementwise, level, settled, uniform
 from convexnet.curvature.linear import EPS, clip_sign
 from convexnet.curvature.opaque import Opaque
 from convexnet.curvature.pointwise import LEFT, RIGHT, outside
@@ -48,6 +49,9 @@ class Reduction:
         dims = along(call, self.position)
 
         def reach(mask: Tensor) -> Tensor:
+            known = level(mask)
+            if known is not None:
+                return uniform(bool(known) and 0 not in x.shape, shape, torch.bool)
             inner = core(mask)
             found = inner.any(dim=tuple(dims), keepdim=True) if dims else inner
             if len(shape) != len(x.shape):
@@ -60,7 +64,7 @@ class Reduction:
         elif self.moves == "by size":
             up = narrowed(reach, outside(x, LEFT))
             down = narrowed(reach, outside(x, RIGHT))
-        influence = Influence(x, up=up, down=down)
+        influence = Influence(x, up, down, by_row=0 not in dims and len(shape) > 0 and x.shape[0] == BATCH)
         everywhere = uniform(True, shape, torch.bool)
         result = compose(
             [influence],
@@ -114,11 +118,15 @@ class Reduction:
 
 
 def below(x: Fact) -> Tensor:
-    return elementwise(lambda v: v < 0, x.shape, x.lo)
+    """Mask of the elements that may be negative."""
+    lowest = level(x.lo)
+    return elementwise(lambda v: v < 0, x.shape, x.lo) if lowest is None else uniform(lowest < 0, x.shape, torch.bool)
 
 
 def above(x: Fact) -> Tensor:
-    return elementwise(lambda v: v > 0, x.shape, x.hi)
+    """Mask of the elements that may be positive."""
+    highest = level(x.hi)
+    return elementwise(lambda v: v > 0, x.shape, x.hi) if highest is None else uniform(highest > 0, x.shape, torch.bool)
 
 
 def narrowed(reach: Reach, gate: Tensor) -> Reach:
@@ -132,7 +140,7 @@ def narrowed(reach: Reach, gate: Tensor) -> Reach:
 
 @dataclass(frozen=True)
 class Window:
-    """Over sliding windows of the trailing dimensions (all but the first two): pooling and interpolation.
+    """Over sliding windows of the trailing dimensions, as many as the operator's name says: pooling and interpolation.
 
     Averages and (bi-, tri-)linear interpolation have non-negative coefficients; bicubic has not, so it is only
     `signed`: affine where its argument is affine.
@@ -147,44 +155,54 @@ class Window:
         if average and call.arg(6, "divisor_override") is not None:
             return Opaque("its divisor is not the size of the window", "leave out divisor_override")(call)
         pads = average and (any(call.arg(3, "padding", [0])) or bool(call.arg(4, "ceil_mode", False)))
-        spatial = range(2, len(x.shape)) if len(x.shape) > 2 else range(len(x.shape))
+        rank = len(x.shape)
+        spatial = range(rank - next(int(c) for c in call.name if c in "123"), rank)
 
         def run(values: Tensor) -> Tensor:
             out = call.on(values)
             return out[0] if isinstance(out, tuple) else out
 
         def reach(mask: Tensor) -> Tensor:
+            known = level(mask)
+            if known is not None:
+                return uniform(bool(known), shape, torch.bool)
             inner = core(mask)
             if all(inner.shape[d] == 1 for d in spatial):
                 return inner.expand(tuple(shape))
             if self.signed:
-                return inner.flatten(2).any(2).reshape(*inner.shape[:2], *[1] * len(spatial)).expand(tuple(shape))
+                return inner.any(dim=tuple(spatial), keepdim=True).expand(tuple(shape))
             inner = inner.expand([x.shape[d] if d in spatial else n for d, n in enumerate(inner.shape)])
             return compact(run(inner.float()) > 0, shape)
 
-        influence = Influence(x, up=reach, down=reach if self.signed else None)
+        influence = Influence(x, reach, reach if self.signed else None, by_row=0 not in spatial and x.shape[0] == BATCH)
         everywhere = uniform(True, shape, torch.bool)
         result = compose([influence], shape, bends_up=everywhere if self.bends == "up" else None)
         if not self.signed:
-            result = result.bounded(*self.interval(x, run, reach, shape, pads)).with_degree(x.power)
+            result = result.bounded(*self.interval(x, spatial, run, reach, shape, pads)).with_degree(x.power)
         if len(call.shapes) == 1:
             return result
         return result, *(unknown(other, varies=result.varies, rows=result.rows) for other in call.shapes[1:])
 
-    def interval(self, x: Fact, run: Reach, reach: Reach, shape: Sequence[int], pads: bool) -> tuple[Tensor, Tensor]:
+    def interval(
+        self, x: Fact, spatial: range, run: Reach, reach: Reach, shape: Sequence[int], pads: bool
+    ) -> tuple[Tensor, Tensor]:
         def bound(side: Tensor, endless: Callable[[Tensor], Tensor], sign: float) -> Tensor:
             inner = core(side)
-            if all(n == 1 for n in inner.shape[2:]):  # a window over equal bounds: those, or an average with padding
-                level = inner.double() if self.bends == "up" else inner.double() * (1 + sign * inner.sign() * 1e-12)
+            if all(
+                inner.shape[d] == 1 for d in spatial
+            ):  # a window over equal bounds: those, or an average with padding
+                value = inner.double()
+                if self.bends == "straight":
+                    value = torch.where(value.isfinite(), value + sign * 1e-12 * value.abs(), value)
                 if pads:
-                    level = level.clamp(max=0.0) if sign < 0 else level.clamp(min=0.0)
-                return level.expand(tuple(shape))
+                    value = value.clamp(max=0.0) if sign < 0 else value.clamp(min=0.0)
+                return settled(value, shape)
             lost = reach(endless(inner).expand(side.shape))
             kept = torch.where(inner.isfinite(), inner.double(), 0.0)
             if not bool(kept.any()):
                 value = torch.zeros([1] * len(shape), dtype=torch.float64)
             else:
-                full = kept.expand([n if d > 1 else kept.shape[d] for d, n in enumerate(side.shape)])
+                full = kept.expand([n if d in spatial else kept.shape[d] for d, n in enumerate(side.shape)])
                 value = run(full)
                 if self.bends == "straight":  # an average of at most a few thousand terms, within its own maximum
                     value = value + sign * 1e-12 * run(full.abs())

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from convexnet.curvature.call import Call, Refusal, Result
-from convexnet.curvature.facts import Fact, Shape, as_fact, compact, core, elementwise, known, uniform, viewed
+from convexnet.curvature.facts import Fact, as_fact, known, viewed
+from convexnet.curvature.fields import Shape, compact, core, elementwise, level, uniform
 from convexnet.curvature.opaque import Opaque
 
 
@@ -47,7 +48,9 @@ class Moved:
         dtype = fields[0].dtype if fields[0].dtype in (torch.bool, torch.uint8) else torch.float64
         cores = [core(field) for field in fields]
         if all(inner.numel() == 1 for inner in cores):
-            values = {float(inner) for inner in cores}
+            values = {
+                float(inner) if value is None else value for inner, value in zip(cores, map(level, fields), strict=True)
+            }
             if len(values) == 1:
                 value = values.pop()
                 return [uniform(fill(value, 0.0) if self.fills else value, shape, dtype) for shape in call.shapes]

@@ -12,15 +12,9 @@ from collections.abc import Sequence
 from convexnet.curvature import arithmetic, layers, shapes
 from convexnet.curvature.call import Call, Rule
 from convexnet.curvature.opaque import Opaque
-from convexnet.curvature.pointwise import (
-    HALVES,
+from convexnet.curvature.pointwise import HALVES, INF, LEFT, LINE, RIGHT, Pointwise, Profile
+from convexnet.curvature.profiles import (
     IDENTITY,
-    INF,
-    LEFT,
-    LINE,
-    RIGHT,
-    Pointwise,
-    Profile,
     celu,
     clamp_max,
     dip,

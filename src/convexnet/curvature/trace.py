@@ -21,10 +21,10 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.utils import _pytree as pytree
 
+from convexnet.curvature.fields import BATCH
 from convexnet.curvature.graph import FRAME, TORCH, simplified, writes_through
 from convexnet.errors import NotTraceable
 
-BATCH = 2
 Kind = Literal["input", "parameter", "buffer", "constant"]
 
 
@@ -223,9 +223,9 @@ def quiet_logs() -> Generator[None]:
         logger.setLevel(level)
 
 
-def is_waiting(module: LazyModuleMixin) -> bool:
-    wait: Any = module.has_uninitialized_params
-    return bool(wait())
+def is_waiting(module: Any) -> bool:
+    """Whether a lazy module has not seen a batch yet."""
+    return bool(module.has_uninitialized_params())
 
 
 def check_lazy(model: nn.Module) -> None:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, fx
 
 from convexnet.curvature.call import Call, Refusal, Result
-from convexnet.curvature.facts import CONSTANT, UNKNOWN, Fact, core, elementwise, known, uniform, unknown, where_any
+from convexnet.curvature.facts import CONSTANT, UNKNOWN, Fact, known, unknown
+from convexnet.curvature.fields import core, elementwise, is_aligned, level, uniform, where_any
 from convexnet.curvature.graph import base_name, is_mutable
 from convexnet.curvature.opaque import Opaque
 from convexnet.curvature.table import TABLE
@@ -210,11 +211,12 @@ def blamed(node: fx.Node, call: Call, refusal: Refusal) -> Blame:
 
 def has_concave(fact: Fact) -> bool:
     """Whether some element is concave and not convex."""
-    return bool((core(elementwise(lambda up, down: up & ~down, fact.shape, fact.nonconvex, fact.nonconcave))).any())
+    bent = elementwise(torch.logical_not, fact.shape, fact.nonconcave)
+    return where_any(elementwise(torch.logical_and, fact.shape, fact.nonconvex, bent))
 
 
 def mixes(fact: Fact) -> bool:
-    return bool((core(fact.rows) == 3).any())
+    return not is_aligned(fact.rows) and level(fact.rows) != 0 and bool((core(fact.rows) == 3).any())
 
 
 def last_uses(graph: fx.Graph, output: fx.Node) -> dict[fx.Node, list[fx.Node]]:
@@ -282,6 +284,5 @@ def describe(fact: Fact) -> str:
         down = elementwise(torch.logical_and, fact.shape, fact.nonconvex, fact.varies)
         row = down[0] if down.ndim > 1 else down
         curvature = f"mixed (concave in {int(row.sum()):,} of {row.numel():,} elements, convex in the others)"
-    lo, hi = core(fact.lo), core(fact.hi)
-    sign = ", >= 0" if bool((lo >= 0).all()) else (", <= 0" if bool((hi <= 0).all()) else "")
+    sign = ", >= 0" if not fact.goes_below_zero else (", <= 0" if not fact.goes_above_zero else "")
     return curvature + sign

@@ -1,0 +1,1 @@
+"""Everything that is an experiment: data, label noise, training, metrics, figures, report, command line."""

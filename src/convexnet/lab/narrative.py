@@ -1,0 +1,171 @@
+"""What the page and the terminal say, computed from the measurements: no sentence here assumes an outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from convexnet.lab.demo import Run
+from convexnet.lab.metrics import standard_error
+from convexnet.lab.networks import intervals
+from convexnet.lab.plane import Boundary, Plane
+from convexnet.lab.train import predict
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """A share as a percentage.
+
+    Example:
+        >>> percent(0.9314)
+        '93.1 %'
+    """
+    return f"{100 * share:.{digits}f} %"
+
+
+def points(share: float) -> str:
+    """A difference of shares in percentage points with its sign, "+3.1"; zero has none."""
+    shown = f"{100 * share:+.1f}".replace("-", "−")
+    return shown if float(f"{100 * share:.1f}") else "0.0"
+
+
+def pick(runs: Sequence[Run], *, convex: bool, wrong: bool, control: bool = False) -> Run:
+    """The one run of that kind."""
+    (run,) = (r for r in runs if r.convex == convex and bool(r.wrong) == wrong and r.control == control)
+    return run
+
+
+def compare_test(ordinary: Run, convex: Run, tested: int) -> str:
+    """Which network was right more often on the unseen images, and whether their number can tell."""
+    left, right = convex.end.test_accuracy, ordinary.end.test_accuracy
+    margin = 2 * standard_error(left, right, tested)
+    both = f"{percent(left)} (convex) and {percent(right)} (ordinary)"
+    if abs(left - right) <= margin:
+        return (
+            f"On the {tested} test images the accuracies are {both}; "
+            f"a difference of {points(left - right)} points is within the sampling error of ±{100 * margin:.1f}."
+        )
+    ahead = "convex" if left > right else "ordinary"
+    return (
+        f"On the {tested} test images the {ahead} network is ahead: {both}, a difference of "
+        f"{100 * abs(left - right):.1f} points with a sampling error of ±{100 * margin:.1f}."
+    )
+
+
+def memorising(ordinary: Run, convex: Run) -> str:
+    """How many of the wrong labels each network learnt by heart."""
+    if ordinary.memorised is None or convex.memorised is None:
+        raise ValueError("memorised labels are only defined for runs with wrong labels")
+    return (
+        f"After {ordinary.end.epoch} epochs the ordinary network gives back {percent(ordinary.memorised)} "
+        f"of the wrong labels it was shown, the convex network {percent(convex.memorised)}."
+    )
+
+
+def at_peak(ordinary: Run, convex: Run) -> str:
+    """The other remedy, stopping at the best validation accuracy."""
+    return (
+        "Stopped at its best validation accuracy instead, "
+        f"the ordinary network reaches {percent(ordinary.peak.test_accuracy)} on the test images "
+        f"(epoch {ordinary.peak.epoch}), the convex network {percent(convex.peak.test_accuracy)} "
+        f"(epoch {convex.peak.epoch})."
+    )
+
+
+def limits(convex: Run, control: Run) -> str:
+    """Whether convexity or the slow learning rate keeps the wrong labels out."""
+    if convex.memorised is None or control.memorised is None:
+        raise ValueError("memorised labels are only defined for runs with wrong labels")
+    measured = (
+        f"With a learning rate of {control.recipe.learning_rate:g} instead of {convex.recipe.learning_rate:g}, "
+        f"the same convex network gives back {percent(control.memorised)} of the wrong labels and reaches "
+        f"{percent(control.end.test_accuracy)} on the test images."
+    )
+    if control.memorised <= convex.memorised + 0.1:
+        return f"{measured} So the faster rate did not make it memorise noticeably more."
+    if control.certified:
+        measured += " It is still certified convex."
+    return f"{measured} So convexity alone does not rule memorising out; how the network is trained matters too."
+
+
+def calibrated(ordinary: Run, convex: Run) -> str:
+    """Whose confidence is closer to its accuracy."""
+    own, other = convex.calibration["ece"], ordinary.calibration["ece"]
+    closer = "convex" if own < other else "ordinary"
+    verdict = "equal" if f"{own:.3f}" == f"{other:.3f}" else f"closer for the {closer} network"
+    return (
+        f"Expected calibration error {own:.3f} (convex) and {other:.3f} (ordinary): "
+        f"confidence and accuracy are {verdict}."
+    )
+
+
+def verdicts(runs: Sequence[Run]) -> str:
+    """How many networks of either kind were proved convex."""
+    told: list[str] = []
+    for convex, name in ((True, "convex"), (False, "ordinary")):
+        kind = [run for run in runs if run.convex == convex]
+        proved = sum(run.certified for run in kind)
+        told.append(f"{proved} of {len(kind)} {name} network{'' if len(kind) == 1 else 's'}")
+    return f"Proved convex: {told[0]} and {told[1]}."
+
+
+def breaks(run: Run) -> str:
+    """The first operation at which the proof of convexity stops; empty where it went through."""
+    if run.breaks is None:
+        return ""
+    path, operator, reason = run.breaks
+    return f"The proof stops at layer “{path}” ({operator}): {reason}."
+
+
+def lead(runs: Sequence[Run], tested: int) -> list[tuple[str, str]]:
+    """The findings on the digits, each with a word or two that say what it is about."""
+    ordinary, convex = (pick(runs, convex=kind, wrong=True) for kind in (False, True))
+    clean_ordinary, clean_convex = (pick(runs, convex=kind, wrong=False) for kind in (False, True))
+    control = pick(runs, convex=True, wrong=True, control=True)
+    wrong = f"With {percent(ordinary.wrong, 0)} wrong labels"
+    return [
+        (wrong, f"{memorising(ordinary, convex)} {compare_test(ordinary, convex, tested)}"),
+        ("With clean labels", compare_test(clean_ordinary, clean_convex, tested)),
+        ("Confidence", f"{wrong}: {calibrated(ordinary, convex)}"),
+        ("Early stopping", at_peak(ordinary, convex)),
+        ("Limits", limits(convex, control)),
+        ("Proof", verdicts(runs)),
+    ]
+
+
+def region(boundary: Boundary) -> str:
+    """Accuracy of one network in the plane and how far its two regions are from convex."""
+    first, second = boundary.left
+    said = (
+        "both regions passed every midpoint test"
+        if first == second == 0
+        else f"the midpoint leaves the region for {percent(first)} of the pairs of points in A "
+        f"and {percent(second)} of those in B"
+    )
+    proof = "certified convex" if boundary.certified else "not certified convex"
+    return f"{percent(boundary.test_accuracy)} on fresh points; {said}. Outputs: {proof}."
+
+
+def on_a_line(model: nn.Module) -> str:
+    """How many intervals the argmax of two functions of one variable has on [-2, 2]."""
+    outputs = predict(model, torch.linspace(-2, 2, 801)[:, None])
+    count = intervals(outputs[:, 1] - outputs[:, 0])
+    return f"The larger of the two changes {count - 1} times, so [−2, 2] falls into {count} intervals."
+
+
+def plane_story(plane: Plane) -> str:
+    """The three networks of the plane in one sentence."""
+    single, double = plane.boundaries[1], plane.boundaries[2]
+    margin = 2 * standard_error(single.test_accuracy, double.test_accuracy, 2000)
+    difference = double.test_accuracy - single.test_accuracy
+    if difference > margin:
+        outcome = "Two convex outputs separate the crescents better than one"
+    elif difference < -margin:
+        outcome = "Here two convex outputs separate the crescents worse than one"
+    else:
+        outcome = "Here one and two convex outputs separate the crescents equally well"
+    return (
+        f"{outcome}: {percent(double.test_accuracy)} against {percent(single.test_accuracy)} "
+        f"on fresh points; the ordinary network reaches {percent(plane.boundaries[0].test_accuracy)}."
+    )

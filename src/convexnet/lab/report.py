@@ -1,0 +1,251 @@
+"""The demo's page: one file, no requests, no script; every sentence and caption computed from the measurements."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jinja2
+
+from convexnet.lab import figures, metrics, narrative
+from convexnet.lab.data import ThreeWay
+from convexnet.lab.demo import Run
+from convexnet.lab.figures import Picture
+from convexnet.lab.plane import Plane
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A picture and the caption under it."""
+
+    picture: Picture
+    caption: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading, a paragraph and panels side by side; `legend` names what the section's lines and colours mean."""
+
+    title: str
+    text: str
+    panels: list[Panel]
+    legend: str = ""
+
+
+def labelled(run: Run) -> str:
+    """The labels a run was trained on, in words."""
+    return f"{narrative.percent(run.wrong, 0)} wrong labels" if run.wrong else "clean labels"
+
+
+def rows(runs: Sequence[Run]) -> list[tuple[str, ...]]:
+    """The table's cells: labels, network, train on used labels, on clean labels, test, gap, ECE, test at the peak."""
+    percent = narrative.percent
+    return [
+        (
+            labelled(run).removesuffix(" labels"),
+            run.name,
+            percent(run.end.train_accuracy),
+            percent(run.end.clean_train_accuracy),
+            percent(run.end.test_accuracy),
+            narrative.points(run.gap),
+            f"{run.calibration['ece']:.3f}",
+            percent(run.peak.test_accuracy),
+        )
+        for run in runs
+    ]
+
+
+COLUMNS = ("Labels", "Network", "Train (used)", "Train (true)", "Test", "Gap", "ECE", "Test at peak")
+
+
+def _curves(runs: Sequence[Run]) -> Section:
+    panels: list[Panel] = []
+    for wrong in (False, True):
+        pair = [run for run in runs if bool(run.wrong) == wrong and not run.control]
+        name = labelled(pair[0])
+        ordinary, convex = (narrative.pick(runs, convex=kind, wrong=wrong) for kind in (False, True))
+        losses = (
+            f"Test loss at the end: {ordinary.end.test_loss:.2f} nats (NN), {convex.end.test_loss:.2f} (IOC); "
+            f"lowest on the way: {min(p.test_loss for p in ordinary.curve):.2f} and "
+            f"{min(p.test_loss for p in convex.curve):.2f}."
+        )
+        accuracies = "; ".join(
+            f"{run.name}: train {narrative.percent(run.end.train_accuracy)}, "
+            f"test {narrative.percent(run.end.test_accuracy)}, gap {narrative.points(run.gap)}"
+            for run in pair
+        )
+        reference = 1.0 - pair[0].wrong if wrong else None
+        dotted = f" Dotted: the {narrative.percent(reference, 0)} of labels that are true." if reference else ""
+        panels += [
+            Panel(
+                figures.picture(
+                    f"Loss, {name}",
+                    f"Line chart of training and test loss over epochs, {name}. {losses}",
+                    figures.curves(pair, "loss", "cross-entropy, nats"),
+                ),
+                losses,
+            ),
+            Panel(
+                figures.picture(
+                    f"Accuracy, {name}",
+                    f"Line chart of training and test accuracy over epochs, {name}. At the end: {accuracies}.",
+                    figures.curves(pair, "accuracy", "accuracy", reference),
+                ),
+                f"At the end: {accuracies}.{dotted}",
+            ),
+        ]
+    text = (
+        "Training accuracy is counted on the labels the network was given, wrong ones included; "
+        "test accuracy on the true labels of images it never saw."
+    )
+    return Section("How they learn", text, panels, legend="curves")
+
+
+def _reliability(runs: Sequence[Run]) -> Section:
+    panels: list[Panel] = []
+    for run in runs:
+        if run.control:
+            continue
+        bars = metrics.reliability(run.test_outputs, run.test_labels)
+        count = sum(bar.count for bar in bars)
+        sure = sum(bar.count * bar.confidence for bar in bars) / count
+        right = sum(bar.count * bar.accuracy for bar in bars) / count
+        caption = (
+            f"ECE {run.calibration['ece']:.3f}; mean confidence {narrative.percent(sure)}, "
+            f"accuracy {narrative.percent(right)}."
+        )
+        panels.append(
+            Panel(
+                figures.picture(
+                    f"{run.name}, {labelled(run)}",
+                    f"Reliability diagram of {run.name} trained on {labelled(run)}. {caption}",
+                    figures.reliability_diagram(bars, run.convex),
+                    size=(2.9, 2.7),
+                ),
+                caption,
+            )
+        )
+    text = (
+        f"Test images fall into {metrics.BINS} bins by the network's confidence. A bar is the share it got right, the "
+        "mark across it its mean confidence: for a network as sure as it is right, the mark lies on top of the bar. "
+        "Paler bars hold fewer images. "
+        "ECE is the mean distance between the two, weighted by the number of images in the bin."
+    )
+    return Section("How sure they are", text, panels, legend="networks")
+
+
+def _plane(plane: Plane) -> list[Section]:
+    data = Panel(
+        figures.picture(
+            "The points",
+            "Scatter plot of two interleaved crescents, class A in circles, class B in triangles.",
+            figures.boundary(plane.data, None),
+            size=(3.4, 3.4),
+        ),
+        f"{len(plane.data)} training points in two classes (150 of each are drawn). "
+        "Neither class fits into a convex set that spares the other.",
+    )
+    panels = [data]
+    for result in plane.boundaries:
+        caption = narrative.region(result)
+        panels.append(
+            Panel(
+                figures.picture(
+                    result.name,
+                    f"Map of the plane divided into two regions by: {result.name}. {caption}",
+                    figures.boundary(plane.data, result.model),
+                    size=(3.4, 3.4),
+                ),
+                caption,
+            )
+        )
+    double = plane.boundaries[2]
+    proof = "certified convex" if double.certified else "not certified convex"
+    views = [
+        Panel(
+            figures.picture(
+                f"View from {name}",
+                f"Two surfaces, one for each class, of the network with two outputs, {proof}, seen from {name}.",
+                figures.surfaces(double.model, elevation, azimuth),
+                size=(4.1, 3.3),
+            ),
+            caption,
+        )
+        for name, elevation, azimuth, caption in (
+            ("the side", 6, -65, f"Both functions are {proof}."),
+            ("above", 62, -90, "The class of a point is the surface that is higher there."),
+        )
+    ]
+    story = narrative.on_a_line(plane.line)
+    line_proof = "certified convex" if plane.line_certified else "not certified convex"
+    views.append(
+        Panel(
+            figures.picture(
+                "One variable",
+                f"Line chart of two functions of one variable, {line_proof}. {story}",
+                figures.argmax_on_a_line(plane.line),
+                size=(4.1, 3.3),
+            ),
+            f"{story} Both functions are set by hand and {line_proof}; the strip below shows which is larger.",
+        )
+    )
+    return [
+        Section(
+            "What a convex network can draw",
+            "One convex output with a threshold can only give class A a convex region. Two convex outputs, one for "
+            "each class, can give both classes regions that are not convex, because the difference of convex "
+            f"functions need not be convex. {narrative.plane_story(plane)}",
+            panels,
+            legend="classes",
+        ),
+        Section(
+            "The two convex functions behind it",
+            "The network with two outputs, as two surfaces over the plane, and the same idea in one variable.",
+            views,
+            legend="classes",
+        ),
+    ]
+
+
+def build(
+    runs: Sequence[Run],
+    plane: Plane,
+    data: ThreeWay,
+    *,
+    seed: int,
+    full: bool,
+    measured: dict[str, str],
+) -> str:
+    """The whole page as HTML; `measured` holds further lines for "How it was measured"."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("convexnet.lab"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    ordinary, convex = (narrative.pick(runs, convex=kind, wrong=True) for kind in (False, True))
+    page = environment.get_template("report.html.j2").render(
+        light=figures.LIGHT,
+        dark=figures.DARK,
+        full=full,
+        findings=narrative.lead(runs, len(data.test)),
+        columns=COLUMNS,
+        rows=list(zip(runs, rows(runs), strict=True)),
+        sections=[_curves(runs), _reliability(runs), *_plane(plane)],
+        certificates=[
+            ("The ordinary network", ordinary.certified, narrative.breaks(ordinary), ordinary.certificate),
+            ("The convex network", convex.certified, narrative.breaks(convex), convex.certificate),
+        ],
+        plane_certificates=[
+            *((result.name, result.certified, result.certificate) for result in plane.boundaries),
+            ("Two functions of one variable", plane.line_certified, plane.line_certificate),
+        ],
+        recipe=convex.recipe,
+        data=data,
+        seed=seed,
+        wrong=convex.wrong,
+        measured=measured,
+    )
+    # A number and its percent sign stay on one line.
+    return page.replace(" %", "\u00a0%")

@@ -1,0 +1,187 @@
+"""Bring in a user's model and the example it is certified at; every mistake becomes one or two clear lines."""
+
+from __future__ import annotations
+
+import importlib
+import pickle
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+import convexnet as cx
+
+
+class UsageError(Exception):
+    """The command was used wrongly; the message names the place and the remedy."""
+
+
+def load(factory: str, *, seed: int, weights: Path | None) -> nn.Module:
+    """The module that `package.module:name` names; random starts are drawn from `seed`. Raises UsageError."""
+    module_name, colon, attribute = factory.partition(":")
+    if not colon or not module_name or not attribute:
+        raise UsageError(f"{factory!r} does not name a model. Write MODULE:FACTORY, such as my_package.models:build.")
+    if module_name.endswith(".py") or "/" in module_name:
+        dotted = module_name.removesuffix(".py").replace("/", ".").strip(".")
+        raise UsageError(f"{module_name!r} is a file; name the module as in an import statement: {dotted}:{attribute}.")
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        found: object = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name and (module_name == error.name or module_name.startswith(error.name + ".")):
+            raise UsageError(
+                f"there is no module {error.name!r} (asked for by {factory!r}).\n"
+                f"Run the command in the folder that holds it, or install it. This folder: {Path.cwd()}"
+            ) from None
+        raise UsageError(_failed(f"importing {module_name!r}", error)) from error
+    except (Exception, SystemExit) as error:
+        raise UsageError(_failed(f"importing {module_name!r}", error)) from error
+    for name in attribute.split("."):
+        if not hasattr(found, name):
+            raise UsageError(f"{module_name!r} has no {attribute!r}{_candidates(found)}.")
+        found = getattr(found, name)
+
+    torch.manual_seed(seed)
+    model = found
+    if not isinstance(model, nn.Module):
+        if not callable(model):
+            raise UsageError(
+                f"{factory!r} is {_kind(model)}. Name an nn.Module or a function without arguments that returns one."
+            )
+        try:
+            model = model()
+        except (Exception, SystemExit) as error:
+            raise UsageError(_failed(f"calling {factory!r} without arguments", error)) from error
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"{factory!r} returned {_kind(model)}, not an nn.Module. Return the model itself.")
+    if weights is not None:
+        _load_weights(model, weights)
+    return model
+
+
+def arguments(
+    shapes: Sequence[str], *, batch: int, wrt: str | None, box: str | None, seed: int
+) -> tuple[tuple[Tensor, ...], int | tuple[int, ...] | None, cx.Box | None]:
+    """The example, the inputs to be convex in and the domain, read from the command's words. Raises UsageError."""
+    sizes = [_numbers(text) for text in shapes]
+    indices = None if wrt is None else _indices(wrt, len(sizes))
+    limits = None if box is None else _limits(box)
+    domain = None
+    if limits is not None:
+        chosen = range(len(sizes)) if indices is None else indices
+        if len(chosen) != 1:
+            raise UsageError("--box describes one input; choose which with --wrt, such as --wrt 0.")
+        domain = cx.Box(*limits, shape=sizes[chosen[0]])
+    generator = torch.Generator().manual_seed(seed)
+    example = tuple(torch.rand(batch, *size, generator=generator) for size in sizes)
+    if limits is not None:
+        lo, hi = (max(min(limit, 1e3), -1e3) for limit in limits)
+        example = tuple(lo + (hi - lo) * part for part in example)
+    if indices is None:
+        return example, None, domain
+    return example, indices[0] if len(indices) == 1 else indices, domain
+
+
+def fit_example(model: nn.Module, example: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The example in the model's floating type and on its device, after one forward pass that must succeed."""
+    anchor = next((p for p in model.parameters() if p.is_floating_point()), None)
+    if anchor is not None:
+        example = tuple(part.to(device=anchor.device, dtype=anchor.dtype) for part in example)
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        model.eval()
+        with torch.no_grad():
+            model(*example)
+    except Exception as error:
+        given = ", ".join(str(tuple(part.shape)) for part in example)
+        raise UsageError(
+            _failed(f"the model's forward pass at inputs of shape {given}", error)
+            + "\nGive the shape of one sample, without the batch, for every input: --shape 3,32,32."
+        ) from error
+    finally:
+        for module, training in modes:
+            module.training = training
+    return example
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        sizes = tuple(int(part) for part in text.split(",")) if text.strip() else ()
+    except ValueError:
+        sizes = (0,)
+    if any(size < 1 for size in sizes):
+        raise UsageError(f"--shape {text!r} is not a shape. Write positive whole numbers, such as 3,32,32 or 64.")
+    return sizes
+
+
+def _indices(text: str, inputs: int) -> tuple[int, ...]:
+    try:
+        indices = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"--wrt {text!r} is not an input. Count from 0, such as 0 or 0,2.") from None
+    if any(not 0 <= index < inputs for index in indices) or len(set(indices)) != len(indices):
+        raise UsageError(
+            f"--wrt {text!r} does not fit {inputs} input(s), counted from 0. Give one --shape for every input."
+        )
+    return indices
+
+
+def _limits(text: str) -> tuple[float, float]:
+    try:
+        lo, hi = (float(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"--box {text!r} is not a box. Write two numbers, such as 0,1.") from None
+    if not lo <= hi:
+        raise UsageError(f"--box {text!r} is empty: the first number must not exceed the second.")
+    return lo, hi
+
+
+def _load_weights(model: nn.Module, path: Path) -> None:
+    try:
+        state: object = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UsageError(f"--weights {path}: there is no such file.") from None
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):
+        # torch's own message advises weights_only=False, which is exactly what must not happen here.
+        raise UsageError(
+            f"--weights {path} does not hold plain tensors. Save it with torch.save(model.state_dict(), FILE)."
+        ) from None
+    if not isinstance(state, dict):
+        raise UsageError(f"--weights {path} holds {_kind(state)}. Save it with torch.save(model.state_dict(), FILE).")
+    try:
+        model.load_state_dict(cast("dict[str, Tensor]", state))
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise UsageError(_failed(f"--weights {path} does not fit the model", error)) from error
+
+
+def _failed(what: str, error: BaseException) -> str:
+    """One or two lines: what failed, the error's type and the start of its message, and the user's own line."""
+    told = " ".join(str(error).split())
+    told = told if len(told) <= 300 else told[:299] + "…"
+    place = ""
+    frame = error.__traceback__
+    while frame is not None:
+        file = frame.tb_frame.f_code.co_filename
+        if not file.startswith("<") and "site-packages" not in file and Path(file) != Path(__file__):
+            place = f" ({file}:{frame.tb_lineno})"
+        frame = frame.tb_next
+    return f"{what} failed with {type(error).__name__}: {told}{place}"
+
+
+def _kind(value: object) -> str:
+    return f"{'an' if type(value).__name__[0] in 'aeiou' else 'a'} {type(value).__name__}"
+
+
+def _candidates(module: object) -> str:
+    names = (
+        sorted(
+            name for name, value in vars(module).items() if not name.startswith("_") and isinstance(value, nn.Module)
+        )
+        if hasattr(module, "__dict__")
+        else []
+    )
+    return f"; modules found there: {', '.join(names[:8])}" if names else ""
