@@ -22,7 +22,7 @@ from convexnet.curvature.certificate import given, proved
 from convexnet.curvature.facts import INF, Fact, constant
 from convexnet.curvature.fields import core, uniform, where_any
 from convexnet.curvature.findings import findings_of
-from convexnet.curvature.trace import Source, chosen, trace
+from convexnet.curvature.trace import Source, chosen, trace, unwrapped
 from convexnet.curvature.walk import walk
 from convexnet.errors import NotCertified
 
@@ -135,7 +135,7 @@ class Cone:
             >>> cone.violation()
             1.5
         """
-        lows = [tensor.detach().min().float().cpu() for tensor in self.tensors() if tensor.numel()]
+        lows = [tensor.detach().min().double().cpu() for tensor in self.tensors() if tensor.numel()]
         return float((-torch.stack(lows).amin()).clamp(min=0.0)) if lows else 0.0
 
     def attach(self, optimizer: torch.optim.Optimizer) -> Cone:
@@ -226,6 +226,7 @@ def constrain(
         >>> constrain(net, torch.zeros(1, 2), method="clip").parameters
         ('3.weight', '5.weight')
     """
+    unwrapped(model)  # anything but a module is an error before it is touched
     how = method_of(method, epsilon, model)
     names = derive(model, example, wrt)
     for name in names:

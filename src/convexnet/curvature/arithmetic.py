@@ -216,10 +216,21 @@ def clamped(call: Call) -> Fact:
     return result if high is None else extremum(result, as_fact(high), call.shape, largest=False)
 
 
+def clamped_above(call: Call) -> Fact:
+    high = call.arg(1, "max")
+    if isinstance(high, Fact):
+        return extremum(call.x, high, call.shape, largest=False)
+    return apply_profile(clamp(None, high), call.on, call.x)
+
+
 def prelu(call: Call) -> Fact:
     """max(x, 0) + a min(x, 0) with a slope per channel: convex where a <= 1, non-decreasing where a >= 0."""
     x, slope = call.args[0], call.args[1]
-    if slope.shape.numel() == 1:
+    if not slope.constant:
+        raise Refusal(PRODUCT, "let the slope not depend on the input")
+    if len(slope.shape) == len(x.shape):
+        a = slope.expanded(x.shape)
+    elif slope.shape.numel() == 1:
         a = viewed(slope, lambda f: f.reshape([1] * len(x.shape)).expand(x.shape))
     else:
         tail = [1] * (len(x.shape) - 2)
@@ -235,7 +246,8 @@ def prelu(call: Call) -> Fact:
                 up=lambda m: elementwise(torch.logical_and, x.shape, m, rises),
                 down=lambda m: elementwise(torch.logical_and, x.shape, m, falls),
                 by_row=rowwise(x.shape),
-            )
+            ),
+            Influence(a, up=lambda m: m),  # constant; but it may come from a row of another input
         ],
         x.shape,
         bends_up=elementwise(lambda c, alo: c & (alo < 1), x.shape, crosses, a.lo),

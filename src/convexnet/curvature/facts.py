@@ -169,8 +169,14 @@ def as_fact(value: Any) -> Fact:
 
 def viewed(fact: Fact, move: Callable[[Tensor], Tensor]) -> Fact:
     """The fact of a view: `move` is applied to every field, and to the value."""
+
+    def moved(field: Tensor) -> Tensor:
+        value = level(field)
+        return move(field) if value is None else uniform(value, move(field).shape, field.dtype)
+
+    a, b, c, rows, lo, hi = (moved(field) for field in fact.fields())
     value = None if fact.value is None else move(fact.value)
-    return Fact(*(move(f) for f in fact.fields()), degree=fact.degree, value=value, integral=fact.integral)
+    return Fact(a, b, c, rows, lo, hi, fact.degree, value, fact.integral)
 
 
 # --- the composition theorem -----------------------------------------------------------------------------------------

@@ -125,6 +125,7 @@ class _Search:
         elements = max(1, sum(t[0].numel() for t in self.inputs))
         self.width = max(2, min(64, 2_000_000 // elements, budget // 12))
         self.best: Counterexample | None = None
+        self.climbs = True
 
     def run(self) -> Counterexample | None:
         """Chords first, a tenth of the budget; then ascents at every scale until the budget ends."""
@@ -136,11 +137,14 @@ class _Search:
             if self.best is not None:
                 return self.best
         round_ = 0
-        while self.left >= 6:
+        while self.left >= 6 and self.climbs:
             self.ascend(SCALES[round_ % len(SCALES)], steps=120)
             round_ += 1
             if self.best is not None:
                 return self.best
+        while self.left >= 3 and self.best is None:  # no gradients to be had
+            self.chords(SCALES[round_ % len(SCALES)])
+            round_ += 1
         return self.best
 
     # --- points ---
@@ -258,7 +262,11 @@ class _Search:
                 return  # constant outputs
             spread = gap.detach().abs().amax(0, keepdim=True).clamp(min=1e-12)
             loss = -(gap / spread).sum()
-            grads = torch.autograd.grad(loss, moving, allow_unused=True, materialize_grads=True)
+            try:
+                grads = torch.autograd.grad(loss, moving, allow_unused=True, materialize_grads=True)
+            except RuntimeError:  # in-place writes, or operators without a derivative
+                self.climbs = False
+                return
             for tensor, grad in zip(moving, grads, strict=True):
                 tensor.grad = grad.nan_to_num(0.0, 0.0, 0.0)
             optimizer.step()

@@ -6,6 +6,7 @@ uniform in space needs no convolution, only "does any tap of this filter have th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -139,8 +140,19 @@ class Convolution(Form):
                 self.sums[part] = torch.cat([part(slab.double()).flatten(2).sum(2) for slab in slabs(coefficients)])
             flat = inner.reshape(inner.shape[0], -1).expand(-1, values.shape[1]).double()
             return self.channels(flat, self.sums[part]).expand(tuple(self.shape))
-        inner = inner.expand(inner.shape[0], *values.shape[1:])
-        return self.run(inner.double(), part(coefficients.double())).expand(tuple(self.shape))
+        inner = inner.expand(inner.shape[0], *values.shape[1:]).double()
+        if self.groups > 1 or self.transposed:
+            return self.run(inner, part(coefficients.double())).expand(tuple(self.shape))
+        # float64 convolutions unfold their input: a few channels at a time, to stay within memory
+        taps = math.prod(coefficients.shape[2:])
+        width = max(1, 4 * SLAB // (taps * max(math.prod(self.shape[2:]), coefficients.shape[0])))
+        found: Tensor | None = None
+        for start in range(0, inner.shape[1], width):
+            weights = part(coefficients[:, start : start + width].double())
+            out = self.run(inner[:, start : start + width], weights)
+            found = out if found is None else found.add_(out)
+        assert found is not None
+        return found.expand(tuple(self.shape))
 
     def terms(self, coefficients: Tensor) -> int:
         return coefficients.numel() // coefficients.shape[1 if self.transposed else 0]

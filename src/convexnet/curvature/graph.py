@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import re
 from pathlib import Path
@@ -11,7 +12,8 @@ import torch
 from torch import fx
 
 from convexnet.curvature.arithmetic import dropout, identity
-from convexnet.curvature.shapes import Moved
+from convexnet.curvature.layers import einsum
+from convexnet.curvature.shapes import Moved, reshaped
 from convexnet.curvature.table import TABLE
 
 # --- in-place operators ----------------------------------------------------------------------------------------------
@@ -41,18 +43,43 @@ def mutated(node: fx.Node) -> list[fx.Node]:
 
 def makes_new(node: fx.Node) -> bool:
     """Whether a node's result certainly shares memory with nothing else that has a name."""
-    if node.op != "call_function" or node.target in (torch.ops.aten.lift_fresh_copy.default,):
-        return node.op == "call_function"
+    if node.op != "call_function":
+        return False
     rule = TABLE.get(base_name(node.target))
     schema = getattr(node.target, "_schema", None)
-    if schema is None or (rule is None and not is_mutable(node.target)):
+    if schema is None:
         return False
-    if isinstance(rule, Moved) or rule in (identity, dropout):
+    if not node.all_input_nodes:
+        return True
+    if rule is None and not is_mutable(node.target) and is_composite(node.target):
         return False
+    if isinstance(rule, Moved) or rule in (identity, dropout, reshaped, einsum):  # einsum of one operand is a view
+        return base_name(node.target) in ("clone", "lift_fresh_copy")
     return all(result.alias_info is None or result.alias_info.is_write for result in schema.returns)
 
 
-def writes_through(graph: fx.Graph) -> bool:
+def is_composite(target: Any) -> bool:
+    """Whether an operator is written in terms of others, so that its schema need not tell what its result shares."""
+    return bool(target.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd))  # pyright: ignore[reportPrivateUsage]
+
+
+def hides_alias(node: fx.Node) -> bool:
+    """Whether a result may share memory with an argument although the operator's schema does not say so."""
+    if node.op != "call_function" or makes_new(node) or node.target is operator.getitem:
+        return False
+    schema = getattr(node.target, "_schema", None)
+    return schema is None or not any(result.alias_info is not None for result in schema.returns)
+
+
+def without_idle_dropout(graph: fx.Graph) -> None:
+    """Take out dropout in eval mode, which returns its own argument; a decomposition would take it for a copy."""
+    for node in list(graph.nodes):
+        if calls(node, "dropout") and not node.args[2] and all(user.op != "output" for user in node.users):
+            node.replace_all_uses_with(argument(node))
+            graph.erase_node(node)
+
+
+def writes_through(graph: fx.Graph, module: torch.nn.Module) -> bool:
     """Whether an in-place operator changes a tensor that the program reads again under another name.
 
     Harmless is only: a fresh result, overwritten once it has no other reader and no views, and read afterwards
@@ -60,10 +87,11 @@ def writes_through(graph: fx.Graph) -> bool:
     """
     order = {node: i for i, node in enumerate(graph.nodes)}
     for node in graph.nodes:
+        if node.op == "get_attr" and isinstance(inner := getattr(module, str(node.target), None), fx.GraphModule):
+            if writes_through(inner.graph, inner):
+                return True
         if node.op != "call_function" or not is_mutable(node.target):
             continue
-        if base_name(node.target) == "dropout" and not node.args[2]:
-            continue  # in eval mode it writes nothing
         for written in mutated(node):
             if not makes_new(written):
                 return True
@@ -71,6 +99,34 @@ def writes_through(graph: fx.Graph) -> bool:
                 if user is not node and (order[user] > order[node] or not makes_new(user)):
                     return True
     return False
+
+
+def hidden_write(graph: fx.Graph) -> fx.Node | None:
+    """An operator through which a write may reach another tensor unseen, so that no decomposition can be trusted.
+
+    Tensors that may share memory are collected in classes; a class that is written to must not hold an operator that
+    `hides_alias`. Regions (no_grad, autocast) count as such.
+    """
+    parent: dict[fx.Node, fx.Node] = {}
+
+    def root(node: fx.Node) -> fx.Node:
+        while node in parent:
+            node = parent[node]
+        return node
+
+    written: list[fx.Node] = []
+    for node in graph.nodes:
+        mutable = node.op == "call_function" and is_mutable(node.target)
+        if node.op != "call_function" or (makes_new(node) and not mutable):
+            continue
+        region = "wrap_with" in str(node.target)
+        targets = mutated(node) if mutable else node.all_input_nodes
+        written += targets if mutable or region else []
+        for other in targets:
+            if root(other) is not root(node):
+                parent[root(other)] = root(node)
+    classes = {root(node) for node in written}
+    return next((node for node in graph.nodes if root(node) in classes and hides_alias(node)), None)
 
 
 def simplified(graph: fx.Graph) -> fx.Graph:

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from convexnet.curvature.arithmetic import PRODUCT, as_fact, product
 from convexnet.curvature.call import Call, Refusal, Result
-from convexnet.curvature.facts import INF, Fact, Influence, compose, constant, known, unknown, viewed
-from convexnet.curvature.fields import Shape, core, elementwise, uniform
+from convexnet.curvature.facts import Fact, Influence, compose, constant, known, unknown, viewed
+from convexnet.curvature.fields import Shape, core, uniform, where_any, widened
 from convexnet.curvature.forms import Contraction, Pairing
 from convexnet.curvature.linear import bilinear, convolution, total
 from convexnet.curvature.pointwise import apply_profile
@@ -144,30 +144,23 @@ def batch_norm(call: Call) -> Fact:
             "it normalises with the statistics of the batch, so the samples of a batch influence each other",
             "keep running statistics (track_running_stats=True), and certify in eval mode",
         )
+    if mean.value is None or var.value is None:
+        raise Refusal("its statistics are not fixed numbers", "normalise with running statistics, which are buffers")
+    if not all(fact is None or fact.constant for fact in (gamma, beta)):
+        raise Refusal(PRODUCT, "let the scale and shift not depend on the input")
     dims = len(x.shape) - 2
-    if var.value is None or mean.value is None:
-        return affine_by_sign(x, gamma, call.shape, dims)
-    scale = (var.value.double() + eps).rsqrt()
-    if not bool((scale > 0).all()):
+    root = (var.value.double() + eps).rsqrt()
+    if not bool((root > 0).all()):
         raise Refusal("a running variance is negative", "reset the running statistics")
-    if gamma is not None and gamma.value is None:
-        return affine_by_sign(x, gamma, call.shape, dims)
-    if gamma is not None:
-        scale = scale * gamma.value.double()
-    result = product(x, channelwise(known(scale), dims), call.shape)
-    shift = known(-mean.value.double() * scale)
+    if gamma is None or gamma.value is not None:
+        factor = root if gamma is None or gamma.value is None else root * gamma.value.double()
+        scale, shift = known(factor), known(-mean.value.double() * factor)
+    else:  # positive multiples of a scale of which only the sign is known
+        scale = product(gamma, known(root), gamma.shape)
+        shift = product(scale, known(-mean.value.double()), gamma.shape)
+    result = product(x, channelwise(scale, dims), call.shape)
     terms = [(result, 1), (channelwise(shift, dims), 1)]
     return total(terms if beta is None else [*terms, (channelwise(beta, dims), 1)], call.shape)
-
-
-def affine_by_sign(x: Fact, gamma: Fact | None, shape: Shape, dims: int) -> Fact:
-    """A batch norm of whose scale only the sign is known."""
-    scale = gamma if gamma is not None else known(torch.ones(x.shape[1]))
-    signs = constant(scale.shape).bounded(
-        elementwise(lambda v: torch.where(v >= 0, 0.0, -INF).double(), scale.shape, scale.lo),
-        elementwise(lambda v: torch.where(v <= 0, 0.0, INF).double(), scale.shape, scale.hi),
-    )
-    return total([(product(x, channelwise(signs, dims), shape), 1), (constant(shape), 1)], shape)
 
 
 def batch_norm_functional(call: Call) -> Result:
@@ -175,11 +168,22 @@ def batch_norm_functional(call: Call) -> Result:
     return normed, *(unknown(shape, varies=uniform(False, shape, torch.bool)) for shape in call.shapes[1:])
 
 
+def embedding(call: Call) -> Fact:
+    """Rows of a table, picked by integers that are constants or another input."""
+    table, picks = call.args[0], call.args[1]
+    if not table.constant or not picks.constant:
+        raise Refusal("its table or its indices depend on the input", "embed only inputs that wrt does not name")
+    rows = widened(picks.rows.unsqueeze(-1), call.shape)
+    lo, hi = float(core(table.lo).min()), float(core(table.hi).max())
+    bounds = uniform(lo, call.shape, torch.float64), uniform(hi, call.shape, torch.float64)
+    return constant(call.shape, rows).bounded(*bounds)
+
+
 def cdist(call: Call) -> Fact:
     """Distances to fixed points: norms of x - c, convex where x is affine."""
     x, points = call.args[0], call.args[1]
     p = float(call.arg(2, "p", 2.0))
-    if not points.constant or p < 1:
+    if not points.constant or where_any(points.rows) or p < 1:
         raise Refusal(
             "it is a distance between two quantities that both depend on the input", "fix the second argument"
         )

@@ -62,45 +62,56 @@ def interval(x: Fact, w: Fact, form: Form, influence: Influence, shape: Shape) -
         low_end = -INF if (influence.up and ends[0]) or (influence.down and ends[1]) else 0.0
         high_end = INF if (influence.up and ends[1]) or (influence.down and ends[0]) else 0.0
         return uniform(low_end, shape, torch.float64), uniform(high_end, shape, torch.float64)
-    if isinstance(form, Convolution) and form.padded:  # a tap may see a zero instead: then uniform stays uniform
-        lo = elementwise(lambda v: v.clamp(max=0.0), lo.shape, lo)
-        hi = elementwise(lambda v: v.clamp(min=0.0), hi.shape, hi)
+    if isinstance(form, Convolution) and form.padded:
+        # a tap may see a zero instead: with the zero among the bounds, a flat bound may be taken as flat
+        lo = elementwise(lambda v: v.clamp(max=0.0), lo.shape, lo) if flat(lo) else lo
+        hi = elementwise(lambda v: v.clamp(min=0.0), hi.shape, hi) if flat(hi) else hi
 
     def marked(test: Callable[[Tensor], Tensor], bound: Tensor) -> Tensor:
         return elementwise(test, bound.shape, bound)
 
-    def finite(bound: Tensor) -> Tensor:
-        return marked(lambda v: torch.where(v.isfinite(), v.double(), 0.0), bound)
-
     endless_low = influence.reach(marked(torch.isneginf, lo), marked(torch.isposinf, hi), shape)
     endless_high = influence.reach(marked(torch.isposinf, hi), marked(torch.isneginf, lo), shape)
-    low, high = finite(lo), finite(hi)
-    zero = uniform(0.0, shape, torch.float64)
-    if not bool(core(low).any()) and not bool(core(high).any()):
-        lower, upper = zero, zero
-    elif w.value is not None:
-        room = 2 * (form.terms(w.value) + 2) * EPS
-        magnitude = marked(
-            torch.abs, elementwise(torch.maximum, x.shape, marked(torch.abs, low), marked(torch.abs, high))
-        )
-        error = marked(lambda v: v * room, form.apply(magnitude, w.value, torch.abs))
-
-        def combined(through_positive: Tensor, through_negative: Tensor, off: Callable[..., Tensor]) -> Tensor:
-            assert w.value is not None
-            rise = form.apply(through_positive, w.value, positive_part)
-            fall = form.apply(through_negative, w.value, negative_part)
-            return elementwise(lambda a, b, e: off(a + b, e), shape, rise, fall, error)
-
-        lower = combined(low, high, torch.sub)
-        upper = combined(high, low, torch.add)
-    else:
-        lower, upper = uniform(-INF, shape, torch.float64), uniform(INF, shape, torch.float64)
+    lower, upper = finite_interval(finite(lo), finite(hi), w, form, shape)
     lower = elementwise(lambda v, m: torch.where(m, -INF, v), shape, lower, endless_low)
     upper = elementwise(lambda v, m: torch.where(m, INF, v), shape, upper, endless_high)
     negative, positive = marked(lambda v: v < 0, x.lo), marked(lambda v: v > 0, x.hi)
     lower = clip_sign(lower, influence.reach(negative, positive, shape), above=True)
     upper = clip_sign(upper, influence.reach(positive, negative, shape), above=False)
     return lower, upper
+
+
+def flat(field: Tensor) -> bool:
+    """Whether a field is uniform over the spatial dimensions."""
+    return all(length == 1 for length in core(field).shape[2:])
+
+
+def finite(bound: Tensor) -> Tensor:
+    """A bound with zeros in place of infinities."""
+    inner = core(bound)
+    if bound.dtype == torch.float64 and bool(inner.isfinite().all()):
+        return bound
+    return elementwise(lambda v: v.double().masked_fill(~v.isfinite(), 0.0), bound.shape, bound)
+
+
+def finite_interval(low: Tensor, high: Tensor, w: Fact, form: Form, shape: Shape) -> tuple[Tensor, Tensor]:
+    """Bounds of sum_i w_i x_i for finite bounds of x: each end meets the coefficients of either sign."""
+    if not bool(core(low).any()) and not bool(core(high).any()):
+        return uniform(0.0, shape, torch.float64), uniform(0.0, shape, torch.float64)
+    if w.value is None:
+        return uniform(-INF, shape, torch.float64), uniform(INF, shape, torch.float64)
+    room = 2 * (form.terms(w.value) + 2) * EPS  # of rounding, relative to the sum of absolute values
+    size = elementwise(lambda a, b: torch.maximum(a.abs(), b.abs()), low.shape, low, high)
+    error = form.apply(size, w.value, torch.abs)
+    del size
+
+    def combined(rising: Tensor, falling: Tensor, sign: float) -> Tensor:
+        assert w.value is not None
+        rise = form.apply(rising, w.value, positive_part)
+        fall = form.apply(falling, w.value, negative_part)
+        return elementwise(lambda a, b, e: (a + b).add_(e, alpha=sign * room), shape, rise, fall, error)
+
+    return combined(low, high, -1.0), combined(high, low, 1.0)
 
 
 def clip_sign(bound: Tensor, contradicted: Tensor, above: bool) -> Tensor:
@@ -138,18 +149,22 @@ def added(bounds: Sequence[Tensor], shape: Shape, down: bool) -> Tensor:
     if (-INF if down else INF) in map(level, bounds):
         return uniform(-INF if down else INF, shape, torch.float64)
 
+    sign = -1.0 if down else 1.0
+
     def run(*parts: Tensor) -> Tensor:
-        wide = [part.double() for part in parts]
-        size = sum((part.abs() for part in wide), start=torch.zeros(()))
-        room = torch.where(size.isfinite(), size * (len(wide) * EPS), 0.0)
-        value = sum(wide, start=torch.zeros(()))
-        if down:
-            agreed = torch.stack(torch.broadcast_tensors(*[part >= 0 for part in wide])).all(0)
-            value = torch.where(value.isnan(), -INF, value - room)
-            return torch.where(agreed, value.clamp(min=0.0), value)
-        agreed = torch.stack(torch.broadcast_tensors(*[part <= 0 for part in wide])).all(0)
-        value = torch.where(value.isnan(), INF, value + room)
-        return torch.where(agreed, value.clamp(max=0.0), value)
+        value: Tensor | float = 0.0
+        room: Tensor | float = 0.0
+        agreed: Tensor | bool = True
+        for part in parts:
+            value = value + part.double()
+            room = room + part.abs().double()
+            agreed = (part >= 0 if down else part <= 0) & agreed
+        assert isinstance(value, Tensor)
+        assert isinstance(room, Tensor)
+        assert isinstance(agreed, Tensor)
+        room = room.mul_(len(parts) * EPS).nan_to_num_(posinf=0.0)
+        value = (value + room.mul_(sign)).nan_to_num_(nan=sign * INF, posinf=INF, neginf=-INF)
+        return torch.where(agreed, value.clamp(min=0.0) if down else value.clamp(max=0.0), value)
 
     return elementwise(run, shape, *bounds)
 

@@ -16,11 +16,12 @@ from torch import Tensor
 
 from convexnet.curvature.call import Call
 from convexnet.curvature.facts import INF, Fact, Influence, compose, constant
-from convexnet.curvature.fields import BATCH, core, elementwise, level, settled, uniform
+from convexnet.curvature.fields import BATCH, core, either, elementwise, level, settled, uniform
 
 Range = tuple[float, float]
 Ranges = tuple[Range, ...]
 
+EPS = torch.finfo(torch.float64).eps
 LINE: Ranges = ((-INF, INF),)
 LEFT: Ranges = ((-INF, 0.0),)
 RIGHT: Ranges = ((0.0, INF),)
@@ -31,7 +32,8 @@ NEGATIVE: Ranges = ((-INF, -5e-324),)
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """Where a function of one number has which property; `turns` are its local extrema, `image` its range."""
+    """Where a function of one number has which property; `turns` are all its local extrema (none listed: not known),
+    `image` its range."""
 
     convex: Ranges = ()
     concave: Ranges = ()
@@ -97,31 +99,33 @@ _images: dict[tuple[Hashable, ...], tuple[float, float]] = {}
 
 
 def image(profile: Profile, function: Callable[[Tensor], Tensor], x: Fact) -> tuple[Tensor, Tensor]:
-    """Bounds of `function(x)`: its values at the ends and at the turns in between, rounded outwards."""
+    """Bounds of `function(x)`, rounded outwards: its values at the ends, where it is monotone in between or its turns
+    are listed; elsewhere its whole image."""
 
-    def ends(lo: Tensor, hi: Tensor, above: Tensor, below: Tensor) -> Tensor:
-        lo, hi = torch.broadcast_tensors(lo.double(), hi.double())
-        points = [lo, hi, *(torch.full_like(lo, turn).clamp(lo, hi) for turn in profile.turns)]
-        slack = torch.finfo(torch.float64).eps * 4
-        lows: list[Tensor] = []
-        highs: list[Tensor] = []
-        for point in points:
-            value = function(point)
-            room = torch.zeros_like(value)
-            if not profile.exact:
-                room = slack * (value.abs() + torch.where(point.isfinite(), point.abs(), 0.0)) + 1e-300
-                room = torch.where(value.isfinite(), room, 0.0)
-            lows.append(torch.where(value.isnan(), -INF, value - room))
-            highs.append(torch.where(value.isnan(), INF, value + room))
-        lower = torch.stack(lows).amin(0).clamp(min=profile.image[0], max=profile.image[1])
-        upper = torch.stack(highs).amax(0).clamp(min=profile.image[0], max=profile.image[1])
-        lower = torch.where(above, lower.clamp(min=0.0), lower)
-        upper = torch.where(below, upper.clamp(max=0.0), upper)
-        return torch.stack([lower, upper])
+    def rounded(point: Tensor, sign: float) -> Tensor:
+        value = function(point)
+        if not profile.exact:
+            room = point.abs().nan_to_num_(posinf=0.0).add_(value.abs()).mul_(4 * EPS).add_(1e-300)
+            value = value.add(room.nan_to_num_(posinf=0.0), alpha=sign)
+        return value.nan_to_num(nan=sign * INF, posinf=INF, neginf=-INF)
+
+    def end(which: int, cut: Tensor, sign: float) -> Tensor:
+        lo, hi = (core(bound).double() for bound in (x.lo, x.hi))
+        if profile.rising == LINE:
+            value = rounded((lo, hi)[which], sign)
+        else:
+            pick = torch.minimum if sign < 0 else torch.maximum
+            value = pick(rounded(lo, sign), rounded(hi, sign))
+            for turn in profile.turns:
+                value = pick(value, rounded(lo.clamp(min=turn).minimum(hi), sign))
+        if profile.rising != LINE and not profile.turns:
+            value = torch.where(core(monotone), value, profile.image[which])
+        value = value.clamp(*profile.image)
+        return torch.where(core(cut), value.clamp(min=0.0) if sign < 0 else value.clamp(max=0.0), value)
 
     above, below = inside(x, profile.nonneg), inside(x, profile.nonpos)
-    both = ends(*(core(field) for field in (x.lo, x.hi, above, below)))
-    return settled(both[0], x.shape), settled(both[1], x.shape)
+    monotone = either(inside(x, profile.rising), inside(x, profile.falling))
+    return settled(end(0, above, -1.0), x.shape), settled(end(1, below, 1.0), x.shape)
 
 
 @dataclass(frozen=True)

@@ -104,10 +104,6 @@ def hardtanh(min_val: float = -1.0, max_val: float = 1.0) -> Profile:
     return clamp(min_val, max_val)
 
 
-def clamp_max(max: float) -> Profile:
-    return clamp(None, max)
-
-
 def threshold(threshold: float, value: float) -> Profile:
     """x above the threshold, else a fixed value: a maximum if the two agree, else a jump."""
     if threshold == value:

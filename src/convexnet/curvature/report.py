@@ -51,6 +51,11 @@ def table(certificate: Certificate) -> list[str]:
             rows.append((step.path, step.operator, step.result))
     if not rows:
         return ["  nothing depends on the input"]
+    for number, finding in enumerate(certificate.findings, 1):
+        for i, (path, operators, result) in enumerate(rows):
+            if path == finding.path and finding.operator.removeprefix("aten.") in operators.split(", "):
+                rows[i] = (path, operators, f"{result}   <- {number}")
+                break
     keep = shown([row[2] for row in rows])
     first = max(len("layer"), *(len(rows[i][0]) for i in keep))
     first = min(first, 44)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from convexnet.curvature.call import Call, Refusal, Result
-from convexnet.curvature.facts import Fact, as_fact, known, viewed
+from convexnet.curvature.facts import Fact, as_fact, constant, known, viewed
 from convexnet.curvature.fields import Shape, compact, core, elementwise, level, uniform
 from convexnet.curvature.opaque import Opaque
 
@@ -30,6 +30,8 @@ class Moved:
     as_float: bool = False  # the operator has no boolean or integer kernel
 
     def __call__(self, call: Call) -> Result:
+        if any(isinstance(arg, torch.dtype) for arg in call.args) or call.arg(3, "accumulate") is True:
+            raise Refusal("it reinterprets bits, or adds to what is there", "use add, or a cast")
         facts = [fact for fact in call.facts() if not addresses(fact)]
         if not facts:
             return Opaque("it only moves integers")(call)
@@ -82,6 +84,13 @@ def retype(field: Tensor, dtype: torch.dtype) -> Tensor:
     return core(small).to(dtype).expand(field.shape)
 
 
+def reshaped(call: Call) -> Fact:
+    """view and reshape; a view may have to copy here, since facts are not contiguous."""
+    if any(isinstance(arg, torch.dtype) for arg in call.args):
+        raise Refusal("it reinterprets bits as another type", "use a cast")
+    return viewed(call.x, lambda field: compact(field.reshape(tuple(call.shape))))
+
+
 def fresh(call: Call) -> Fact:
     """zeros_like, new_ones, full_like, fill: the result depends on the shape of the argument only."""
     filler = call.arg(1, "value")
@@ -97,19 +106,32 @@ def copy(call: Call) -> Fact:
 
 def masked_fill(call: Call) -> Fact:
     """The value where the mask is set, else x."""
-    x, mask, value = call.args[0].expanded(call.shape), call.args[1], as_fact(call.args[2])
-    if mask.value is None:
-        raise Refusal("its mask depends on the input", "write the choice as a maximum")
-    chosen = mask.value.expand(tuple(call.shape))
-    fields = zip(x.fields(), value.expanded(call.shape).fields(), strict=True)
-    moved = [elementwise(lambda m, a, b: torch.where(m, b, a), call.shape,
-                         chosen, a, b) for a, b in fields]  # fmt: skip
-    return Fact(*moved, degree=min(x.power, value.power))
+    return choice(call.args[1], as_fact(call.args[2]), call.x, call.shape)
+
+
+def where(call: Call) -> Fact:
+    """a where the mask is set, else b; the mask is constant."""
+    if len(call.args) < 3:
+        raise Refusal("it lists the places where a condition holds", "write the choice as a maximum")
+    return choice(call.args[0], as_fact(call.args[1]), as_fact(call.args[2]), call.shape)
+
+
+def choice(mask: Fact, a: Fact, b: Fact, shape: Shape) -> Fact:
+    """Each element from a or from b, as a mask of known value says."""
+    marks = address(mask).bool().expand(tuple(shape))
+    columns: list[Tensor] = []
+    for one, other in zip(a.expanded(shape).fields(), b.expanded(shape).fields(), strict=True):
+        if one.is_floating_point():  # known values keep their type, and a float32 field is no place for float64 bounds
+            one, other = retype(one, torch.float64), retype(other, torch.float64)
+        columns.append(elementwise(torch.where, shape, marks, one, other))
+    return Fact(*columns, degree=min(a.power, b.power))
 
 
 def cat(call: Call) -> Fact:
     """Concatenation, keeping dimensions uniform where all the parts agree to be."""
-    parts = [fact for fact in call.args[0] if fact.shape.numel() > 0 or len(fact.shape) == len(call.shape)]
+    parts = [fact for fact in call.args[0] if fact.shape.numel() > 0]
+    if not parts:
+        return constant(call.shape)
     dim = int(call.arg(1, "dim", 0)) % len(call.shape)
     return concatenated(parts, dim, call.shape)
 

@@ -16,7 +16,6 @@ from convexnet.curvature.pointwise import HALVES, INF, LEFT, LINE, RIGHT, Pointw
 from convexnet.curvature.profiles import (
     IDENTITY,
     celu,
-    clamp_max,
     dip,
     elu,
     gelu,
@@ -133,7 +132,7 @@ ROWS: tuple[tuple[str, Rule], ...] = (
     ("floor", Pointwise(STEP)),
     ("ceil", Pointwise(STEP)),
     ("round", Pointwise(STEP)),
-    ("clamp_max", Pointwise(clamp_max)),
+    ("clamp_max", arithmetic.clamped_above),
     ("positive", Pointwise(IDENTITY)),
     # --- over dimensions -------------------------------------------------------------------------------------------
     ("sum", Reduction("straight")),
@@ -162,11 +161,12 @@ ROWS: tuple[tuple[str, Rule], ...] = (
     ("_upsample_bicubic2d_aa", Window(signed=True)),
     # --- moved -----------------------------------------------------------------------------------------------------
     *((name, Moved()) for name in (
-        "view", "_unsafe_view", "reshape", "flatten", "unflatten", "permute", "transpose", "t", "numpy_T", "mT",
-        "movedim", "swapaxes", "squeeze", "unsqueeze", "expand", "expand_as", "broadcast_to", "view_as", "slice",
+        "flatten", "unflatten", "permute", "transpose", "t", "numpy_T", "mT",
+        "movedim", "swapaxes", "squeeze", "unsqueeze", "expand", "expand_as", "broadcast_to", "slice",
         "select", "narrow", "split", "split_with_sizes", "chunk", "unbind", "index_select", "index", "gather", "take",
         "flip", "roll", "rot90", "repeat", "tile", "repeat_interleave", "unfold", "diagonal",
-        "where", "slice_scatter", "select_scatter", "index_put", "tensor_split", "unsafe_chunk", "unsafe_split")),
+        "slice_scatter", "select_scatter", "index_put", "tensor_split", "unsafe_chunk", "unsafe_split")),
+    *((name, shapes.reshaped) for name in ("view", "_unsafe_view", "reshape", "view_as")),
     *((name, Moved(as_float=True)) for name in ("pixel_shuffle", "pixel_unshuffle", "channel_shuffle")),
     *((name, Moved(fills=True)) for name in ("tril", "triu", "diag_embed")),
     ("im2col", Moved(fills=True, as_float=True)),
@@ -178,6 +178,7 @@ ROWS: tuple[tuple[str, Rule], ...] = (
         "zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full", "fill", "zero")),
     ("copy", shapes.copy),
     ("masked_fill", shapes.masked_fill),
+    ("where", shapes.where),
     ("add", arithmetic.add),
     ("sub", arithmetic.sub),
     ("rsub", arithmetic.rsub),
@@ -222,6 +223,7 @@ ROWS: tuple[tuple[str, Rule], ...] = (
     ("convolution", layers.convolution_generic),
     ("batch_norm", layers.batch_norm),
     ("_native_batch_norm_legit_no_training", layers.batch_norm_functional),
+    ("embedding", layers.embedding),
     ("cdist", layers.cdist),
     # --- structure ---------------------------------------------------------------------------------------------------
     ("cat", shapes.cat),

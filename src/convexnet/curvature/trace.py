@@ -22,7 +22,16 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.utils import _pytree as pytree
 
 from convexnet.curvature.fields import BATCH
-from convexnet.curvature.graph import FRAME, TORCH, simplified, writes_through
+from convexnet.curvature.graph import (
+    FRAME,
+    TORCH,
+    base_name,
+    hidden_write,
+    simplified,
+    source_line,
+    without_idle_dropout,
+    writes_through,
+)
 from convexnet.errors import NotTraceable
 
 Kind = Literal["input", "parameter", "buffer", "constant"]
@@ -147,7 +156,9 @@ def evaluating(model: nn.Module) -> Generator[None]:
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The module inside `torch.compile` and DistributedDataParallel wrappers."""
+    """The module inside `torch.compile` and DistributedDataParallel wrappers; anything but a module is an error."""
+    if not isinstance(model, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"the model must be a torch.nn.Module, not {getattr(model, '__name__', type(model).__name__)}")
     while True:
         inner = model.__dict__.get("_modules", {}).get("_orig_mod")
         if inner is None and isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
@@ -182,8 +193,6 @@ def trace(model: nn.Module, example: Tensor | Sequence[Tensor]) -> Program:
         >>> trace(nn.Sequential(nn.Linear(2, 3), nn.ReLU()), torch.zeros(1, 2)).operators
         2
     """
-    if not isinstance(model, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise TypeError(f"the model must be a torch.nn.Module, not {type(model).__name__}")
     inner = unwrapped(model)
     inputs = tuple(two_rows(tensor) for tensor in as_example(example))
     with evaluating(inner), warnings.catch_warnings(), quiet_logs():
@@ -191,11 +200,14 @@ def trace(model: nn.Module, example: Tensor | Sequence[Tensor]) -> Program:
         check_lazy(inner)
         try:
             exported = torch.export.export(inner, inputs, strict=False)
-            if writes_through(exported.graph):
+            without_idle_dropout(exported.graph)
+            functional = writes_through(exported.graph, exported.graph_module)
+            if functional:
+                check_writes(inner, exported.graph)
+                exported.graph_module.recompile()
                 exported = exported.run_decompositions({})
-                functional = True
-            else:
-                functional = False
+        except NotTraceable:
+            raise
         except Exception as error:
             # torch's own frames would bury the message: keep the cause, without its traceback
             raise NotTraceable(explain(inner, inputs, error)) from error.with_traceback(None)
@@ -208,6 +220,17 @@ def trace(model: nn.Module, example: Tensor | Sequence[Tensor]) -> Program:
         module=exported.graph_module,
         functional=functional,
     )
+
+
+def check_writes(model: nn.Module, graph: fx.Graph) -> None:
+    """Refuse writes whose reach the graph does not show."""
+    node = hidden_write(graph)
+    if node is not None:
+        raise NotTraceable(
+            f"{type(model).__name__} writes in place to a tensor that may share memory with an argument or result of "
+            f"{base_name(node.target)} ({source_line(node) or 'no source line'}), and the program does not show "
+            "whether it does; use an out-of-place operator there"
+        )
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -124,13 +124,15 @@ class _Runner:
         if inlined is not None:
             return inlined
         shapes, floating = results_of(node)
+        listed = isinstance(node.meta.get("val"), (list, tuple))
         name = base_name(node.target)
-        call = Call(functional(node.target, name), name, tuple(args), dict(kwargs), shapes, floating)
+        call = Call(functional(node.target, name), name, tuple(args), dict(kwargs), shapes, floating[0])
         result = self.apply(self.before(call, node) if self.before else call, node)
-        first = result if isinstance(result, Fact) else (result[0] if result else None)
-        if first is not None and first.curvature != CONSTANT:
-            self.found.steps.append((node, describe(first)))
-        return result
+        results = result if isinstance(result, tuple) else (result,)
+        results = tuple(r if real else replace(r, integral=True) for r, real in zip(results, floating, strict=True))
+        if results and results[0].curvature != CONSTANT:
+            self.found.steps.append((node, describe(results[0])))
+        return results if listed else results[0]
 
     def inline(self, node: fx.Node, args: Sequence[Any]) -> Any:
         """Regions of no_grad or autocast compute the same real function: walk what is inside."""
@@ -245,17 +247,17 @@ def attribute(module: torch.nn.Module, path: str) -> Any:
     return known(value) if isinstance(value, Tensor) else value
 
 
-def results_of(node: fx.Node) -> tuple[tuple[Sequence[int], ...], bool]:
-    """Shapes of a node's results, and whether the first is real."""
+def results_of(node: fx.Node) -> tuple[tuple[Sequence[int], ...], tuple[bool, ...]]:
+    """Shapes of a node's results, and which of them are real."""
     value = node.meta.get("val")
     values = [v for v in (value if isinstance(value, (list, tuple)) else [value]) if isinstance(v, Tensor)]
-    return tuple(tuple(v.shape) for v in values), not values or values[0].dtype.is_floating_point
+    if not values:  # a number, as `item` makes
+        return ((),), (True,)
+    return tuple(tuple(v.shape) for v in values), tuple(v.dtype.is_floating_point for v in values)
 
 
 def functional(target: Any, name: str) -> Callable[..., Any]:
-    """The out-of-place overload of an operator; views may copy, since facts are not contiguous."""
-    if name in ("view", "_unsafe_view") and getattr(target, "_overloadname", "") == "default":
-        return torch.ops.aten.reshape.default
+    """The out-of-place overload of an operator."""
     if not is_mutable(target):
         return target
     packet = getattr(torch.ops.aten, name, None)
