@@ -99,7 +99,10 @@ def main() -> None:
     ]
     print(f"torch {torch.__version__}, {options.threads} threads, minimum of {options.repeats} paired repeats")
     print("goals: walk <= 1 x export; certify <= 2 x export (3 x if functionalised); walk's peak <= 1 x forward's\n")
-    head = ("model", "operators", "verdict", "export s", "walk s", "walk/export", "certify/export", "us/operator", "peak/forward")
+    head = (
+        "model", "operators", "verdict", "export s", "walk s", "walk/export", "certify/export", "us/operator",
+        "peak/forward",
+    )  # fmt: skip
     print("| " + " | ".join(head) + " |\n|" + "---|" * len(head))
     for name, model, example in cases:
         m = measure(model, example, options.repeats)

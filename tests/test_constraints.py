@@ -14,20 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import convexnet as cx
+from tests.modules import Function
 
 ROW = torch.zeros(2, 4)
 PICTURE = torch.zeros(2, 1, 8, 8)
-
-
-class Function(nn.Module):
-    """A function as a module."""
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, *inputs: Tensor) -> Any:
-        return self.function(*inputs)
 
 
 def mlp() -> nn.Sequential:

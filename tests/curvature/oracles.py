@@ -616,6 +616,7 @@ SAMPLES: dict[str, list[Sample]] = {
         s(X(2, 3), C(3), C(3), C(3), C(3, sign="positive"), 0.1, 1e-5),
         s(X(2, 3, 2, 2), None, None, C(3), C(3, sign="positive"), 0.1, 1e-3),
     ],
+    "embedding": [s(C(4, 3), index(2, 0)), s(C(4, 3), index(1, 3), -1)],
     "cdist": [
         *(s(X(2, 3), C(4, 3), p) for p in (1.0, 2.0, 3.0, INF)),
         s(X(2, 3), C(4, 3), 0.5),

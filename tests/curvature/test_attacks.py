@@ -12,20 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import convexnet as cx
+from tests.modules import Function
 
 ROW = torch.zeros(2, 4)
 MASK = torch.tensor([True, False, True, False])
-
-
-class Function(nn.Module):
-    """A function as a module."""
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, *inputs: Tensor) -> Any:
-        return self.function(*inputs)
 
 
 def refused(model: nn.Module | Callable[..., Any], example: Any = ROW, **keywords: Any) -> cx.Certificate:

@@ -16,19 +16,9 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations, parametrize
 
 import convexnet as cx
+from tests.modules import Function
 
 ROW = torch.zeros(2, 4)
-
-
-class Function(nn.Module):
-    """A function as a module."""
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, *inputs: Tensor) -> Any:
-        return self.function(*inputs)
 
 
 def verdict(function: Callable[..., Any] | nn.Module, example: Any = ROW, **keywords: Any) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
@@ -12,17 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import convexnet as cx
-
-
-class Function(nn.Module):
-    """A function as a module."""
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, *inputs: Tensor) -> Any:
-        return self.function(*inputs)
+from tests.modules import Function
 
 
 def confirmed(model: nn.Module, found: cx.Counterexample | None, wrt: int = 0) -> cx.Counterexample:

@@ -10,10 +10,9 @@ from torch import Tensor
 
 from convexnet.curvature.call import Call, Refusal, Result
 from convexnet.curvature.facts import INF, Fact, Influence, as_fact, compose, known, viewed
-from convexnet.curvature.fields import BATCH, Shape, core, elementwise, uniform, where_any
+from convexnet.curvature.fields import BATCH, Shape, core, either, elementwise, uniform, where_any
 from convexnet.curvature.forms import Product
 from convexnet.curvature.linear import bilinear, total
-from convexnet.curvature.opaque import Opaque
 from convexnet.curvature.pointwise import Profile, apply_profile
 from convexnet.curvature.profiles import clamp, power
 from convexnet.curvature.reductions import Reduction, below
@@ -96,7 +95,7 @@ def div(call: Call) -> Fact:
     if b.constant:
         if b.value is None and bool(((core(b.lo) <= 0) & (core(b.hi) >= 0)).any()):
             if a.constant:
-                return Opaque("")(call)  # type: ignore[return-value]
+                return product(a, raised(b, -1.0, torch.reciprocal), call.shape)
             raise Refusal(
                 "it divides by a quantity that may be zero or of either sign", "divide by a positive quantity"
             )
@@ -130,6 +129,11 @@ def lerp(call: Call) -> Fact:
 def raised(x: Fact, exponent: float, operator: Callable[[Tensor], Tensor]) -> Fact:
     """x^r. If z >= 0 is a d-th power of something convex, z^r is a (d r)-th power, and convex if d r >= 1."""
     result = apply_profile(power(exponent), operator, x, ("pow", exponent))
+    if exponent < 0 and x.value is None:
+        # 0 times an input is constant, but its zero has the input's sign, and 1/(-0) is not 1/0
+        pole = elementwise(lambda lo, hi: (lo <= 0) & (hi >= 0), x.shape, x.lo, x.hi)
+        bent = (either(field, pole) for field in (result.nonconvex, result.nonconcave, result.varies))
+        result = replace(result, **dict(zip(("nonconvex", "nonconcave", "varies"), bent, strict=True)))
     degree = x.power * exponent if exponent > 0 else 0.0
     if degree >= 1 and where_any(result.nonconvex):
         result = replace(result, nonconvex=uniform(False, result.shape, torch.bool))

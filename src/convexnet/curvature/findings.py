@@ -10,7 +10,7 @@ from torch import fx
 
 from convexnet.curvature.facts import AFFINE, CONCAVE, CONSTANT, CONVEX, Fact
 from convexnet.curvature.fields import core
-from convexnet.curvature.graph import base_name, module_path, source_line
+from convexnet.curvature.graph import ancestors, base_name, module_path, source_line
 from convexnet.curvature.trace import BATCH, Program
 from convexnet.curvature.walk import Walk
 
@@ -130,14 +130,3 @@ def of_output(path: str, fact: Fact, node: fx.Node) -> Finding:
         reason = "some of its elements are convex and others concave"
         remedy = "return the two kinds as separate outputs, or negate the concave ones"
     return Finding(module_path(node), source_line(node), path, fact.curvature, reason, remedy)
-
-
-def ancestors(node: fx.Node) -> set[fx.Node]:
-    found: set[fx.Node] = set()
-    pending = [node]
-    while pending:
-        current = pending.pop()
-        if current not in found:
-            found.add(current)
-            pending.extend(current.all_input_nodes)
-    return found

@@ -151,6 +151,18 @@ def argument(node: Any) -> Any:
     return node.args[0]
 
 
+def ancestors(node: fx.Node) -> set[fx.Node]:
+    """A node and everything it is computed from."""
+    found: set[fx.Node] = set()
+    pending = [node]
+    while pending:
+        current = pending.pop()
+        if current not in found:
+            found.add(current)
+            pending.extend(current.all_input_nodes)
+    return found
+
+
 # --- where things come from ------------------------------------------------------------------------------------------
 
 TORCH = str(Path(torch.__file__).parent)

@@ -174,6 +174,8 @@ def embedding(call: Call) -> Fact:
     if not table.constant or not picks.constant:
         raise Refusal("its table or its indices depend on the input", "embed only inputs that wrt does not name")
     rows = widened(picks.rows.unsqueeze(-1), call.shape)
+    if where_any(table.rows):
+        rows = uniform(3, call.shape, torch.uint8)
     lo, hi = float(core(table.lo).min()), float(core(table.hi).max())
     bounds = uniform(lo, call.shape, torch.float64), uniform(hi, call.shape, torch.float64)
     return constant(call.shape, rows).bounded(*bounds)

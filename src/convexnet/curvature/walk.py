@@ -13,7 +13,7 @@ from torch import Tensor, fx
 from convexnet.curvature.call import Call, Refusal, Result
 from convexnet.curvature.facts import CONSTANT, UNKNOWN, Fact, known, unknown
 from convexnet.curvature.fields import core, elementwise, is_aligned, level, uniform, where_any
-from convexnet.curvature.graph import base_name, is_mutable
+from convexnet.curvature.graph import ancestors, base_name, is_mutable
 from convexnet.curvature.opaque import Opaque
 from convexnet.curvature.table import TABLE
 from convexnet.curvature.trace import Program
@@ -223,13 +223,7 @@ def mixes(fact: Fact) -> bool:
 
 def last_uses(graph: fx.Graph, output: fx.Node) -> dict[fx.Node, list[fx.Node]]:
     """The nodes that the outputs need, each with the values that can be dropped after it."""
-    needed: set[fx.Node] = set()
-    pending = [output]
-    while pending:
-        node = pending.pop()
-        if node not in needed:
-            needed.add(node)
-            pending.extend(node.all_input_nodes)
+    needed = ancestors(output)
     kept = set(output.all_input_nodes)
     order = {node: i for i, node in enumerate(graph.nodes)}
     drops: dict[fx.Node, list[fx.Node]] = {node: [] for node in graph.nodes if node in needed}
