@@ -17,12 +17,13 @@ from torch import Tensor, fx, nn
 from torch.utils.hooks import RemovableHandle
 
 from convexnet.curvature import explain
+from convexnet.curvature.arguments import chosen, unwrapped
 from convexnet.curvature.call import Call
 from convexnet.curvature.certificate import given, proved
 from convexnet.curvature.facts import INF, Fact, constant
 from convexnet.curvature.fields import core, uniform, where_any
 from convexnet.curvature.findings import findings_of
-from convexnet.curvature.trace import Source, chosen, trace, unwrapped
+from convexnet.curvature.trace import Source, trace
 from convexnet.curvature.walk import walk
 from convexnet.errors import NotCertified
 
@@ -97,7 +98,8 @@ class Cone:
         self._handles: list[RemovableHandle] = []
 
     def __repr__(self) -> str:
-        return f"Cone({len(self.parameters)} parameters of {type(self.model).__name__} >= 0, by {self.method})"
+        count = f"{len(self.parameters)} parameter{'' if len(self.parameters) == 1 else 's'}"
+        return f"Cone({count} of {type(self.model).__name__} >= 0, by {self.method})"
 
     def tensors(self) -> list[nn.Parameter]:
         """The constrained parameters.
@@ -153,6 +155,8 @@ class Cone:
             >>> cone.violation()
             0.0
         """
+        if not isinstance(optimizer, torch.optim.Optimizer):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"attach takes a torch.optim.Optimizer, not {type(optimizer).__name__}")
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
         missing = [
             n for n, p in zip(self.parameters, self.tensors(), strict=True) if p.requires_grad and id(p) not in held

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, fx, nn
 
 from convexnet.curvature import explain
+from convexnet.curvature.arguments import chosen
 from convexnet.curvature.facts import AFFINE, CONCAVE, CONSTANT, CONVEX, UNKNOWN, Fact, constant, known
 from convexnet.curvature.fields import aligned_rows, compact, uniform
 from convexnet.curvature.findings import Finding, aligned, findings_of, not_finite
 from convexnet.curvature.graph import base_name, module_path, source_line
-from convexnet.curvature.trace import Program, Source, chosen, trace
+from convexnet.curvature.trace import Program, Source, trace
 from convexnet.curvature.walk import Walk, walk
 from convexnet.domains import Box
 from convexnet.errors import NotCertified
@@ -95,9 +96,11 @@ class Certificate:
         names = "its input" if len(self.shapes) == 1 else "input" + ("s " if len(self.wrt) > 1 else " ")
         if len(self.shapes) > 1:
             names += " and ".join(str(i) for i in self.wrt) + (" jointly" if len(self.wrt) > 1 else "")
+        if self.curvature == CONSTANT and self.convex:
+            return f"CONVEX, but only because constant: nothing of {names} reaches the output, {self.scope}"
         if self.convex:
             return f"CONVEX: {self.model} is {self.curvature} in {names}, {self.scope}"
-        return f"NOT CERTIFIED: {self.model} is not proved convex in {names}, {self.scope}"
+        return f"NOT CERTIFIED: {self.model} is not proved convex in {names}"
 
     def __str__(self) -> str:
         from convexnet.curvature.report import render
@@ -204,14 +207,14 @@ def domains_of(inputs: Sequence[Tensor], variables: Sequence[int], domain: Domai
     if domain is None:
         return {}
     listed = [domain] if isinstance(domain, Box) else list(domain)
+    if not all(box is None or isinstance(box, Box) for box in listed):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError("a domain is a Box for each chosen input, as Box(0, 1, shape=(3, 32, 32)), or None")
     if len(listed) != len(variables):
         raise ValueError(f"{len(listed)} domain(s) for {len(variables)} chosen input(s): give one for each, or None")
     boxes: dict[int, Box] = {}
     for index, box in zip(variables, listed, strict=True):
         if box is None:
             continue
-        if not isinstance(box, Box):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(f"the domain of input {index} must be a Box, not {type(box).__name__}")
         shape = inputs[index].shape[1:]
         if box.shape != shape:
             raise ValueError(f"the domain of input {index} has shape {tuple(box.shape)}, one sample has {tuple(shape)}")

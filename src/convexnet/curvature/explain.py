@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from convexnet.curvature.call import Call, Refusal
-from convexnet.curvature.facts import CONSTANT, CONVEX, UNKNOWN, Fact
+from convexnet.curvature.facts import CONCAVE, CONSTANT, CONVEX, INF, UNKNOWN, Fact
 from convexnet.curvature.fields import core, where_any
 from convexnet.curvature.opaque import Opaque
 from convexnet.curvature.pointwise import Pointwise, Profile, outside
@@ -31,6 +31,8 @@ def explain(call: Call) -> Refusal:
             "a slope lies outside [0, 1], and PReLU is convex and non-decreasing only for slopes in between",
             "clamp the slopes to [0, 1], or use LeakyReLU",
         )
+    if call.name.startswith("rnn_relu"):
+        return of_rnn(call)
     weight = weights_of(call)
     if weight is not None:
         return of_weights(call, weight)
@@ -64,21 +66,22 @@ def joined(call: Call) -> str:
 def of_function(name: str, profile: Profile, x: Fact) -> Refusal:
     """Why a function of one number breaks convexity at this argument."""
     bends_up, bends_down = where_any(outside(x, profile.concave)), where_any(outside(x, profile.convex))
-    span = f"[{float(core(x.lo).min()):.3g}, {float(core(x.hi).max()):.3g}]"
+    low, high = float(core(x.lo).min()), float(core(x.hi).max())
+    span = "" if (low, high) == (-INF, INF) else f" on [{low:.3g}, {high:.3g}]"
     if bends_up and bends_down:
         note = f": {profile.note}" if profile.note else ""
-        return Refusal(f"{name} is neither convex nor concave on {span}{note}", ACTIVATION_REMEDY)
+        return Refusal(f"{name} is neither convex nor concave{span}{note}", ACTIVATION_REMEDY)
     own = "concave" if bends_down else "convex"
     falls = where_any(outside(x, profile.rising))
     moves = "non-decreasing" if not falls else "not non-decreasing"
     bends = "partly convex and partly concave" if x.curvature == UNKNOWN else x.curvature
-    reason = f"{name} is {own} and {moves} on {span}, but its argument is {bends}, not affine"
+    reason = f"{name} is {own} and {moves}{span}, but its argument is {bends}, not affine"
     if falls and x.curvature == CONVEX:
         return Refusal(
             f"{reason}: where it falls it turns what bends upwards into what bends downwards",
-            f"after the first nonlinearity an activation must not decrease: {ACTIVATION_REMEDY.removeprefix('use ')}",
+            f"here, after a nonlinearity, an activation must not decrease: {ACTIVATION_REMEDY}",
         )
-    return Refusal(reason, f"after the first nonlinearity: {ACTIVATION_REMEDY}")
+    return Refusal(reason, f"here, after a nonlinearity, {ACTIVATION_REMEDY}")
 
 
 def turned(call: Call) -> Refusal:
@@ -90,11 +93,11 @@ def turned(call: Call) -> Refusal:
             return Refusal(
                 f"{count:,} of {weight.value.numel():,} coefficients are negative (least "
                 f"{float(weight.value.min()):.3g} at {place(weight.value)}), and its argument is "
-                f"{joined(call)}: those elements now bend downwards, and a later step needs them to bend upwards",
+                f"{joined(call)}: those elements now bend downwards, and the output needs them to bend upwards",
                 "make the coefficients that meet non-affine elements non-negative",
             )
     return Refusal(
-        f"{call.name} turns what bends upwards into what bends downwards, and a later step needs it upwards",
+        f"{call.name} turns what bends upwards into what bends downwards, and the output needs it upwards",
         "leave out the change of sign",
     )
 
@@ -112,25 +115,49 @@ def weights_of(call: Call) -> Fact | None:
     return constants[-1] if constants else None
 
 
+def of_rnn(call: Call) -> Refusal:
+    """Which of a ReLU RNN's weights are negative where they must not be: all but the first layer's input weights."""
+    flat = call.args[2] if isinstance(call.args[2], (list, tuple)) else call.args[2:]
+    matrices = [w for w in flat if isinstance(w, Fact) and len(w.shape) == 2 and w.value is not None]
+    names = [f"weight_{kind}_l{layer}" for layer in range(len(matrices)) for kind in ("ih", "hh")]
+    wrong = [
+        f"{int((w.value < 0).sum()):,} of {w.value.numel():,} entries of {name}"
+        for name, w in list(zip(names, matrices, strict=False))[1:]
+        if w.value is not None and bool((w.value < 0).any())
+    ]
+    return Refusal(
+        f"each step sees a relu of the step before, and {' and '.join(wrong)} are negative"
+        if wrong
+        else "each step sees a relu of the step before, and its recurrent weights may be negative",
+        "make the recurrent weights, and the input weights of every layer after the first, non-negative",
+    )
+
+
 def of_weights(call: Call, weight: Fact) -> Refusal:
     """How many coefficients have the wrong sign, and the worst of them."""
     bends = joined(call)
-    wrong = "negative" if bends != "concave" else "of mixed sign"
     if weight.value is None:
         return Refusal(
             f"a coefficient of unknown sign multiplies a quantity that is {bends}, not affine",
-            "keep it non-negative for all parameters (softplus, exp, square), or certify at given weights",
+            "keep it non-negative whatever the parameters are (softplus, exp, square); a weight that a parametrization "
+            "computes can be plain again with torch.nn.utils.parametrize.remove_parametrizations",
         )
     value = weight.value
-    negative = value < 0
-    count, least = int(negative.sum()), float(value.min())
+    down = bends == CONCAVE
+    wrong = value > 0 if down else value < 0
+    count = int(wrong.sum())
     if count == 0:
         return Refusal("its argument holds both convex and concave elements, and their sum is neither", "separate them")
-    where = place(value)
+    verb = "is" if count == 1 else "are"
+    worst = float(value.max() if down else value.min())
+    name, where, direction = ("positive", -value, "downwards") if down else ("negative", value, "upwards")
+    other = "upwards" if direction == "downwards" else "downwards"
+    turned = "keeps it so, and the output needs it upwards" if down else f"bends {other}"
     return Refusal(
-        f"{count:,} of {value.numel():,} coefficients are {wrong} (least {least:.3g} at {where}), and its argument is "
-        f"{bends}, not affine: a negative multiple of what bends upwards bends downwards",
-        "make the coefficients that meet non-affine elements non-negative",
+        f"{count:,} of {value.numel():,} coefficients {verb} {name} ({'greatest' if down else 'least'} {worst:.3g} at "
+        f"{place(where)}), and its argument is {bends}, not affine: a {name} multiple of what bends {direction} "
+        f"{turned}",
+        "bring it a convex argument" if down else "make the coefficients that meet non-affine elements non-negative",
     )
 
 

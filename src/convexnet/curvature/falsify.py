@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from convexnet.curvature.arguments import as_example, chosen, unwrapped
 from convexnet.curvature.certificate import Domain, domains_of
-from convexnet.curvature.trace import as_example, chosen, evaluating, unwrapped
+from convexnet.curvature.trace import evaluating
 from convexnet.domains import Box
 
 SCALES = (1.0, 0.1, 10.0, 3.0, 60.0, 0.01)
@@ -81,12 +82,12 @@ def falsify(
         >>> falsify(nn.Softplus(), torch.zeros(1, 2), budget=5_000) is None
         True
     """
+    source = unwrapped(model)
     inputs = as_example(example)
     variables = chosen(inputs, wrt)
     boxes = domains_of([tensor[:1] for tensor in inputs], variables, domain)
     if budget < 1:
         raise ValueError(f"the budget must be at least 1, not {budget}")
-    source = unwrapped(model)
     with evaluating(source):
         twin = copy.deepcopy(source)
     twin.double().requires_grad_(False)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import fx
 
-from convexnet.curvature.facts import AFFINE, CONCAVE, CONSTANT, CONVEX, Fact
-from convexnet.curvature.fields import core
+from convexnet.curvature.facts import AFFINE, CONCAVE, CONSTANT, CONVEX, UNKNOWN, Fact
+from convexnet.curvature.fields import BATCH, core
 from convexnet.curvature.graph import ancestors, base_name, module_path, source_line
-from convexnet.curvature.trace import BATCH, Program
+from convexnet.curvature.trace import Program
 from convexnet.curvature.walk import Walk
+
+WIDTH = 100
+"""Characters in a line of a report."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,7 @@ class Finding:
         argument: what is known about its arguments: curvature and sign.
         reason: why that breaks convexity.
         remedy: what to do about it.
+        step: the place of the operator in the certificate's `steps`; -1 where it has none.
 
     Example:
         >>> from convexnet import certify
@@ -41,16 +46,18 @@ class Finding:
     argument: str
     reason: str
     remedy: str
+    step: int = -1
 
     def __str__(self) -> str:
-        where = self.path or "forward"
-        at = f"  ({self.source})" if self.source else ""
-        lines = [f"{where}: {self.operator}{at}"]
-        lines += [f"  {name:<9} {text}" for name, text in self._parts() if text]
+        at = f"   {self.source}" if self.source else ""
+        if self.operator in ("parameter", "buffer"):
+            lines = [f"{self.operator} {self.path}"]
+        else:
+            lines = [f"{f'layer {self.path}' if self.path else 'forward'}: {self.operator}{at}"]
+        for name, text in (("argument", self.argument), ("why", self.reason), ("remedy", self.remedy)):
+            if text:
+                lines += textwrap.wrap(text, WIDTH, initial_indent=f"   {name:<10}", subsequent_indent=" " * 13)
         return "\n".join(lines)
-
-    def _parts(self) -> tuple[tuple[str, str], ...]:
-        return ("argument", self.argument), ("why", self.reason), ("remedy", self.remedy)
 
 
 def aligned(fact: Fact) -> bool:
@@ -78,11 +85,11 @@ def not_finite(program: Program) -> tuple[Finding, ...]:
         if bad:
             found.append(
                 Finding(
-                    path=source.name.rpartition(".")[0],
+                    path=source.name,
                     source="",
                     operator=source.kind,
                     argument="",
-                    reason=f"{source.name} holds {bad:,} NaN or infinite entries of {tensor.numel():,}",
+                    reason=f"{bad:,} of {tensor.numel():,} entries are NaN or infinite",
                     remedy="restore the last good weights; look for the step where the loss became infinite",
                 )
             )
@@ -100,16 +107,17 @@ def findings_of(program: Program, found: Walk) -> tuple[Finding, ...]:
     guilty: dict[str, set[fx.Node]] = {path: ancestors(leaves[path]) for path in bad}
     cone = set[fx.Node]().union(*guilty.values()) if guilty else set[fx.Node]()
     inlined = {blame.node for blame in (*found.turns, *found.blames) if blame.node.graph is not program.graph}
+    numbers = {node: i for i, (node, _) in enumerate(found.steps)}
     steps = {step.node: step for step in (*found.turns, *found.blames) if step.node in cone or step.node in inlined}
     for node in sorted(steps, key=order_of(program)):
         step = steps[node]
         operator = f"aten.{base_name(node.target)}"
         place = module_path(node), source_line(node)
-        findings.append(Finding(*place, operator, step.argument, step.reason, step.remedy))
+        findings.append(Finding(*place, operator, step.argument, step.reason, step.remedy, numbers.get(node, -1)))
     for path, fact in bad.items():
-        if any(b.node in guilty[path] or b.node in inlined for b in found.blames):
+        if any(node in guilty[path] or node in inlined for node in steps):
             continue
-        findings.append(of_output(path, fact, leaves[path]))
+        findings.append(of_output(path, fact, leaves[path], numbers.get(leaves[path], -1)))
     return tuple(findings)
 
 
@@ -119,7 +127,7 @@ def order_of(program: Program) -> Callable[[fx.Node], int]:
     return lambda node: places.get(node, len(places))
 
 
-def of_output(path: str, fact: Fact, node: fx.Node) -> Finding:
+def of_output(path: str, fact: Fact, node: fx.Node, step: int) -> Finding:
     """A finding of an output's own: concave, of mixed curvature, or out of line with the batch."""
     if not aligned(fact):
         reason = "its row i depends on other rows of the batch than row i, so it is no function of one sample"
@@ -129,4 +137,5 @@ def of_output(path: str, fact: Fact, node: fx.Node) -> Finding:
     else:
         reason = "some of its elements are convex and others concave"
         remedy = "return the two kinds as separate outputs, or negate the concave ones"
-    return Finding(module_path(node), source_line(node), path, fact.curvature, reason, remedy)
+    argument = "partly convex, partly concave" if fact.curvature == UNKNOWN else fact.curvature
+    return Finding(module_path(node), source_line(node), path, argument, reason, remedy, step)

@@ -165,7 +165,7 @@ def ancestors(node: fx.Node) -> set[fx.Node]:
 
 # --- where things come from ------------------------------------------------------------------------------------------
 
-TORCH = str(Path(torch.__file__).parent)
+TORCH = str(Path(torch.__file__).parent) + os.sep
 FRAME = re.compile(r'File "([^"]+)", line (\d+), in (\S+)')
 
 
@@ -182,8 +182,11 @@ def source_line(node: fx.Node) -> str:
     if not outside:
         return ""
     file, line, _ = (outside or frames)[-1]
+    _, packages, inner = file.rpartition(f"site-packages{os.sep}")
+    if packages:
+        return f"{inner}:{line}"
     try:
         short = os.path.relpath(file)
-    except ValueError:
+    except ValueError:  # another drive
         short = file
     return f"{short if not short.startswith('..') else file}:{line}"

@@ -73,8 +73,10 @@ def interval(x: Fact, w: Fact, form: Form, influence: Influence, shape: Shape) -
     endless_low = influence.reach(marked(torch.isneginf, lo), marked(torch.isposinf, hi), shape)
     endless_high = influence.reach(marked(torch.isposinf, hi), marked(torch.isneginf, lo), shape)
     lower, upper = finite_interval(finite(lo), finite(hi), w, form, shape)
-    lower = elementwise(lambda v, m: torch.where(m, -INF, v), shape, lower, endless_low)
-    upper = elementwise(lambda v, m: torch.where(m, INF, v), shape, upper, endless_high)
+    if where_any(endless_low):
+        lower = elementwise(lambda v, m: torch.where(m, -INF, v), shape, lower, endless_low)
+    if where_any(endless_high):
+        upper = elementwise(lambda v, m: torch.where(m, INF, v), shape, upper, endless_high)
     negative, positive = marked(lambda v: v < 0, x.lo), marked(lambda v: v > 0, x.hi)
     lower = clip_sign(lower, influence.reach(negative, positive, shape), above=True)
     upper = clip_sign(upper, influence.reach(positive, negative, shape), above=False)
@@ -101,26 +103,30 @@ def finite_interval(low: Tensor, high: Tensor, w: Fact, form: Form, shape: Shape
     if w.value is None:
         return uniform(-INF, shape, torch.float64), uniform(INF, shape, torch.float64)
     room = 2 * (form.terms(w.value) + 2) * EPS  # of rounding, relative to the sum of absolute values
-    size = elementwise(lambda a, b: torch.maximum(a.abs(), b.abs()), low.shape, low, high)
-    error = form.apply(size, w.value, torch.abs)
-    del size
+    error: Tensor | None = None  # of one product: relative to the product itself
+    if form.terms(w.value) > 1:
+        size = elementwise(lambda a, b: torch.maximum(a.abs(), b.abs()), low.shape, low, high)
+        error = form.apply(size, w.value, torch.abs)
+        del size
 
     def combined(rising: Tensor, falling: Tensor, sign: float) -> Tensor:
         assert w.value is not None
         rise = form.apply(rising, w.value, positive_part)
-        fall = form.apply(falling, w.value, negative_part)
-        return elementwise(lambda a, b, e: (a + b).add_(e, alpha=sign * room), shape, rise, fall, error)
+        value = elementwise(torch.add, shape, rise, form.apply(falling, w.value, negative_part))
+        del rise
+        return elementwise(lambda v, e: v + e.abs() * (sign * room), shape, value, value if error is None else error)
 
     return combined(low, high, -1.0), combined(high, low, 1.0)
 
 
 def clip_sign(bound: Tensor, contradicted: Tensor, above: bool) -> Tensor:
     """Where no term contradicts the sign, the rounded bound is cut at an exact zero."""
-    cut: Callable[[Tensor, Tensor], Tensor] = (
-        (lambda b, c: torch.where(c, b, b.clamp(min=0.0)))
-        if above
-        else (lambda b, c: torch.where(c, b, b.clamp(max=0.0)))
-    )
+    if level(contradicted):
+        return bound
+
+    def cut(values: Tensor, kept: Tensor) -> Tensor:
+        return torch.where(kept | (values >= 0 if above else values <= 0), values, 0.0)
+
     return elementwise(cut, bound.shape, bound, contradicted)
 
 
@@ -151,22 +157,22 @@ def added(bounds: Sequence[Tensor], shape: Shape, down: bool) -> Tensor:
 
     sign = -1.0 if down else 1.0
 
-    def run(*parts: Tensor) -> Tensor:
-        value: Tensor | float = 0.0
-        room: Tensor | float = 0.0
-        agreed: Tensor | bool = True
-        for part in parts:
-            value = value + part.double()
-            room = room + part.abs().double()
-            agreed = (part >= 0 if down else part <= 0) & agreed
-        assert isinstance(value, Tensor)
-        assert isinstance(room, Tensor)
-        assert isinstance(agreed, Tensor)
-        room = room.mul_(len(parts) * EPS).nan_to_num_(posinf=0.0)
-        value = (value + room.mul_(sign)).nan_to_num_(nan=sign * INF, posinf=INF, neginf=-INF)
-        return torch.where(agreed, value.clamp(min=0.0) if down else value.clamp(max=0.0), value)
+    def run(first: Tensor, *others: Tensor) -> Tensor:  # in place where it can be: bounds may be as large as a layer
+        shape = torch.broadcast_shapes(first.shape, *(part.shape for part in others))
+        value = first.double().expand(shape).clone()
+        size = first.abs().double().expand(shape)
+        size = size if size.is_contiguous() else size.clone()
+        agreed = first >= 0 if down else first <= 0
+        for part in others:
+            value.add_(part)
+            size.add_(part.abs())
+            agreed = agreed & (part >= 0 if down else part <= 0)
+        value.add_(size.mul_((1 + len(others)) * EPS).nan_to_num_(posinf=0.0), alpha=sign)
+        del size
+        value.nan_to_num_(nan=sign * INF, posinf=INF, neginf=-INF)
+        return value.masked_fill_(agreed & (value < 0 if down else value > 0), 0.0)
 
-    return elementwise(run, shape, *bounds)
+    return elementwise(run, shape, *sorted(bounds, key=lambda bound: -core(bound).numel()))
 
 
 def convolution(

@@ -2,87 +2,98 @@
 
 from __future__ import annotations
 
-import textwrap
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from convexnet.curvature.certificate import Certificate, Finding
+from convexnet.curvature.findings import WIDTH, Finding
 
-WIDTH = 100
-LONGEST = 18
+if TYPE_CHECKING:
+    from convexnet.curvature.certificate import Certificate
+
+LONGEST = 20
+"""Rows of a chain that are printed in full."""
+OUTPUTS = 8
 
 
 def render(certificate: Certificate) -> str:
     """The report that `str(certificate)` prints."""
     shapes = ", ".join("(B" + "".join(f", {n}" for n in shape) + ")" for shape in certificate.shapes)
-    about = [f"input{'s' if len(certificate.shapes) > 1 else ''} {shapes}", f"{certificate.operators} operators"]
+    about = [f"input{'s' if len(certificate.shapes) > 1 else ''} {shapes}", counted(certificate.operators, "operator")]
     if certificate.domain:
         about.append(certificate.domain)
     about.append("eval mode, real arithmetic")
-    lines = [certificate.headline(), "  " + " · ".join(about), ""]
-    lines += table(certificate)
+    findings = merged(certificate.findings)
+    lines = [certificate.headline(), "  " + " · ".join(about), "", *table(certificate, findings)]
     if len(certificate.outputs) > 1:
-        lines += ["", *(f"  {path} is {curvature}" for path, curvature in certificate.outputs.items())]
-    for number, finding in enumerate(certificate.findings, 1):
-        lines += ["", *block(number, finding)]
+        listed = list(certificate.outputs.items())
+        lines += ["", *(f"  {path} is {curvature}" for path, curvature in listed[:OUTPUTS])]
+        if len(listed) > OUTPUTS:
+            lines.append(f"  ... and {counted(len(listed) - OUTPUTS, 'more output')}")
+    for number, (finding, times) in enumerate(findings, 1):
+        text = str(finding).split("\n")
+        head = f"  {number}. {text[0]}" + (f"   ({times} times)" if times > 1 else "")
+        lines += ["", head, *(f"  {line}" for line in text[1:])]
     return "\n".join(lines)
 
 
-def block(number: int, finding: Finding) -> list[str]:
-    """A finding, wrapped under its number."""
-    head = f"{number}. {finding.path or 'forward'}: {finding.operator}"
-    lines = [f"  {head}" + (f"   {finding.source}" if finding.source else "")]
-    for name, text in (("argument", finding.argument), ("why", finding.reason), ("remedy", finding.remedy)):
-        if text:
-            indent = " " * 5
-            lines += textwrap.wrap(
-                text, WIDTH, initial_indent=f"{indent}{name:<10}", subsequent_indent=indent + " " * 10
-            )
-    return lines
+def counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
-def table(certificate: Certificate) -> list[str]:
-    """The chain of layers; long ones are cut to where something changes."""
-    rows: list[tuple[str, str, str]] = []
-    for step in certificate.steps:
-        if rows and rows[-1][0] == step.path and step.path:
-            rows[-1] = (step.path, f"{rows[-1][1]}, {step.operator}", step.result)
+def merged(findings: tuple[Finding, ...]) -> list[tuple[Finding, int]]:
+    """The findings, each told once, with how often it occurs with the same operator, reason and argument."""
+    found: dict[tuple[str, ...], tuple[Finding, int]] = {}
+    for finding in findings:
+        key = finding.operator, finding.argument, finding.reason, finding.remedy
+        first, times = found.get(key, (finding, 0))
+        found[key] = first, times + 1
+    return list(found.values())
+
+
+def table(certificate: Certificate, findings: list[tuple[Finding, int]]) -> list[str]:
+    """The chain of layers: steps of one module share a row; long chains are cut to where something changes."""
+    marks = {finding.step: number for number, (finding, _) in enumerate(findings, 1) if finding.step >= 0}
+    rows: list[tuple[str, str, str, int]] = []  # path, operators, result, finding
+    for i, step in enumerate(certificate.steps):
+        mark = marks.get(i, 0)
+        if rows and rows[-1][0] == step.path and step.path and not mark and not rows[-1][3]:
+            rows[-1] = (step.path, f"{rows[-1][1]}, {step.operator}", step.result, 0)
         else:
-            rows.append((step.path, step.operator, step.result))
+            rows.append((step.path, step.operator, step.result, mark))
     if not rows:
         return ["  nothing depends on the input"]
-    for number, finding in enumerate(certificate.findings, 1):
-        for i, (path, operators, result) in enumerate(rows):
-            if path == finding.path and finding.operator.removeprefix("aten.") in operators.split(", "):
-                rows[i] = (path, operators, f"{result}   <- {number}")
-                break
-    keep = shown([row[2] for row in rows])
-    first = max(len("layer"), *(len(rows[i][0]) for i in keep))
-    first = min(first, 44)
-    second = min(max(len("operator"), *(len(rows[i][1]) for i in keep)), 34)
+    kept = shown([row[2].split(",")[0] for row in rows], [row[3] for row in rows])
+    first = min(44, max(len("layer"), *(len(rows[i][0]) for i in kept)))
+    second = min(34, max(len("operator"), 16 if len(kept) < len(rows) else 0, *(len(rows[i][1]) for i in kept)))
     lines = [f"  {'layer':<{first}}  {'operator':<{second}}  known after it"]
     previous = -1
-    for i in keep:
+    for i in [*kept, len(rows)]:
         if i > previous + 1:
-            lines.append(f"  {'...':<{first}}  {f'{i - previous - 1} more layers':<{second}}  {rows[i - 1][2]}")
-        path, operator, result = rows[i]
-        lines.append(f"  {clip(path or '.', first):<{first}}  {clip(operator, second):<{second}}  {result}")
+            last = rows[i - 1][2]
+            lines.append(f"  {'...':<{first}}  {counted(i - previous - 1, 'more row'):<{second}}  {last}")
+        if i < len(rows):
+            path, operator, result, mark = rows[i]
+            arrow = f"   <- {mark}" if mark else ""
+            lines.append(f"  {clip(path or '.', first):<{first}}  {clip(operator, second):<{second}}  {result}{arrow}")
         previous = i
-    return lines
+    return [line if len(line) <= WIDTH + 20 else line[: WIDTH + 17] + "..." for line in lines]
 
 
 def clip(text: str, width: int) -> str:
-    return text if len(text) <= width else "..." + text[-(width - 3) :]
+    """The two ends of a long text."""
+    if len(text) <= width:
+        return text
+    head = (width - 3) // 2
+    return f"{text[:head]}...{text[len(text) - (width - 3 - head) :]}"
 
 
-def shown(results: list[str]) -> list[int]:
-    """Which rows to print: all of a short chain; else the ends and the changes of curvature."""
-    n = len(results)
-    if n <= LONGEST:
-        return list(range(n))
-    curvature = [result.split(",")[0] for result in results]
-    changes = [i for i in range(1, n) if curvature[i] != curvature[i - 1]]
-    wanted = {0, 1, n - 2, n - 1}
-    for i in changes[: LONGEST // 2]:
-        wanted |= {i - 1, i, min(i + 1, n - 1)}
+def shown(curvatures: list[str], marks: list[int]) -> list[int]:
+    """Which rows to print: the ends, the changes and the findings; of unknown rows after a finding only the changes."""
+    n = len(curvatures)
+    dull = [i for i in range(1, n) if curvatures[i] == curvatures[i - 1] == "unknown" and not marks[i]]
+    if n - len(dull) <= LONGEST:
+        return [i for i in range(n) if i not in dull] if len(dull) > 2 else list(range(n))
+    changes = [i for i in range(1, n) if curvatures[i] != curvatures[i - 1] or marks[i]]
+    wanted = {0, 1, n - 2, n - 1} - set(dull)
+    for i in changes[:LONGEST]:
+        wanted |= {i - 1, i, min(i + 1, n - 1)} - set(dull)
     return sorted(wanted)

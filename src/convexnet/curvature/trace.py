@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import logging
+import operator
 import warnings
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
@@ -21,7 +22,7 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.utils import _pytree as pytree
 
-from convexnet.curvature.fields import BATCH
+from convexnet.curvature.arguments import as_example, two_rows, unwrapped
 from convexnet.curvature.graph import (
     FRAME,
     TORCH,
@@ -62,72 +63,7 @@ class Program:
     @property
     def operators(self) -> int:
         """How many operators the graph holds."""
-        return sum(node.op == "call_function" for node in self.graph.nodes)
-
-
-# --- arguments -------------------------------------------------------------------------------------------------------
-
-
-def as_example(example: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """The example as a tuple of tensors of one batch size, checked."""
-    if isinstance(example, Tensor):
-        tensors: tuple[Any, ...] = (example,)
-    elif isinstance(example, Mapping):
-        raise TypeError(
-            "the example is a mapping of keyword arguments, but inputs are positional here; wrap the model:\n"
-            "    class Positional(nn.Module):\n"
-            "        def __init__(self, model): super().__init__(); self.model = model\n"
-            "        def forward(self, x): return self.model(x=x)"
-        )
-    elif isinstance(example, (tuple, list)):
-        tensors = tuple(example)
-    else:
-        raise TypeError(f"the example must be a tensor or a tuple of tensors, not {type(example).__name__}")
-    if not tensors:
-        raise ValueError("the example is empty: give one tensor per positional argument of the model")
-    for i, tensor in enumerate(tensors):
-        where = f"example[{i}]"
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"{where} must be a tensor, not {type(tensor).__name__}")
-        if tensor.is_complex():
-            raise TypeError(f"{where} is complex; convexity is defined for real inputs: pass real and imaginary parts")
-        if tensor.is_sparse or tensor.is_quantized:
-            raise TypeError(f"{where} is sparse or quantised; pass a dense tensor")
-        if tensor.ndim == 0:
-            raise ValueError(f"{where} has no batch dimension: its shape is (); use x.unsqueeze(0)")
-        if tensor.shape[0] == 0:
-            raise ValueError(f"{where} has an empty batch: its shape is {tuple(tensor.shape)}")
-        if tensor.shape[0] != tensors[0].shape[0]:
-            raise ValueError(
-                f"the batch comes first in every input, but example[0] has {tensors[0].shape[0]} rows and {where} "
-                f"has {tensor.shape[0]}"
-            )
-    return tensors
-
-
-def chosen(inputs: Sequence[Tensor], wrt: int | Sequence[int] | None) -> tuple[int, ...]:
-    """The numbers of the inputs that convexity is asked in; all floating ones where `wrt` is None."""
-    floating = [i for i, tensor in enumerate(inputs) if tensor.is_floating_point()]
-    if wrt is None:
-        if not floating:
-            kinds = ", ".join(str(tensor.dtype).removeprefix("torch.") for tensor in inputs)
-            raise TypeError(
-                f"no input is floating point (they are {kinds}); convexity needs real inputs: use x.float()"
-            )
-        return tuple(floating)
-    indices = [wrt] if isinstance(wrt, int) else list(wrt)
-    if not indices:
-        raise ValueError("wrt is empty: name at least one input, or leave it None for all of them")
-    for index in indices:
-        if not isinstance(index, int) or isinstance(index, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(f"wrt must hold input numbers, not {index!r}")
-        if not 0 <= index < len(inputs):
-            raise ValueError(f"wrt names input {index}, but the example has inputs 0 to {len(inputs) - 1}")
-        if index not in floating:
-            raise TypeError(
-                f"wrt names input {index}, whose type is {inputs[index].dtype}; convexity needs real inputs"
-            )
-    return tuple(dict.fromkeys(indices))
+        return sum(node.op == "call_function" and node.target is not operator.getitem for node in self.graph.nodes)
 
 
 # --- the model, undisturbed ------------------------------------------------------------------------------------------
@@ -153,25 +89,6 @@ def evaluating(model: nn.Module) -> Generator[None]:
                 current = module.__dict__[name]
                 current.clear()
                 current.update(held)
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The module inside `torch.compile` and DistributedDataParallel wrappers; anything but a module is an error."""
-    if not isinstance(model, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise TypeError(f"the model must be a torch.nn.Module, not {getattr(model, '__name__', type(model).__name__)}")
-    while True:
-        inner = model.__dict__.get("_modules", {}).get("_orig_mod")
-        if inner is None and isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-            inner = model.module
-        if inner is None:
-            return model
-        model = inner
-
-
-def two_rows(tensor: Tensor) -> Tensor:
-    """The first two rows, or the only row twice, detached from the caller's graph."""
-    rows = tensor.detach()[:BATCH]
-    return rows.clone() if rows.shape[0] == BATCH else torch.cat([rows, rows])
 
 
 # --- tracing ---------------------------------------------------------------------------------------------------------

@@ -207,7 +207,7 @@ MIXING = Refusal(
 
 
 def blamed(node: fx.Node, call: Call, refusal: Refusal) -> Blame:
-    argument = ", ".join(describe(f) for f in call.facts() if f.curvature != CONSTANT) or "nothing that varies"
+    argument = "; ".join(describe(f) for f in call.facts() if f.curvature != CONSTANT) or "nothing that varies"
     return Blame(node, refusal.reason, refusal.remedy, argument)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import pickle
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -145,7 +144,7 @@ def _load_weights(model: nn.Module, path: Path) -> None:
         state: object = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UsageError(f"--weights {path}: there is no such file.") from None
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):
+    except Exception:  # a file that is no archive fails in many ways
         # torch's own message advises weights_only=False, which is exactly what must not happen here.
         raise UsageError(
             f"--weights {path} does not hold plain tensors. Save it with torch.save(model.state_dict(), FILE)."
