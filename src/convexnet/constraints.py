@@ -138,7 +138,7 @@ class Cone:
             1.5
         """
         lows = [tensor.detach().min().double().cpu() for tensor in self.tensors() if tensor.numel()]
-        return float((-torch.stack(lows).amin()).clamp(min=0.0)) if lows else 0.0
+        return float((-torch.stack(lows).amin()).clamp(min=0.0)) + 0.0 if lows else 0.0
 
     def attach(self, optimizer: torch.optim.Optimizer) -> Cone:
         """Project after every step of an optimiser (skipped exactly when GradScaler skips the step).
@@ -240,6 +240,8 @@ def constrain(
                 f"{name} must be non-negative, but it is frozen (requires_grad=False) and its least entry is "
                 f"{tensor.detach().min().item():.3g}: unfreeze it, or make it non-negative first"
             )
+    before: tuple[str, ...] = model.__dict__[STATE][0] if STATE in model.__dict__ else ()
+    names = tuple(dict.fromkeys((*before, *names)))  # convex in other inputs too, if it was constrained for them
     cone = Cone(model, names, how)
     cone.project()
     if STATE not in model.__dict__:
@@ -273,6 +275,9 @@ def derive(
 
     def demand(call: Call, node: fx.Node) -> Call:
         """Non-negative where the argument bends upwards."""
+        if call.name in ("batch_norm", "_native_batch_norm_legit_no_training") and isinstance(call.args[3], Fact):
+            # training moves the running mean, and nothing may rest on where it is now
+            call = replace(call, args=(*call.args[:3], constant(call.args[3].shape), *call.args[4:]))
         place = WEIGHT_AT.get(call.name)
         weight = node.args[place] if place is not None and place < len(node.args) else None
         source = program.sources.get(str(weight.target)) if isinstance(weight, fx.Node) else None

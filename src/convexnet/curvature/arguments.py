@@ -84,13 +84,14 @@ def unwrapped(model: nn.Module) -> nn.Module:
         )
     if isinstance(model, torch.jit.ScriptModule):
         raise TypeError("the model is compiled by TorchScript, which hides its operators: pass the module it came from")
-    while True:
-        inner = model.__dict__.get("_modules", {}).get("_orig_mod")
-        if inner is None and isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-            inner = model.module
-        if inner is None:
-            return model
+    while not (model._forward_hooks or model._forward_pre_hooks):  # pyright: ignore[reportPrivateUsage]
+        compiled = type(model).__module__.startswith("torch._dynamo")
+        parallel = type(model) in (nn.DataParallel, nn.parallel.DistributedDataParallel)
+        inner = getattr(model, "_orig_mod" if compiled else "module", None) if compiled or parallel else None
+        if not isinstance(inner, nn.Module):
+            break
         model = inner
+    return model
 
 
 def two_rows(tensor: Tensor) -> Tensor:

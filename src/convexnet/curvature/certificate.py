@@ -13,7 +13,7 @@ from convexnet.curvature import explain
 from convexnet.curvature.arguments import chosen
 from convexnet.curvature.facts import AFFINE, CONCAVE, CONSTANT, CONVEX, UNKNOWN, Fact, constant, known
 from convexnet.curvature.fields import aligned_rows, compact, uniform
-from convexnet.curvature.findings import Finding, aligned, findings_of, not_finite
+from convexnet.curvature.findings import Finding, aligned, findings_of, not_finite, rewritten
 from convexnet.curvature.graph import base_name, module_path, source_line
 from convexnet.curvature.trace import Program, Source, trace
 from convexnet.curvature.walk import Walk, walk
@@ -128,7 +128,9 @@ def certify(
 
     The proof is disciplined convex programming (Grant, Boyd & Ye 2006) carried through the traced program element by
     element: sufficient, not necessary. It holds in eval mode and real arithmetic, for samples of the example's shape.
-    The model is left untouched.
+    The program is traced with a batch of two: a forward that looks at the size of its batch, or at anything outside its
+    arguments and tensors (Python's random numbers, counters), is certified as it was at that moment. What does not
+    depend on the inputs is computed as the model computes it, in its own precision. The model is left untouched.
 
     Args:
         model: any `nn.Module` that `torch.export` can trace.
@@ -164,9 +166,14 @@ def certify_program(program: Program, wrt: int | Sequence[int] | None = None, do
     """
     variables = chosen(program.inputs, wrt)
     boxes = domains_of(program.inputs, variables, domain)
-    broken = not_finite(program)
+    broken = (*not_finite(program), *rewritten(program))
     parameters = any(source.kind == "parameter" for source in program.sources.values())
-    unknown_parameters = given(program, variables, boxes, lambda source: source.kind != "parameter")
+    memory = {place(s.tensor) for s in program.sources.values() if s.kind == "parameter" and s.tensor is not None}
+
+    def fixed(source: Source) -> bool:
+        return source.tensor is None or place(source.tensor) not in memory
+
+    unknown_parameters = given(program, variables, boxes, fixed)
     found = walk(program, unknown_parameters, explain, fast=parameters)
     scope = ALL
     if found.stopped or not proved(found):
@@ -191,6 +198,11 @@ def certify_program(program: Program, wrt: int | Sequence[int] | None = None, do
         operators=program.operators,
         steps=tuple(_step(node, result) for node, result in found.steps),
     )
+
+
+def place(tensor: Tensor) -> int:
+    """Where a tensor's memory starts; a buffer may share it with a parameter."""
+    return tensor.untyped_storage().data_ptr() or id(tensor)
 
 
 def _describe(boxes: Mapping[int, Box]) -> str:

@@ -111,8 +111,8 @@ class Fact:
         return bool((core(self.hi) > 0).any()) if highest is None else highest > 0
 
     def bounded(self, lo: Tensor, hi: Tensor) -> Fact:
-        """The same fact with other bounds."""
-        return replace(self, lo=lo, hi=hi)
+        """The same fact with other bounds; a bound that overflowed, or is not a number, says no more than it knows."""
+        return replace(self, lo=told(lo, -1.0), hi=told(hi, 1.0))
 
     def with_degree(self, degree: float) -> Fact:
         """The same fact with another power-convexity degree."""
@@ -128,6 +128,21 @@ class Fact:
 
     def fields(self) -> tuple[Tensor, ...]:
         return self.nonconvex, self.nonconcave, self.varies, self.rows, self.lo, self.hi
+
+
+def told(bound: Tensor, sign: float) -> Tensor:
+    """A lower (-1) or upper (+1) bound without NaN, and without an infinity that would exclude every number."""
+    value = level(bound)
+    largest = torch.finfo(torch.float64).max
+    if value is not None:
+        return bound if value * sign != -INF else uniform(-sign * largest, bound.shape, bound.dtype)
+    if not bound.is_floating_point():
+        return bound
+    inner = core(bound)
+    if bool(inner.isfinite().all()):
+        return bound
+    ends = {"posinf": largest, "neginf": -INF} if sign < 0 else {"posinf": INF, "neginf": -largest}
+    return inner.double().nan_to_num(nan=sign * INF, **ends).expand(bound.shape)
 
 
 def known(value: Tensor) -> Fact:

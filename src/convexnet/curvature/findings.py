@@ -50,10 +50,7 @@ class Finding:
 
     def __str__(self) -> str:
         at = f"   {self.source}" if self.source else ""
-        if self.operator in ("parameter", "buffer"):
-            lines = [f"{self.operator} {self.path}"]
-        else:
-            lines = [f"{f'layer {self.path}' if self.path else 'forward'}: {self.operator}{at}"]
+        lines = [f"{f'layer {self.path}' if self.path else 'forward'}: {self.operator}{at}"]
         for name, text in (("argument", self.argument), ("why", self.reason), ("remedy", self.remedy)):
             if text:
                 lines += textwrap.wrap(text, WIDTH, initial_indent=f"   {name:<10}", subsequent_indent=" " * 13)
@@ -85,15 +82,30 @@ def not_finite(program: Program) -> tuple[Finding, ...]:
         if bad:
             found.append(
                 Finding(
-                    path=source.name,
+                    path=source.name.rpartition(".")[0],
                     source="",
                     operator=source.kind,
                     argument="",
-                    reason=f"{bad:,} of {tensor.numel():,} entries are NaN or infinite",
+                    reason=f"{bad:,} of {tensor.numel():,} entries of {source.name} are NaN or infinite",
                     remedy="restore the last good weights; look for the step where the loss became infinite",
                 )
             )
     return tuple(found)
+
+
+def rewritten(program: Program) -> tuple[Finding, ...]:
+    """A finding for every buffer that the outputs depend on and that the forward changes: the next call is another."""
+    nodes = [leaf for _, leaf in program.outputs if isinstance(leaf, fx.Node)]
+    used = {str(node.target) for leaf in nodes for node in ancestors(leaf) if node.op == "placeholder"}
+    return tuple(
+        Finding(
+            source.name.rpartition(".")[0], "", "buffer", "",
+            f"the forward changes {source.name}, so the next call is another function",
+            "update buffers in training mode only",
+        )
+        for name, source in program.sources.items()
+        if name in used and source.kind == "buffer" and source.name in program.rewritten
+    )  # fmt: skip
 
 
 def findings_of(program: Program, found: Walk) -> tuple[Finding, ...]:

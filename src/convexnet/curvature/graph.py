@@ -20,8 +20,11 @@ from convexnet.curvature.table import TABLE
 
 
 def base_name(target: Any) -> str:
-    """The table's name of an operator: aten.relu_.default -> relu."""
+    """The table's name of an operator: aten.relu_.default -> relu; others keep their namespace."""
     name = str(getattr(target, "_opname", getattr(target, "__name__", target)))
+    space = getattr(target, "namespace", "aten")
+    if space != "aten":
+        return f"{space}::{name}"
     return name[:-1] if name.endswith("_") and not name.endswith("__") else name
 
 

@@ -144,7 +144,7 @@ def batch_norm(call: Call) -> Fact:
             "it normalises with the statistics of the batch, so the samples of a batch influence each other",
             "keep running statistics (track_running_stats=True), and certify in eval mode",
         )
-    if mean.value is None or var.value is None:
+    if var.value is None or not mean.constant or (mean.value is None and where_any(mean.rows)):
         raise Refusal("its statistics are not fixed numbers", "normalise with running statistics, which are buffers")
     if not all(fact is None or fact.constant for fact in (gamma, beta)):
         raise Refusal(PRODUCT, "let the scale and shift not depend on the input")
@@ -154,10 +154,11 @@ def batch_norm(call: Call) -> Fact:
         raise Refusal("a running variance is negative", "reset the running statistics")
     if gamma is None or gamma.value is not None:
         factor = root if gamma is None or gamma.value is None else root * gamma.value.double()
-        scale, shift = known(factor), known(-mean.value.double() * factor)
+        scale = known(factor)
+        shift = constant(scale.shape) if mean.value is None else known(-mean.value.double() * factor)
     else:  # positive multiples of a scale of which only the sign is known
         scale = product(gamma, known(root), gamma.shape)
-        shift = product(scale, known(-mean.value.double()), gamma.shape)
+        shift = constant(scale.shape)
     result = product(x, channelwise(scale, dims), call.shape)
     terms = [(result, 1), (channelwise(shift, dims), 1)]
     return total(terms if beta is None else [*terms, (channelwise(beta, dims), 1)], call.shape)

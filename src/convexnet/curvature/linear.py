@@ -31,6 +31,8 @@ from convexnet.curvature.fields import (
 from convexnet.curvature.forms import Convolution, Form, Signs, negative_part, positive_part
 
 EPS = torch.finfo(torch.float64).eps
+TINY = 1e-300
+"""Added outwards where products may underflow; exact zeros come from the signs alone."""
 
 
 def bilinear(x: Fact, w: Fact, form: Form, shape: Shape) -> Fact:
@@ -114,7 +116,8 @@ def finite_interval(low: Tensor, high: Tensor, w: Fact, form: Form, shape: Shape
         rise = form.apply(rising, w.value, positive_part)
         value = elementwise(torch.add, shape, rise, form.apply(falling, w.value, negative_part))
         del rise
-        return elementwise(lambda v, e: v + e.abs() * (sign * room), shape, value, value if error is None else error)
+        size = value if error is None else error
+        return elementwise(lambda v, e: (v + e.abs() * (sign * room)).add_(sign * TINY), shape, value, size)
 
     return combined(low, high, -1.0), combined(high, low, 1.0)
 

@@ -70,13 +70,13 @@ def softplus(beta: float = 1.0, threshold: float = 20.0) -> Profile:
     break of convexity for small thresholds, so those are refused."""
     if beta <= 0:
         return Profile(note=f"beta is {beta:g}; softplus is convex for beta > 0")
-    if threshold < 20:
-        drop = math.log1p(math.exp(-threshold)) / beta
+    drop = math.log1p(math.exp(-threshold)) / beta
+    if threshold < 20 or drop > 1e-8:
         return Profile(
             image=(0.0, INF),
             nonneg=LINE,
             note=f"with threshold={threshold:g} PyTorch's softplus jumps down by {drop:.2g} at {threshold / beta:g}; "
-            "leave the threshold at 20 or more",
+            "leave the threshold at 20 or more (and beta at 0.25 or more)",
         )
     return Profile(convex=LINE, rising=LINE, nonneg=LINE, image=(0.0, INF))
 

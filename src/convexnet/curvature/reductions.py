@@ -13,7 +13,7 @@ from torch import Tensor
 from convexnet.curvature.call import Call, Result
 from convexnet.curvature.facts import INF, Fact, Influence, Reach, compose, unknown
 from convexnet.curvature.fields import BATCH, compact, core, elementwise, level, settled, uniform
-from convexnet.curvature.linear import EPS, clip_sign
+from convexnet.curvature.linear import EPS, TINY, clip_sign
 from convexnet.curvature.opaque import Opaque
 from convexnet.curvature.pointwise import LEFT, RIGHT, outside
 
@@ -104,7 +104,7 @@ class Reduction:
         def widen(value: Tensor, sign: float) -> Tensor:
             if size is not None:
                 error = torch.where(size.isfinite(), size, torch.where(value.isfinite(), value.abs(), 0.0))
-                value = value + sign * room * (error + 1.0 * (not self.homogeneous))
+                value = value + sign * (room * (error + 1.0 * (not self.homogeneous)) + TINY)
             return torch.where(value.isnan(), sign * INF, value).expand(tuple(shape))
 
         lower, upper = widen(run(low), -1.0), widen(run(high), 1.0)

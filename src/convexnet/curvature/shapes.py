@@ -96,7 +96,7 @@ def fresh(call: Call) -> Fact:
     filler = call.arg(1, "value")
     if isinstance(filler, Fact):
         return filler.expanded(call.shape)
-    return known(call.run(lambda fact: torch.zeros(fact.shape)))
+    return known(call.run(lambda fact: torch.zeros(fact.shape, dtype=torch.float64)))
 
 
 def copy(call: Call) -> Fact:

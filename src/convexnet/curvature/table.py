@@ -240,7 +240,7 @@ ROWS: tuple[tuple[str, Rule], ...] = (
     ("rms_norm", Opaque("it divides by a root mean square that depends on the input", NORM_REMEDY, last)),
     ("_fused_rms_norm", Opaque("it divides by a root mean square that depends on the input", NORM_REMEDY, last)),
     ("group_norm", Opaque(LAYER_NORM, NORM_REMEDY, all_but_the_batch)),
-    ("native_group_norm", Opaque(LAYER_NORM, NORM_REMEDY, all_but_the_batch)),
+    ("native_group_norm", Opaque(LAYER_NORM, NORM_REMEDY)),
     ("instance_norm", Opaque(LAYER_NORM, NORM_REMEDY, all_but_the_batch)),
     ("glu", Opaque("it multiplies one half of its argument by a sigmoid of the other", ACTIVATION_REMEDY)),
     ("scaled_dot_product_attention", Opaque(ATTENTION, "mix tokens with constant non-negative weights instead")),

@@ -8,10 +8,12 @@ still see, the graph is replaced by its functional decomposition, in which such 
 
 from __future__ import annotations
 
+import copy
 import io
 import logging
 import operator
 import warnings
+from collections import OrderedDict
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
@@ -59,6 +61,7 @@ class Program:
     model: str
     module: nn.Module  # what the graph's get_attr nodes refer to
     functional: bool = False
+    rewritten: frozenset[str] = frozenset()  # buffers that the forward itself changes
 
     @property
     def operators(self) -> int:
@@ -73,22 +76,24 @@ class Program:
 def evaluating(model: nn.Module) -> Generator[None]:
     """Eval mode for every submodule; afterwards every attribute is what it was, whatever the forward assigned."""
     modules = list(model.modules())
-    saved = [
-        (module, dict(module.__dict__), {k: dict(module.__dict__[k]) for k in ("_parameters", "_buffers", "_modules")})
-        for module in modules
-    ]
+    saved = [(module, dict(module.__dict__)) for module in modules]
+    held = {id(value): value for _, attributes in saved for value in attributes.values() if type(value) in CONTAINERS}
+    contents = [(value, copy.copy(value)) for value in held.values()]
     try:
         for module in modules:
             module.training = False
         yield
     finally:
-        for module, attributes, tensors in saved:
+        for module, attributes in saved:
             module.__dict__.clear()
             module.__dict__.update(attributes)
-            for name, held in tensors.items():
-                current = module.__dict__[name]
-                current.clear()
-                current.update(held)
+        for container, content in contents:
+            container.clear()
+            (container.extend if isinstance(container, list) else container.update)(content)
+
+
+CONTAINERS = (list, dict, set, OrderedDict)
+"""What a forward may append to; parameters, buffers and submodules are held in dictionaries too."""
 
 
 # --- tracing ---------------------------------------------------------------------------------------------------------
@@ -111,6 +116,7 @@ def trace(model: nn.Module, example: Tensor | Sequence[Tensor]) -> Program:
         2
     """
     inner = unwrapped(model)
+    check_modes(inner)
     inputs = tuple(two_rows(tensor) for tensor in as_example(example))
     with evaluating(inner), warnings.catch_warnings(), quiet_logs():
         warnings.simplefilter("ignore")
@@ -128,6 +134,7 @@ def trace(model: nn.Module, example: Tensor | Sequence[Tensor]) -> Program:
         except Exception as error:
             # torch's own frames would bury the message: keep the cause, without its traceback
             raise NotTraceable(explain(inner, inputs, error)) from error.with_traceback(None)
+    check_shapes(inner, exported.graph)
     return Program(
         graph=simplified(exported.graph),
         sources=sources(exported, inputs),
@@ -136,7 +143,20 @@ def trace(model: nn.Module, example: Tensor | Sequence[Tensor]) -> Program:
         model=type(inner).__name__,
         module=exported.graph_module,
         functional=functional,
+        rewritten=frozenset(map(str, exported.graph_signature.buffers_to_mutate.values())),
     )
+
+
+def check_shapes(model: nn.Module, graph: fx.Graph) -> None:
+    """Refuse results whose shape depends on values (boolean indexing, nonzero)."""
+    for node in graph.nodes:
+        value = node.meta.get("val")
+        for tensor in value if isinstance(value, (list, tuple)) else [value]:
+            if isinstance(tensor, Tensor) and any(type(length) is not int for length in tensor.shape):
+                raise NotTraceable(
+                    f"{type(model).__name__}: the shape of {base_name(node.target)} depends on the values of a tensor "
+                    f"({source_line(node) or 'no source line'}); index with a list of numbers instead"
+                )
 
 
 def check_writes(model: nn.Module, graph: fx.Graph) -> None:
@@ -166,6 +186,16 @@ def quiet_logs() -> Generator[None]:
 def is_waiting(module: Any) -> bool:
     """Whether a lazy module has not seen a batch yet."""
     return bool(module.has_uninitialized_params())
+
+
+def check_modes(model: nn.Module) -> None:
+    """A `train` of the model's own may do anything, and is not ours to call."""
+    for name, module in model.named_modules():
+        if module.training and type(module).train is not nn.Module.train:
+            raise NotTraceable(
+                f"{name or type(module).__name__} is in training mode and overrides train(), which may change more "
+                "than a flag: call model.eval() before certifying"
+            )
 
 
 def check_lazy(model: nn.Module) -> None:

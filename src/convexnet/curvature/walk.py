@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, fx
 
 from convexnet.curvature.call import Call, Refusal, Result
-from convexnet.curvature.facts import CONSTANT, UNKNOWN, Fact, known, unknown
+from convexnet.curvature.facts import CONSTANT, UNKNOWN, Fact, constant, known, unknown
 from convexnet.curvature.fields import core, elementwise, is_aligned, level, uniform, where_any
 from convexnet.curvature.graph import ancestors, base_name, is_mutable
 from convexnet.curvature.opaque import Opaque
+from convexnet.curvature.shapes import Moved, reshaped
 from convexnet.curvature.table import TABLE
 from convexnet.curvature.trace import Program
 
@@ -129,7 +130,10 @@ class _Runner:
         call = Call(functional(node.target, name), name, tuple(args), dict(kwargs), shapes, floating[0])
         result = self.apply(self.before(call, node) if self.before else call, node)
         results = result if isinstance(result, tuple) else (result,)
-        results = tuple(r if real else replace(r, integral=True) for r, real in zip(results, floating, strict=True))
+        if any(tuple(r.shape) != tuple(shape) for r, shape in zip(results, shapes, strict=True)):
+            lost = self.blame(node, call, Refusal("its rule does not cover this call (the shapes differ)", UNRULED))
+            results = lost if isinstance(lost, tuple) else (lost,)
+        results = tuple(replace(r, integral=not real) for r, real in zip(results, floating, strict=True))
         if results and results[0].curvature != CONSTANT:
             self.found.steps.append((node, describe(results[0])))
         return results if listed else results[0]
@@ -150,15 +154,20 @@ class _Runner:
     def apply(self, call: Call, node: fx.Node) -> Result:
         """One operator: computed where everything is known, else by its rule; blamed where it breaks something."""
         facts = call.facts()
-        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()) and call.name not in TABLE:
+        random = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+        if draws(call) or (random and call.name not in TABLE):
             return self.blame(node, call, RANDOM)
-        if all(fact.value is not None for fact in facts) and call.name not in ("dropout", "rrelu"):
-            return computed(call)
+        if call.name.startswith(("empty", "new_empty")):  # whatever the memory holds
+            return constant(call.shape)
         moving = any(not fact.constant for fact in facts)
+        if not moving and any(fact.value is None for fact in facts) and not exact(call, node):
+            return Opaque("")(call)
         if moving and not call.floating and call.name in TABLE and not isinstance(TABLE[call.name], Opaque):
             return self.blame(node, call, DISCRETE)
         rule = TABLE.get(call.name)
         try:
+            if all(fact.value is not None for fact in facts) and not draws(call):
+                return computed(call)
             if rule is None:
                 raise Refusal(
                     f"aten.{call.name} has no rule, and what is unknown is not assumed to be fine",
@@ -204,6 +213,24 @@ MIXING = Refusal(
     "it mixes the rows of the batch: the samples influence each other, and the output is no function of one sample",
     "reduce over the dimensions of a sample only (dim 1 and up)",
 )
+
+
+def draws(call: Call) -> bool:
+    """Whether an operator of the table draws random numbers with these settings."""
+    flag = {"dropout": 2, "feature_dropout": 2, "alpha_dropout": 2, "feature_alpha_dropout": 2, "rrelu": 3}
+    position = flag.get(call.name)
+    return position is not None and bool(call.arg(position, "train", call.kwargs.get("training", False)))
+
+
+def exact(call: Call, node: fx.Node) -> bool:
+    """Whether the rules, which are about real numbers, speak of this call of constants: integers wrap and casts of
+    them cut, and complex numbers have no sign. Moving elements is always exact."""
+    if isinstance(TABLE.get(call.name), Moved) or TABLE.get(call.name) is reshaped:
+        return True
+    values = [n.meta.get("val") for n in (node, *node.all_input_nodes)]
+    if any(isinstance(value, Tensor) and value.is_complex() for value in values):
+        return False
+    return call.floating
 
 
 def blamed(node: fx.Node, call: Call, refusal: Refusal) -> Blame:
@@ -267,10 +294,14 @@ def computed(call: Call) -> Result:
         assert fact.value is not None
         return fact.value.clone() if mutable else fact.value
 
+    def result(out: Any) -> Fact:
+        tensor = out if isinstance(out, Tensor) else torch.tensor(out)
+        if tensor.is_floating_point() and bool(tensor.sum().isnan()) and bool(tensor.isnan().any()):
+            return constant(tensor.shape)  # not a number: nothing is known of it
+        return known(tensor)
+
     out = call.run(value)
-    if isinstance(out, Tensor):
-        return known(out)
-    return tuple(known(o) if isinstance(o, Tensor) else o for o in out)
+    return tuple(result(o) for o in out) if isinstance(out, (tuple, list)) else result(out)
 
 
 def describe(fact: Fact) -> str:
