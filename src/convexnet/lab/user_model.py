@@ -109,7 +109,7 @@ def fit_example(model: nn.Module, example: tuple[Tensor, ...]) -> tuple[Tensor, 
 
 def _numbers(text: str) -> tuple[int, ...]:
     try:
-        sizes = tuple(int(part) for part in text.split(",")) if text.strip() else ()
+        sizes = tuple(int(part) for part in text.split(","))
     except ValueError:
         sizes = (0,)
     if any(size < 1 for size in sizes):
