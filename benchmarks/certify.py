@@ -104,9 +104,8 @@ def main() -> None:
         *((f"MLP {depth} layers", mlp(depth), torch.randn(2, 64), None) for depth in (10, 30, 100, 300, 1000)),
     ]
     print(f"torch {torch.__version__}, {options.threads} threads, minimum of {options.repeats} paired repeats")
-    print(
-        "goals: walk <= 1 x export; certify <= 2 x export (3 x if functionalised); walk's peak <= 1 x forward's (4 x with bounds that differ by element)\n"
-    )
+    print("goals: walk <= 1 x export; certify <= 2 x export (3 x if functionalised);")
+    print("walk's peak <= 1 x forward's (4 x with bounds that differ by element)\n")
     head = (
         "model", "operators", "verdict", "export s", "walk s", "walk/export", "certify/export", "us/operator",
         "walk peak MB", "peak/forward",
