@@ -10,7 +10,7 @@ from torch import Tensor
 
 from convexnet.curvature.call import Call, Refusal, Result
 from convexnet.curvature.facts import INF, Fact, Influence, as_fact, compose, known, viewed
-from convexnet.curvature.fields import BATCH, Shape, core, either, elementwise, uniform, where_any
+from convexnet.curvature.fields import Shape, batched, core, either, elementwise, uniform, where_any
 from convexnet.curvature.forms import Product
 from convexnet.curvature.linear import bilinear, total
 from convexnet.curvature.pointwise import Profile, apply_profile
@@ -173,17 +173,12 @@ def log(call: Call) -> Fact:
 # --- maxima and choices ----------------------------------------------------------------------------------------------
 
 
-def rowwise(shape: Shape) -> bool:
-    """Whether dimension 0 is the batch."""
-    return len(shape) > 0 and shape[0] == BATCH
-
-
 def extremum(a: Fact, b: Fact, shape: Shape, largest: bool) -> Fact:
     """max(a, b) or min(a, b), elementwise with broadcasting."""
     a, b = a.expanded(shape), b.expanded(shape)
     everywhere = uniform(True, shape, torch.bool)
     bends = {"bends_up": everywhere} if largest else {"bends_down": everywhere}
-    result = compose([Influence(f, up=lambda m: m, by_row=rowwise(shape)) for f in (a, b)], shape, **bends)
+    result = compose([Influence(f, up=lambda m: m, by_row=batched(shape)) for f in (a, b)], shape, **bends)
     pick = torch.maximum if largest else torch.minimum
     lo = elementwise(lambda u, v: pick(u.double(), v.double()), shape, a.lo, b.lo)
     hi = elementwise(lambda u, v: pick(u.double(), v.double()), shape, a.hi, b.hi)
@@ -249,7 +244,7 @@ def prelu(call: Call) -> Fact:
                 x,
                 up=lambda m: elementwise(torch.logical_and, x.shape, m, rises),
                 down=lambda m: elementwise(torch.logical_and, x.shape, m, falls),
-                by_row=rowwise(x.shape),
+                by_row=batched(x.shape),
             ),
             Influence(a, up=lambda m: m),  # constant; but it may come from a row of another input
         ],

@@ -115,6 +115,11 @@ def where_any(mask: Tensor) -> bool:
     return bool(core(mask).any()) if known is None else known != 0
 
 
+def batched(shape: Shape) -> bool:
+    """Whether dimension 0 of a tensor may be the batch."""
+    return len(shape) > 0 and shape[0] == BATCH
+
+
 def aligned_rows(shape: Shape) -> Tensor:
     """The rows field of a tensor whose dimension 0 is the batch of two: row i depends on row i alone."""
     key = tuple(shape)

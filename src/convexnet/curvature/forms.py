@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from convexnet.curvature.facts import Fact, Reach
-from convexnet.curvature.fields import BATCH, Shape, compact, core, elementwise, level, uniform, where_any
+from convexnet.curvature.fields import Shape, batched, compact, core, elementwise, level, uniform, where_any
 
 SLAB = 1 << 17
 """How many weights of a filter bank are looked at at once, so that a walk needs no more memory than a forward pass."""
@@ -62,7 +62,7 @@ class Product(Form):
 
     @property
     def by_row(self) -> bool:
-        return len(self.shape) > 0 and self.shape[0] == BATCH
+        return batched(self.shape)
 
     def reach(self, mask: Tensor, coefficients: Tensor) -> Tensor:
         return elementwise(torch.logical_and, self.shape, mask, coefficients)
@@ -82,7 +82,7 @@ class Contraction(Form):
 
     @property
     def by_row(self) -> bool:
-        return len(self.shape) > 1 and self.shape[0] == BATCH
+        return len(self.shape) > 1 and batched(self.shape)
 
     def reach(self, mask: Tensor, coefficients: Tensor) -> Tensor:
         inner = core(mask)
@@ -114,7 +114,7 @@ class Convolution(Form):
 
     @property
     def by_row(self) -> bool:
-        return self.shape[0] == BATCH
+        return batched(self.shape)
 
     def channels(self, values: Tensor, matrix: Tensor) -> Tensor:
         """A convolution of something uniform in space: `matrix` holds the taps of each filter, already summed."""

@@ -17,17 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from convexnet.curvature.facts import INF, Fact, Influence, Reach, compose, spread_rows
-from convexnet.curvature.fields import (
-    BATCH,
-    Shape,
-    core,
-    elementwise,
-    join_rows,
-    level,
-    uniform,
-    where_any,
-    widened,
-)
+from convexnet.curvature.fields import Shape, batched, core, elementwise, join_rows, level, uniform, where_any, widened
 from convexnet.curvature.forms import Convolution, Form, Signs, negative_part, positive_part
 
 EPS = torch.finfo(torch.float64).eps
@@ -138,7 +128,7 @@ def total(terms: Sequence[tuple[Fact, int]], shape: Shape) -> Fact:
     influences: list[Influence] = []
     for fact, sign in terms:
         move: Reach = lambda mask: widened(mask, shape)  # noqa: E731
-        by_row = tuple(fact.shape) == tuple(shape) and len(shape) > 0 and shape[0] == BATCH
+        by_row = tuple(fact.shape) == tuple(shape) and batched(shape)
         influences.append(Influence(fact, move if sign > 0 else None, move if sign < 0 else None, by_row))
     result = compose(influences, shape)
     lows = [f.lo if s > 0 else negated(f.hi) for f, s in terms]

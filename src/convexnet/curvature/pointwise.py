@@ -16,7 +16,7 @@ from torch import Tensor
 
 from convexnet.curvature.call import Call
 from convexnet.curvature.facts import INF, Fact, Influence, compose, constant
-from convexnet.curvature.fields import BATCH, core, either, elementwise, level, settled, uniform
+from convexnet.curvature.fields import batched, core, either, elementwise, level, settled, uniform
 
 Range = tuple[float, float]
 Ranges = tuple[Range, ...]
@@ -76,7 +76,7 @@ def apply_profile(profile: Profile, function: Callable[[Tensor], Tensor], x: Fac
         return lambda mask: elementwise(torch.logical_and, x.shape, mask, direction)
 
     result = compose(
-        [Influence(x, gate(rises), gate(falls), by_row=len(x.shape) > 0 and x.shape[0] == BATCH)],
+        [Influence(x, gate(rises), gate(falls), by_row=batched(x.shape))],
         x.shape,
         bends_up=outside(x, profile.concave),
         bends_down=outside(x, profile.convex),

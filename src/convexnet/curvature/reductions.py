@@ -12,7 +12,7 @@ from torch import Tensor
 
 from convexnet.curvature.call import Call, Result
 from convexnet.curvature.facts import INF, Fact, Influence, Reach, compose, unknown
-from convexnet.curvature.fields import BATCH, compact, core, elementwise, level, settled, uniform
+from convexnet.curvature.fields import batched, compact, core, elementwise, level, settled, uniform
 from convexnet.curvature.linear import EPS, TINY, clip_sign
 from convexnet.curvature.opaque import Opaque
 from convexnet.curvature.pointwise import LEFT, RIGHT, outside
@@ -64,7 +64,7 @@ class Reduction:
         elif self.moves == "by size":
             up = narrowed(reach, outside(x, LEFT))
             down = narrowed(reach, outside(x, RIGHT))
-        influence = Influence(x, up, down, by_row=0 not in dims and len(shape) > 0 and x.shape[0] == BATCH)
+        influence = Influence(x, up, down, by_row=0 not in dims and len(shape) > 0 and batched(x.shape))
         everywhere = uniform(True, shape, torch.bool)
         result = compose(
             [influence],
@@ -174,7 +174,7 @@ class Window:
             inner = inner.expand([x.shape[d] if d in spatial else n for d, n in enumerate(inner.shape)])
             return compact(run(inner.float()) > 0, shape)
 
-        influence = Influence(x, reach, reach if self.signed else None, by_row=0 not in spatial and x.shape[0] == BATCH)
+        influence = Influence(x, reach, reach if self.signed else None, by_row=0 not in spatial and batched(x.shape))
         everywhere = uniform(True, shape, torch.bool)
         result = compose([influence], shape, bends_up=everywhere if self.bends == "up" else None)
         if not self.signed:

@@ -32,7 +32,7 @@ class Moved:
     def __call__(self, call: Call) -> Result:
         if any(isinstance(arg, torch.dtype) for arg in call.args) or call.arg(3, "accumulate") is True:
             raise Refusal("it reinterprets bits, or adds to what is there", "use add, or a cast")
-        facts = [fact for fact in call.facts() if not addresses(fact)]
+        facts = [fact for fact in call.facts() if not fact.integral]
         if not facts:
             return Opaque("it only moves integers")(call)
         columns = [
@@ -58,14 +58,9 @@ class Moved:
                 return [uniform(fill(value, 0.0) if self.fills else value, shape, dtype) for shape in call.shapes]
         work = torch.float64 if self.as_float else dtype
         table = {id(fact): inner.to(work).expand(fact.shape) for fact, inner in zip(facts, cores, strict=True)}
-        out = call.run(lambda fact: address(fact) if addresses(fact) else table[id(fact)])
+        out = call.run(lambda fact: address(fact) if fact.integral else table[id(fact)])
         parts: Sequence[Tensor] = out if isinstance(out, (tuple, list)) else (out,)
         return [retype(part, dtype) for part in parts]
-
-
-def addresses(fact: Fact) -> bool:
-    """Whether a tensor holds indices or a mask rather than quantities."""
-    return fact.integral
 
 
 def address(fact: Fact) -> Tensor:
