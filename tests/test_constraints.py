@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import convexnet as cx
+from convexnet.constraints import derive
 from tests.modules import Function
 
 ROW = torch.zeros(2, 4)
@@ -69,6 +70,65 @@ class Branches(nn.Module):
         return self.last(torch.maximum(self.left2(F.softplus(self.left(x))), self.right(x)))
 
 
+class Beside(nn.Module):
+    """A layer that sees the input beside convex elements."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 3), nn.Linear(7, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.cat([F.relu(self.first(x)), x], 1))
+
+
+class Matrix(nn.Module):
+    """A weight that no layer holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x) @ self.weight
+
+
+class Recurrent(nn.Module):
+    """Two layers of a ReLU RNN in both directions, read at the last step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn, self.out = nn.RNN(4, 3, 2, nonlinearity="relu", batch_first=True, bidirectional=True), nn.Linear(6, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.rnn(torch.stack([x, 2 * x], 1))[0][:, -1])
+
+
+class Scaled(nn.Module):
+    """Layer scales as people write them: 1 + g, a product of two, a slice of a larger parameter, addcmul."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.shift = nn.Linear(4, 4), nn.Parameter(torch.randn(1, 4))
+        self.gain, self.left, self.right, self.all, self.alpha = (nn.Parameter(torch.randn(4)) for _ in range(5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = F.relu(self.first(x))
+        z = (1 + self.gain) * z + (self.left * self.right) * z
+        z = z * torch.cat([self.all[2:], self.all[2:].flip(0)])
+        return torch.addcmul(self.shift, self.alpha, z)
+
+
+class Difference(nn.Module):
+    """What is subtracted must be concave: a weight that multiplies something convex is then <= 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.d = (nn.Linear(4, 4) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(F.relu(self.a(x))) - self.d(F.softplus(self.c(x)))
+
+
 DERIVED: dict[str, tuple[Callable[[], nn.Module], Tensor, tuple[str, ...]]] = {
     "mlp": (mlp, ROW, ("2.weight", "4.weight")),
     "mlp with batch norm": (mlp_with_norm, ROW, ("3.weight", "4.weight", "6.weight")),
@@ -87,6 +147,28 @@ DERIVED: dict[str, tuple[Callable[[], nn.Module], Tensor, tuple[str, ...]]] = {
     "no nonlinearity": (lambda: nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 1)), ROW, ()),
     "no parameters": (lambda: nn.Sequential(nn.ReLU(), nn.Softplus()), ROW, ()),
     "nonlinearity first": (lambda: nn.Sequential(nn.ReLU(), nn.Linear(4, 2)), ROW, ("1.weight",)),
+    "beside the input": (Beside, ROW, ("last.weight",)),
+    "matmul": (Matrix, ROW, ("weight",)),
+    "minus": (
+        lambda: nn.Sequential(nn.Linear(4, 4), nn.ReLU(), Function(torch.neg), nn.Linear(4, 1)),
+        ROW,
+        ("3.weight",),
+    ),
+    "difference": (Difference, ROW, ("b.weight", "d.weight")),
+    "slopes": (
+        lambda: nn.Sequential(nn.Linear(4, 4), nn.PReLU(), nn.Linear(4, 4), nn.PReLU(4)),
+        ROW,
+        ("1.weight", "2.weight", "3.weight"),
+    ),
+    "recurrent": (
+        Recurrent,
+        ROW,
+        (
+            *(f"rnn.weight_{kind}{way}" for kind in ("hh_l0", "ih_l1", "hh_l1") for way in ("", "_reverse")),
+            "out.weight",
+        ),
+    ),
+    "scaled": (Scaled, ROW, ("gain", "left", "right", "all", "alpha")),
     "softplus weights need none": (
         lambda: nn.Sequential(nn.Linear(4, 4), nn.ReLU(), Positive()),
         ROW,
@@ -110,6 +192,7 @@ def test_the_constrained_parameters_are_derived(name: str, method: str) -> None:
     build, example, expected = DERIVED[name]
     model = build()
     free = {n: p.detach().clone() for n, p in model.named_parameters() if n not in expected}
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
     flags = [m.training for m in model.modules()]
     cone = cx.constrain(model, example, method=method)
     assert set(cone.parameters) == set(expected)
@@ -117,7 +200,38 @@ def test_the_constrained_parameters_are_derived(name: str, method: str) -> None:
     assert cx.certify(model, example).convex
     for n, value in free.items():
         assert torch.equal(model.get_parameter(n), value), n
+    for n, interval in cone.intervals.items():  # entries that are free, in a column or a slice, are not touched
+        kept = ~interval.where.expand(before[n].shape)
+        assert torch.equal(model.get_parameter(n)[kept], before[n][kept]), n
     assert [m.training for m in model.modules()] == flags
+
+
+INTERVALS: dict[str, tuple[Callable[[], nn.Module], str, Any, Any]] = {
+    "columns that meet the input are free": (Beside, "last.weight", [[0.0] * 3 + [-math.inf] * 4], [[math.inf] * 7]),
+    "what is subtracted": (Difference, "d.weight", [[-math.inf]], [[0.0]]),
+    "1 + g": (Scaled, "gain", [-1.0], [math.inf]),
+    "a slice": (Scaled, "all", [-math.inf, -math.inf, 0.0, 0.0], [math.inf] * 4),
+    "slope on an affine argument": (lambda: nn.Sequential(nn.Linear(4, 4), nn.PReLU()), "1.weight", [-math.inf], [1.0]),
+    "slope on a convex argument": (lambda: nn.Sequential(nn.ReLU(), nn.PReLU()), "1.weight", [0.0], [1.0]),
+}
+
+
+@pytest.mark.parametrize("name", INTERVALS)
+def test_the_intervals_are_as_wide_as_they_can_be(name: str) -> None:
+    build, parameter, lo, hi = INTERVALS[name]
+    model = build()
+    interval = derive(model, ROW)[parameter]
+    shape = model.get_parameter(parameter).shape
+    expected = (torch.tensor(v, dtype=torch.float64).expand(shape) for v in (lo, hi))
+    assert all(torch.equal(a.expand(shape), b) for a, b in zip((interval.lo, interval.hi), expected, strict=True))
+
+
+def test_taps_of_a_filter_that_only_ever_see_padding_are_free() -> None:
+    model = nn.Sequential(nn.ReLU(), nn.Conv2d(2, 4, 3, padding=1, groups=2))
+    asked = derive(model, torch.zeros(1, 2, 1, 5))["1.weight"].where.expand(4, 1, 3, 3)
+    expected = torch.zeros(4, 1, 3, 3, dtype=torch.bool)
+    expected[:, :, 1] = True
+    assert torch.equal(asked, expected)
 
 
 def test_partial_convexity_constrains_the_path_of_y_only() -> None:
@@ -396,22 +510,10 @@ def test_a_frozen_parameter_that_violates_is_an_error_and_nothing_changes() -> N
 # --- what cannot be constrained --------------------------------------------------------------------------------------
 
 
-class Beside(nn.Module):
-    """A layer that sees the input beside convex elements."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.last = nn.Linear(4, 3), nn.Linear(7, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.last(torch.cat([F.relu(self.first(x)), x], 1))
-
-
 HOPELESS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "GELU": (lambda: nn.Sequential(nn.Linear(4, 4), nn.GELU(), nn.Linear(4, 1)), "gelu"),
     "LayerNorm": (lambda: nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), nn.ReLU(), nn.Linear(4, 1)), "layer_norm"),
     "sigmoid gate": (lambda: nn.Sequential(nn.Linear(4, 4), Function(lambda x: x * x.sigmoid()), nn.Linear(4, 1)), ""),
-    "minus": (lambda: nn.Sequential(nn.Linear(4, 4), nn.ReLU(), Function(torch.neg), nn.Linear(4, 1)), "neg"),
     "where(x > 0)": (lambda: nn.Sequential(nn.Linear(4, 4), Function(lambda x: torch.where(x > 0, x, 2 * x))), ""),
     "where(x > 0), upside down": (
         lambda: nn.Sequential(nn.Linear(4, 4), Function(lambda x: torch.where(x > 0, -x, x))),
@@ -422,20 +524,7 @@ HOPELESS: dict[str, tuple[Callable[[], nn.Module], str]] = {
         lambda: nn.Sequential(nn.Linear(4, 4), Function(lambda x: F.dropout(x, 0.5, training=True))),
         "dropout",
     ),
-    "concatenation": (Beside, "last.weight"),
-    "matmul": (lambda: Matrix(), "matmul"),
 }
-
-
-class Matrix(nn.Module):
-    """A weight that no layer holds: constrained by a parametrisation, or not at all."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(4, 2))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.relu(x) @ self.weight
 
 
 @pytest.mark.parametrize("name", HOPELESS)

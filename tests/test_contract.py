@@ -39,7 +39,7 @@ SIGNATURES = {
     "certify": "(model, example, wrt=None, domain=None)",
     "constrain": "(model, example, method=None, epsilon=5.0, wrt=None)",
     "falsify": "(model, example, wrt=None, domain=None, budget=100000, seed=0)",
-    "Cone.attach": "(self, optimizer)",
+    "Cone.attach": "(self, optimizer, *others)",
     "Cone.detach": "(self)",
     "Cone.project": "(self)",
     "Cone.violation": "(self)",
@@ -65,9 +65,10 @@ BELOW: dict[str, set[str]] = {
     "errors": set(),
     "domains": {"errors"},
     "curvature": {"errors", "domains"},
-    "constraints": {"errors", "domains", "curvature"},
+    "memory": {"errors", "domains", "curvature"},
+    "constraints": {"errors", "domains", "curvature", "memory"},
     "__init__": {"errors", "domains", "curvature", "constraints"},
-    "lab": {"", "errors", "domains", "curvature", "constraints"},
+    "lab": {"", "errors", "domains", "curvature", "memory", "constraints"},
 }
 
 OPTIONAL = [

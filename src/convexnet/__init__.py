@@ -1,6 +1,7 @@
 """convexnet: convex neural networks in PyTorch, with a proof."""
 
-from convexnet.constraints import Cone, constrain
+from convexnet.constraints import Cone as Cone
+from convexnet.constraints import constrain as constrain
 from convexnet.curvature import Certificate, Finding, certify
 from convexnet.curvature.falsify import Counterexample, falsify
 from convexnet.domains import Box

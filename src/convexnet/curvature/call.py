@@ -66,12 +66,16 @@ class Call:
         return list(_facts((self.args, tuple(self.kwargs.values()))))
 
     def run(self, exchange: Callable[[Fact], Tensor]) -> Any:
-        """Execute the operator with every fact exchanged for a tensor."""
+        """Execute the operator with every fact exchanged for a tensor, without recording it for autograd."""
         with torch.no_grad():
-            return self.operator(
-                *(_exchange(arg, exchange) for arg in self.args),
-                **{key: _exchange(value, exchange) for key, value in self.kwargs.items()},
-            )
+            return self.recorded(exchange)
+
+    def recorded(self, exchange: Callable[[Fact], Tensor]) -> Any:
+        """Execute the operator with every fact exchanged for a tensor."""
+        return self.operator(
+            *(_exchange(arg, exchange) for arg in self.args),
+            **{key: _exchange(value, exchange) for key, value in self.kwargs.items()},
+        )
 
     def name_of_settings(self) -> Hashable:
         """A name for the function of the first argument that the call computes; None if its settings are not plain."""

@@ -110,6 +110,7 @@ class Convolution(Form):
     groups: int
     transposed: bool
     padded: bool  # some taps fall outside the input and see zeros instead
+    seen: Tensor | None = None  # mask of the taps that ever see the input, if there are others
     sums: dict[Part, Tensor] = field(default_factory=dict)
 
     @property
@@ -129,7 +130,8 @@ class Convolution(Form):
         inner = core(mask)
         if all(length == 1 for length in inner.shape[2:]):
             marked = inner.reshape(inner.shape[0], -1).expand(-1, mask.shape[1]).float()
-            return compact(self.channels(marked, coefficients.flatten(2).any(2).float()) > 0.5, self.shape)
+            used = coefficients if self.seen is None else coefficients & self.seen
+            return compact(self.channels(marked, used.flatten(2).any(2).float()) > 0.5, self.shape)
         inner = inner.expand(inner.shape[0], *mask.shape[1:])
         return compact(self.run(inner.float(), coefficients.float()) > 0.5, self.shape)
 

@@ -194,5 +194,24 @@ def convolution(
 
     # a transposed convolution with a stride leaves outputs that some taps never reach, so it counts as padded
     padded = transposed or padding == "same" or (not isinstance(padding, str) and any(padding))
-    form = Convolution(shape, run, groups, transposed, padded)
-    return bilinear(x, w, form, shape)
+    seen = None if transposed or not padded else seen_taps(x.shape, w.shape, stride, padding, dilation, shape)
+    return bilinear(x, w, Convolution(shape, run, groups, transposed, padded, seen), shape)
+
+
+def seen_taps(
+    x: Shape, w: Shape, stride: Sequence[int], padding: Sequence[int] | str, dilation: Sequence[int], out: Shape
+) -> Tensor | None:
+    """Mask (1, 1, ...) of the taps of a filter that ever see the input; None if all do. Around a small input there are
+    taps that only ever see the padding."""
+    rows: list[Tensor] = []
+    for dim, (length, taps, results) in enumerate(zip(x[2:], w[2:], out[2:], strict=True)):
+        step, apart = stride[dim], dilation[dim]
+        before = padding[dim] if not isinstance(padding, str) else (apart * (taps - 1) // 2 if padding == "same" else 0)
+        at = torch.arange(results)[:, None] * step + torch.arange(taps)[None] * apart - before
+        rows.append(((at >= 0) & (at < length)).any(0))
+    if all(bool(row.all()) for row in rows):
+        return None
+    mask = torch.ones([1] * len(w), dtype=torch.bool)
+    for dim, row in enumerate(rows):
+        mask = mask & row.reshape(1, 1, *[-1 if d == dim else 1 for d in range(len(rows))])
+    return mask

@@ -1,0 +1,220 @@
+"""What one operator asks of its coefficients so that it stays convex.
+
+An operator that is linear in its argument and in a coefficient meets the composition theorem entry by entry: a
+coefficient that multiplies something convex must be >= 0 for the product to be convex, one that multiplies something
+concave must be <= 0. Which coefficients meet a marked element, the operator tells itself: the gradient of its summed
+result with respect to its coefficients, with 0/1 marks for its argument, is positive exactly there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from convexnet.curvature.call import Call
+from convexnet.curvature.facts import Fact
+from convexnet.curvature.fields import core, where_any
+from convexnet.curvature.layers import per_dimension
+from convexnet.curvature.linear import seen_taps
+
+INF = float("inf")
+
+COEFFICIENTS: dict[str, tuple[int, ...]] = {
+    "linear": (1,), "conv1d": (1,), "conv2d": (1,), "conv3d": (1,), "convolution": (1,), "conv_transpose1d": (1,),
+    "conv_transpose2d": (1,), "conv_transpose3d": (1,), "batch_norm": (1,),
+    "_native_batch_norm_legit_no_training": (1,),
+    "mul": (0, 1), "matmul": (0, 1), "mm": (0, 1), "bmm": (0, 1), "mv": (0, 1), "addmm": (1, 2), "baddbmm": (1, 2),
+    "addcmul": (1, 2), "einsum": (1,), "outer": (0, 1), "dot": (0, 1), "prelu": (1,), "lerp": (2,),
+    "rnn_relu": (2,), "rnn_relu_cell": (2, 3),
+}  # fmt: skip
+"""Operators with coefficients, and where among their arguments these stand (a list of tensors counts as a place)."""
+
+NORMS = ("batch_norm", "_native_batch_norm_legit_no_training")
+CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
+
+
+@dataclass(frozen=True)
+class Demand:
+    """Bounds that a coefficient must keep, each broadcasting to its shape; infinite where nothing is asked."""
+
+    place: tuple[int, ...]  # among the call's arguments: (1,), or (2, 5) for the sixth tensor of a list
+    coefficient: Fact
+    lo: Tensor
+    hi: Tensor
+
+
+def demands(call: Call, wanted: int) -> Iterator[Demand]:
+    """What an operator asks of its coefficients, except of those whose sign is right for all parameters.
+
+    Args:
+        call: the operator, with its facts.
+        wanted: +1 if what reads the result needs it convex, -1 if concave, 0 if nothing is known of that.
+    """
+    if call.name not in COEFFICIENTS:
+        return
+    if call.name.startswith("rnn_relu"):
+        yield from of_rnn(call)
+        return
+    for place, coefficient, moving in pairs(call):
+        if call.name == "prelu":
+            asked = of_slope(moving, coefficient, wanted)
+        elif call.name == "lerp":
+            asked = of_blend(call, coefficient)
+        else:
+            asked = of_signs(call, coefficient, moving, wanted)
+        if asked is not None:
+            yield Demand(place, coefficient, *asked)
+
+
+def pairs(call: Call) -> Iterator[tuple[tuple[int, ...], Fact, Fact]]:
+    """Each coefficient of a call with its place, and the argument that it multiplies."""
+    for position in COEFFICIENTS[call.name]:
+        found = call.args[position] if position < len(call.args) else None
+        listed = isinstance(found, (list, tuple))
+        for index, fact in enumerate(found if listed else [found]):
+            if not isinstance(fact, Fact) or not fact.constant or fact.integral:
+                continue
+            partner = multiplied(call, position, index)
+            if partner is not None and not partner.constant:
+                yield ((position, index) if listed else (position,)), fact, partner
+
+
+def multiplied(call: Call, position: int, index: int) -> Fact | None:
+    """The argument that a coefficient multiplies."""
+    if call.name == "einsum":
+        operands: Sequence[Any] = call.args[1]
+        return operands[1 - index] if len(operands) == 2 else None
+    places = COEFFICIENTS[call.name]
+    partner = call.args[sum(places) - position] if len(places) == 2 else call.args[0]
+    if call.name == "lerp":
+        partner = next((arg for arg in call.args[:2] if isinstance(arg, Fact) and not arg.constant), None)
+    return partner if isinstance(partner, Fact) else None
+
+
+# --- signs -----------------------------------------------------------------------------------------------------------
+
+
+def of_signs(call: Call, coefficient: Fact, x: Fact, wanted: int) -> tuple[Tensor, Tensor] | None:
+    """>= 0 where the coefficient meets what must keep its curvature, <= 0 where it meets what must turn it.
+
+    What bends upwards in some elements and downwards in others is brought to the wanted curvature, convex if none is
+    known. A coefficient that would have to be both is left alone: the walk blames the operator.
+    """
+    bends_up, bends_down = where_any(x.nonconcave), where_any(x.nonconvex)
+    if not bends_up and not bends_down:
+        return None
+    nothing = torch.zeros([1] * len(coefficient.shape), dtype=torch.bool)
+    up = meets(call, coefficient, x, x.nonconcave) if bends_up else nothing
+    down = meets(call, coefficient, x, x.nonconvex) if bends_down else nothing
+    turn = wanted < 0 if bends_up else wanted > 0
+    rise, fall = (up, down) if bends_up else (down, nothing)
+    if turn:
+        rise, fall = fall, rise
+    wrong = rise & (core(coefficient.lo) < 0), fall & (core(coefficient.hi) > 0)
+    known_right = coefficient.value is None and not any(bool(mask.any()) for mask in wrong)
+    if known_right or bool((rise & fall).any()):
+        return None
+    return torch.where(rise, 0.0, -INF).double(), torch.where(fall, 0.0, INF).double()
+
+
+def meets(call: Call, coefficient: Fact, x: Fact, mask: Tensor) -> Tensor:
+    """Mask of the coefficients that multiply a marked element of `x`; it broadcasts to their shape."""
+    inner = core(mask)
+    if call.name == "linear":
+        return inner.reshape(-1, inner.shape[-1]).any(0, keepdim=True)
+    if call.name in NORMS:
+        return inner.movedim(1, 0).flatten(1).any(1)
+    if call.name in CONVOLUTIONS and all(length == 1 for length in inner.shape[2:]):
+        return channels(call, coefficient, inner.expand(-1, x.shape[1], *inner.shape[2:]).flatten(1).any(0))
+    with torch.enable_grad():
+        variable = torch.zeros(coefficient.shape, requires_grad=True)
+
+        def exchange(fact: Fact) -> Tensor:
+            if fact is coefficient:
+                return variable
+            return mask.float() if fact is x else torch.zeros(fact.shape)
+
+        out = call.recorded(exchange)
+        (met,) = torch.autograd.grad(out.sum(), variable, allow_unused=True, materialize_grads=True)
+    return met != 0
+
+
+def channels(call: Call, coefficient: Fact, marked: Tensor) -> Tensor:
+    """The taps of a convolution that meet marked channels: those of each group, at the offsets that ever see data."""
+    out, width, *kernel = coefficient.shape
+    groups = call.x.shape[1] // width
+    dims = len(kernel)
+    settings = (call.arg(3, "stride", [1]), call.arg(4, "padding", [0]), call.arg(5, "dilation", [1]))
+    stride, padding, dilation = (per_dimension(value, dims) for value in settings)
+    used = seen_taps(call.x.shape, coefficient.shape, stride, padding, dilation, call.shape)
+    if used is None:
+        used = torch.ones([1] * len(coefficient.shape), dtype=torch.bool)
+    if bool(marked.all()):
+        return used
+    by_group = marked.reshape(groups, width)
+    if groups == 1:
+        return by_group.reshape(1, width, *[1] * dims) & used
+    return by_group.repeat_interleave(out // groups, 0).reshape(out, width, *[1] * dims) & used
+
+
+# --- slopes, blends, recurrent weights -------------------------------------------------------------------------------
+
+
+def of_slope(x: Fact, slope: Fact, wanted: int) -> tuple[Tensor, Tensor] | None:
+    """PReLU is convex for slopes up to 1 (concave from 1 on), and non-decreasing for slopes from 0 on."""
+    single = slope.shape.numel() == 1
+    needs = torch.ones([1] * len(slope.shape), dtype=torch.bool)
+    bent = core(x.nonconcave) | core(x.nonconvex)
+    if not single:
+        bent = bent.movedim(1, 0).flatten(1).any(1)
+    rises = needs & bent.any() if single else needs & bent
+    concave = wanted < 0 or (wanted == 0 and where_any(x.nonconvex) and not where_any(x.nonconcave))
+    low = torch.where(needs, 1.0, -INF) if concave else torch.where(rises, 0.0, -INF)
+    high = torch.full_like(low, INF) if concave else torch.ones_like(low)
+    if slope.value is None and bool((core(slope.lo) >= low).all() and (core(slope.hi) <= high).all()):
+        return None
+    return low.double(), high.double()
+
+
+def of_blend(call: Call, weight: Fact) -> tuple[Tensor, Tensor] | None:
+    """start + w (end - start): w in [0, 1] where both ends bend upwards."""
+    start, end = call.args[:2]
+    if not isinstance(start, Fact) or not isinstance(end, Fact):
+        return None
+    bends = where_any(start.nonconcave), where_any(end.nonconcave)
+    if where_any(start.nonconvex) or where_any(end.nonconvex) or not any(bends):
+        return None
+    one = torch.ones([1] * len(weight.shape), dtype=torch.float64)
+    return (one * 0.0 if bends[1] else -INF * one), (one if bends[0] else INF * one)
+
+
+def of_rnn(call: Call) -> Iterator[Demand]:
+    """A ReLU RNN: recurrent weights, and the input weights of every layer that sees a layer below, are >= 0."""
+    x = call.args[0]
+    if not isinstance(x, Fact) or where_any(x.nonconvex):
+        return
+    first = core(x.nonconcave).reshape(-1, core(x.nonconcave).shape[-1]).any(0, keepdim=True)
+    if call.name == "rnn_relu_cell":
+        h = call.args[1]
+        before = core(h.nonconcave).reshape(-1, core(h.nonconcave).shape[-1]).any(0, keepdim=True)
+        asked = [((2,), call.args[2], first), ((3,), call.args[3], before)]
+    else:
+        _, h, weights, has_biases, layers, _, _, both_ways, batch_first = call.args
+        if len(x.shape) != 3 or not isinstance(h, Fact):
+            return
+        every = torch.ones(1, 1, dtype=torch.bool)
+        repeats = x.shape[1 if batch_first else 0] > 1 or where_any(h.nonconcave)
+        size, ways = (4 if has_biases else 2), (2 if both_ways else 1)
+        asked: list[tuple[tuple[int, ...], Any, Tensor]] = []
+        for index in range(layers * ways):
+            place = index * size
+            asked.append(((2, place), weights[place], first if index < ways else every))
+            asked.append(((2, place + 1), weights[place + 1], every & repeats))
+    for place, weight, mask in asked:
+        if bool((mask & (core(weight.lo) < 0)).any()):
+            lo = torch.where(mask, 0.0, -INF).double()
+            yield Demand(place, weight, lo, torch.full_like(lo, INF))

@@ -1,0 +1,213 @@
+"""From a coefficient back to the parameters it is computed from.
+
+A weight may be a slice, a transpose, a product of two parameters, or `1 + gamma`. A bound on the result becomes bounds
+on the parameters that are sufficient for it: exact for what moves elements, adds constants or multiplies by them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from convexnet.constraints.sets import INF, Interval
+from convexnet.curvature.arithmetic import identity
+from convexnet.curvature.graph import base_name
+from convexnet.curvature.shapes import Moved, cat, reshaped, stack
+from convexnet.curvature.table import TABLE
+from convexnet.curvature.trace import Program, Source
+from convexnet.curvature.walk import functional
+
+Asked = dict[str, tuple[Source, Interval]]
+
+
+class Unreachable(Exception):
+    """A bound on a computed coefficient cannot be turned into bounds on parameters."""
+
+
+def push_back(program: Program, node: fx.Node, interval: Interval) -> Asked:
+    """The intervals of the parameters that keep a coefficient in its own.
+
+    Args:
+        program: the traced model.
+        node: the coefficient.
+        interval: where it must lie.
+
+    Returns:
+        For each placeholder of a parameter: where it comes from, and its interval.
+
+    Raises:
+        Unreachable: the coefficient is computed in a way that no rule here inverts, or depends on an input.
+    """
+    found: Asked = {}
+    reach(program, node, interval, found)
+    return found
+
+
+def reach(program: Program, node: fx.Node, interval: Interval, found: Asked) -> None:
+    if node.op == "placeholder":
+        source = program.sources[str(node.target)]
+        if source.kind != "parameter" or source.tensor is None:
+            if source.tensor is None or not interval.contains(source.tensor):
+                raise Unreachable(f"it is computed from {source.name}, which is not a parameter")
+            return
+        before = found.get(str(node.target))
+        found[str(node.target)] = source, interval if before is None else interval.meet(before[1])
+        return
+    if node.op != "call_function":
+        raise Unreachable("it is computed from a constant")
+    name = base_name(node.target)
+    rule = TABLE.get(name)
+    if isinstance(rule, Moved) or rule in (reshaped, identity, cat, stack):
+        for argument in dict.fromkeys(node.all_input_nodes):
+            if argument.meta["val"].is_floating_point():
+                reach(program, argument, origins(node, argument, interval), found)
+        return
+    step = STEPS.get(name)
+    if step is None:
+        raise Unreachable(f"it is computed by aten.{name}")
+    for argument, asked in step(program, node, interval):
+        shape = tuple(argument.meta["val"].shape)
+        reach(program, argument, Interval(narrowed(asked.lo, shape, max), narrowed(asked.hi, shape, min)), found)
+
+
+def origins(node: fx.Node, argument: fx.Node, interval: Interval) -> Interval:
+    """The bounds of an argument's elements: the shape operator is run on their numbers to see where each one goes."""
+    shape = argument.meta["val"].shape
+    numbers = torch.arange(1, shape.numel() + 1, dtype=torch.float64).reshape(shape)
+
+    def exchange(value: Any) -> Any:
+        if not isinstance(value, fx.Node):
+            return value
+        if value is argument:
+            return numbers
+        other = value.meta["val"]
+        if not other.is_floating_point():
+            raise Unreachable("its elements are picked by another tensor")
+        return torch.zeros(other.shape, dtype=torch.float64)
+
+    args: Any = fx.map_arg(node.args, exchange)
+    kwargs: Any = {k: v for k, v in fx.map_arg(node.kwargs, exchange).items() if k not in ("dtype", "device", "layout")}
+    args = tuple(arg for arg in args if not isinstance(arg, (torch.dtype, torch.device)))
+    where = functional(node.target, base_name(node.target))(*args, **kwargs)
+    if not isinstance(where, Tensor):
+        raise Unreachable("it is one of several results")
+    picks = where.flatten().long()
+    kept = picks > 0
+    bounds: list[Tensor] = []
+    for bound, free, keep in ((interval.lo, -INF, "amax"), (interval.hi, INF, "amin")):
+        values = bound.expand(where.shape).flatten()
+        out = torch.full((shape.numel(),), free, dtype=torch.float64)
+        bounds.append(out.scatter_reduce(0, picks[kept] - 1, values[kept], keep).reshape(shape))
+    return Interval(*bounds)
+
+
+def narrowed(bound: Tensor, shape: tuple[int, ...], keep: Callable[[float, float], float]) -> Tensor:
+    """A bound on a broadcast result, as a bound on the argument that was broadcast."""
+    while bound.ndim > len(shape):
+        bound = bound.amax(0) if keep is max else bound.amin(0)
+    for dim, length in enumerate(shape[len(shape) - bound.ndim :]):
+        if length == 1 and bound.shape[dim] > 1:
+            bound = bound.amax(dim, keepdim=True) if keep is max else bound.amin(dim, keepdim=True)
+    return bound
+
+
+Step = Callable[[Program, fx.Node, Interval], list[tuple[fx.Node, Interval]]]
+
+
+def number(program: Program, value: Any) -> Tensor | None:
+    """The value of a constant argument."""
+    if isinstance(value, (int, float)):
+        return torch.tensor(float(value), dtype=torch.float64)
+    if isinstance(value, fx.Node) and value.op == "placeholder":
+        source = program.sources[str(value.target)]
+        fixed = source.tensor is not None and (source.kind != "parameter" or not source.tensor.requires_grad)
+        return source.tensor.detach().double() if fixed and source.tensor is not None else None
+    return None
+
+
+def of_negation(program: Program, node: fx.Node, interval: Interval) -> list[tuple[fx.Node, Interval]]:
+    (argument,) = node.all_input_nodes
+    return [(argument, Interval(-interval.hi, -interval.lo))]
+
+
+def of_sum(program: Program, node: fx.Node, interval: Interval, sign: int = 1) -> list[tuple[fx.Node, Interval]]:
+    """c + w >= b for w >= b - c; v + w >= 0 for v, w >= 0."""
+    a, b = node.args[:2]
+    if node.kwargs.get("alpha", 1) != 1 or len(node.args) > 2:
+        raise Unreachable("it is a sum with a factor")
+    for one, other, turn in ((a, b, sign), (b, a, 1)):
+        value = number(program, one)
+        if value is not None and isinstance(other, fx.Node):
+            value = value if one is a else sign * value
+            moved = Interval(interval.lo - value, interval.hi - value)
+            return [(other, moved if turn > 0 else Interval(-moved.hi, -moved.lo))]
+    check_signs(interval)
+    turned = interval if sign > 0 else Interval(-interval.hi, -interval.lo)
+    return [(part, asked) for part, asked in ((a, interval), (b, turned)) if isinstance(part, fx.Node)]
+
+
+def of_difference(program: Program, node: fx.Node, interval: Interval) -> list[tuple[fx.Node, Interval]]:
+    return of_sum(program, node, interval, sign=-1)
+
+
+def of_product(program: Program, node: fx.Node, interval: Interval) -> list[tuple[fx.Node, Interval]]:
+    """c w >= b for w >= b/c; v w >= 0 for v, w >= 0."""
+    a, b = node.args[:2]
+    for one, other in ((a, b), (b, a)):
+        value = number(program, one)
+        if value is not None and isinstance(other, fx.Node):
+            return [(other, divided(interval, value))]
+    check_signs(interval)
+    size = Interval.above(0.0, interval.where)
+    return [(part, asked) for part, asked in ((a, size), (b, interval)) if isinstance(part, fx.Node)]
+
+
+def of_quotient(program: Program, node: fx.Node, interval: Interval) -> list[tuple[fx.Node, Interval]]:
+    value = number(program, node.args[1])
+    if value is None or not isinstance(node.args[0], fx.Node):
+        raise Unreachable("it is a quotient of parameters")
+    return [(node.args[0], divided(interval, 1.0 / value))]
+
+
+def divided(interval: Interval, value: Tensor) -> Interval:
+    """The interval of w for which value * w lies in the given one; free where the value is zero."""
+    lo, hi = interval.lo / value, interval.hi / value
+    lo, hi = torch.where(value > 0, lo, hi), torch.where(value > 0, hi, lo)
+    free = value == 0
+    return Interval(lo.masked_fill(free, -INF), hi.masked_fill(free, INF))
+
+
+def of_matrix_product(program: Program, node: fx.Node, interval: Interval) -> list[tuple[fx.Node, Interval]]:
+    """A B >= 0 for A, B >= 0: all of both, whichever entries of the product are asked for."""
+    check_signs(interval)
+    a, b = (part for part in node.args[:2])
+    assert isinstance(a, fx.Node)
+    assert isinstance(b, fx.Node)
+    one = torch.tensor(True)
+    below = bool((interval.hi == 0).any())
+    if below and bool((interval.lo == 0).any()):
+        raise Unreachable("some entries of a matrix product must be >= 0 and others <= 0")
+    second = Interval.above(0.0, one)
+    return [(a, Interval.above(0.0, one)), (b, Interval(-second.hi, -second.lo) if below else second)]
+
+
+def check_signs(interval: Interval) -> None:
+    """Two unknown factors or terms can be told their signs only."""
+    for bound in (interval.lo, interval.hi):
+        if bool(((bound != 0) & bound.isfinite()).any()):
+            raise Unreachable("it is computed from two parameters, and must keep a bound that is not zero")
+
+
+STEPS: Mapping[str, Step] = {
+    "neg": of_negation,
+    "add": of_sum,
+    "sub": of_difference,
+    "mul": of_product,
+    "div": of_quotient,
+    "matmul": of_matrix_product,
+    "mm": of_matrix_product,
+    "bmm": of_matrix_product,
+}

@@ -1,0 +1,104 @@
+"""What a module remembers about itself: plain data beside its parameters, so that copies and pickles keep it.
+
+`constrain` and `convexify` leave here what later calls need: the shape of one sample of each input (for `bake`, `split`
+and `save`, which take no example), the constraint, and the list of changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from convexnet.curvature.arguments import as_example, two_rows, unwrapped
+from convexnet.curvature.trace import evaluating
+
+EXAMPLE = "_convexnet_example"
+CONSTRAINT = "_convexnet_constraint"
+CHANGES = "_convexnet_changes"
+
+SIDES = (32, 224, 28, 64, 8)
+"""Sizes of square images that are tried on a convolutional network whose example nobody recorded."""
+
+
+def recall(model: nn.Module, key: str) -> Any:
+    """What the module remembers under a key, or None.
+
+    Example:
+        >>> recall(nn.Linear(2, 1), EXAMPLE) is None
+        True
+    """
+    return model.__dict__.get(key)
+
+
+def remember_example(model: nn.Module, example: Tensor | Sequence[Tensor]) -> None:
+    """Record the shape and type of one sample of each input.
+
+    Example:
+        >>> net = nn.Linear(2, 1)
+        >>> remember_example(net, torch.zeros(5, 2))
+        >>> example_of(net)[0].shape
+        torch.Size([2, 2])
+    """
+    inputs = tuple((tuple(tensor.shape[1:]), tensor.dtype) for tensor in as_example(example))
+    model.__dict__[EXAMPLE] = inputs
+
+
+def example_of(model: nn.Module, example: Tensor | Sequence[Tensor] | None = None) -> tuple[Tensor, ...]:
+    """A batch of two for a model: of the given example, of the recorded one, or guessed from its first layer.
+
+    Raises:
+        ValueError: nothing was given or recorded, and no guess runs through the model.
+
+    Example:
+        >>> example_of(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 26 * 26, 2)))[0].shape
+        torch.Size([2, 3, 28, 28])
+    """
+    if example is not None:
+        return tuple(two_rows(tensor) for tensor in as_example(example))
+    inner = unwrapped(model)
+    recorded = recall(inner, EXAMPLE)
+    if recorded is not None:
+        device = next((p.device for p in inner.parameters()), torch.device("cpu"))
+        return tuple(torch.zeros(2, *shape, dtype=dtype, device=device) for shape, dtype in recorded)
+    for guess in guesses(inner):
+        if runs(inner, guess):
+            return (guess,)
+    raise ValueError(
+        f"{type(inner).__name__} has no recorded example (constrain and convexify record one), and none can be guessed "
+        "from its first layer: give one, as example=torch.zeros(1, ...)"
+    )
+
+
+def guesses(model: nn.Module) -> Iterator[Tensor]:
+    """Inputs that the first layer with weights would take."""
+    for layer in model.modules():
+        if isinstance(layer, (nn.Linear, nn.BatchNorm1d)):
+            width = layer.in_features if isinstance(layer, nn.Linear) else layer.num_features
+            yield torch.zeros(2, width, dtype=dtype_of(layer), device=device_of(layer))
+            return
+        if isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+            for side in SIDES:
+                sides = [side] * len(layer.kernel_size)
+                yield torch.zeros(2, layer.in_channels, *sides, dtype=dtype_of(layer), device=device_of(layer))
+            return
+
+
+def runs(model: nn.Module, guess: Tensor) -> bool:
+    """Whether a batch passes through a model."""
+    try:
+        with torch.no_grad(), evaluating(model):
+            model(guess)
+    except (RuntimeError, ValueError, TypeError, IndexError):
+        return False
+    return True
+
+
+def dtype_of(layer: nn.Module) -> torch.dtype:
+    return next((p.dtype for p in layer.parameters()), torch.get_default_dtype())
+
+
+def device_of(layer: nn.Module) -> torch.device:
+    return next((p.device for p in layer.parameters()), torch.device("cpu"))
