@@ -1,7 +1,8 @@
 """convexnet: convex neural networks in PyTorch, with a proof."""
 
-from convexnet.constraints import Cone as Cone
-from convexnet.constraints import constrain as constrain
+from convexnet import nn
+from convexnet.constraints import Cone, constrain
+from convexnet.conversion import Change, changes, convexify
 from convexnet.curvature import Certificate, Finding, certify
 from convexnet.curvature.falsify import Counterexample, falsify
 from convexnet.domains import Box
@@ -12,6 +13,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Box",
     "Certificate",
+    "Change",
     "Cone",
     "ConvexNetError",
     "Counterexample",
@@ -20,6 +22,9 @@ __all__ = [
     "NotTraceable",
     "__version__",
     "certify",
+    "changes",
     "constrain",
+    "convexify",
     "falsify",
+    "nn",
 ]

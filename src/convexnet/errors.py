@@ -28,9 +28,16 @@ class NotTraceable(ConvexNetError):
 class NotCertified(ConvexNetError):
     """The model was read in full, but it is not proved convex: the message lists every finding and its remedy.
 
+    Attributes:
+        findings: the findings themselves, where there are any.
+
     Example:
         >>> raise NotCertified("act: silu is neither convex nor concave")
         Traceback (most recent call last):
         ...
         convexnet.errors.NotCertified: act: silu is neither convex nor concave
     """
+
+    def __init__(self, message: str, findings: tuple[object, ...] = ()) -> None:
+        super().__init__(message)
+        self.findings = findings

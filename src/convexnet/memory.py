@@ -18,6 +18,7 @@ from convexnet.curvature.trace import evaluating
 EXAMPLE = "_convexnet_example"
 CONSTRAINT = "_convexnet_constraint"
 CHANGES = "_convexnet_changes"
+ONLY = "_convexnet_only"
 
 SIDES = (32, 224, 28, 64, 8)
 """Sizes of square images that are tried on a convolutional network whose example nobody recorded."""

@@ -85,8 +85,8 @@ class Cone:
         for name, interval in self.intervals.items():
             tensor = getattr(*owner(self.model, name))
             if is_sharded(tensor):
-                self.check_shards(name)
-                project(tensor.to_local(), self.shard_of(interval, tensor), self.method)
+                self._check_shards(name)
+                project(tensor.to_local(), self._shard_of(interval, tensor), self.method)
             else:
                 project(tensor, interval, self.method)
 
@@ -139,7 +139,7 @@ class Cone:
             )
         for name in self.intervals:
             if is_sharded(getattr(*owner(self.model, name))):
-                self.check_shards(name)
+                self._check_shards(name)
         if not is_computed(self.method):
             self._handles += [each.register_step_post_hook(self._after_step) for each in optimizers]
         return self
@@ -170,14 +170,14 @@ class Cone:
 
     # --- shards (FSDP2) ------------------------------------------------------------------------------------------
 
-    def check_shards(self, name: str) -> None:
+    def _check_shards(self, name: str) -> None:
         if not getattr(self.method, "elementwise", False):
             raise ValueError(
                 f"{name} is sharded over processes, and {type(self.method).__name__.lower()} looks at a whole tensor: "
                 "with FSDP2 use 'exponentiate', 'clip' or 'absolute'"
             )
 
-    def shard_of(self, interval: Interval, tensor: Any) -> Interval:
+    def _shard_of(self, interval: Interval, tensor: Any) -> Interval:
         """The part of an interval that belongs to this process's part of a parameter."""
         if interval.lo.numel() == 1 and interval.hi.numel() == 1:
             return Interval(interval.lo.reshape([1] * tensor.ndim), interval.hi.reshape([1] * tensor.ndim))

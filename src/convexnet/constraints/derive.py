@@ -66,7 +66,7 @@ def derive_program(program: Program, model: nn.Module, wrt: int | Sequence[int] 
     variables = chosen(program.inputs, wrt)
     broken = (*not_finite(program), *rewritten(program))
     if broken:
-        raise NotCertified("\n".join([f"{program.model} cannot be made convex:", *map(str, broken)]))
+        raise NotCertified("\n".join([f"{program.model} cannot be made convex:", *map(str, broken)]), broken)
     facts = given(program, variables, {}, is_fixed)
     first = attempt(program, facts, model, {})
     done = first
@@ -75,7 +75,9 @@ def derive_program(program: Program, model: nn.Module, wrt: int | Sequence[int] 
         done = second if proved(second.walked) else first
     done.check()
     if not proved(done.walked):
-        raise NotCertified(done.report(program))
+        findings = done.findings(program)
+        head = f"{program.model} cannot be made convex by the signs of its parameters alone:"
+        raise NotCertified("\n".join([head, *map(str, findings)]), tuple(findings))
     return done.intervals
 
 
@@ -111,11 +113,6 @@ class Attempt:
                 f"{name} must be {what}, but it is frozen (requires_grad=False) and its least entry is "
                 f"{tensor.detach().min().item():.3g}: unfreeze it, or make it {what} first"
             )
-
-    def report(self, program: Program) -> str:
-        """Why no signs make the model convex."""
-        head = f"{program.model} cannot be made convex by the signs of its parameters alone:"
-        return "\n".join([head, *map(str, self.findings(program))])
 
     def findings(self, program: Program) -> list[Finding]:
         """The walk's findings; a computed coefficient out of reach has its own reason."""

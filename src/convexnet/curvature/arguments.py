@@ -76,7 +76,8 @@ def chosen(inputs: Sequence[Tensor], wrt: int | Sequence[int] | None) -> tuple[i
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The module inside `torch.compile` and DistributedDataParallel wrappers; anything but a module is an error."""
+    """The module inside `torch.compile`, DistributedDataParallel and Lightning Fabric wrappers; anything but a module
+    is an error."""
     if not isinstance(model, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
         hint = ": pass an instance of the class" if isinstance(model, type) else ""
         raise TypeError(
@@ -87,7 +88,8 @@ def unwrapped(model: nn.Module) -> nn.Module:
     while not (model._forward_hooks or model._forward_pre_hooks):  # pyright: ignore[reportPrivateUsage]
         compiled = type(model).__module__.startswith("torch._dynamo")
         parallel = type(model) in (nn.DataParallel, nn.parallel.DistributedDataParallel)
-        inner = getattr(model, "_orig_mod" if compiled else "module", None) if compiled or parallel else None
+        fabric = type(model).__name__ == "_FabricModule"
+        inner = getattr(model, "_orig_mod" if compiled else "module", None) if compiled or parallel or fabric else None
         if not isinstance(inner, nn.Module):
             break
         model = inner

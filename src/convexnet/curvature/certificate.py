@@ -82,7 +82,7 @@ class Certificate:
             'affine'
         """
         if not self.convex:
-            raise NotCertified(f"{self.headline()}\n" + "\n".join(str(finding) for finding in self.findings))
+            raise NotCertified(f"{self.headline()}\n" + "\n".join(map(str, self.findings)), self.findings)
         return self
 
     def headline(self) -> str:

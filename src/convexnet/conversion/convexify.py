@@ -1,0 +1,213 @@
+"""`convexify`: an ordinary network becomes one whose outputs are convex in its inputs."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace as replaced
+
+import torch
+from torch import Tensor, nn
+
+from convexnet.constraints.cone import keep
+from convexnet.constraints.derive import derive_program
+from convexnet.constraints.sets import method_of
+from convexnet.conversion.head import free_head
+from convexnet.conversion.rewrites import ACTIVATIONS, EXCHANGED, NORMS, Rewriter, shapes_on
+from convexnet.conversion.widen import widen_first as widen
+from convexnet.curvature.arguments import as_example, two_rows, unwrapped
+from convexnet.curvature.findings import Finding
+from convexnet.curvature.trace import evaluating, trace
+from convexnet.errors import NotCertified
+from convexnet.initialise import initialise
+from convexnet.memory import CHANGES, ONLY, recall
+
+HEADS = ("nonnegative", "free")
+INITS = ("paper", "lognormal", "identity")
+
+
+def convexify(
+    model: nn.Module,
+    example: Tensor | Sequence[Tensor],
+    *,
+    method: str = "exponentiate",
+    epsilon: float = 5.0,
+    activation: str | None = "elu",
+    norm: str = "batch",
+    replace: Mapping[type[nn.Module], Callable[[nn.Module], nn.Module]] = {},
+    head: str = "nonnegative",
+    widen_first: float | None = None,
+    init: str | None = None,
+    only: str | None = None,
+    wrt: int | Sequence[int] | None = None,
+) -> nn.Module:
+    """An input-output-convex (IOC) copy of a network; the network itself is not touched.
+
+    Activations and norms of the sample are exchanged, then the parameters that must keep a sign are found and brought
+    there, as by `constrain`. Weights are copied, not trained again: **accuracy is not preserved**, and a warning says
+    so. To train the result and keep it convex: `constrain(ioc, example).attach(optimizer)`.
+
+    Args:
+        model: a network as torchvision, timm or you write it, made of modules. Activations called as functions inside a
+            `forward` cannot be exchanged, and are reported with their line.
+        example: a tensor (B, ...) or tuple of positional tensors, as for `certify`.
+        method, epsilon: how the constraint is kept, as for `constrain`.
+        activation: of the new network: "elu" (the paper's), "celu", "softplus", "leaky_relu" or "relu"; every
+            activation module becomes this one, except PReLU, whose slope is constrained. None: those that are convex
+            and non-decreasing stay, and others become ELU.
+        norm: what takes the place of LayerNorm, GroupNorm, InstanceNorm and RMSNorm: "batch" (BatchNorm over the same
+            features, with the old scale and shift) or "affine" (scale and shift alone).
+        replace: factories by class, as {SqueezeExcitation: convexnet.nn.PooledSum.like}; subclasses count.
+        head: "nonnegative", or "free": the last linear layer keeps weights V of any sign and computes with
+            V - min_k V, which leaves every softmax and argmax unchanged.
+        widen_first: multiplies the units of the first layer, the only one with free weights; the paper uses 2.
+        init: "paper", "lognormal" or "identity" draws the constrained layers anew; None copies their weights.
+        only: the path of a submodule, if the output shall be convex in *its* input (a head alone, say).
+        wrt: the inputs to be convex in, as for `certify`.
+
+    Returns:
+        A new module, in the same mode as the old one, proved convex for all values of its constrained parameters.
+
+    Raises:
+        NotCertified: something has no convex rewrite (attention, gates, a functional activation): path, source line,
+            operator, reason and remedy of each.
+        ValueError, TypeError: wrong arguments; `head="free"` with fewer than two outputs or with something behind it.
+
+    Warns:
+        UserWarning: accuracy is not preserved.
+
+    Source: Sivaprasad et al., The Curious Case of Convex Neural Networks (2021), sections 3 and 4.
+
+    Example:
+        >>> from convexnet import certify
+        >>> net = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.GELU(), nn.Linear(8, 3))
+        >>> ioc = convexify(net, torch.zeros(1, 4))
+        >>> ioc
+        Sequential(
+          (0): Linear(in_features=4, out_features=8, bias=True)
+          (1): BatchNorm1d(8, ...)
+          (2): ELU(alpha=1.0)
+          (3): Linear(in_features=8, out_features=3, bias=True)
+        )
+        >>> certify(ioc, torch.zeros(1, 4)).convex
+        True
+    """
+    check("activation", activation, (*ACTIVATIONS, None))
+    check("norm", norm, NORMS)
+    check("head", head, HEADS)
+    check("init", init, (*INITS, None))
+    how = method_of(method, epsilon)
+    inputs = as_example(example)
+    whole = copy.deepcopy(unwrapped(model))
+    target, seen = (whole, inputs) if only is None else submodule(whole, only, inputs)
+    rewriter = Rewriter(activation, norm, dict(replace), seen_shapes(target, seen))
+    new = rewriter.rewrite(target)
+    found = rewriter.found
+    if only is None:
+        whole = new
+    elif new is not target:
+        parent, _, name = only.rpartition(".")
+        whole.get_submodule(parent).add_module(name, new)
+    program = trace(new, seen)
+    if widen_first is not None:
+        found += widen(new, program, widen_first)
+        program = trace(new, seen)
+    if head == "free":
+        found.append(free_head(new, program))
+        program = trace(new, seen)
+    try:
+        intervals = derive_program(program, new, wrt)
+    except NotCertified as error:
+        raise advised(error, new, rewriter) from None
+    if init is not None:
+        masks = {name: interval.lo == 0 for name, interval in intervals.items()}
+        initialise(new, masks, init, activation or "elu")
+    keep(new, intervals, how, seen)
+    prefix = f"{only}." if only else ""
+    whole.__dict__[CHANGES] = tuple(replaced(change, path=f"{prefix}{change.path}".rstrip(".")) for change in found) + (
+        recall(whole, CHANGES) or ()
+    )
+    if only is not None:
+        whole.__dict__[ONLY] = only
+    warnings.warn(
+        "convexify projects weights that were trained without the constraint: accuracy is not preserved, train again",
+        UserWarning,
+        stacklevel=2,
+    )
+    return whole
+
+
+def check(name: str, value: object, allowed: Sequence[object]) -> None:
+    """A keyword must have one of its values."""
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {value!r}")
+
+
+def submodule(model: nn.Module, path: str, inputs: tuple[Tensor, ...]) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """The submodule to convert, and what it sees on the example."""
+    try:
+        target = model.get_submodule(path)
+    except AttributeError:
+        names = [name for name, _ in model.named_modules() if name][:8]
+        raise ValueError(
+            f"only={path!r} is no submodule of {type(model).__name__}; it has {', '.join(names)} ..."
+        ) from None
+    caught: list[tuple[Tensor, ...]] = []
+    handle = target.register_forward_pre_hook(lambda _, args: caught.append(args))
+    try:
+        with torch.no_grad(), evaluating(model):
+            model(*(two_rows(tensor) for tensor in inputs))
+    finally:
+        handle.remove()
+    if len(caught) != 1:
+        times = "never" if not caught else f"{len(caught)} times"
+        raise ValueError(f"only={path!r} is called {times} in the forward; its input must be one")
+    return target, caught[0]
+
+
+def seen_shapes(model: nn.Module, inputs: tuple[Tensor, ...]) -> dict[int, torch.Size]:
+    """The shapes that modules see; if the forward fails, tracing will say why."""
+    try:
+        return shapes_on(model, tuple(two_rows(tensor) for tensor in inputs))
+    except Exception:
+        return {}
+
+
+# --- advice ----------------------------------------------------------------------------------------------------------
+
+FUNCTIONS = {kind.__name__.lower(): f"nn.{kind.__name__}" for kind in EXCHANGED} | {
+    "layer_norm": "nn.LayerNorm", "group_norm": "nn.GroupNorm", "instance_norm": "nn.InstanceNorm2d",
+    "rms_norm": "nn.RMSNorm", "leaky_relu": "nn.LeakyReLU", "log_sigmoid": "nn.LogSigmoid",
+}  # fmt: skip
+
+
+def advised(error: NotCertified, model: nn.Module, rewriter: Rewriter) -> NotCertified:
+    """The same findings with what convexify can do about each."""
+    findings = [f if not isinstance(f, Finding) else advice(f, model) for f in error.findings]
+    head = f"{type(model).__name__} cannot be converted: {len(findings)} step{'' if len(findings) == 1 else 's'} in it "
+    head += "can be exchanged by no rule"
+    return NotCertified("\n".join([head, *map(str, findings)]), tuple(findings))
+
+
+def advice(finding: Finding, model: nn.Module) -> Finding:
+    """One finding, with a remedy in terms of `convexify`."""
+    operator = finding.operator.removeprefix("aten.")
+    try:
+        module = model.get_submodule(finding.path)
+    except AttributeError:
+        return finding
+    kind = type(module)
+    place = f"{kind.__module__}.{kind.__qualname__}"
+    if operator in FUNCTIONS and not isinstance(module, EXCHANGED):
+        remedy = f"it is called as a function in the forward of {kind.__qualname__}: make it a module ("
+        return replaced(finding, remedy=f"{remedy}{FUNCTIONS[operator]}()), which convexify can exchange")
+    if operator in ("mul", "div") and finding.path and "both depend" in finding.reason:
+        remedy = (
+            f"no rewrite of gates is assumed: replace={{{place}: convexnet.nn.PooledSum.like}} adds the pooled "
+            "features instead, {...: convexnet.nn.removed} leaves the gate out"
+        )
+        return replaced(finding, remedy=remedy)
+    if finding.path:
+        return replaced(finding, remedy=f"{finding.remedy}; or exchange the module: replace={{{place}: factory}}")
+    return finding

@@ -1,0 +1,255 @@
+"""What is exchanged: activations that are not convex, and norms that divide by statistics of the sample.
+
+Modules are recognised by what they are (subclasses count) and, where a library has classes of its own, by what they do:
+a norm is asked, with random numbers, which dimensions it normalises; an activation, whether it acts on each element.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from convexnet.conversion.changes import Change, described
+from convexnet.curvature import certify
+from convexnet.curvature.trace import evaluating
+from convexnet.errors import ConvexNetError
+from convexnet.nn.norms import Affine, BatchNormAlong
+
+Factory = Callable[[nn.Module], nn.Module]
+
+ACTIVATIONS: Mapping[str, Callable[[], nn.Module]] = {
+    "elu": nn.ELU, "celu": nn.CELU, "softplus": nn.Softplus, "leaky_relu": nn.LeakyReLU, "relu": nn.ReLU,
+}  # fmt: skip
+"""The activations a converted network may have: convex and non-decreasing, all of them."""
+
+EXCHANGED = (
+    nn.ReLU, nn.LeakyReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish, nn.ReLU6, nn.Hardtanh,
+    nn.Tanh, nn.Sigmoid, nn.Hardsigmoid, nn.LogSigmoid, nn.Softplus, nn.Softsign, nn.RReLU, nn.Softshrink,
+    nn.Hardshrink, nn.Tanhshrink, nn.Threshold,
+)  # fmt: skip
+"""Activations of torch that a conversion exchanges. PReLU is not among them: its slope is constrained instead."""
+
+NORMS = ("batch", "affine")
+SAMPLE_NORM = re.compile(r"^(Layer|RMS|Rms|Group|Instance|Simple|LocalResponse)[A-Za-z]*Norm|^(RMS|Rms)Norm")
+"""Names of classes that normalise by statistics of the sample, in any library."""
+
+
+@dataclass
+class Rewriter:
+    """Walks a module tree and exchanges what cannot stay.
+
+    Attributes:
+        activation: the name of the one to use, or None to keep those that are convex and non-decreasing.
+        norm: what to put in place of a norm of the sample: "batch" or "affine".
+        replace: the user's own factories by class.
+        shapes: the shape of the first input each module saw on the example.
+        found: what was exchanged.
+    """
+
+    activation: str | None
+    norm: str
+    replace: Mapping[type[nn.Module], Factory]
+    shapes: Mapping[int, torch.Size]
+    found: list[Change] = field(default_factory=list)
+    done: dict[int, nn.Module] = field(default_factory=dict)
+
+    def rewrite(self, module: nn.Module, path: str = "") -> nn.Module:
+        """The module's convex counterpart; its children are exchanged in place, itself if need be."""
+        if id(module) in self.done:
+            return self.done[id(module)]
+        new = self.exchange(module, path)
+        self.done[id(module)] = self.done[id(new)] = new
+        if isinstance(new, parametrize.ParametrizationList):
+            return new
+        for name, child in list(new.named_children()):
+            inner = self.rewrite(child, f"{path}.{name}" if path else name)
+            if inner is not child:
+                new.add_module(name, inner)
+        return new
+
+    def exchange(self, module: nn.Module, path: str) -> nn.Module:
+        """What takes the place of a module, by the first rule that applies."""
+        for kind, factory in self.replace.items():
+            if isinstance(module, kind):
+                new = factory(module)
+                if not isinstance(new, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
+                    raise TypeError(f"replace[{kind.__name__}] returned {type(new).__name__} for {path}, not a module")
+                return self.record(path, module, new, "the caller's own replacement")
+        new = self.of_activation(module)
+        if new is not None:
+            if described(new) == described(module):
+                return module
+            reason = (
+                f"an IOC network's activation is {self.activation}"
+                if self.activation is not None
+                else f"{type(module).__name__} is not convex and non-decreasing"
+            )
+            return self.record(path, module, new, reason)
+        new = self.of_norm(module)
+        return module if new is None else self.record(path, module, new, REASON_NORM)
+
+    def record(self, path: str, before: nn.Module, after: nn.Module, reason: str) -> nn.Module:
+        self.found.append(Change(path, described(before), described(after), reason))
+        after.train(before.training)
+        return after
+
+    def of_activation(self, module: nn.Module) -> nn.Module | None:
+        """The activation in place of another one; None for what is none, or may stay."""
+        listed = isinstance(module, EXCHANGED)
+        if not listed and not is_pointwise(module, self.shapes.get(id(module))):
+            return None
+        if (self.activation is None or not listed) and is_convex_rising(module):
+            return None
+        return ACTIVATIONS[self.activation or "elu"]()
+
+    def of_norm(self, module: nn.Module) -> nn.Module | None:
+        """What normalises in place of a norm of the sample; fused activations stay behind it."""
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and not module.track_running_stats:  # pyright: ignore[reportPrivateUsage]
+            return self.normaliser(module.num_features, (1,), 4 if "2d" in type(module).__name__ else 3, module)
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) or not is_sample_norm(module):  # pyright: ignore[reportPrivateUsage]
+            return None
+        shape = self.shapes.get(id(module))
+        if shape is None:
+            return None
+        dims = feature_dims(module, shape)
+        if dims is None:
+            return None
+        features = torch.Size(shape[d] for d in dims).numel()
+        core = self.normaliser(features, dims, len(shape), module)
+        behind = [(name, child) for name, child in module.named_children() if not isinstance(child, nn.Identity)]
+        if not behind:
+            return core
+        fused = nn.Sequential()
+        fused.add_module("norm", core)
+        for name, child in behind:
+            fused.add_module(name, child)
+        return fused
+
+    def normaliser(self, features: int, dims: tuple[int, ...], rank: int, old: nn.Module) -> nn.Module:
+        """A BatchNorm or an affine map with the scale and shift of the old norm."""
+        if self.norm == "affine":
+            new: nn.Module = Affine(features, dims)
+        elif dims == (1,):
+            new = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}[rank](features)
+        else:
+            new = BatchNormAlong(features, dims)
+        sources = list(old.parameters(recurse=False))
+        if sources:
+            new.to(sources[0].device, sources[0].dtype)
+        with torch.no_grad():
+            for name in ("weight", "bias"):
+                value = getattr(old, name, None)
+                if isinstance(value, Tensor) and value.numel() == features:
+                    getattr(new, name).copy_(value.flatten())
+        return new
+
+
+REASON_NORM = "it divides by statistics of the sample, which is not convex"
+
+
+# --- asking a module what it does ------------------------------------------------------------------------------------
+
+
+def shapes_on(model: nn.Module, inputs: tuple[Tensor, ...]) -> dict[int, torch.Size]:
+    """The shape of the first input of every module that is called on the example."""
+    seen: dict[int, torch.Size] = {}
+
+    def note(module: nn.Module, args: tuple[object, ...]) -> None:
+        if args and isinstance(args[0], Tensor):
+            seen.setdefault(id(module), args[0].shape)
+
+    handles = [module.register_forward_pre_hook(note) for module in model.modules()]
+    try:
+        with torch.no_grad(), evaluating(model):
+            model(*inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return seen
+
+
+def is_sample_norm(module: nn.Module) -> bool:
+    return any(SAMPLE_NORM.match(kind.__name__) for kind in type(module).__mro__)
+
+
+def probe(module: nn.Module, x: Tensor) -> Tensor | None:
+    """What a module makes of an input, in eval mode; None where it fails."""
+    try:
+        with torch.no_grad(), evaluating(module):
+            out = module(x)
+    except (RuntimeError, ValueError, TypeError, IndexError):
+        return None
+    return out if isinstance(out, Tensor) and out.shape == x.shape else None
+
+
+def random_like(module: nn.Module, shape: torch.Size) -> Tensor:
+    kind = next(iter(module.parameters()), torch.zeros(()))
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(shape, generator=generator).to(kind.device, kind.dtype)
+
+
+def feature_dims(norm: nn.Module, shape: torch.Size) -> tuple[int, ...] | None:
+    """The dimensions that hold the features of a norm: those its weight has one entry for.
+
+    Group and instance norms have them in dimension 1. A layer norm may work along any dimension: one element is
+    changed, and the dimensions along which others change with it are those it normalises.
+    """
+    if isinstance(norm, nn.GroupNorm | nn.LocalResponseNorm | nn.modules.instancenorm._InstanceNorm):  # pyright: ignore[reportPrivateUsage]
+        return (1,)
+    x = random_like(norm, shape)
+    y = probe(norm, x)
+    if y is None:
+        return None
+    other = x.clone()
+    corner = (0,) * len(shape)
+    other[corner] += 3.0
+    changed = (probe(norm, other) != y)[0]
+    along = [d + 1 for d in range(changed.ndim) if bool(changed.narrow(d, 1, changed.shape[d] - 1).any())]
+    weight = getattr(norm, "weight", None)
+    size = weight.numel() if isinstance(weight, Tensor) else None
+    if size is not None and torch.Size(shape[d] for d in along).numel() != size:
+        return (1,) if len(shape) > 1 and shape[1] == size else None
+    return tuple(along) or None
+
+
+def is_pointwise(module: nn.Module, shape: torch.Size | None) -> bool:
+    """Whether a module without parameters or children acts on each element alone, and is not linear."""
+    if shape is None or next(module.children(), None) is not None:
+        return False
+    if next(module.parameters(), None) is not None or next(module.buffers(), None) is not None:
+        return False
+    small = torch.Size(min(length, 3) for length in shape)
+    x = random_like(module, small)
+    y = probe(module, x)
+    if y is None or y.dtype != x.dtype:
+        return False
+    turned = probe(module, x.flip(tuple(range(x.ndim))))
+    alone = probe(module, x.flatten()[:1].reshape([1] * x.ndim))
+    if turned is None or alone is None or not torch.equal(turned.flip(tuple(range(x.ndim))), y):
+        return False
+    twice = probe(module, 2 * x)
+    return torch.equal(alone.flatten(), y.flatten()[:1]) and twice is not None and not torch.allclose(twice, 2 * y)
+
+
+class BehindNonlinearity(nn.Module):
+    """A module on an argument that is convex and takes every value: x + relu(x)."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x + torch.relu(x))
+
+
+def is_convex_rising(module: nn.Module) -> bool:
+    """Whether an activation may stand behind a nonlinearity: proved convex on a convex argument."""
+    try:
+        return certify(BehindNonlinearity(module), torch.zeros(2, 1)).convex
+    except ConvexNetError:
+        return False

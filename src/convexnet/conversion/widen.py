@@ -1,0 +1,200 @@
+"""A wider first layer, for what the constraint takes from the others (Sivaprasad et al. 2021, section 3).
+
+The first layer is the only one whose weights are free. Its new units have fresh weights; the layers that read them get
+the columns of the old units again, divided by how many now share them. What lies between (norms, activations, pooling,
+concatenation, flattening) is followed in the traced program by the number of the unit that each channel comes from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from convexnet.conversion.changes import Change, described
+from convexnet.curvature.graph import base_name
+from convexnet.curvature.pointwise import Pointwise
+from convexnet.curvature.table import TABLE
+from convexnet.curvature.trace import Program
+
+LAYERS = {"linear": nn.Linear, "conv1d": nn.Conv1d, "conv2d": nn.Conv2d, "conv3d": nn.Conv3d}
+KEPT = ("dropout", "feature_dropout", "clone", "contiguous", "alias", "detach", "to", "add", "prelu")
+POOLS = ("pool", "upsample", "pad")
+
+
+def widen_first(model: nn.Module, program: Program, factor: float) -> list[Change]:
+    """Give the first layer `factor` times as many units, in place, and every layer that reads them the columns.
+
+    Args:
+        model: the model that was traced.
+        program: its program.
+        factor: more than 1; the new width is rounded to a whole number.
+
+    Raises:
+        ValueError: the factor is not above 1, or something lies between the first layer and the next ones that cannot
+            be widened (a grouped convolution, a sum with what is not widened).
+    """
+    if not factor > 1:
+        raise ValueError(f"widen_first must be above 1, not {factor}: it multiplies the units of the first layer")
+    plan = Plan(model, program, factor)
+    for node in program.graph.nodes:
+        if node.op == "call_function":
+            plan.visit(node)
+    if not plan.origins:
+        raise ValueError("widen_first found no linear or convolutional layer that sees the input")
+    for leaf in (leaf for _, leaf in program.outputs):
+        if leaf in plan.origins:
+            raise ValueError("widen_first: the first layer is also the last, and the outputs cannot be widened")
+    for apply in plan.edits.values():
+        apply()
+    return plan.changes
+
+
+class Plan:
+    """What to do to each module, found in one pass over the program; nothing is changed before the pass is over."""
+
+    def __init__(self, model: nn.Module, program: Program, factor: float) -> None:
+        self.model, self.program, self.factor = model, program, factor
+        self.origins: dict[fx.Node, Tensor] = {}  # for each channel (dimension 1), the old channel it repeats
+        self.edits: dict[str, Callable[[], None]] = {}
+        self.changes: list[Change] = []
+        self.first = ""
+
+    def layer(self, node: fx.Node, place: int = 1) -> tuple[str, nn.Module] | None:
+        """The module whose weight an operator uses."""
+        weight = node.args[place] if len(node.args) > place else None
+        source = self.program.sources.get(str(weight.target)) if isinstance(weight, fx.Node) else None
+        if source is None or source.kind != "parameter":
+            return None
+        path = source.name.rpartition(".")[0]
+        return path, self.model.get_submodule(path)
+
+    def visit(self, node: fx.Node) -> None:
+        name = base_name(node.target)
+        read = [n for n in node.all_input_nodes if n in self.origins]
+        if not read:
+            if name in LAYERS and not self.first:
+                self.begin(node)
+            return
+        origin = self.origins[read[0]]
+        found = self.layer(node)
+        if name in LAYERS and found is not None:
+            self.consume(*found, origin)
+        elif "batch_norm" in name:
+            if found is not None:
+                self.edits[found[0]] = lambda: widened_norm(found[1], origin)
+            self.origins[node] = origin
+        elif name == "flatten" and int(node.args[1] if len(node.args) > 1 else 0) == 1:  # pyright: ignore
+            inner = torch.Size(read[0].meta["val"].shape[2:]).numel()
+            self.origins[node] = (origin[:, None] * inner + torch.arange(inner)).flatten()
+        elif name in ("mean", "amax") and read[0].meta["val"].ndim > 2 and kept_dims(node):
+            self.origins[node] = origin
+        elif name == "cat" and int(node.args[1] if len(node.args) > 1 else 0) == 1:  # pyright: ignore
+            self.origins[node] = self.joined(node)
+        elif isinstance(TABLE.get(name), Pointwise) or name in KEPT or any(part in name for part in POOLS):
+            others = [n for n in node.all_input_nodes if n not in self.origins and is_per_channel(n)]
+            if others or not all(torch.equal(self.origins[n], origin) for n in read) or name == "prelu":
+                raise self.refusal(node, name)
+            self.origins[node] = origin
+        else:
+            raise self.refusal(node, name)
+
+    def refusal(self, node: fx.Node, name: str) -> ValueError:
+        return ValueError(
+            f"widen_first cannot follow the units of {self.first} through aten.{name}: build the model with a wider "
+            "first layer instead"
+        )
+
+    def begin(self, node: fx.Node) -> None:
+        found = self.layer(node)
+        if found is None or not isinstance(found[1], tuple(LAYERS.values())):
+            raise ValueError("widen_first needs a plain linear or convolutional layer at the start")
+        path, module = found
+        groups = getattr(module, "groups", 1)
+        if groups != 1:
+            raise ValueError(f"widen_first cannot widen {path}, a convolution with {groups} groups")
+        old = node.meta["val"].shape[1 if not isinstance(module, nn.Linear) else -1]
+        new = round(old * self.factor)
+        origin = torch.arange(new) % old
+        if isinstance(module, nn.Linear) and node.meta["val"].ndim != 2:
+            raise ValueError(f"widen_first follows units in dimension 1; {path} has them in the last of several")
+        before = described(module)
+        self.first, self.origins[node] = path, origin
+
+        def apply() -> None:
+            widened_outputs(module, new)
+            self.changes.append(Change(path, before, described(module), f"widen_first={self.factor:g}"))
+
+        self.edits[path] = apply
+
+    def consume(self, path: str, module: nn.Module, origin: Tensor) -> None:
+        if not isinstance(module, tuple(LAYERS.values())) or getattr(module, "groups", 1) != 1:
+            raise ValueError(f"widen_first cannot widen the input of {path} ({described(module)})")
+        if path in self.edits:
+            raise ValueError(f"widen_first: {path} is used twice")
+        self.edits[path] = lambda: widened_inputs(module, origin)
+
+    def joined(self, node: fx.Node) -> Tensor:
+        parts: Any = node.args[0]
+        offset, columns = 0, list[Tensor]()
+        for part in parts:
+            size = part.meta["val"].shape[1]
+            columns.append(self.origins.get(part, torch.arange(size)) + offset)
+            offset += size
+        return torch.cat(columns)
+
+
+def kept_dims(node: fx.Node) -> bool:
+    """Whether a mean runs over positions only."""
+    dims: Any = node.args[1] if len(node.args) > 1 else None
+    return dims is not None and all(d % node.all_input_nodes[0].meta["val"].ndim >= 2 for d in dims)
+
+
+def is_per_channel(node: fx.Node) -> bool:
+    """Whether a value has one entry for each channel."""
+    value = node.meta.get("val")
+    return isinstance(value, Tensor) and value.ndim > 0 and value.numel() > 1
+
+
+def replaced(module: nn.Module, tensors: Mapping[str, Tensor | None]) -> None:
+    """New parameters and buffers of other shapes."""
+    for name, value in tensors.items():
+        old = getattr(module, name, None)
+        if value is None or old is None:
+            continue
+        if isinstance(old, nn.Parameter):
+            setattr(module, name, nn.Parameter(value, requires_grad=old.requires_grad))
+        else:
+            setattr(module, name, value)
+
+
+@torch.no_grad()
+def widened_outputs(module: nn.Module, width: int) -> None:
+    """The old units, and new ones with the layer's own initialisation."""
+    old: dict[str, Tensor] = {name: p.detach().clone() for name, p in module.named_parameters(recurse=False)}
+    count = old["weight"].shape[0]
+    replaced(module, {n: v.new_empty(width, *v.shape[1:]) for n, v in old.items()})
+    setattr(module, "out_features" if isinstance(module, nn.Linear) else "out_channels", width)
+    module.reset_parameters()  # pyright: ignore
+    for name, value in old.items():
+        getattr(module, name)[:count] = value
+
+
+@torch.no_grad()
+def widened_inputs(module: nn.Module, origin: Tensor) -> None:
+    """The columns of the old units, shared among their copies."""
+    weight: Tensor = module.weight  # pyright: ignore
+    shares = torch.bincount(origin, minlength=weight.shape[1]).to(weight)
+    scaled = weight / shares.view(1, -1, *[1] * (weight.ndim - 2))
+    replaced(module, {"weight": scaled[:, origin.to(weight.device)].clone()})
+    setattr(module, "in_features" if isinstance(module, nn.Linear) else "in_channels", len(origin))
+
+
+@torch.no_grad()
+def widened_norm(module: nn.Module, origin: Tensor) -> None:
+    names = ("weight", "bias", "running_mean", "running_var")
+    values = {n: getattr(module, n, None) for n in names}
+    replaced(module, {n: None if v is None else v.detach()[origin.to(v.device)].clone() for n, v in values.items()})
+    module.num_features = len(origin)  # pyright: ignore

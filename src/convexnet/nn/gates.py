@@ -1,0 +1,60 @@
+"""What can stand in the place of a gate: products of two quantities that depend on the input are never convex."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+class PooledSum(nn.Module):
+    """z + W pool(z), the average over positions: squeeze-and-excitation's information, added instead of multiplied.
+
+    Convex and non-decreasing in z for W >= 0, which `constrain` derives. W starts at zero, so that the block starts as
+    the identity.
+
+    Shape: (B, C, ...) -> the same.
+
+    Example:
+        >>> import torch
+        >>> gate = PooledSum(3)
+        >>> z = torch.rand(2, 3, 4, 4)
+        >>> torch.equal(gate(z), z)
+        True
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.mix = nn.Linear(channels, channels)
+        nn.init.zeros_(self.mix.weight)
+        nn.init.zeros_(self.mix.bias)
+
+    def forward(self, z: Tensor) -> Tensor:
+        pooled = self.mix(z.flatten(2).mean(2))
+        return z + pooled.view(*pooled.shape, *[1] * (z.ndim - 2))
+
+    @classmethod
+    def like(cls, gate: nn.Module) -> PooledSum:
+        """One for the channels of a squeeze-and-excitation block: a factory for `convexify(replace=...)`.
+
+        Example:
+            >>> PooledSum.like(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, 2, 1), nn.Sigmoid())).mix
+            Linear(in_features=8, out_features=8, bias=True)
+        """
+        for layer in gate.modules():
+            if isinstance(layer, nn.Linear):
+                return cls(layer.in_features)
+            if isinstance(layer, nn.Conv2d | nn.Conv1d | nn.Conv3d):
+                return cls(layer.in_channels)
+        raise ValueError(
+            f"{type(gate).__name__} holds no linear or convolutional layer that would tell its channels; give a "
+            "factory of your own: lambda old: PooledSum(channels)"
+        )
+
+
+def removed(gate: nn.Module) -> nn.Identity:
+    """Nothing in the place of a gate: a factory for `convexify(replace=...)`.
+
+    Example:
+        >>> removed(nn.Sigmoid())
+        Identity()
+    """
+    return nn.Identity()

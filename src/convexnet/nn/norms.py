@@ -1,0 +1,81 @@
+"""Norms that are affine in eval mode, in place of LayerNorm and its kin, whose divisor depends on the sample."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+def features_first(x: Tensor, dims: Sequence[int]) -> tuple[Tensor, torch.Size]:
+    """The named dimensions flattened into one and moved to place 1, and the shape to undo that with."""
+    moved = x.movedim(tuple(dims), tuple(range(1, 1 + len(dims))))
+    return moved.flatten(1, len(dims)), moved.shape
+
+
+def features_back(y: Tensor, shape: torch.Size, dims: Sequence[int]) -> Tensor:
+    """The inverse of `features_first`."""
+    whole = y.unflatten(1, shape[1 : 1 + len(dims)])
+    return whole.movedim(tuple(range(1, 1 + len(dims))), tuple(dims))
+
+
+class BatchNormAlong(nn.BatchNorm1d):
+    """BatchNorm whose features lie along other dimensions than 1: the last one of (B, T, C), or all of (B, C, H, W).
+
+    In eval mode an affine map for each feature; in training the statistics run over the batch and all other
+    dimensions. Parameters and buffers are those of `nn.BatchNorm1d`.
+
+    Args:
+        features: how many there are: the product of the lengths of `dims`.
+        dims: the dimensions that hold them; 0 is the batch.
+
+    Example:
+        >>> tokens = torch.randn(8, 5, 3)
+        >>> norm = BatchNormAlong(3, dims=(-1,))
+        >>> bool(norm(tokens).mean((0, 1)).abs().max() < 1e-5)
+        True
+    """
+
+    def __init__(self, features: int, dims: Sequence[int] = (-1,), eps: float = 1e-5) -> None:
+        super().__init__(features, eps=eps)
+        self.dims = tuple(dims)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, dims={self.dims}"
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Any number of dimensions."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.dims == (1,):
+            return super().forward(input)
+        values, shape = features_first(input, self.dims)
+        return features_back(super().forward(values), shape, self.dims)
+
+
+class Affine(nn.Module):
+    """x * weight + bias for each feature: a normalisation without statistics (ResMLP, Touvron et al. 2021, section 2).
+
+    Args:
+        features: how many there are: the product of the lengths of `dims`.
+        dims: the dimensions that hold them; 0 is the batch.
+
+    Example:
+        >>> Affine(3, dims=(1,))(torch.ones(2, 3, 4, 4)).shape
+        torch.Size([2, 3, 4, 4])
+    """
+
+    def __init__(self, features: int, dims: Sequence[int] = (1,)) -> None:
+        super().__init__()
+        self.dims = tuple(dims)
+        self.weight = nn.Parameter(torch.ones(features))
+        self.bias = nn.Parameter(torch.zeros(features))
+
+    def extra_repr(self) -> str:
+        return f"{len(self.weight)}, dims={self.dims}"
+
+    def forward(self, x: Tensor) -> Tensor:
+        values, shape = features_first(x, self.dims)
+        tail = [1] * (values.ndim - 2)
+        return features_back(values * self.weight.view(-1, *tail) + self.bias.view(-1, *tail), shape, self.dims)
