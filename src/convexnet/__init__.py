@@ -2,7 +2,7 @@
 
 from convexnet import nn
 from convexnet.constraints import Cone, constrain
-from convexnet.conversion import Change, changes, convexify
+from convexnet.conversion import Change, bake, changes, convexify
 from convexnet.curvature import Certificate, Finding, certify
 from convexnet.curvature.falsify import Counterexample, falsify
 from convexnet.domains import Box
@@ -21,6 +21,7 @@ __all__ = [
     "NotCertified",
     "NotTraceable",
     "__version__",
+    "bake",
     "certify",
     "changes",
     "constrain",

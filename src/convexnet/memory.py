@@ -103,3 +103,37 @@ def dtype_of(layer: nn.Module) -> torch.dtype:
 
 def device_of(layer: nn.Module) -> torch.device:
     return next((p.device for p in layer.parameters()), torch.device("cpu"))
+
+
+def part_of(model: nn.Module, path: str, inputs: Sequence[Tensor]) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """A submodule, and what it is called with on an example of the whole.
+
+    Raises:
+        ValueError: there is no such submodule, or it is not called exactly once.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(2, 3), nn.ReLU())
+        >>> part, (seen,) = part_of(net, "1", [torch.zeros(1, 2)])
+        >>> part, tuple(seen.shape)
+        (ReLU(), (2, 3))
+    """
+    try:
+        target = model.get_submodule(path)
+    except AttributeError:
+        names = ", ".join([name for name, _ in model.named_modules() if name][:8])
+        raise ValueError(f"{path!r} is no submodule of {type(model).__name__}; it has {names} ...") from None
+    caught: list[tuple[Tensor, ...]] = []
+
+    def catch(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+        caught.append(args)
+
+    handle = target.register_forward_pre_hook(catch)
+    try:
+        with torch.no_grad(), evaluating(model):
+            model(*(two_rows(tensor) for tensor in inputs))
+    finally:
+        handle.remove()
+    if len(caught) != 1:
+        times = "never" if not caught else f"{len(caught)} times"
+        raise ValueError(f"{path!r} is called {times} in the forward; to be convex in its input it must be called once")
+    return target, caught[0]

@@ -13,8 +13,8 @@ from torch.utils.hooks import RemovableHandle
 from convexnet.constraints.derive import derive
 from convexnet.constraints.parametrised import check_single, is_parametrised, owner, parametrise, unparametrise
 from convexnet.constraints.sets import Exp, Interval, Method, Softplus, method_of, project
-from convexnet.curvature.arguments import unwrapped
-from convexnet.memory import CONSTRAINT, recall, remember_example
+from convexnet.curvature.arguments import as_example, unwrapped
+from convexnet.memory import CONSTRAINT, ONLY, part_of, recall, remember_example
 
 
 @dataclass(frozen=True)
@@ -255,6 +255,10 @@ def constrain(
     kept: Kept | None = recall(inner, CONSTRAINT)
     how = method_of(method, epsilon, kept.method if kept else None)
     check_dense(inner)
+    only: str | None = recall(inner, ONLY)
+    if only is not None:  # converted to be convex in the input of one submodule
+        part = constrain(*part_of(inner, only, as_example(example)), method, epsilon, wrt)
+        return Cone(inner, {f"{only}.{name}": interval for name, interval in part.intervals.items()}, part.method)
     found = derive(inner, example, wrt)
     return keep(inner, found, how, example)
 

@@ -147,8 +147,38 @@ def parametrise(model: nn.Module, intervals: Mapping[str, Interval], method: Met
 
 
 def unparametrise(model: nn.Module, names: Mapping[str, Interval]) -> None:
-    """Make them plain parameters again, with the values they have."""
-    for name in names:
-        if is_parametrised(model, name):
-            module, leaf = owner(model, name)
-            parametrize.remove_parametrizations(module, leaf, leave_parametrized=True)
+    """Make them plain parameters again, with the values they have; optimisers keep holding them."""
+    for module in {owner(model, name)[0] for name in names if is_parametrised(model, name)}:
+        plain_again(module)
+
+
+@torch.no_grad()
+def plain_again(module: nn.Module) -> None:
+    """Write every computed parameter of a module out, in place.
+
+    `torch.nn.utils.parametrize.remove_parametrizations` deletes the parameter's property from the module's class, which
+    deep copies of the module share, and so breaks them; here only the module itself changes.
+
+    Example:
+        >>> import copy
+        >>> layer = nn.utils.parametrizations.weight_norm(nn.Linear(2, 1))
+        >>> other, value = copy.deepcopy(layer), layer.weight.detach().clone()
+        >>> plain_again(layer)
+        >>> type(layer).__name__, torch.equal(layer.weight, value), torch.equal(other.weight, value)
+        ('Linear', True, True)
+    """
+    if not parametrize.is_parametrized(module):
+        return
+    lists: nn.ModuleDict = module.parametrizations  # pyright: ignore
+    values: dict[str, Tensor] = {name: getattr(module, name).detach().clone() for name in lists}
+    module.__class__ = parametrize.type_before_parametrizations(module)
+    del module._modules["parametrizations"]  # pyright: ignore[reportPrivateUsage]
+    for name, value in values.items():
+        held = list(lists[name].parameters(recurse=False))
+        if len(held) == 1 and held[0].shape == value.shape:
+            held[0].copy_(value)
+            module.register_parameter(name, held[0])
+        elif held:
+            module.register_parameter(name, nn.Parameter(value, any(p.requires_grad for p in held)))
+        else:
+            module.register_buffer(name, value)

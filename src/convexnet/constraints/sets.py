@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from functools import cached_property
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -48,10 +50,26 @@ class Interval:
         lo = torch.where(where, bound, -INF).double()
         return Interval(lo, torch.full([1] * lo.ndim, INF, dtype=torch.float64))
 
-    @property
+    @cached_property
     def nonnegative(self) -> bool:
         """Whether every entry is kept in [0, inf) and nothing else."""
         return bool((self.lo == 0).all() and (self.hi == INF).all())
+
+    @cached_property
+    def ends(self) -> tuple[bool, bool]:
+        """Whether some entry has a lower bound, and whether some entry has an upper one."""
+        return bool((self.lo > -INF).any()), bool((self.hi < INF).any())
+
+    def bounds(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """The bounds in the type and on the device of a weight; remembered, for they are asked for after every step."""
+        key = like.device, like.dtype
+        if key not in self._moved:
+            self._moved[key] = tuple(b.to(device=like.device, dtype=like.dtype) for b in (self.lo, self.hi))
+        return self._moved[key]
+
+    @cached_property
+    def _moved(self) -> dict[Any, Any]:
+        return {}
 
     @property
     def where(self) -> Tensor:
@@ -80,7 +98,7 @@ class Interval:
         value = weight.detach()
         if self.nonnegative:
             return (-value.min()).double().clamp(min=0.0).cpu()
-        lo, hi = bounds(self, value)
+        lo, hi = self.bounds(value)
         return torch.maximum(lo - value, value - hi).max().double().clamp(min=0.0).cpu()
 
     def contains(self, weight: Tensor) -> bool:
@@ -91,12 +109,6 @@ class Interval:
             False
         """
         return bool(self.excess(weight) == 0)
-
-
-def bounds(interval: Interval, like: Tensor) -> tuple[Tensor, Tensor]:
-    """The bounds in the type and on the device of a weight."""
-    device, dtype = like.device, like.dtype
-    return interval.lo.to(device=device, dtype=dtype), interval.hi.to(device=device, dtype=dtype)
 
 
 # --- methods ---------------------------------------------------------------------------------------------------------
@@ -196,17 +208,17 @@ def project(weight: Tensor, interval: Interval, method: Method) -> None:
     if interval.nonnegative:
         lift(weight, None, method)
         return
-    lo, hi = bounds(interval, weight)
+    (lo, hi), (from_below, from_above) = interval.bounds(weight), interval.ends
     if isinstance(method, Shift):
         shift(weight, lo, hi)
     else:
-        if bool((lo > -INF).any()):
+        if from_below:
             lift(weight, lo, method)
-        if bool((hi < INF).any()):
+        if from_above:
             mirrored = weight.neg()
             lift(mirrored, hi.neg(), method)
             weight.copy_(mirrored.neg_())
-    if bool((hi < INF).any()):  # a short interval may have been crossed
+    if from_above:  # a short interval may have been crossed
         weight.copy_(torch.minimum(torch.maximum(weight, lo), hi))
 
 
@@ -214,23 +226,23 @@ def lift(weight: Tensor, lo: Tensor | None, method: Exponentiate | Clip | Absolu
     """Bring the entries below `lo` (None: 0 throughout) inside."""
     if isinstance(method, Shift):
         weight.sub_(weight.min().clamp(max=0.0))
-        weight.clamp_(min=0.0)  # no smaller by rounding
     elif isinstance(method, Clip):
         torch.clamp_(weight, min=0.0) if lo is None else torch.maximum(weight, lo, out=weight)
     elif isinstance(method, Absolute) and lo is None:
         weight.abs_()
+    elif lo is None and weight.device.type == "cpu" and weight.is_contiguous() and weight.dtype in PLAIN:
+        # after the first projection few entries are outside, and numpy finds them fastest
+        flat = weight.detach().view(-1)
+        places = torch.from_numpy(np.flatnonzero(flat.numpy() < 0))
+        if places.numel():
+            flat.index_copy_(0, places, method.inside(flat.index_select(0, places)))
     else:
-        # after the first projection few entries are outside, and finding them costs less than a pass over all
-        outside = weight < (0.0 if lo is None else lo)
-        if weight.is_cuda:  # where counting them would wait for the device
-            gap = (weight if lo is None else weight - lo).clamp(max=0.0)
-            inside = method.inside(gap)
-            weight.copy_(torch.where(outside, inside if lo is None else lo + inside, weight))
-            return
-        picked = weight[outside]
-        if picked.numel():
-            bound = torch.zeros_like(picked) if lo is None else lo.expand_as(weight)[outside]
-            weight[outside] = torch.maximum(bound + method.inside(picked - bound), bound)
+        gap = (weight if lo is None else weight - lo).clamp(max=0.0)
+        inside = method.inside(gap)
+        torch.where(gap < 0, inside if lo is None else torch.maximum(lo + inside, lo), weight, out=weight)
+
+
+PLAIN = (torch.float32, torch.float64)
 
 
 def shift(weight: Tensor, lo: Tensor, hi: Tensor) -> None:

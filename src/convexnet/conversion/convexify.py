@@ -18,10 +18,10 @@ from convexnet.conversion.rewrites import ACTIVATIONS, EXCHANGED, NORMS, Rewrite
 from convexnet.conversion.widen import widen_first as widen
 from convexnet.curvature.arguments import as_example, two_rows, unwrapped
 from convexnet.curvature.findings import Finding
-from convexnet.curvature.trace import evaluating, trace
+from convexnet.curvature.trace import trace
 from convexnet.errors import NotCertified
 from convexnet.initialise import initialise
-from convexnet.memory import CHANGES, ONLY, recall
+from convexnet.memory import CHANGES, ONLY, part_of, recall, remember_example
 
 HEADS = ("nonnegative", "free")
 INITS = ("paper", "lognormal", "identity")
@@ -100,7 +100,7 @@ def convexify(
     how = method_of(method, epsilon)
     inputs = as_example(example)
     whole = copy.deepcopy(unwrapped(model))
-    target, seen = (whole, inputs) if only is None else submodule(whole, only, inputs)
+    target, seen = (whole, inputs) if only is None else part_of(whole, only, inputs)
     rewriter = Rewriter(activation, norm, dict(replace), seen_shapes(target, seen))
     new = rewriter.rewrite(target)
     found = rewriter.found
@@ -130,6 +130,7 @@ def convexify(
     )
     if only is not None:
         whole.__dict__[ONLY] = only
+        remember_example(whole, inputs)
     warnings.warn(
         "convexify projects weights that were trained without the constraint: accuracy is not preserved, train again",
         UserWarning,
@@ -142,28 +143,6 @@ def check(name: str, value: object, allowed: Sequence[object]) -> None:
     """A keyword must have one of its values."""
     if value not in allowed:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {value!r}")
-
-
-def submodule(model: nn.Module, path: str, inputs: tuple[Tensor, ...]) -> tuple[nn.Module, tuple[Tensor, ...]]:
-    """The submodule to convert, and what it sees on the example."""
-    try:
-        target = model.get_submodule(path)
-    except AttributeError:
-        names = [name for name, _ in model.named_modules() if name][:8]
-        raise ValueError(
-            f"only={path!r} is no submodule of {type(model).__name__}; it has {', '.join(names)} ..."
-        ) from None
-    caught: list[tuple[Tensor, ...]] = []
-    handle = target.register_forward_pre_hook(lambda _, args: caught.append(args))
-    try:
-        with torch.no_grad(), evaluating(model):
-            model(*(two_rows(tensor) for tensor in inputs))
-    finally:
-        handle.remove()
-    if len(caught) != 1:
-        times = "never" if not caught else f"{len(caught)} times"
-        raise ValueError(f"only={path!r} is called {times} in the forward; its input must be one")
-    return target, caught[0]
 
 
 def seen_shapes(model: nn.Module, inputs: tuple[Tensor, ...]) -> dict[int, torch.Size]:

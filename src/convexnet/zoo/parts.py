@@ -1,0 +1,115 @@
+"""What the families share: activations by name, checks of arguments and images, the settings of the Keras code.
+
+"The published code" is, in this package, a third party's upload of what looks like the Keras code of Sivaprasad et al.
+2021; that it is theirs is not proved. It differs from the paper's text, so its networks have constructors of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from torch import Tensor, nn
+
+ACTIVATIONS: Mapping[str, type[nn.Module]] = MappingProxyType(
+    {"relu": nn.ReLU, "elu": nn.ELU, "celu": nn.CELU, "softplus": nn.Softplus, "leaky_relu": nn.LeakyReLU}
+)
+"""The activations of the networks. With PyTorch's default settings each is convex and non-decreasing."""
+
+
+def activation_named(name: str) -> nn.Module:
+    """A new activation module, not in place.
+
+    Args:
+        name: relu, elu, celu, softplus or leaky_relu.
+
+    Raises:
+        ValueError: another name.
+
+    Example:
+        >>> activation_named("leaky_relu")
+        LeakyReLU(negative_slope=0.01)
+    """
+    if name not in ACTIVATIONS:
+        raise ValueError(
+            f"unknown activation {name!r}; use one of {', '.join(ACTIVATIONS)}: each is convex and non-decreasing, as "
+            "the activations of a convex counterpart must be"
+        )
+    return ACTIVATIONS[name]()
+
+
+def require_positive(**sizes: object) -> None:
+    """Refuse sizes that are not positive integers.
+
+    Raises:
+        TypeError, ValueError: with the name of the argument.
+
+    Example:
+        >>> require_positive(classes=0)
+        Traceback (most recent call last):
+        ...
+        ValueError: classes must be at least 1, not 0
+    """
+    for name, size in sizes.items():
+        if not isinstance(size, int) or isinstance(size, bool):
+            raise TypeError(f"{name} must be an integer, not {size!r}")
+        if size < 1:
+            raise ValueError(f"{name} must be at least 1, not {size}")
+
+
+def require_images(images: Tensor, *, channels: int, least: int, network: str) -> None:
+    """Refuse a batch that a network for images cannot take, before a layer deep inside fails on it.
+
+    Args:
+        images: what should be (B, channels, height, width).
+        channels: the colours the network was built for.
+        least: the smallest height and width, in pixels, that leaves a pixel in every layer.
+        network: the name of its class.
+
+    Raises:
+        ValueError: with the shape.
+
+    Example:
+        >>> import torch
+        >>> require_images(torch.zeros(2, 3, 8, 8), channels=3, least=9, network="AllConv")
+        Traceback (most recent call last):
+        ...
+        ValueError: AllConv needs images of at least 9 x 9 pixels, not 8 x 8: a layer would have no pixel left
+    """
+    shape = tuple(images.shape)
+    if len(shape) != 4:
+        raise ValueError(f"{network} takes a batch of images (B, {channels}, height, width), not shape {shape}")
+    if shape[1] != channels:
+        raise ValueError(
+            f"{network} was built for images of {channels} channels, these have {shape[1]} (shape {shape}): "
+            f"build it with in_channels={shape[1]}"
+        )
+    if min(shape[2:]) < least:
+        raise ValueError(
+            f"{network} needs images of at least {least} x {least} pixels, not {shape[2]} x {shape[3]}: "
+            "a layer would have no pixel left"
+        )
+
+
+def with_keras_defaults(model: nn.Module) -> None:
+    """Give a network, in place, what Keras chooses where the published code chooses nothing.
+
+    Weights of linear and convolutional layers are Glorot uniform, their biases zero; BatchNorm has ε = 0.001 and keeps
+    0.99 of its running statistics (PyTorch's default: 0.00001 and 0.9).
+
+    Source: Keras's `glorot_uniform`, `zeros`, and `BatchNormalization(momentum=0.99, epsilon=0.001)`.
+
+    Example:
+        >>> layer = nn.Linear(2, 4)
+        >>> with_keras_defaults(layer)
+        >>> bool(layer.weight.abs().max() <= 1.0), layer.bias.tolist()
+        (True, [0.0, 0.0, 0.0, 0.0])
+    """
+    for module in model.modules():
+        if isinstance(module, (nn.Linear, nn.Conv2d)):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            module.eps = 1e-3
+            module.momentum = 0.01
