@@ -122,7 +122,13 @@ def is_parametrised(model: nn.Module, name: str) -> bool:
 
 
 def check_single(model: nn.Module, names: Mapping[str, Interval]) -> None:
-    """A parameter that two modules share would come apart."""
+    """A parameter that two modules share would come apart, and one behind a parametrization cannot have two."""
+    behind = [name for name in names if ".parametrizations." in f".{name}"]
+    if behind:
+        raise ValueError(
+            f"{behind[0]} is behind a parametrization of the model's own; softplus and exp cannot compute it: use a "
+            "method that projects after the step ('exponentiate', 'clip', 'absolute', 'shift')"
+        )
     paths: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         paths.setdefault(id(parameter), []).append(name)

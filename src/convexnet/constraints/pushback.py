@@ -60,7 +60,10 @@ def reach(program: Program, node: fx.Node, interval: Interval, found: Asked) -> 
         raise Unreachable("it is computed from a constant")
     name = base_name(node.target)
     rule = TABLE.get(name)
-    if isinstance(rule, Moved) or rule in (reshaped, identity, cat, stack):
+    if rule is identity:  # casts round, and keep signs
+        reach(program, node.all_input_nodes[0], interval, found)
+        return
+    if isinstance(rule, Moved) or rule in (reshaped, cat, stack):
         for argument in dict.fromkeys(node.all_input_nodes):
             if argument.meta["val"].is_floating_point():
                 reach(program, argument, origins(node, argument, interval), found)
@@ -89,9 +92,11 @@ def origins(node: fx.Node, argument: fx.Node, interval: Interval) -> Interval:
         return torch.zeros(other.shape, dtype=torch.float64)
 
     args: Any = fx.map_arg(node.args, exchange)
-    kwargs: Any = {k: v for k, v in fx.map_arg(node.kwargs, exchange).items() if k not in ("dtype", "device", "layout")}
-    args = tuple(arg for arg in args if not isinstance(arg, (torch.dtype, torch.device)))
-    where = functional(node.target, base_name(node.target))(*args, **kwargs)
+    kwargs: Any = fx.map_arg(node.kwargs, exchange)
+    try:
+        where = functional(node.target, base_name(node.target))(*args, **kwargs)
+    except (RuntimeError, TypeError) as error:
+        raise Unreachable(f"it is computed by aten.{base_name(node.target)}") from error
     if not isinstance(where, Tensor):
         raise Unreachable("it is one of several results")
     picks = where.flatten().long()
@@ -174,6 +179,7 @@ def of_quotient(program: Program, node: fx.Node, interval: Interval) -> list[tup
 
 def divided(interval: Interval, value: Tensor) -> Interval:
     """The interval of w for which value * w lies in the given one; free where the value is zero."""
+    check_signs(interval, "a multiple of a parameter")  # other bounds would be rounded
     lo, hi = interval.lo / value, interval.hi / value
     lo, hi = torch.where(value > 0, lo, hi), torch.where(value > 0, hi, lo)
     free = value == 0
@@ -194,11 +200,11 @@ def of_matrix_product(program: Program, node: fx.Node, interval: Interval) -> li
     return [(a, Interval.above(0.0, one)), (b, Interval(-second.hi, -second.lo) if below else second)]
 
 
-def check_signs(interval: Interval) -> None:
+def check_signs(interval: Interval, what: str = "two parameters") -> None:
     """Two unknown factors or terms can be told their signs only."""
     for bound in (interval.lo, interval.hi):
         if bool(((bound != 0) & bound.isfinite()).any()):
-            raise Unreachable("it is computed from two parameters, and must keep a bound that is not zero")
+            raise Unreachable(f"it is computed from {what}, and must keep a bound that is not zero")
 
 
 STEPS: Mapping[str, Step] = {

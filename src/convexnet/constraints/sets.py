@@ -64,7 +64,8 @@ class Interval:
         """The bounds in the type and on the device of a weight; remembered, for they are asked for after every step."""
         key = like.device, like.dtype
         if key not in self._moved:
-            self._moved[key] = tuple(b.to(device=like.device, dtype=like.dtype) for b in (self.lo, self.hi))
+            rounded = inward(self.lo, like.dtype, INF), inward(self.hi, like.dtype, -INF)
+            self._moved[key] = tuple(bound.to(like.device) for bound in rounded)
         return self._moved[key]
 
     @cached_property
@@ -109,6 +110,15 @@ class Interval:
             False
         """
         return bool(self.excess(weight) == 0)
+
+
+def inward(bound: Tensor, dtype: torch.dtype, towards: float) -> Tensor:
+    """A float64 bound in another type, rounded to the side that is inside."""
+    near = bound.to(dtype)
+    outside = near.double() < bound if towards > 0 else near.double() > bound
+    if not bool(outside.any()):
+        return near
+    return torch.where(outside, torch.nextafter(near, torch.full_like(near, towards)), near)
 
 
 # --- methods ---------------------------------------------------------------------------------------------------------
