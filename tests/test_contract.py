@@ -36,6 +36,7 @@ PUBLIC = [
     "convexify",
     "falsify",
     "nn",
+    "split",
 ]
 
 # Parameter names, kinds and defaults. A change here is a change of the contract.
@@ -50,6 +51,7 @@ SIGNATURES = {
     ),
     "constrain": "(model, example, method=None, epsilon=5.0, wrt=None)",
     "falsify": "(model, example, wrt=None, domain=None, budget=100000, seed=0)",
+    "split": "(model, example=None)",
     "Cone.attach": "(self, optimizer, *others)",
     "Cone.detach": "(self)",
     "Cone.project": "(self)",
@@ -67,7 +69,7 @@ MEMBERS = {
 }
 
 PLANNED = [
-    *["minimise", "conjugate", "prox", "to_cvxpy", "to_lp", "split", "save", "load"],
+    *["minimise", "conjugate", "prox", "to_cvxpy", "to_lp", "save", "load"],
     *["Simplex", "Cube", "Orthant", "Free", "Product", "Polyhedron"],
 ]
 
@@ -81,8 +83,8 @@ BELOW: dict[str, set[str]] = {
     "initialise": {"errors", "domains", "curvature"},
     "nn": {"errors", "domains"},
     "zoo": set(),
-    "differences": {"errors", "domains", "curvature", "memory"},
-    "split": {"errors", "domains", "curvature", "memory", "differences"},
+    "differences": {"errors", "curvature"},
+    "split": {"errors", "curvature", "memory", "differences"},
     "storage": {"errors", "curvature", "memory"},
     "conversion": {"errors", "domains", "curvature", "memory", "constraints", "initialise", "nn"},
 }

@@ -7,6 +7,7 @@ from convexnet.curvature import Certificate, Finding, certify
 from convexnet.curvature.falsify import Counterexample, falsify
 from convexnet.domains import Box
 from convexnet.errors import ConvexNetError, NotCertified, NotTraceable
+from convexnet.split import split
 
 __version__ = "0.1.0"
 
@@ -28,4 +29,5 @@ __all__ = [
     "convexify",
     "falsify",
     "nn",
+    "split",
 ]

@@ -1,0 +1,318 @@
+"""How a difference of convex functions passes through each operator: a literal table, and the rules in it.
+
+`TABLE` is keyed by operator, like the rule table of the calculus. An operator without a row, and a call that a rule
+does not cover, is refused and named, never assumed fine.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import reduce
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from convexnet.curvature.arithmetic import PRODUCT
+from convexnet.curvature.call import Refusal
+from convexnet.differences.arithmetic import (
+    Difference,
+    Operation,
+    Value,
+    bent,
+    between,
+    bilinear,
+    difference,
+    inside,
+    larger,
+    largest,
+    negated,
+    parts,
+    plus,
+    scaled,
+    smaller,
+    total,
+)
+
+Rule = Callable[[Operation], Any]
+
+
+def moved(call: Operation, indexed: bool = False) -> Any:
+    """Operators that are linear in all their tensors, with non-negative coefficients: once on p and once on q. Where
+    elements are picked by index (`indexed`), tensors of whole numbers are indices and go to both."""
+    given = [v for v in inside((call.args, tuple(call.kwargs.values()))) if isinstance(v, Difference)]
+    straight = all(v.affine for v in given)
+
+    def upper(value: Any) -> Any:
+        return value.p if isinstance(value, Difference) else value
+
+    def lower(value: Any) -> Any:
+        p, q, _ = parts(value)
+        keeps = indexed and not p.is_floating_point()
+        return q if q is not None else (p if keeps else torch.zeros_like(p))
+
+    p = call.run(upper)
+    q = None if all(v.q is None for v in given) else call.run(lower)
+    if isinstance(p, Tensor):
+        return Difference(p, q, straight)
+    return tuple(Difference(*pair, straight) for pair in zip(p, [None] * len(p) if q is None else q, strict=True))
+
+
+def picked(call: Operation) -> Any:
+    return moved(call, indexed=True)
+
+
+def averaged(call: Operation) -> Any:
+    if (call.arg(6, "divisor_override") or 1) < 0:
+        raise Refusal("its divisor is negative", "leave out divisor_override")
+    return moved(call)
+
+
+def reshaped(call: Operation) -> Difference:
+    """Views; p and q need not lie in memory as the model's own value does."""
+    shape = call.args[1].p.shape if isinstance(call.args[1], Difference) else call.args[1]
+    shape = shape.shape if isinstance(shape, Tensor) else shape
+    return call.x.moved(lambda part: part.reshape(shape))
+
+
+def identity(call: Operation) -> Difference:
+    return call.x
+
+
+def dropout(call: Operation) -> Difference:
+    if call.arg(2, "train"):
+        raise Refusal("it drops elements at random even under eval()", "pass training=self.training to dropout")
+    return call.x
+
+
+def fresh(call: Operation) -> Value:
+    """zeros_like and its kin look at the shape of their argument only."""
+    if isinstance(call.arg(1, "value"), Difference):
+        return call.args[1].moved(lambda part: part.expand(call.x.p.shape))
+    return call.run(lambda value: value.p if isinstance(value, Difference) else value)
+
+
+def copy(call: Operation) -> Difference:
+    return difference(call.args[1]).moved(lambda part: part.expand(call.x.p.shape))
+
+
+def where(call: Operation, order: tuple[int, int, int] = (0, 1, 2)) -> Difference:
+    """a where the mask is set, else b. The mask is constant: a comparison with the input is refused."""
+    mask, a, b = (call.args[i] for i in order)
+    (p1, q1, straight1), (p2, q2, straight2) = parts(a), parts(b)
+    p = torch.where(mask, p1, p2)
+    q = None if q1 is None and q2 is None else torch.where(mask, total(q1, 0.0), total(q2, 0.0)).expand_as(p)
+    return Difference(p, q, straight1 and straight2)
+
+
+def pad(call: Operation) -> Difference:
+    mode = call.arg(2, "mode", "constant") if call.name == "pad" else "constant"
+    q = None if call.x.q is None else F.pad(call.x.q, list(call.args[1]), mode=mode)  # a border of zeros
+    return Difference(call.operator(call.x.p, *call.args[1:], **call.kwargs), q, call.x.affine)
+
+
+def add(call: Operation, sign: float = 1.0) -> Difference:
+    a, b = call.args[:2]
+    factor = sign * call.arg(2, "alpha", 1)
+    return plus(a, scaled(b, factor) if isinstance(b, Difference) else b * factor)
+
+
+def subtracted_from(call: Operation) -> Difference:
+    """aten.rsub(x, other): other − x."""
+    return plus(call.args[1], scaled(call.x, -float(call.arg(2, "alpha", 1))))
+
+
+def product(call: Operation, at: int = 0) -> Difference:
+    """mul, matmul and the like, of a difference and a constant."""
+    a, b = call.args[at : at + 2]
+    if isinstance(a, Difference) and isinstance(b, Difference):
+        raise Refusal(PRODUCT, "let only one of the two factors depend on the input: no gate, no attention")
+    run = {"addmm": torch.matmul, "baddbmm": torch.matmul}.get(call.name, call.operator)
+    if not isinstance(a, Difference):
+        return scaled(b, float(a)) if isinstance(a, (int, float)) else bilinear(b, a, lambda v, c: run(c, v))
+    return scaled(a, float(b)) if isinstance(b, (int, float)) else bilinear(a, b, run)
+
+
+def quotient(call: Operation) -> Difference:
+    a, b = call.args[:2]
+    if isinstance(b, Difference) or call.kwargs.get("rounding_mode") is not None:
+        raise Refusal("it rounds, or divides by a quantity that depends on the input", "divide by a constant")
+    return scaled(a, 1.0 / b)
+
+
+def sum_of_products(call: Operation) -> Difference:
+    """addmm, baddbmm: beta M + alpha (A @ B)."""
+    if any(isinstance(value, Difference) for value in call.args[1:3]):
+        result: Value = scaled(product(call, at=1), call.arg(4, "alpha", 1))
+    else:
+        result = torch.matmul(*call.args[1:3]) * call.arg(4, "alpha", 1)
+    return plus(result, scaled(difference(call.args[0]), call.arg(3, "beta", 1)))
+
+
+def contraction(call: Operation) -> Difference:
+    """einsum of two operands."""
+    operands = call.args[1]
+    if len(operands) != 2:
+        raise Refusal("it is an einsum of one operand, or of more than two", "use sum, permute or two einsums")
+    pair = replace(call, args=tuple(operands), operator=lambda a, b: call.operator(call.args[0], [a, b]))
+    return product(pair)
+
+
+def weighted(call: Operation) -> Difference:
+    """linear and convolutions: arguments x, weight, bias, settings."""
+    x, w, bias = call.args[0], call.args[1], call.arg(2, "bias")
+    if isinstance(w, Difference) or isinstance(bias, Difference):
+        raise Refusal(PRODUCT, "let the weights of a layer not depend on the input")
+    kwargs = {key: value for key, value in call.kwargs.items() if key != "bias"}
+    result = bilinear(x, w, lambda v, c: call.operator(v, c, None, *call.args[3:], **kwargs))
+    return result if bias is None else plus(result, bias.reshape(-1, *[1] * (w.ndim - 2)))
+
+
+def batch_norm(call: Operation) -> Difference:
+    """In eval mode γ (x − mean)/√(var + eps) + β."""
+    x, gamma, beta, mean, var = call.args[:5]
+    training, eps = (False, call.args[6]) if call.name.startswith("_native") else (call.args[5], call.args[7])
+    if training or mean is None or any(isinstance(value, Difference) for value in call.args[1:5]):
+        raise Refusal("it normalises with the statistics of the batch", "keep running statistics (BatchNorm's default)")
+    scale = torch.rsqrt(var + eps) if gamma is None else gamma * torch.rsqrt(var + eps)
+    shift = -mean * scale if beta is None else beta - mean * scale
+    tail = [1] * (x.p.ndim - 2)
+    return plus(scaled(x, scale.reshape(-1, *tail)), shift.reshape(-1, *tail))
+
+
+def prelu(call: Operation) -> Difference:
+    x, slope = call.args[:2]
+    if isinstance(slope, Difference):
+        raise Refusal(PRODUCT, "let the slope not depend on the input")
+    return bent(x, slope if slope.ndim == x.p.ndim else slope.reshape(-1, *[1] * max(0, x.p.ndim - 2)))
+
+
+def threshold(call: Operation) -> Difference:
+    if call.args[1] != call.args[2]:
+        raise Refusal("it jumps at its threshold", "let it fill with the threshold itself")
+    return larger(call.x, float(call.args[1]))
+
+
+def extremum(call: Operation, sign: int) -> Difference:
+    """max and min of two, over dimensions, or over everything."""
+    other = call.arg(1, "other")
+    if isinstance(other, (Difference, Tensor)):
+        return larger(call.args[0], other) if sign > 0 else smaller(call.x, other)
+    dims = call.arg(1, "dim")
+    dims = [dims] if isinstance(dims, int) else list(dims or range(call.x.p.ndim))
+    keepdim = bool(call.arg(2, "keepdim", False))
+    return largest(call.x, dims, keepdim) if sign > 0 else negated(largest(negated(call.x), dims, keepdim))
+
+
+def max_pool(call: Operation) -> Difference:
+    """Maxima over windows, which are cut out by slices, one for each place in the window."""
+    out = call.operator(call.x.p, *call.args[1:], **call.kwargs)
+    out = out if isinstance(out, Tensor) else out[0]
+    x = call.x
+    if x.q is None:
+        return Difference(out)
+    dims = next(int(character) for character in call.name if character in "123")
+    if call.name.startswith("adaptive"):
+        sizes = list(zip(x.p.shape[-dims:], out.shape[-dims:], strict=True))
+        if any(size % count for size, count in sizes):
+            raise Refusal("its windows have different sizes", "choose an output size that divides the input's")
+        kernel = [size // count for size, count in sizes]
+        stride, padding, dilation = kernel, [0] * dims, [1] * dims
+    else:
+        kernel, stride, padding, dilation = (
+            list(setting) * dims if len(setting) == 1 else list(setting)
+            for setting in (
+                call.args[1],
+                call.arg(2, "stride") or call.args[1],
+                call.arg(3, "padding", [0]),
+                call.arg(4, "dilation", [1]),
+            )
+        )
+    spans = [
+        [slice(k * d, k * d + (n - 1) * s + 1, s) for k in range(size)]
+        for size, s, d, n in zip(kernel, stride, dilation, out.shape[-dims:], strict=True)
+    ]
+    needed = [span[-1].stop for span in spans]
+    border = [
+        width
+        for before, length, need in reversed(list(zip(padding, x.p.shape[-dims:], needed, strict=True)))
+        for width in (before, max(0, need - before - length))
+    ]
+    p, q = F.pad(x.p, border, value=-torch.inf), F.pad(x.q, border)
+    return reduce(larger, (Difference(p[..., *at], q[..., *at]) for at in itertools.product(*spans)))
+
+
+ROWS: tuple[tuple[str, Rule], ...] = (
+    # --- linear, with weights of any sign ----------------------------------------------------------------------------
+    *((name, weighted) for name in (
+        "linear", "conv1d", "conv2d", "conv3d", "convolution", "conv_transpose1d", "conv_transpose2d",
+        "conv_transpose3d")),
+    *((name, product) for name in ("mul", "matmul", "mm", "bmm", "mv", "dot", "outer")),
+    *((name, sum_of_products) for name in ("addmm", "baddbmm")),
+    ("einsum", contraction),
+    ("div", quotient),
+    *((name, batch_norm) for name in ("batch_norm", "_native_batch_norm_legit_no_training")),
+    ("add", add),
+    ("sub", lambda call: add(call, -1.0)),
+    ("rsub", subtracted_from),
+    ("neg", lambda call: negated(call.x)),
+    # --- piecewise linear --------------------------------------------------------------------------------------------
+    ("relu", lambda call: larger(call.x, 0.0)),
+    ("relu6", lambda call: between(call.x, 0.0, 6.0)),
+    ("abs", lambda call: larger(call.x, negated(call.x))),
+    ("leaky_relu", lambda call: bent(call.x, float(call.arg(1, "negative_slope", 0.01)))),
+    *((name, prelu) for name in ("prelu", "_prelu_kernel")),
+    ("threshold", threshold),
+    ("hardtanh", lambda call: between(call.x, call.arg(1, "min_val", -1.0), call.arg(2, "max_val", 1.0))),
+    ("hardsigmoid", lambda call: scaled(between(plus(call.x, 3.0), 0.0, 6.0), 1 / 6)),
+    ("clamp", lambda call: between(call.x, call.arg(1, "min"), call.arg(2, "max"))),
+    ("clamp_min", lambda call: between(call.x, call.arg(1, "min"), None)),
+    ("clamp_max", lambda call: between(call.x, None, call.arg(1, "max"))),
+    ("maximum", lambda call: larger(call.args[0], call.args[1])),
+    ("minimum", lambda call: extremum(call, -1)),
+    ("max", lambda call: extremum(call, 1)),
+    ("min", lambda call: extremum(call, -1)),
+    ("amax", lambda call: extremum(call, 1)),
+    ("amin", lambda call: extremum(call, -1)),
+    *((name.format(n), max_pool) for n in (1, 2, 3) for name in (
+        "max_pool{}d", "max_pool{}d_with_indices", "adaptive_max_pool{}d")),
+    # --- averages, and elements moved --------------------------------------------------------------------------------
+    *((name, moved) for name in (
+        "sum", "mean", "cat", "stack", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d",
+        "_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "upsample_nearest1d", "upsample_nearest2d",
+        "upsample_nearest3d", "_upsample_nearest_exact1d", "_upsample_nearest_exact2d", "_upsample_nearest_exact3d",
+        "upsample_linear1d", "upsample_bilinear2d", "upsample_trilinear3d", "flatten", "unflatten", "permute",
+        "transpose", "t", "numpy_T", "mT", "movedim", "swapaxes", "squeeze", "unsqueeze", "expand", "expand_as",
+        "broadcast_to", "slice", "select", "narrow", "split", "split_with_sizes", "chunk", "unbind", "unsafe_chunk",
+        "unsafe_split", "flip", "rot90", "roll", "repeat", "tile", "unfold", "diagonal", "slice_scatter",
+        "select_scatter", "tensor_split", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "im2col", "tril",
+        "triu", "diag_embed", "detach")),
+    *((name, averaged) for name in ("avg_pool1d", "avg_pool2d", "avg_pool3d")),
+    *((name, picked) for name in ("index_select", "index", "gather", "take", "index_put", "repeat_interleave")),
+    *((name, reshaped) for name in ("view", "_unsafe_view", "reshape", "view_as")),
+    *((name, identity) for name in (
+        "clone", "contiguous", "alias", "lift_fresh_copy", "to", "_to_copy", "type_as", "positive")),
+    *((name, dropout) for name in ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")),
+    *((name, fresh) for name in (
+        "zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full", "fill", "zero")),
+    ("copy", copy),
+    ("where", where),
+    ("masked_fill", lambda call: where(call, (1, 2, 0))),
+    *((name, pad) for name in ("pad", "constant_pad_nd")),
+    ("sym_size", lambda call: call.x.p.shape[call.args[1]]),
+    ("sym_numel", lambda call: call.x.p.numel()),
+)  # fmt: skip
+
+
+def build(rows: Sequence[tuple[str, Rule]]) -> dict[str, Rule]:
+    """The table by operator name; refuses duplicates, which a dictionary literal would swallow."""
+    table = dict(rows)
+    if len(table) != len(rows):
+        raise ValueError("the table of differences lists an operator twice")
+    return table
+
+
+TABLE = build(ROWS)
