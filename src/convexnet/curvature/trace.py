@@ -99,12 +99,14 @@ CONTAINERS = (list, dict, set, OrderedDict)
 # --- tracing ---------------------------------------------------------------------------------------------------------
 
 
-def trace(model: nn.Module, example: Tensor | Sequence[Tensor]) -> Program:
+def trace(model: nn.Module, example: Tensor | Sequence[Tensor], any_batch: bool = False) -> Program:
     """Trace a model once, at batch 2 and in eval mode; the model is left as it was.
 
     Args:
         model: any module that `torch.export` (non-strict) accepts.
         example: a tensor (B, ...) or a tuple of them, one for each positional input; only shapes and types matter.
+        any_batch: leave the batch size open, so that the graph can be executed on any batch. The walks of the calculus
+            need it fixed; and a forward that reads the size (`len(x)`) can only be traced with it fixed.
 
     Raises:
         TypeError, ValueError: the arguments are not a module and a batch of tensors.
@@ -122,7 +124,7 @@ def trace(model: nn.Module, example: Tensor | Sequence[Tensor]) -> Program:
         warnings.simplefilter("ignore")
         check_lazy(inner)
         try:
-            exported = torch.export.export(inner, inputs, strict=False)
+            exported = torch.export.export(inner, inputs, dynamic_shapes=open_batch(inputs, any_batch), strict=False)
             without_idle_dropout(exported.graph)
             functional = writes_through(exported.graph, exported.graph_module)
             if functional:
@@ -134,7 +136,8 @@ def trace(model: nn.Module, example: Tensor | Sequence[Tensor]) -> Program:
         except Exception as error:
             # torch's own frames would bury the message: keep the cause, without its traceback
             raise NotTraceable(explain(inner, inputs, error)) from error.with_traceback(None)
-    check_shapes(inner, exported.graph)
+    if not any_batch:
+        check_shapes(inner, exported.graph)
     return Program(
         graph=simplified(exported.graph),
         sources=sources(exported, inputs),
@@ -145,6 +148,16 @@ def trace(model: nn.Module, example: Tensor | Sequence[Tensor]) -> Program:
         functional=functional,
         rewritten=frozenset(map(str, exported.graph_signature.buffers_to_mutate.values())),
     )
+
+
+def open_batch(inputs: Sequence[Tensor], any_batch: bool) -> Any:
+    """Dimension 0 of every input as one that may have any size."""
+    if not any_batch:
+        return None
+    shapes = torch.export.ShapesCollection()
+    for tensor in inputs:
+        shapes[tensor] = {0: torch.export.Dim.DYNAMIC}
+    return shapes
 
 
 def check_shapes(model: nn.Module, graph: fx.Graph) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import math
 import operator
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -22,10 +21,10 @@ from convexnet.curvature.call import Refusal
 from convexnet.curvature.falsify import default_double
 from convexnet.curvature.fields import BATCH
 from convexnet.curvature.findings import Finding
-from convexnet.curvature.graph import base_name, module_path, source_line, without_idle_dropout, writes_through
+from convexnet.curvature.graph import base_name, module_path, source_line
 from convexnet.curvature.opaque import Opaque
 from convexnet.curvature.table import TABLE as KNOWN
-from convexnet.curvature.trace import Program, check_writes, evaluating, leaves, quiet_logs, sources
+from convexnet.curvature.trace import Program
 from convexnet.curvature.walk import DISCRETE, RANDOM, UNRULED, functional, last_uses, results_of
 from convexnet.differences.arithmetic import Difference, Operation, inside, parts
 from convexnet.differences.rules import TABLE
@@ -40,34 +39,11 @@ def traced(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Program, int |
     Raises:
         NotTraceable: `torch.export` cannot record the forward.
     """
-    batch = torch.export.ShapesCollection()
-    for tensor in inputs:
-        batch[tensor] = {0: torch.export.Dim.DYNAMIC}
-    with evaluating(model), warnings.catch_warnings(), quiet_logs(), default_double():
-        warnings.simplefilter("ignore")
+    with default_double():
         try:
-            exported = torch.export.export(model, inputs, dynamic_shapes=batch, strict=False)  # pyright: ignore
-            without_idle_dropout(exported.graph)
-            writes = writes_through(exported.graph, exported.graph_module)
-            if writes:
-                check_writes(model, exported.graph)
-                exported.graph_module.recompile()
-                exported = exported.run_decompositions({})
+            return trace(model, inputs, any_batch=True), None
         except NotTraceable:
-            raise
-        except Exception:  # torch has a class of its own for each way to fix the size; what fails for two rows is named
             return trace(model, inputs), BATCH
-    program = Program(
-        graph=exported.graph,
-        sources=sources(exported, inputs),
-        outputs=leaves(exported),
-        inputs=inputs,
-        model=type(model).__name__,
-        module=exported.graph_module,
-        functional=writes,
-        rewritten=frozenset(map(str, exported.graph_signature.buffers_to_mutate.values())),
-    )
-    return program, None
 
 
 LOST = object()
