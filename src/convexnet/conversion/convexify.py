@@ -7,14 +7,13 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace as replaced
 
-import torch
 from torch import Tensor, nn
 
 from convexnet.constraints.cone import keep
 from convexnet.constraints.derive import derive_program
 from convexnet.constraints.sets import method_of
 from convexnet.conversion.head import free_head
-from convexnet.conversion.rewrites import ACTIVATIONS, EXCHANGED, NORMS, Rewriter, shapes_on
+from convexnet.conversion.rewrites import ACTIVATIONS, EXCHANGED, NORMS, Rewriter, Seen, watch
 from convexnet.conversion.widen import widen_first as widen
 from convexnet.curvature.arguments import as_example, two_rows, unwrapped
 from convexnet.curvature.findings import Finding
@@ -80,6 +79,7 @@ def convexify(
     Source: Sivaprasad et al., The Curious Case of Convex Neural Networks (2021), sections 3 and 4.
 
     Example:
+        >>> import torch
         >>> from convexnet import certify
         >>> net = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.GELU(), nn.Linear(8, 3))
         >>> ioc = convexify(net, torch.zeros(1, 4))
@@ -101,7 +101,7 @@ def convexify(
     inputs = as_example(example)
     whole = copy.deepcopy(unwrapped(model))
     target, seen = (whole, inputs) if only is None else part_of(whole, only, inputs)
-    rewriter = Rewriter(activation, norm, dict(replace), seen_shapes(target, seen))
+    rewriter = Rewriter(activation, norm, dict(replace), watched(target, seen))
     new = rewriter.rewrite(target)
     found = rewriter.found
     if only is None:
@@ -145,12 +145,12 @@ def check(name: str, value: object, allowed: Sequence[object]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {value!r}")
 
 
-def seen_shapes(model: nn.Module, inputs: tuple[Tensor, ...]) -> dict[int, torch.Size]:
-    """The shapes that modules see; if the forward fails, tracing will say why."""
+def watched(model: nn.Module, inputs: tuple[Tensor, ...]) -> Seen:
+    """What the modules do on the example; if the forward fails, tracing will say why."""
     try:
-        return shapes_on(model, tuple(two_rows(tensor) for tensor in inputs))
+        return watch(model, tuple(two_rows(tensor) for tensor in inputs))
     except Exception:
-        return {}
+        return Seen()
 
 
 # --- advice ----------------------------------------------------------------------------------------------------------
@@ -163,13 +163,13 @@ FUNCTIONS = {kind.__name__.lower(): f"nn.{kind.__name__}" for kind in EXCHANGED}
 
 def advised(error: NotCertified, model: nn.Module, rewriter: Rewriter) -> NotCertified:
     """The same findings with what convexify can do about each."""
-    findings = [f if not isinstance(f, Finding) else advice(f, model) for f in error.findings]
+    findings = [f if not isinstance(f, Finding) else advice(f, model, rewriter.seen.last) for f in error.findings]
     head = f"{type(model).__name__} cannot be converted: {len(findings)} step{'' if len(findings) == 1 else 's'} in it "
     head += "can be exchanged by no rule"
     return NotCertified("\n".join([head, *map(str, findings)]), tuple(findings))
 
 
-def advice(finding: Finding, model: nn.Module) -> Finding:
+def advice(finding: Finding, model: nn.Module, last: set[int]) -> Finding:
     """One finding, with a remedy in terms of `convexify`."""
     operator = finding.operator.removeprefix("aten.")
     try:
@@ -178,6 +178,9 @@ def advice(finding: Finding, model: nn.Module) -> Finding:
         return finding
     kind = type(module)
     place = f"{kind.__module__}.{kind.__qualname__}"
+    if id(module) in last and (isinstance(module, EXCHANGED) or "softmax" in operator):
+        remedy = "it squashes the outputs themselves: return what goes into it, and leave the squashing to the loss"
+        return replaced(finding, remedy=remedy)
     if operator in FUNCTIONS and not isinstance(module, EXCHANGED):
         remedy = f"it is called as a function in the forward of {kind.__qualname__}: make it a module ("
         return replaced(finding, remedy=f"{remedy}{FUNCTIONS[operator]}()), which convexify can exchange")

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from torch.utils import _pytree as pytree
 
 from convexnet.conversion.changes import Change, described
 from convexnet.curvature import certify
@@ -40,6 +41,20 @@ SAMPLE_NORM = re.compile(r"^(Layer|RMS|Rms|Group|Instance|Simple|LocalResponse)[
 
 
 @dataclass
+class Seen:
+    """What the modules of a model did on the example.
+
+    Attributes:
+        shapes: of the first input of each module, by identity.
+        last: the modules whose result is an output of the model. Their activation is part of what the outputs mean, and
+            is not exchanged.
+    """
+
+    shapes: dict[int, torch.Size] = field(default_factory=dict[int, torch.Size])
+    last: set[int] = field(default_factory=set[int])
+
+
+@dataclass
 class Rewriter:
     """Walks a module tree and exchanges what cannot stay.
 
@@ -47,14 +62,14 @@ class Rewriter:
         activation: the name of the one to use, or None to keep those that are convex and non-decreasing.
         norm: what to put in place of a norm of the sample: "batch" or "affine".
         replace: the user's own factories by class.
-        shapes: the shape of the first input each module saw on the example.
+        seen: what the modules did on the example.
         found: what was exchanged.
     """
 
     activation: str | None
     norm: str
     replace: Mapping[type[nn.Module], Factory]
-    shapes: Mapping[int, torch.Size]
+    seen: Seen
     found: list[Change] = field(default_factory=list)
     done: dict[int, nn.Module] = field(default_factory=dict)
 
@@ -100,8 +115,10 @@ class Rewriter:
 
     def of_activation(self, module: nn.Module) -> nn.Module | None:
         """The activation in place of another one; None for what is none, or may stay."""
+        if id(module) in self.seen.last:
+            return None
         listed = isinstance(module, EXCHANGED)
-        if not listed and not is_pointwise(module, self.shapes.get(id(module))):
+        if not listed and not is_pointwise(module, self.seen.shapes.get(id(module))):
             return None
         if (self.activation is None or not listed) and is_convex_rising(module):
             return None
@@ -113,7 +130,7 @@ class Rewriter:
             return self.normaliser(module.num_features, (1,), 4 if "2d" in type(module).__name__ else 3, module)
         if isinstance(module, nn.modules.batchnorm._BatchNorm) or not is_sample_norm(module):  # pyright: ignore[reportPrivateUsage]
             return None
-        shape = self.shapes.get(id(module))
+        shape = self.seen.shapes.get(id(module))
         if shape is None:
             return None
         dims = feature_dims(module, shape)
@@ -155,21 +172,24 @@ REASON_NORM = "it divides by statistics of the sample, which is not convex"
 # --- asking a module what it does ------------------------------------------------------------------------------------
 
 
-def shapes_on(model: nn.Module, inputs: tuple[Tensor, ...]) -> dict[int, torch.Size]:
-    """The shape of the first input of every module that is called on the example."""
-    seen: dict[int, torch.Size] = {}
+def watch(model: nn.Module, inputs: tuple[Tensor, ...]) -> Seen:
+    """Run a model on the example and see what its modules do."""
+    seen = Seen()
+    results: dict[int, tuple[nn.Module, object]] = {}  # they are kept, so that no other takes their identity
 
-    def note(module: nn.Module, args: tuple[object, ...]) -> None:
+    def note(module: nn.Module, args: tuple[object, ...], result: object) -> None:
         if args and isinstance(args[0], Tensor):
-            seen.setdefault(id(module), args[0].shape)
+            seen.shapes.setdefault(id(module), args[0].shape)
+        results[id(module)] = module, result
 
-    handles = [module.register_forward_pre_hook(note) for module in model.modules()]
+    handles = [module.register_forward_hook(note) for module in model.modules()]
     try:
         with torch.no_grad(), evaluating(model):
-            model(*inputs)
+            outputs = {id(leaf) for leaf in pytree.tree_leaves(model(*inputs))}
     finally:
         for handle in handles:
             handle.remove()
+    seen.last = {key for key, (_, result) in results.items() if id(result) in outputs}
     return seen
 
 
