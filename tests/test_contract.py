@@ -35,7 +35,9 @@ PUBLIC = [
     "constrain",
     "convexify",
     "falsify",
+    "load",
     "nn",
+    "save",
     "split",
 ]
 
@@ -51,6 +53,8 @@ SIGNATURES = {
     ),
     "constrain": "(model, example, method=None, epsilon=5.0, wrt=None)",
     "falsify": "(model, example, wrt=None, domain=None, budget=100000, seed=0)",
+    "load": "(path, allow=(), device='cpu')",
+    "save": "(model, path)",
     "split": "(model, example=None)",
     "Cone.attach": "(self, optimizer, *others)",
     "Cone.detach": "(self)",
@@ -69,7 +73,7 @@ MEMBERS = {
 }
 
 PLANNED = [
-    *["minimise", "conjugate", "prox", "to_cvxpy", "to_lp", "save", "load"],
+    *["minimise", "conjugate", "prox", "to_cvxpy", "to_lp"],
     *["Simplex", "Cube", "Orthant", "Free", "Product", "Polyhedron"],
 ]
 
@@ -81,11 +85,12 @@ BELOW: dict[str, set[str]] = {
     "memory": {"errors", "domains", "curvature"},
     "constraints": {"errors", "domains", "curvature", "memory"},
     "initialise": {"errors", "domains", "curvature"},
-    "nn": {"errors", "domains"},
+    "nn": {"errors", "domains", "curvature", "memory", "constraints", "initialise"},
     "zoo": set(),
     "differences": {"errors", "curvature"},
     "split": {"errors", "curvature", "memory", "differences"},
     "storage": {"errors", "curvature", "memory"},
+    "solve": {"errors", "domains", "curvature", "memory"},
     "conversion": {"errors", "domains", "curvature", "memory", "constraints", "initialise", "nn"},
 }
 BELOW["__init__"] = {*BELOW}

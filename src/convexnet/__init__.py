@@ -8,6 +8,7 @@ from convexnet.curvature.falsify import Counterexample, falsify
 from convexnet.domains import Box
 from convexnet.errors import ConvexNetError, NotCertified, NotTraceable
 from convexnet.split import split
+from convexnet.storage import load, save
 
 __version__ = "0.1.0"
 
@@ -28,6 +29,8 @@ __all__ = [
     "constrain",
     "convexify",
     "falsify",
+    "load",
     "nn",
+    "save",
     "split",
 ]
