@@ -11,7 +11,7 @@ PYTEST := $(BIN)/python -m pytest
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format slow fuzz bench clean
+.PHONY: help demo test lint format docs slow fuzz bench clean
 
 help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -31,6 +31,10 @@ format: $(VENV)/.stamp-dev  ## rewrite the sources in the project's style
 	@$(BIN)/ruff check --fix --quiet || true
 	@$(BIN)/ruff format
 
+docs: $(VENV)/.stamp-dev  ## write the documentation to site/
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict  # with --quiet, strict does not see warnings
+	@echo "site/index.html; with its search: python3 -m http.server -d site"
+
 slow: $(VENV)/.stamp-dev  ## the tests that `make test` leaves out for their length
 	@$(PYTEST) -m slow
 
@@ -44,7 +48,7 @@ bench: $(VENV)/.stamp-dev  ## run every benchmark
 	done
 
 clean:  ## remove the environment and everything that was built or cached
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site .pytest_cache .ruff_cache .hypothesis
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One thread for each of the two pytest workers, and pyright need not ask whether it is the newest.

@@ -171,10 +171,11 @@ class Cone:
     # --- shards (FSDP2) ------------------------------------------------------------------------------------------
 
     def _check_shards(self, name: str) -> None:
-        if not getattr(self.method, "elementwise", False):
+        if not self.method.elementwise:
+            what = "computes weights from free parameters" if is_computed(self.method) else "looks at a whole tensor"
             raise ValueError(
-                f"{name} is sharded over processes, and {type(self.method).__name__.lower()} looks at a whole tensor: "
-                "with FSDP2 use 'exponentiate', 'clip' or 'absolute'"
+                f"{name} is sharded over processes, and {type(self.method).__name__.lower()} {what}: with FSDP2 use "
+                "'exponentiate', 'clip' or 'absolute'"
             )
 
     def _shard_of(self, interval: Interval, tensor: Any) -> Interval:
