@@ -11,12 +11,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 from typer.testing import CliRunner
 
 from convexnet.lab.commands import app
 from convexnet.lab.data import crescents
-from convexnet.lab.networks import mlp
+from convexnet.lab.networks import convex_mlp, ordinary_mlp
 from convexnet.lab.records import write_records
 from convexnet.lab.train import fit, predict, sigmoid_loss
 
@@ -142,7 +141,7 @@ def test_one_seed_gives_one_result_and_two_networks_the_same_batches() -> None:
     toy = crescents(64, seed=1)
 
     def train(seed: int) -> torch.Tensor:
-        model = mlp(2, 2, width=8, depth=2, activation=nn.ELU, seed=seed)
+        model = ordinary_mlp(toy.inputs, 2, width=8, depth=2, seed=seed)
         epochs = list(fit(model, toy, convex=False, epochs=3, batch=16, learning_rate=1e-2, seed=seed))
         assert [epoch.number for epoch in epochs] == [1, 2, 3]
         return predict(model, toy.inputs)
@@ -153,12 +152,14 @@ def test_one_seed_gives_one_result_and_two_networks_the_same_batches() -> None:
 
 def test_training_keeps_the_convex_network_convex() -> None:
     toy = crescents(64, seed=1)
-    model = mlp(2, 1, width=8, depth=2, activation=nn.ELU, seed=0)
+    model = convex_mlp(toy.inputs, 1, width=8, depth=2, seed=0)
+    held = {"layers.linear2.weight", "layers.norm2.weight", "layers.head.weight"}
     for _ in fit(model, toy, convex=True, epochs=2, batch=16, learning_rate=0.1, seed=0, loss=sigmoid_loss):
-        later = [p for name, p in model.named_parameters() if name in {"3.weight", "4.weight", "6.weight"}]
+        later = [p for name, p in model.named_parameters() if name in held]
+        assert len(later) == 3
         assert all(float(parameter.detach().min()) >= 0 for parameter in later)
     # The first layer, and its BatchNorm, stay free.
-    assert float(model[0].weight.detach().min()) < 0
+    assert float(model.get_parameter("layers.linear1.weight").detach().min()) < 0
 
 
 def test_records_refuse_what_is_not_json(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def run(
     made.curve = [POINT, replace(POINT, epoch=2, test_accuracy=test, validation_accuracy=0.7)]
     made.memorised = memorised
     made.calibration = {"ece": ece}
-    made.certified = convex
+    made.proved = convex
     return made
 
 
@@ -77,7 +77,7 @@ def test_limits_depend_on_the_control_run() -> None:
     fast = run(convex=True, memorised=0.9, control=True)
     assert "convexity alone does not rule memorising out" in narrative.limits(slow, fast)
     assert "still certified" in narrative.limits(slow, fast)
-    fast.certified = False
+    fast.proved = False
     assert "still certified" not in narrative.limits(slow, fast)
     fast.memorised = 0.12
     assert "did not make it memorise" in narrative.limits(slow, fast)
@@ -120,7 +120,7 @@ def test_every_cell_of_the_table_is_the_number_its_column_names() -> None:
 def test_verdicts_count_what_was_proved() -> None:
     runs = [run(convex=True), run(convex=True), run(convex=False)]
     assert narrative.verdicts(runs) == "Proved convex: 2 of 2 convex networks and 0 of 1 ordinary network."
-    runs[0].certified = False
+    runs[0].proved = False
     assert "1 of 2 convex networks" in narrative.verdicts(runs)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
@@ -14,8 +14,12 @@ import typer
 from rich.console import Console
 
 import convexnet as cx
+from convexnet.constraints.sets import METHODS
+from convexnet.conversion.convexify import INITS
 from convexnet.lab import user_model
+from convexnet.lab.networks import Convex
 from convexnet.lab.terminal import print_certificate
+from convexnet.lab.whiten import EPSILON, WHITENINGS
 
 app = typer.Typer(
     name="convexnet",
@@ -59,6 +63,38 @@ def common(
     """Convex neural networks: prove that a network is convex in its input, and see what convexity buys."""
 
 
+def one_of(allowed: Iterable[str]) -> Callable[[str | None], str | None]:
+    """A check of an option that has one of a few values."""
+    names = tuple(allowed)
+
+    def check(value: str | None) -> str | None:
+        if value is not None and value not in names:
+            raise typer.BadParameter(f"{value!r} is not one of {', '.join(names)}.")
+        return value
+
+    return check
+
+
+WIDEST = 16
+"""A limit for `--widen-first`: beyond it the demo would only take longer."""
+
+
+def widening(value: float | None) -> float | None:
+    """A check of `--widen-first`; NaN does not pass."""
+    if value is not None and not 1 < value <= WIDEST:
+        raise typer.BadParameter(
+            f"{value:g} is not above 1 and at most {WIDEST}; it multiplies the first layer's units."
+        )
+    return value
+
+
+def share(value: float | None) -> float | None:
+    """A check of `--decay`; NaN does not pass."""
+    if value is not None and not 0 < value <= 1:
+        raise typer.BadParameter(f"{value:g} is not above 0 and at most 1; it is what is left of the learning rate.")
+    return value
+
+
 @app.command()
 def demo(
     out: Annotated[
@@ -74,10 +110,63 @@ def demo(
         int,
         typer.Option(min=1, help="Processor threads that torch may use."),
     ] = 1,
+    method: Annotated[
+        str,
+        typer.Option(
+            metavar="|".join(METHODS),
+            callback=one_of(METHODS),
+            help="How the convex network's weights keep their sign.",
+        ),
+    ] = "exponentiate",
+    widen_first: Annotated[
+        float | None,
+        typer.Option(
+            metavar="FACTOR",
+            callback=widening,
+            help="Units of the convex network's first layer, times the ordinary network's; above 1, for example 2.",
+            show_default=False,
+        ),
+    ] = None,
+    init: Annotated[
+        str | None,
+        typer.Option(
+            metavar="|".join(INITS),
+            callback=one_of(INITS),
+            help="Draw the constrained weights anew.  [default: the ordinary network's, made non-negative]",
+            show_default=False,
+        ),
+    ] = None,
+    free_head: Annotated[
+        bool,
+        typer.Option("--free-head", help="Weights of any sign in the last layer, read relative to their minimum."),
+    ] = False,
+    free_gamma: Annotated[
+        bool,
+        typer.Option("--free-gamma", help="Leave BatchNorm's scales free, a variant of the paper's: NOT convex."),
+    ] = False,
+    whiten: Annotated[
+        str | None,
+        typer.Option(
+            metavar="|".join(WHITENINGS),
+            callback=one_of(WHITENINGS),
+            help=f"Whiten the convex network's inputs, inside the network; {EPSILON:g} is added to every variance.",
+            show_default=False,
+        ),
+    ] = None,
+    decay: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            callback=share,
+            help="Let the learning rate fall exponentially to this share of its start; for the convex network half as "
+            "fast, to the square root.  [default: no decay]",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Compare an ordinary and a convex network on real digits.
 
-    Both are trained with clean and with 40 % wrong labels.
+    Both are trained with clean and with 40 % wrong labels; options say how the convex one is made.
     Prints a table and both certificates, and writes report.html (one file, opens anywhere) and metrics.json. The data
     come with scikit-learn, so no network is needed. Under two minutes on two processor cores.
     """
@@ -85,13 +174,15 @@ def demo(
     torch.set_num_threads(threads)
     with stops_cleanly("no report was written. Start again with the same command."):
         # Its packages take seconds to import, which `certify` need not wait for.
+        from convexnet.lab.demo import Recipe
         from convexnet.lab.present import run_demo
 
+        how = Convex(method, widen_first, init, free_head, free_gamma, whiten)
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise refuse(f"cannot write to {folder}: {error.strerror}. Choose another folder with --out.") from None
-        run_demo(folder, seed=seed, quick=quick)
+        run_demo(folder, seed=seed, quick=quick, recipe=Recipe(decay=1.0 if decay is None else decay, convex=how))
 
 
 @app.command()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from time import perf_counter
 
 import torch
@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import convexnet as cx
-from convexnet.lab import metrics
+from convexnet.lab import metrics, whiten
 from convexnet.lab.data import Split, ThreeWay, wrong_labels
-from convexnet.lab.networks import mlp
+from convexnet.lab.networks import EPSILON, Convex, convex_mlp, ordinary_mlp, scales
 from convexnet.lab.train import Epoch, fit, predict
 
 WRONG = 0.4
@@ -22,7 +22,10 @@ WRONG = 0.4
 
 @dataclass(frozen=True)
 class Recipe:
-    """How every network of the demo is trained; only `learning_rate` differs for the control run.
+    """How every network of the demo is made and trained.
+
+    `learning_rate` is ten times as high for the control run. It falls to `decay` times its start for the ordinary
+    network, and half as fast, to the square root of that, for the convex ones ("a slower schedule", says the paper).
 
     The paper's text: three times linear -> BatchNorm -> ReLU or ELU, Adam with learning rate 1e-4. Width 256 instead
     of 800 keeps the demo short. The convex network starts collapsed: its units of the third layer are correlated by
@@ -35,6 +38,8 @@ class Recipe:
     learning_rate: float = 1e-4
     width: int = 256
     depth: int = 3
+    decay: float = 1.0
+    convex: Convex = field(default_factory=Convex)
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,11 @@ class Point:
 
 @dataclass
 class Run:
-    """One network trained on one set of labels; `breaks` is the path, operator and reason of the first finding."""
+    """One network trained on one set of labels.
+
+    `proved` says whether the final network was proved convex, `breaks` is the path, operator and reason of the first
+    finding. `scales` counts those of BatchNorm that were left free and ought not to be negative: negative ones, all.
+    """
 
     name: str
     convex: bool
@@ -69,7 +78,20 @@ class Run:
     calibration: dict[str, float] = field(default_factory=dict[str, float])
     certificate: str = ""
     breaks: tuple[str, str, str] | None = None
-    certified: bool = False
+    proved: bool = False
+    scales: tuple[int, int] = 0, 0
+
+    @property
+    def kind(self) -> str:
+        """What to call it: nothing keeps a network convex whose BatchNorm scales are free."""
+        if not self.convex:
+            return "ordinary"
+        return "constrained" if self.recipe.convex.free_gamma else "convex"
+
+    @property
+    def certified(self) -> bool:
+        """Whether it was proved convex, and not merely left convex by a training that might have ended otherwise."""
+        return self.proved and self.kind == "convex"
 
     @property
     def end(self) -> Point:
@@ -87,19 +109,24 @@ class Run:
         return self.end.train_accuracy - self.end.test_accuracy
 
 
-def contestants(wrong: float, recipe: Recipe, features: int, classes: int, seed: int) -> list[Run]:
+def slower(recipe: Recipe) -> Recipe:
+    """The convex networks' recipe for the ordinary one's: the learning rate falls half as fast."""
+    return replace(recipe, decay=recipe.decay**0.5)
+
+
+def contestants(wrong: float, recipe: Recipe, inputs: Tensor, classes: int, seed: int) -> list[Run]:
     """The ordinary network and the convex one; with wrong labels also the convex one at ten times the learning rate."""
 
-    def network(activation: Callable[[], nn.Module]) -> nn.Module:
-        return mlp(features, classes, width=recipe.width, depth=recipe.depth, activation=activation, seed=seed)
+    def convex(name: str, recipe: Recipe, control: bool = False) -> Run:
+        model = convex_mlp(inputs, classes, width=recipe.width, depth=recipe.depth, seed=seed, how=recipe.convex)
+        return Run(name, convex=True, wrong=wrong, recipe=recipe, model=model, control=control)
 
-    runs = [
-        Run("NN", convex=False, wrong=wrong, recipe=recipe, model=network(nn.ReLU)),
-        Run("IOC", convex=True, wrong=wrong, recipe=recipe, model=network(nn.ELU)),
-    ]
+    name = "IOC, free γ" if recipe.convex.free_gamma else "IOC"
+    model = ordinary_mlp(inputs, classes, width=recipe.width, depth=recipe.depth, seed=seed)
+    runs = [Run("NN", convex=False, wrong=wrong, recipe=recipe, model=model), convex(name, slower(recipe))]
     if wrong:
-        fast = Recipe(recipe.epochs, recipe.batch, 10 * recipe.learning_rate, recipe.width, recipe.depth)
-        runs.append(Run("IOC, 10x rate", convex=True, wrong=wrong, recipe=fast, model=network(nn.ELU), control=True))
+        faster = replace(slower(recipe), learning_rate=10 * recipe.learning_rate)
+        runs.append(convex(f"{name}, 10x rate", faster, control=True))
     return runs
 
 
@@ -127,7 +154,7 @@ def compete(
     """
     classes = int(data.train.labels.max()) + 1
     used = Split(data.train.inputs, wrong_labels(data.train.labels, wrong, classes, seed))
-    runs = contestants(wrong, recipe, data.train.inputs.shape[1], classes, seed)
+    runs = contestants(wrong, recipe, data.train.inputs, classes, seed)
     loops = [
         fit(
             run.model,
@@ -137,6 +164,8 @@ def compete(
             batch=run.recipe.batch,
             learning_rate=run.recipe.learning_rate,
             seed=seed,
+            decay=run.recipe.decay,
+            free_gamma=run.recipe.convex.free_gamma,
         )
         for run in runs
     ]
@@ -152,11 +181,34 @@ def compete(
         run.memorised = metrics.memorised(predict(run.model, data.train.inputs), used.labels, data.train.labels)
         run.calibration = metrics.calibration(run.test_outputs, data.test.labels)
         certificate = cx.certify(run.model, data.test.inputs[:2])
-        run.certificate, run.certified = str(certificate), certificate.convex
+        run.certificate, run.proved = str(certificate), certificate.convex
         if certificate.findings:
             first = certificate.findings[0]
             run.breaks = first.path, first.operator, first.reason
+        if run.kind == "constrained":
+            freed = scales(run.model, data.test.inputs[:2])
+            run.scales = int((freed < 0).sum()), len(freed)
     return runs
+
+
+def tier(run: Run) -> str | None:
+    """How much the constraint asks for: T2, all layers after the first nonlinearity; T1, all but the head."""
+    if run.kind != "convex":
+        return None
+    return "T1" if run.recipe.convex.free_head else "T2"
+
+
+def made(run: Run) -> dict[str, object] | None:
+    """How a convex network was made, for its record; None for an ordinary one."""
+    if not run.convex:
+        return None
+    how = run.recipe.convex
+    return {
+        **asdict(how),
+        "epsilon": EPSILON if how.method == "exponentiate" else None,
+        "activation": "elu",
+        "whiten_epsilon": whiten.EPSILON if how.whiten else None,
+    }
 
 
 def record(run: Run, seed: int, full: bool, surroundings: dict[str, object]) -> dict[str, object]:
@@ -165,8 +217,8 @@ def record(run: Run, seed: int, full: bool, surroundings: dict[str, object]) -> 
         "study": "demo",
         "model": "ioc-mlp" if run.convex else "mlp",
         "dataset": "digits",
-        "tier": "T2" if run.convex else None,
-        "recipe": {**vars(run.recipe), "optimiser": "adam", "control": run.control},
+        "tier": tier(run),
+        "recipe": {**asdict(run.recipe), "optimiser": "adam", "control": run.control, "convex": made(run)},
         "seed": seed,
         "epochs": run.recipe.epochs,
         "full": full,
@@ -182,6 +234,7 @@ def record(run: Run, seed: int, full: bool, surroundings: dict[str, object]) -> 
         "memorised_wrong_labels": run.memorised,
         **run.calibration,
         "certified": run.certified,
+        "convex_at_these_weights": run.proved,
         "parameters": sum(parameter.numel() for parameter in run.model.parameters()),
         "seconds": round(run.seconds, 3),
         **surroundings,

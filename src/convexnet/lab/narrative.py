@@ -40,13 +40,13 @@ def compare_test(ordinary: Run, convex: Run, tested: int) -> str:
     """Which network was right more often on the unseen images, and whether their number can tell."""
     left, right = convex.end.test_accuracy, ordinary.end.test_accuracy
     margin = 2 * standard_error(left, right, tested)
-    both = f"{percent(left)} (convex) and {percent(right)} (ordinary)"
+    both = f"{percent(left)} ({convex.kind}) and {percent(right)} (ordinary)"
     if abs(left - right) <= margin:
         return (
             f"On the {tested} test images the accuracies are {both}; "
             f"a difference of {points(left - right)} points is within the sampling error of ±{100 * margin:.1f}."
         )
-    ahead = "convex" if left > right else "ordinary"
+    ahead = convex.kind if left > right else "ordinary"
     return (
         f"On the {tested} test images the {ahead} network is ahead: {both}, a difference of "
         f"{100 * abs(left - right):.1f} points with a sampling error of ±{100 * margin:.1f}."
@@ -59,7 +59,7 @@ def memorising(ordinary: Run, convex: Run) -> str:
         raise ValueError("memorised labels are only defined for runs with wrong labels")
     return (
         f"After {ordinary.end.epoch} epochs the ordinary network gives back {percent(ordinary.memorised)} "
-        f"of the wrong labels it was shown, the convex network {percent(convex.memorised)}."
+        f"of the wrong labels it was shown, the {convex.kind} network {percent(convex.memorised)}."
     )
 
 
@@ -68,34 +68,35 @@ def at_peak(ordinary: Run, convex: Run) -> str:
     return (
         "Stopped at its best validation accuracy instead, "
         f"the ordinary network reaches {percent(ordinary.peak.test_accuracy)} on the test images "
-        f"(epoch {ordinary.peak.epoch}), the convex network {percent(convex.peak.test_accuracy)} "
+        f"(epoch {ordinary.peak.epoch}), the {convex.kind} network {percent(convex.peak.test_accuracy)} "
         f"(epoch {convex.peak.epoch})."
     )
 
 
 def limits(convex: Run, control: Run) -> str:
-    """Whether convexity or the slow learning rate keeps the wrong labels out."""
+    """Whether the constraint or the slow learning rate keeps the wrong labels out."""
     if convex.memorised is None or control.memorised is None:
         raise ValueError("memorised labels are only defined for runs with wrong labels")
     measured = (
         f"With a learning rate of {control.recipe.learning_rate:g} instead of {convex.recipe.learning_rate:g}, "
-        f"the same convex network gives back {percent(control.memorised)} of the wrong labels and reaches "
+        f"the same {convex.kind} network gives back {percent(control.memorised)} of the wrong labels and reaches "
         f"{percent(control.end.test_accuracy)} on the test images."
     )
     if control.memorised <= convex.memorised + 0.1:
         return f"{measured} So the faster rate did not make it memorise noticeably more."
     if control.certified:
         measured += " It is still certified convex."
-    return f"{measured} So convexity alone does not rule memorising out; how the network is trained matters too."
+    cause = "convexity" if convex.kind == "convex" else "the constraint"
+    return f"{measured} So {cause} alone does not rule memorising out; how the network is trained matters too."
 
 
 def calibrated(ordinary: Run, convex: Run) -> str:
     """Whose confidence is closer to its accuracy."""
     own, other = convex.calibration["ece"], ordinary.calibration["ece"]
-    closer = "convex" if own < other else "ordinary"
+    closer = convex.kind if own < other else "ordinary"
     verdict = "equal" if f"{own:.3f}" == f"{other:.3f}" else f"closer for the {closer} network"
     return (
-        f"Expected calibration error {own:.3f} (convex) and {other:.3f} (ordinary): "
+        f"Expected calibration error {own:.3f} ({convex.kind}) and {other:.3f} (ordinary): "
         f"confidence and accuracy are {verdict}."
     )
 
@@ -103,11 +104,37 @@ def calibrated(ordinary: Run, convex: Run) -> str:
 def verdicts(runs: Sequence[Run]) -> str:
     """How many networks of either kind were proved convex."""
     told: list[str] = []
-    for convex, name in ((True, "convex"), (False, "ordinary")):
-        kind = [run for run in runs if run.convex == convex]
-        proved = sum(run.certified for run in kind)
-        told.append(f"{proved} of {len(kind)} {name} network{'' if len(kind) == 1 else 's'}")
-    return f"Proved convex: {told[0]} and {told[1]}."
+    for convex in (True, False):
+        same = [run for run in runs if run.convex == convex]
+        proved = sum(run.proved for run in same)
+        told.append(f"{proved} of {len(same)} {same[0].kind} network{'' if len(same) == 1 else 's'}")
+    said = f"Proved convex: {told[0]} and {told[1]}."
+    if any(run.kind == "constrained" for run in runs):
+        said += (
+            " BatchNorm’s scales being free, nothing keeps a constrained network convex, and none counts as certified."
+        )
+    return said
+
+
+def scales(run: Run) -> str:
+    """What became of BatchNorm's scales where they were left free, and what that makes of the network; else empty."""
+    if run.kind != "constrained":
+        return ""
+    negative, needed = run.scales
+    count = "none" if not negative else f"{negative:,}"
+    said = (
+        "NOT CERTIFIED: BatchNorm’s scales were left free, so nothing kept this network convex while it trained. "
+        f"At the end {count} of the {needed:,} that convexity needs non-negative {'is' if negative < 2 else 'are'} "
+        "negative"
+    )
+    if run.proved:
+        return f"{said}, so that it is convex at these weights, as the proof below shows, but not by its constraint."
+    return f"{said}."
+
+
+def remark(run: Run) -> str:
+    """What to read above a certificate: nothing, for a network that is certified convex."""
+    return " ".join(part for part in (scales(run), breaks(run)) if part)
 
 
 def breaks(run: Run) -> str:

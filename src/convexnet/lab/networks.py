@@ -2,26 +2,103 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import warnings
+from collections import OrderedDict
+from collections.abc import Generator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+import convexnet as cx
+from convexnet.constraints.cone import Kept
+from convexnet.constraints.derive import derive
+from convexnet.constraints.parametrised import owner, unparametrise
+from convexnet.lab.whiten import whitening
+from convexnet.memory import CONSTRAINT
+from convexnet.zoo import MLP
 
-def mlp(
-    inputs: int, outputs: int, *, width: int, depth: int, activation: Callable[[], nn.Module], seed: int
-) -> nn.Sequential:
-    """The paper's MLP, `depth` times linear -> BatchNorm -> activation and a linear head; (B, inputs) -> (B, outputs).
+EPSILON = 5.0
+"""Of the method "exponentiate", in all experiments of the paper."""
 
-    Default PyTorch initialisation drawn from `seed`; the global random state is left alone.
-    Source: Sivaprasad et al. 2021, section 4.
+
+@dataclass(frozen=True)
+class Convex:
+    """How the ordinary network becomes the convex one: the arguments of `convexify`, and two of the paper's own.
+
+    `free_gamma` leaves BatchNorm's scales γ out of the constraint. The paper reports that its networks keep "all
+    desirable properties" then; convexity is not among them, so nothing may call such a network convex. `whiten` puts a
+    fixed `Whiten` in front.
     """
+
+    method: str = "exponentiate"
+    widen_first: float | None = None
+    init: str | None = None
+    free_head: bool = False
+    free_gamma: bool = False
+    whiten: str | None = None
+
+
+@contextlib.contextmanager
+def drawn_from(seed: int) -> Generator[None, None, None]:
+    """Random numbers from `seed`; the global random state is left alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        layers: list[nn.Module] = []
-        for layer in range(depth):
-            layers += [nn.Linear(inputs if layer == 0 else width, width), nn.BatchNorm1d(width), activation()]
-        return nn.Sequential(*layers, nn.Linear(width, outputs))
+        yield
+
+
+def ordinary_mlp(inputs: Tensor, outputs: int, *, width: int, depth: int, seed: int) -> MLP:
+    """The paper's MLP for inputs like these (N, D), its start drawn from `seed`: (B, D) -> (B, outputs).
+
+    Source: Sivaprasad et al. 2021, section 4.
+    """
+    with drawn_from(seed):
+        return MLP(inputs.shape[1], outputs, hidden=(width,) * depth)
+
+
+def convex_mlp(inputs: Tensor, outputs: int, *, width: int, depth: int, seed: int, how: Convex = Convex()) -> nn.Module:
+    """The convex counterpart of the `ordinary_mlp` with the same arguments.
+
+    Its first layer, and without `how.init` the positive weights of the others, start as that network's do.
+    """
+    with drawn_from(seed):
+        network: nn.Module = MLP(inputs.shape[1], outputs, hidden=(width,) * depth)
+        if how.whiten is not None:
+            network = nn.Sequential(OrderedDict(whiten=whitening(inputs, how.whiten), network=network))
+        with warnings.catch_warnings():
+            # It warns that a trained network loses accuracy. This one has learnt nothing yet.
+            warnings.filterwarnings("ignore", "convexify projects weights", UserWarning)
+            return cx.convexify(
+                network,
+                inputs[:2],
+                method=how.method,
+                epsilon=EPSILON,
+                widen_first=how.widen_first,
+                init=how.init,
+                head="free" if how.free_head else "nonnegative",
+            )
+
+
+def is_scale(model: nn.Module, name: str) -> bool:
+    """Whether a parameter is the γ of a BatchNorm."""
+    return isinstance(owner(model, name)[0], nn.BatchNorm1d)
+
+
+def scales(model: nn.Module, example: Tensor) -> Tensor:
+    """All the γ of BatchNorm that would have to be non-negative for the model to be convex, in one vector."""
+    found = [getattr(*owner(model, name)) for name in derive(model, example) if is_scale(model, name)]
+    return torch.cat([scale.detach().flatten() for scale in found]) if found else torch.empty(0)
+
+
+def without_scales(cone: cx.Cone) -> cx.Cone:
+    """The same constraint without BatchNorm's γ, which the model forgets too: it need not stay convex any more."""
+    model = cone.model
+    freed = {name: interval for name, interval in cone.intervals.items() if is_scale(model, name)}
+    unparametrise(model, freed)
+    kept = {name: interval for name, interval in cone.intervals.items() if name not in freed}
+    model.__dict__[CONSTRAINT] = Kept(kept, cone.method)
+    return cx.Cone(model, kept, cone.method)
 
 
 def two_convex_functions() -> nn.Sequential:

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 import convexnet as cx
 from convexnet.lab.data import Split, crescents
-from convexnet.lab.networks import mlp, two_convex_functions
+from convexnet.lab.networks import convex_mlp, ordinary_mlp, two_convex_functions
 from convexnet.lab.train import decide, fit, predict, sigmoid_loss
 
 EXTENT = 1.9
@@ -89,8 +89,8 @@ def explore_plane(seed: int, *, epochs: int, tick: Callable[[], None] = lambda: 
         ("Convex network, two outputs", 2, True),
     ):
         start = perf_counter()
-        activation = nn.ELU if convex else nn.ReLU
-        model = mlp(2, outputs, width=WIDTH, depth=DEPTH, activation=activation, seed=seed)
+        make = convex_mlp if convex else ordinary_mlp
+        model = make(data.inputs, outputs, width=WIDTH, depth=DEPTH, seed=seed)
         loss = sigmoid_loss if outputs == 1 else functional.cross_entropy
         for _ in fit(
             model,

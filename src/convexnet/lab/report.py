@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import jinja2
 
-from convexnet.lab import figures, metrics, narrative
+from convexnet.lab import descriptions, figures, metrics, narrative
 from convexnet.lab.data import ThreeWay
 from convexnet.lab.demo import Run
 from convexnet.lab.figures import Picture
@@ -65,8 +65,8 @@ def _curves(runs: Sequence[Run]) -> Section:
         name = labelled(pair[0])
         ordinary, convex = (narrative.pick(runs, convex=kind, wrong=wrong) for kind in (False, True))
         losses = (
-            f"Test loss at the end: {ordinary.end.test_loss:.2f} nats (NN), {convex.end.test_loss:.2f} (IOC); "
-            f"lowest on the way: {min(p.test_loss for p in ordinary.curve):.2f} and "
+            f"Test loss at the end: {ordinary.end.test_loss:.2f} nats ({ordinary.name}), {convex.end.test_loss:.2f} "
+            f"({convex.name}); lowest on the way: {min(p.test_loss for p in ordinary.curve):.2f} and "
             f"{min(p.test_loss for p in convex.curve):.2f}."
         )
         accuracies = "; ".join(
@@ -234,14 +234,18 @@ def build(
         rows=list(zip(runs, rows(runs), strict=True)),
         sections=[_curves(runs), _reliability(runs), *_plane(plane)],
         certificates=[
-            ("The ordinary network", ordinary.certified, narrative.breaks(ordinary), ordinary.certificate),
-            ("The convex network", convex.certified, narrative.breaks(convex), convex.certificate),
+            (f"The {run.kind} network", run.certified, narrative.remark(run), run.certificate)
+            for run in (ordinary, convex)
         ],
         plane_certificates=[
             *((result.name, result.certified, result.certificate) for result in plane.boundaries),
             ("Two functions of one variable", plane.line_certified, plane.line_certificate),
         ],
         recipe=convex.recipe,
+        convex=convex,
+        same=descriptions.size(convex),
+        constraint=descriptions.constraint(convex),
+        command=descriptions.command(ordinary.recipe, seed, full),
         data=data,
         seed=seed,
         wrong=convex.wrong,

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 import convexnet as cx
 from convexnet.lab.data import Split
+from convexnet.lab.networks import without_scales
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -43,17 +44,24 @@ def fit(
     learning_rate: float,
     seed: int,
     loss: Loss = functional.cross_entropy,
+    decay: float = 1.0,
+    free_gamma: bool = False,
 ) -> Iterator[Epoch]:
     """Train in place with Adam and hand control back after every epoch, so that a caller can interleave networks.
 
-    `convex` keeps the network convex by the paper's post-step exponentiation (Algorithm 1, epsilon 5). Data order is
-    drawn from `seed` alone, so two networks with one seed see the same batches.
+    `convex` keeps the network convex by the method that `convexify` recorded on it (on an ordinary network: the paper's
+    post-step exponentiation); with `free_gamma` BatchNorm's scales are left out of that, and nothing keeps it convex.
+    The learning rate falls by the same factor after every epoch, to `decay` times its start after the last. Data order
+    is drawn from `seed` alone, so two networks with one seed see the same batches.
     """
+    cone = cx.constrain(model, data.inputs[:2]) if convex else None
     optimiser = torch.optim.Adam(model.parameters(), lr=learning_rate)
-    if convex:
-        cx.constrain(model, data.inputs[:2], method="exponentiate", epsilon=5.0).attach(optimiser)
+    if cone is not None:
+        (without_scales(cone) if free_gamma else cone).attach(optimiser)
     order = torch.Generator().manual_seed(seed)
     for number in range(1, epochs + 1):
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate * decay ** ((number - 1) / epochs)
         model.train()
         total, right, seen = 0.0, 0, 0
         for rows in torch.randperm(len(data), generator=order).split(batch):

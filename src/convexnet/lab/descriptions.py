@@ -1,0 +1,149 @@
+"""How the networks of the demo were made and trained, in words that follow the options that were chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from convexnet.lab import whiten
+from convexnet.lab.demo import Recipe, Run
+from convexnet.lab.narrative import percent, pick
+from convexnet.lab.networks import EPSILON, Convex
+
+OVERWRITTEN = {
+    "exponentiate": f"are overwritten by exp(w − {EPSILON:g}) where they are negative",
+    "clip": "are set to 0 where they are negative",
+    "absolute": "change their sign where they are negative",
+    "shift": "are raised, tensor by tensor, by as much as the least of them lies below 0",
+}
+COMPUTED = {"softplus": "log(1 + exp(v))", "exp": "exp(v)"}
+
+DRAWN = {
+    "paper": f"by Glorot’s uniform distribution, the negative ones replaced by exp(w − {EPSILON:g})",
+    "lognormal": "from the log-normal distribution of Hoedt and Klambauer (2023)",
+    "identity": "close to the identity, with small positive noise",
+}
+
+WHITENED = {
+    "standard": "(x − mean) / √(variance + ε), pixel by pixel",
+    "zca": "ZCA, (x − mean) times (covariance + ε)^(−1/2)",
+}
+
+
+def factor(widening: float) -> str:
+    """A factor as it is written.
+
+    Example:
+        >>> factor(2.0), factor(1.5)
+        ('×2', '×1.5')
+    """
+    return f"×{widening:g}"
+
+
+def options(ordinary: Recipe, convex: Recipe) -> str:
+    """The convex network in one line for the terminal: its method, and everything that is not the default."""
+    how = convex.convex
+    said = [f"method {how.method}"]
+    if how.widen_first is not None:
+        said.append(f"first layer {factor(how.widen_first)}")
+    if how.init is not None:
+        said.append(f"start {how.init}")
+    if how.free_head:
+        said.append("free head")
+    if how.whiten is not None:
+        said.append(f"inputs whitened ({how.whiten}, ε {whiten.EPSILON:g})")
+    if convex.decay != 1:
+        said.append(f"learning rate falling to {percent(convex.decay)} (NN: {percent(ordinary.decay)})")
+    if how.free_gamma:
+        said.append("BatchNorm's scales free, so that nothing keeps it convex")
+    return f"The {'constrained' if how.free_gamma else 'convex'} network: {', '.join(said)}."
+
+
+def command(recipe: Recipe, seed: int, full: bool) -> str:
+    """What to type to measure the same again; `recipe` is the ordinary network's.
+
+    Example:
+        >>> command(Recipe(convex=Convex(method="clip", free_head=True)), seed=3, full=True)
+        'convexnet demo --seed 3 --method clip --free-head'
+    """
+    how, default = recipe.convex, Convex()
+    words = [f"convexnet demo --seed {seed}"]
+    words += [f"--method {how.method}"] if how.method != default.method else []
+    words += [f"--widen-first {how.widen_first:g}"] if how.widen_first is not None else []
+    words += [f"--init {how.init}"] if how.init is not None else []
+    words += ["--free-head"] if how.free_head else []
+    words += ["--free-gamma"] if how.free_gamma else []
+    words += [f"--whiten {how.whiten}"] if how.whiten is not None else []
+    words += [f"--decay {recipe.decay:g}"] if recipe.decay != 1 else []
+    words += [] if full else ["--quick"]
+    return " ".join(words)
+
+
+def size(run: Run) -> str:
+    """How the sizes of the two networks compare, for the page's first paragraph."""
+    how = run.recipe.convex
+    if how.widen_first is None:
+        return "They have the same size and see"
+    wide = round(run.recipe.width * how.widen_first)
+    return (
+        f"They have the same size, but for the first layer, which has {wide} units in the {run.kind} network "
+        f"and {run.recipe.width} in the other, and see"
+    )
+
+
+def constraint(run: Run) -> str:
+    """What sets the convex network apart, for the page's first paragraph; it goes on after "The convex network"."""
+    how = run.recipe.convex
+    where = "between its first layer and its head" if how.free_head else "after its first layer"
+    signs = f"no weight {where} may be negative"
+    if how.free_head:
+        signs += ", the head counts with its weights less the least that any class has for the same unit"
+    if run.kind == "constrained":
+        return (
+            f"follows a variant in which {signs}, but the scales of BatchNorm are free: nothing keeps it convex in its "
+            "input. Its activation is ELU instead of ReLU."
+        )
+    return f"is kept convex in its input: {signs}, and its activation is ELU instead of ReLU."
+
+
+def layers(run: Run) -> str:
+    """What both networks are made of; `run` is the convex one."""
+    recipe, how = run.recipe, run.recipe.convex
+    said = f"{recipe.depth} hidden layers of {recipe.width}"
+    if how.widen_first is not None:
+        said += f" (the first of the {run.kind} one: {round(recipe.width * how.widen_first)})"
+    said += f", each linear → BatchNorm → ReLU (ordinary) or ELU ({run.kind}), linear head, softmax cross-entropy"
+    if how.init is not None:
+        said += f". The constrained weights of the {run.kind} network start anew, drawn {DRAWN[how.init]}"
+    if how.whiten is not None:
+        said += (
+            f". The {run.kind} network whitens its inputs by {WHITENED[how.whiten]}, ε = {whiten.EPSILON:g}, with the "
+            "mean and spread of the training images: a fixed affine step inside the network, and so in its certificate"
+        )
+    return said
+
+
+def rates(runs: Sequence[Run]) -> str:
+    """The learning rates and what becomes of them."""
+    ordinary, convex = (pick(runs, convex=kind, wrong=True) for kind in (False, True))
+    control = pick(runs, convex=True, wrong=True, control=True)
+    said = f"learning rate {convex.recipe.learning_rate:g} (control run {control.recipe.learning_rate:g})"
+    if ordinary.recipe.decay != 1:
+        said += (
+            f", multiplied by the same factor after every epoch so that it falls to {percent(ordinary.recipe.decay)} "
+            f"of that for the ordinary network and, half as fast, to {percent(convex.recipe.decay)} for the "
+            f"{convex.kind} one"
+        )
+    return said
+
+
+def rule(run: Run) -> str:
+    """How the convex network's weights keep their sign."""
+    how = run.recipe.convex
+    where = "between its first layer and its head" if how.free_head else "after its first layer"
+    scales = "BatchNorm’s scales left free" if how.free_gamma else "BatchNorm’s scales included"
+    if how.method in COMPUTED:
+        said = f"are computed as {COMPUTED[how.method]} from free numbers v, {scales}"
+    else:
+        said = f"{OVERWRITTEN[how.method]}, after every step, {scales}"
+    head = "; the head’s are free, and it subtracts the least of each column from them" if how.free_head else ""
+    return f"the {run.kind} network’s weights {where} {said}{head}"
