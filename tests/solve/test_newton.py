@@ -1,0 +1,153 @@
+"""The kink form is the network; what lies below it lies below it; and path following finds the LP's optimum."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from convexnet.curvature.trace import trace
+from convexnet.solve.kink_form import KinkForm, Map
+from convexnet.solve.lp import solve_lp
+from convexnet.solve.newton import Newton
+from convexnet.solve.opened import kink_form
+from tests.solve.networks import NETWORKS, built
+
+BATCH = 5
+
+SLOW = ("pictures",)
+"""Overlapping windows become tournaments of kinks on which path following may stall: bounds are valid, gaps larger."""
+
+
+def form_of(name: str, seed: int) -> tuple[nn.Module, tuple[Tensor, ...], KinkForm]:
+    model, shapes = built(name, seed)
+    generator = torch.Generator().manual_seed(seed)
+    inputs = tuple(torch.randn(BATCH, *shape, generator=generator, dtype=torch.float64) for shape in shapes)
+    program = trace(model, inputs, any_batch=True)
+    return model, inputs, kink_form(program, len(shapes) - 1, inputs)
+
+
+def at(model: nn.Module, inputs: tuple[Tensor, ...], y: Tensor) -> Tensor:
+    with torch.no_grad():
+        return model(*inputs[:-1], y.reshape(inputs[-1].shape)).reshape(-1)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_form_computes_the_network(name: str, seed: int) -> None:
+    model, inputs, form = form_of(name, seed)
+    for scale in (0.1, 1.0, 30.0):
+        y = scale * torch.randn(BATCH, form.size, dtype=torch.float64)
+        expected = at(model, inputs, y)
+        assert torch.allclose(form.value(y), expected, rtol=1e-11, atol=1e-11)
+    units = [0.1 + torch.rand(len(s), dtype=torch.float64) for s in form.slopes]
+    lo, hi = -torch.rand(form.size).double(), torch.rand(form.size).double()
+    y = torch.rand(BATCH, form.size, dtype=torch.float64) * 2 - 1
+    other = form.in_units(units).on_cube(lo, hi).value(y)
+    assert torch.allclose(other, form.value((lo + hi) / 2 + (hi - lo) / 2 * y), rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_choice_of_gates_gives_a_function_below(name: str, seed: int) -> None:
+    model, inputs, form = form_of(name, seed)
+    for trial in range(20):
+        gates = [torch.rand_like(c) * 3 - 1 for c in form.constants]  # clipped where they are none
+        g, b = form.minorant(gates)
+        y = (1 + trial) * torch.randn(BATCH, form.size, dtype=torch.float64)
+        above = at(model, inputs, y) - ((g * y).sum(1) + b)
+        assert float(above.min()) >= -1e-10 * (1 + float(b.abs().max()))
+
+
+def test_a_multiplier_that_no_gate_gives_is_caught(seed: int) -> None:
+    """The negative control: without clipping, the affine function cuts through f."""
+    model, inputs, form = form_of("depth 2", seed)
+    wrong = {k: form.arriving(k, {}) + 5.0 for k in range(len(form.constants))}
+    g, b = form.affine(wrong)
+    y = 5 * torch.randn(BATCH, form.size, dtype=torch.float64)
+    assert float((at(model, inputs, y) - ((g * y).sum(1) + b)).min()) < 0
+    g, b = form.affine(form.clipped(list(wrong.values())))
+    assert float((at(model, inputs, y) - ((g * y).sum(1) + b)).min()) >= -1e-10
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_minimum_is_that_of_the_linear_program(name: str, seed: int) -> None:
+    pytest.importorskip("highspy")
+    model, inputs, form = form_of(name, seed)
+    generator = torch.Generator().manual_seed(seed)
+    lo = -2 * torch.rand(form.size, generator=generator, dtype=torch.float64)
+    hi = torch.rand(form.size, generator=generator, dtype=torch.float64)
+    cube = form.on_cube(lo, hi)
+    found = Newton(cube).run(1e-7)
+    y = (lo + hi) / 2 + (hi - lo) / 2 * found.y
+    assert torch.allclose(at(model, inputs, y), found.value, rtol=1e-10, atol=1e-10)
+    centre = cube.value(torch.zeros_like(found.y))
+    size = torch.maximum(found.value.abs(), centre - found.value).clamp(min=1e-12)
+    for sample in range(BATCH):
+        _, optimum = solve_lp(form, sample, lo, hi)
+        room = 1e-7 * float(size[sample])  # of the LP's own tolerances
+        assert float(found.value[sample]) >= optimum - room
+        assert float(found.bound[sample]) <= optimum + room
+    if name not in SLOW:
+        assert float(((found.value - found.bound) / size).max()) <= 1e-7
+
+
+def planes(slopes: list[list[float]], offsets: list[float]) -> nn.Module:
+    """max_i (a_i y + b_i)."""
+
+    class Planes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("a", torch.tensor(slopes, dtype=torch.float64))
+            self.register_buffer("b", torch.tensor(offsets, dtype=torch.float64))
+
+        def forward(self, y: Tensor) -> Tensor:
+            return (y @ self.a.T + self.b).amax(1)
+
+    return Planes()
+
+
+KNOWN = {
+    "a kink beside the centre": (planes([[5.0], [-5.0]], [-1.5, 1.5]), [0.3], 0.0),  # 5 |y - 0.3|
+    "three planes": (planes([[1.0, 0.0], [0.0, 1.0], [-1.0, -1.0]], [0.0, 0.0, 0.0]), [0.0, 0.0], 0.0),
+    "flat": (planes([[0.0], [1.0]], [2.0, -1.0]), None, 2.0),
+    "a corner": (planes([[1.0, 2.0]], [0.5]), [-1.0, -1.0], -2.5),
+    "duplicate planes": (planes([[1.0], [1.0], [-2.0], [-2.0]], [0.0, 0.0, 0.0, 0.0]), [0.0], 0.0),
+    "large": (planes([[5e6], [-5e6]], [-1.5e6, 1.5e6]), [0.3], 0.0),
+    "small": (planes([[5e-6], [-5e-6]], [-1.5e-6, 1.5e-6]), [0.3], 0.0),
+    "constant": (planes([[0.0]], [3.0]), None, 3.0),
+}
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_degenerate_functions(name: str) -> None:
+    model, best, least = KNOWN[name]
+    n = model.a.shape[1]  # pyright: ignore
+    y = torch.zeros(1, n, dtype=torch.float64)
+    form = kink_form(trace(model, y, any_batch=True), 0, (y,))
+    centre = float(form.value(y))
+    found = Newton(form).run(1e-8)
+    size = max(abs(least), centre - least, 1e-12)
+    assert float(found.value) == pytest.approx(least, abs=2e-8 * size)
+    assert float(found.bound) <= least + 1e-12 * max(1.0, size)
+    assert float(found.value - found.bound) <= 2e-8 * size + 1e-12
+    if best is not None:
+        assert found.y[0].tolist() == pytest.approx(best, abs=1e-6)
+
+
+def test_a_batch_equals_its_singles(seed: int) -> None:
+    _, _, form = form_of("gated", seed)
+    whole = Newton(form).run(1e-6)
+    for sample in range(BATCH):
+        alone = Newton(form.rows(torch.tensor([sample]))).run(1e-6)
+        size = max(abs(float(alone.value)), 1e-3)
+        assert float(alone.value) == pytest.approx(float(whole.value[sample]), abs=2e-6 * size)
+
+
+def test_maps_know_their_transposes(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    for scale in (None, torch.rand(4, 3, generator=generator).double()):
+        for shape in ((5, 3), (4, 5, 3)):
+            m = Map(torch.randn(shape, generator=generator).double(), scale)
+            x, v = torch.randn(4, 3, generator=generator).double(), torch.randn(4, 5, generator=generator).double()
+            assert torch.allclose((m(x) * v).sum(1), (x * m.transposed(v)).sum(1))
+            assert torch.allclose(m.on_columns(x[:, :, None])[..., 0], m(x))
+            assert torch.allclose(m.of(2) @ x[2], m(x)[2])
