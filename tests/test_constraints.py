@@ -212,7 +212,12 @@ INTERVALS: dict[str, tuple[Callable[[], nn.Module], str, Any, Any]] = {
     "1 + g": (Scaled, "gain", [-1.0], [math.inf]),
     "a slice": (Scaled, "all", [-math.inf, -math.inf, 0.0, 0.0], [math.inf] * 4),
     "slope on an affine argument": (lambda: nn.Sequential(nn.Linear(4, 4), nn.PReLU()), "1.weight", [-math.inf], [1.0]),
-    "slope on a convex argument": (lambda: nn.Sequential(nn.ReLU(), nn.PReLU()), "1.weight", [0.0], [1.0]),
+    "slope on a convex argument": (
+        lambda: nn.Sequential(nn.ReLU(), nn.Linear(4, 4), nn.PReLU()),
+        "2.weight",
+        [0.0],
+        [1.0],
+    ),
 }
 
 

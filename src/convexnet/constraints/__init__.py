@@ -2,10 +2,11 @@
 
 Read in this order: `sets` (intervals and the methods that bring a weight into one), `demand` (what one operator asks of
 its coefficients, and of the parameters they are computed from), `derive` (the walk that collects the demands),
-`parametrised` (weights that cannot leave their interval), `cone` (`constrain`, and the projection after each step).
+`parametrised` (weights that cannot leave their interval), `cone` (the projection after each step), `keeping`
+(`constrain`).
 """
 
 from convexnet.constraints.cone import Cone as Cone
-from convexnet.constraints.cone import constrain as constrain
 from convexnet.constraints.derive import derive as derive
+from convexnet.constraints.keeping import constrain as constrain
 from convexnet.constraints.sets import Interval as Interval

@@ -1,28 +1,16 @@
-"""`constrain`: find the parameters that must keep a sign, bring them there, and keep them there."""
+"""The cone: the parameters of one model in their intervals, and the projection after each step."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from convexnet.constraints.derive import derive
-from convexnet.constraints.parametrised import check_single, is_parametrised, owner, parametrise, unparametrise
-from convexnet.constraints.sets import Exp, Interval, Method, Softplus, method_of, project
-from convexnet.curvature.arguments import as_example, unwrapped
-from convexnet.memory import CONSTRAINT, ONLY, part_of, recall, remember_example
-
-
-@dataclass(frozen=True)
-class Kept:
-    """What a constrained module remembers: the interval of each constrained parameter, and the method."""
-
-    intervals: Mapping[str, Interval]
-    method: Method
+from convexnet.constraints.parametrised import is_parametrised, owner
+from convexnet.constraints.sets import Exp, Interval, Method, Softplus, project
 
 
 class Cone:
@@ -33,6 +21,7 @@ class Cone:
         intervals: where the entries of each must lie.
 
     Example:
+        >>> from convexnet import constrain
         >>> net = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 1))
         >>> cone = constrain(net, torch.zeros(1, 2), method="clip")
         >>> cone.parameters, cone.violation()
@@ -59,6 +48,7 @@ class Cone:
         """The constrained parameters; those computed by softplus or exp as they are now.
 
         Example:
+            >>> from convexnet import constrain
             >>> net = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 1))
             >>> [tuple(p.shape) for p in constrain(net, torch.zeros(1, 2), method="clip").tensors()]
             [(1, 8)]
@@ -73,6 +63,7 @@ class Cone:
         """Bring every constrained parameter into its interval, in place.
 
         Example:
+            >>> from convexnet import constrain
             >>> net = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 1))
             >>> cone = constrain(net, torch.zeros(1, 2), method="clip")
             >>> _ = net[2].weight.data.fill_(-1.0)
@@ -82,10 +73,15 @@ class Cone:
         """
         if is_computed(self.method):
             return
+        if len(still_there(self.model, self.intervals)) < len(self.intervals):
+            gone = sorted(set(self.intervals) - set(still_there(self.model, self.intervals)))
+            raise ValueError(
+                f"{gone[0]} was exchanged or removed since the model was constrained: call constrain again"
+            )
         for name, interval in self.intervals.items():
             tensor = getattr(*owner(self.model, name))
             if is_sharded(tensor):
-                self._check_shards(name)
+                self._check_shards()
                 project(tensor.to_local(), self._shard_of(interval, tensor), self.method)
             else:
                 project(tensor, interval, self.method)
@@ -95,12 +91,15 @@ class Cone:
         """How far the entry farthest outside its interval is outside; 0 where all are inside, NaN if one is NaN.
 
         Example:
+            >>> from convexnet import constrain
             >>> net = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 1))
             >>> cone = constrain(net, torch.zeros(1, 2), method="clip")
             >>> _ = net[2].weight.data.fill_(-1.5)
             >>> cone.violation()
             1.5
         """
+        if is_computed(self.method):
+            self._check_shards()
         whole: list[Any] = [tensor.full_tensor() if is_sharded(tensor) else tensor for tensor in self._values()]
         sizes = [interval.excess(tensor) for interval, tensor in zip(self.intervals.values(), whole, strict=True)]
         return float(torch.stack(sizes).max()) + 0.0 if sizes else 0.0
@@ -117,6 +116,7 @@ class Cone:
                 sharded (FSDP2) and the method is not elementwise.
 
         Example:
+            >>> from convexnet import constrain
             >>> net = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 1))
             >>> optimizer = torch.optim.SGD(net.parameters(), lr=1.0)
             >>> cone = constrain(net, torch.zeros(1, 2), method="clip").attach(optimizer)
@@ -137,9 +137,7 @@ class Cone:
                 "cone to the optimiser that updates the constrained parameters (of this model, not of a copy); where "
                 "several optimisers share them, attach(first, second)"
             )
-        for name in self.intervals:
-            if is_sharded(getattr(*owner(self.model, name))):
-                self._check_shards(name)
+        self._check_shards()
         if not is_computed(self.method):
             self._handles += [each.register_step_post_hook(self._after_step) for each in optimizers]
         return self
@@ -160,6 +158,7 @@ class Cone:
         """Stop projecting after the steps of the optimisers attached so far.
 
         Example:
+            >>> from convexnet import constrain
             >>> net = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 1))
             >>> cone = constrain(net, torch.zeros(1, 2)).attach(torch.optim.SGD(net.parameters(), lr=1.0))
             >>> cone.detach()
@@ -170,8 +169,12 @@ class Cone:
 
     # --- shards (FSDP2) ------------------------------------------------------------------------------------------
 
-    def _check_shards(self, name: str) -> None:
-        if not self.method.elementwise:
+    def _check_shards(self) -> None:
+        if self.method.elementwise:
+            return
+        # the parameters behind a computed weight are looked at, for the weight itself cannot be computed from shards
+        sharded = (n for n in self.intervals if any(is_sharded(p) for p in owner(self.model, n)[0].parameters()))
+        for name in sharded:
             what = "computes weights from free parameters" if is_computed(self.method) else "looks at a whole tensor"
             raise ValueError(
                 f"{name} is sharded over processes, and {type(self.method).__name__.lower()} {what}: with FSDP2 use "
@@ -204,111 +207,14 @@ def is_computed(method: Method) -> bool:
     return isinstance(method, (Softplus, Exp))
 
 
-# --- constrain -------------------------------------------------------------------------------------------------------
-
-
-def constrain(
-    model: nn.Module,
-    example: Tensor | Sequence[Tensor],
-    method: str | None = None,
-    epsilon: float = 5.0,
-    wrt: int | Sequence[int] | None = None,
-) -> Cone:
-    """Find the parameters that must keep a sign for a model to be convex in its input, and make them so, in place.
-
-    **Ordinary training without `attach` loses convexity**: `constrain(...).attach(optimizer)` projects after every
-    step. The constraint stays with the model: `load_state_dict` projects again, and a deep copy is still constrained
-    (attach a new optimiser to `constrain(copy, example)`). Constraining twice is constraining once.
-
-    What is constrained is derived from the traced program: a weight must be non-negative where it meets something
-    that is not affine in the input (columns of a weight behind a concatenation are told apart), non-positive where the
-    result is subtracted, the slopes of a PReLU must lie in [0, 1]. Nothing else is touched.
-
-    Args:
-        model: a module made of layers that are convex for weights of the right sign.
-        example: a tensor (B, ...) or tuple of positional tensors, as for `certify`.
-        method: what happens to an entry w < 0 after a step: "exponentiate" (e^(w - epsilon)), "clip" (0), "absolute"
-            (-w), "shift" (the tensor is lifted by its least entry). Or "softplus", "exp": the weight is computed from a
-            free parameter and cannot leave, so that `attach` does nothing. None: the method the model was constrained
-            or converted with before, else "exponentiate".
-        epsilon: of "exponentiate"; the papers use 5.
-        wrt: the inputs to be convex in, as for `certify`.
-
-    Returns:
-        The cone of the constrained parameters. The model is convex for all its points, not only at present weights.
-
-    Raises:
-        NotCertified: some step cannot be made convex by the signs of parameters (a GELU, a LayerNorm), or one
-            parameter would need both signs; nothing is changed.
-        ValueError: unknown method, a frozen parameter violates the constraint, a parameter is sparse or quantised;
-            nothing is changed.
-
-    Source: Sivaprasad et al., The Curious Case of Convex Neural Networks (2021), algorithm 1 and appendix B.
-
-    Example:
-        >>> net = nn.Sequential(
-        ...     nn.Linear(2, 8), nn.BatchNorm1d(8), nn.ELU(), nn.Linear(8, 8), nn.ELU(), nn.Linear(8, 1)
-        ... )
-        >>> constrain(net, torch.zeros(1, 2), method="clip").parameters
-        ('3.weight', '5.weight')
-    """
-    inner = unwrapped(model)
-    kept: Kept | None = recall(inner, CONSTRAINT)
-    how = method_of(method, epsilon, kept.method if kept else None)
-    check_dense(inner)
-    only: str | None = recall(inner, ONLY)
-    if only is not None:  # converted to be convex in the input of one submodule
-        part = constrain(*part_of(inner, only, as_example(example)), method, epsilon, wrt)
-        return Cone(inner, {f"{only}.{name}": interval for name, interval in part.intervals.items()}, part.method)
-    found = derive(inner, example, wrt)
-    return keep(inner, found, how, example)
-
-
-def keep(model: nn.Module, found: Mapping[str, Interval], method: Method, example: Tensor | Sequence[Tensor]) -> Cone:
-    """Bring parameters into their intervals and make the model remember them; they join those it keeps already.
-
-    Example:
-        >>> net = nn.Linear(2, 1)
-        >>> keep(
-        ...     net, {"weight": Interval.above(0.0, torch.tensor([[True]]))}, method_of("clip", 5.0), torch.zeros(1, 2)
-        ... )
-        Cone(1 parameter of Linear, by Clip())
-        >>> bool((net.weight >= 0).all())
-        True
-    """
-    kept: Kept | None = recall(model, CONSTRAINT)
-    intervals = dict(kept.intervals) if kept else {}
-    for name, interval in found.items():
-        intervals[name] = interval.meet(intervals[name]) if name in intervals else interval
-    if is_computed(method):
-        check_single(model, intervals)
-    if kept and kept.method != method:
-        unparametrise(model, intervals)
-    cone = Cone(model, intervals, method)
-    if is_computed(method):
-        for name, interval in intervals.items():
-            if not is_parametrised(model, name):
-                with torch.no_grad():
-                    project(getattr(*owner(model, name)), interval, method)
-        parametrise(model, intervals, method)
-    cone.project()
-    if kept is None:
-        model.register_load_state_dict_post_hook(_after_load)
-    model.__dict__[CONSTRAINT] = Kept(intervals, method)
-    remember_example(model, example)
-    return cone
-
-
-def _after_load(module: nn.Module, _: Any) -> None:
-    """Loaded weights are projected; the hook finds the constraint on the module, so that copies keep their own."""
-    kept: Kept | None = recall(module, CONSTRAINT)
-    if kept is not None:
-        Cone(module, kept.intervals, kept.method).project()
-
-
-def check_dense(model: nn.Module) -> None:
-    """Projections are written for dense parameters."""
-    for name, parameter in model.named_parameters():
-        if parameter.layout != torch.strided or parameter.is_quantized:
-            kind = "quantised" if parameter.is_quantized else f"sparse ({parameter.layout})"
-            raise ValueError(f"{name} is {kind}; constrain works on dense parameters: use .to_dense() or .dequantize()")
+def still_there(model: nn.Module, intervals: Mapping[str, Interval]) -> dict[str, Interval]:
+    """The intervals whose parameters still exist and have the shape they had: layers may have been exchanged since."""
+    found: dict[str, Interval] = {}
+    for name, interval in intervals.items():
+        try:
+            shape = getattr(*owner(model, name)).shape
+            if torch.broadcast_shapes(shape, interval.lo.shape, interval.hi.shape) == shape:
+                found[name] = interval
+        except (AttributeError, RuntimeError):
+            continue
+    return found

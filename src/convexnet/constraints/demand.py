@@ -167,15 +167,19 @@ def channels(call: Call, coefficient: Fact, marked: Tensor) -> Tensor:
 def of_slope(x: Fact, slope: Fact, wanted: int) -> tuple[Tensor, Tensor] | None:
     """PReLU is convex for slopes up to 1 (concave from 1 on), and non-decreasing for slopes from 0 on."""
     single = slope.shape.numel() == 1
-    needs = torch.ones([1] * len(slope.shape), dtype=torch.bool)
+    falls = core(x.lo) < 0  # elsewhere the slope is never used
+    needs = falls.any() if single else falls.expand(-1, x.shape[1], *falls.shape[2:]).movedim(1, 0).flatten(1).any(1)
+    needs = needs.reshape(-1) if len(slope.shape) else needs
     bent = core(x.nonconcave) | core(x.nonconvex)
     if not single:
         bent = bent.movedim(1, 0).flatten(1).any(1)
     rises = needs & bent.any() if single else needs & bent
     concave = wanted < 0 or (wanted == 0 and where_any(x.nonconvex) and not where_any(x.nonconcave))
     low = torch.where(needs, 1.0, -INF) if concave else torch.where(rises, 0.0, -INF)
-    high = torch.full_like(low, INF) if concave else torch.ones_like(low)
-    if slope.value is None and bool((core(slope.lo) >= low).all() and (core(slope.hi) <= high).all()):
+    high = torch.full_like(low, INF) if concave else torch.where(needs, 1.0, INF)
+    if not bool(needs.any()) or (
+        slope.value is None and bool((core(slope.lo) >= low).all() and (core(slope.hi) <= high).all())
+    ):
         return None
     return low.double(), high.double()
 

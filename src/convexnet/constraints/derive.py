@@ -25,7 +25,7 @@ from convexnet.constraints.sets import Interval
 from convexnet.curvature import explain
 from convexnet.curvature.arguments import chosen
 from convexnet.curvature.call import Call, Refusal
-from convexnet.curvature.certificate import given, proved
+from convexnet.curvature.certificate import given, place, proved
 from convexnet.curvature.facts import CONCAVE, CONVEX, UNKNOWN, Fact, constant
 from convexnet.curvature.fields import aligned_rows, batched, compact, core, elementwise, uniform
 from convexnet.curvature.findings import Finding, findings_of, not_finite, rewritten
@@ -67,7 +67,7 @@ def derive_program(program: Program, model: nn.Module, wrt: int | Sequence[int] 
     broken = (*not_finite(program), *rewritten(program))
     if broken:
         raise NotCertified("\n".join([f"{program.model} cannot be made convex:", *map(str, broken)]), broken)
-    facts = given(program, variables, {}, is_fixed)
+    facts = given(program, variables, {}, fixed_in(program))
     first = attempt(program, facts, model, {})
     done = first
     if not proved(first.walked):
@@ -81,9 +81,15 @@ def derive_program(program: Program, model: nn.Module, wrt: int | Sequence[int] 
     return done.intervals
 
 
-def is_fixed(source: Source) -> bool:
-    """Whether a tensor of the model keeps its value while the model trains."""
-    return source.kind != "parameter" or (source.tensor is not None and not source.tensor.requires_grad)
+def fixed_in(program: Program) -> Callable[[Source], bool]:
+    """Which tensors of a model keep their values while it trains: not its trainable parameters, and nothing that shares
+    memory with one."""
+
+    def trains(source: Source) -> bool:
+        return source.kind == "parameter" and source.tensor is not None and source.tensor.requires_grad
+
+    moving = {place(s.tensor) for s in program.sources.values() if trains(s) and s.tensor is not None}
+    return lambda source: not trains(source) and (source.tensor is None or place(source.tensor) not in moving)
 
 
 @dataclass
@@ -101,11 +107,7 @@ class Attempt:
         """Opposite demands on one parameter, and frozen parameters that violate, are errors of their own."""
         for name, interval in self.intervals.items():
             if interval.conflict:
-                places = " and ".join(dict.fromkeys(self.uses[name]))
-                raise NotCertified(
-                    f"{name} is used at {places}, and the uses ask for opposite signs: the entries in question would "
-                    "have to be zero. Give each use a parameter of its own"
-                )
+                raise NotCertified(opposed(name, self.uses[name]))
         for name, tensor in self.frozen.items():
             interval = self.intervals[name]
             what = "non-negative" if interval.nonnegative else "inside its interval"
@@ -122,6 +124,16 @@ class Attempt:
             words = own.get((finding.path, finding.source, finding.operator))
             out.append(finding if words is None else replace(finding, reason=words[0], remedy=words[1]))
         return out
+
+
+def opposed(name: str, uses: Sequence[str] = ()) -> str:
+    """What to say about a parameter whose uses ask for opposite signs."""
+    places = " and ".join(dict.fromkeys(uses))
+    used = f"is used at {places}" if " and " in places else f"is used more than once in {places}"
+    return (
+        f"{name} {used if places else 'is constrained twice'}, and the uses ask for opposite signs: the entries in "
+        "question would have to be zero. Give each use a parameter of its own"
+    )
 
 
 def attempt(program: Program, facts: Callable[[str], Fact], model: nn.Module, needs: dict[fx.Node, int]) -> Attempt:
@@ -215,7 +227,7 @@ def needed(program: Program, facts: Callable[[str], Fact]) -> dict[fx.Node, int]
         if node.op != "call_function" or node not in moving:
             continue
         want = wants.get(node, {0})
-        own = next(iter(want)) if len(want) == 1 else 0
+        own = next(iter(want)) if len(want) == 1 and want != {0} else 1  # where that is open: as the outputs
         for argument in moving.intersection(node.all_input_nodes):
             listed = node.target is operator.getitem
             value = own if listed else direction(facts, moving, node, argument, own)

@@ -49,8 +49,8 @@ class Parametrised(nn.Module):
             raise TypeError(f"{method} changes weights after a step; only softplus and exp compute them")
         below, above = interval.lo > -INF, interval.hi < INF
         tensors = {
-            "below": below,
-            "above": above,
+            "below": below.float(),  # as numbers, for averages of models average their buffers
+            "above": above.float(),
             "low": interval.lo.float().masked_fill(~below, 0.0),
             "high": interval.hi.float().masked_fill(~above, 0.0),
         }
@@ -71,22 +71,22 @@ class Parametrised(nn.Module):
     def forward(self, v: Tensor) -> Tensor:
         if self.plain:
             return self.positive(v)
-        low, high = self.low.to(v.dtype), self.high.to(v.dtype)
+        low, high, below, above = self.low.to(v.dtype), self.high.to(v.dtype), self.below > 0.5, self.above > 0.5
         weight = v
         # the outer maxima and minima change nothing but rounding, and make the bounds exact
         if self.only_below:
-            weight = torch.where(self.below & ~self.above, torch.maximum(low + self.positive(v), low), weight)
+            weight = torch.where(below & ~above, torch.maximum(low + self.positive(v), low), weight)
         if self.only_above:
-            weight = torch.where(self.above & ~self.below, torch.minimum(high - self.positive(v), high), weight)
+            weight = torch.where(above & ~below, torch.minimum(high - self.positive(v), high), weight)
         if self.between:
             inner = low + (high - low) * torch.sigmoid(v)
-            weight = torch.where(self.below & self.above, torch.minimum(torch.maximum(inner, low), high), weight)
+            weight = torch.where(below & above, torch.minimum(torch.maximum(inner, low), high), weight)
         return weight
 
     def interval(self) -> Interval:
         """Where the weight lies."""
-        lo, hi = self.low.double().masked_fill(~self.below, -INF), self.high.double().masked_fill(~self.above, INF)
-        return Interval(lo, hi)
+        lo = self.low.double().masked_fill(self.below < 0.5, -INF)
+        return Interval(lo, self.high.double().masked_fill(self.above < 0.5, INF))
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         """The free parameter that gives a weight (one that lies on a bound is moved inside by 1e-6)."""
@@ -95,11 +95,12 @@ class Parametrised(nn.Module):
             raise ValueError(
                 f"the weight must lie in its interval, and an entry lies outside by {excess:.3g}: clamp it first"
             )
-        low, high = self.low.to(weight.dtype), self.high.to(weight.dtype)
-        value = torch.where(self.below & ~self.above, self.free_value(weight - low), weight)
-        value = torch.where(self.above & ~self.below, self.free_value(high - weight), value)
+        low, high, below, above = (b.to(weight.dtype) for b in (self.low, self.high, self.below, self.above))
+        below, above = below > 0.5, above > 0.5
+        value = torch.where(below & ~above, self.free_value(weight - low), weight)
+        value = torch.where(above & ~below, self.free_value(high - weight), value)
         share = ((weight - low) / (high - low).clamp(min=FLOOR)).clamp(FLOOR, 1 - FLOOR)
-        return torch.where(self.below & self.above, torch.logit(share), value)
+        return torch.where(below & above, torch.logit(share), value)
 
     def free_value(self, distance: Tensor) -> Tensor:
         """The v whose softplus (or exp) is a distance from the bound."""
@@ -121,7 +122,7 @@ def is_parametrised(model: nn.Module, name: str) -> bool:
     return any(isinstance(part, Parametrised) for part in module.parametrizations[leaf])  # pyright: ignore
 
 
-def check_single(model: nn.Module, names: Mapping[str, Interval]) -> None:
+def check_computable(model: nn.Module, names: Mapping[str, Interval]) -> None:
     """A parameter that two modules share would come apart, and one behind a parametrization cannot have two."""
     behind = [name for name in names if ".parametrizations." in f".{name}"]
     if behind:
@@ -129,6 +130,12 @@ def check_single(model: nn.Module, names: Mapping[str, Interval]) -> None:
             f"{behind[0]} is behind a parametrization of the model's own; softplus and exp cannot compute it: use a "
             "method that projects after the step ('exponentiate', 'clip', 'absolute', 'shift')"
         )
+    for name in names:
+        if isinstance(owner(model, name)[0], nn.RNNBase):
+            raise ValueError(
+                f"{name} is in a flat list that its RNN keeps, which softplus and exp cannot enter: use a method that "
+                "projects after the step ('exponentiate', 'clip', 'absolute', 'shift')"
+            )
     paths: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         paths.setdefault(id(parameter), []).append(name)
@@ -148,6 +155,8 @@ def parametrise(model: nn.Module, intervals: Mapping[str, Interval], method: Met
         if not is_parametrised(model, name):
             module, leaf = owner(model, name)
             parameter = module.get_parameter(leaf)
+            if not parameter.requires_grad:
+                continue  # it stays where it is
             computed = Parametrised(interval, method).to(parameter.device)
             parametrize.register_parametrization(module, leaf, computed)
 

@@ -14,6 +14,7 @@ from torch import Tensor, fx
 
 from convexnet.constraints.sets import INF, Interval
 from convexnet.curvature.arithmetic import identity
+from convexnet.curvature.certificate import place
 from convexnet.curvature.graph import base_name
 from convexnet.curvature.shapes import Moved, cat, reshaped, stack
 from convexnet.curvature.table import TABLE
@@ -52,6 +53,8 @@ def reach(program: Program, node: fx.Node, interval: Interval, found: Asked) -> 
         if source.kind != "parameter" or source.tensor is None:
             if source.tensor is None or not interval.contains(source.tensor):
                 raise Unreachable(f"it is computed from {source.name}, which is not a parameter")
+            if any(s.kind == "parameter" and share(s.tensor, source.tensor) for s in program.sources.values()):
+                raise Unreachable(f"it is computed from {source.name}, a buffer in the memory of a parameter")
             return
         before = found.get(str(node.target))
         found[str(node.target)] = source, interval if before is None else interval.meet(before[1])
@@ -74,6 +77,11 @@ def reach(program: Program, node: fx.Node, interval: Interval, found: Asked) -> 
     for argument, asked in step(program, node, interval):
         shape = tuple(argument.meta["val"].shape)
         reach(program, argument, Interval(narrowed(asked.lo, shape, max), narrowed(asked.hi, shape, min)), found)
+
+
+def share(a: Tensor | None, b: Tensor) -> bool:
+    """Whether two tensors lie in one memory."""
+    return a is not None and place(a) == place(b)
 
 
 def origins(node: fx.Node, argument: fx.Node, interval: Interval) -> Interval:
@@ -130,6 +138,23 @@ def number(program: Program, value: Any) -> Tensor | None:
         source = program.sources[str(value.target)]
         fixed = source.tensor is not None and (source.kind != "parameter" or not source.tensor.requires_grad)
         return source.tensor.detach().double() if fixed and source.tensor is not None else None
+    random = isinstance(value, fx.Node) and torch.Tag.nondeterministic_seeded in getattr(value.target, "tags", ())
+    if isinstance(value, fx.Node) and value.op == "call_function" and not random:
+        parts = [number(program, part) for part in value.all_input_nodes]
+        if any(part is None for part in parts):
+            return None
+        table = dict(zip(value.all_input_nodes, parts, strict=True))
+
+        def lookup(part: fx.Node) -> Any:
+            return table[part]
+
+        args: Any = fx.map_arg(value.args, lookup)
+        kwargs: Any = fx.map_arg(value.kwargs, lookup)
+        try:
+            made = functional(value.target, base_name(value.target))(*args, **kwargs)
+        except (RuntimeError, TypeError):
+            return None
+        return made.double() if isinstance(made, Tensor) else None
     return None
 
 
@@ -146,6 +171,7 @@ def of_sum(program: Program, node: fx.Node, interval: Interval, sign: int = 1) -
     for one, other, turn in ((a, b, sign), (b, a, 1)):
         value = number(program, one)
         if value is not None and isinstance(other, fx.Node):
+            check_signs(interval, "a sum of a sum")  # whose parts would be rounded one after the other
             value = value if one is a else sign * value
             moved = Interval(interval.lo - value, interval.hi - value)
             return [(other, moved if turn > 0 else Interval(-moved.hi, -moved.lo))]
@@ -156,6 +182,11 @@ def of_sum(program: Program, node: fx.Node, interval: Interval, sign: int = 1) -
 
 def of_difference(program: Program, node: fx.Node, interval: Interval) -> list[tuple[fx.Node, Interval]]:
     return of_sum(program, node, interval, sign=-1)
+
+
+def of_reverse_difference(program: Program, node: fx.Node, interval: Interval) -> list[tuple[fx.Node, Interval]]:
+    """rsub(a, b) is b - a."""
+    return of_sum(program, node, Interval(-interval.hi, -interval.lo), sign=-1)
 
 
 def of_product(program: Program, node: fx.Node, interval: Interval) -> list[tuple[fx.Node, Interval]]:
@@ -211,6 +242,7 @@ STEPS: Mapping[str, Step] = {
     "neg": of_negation,
     "add": of_sum,
     "sub": of_difference,
+    "rsub": of_reverse_difference,
     "mul": of_product,
     "div": of_quotient,
     "matmul": of_matrix_product,

@@ -9,7 +9,7 @@ from dataclasses import replace as replaced
 
 from torch import Tensor, nn
 
-from convexnet.constraints.cone import keep
+from convexnet.constraints.keeping import keep
 from convexnet.constraints.derive import derive_program
 from convexnet.constraints.sets import method_of
 from convexnet.conversion.head import free_head

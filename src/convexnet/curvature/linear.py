@@ -21,6 +21,9 @@ from convexnet.curvature.fields import Shape, batched, core, elementwise, join_r
 from convexnet.curvature.forms import Convolution, Form, Signs, negative_part, positive_part
 
 EPS = torch.finfo(torch.float64).eps
+SMALL = 1 << 16
+"""Entries of bounds for which it is worth finding out whether a sum was rounded: parameters, not whole layers."""
+
 TINY = 1e-300
 """Added outwards where products may underflow; exact zeros come from the signs alone."""
 
@@ -156,16 +159,26 @@ def added(bounds: Sequence[Tensor], shape: Shape, down: bool) -> Tensor:
         size = first.abs().double().expand(shape)
         size = size if size.is_contiguous() else size.clone()
         agreed = first >= 0 if down else first <= 0
+        exact = unrounded(value, others[0].double()) if len(others) == 1 and value.numel() <= SMALL else None
         for part in others:
             value.add_(part)
             size.add_(part.abs())
             agreed = agreed & (part >= 0 if down else part <= 0)
+        if exact is not None:
+            size.masked_fill_(exact, 0.0)
         value.add_(size.mul_((1 + len(others)) * EPS).nan_to_num_(posinf=0.0), alpha=sign)
         del size
         value.nan_to_num_(nan=sign * INF, posinf=INF, neginf=-INF)
         return value.masked_fill_(agreed & (value < 0 if down else value > 0), 0.0)
 
     return elementwise(run, shape, *sorted(bounds, key=lambda bound: -core(bound).numel()))
+
+
+def unrounded(a: Tensor, b: Tensor) -> Tensor:
+    """Where a + b is a float64 itself (Knuth's two-sum), so that 1 - 1 is 0 and stays so."""
+    total = a + b
+    back = total - a
+    return (a - (total - back)) + (b - back) == 0
 
 
 def convolution(

@@ -212,6 +212,12 @@ def check_modes(model: nn.Module) -> None:
 
 
 def check_lazy(model: nn.Module) -> None:
+    for name, parameter in model.named_parameters():
+        if type(parameter).__name__ == "DTensor" or type(parameter.data).__name__ == "DTensor":
+            raise NotTraceable(
+                f"{name} is sharded over processes (FSDP2, tensor parallel), and a shard cannot be traced: constrain, "
+                "convert and certify the model before sharding it, and certify a copy with its full weights afterwards"
+            )
     for name, module in model.named_modules():
         if isinstance(module, LazyModuleMixin) and is_waiting(module):
             raise NotTraceable(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import convexnet as cx
-from convexnet.constraints.cone import Kept
+from convexnet.constraints.keeping import Kept
 from convexnet.constraints.derive import derive
 from convexnet.constraints.parametrised import owner, unparametrise
 from convexnet.lab.whiten import whitening
