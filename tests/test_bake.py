@@ -160,6 +160,16 @@ def test_baking_a_copy_leaves_the_parametrised_original_alone() -> None:
     assert type(plain[0]) is nn.Linear
 
 
+def test_networks_that_are_convex_by_construction_become_plain(seed: int) -> None:
+    torch.manual_seed(seed)
+    net = cx.nn.FICNN(4, (6, 5), activation="softplus")
+    plain = cx.bake(net, ROW)
+    agree(net, plain, ROW, seed)
+    assert not any(isinstance(part, cx.nn.ConvexLinear) for part in plain.modules())
+    assert any(isinstance(part, cx.nn.ConvexLinear) for part in net.modules())
+    assert cx.certify(plain, ROW).convex
+
+
 def test_a_wrong_fold_is_noticed(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     def wrong(layer: nn.Module, scale: Tensor, shift: Tensor) -> None:
         module_of_bake.set_bias(layer, shift, layer.get_parameter("weight"))

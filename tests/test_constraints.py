@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import parametrizations, prune
 
 import convexnet as cx
 from convexnet.constraints import derive
@@ -556,3 +557,79 @@ def test_wrong_arguments() -> None:
         cx.constrain(mlp(), torch.zeros(2, 5))
     with pytest.raises(ValueError, match="names input 3"):
         cx.constrain(mlp(), ROW, wrt=3)
+
+
+# --- what a model remembers ------------------------------------------------------------------------------------------
+
+
+def nested() -> nn.Sequential:
+    def part() -> nn.Sequential:
+        return nn.Sequential(nn.Linear(4, 5), nn.SiLU(), nn.Linear(5, 4))
+
+    return nn.Sequential(part(), nn.ReLU(), part())
+
+
+def test_a_cone_of_submodules_says_so() -> None:
+    one = cx.convexify(nested(), ROW, only="2", method="clip")
+    cone = cx.constrain(one, ROW)
+    assert (cone.only, cone.parameters) == (("2",), ("2.2.weight",))
+    assert "convex in the input of 2 only" in str(cone)
+    assert not cx.certify(one, ROW).convex
+    both = cx.constrain(cx.convexify(one, ROW, only="0", method="clip"), ROW)
+    assert (both.only, set(both.parameters)) == (("2", "0"), {"0.2.weight", "2.2.weight"})
+    mixed = cx.convexify(one, ROW, only="0", method="absolute")
+    with pytest.raises(ValueError, match="name one"):
+        cx.constrain(mixed, ROW)
+
+
+def test_converting_the_whole_forgets_the_part() -> None:
+    whole = cx.convexify(cx.convexify(nested(), ROW, only="2", method="clip"), ROW, method="clip")
+    cone = cx.constrain(whole, ROW)
+    assert cone.only == ()
+    assert set(cone.parameters) == {"0.2.weight", "2.0.weight", "2.2.weight"}
+
+
+@pytest.mark.parametrize("method", ["clip", "absolute", "softplus"])
+def test_wrapping_a_model_does_not_forget_its_method(method: str) -> None:
+    inner = cx.convexify(nested(), ROW, method=method)
+    known = cx.constrain(inner, ROW).method
+    assert cx.constrain(nn.Sequential(nn.Identity(), inner), ROW).method == known
+
+
+def test_the_inputs_are_remembered() -> None:
+    class Sum(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.x, self.x2, self.y, self.out = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 1)
+
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            return self.out(F.relu(self.y(y) + self.x2(F.relu(self.x(x)))))
+
+    model = Sum()
+    assert cx.constrain(model, (ROW, ROW), wrt=1).parameters == ("out.weight",)
+    assert cx.constrain(model, (ROW, ROW)).parameters == ("out.weight",)
+    assert set(cx.constrain(model, (ROW, ROW), wrt=(0, 1)).parameters) == {"out.weight", "x2.weight"}
+
+
+def test_attaching_projects_at_once() -> None:
+    model = mlp()
+    cone = cx.constrain(model, ROW, method="clip")
+    with torch.no_grad():
+        model[2].weight.fill_(-1.0)
+    cone.attach(torch.optim.SGD(model.parameters(), lr=0.1))
+    assert cone.violation() == 0.0
+
+
+def test_a_normalised_first_layer_stays_free() -> None:
+    spectral = parametrizations.spectral_norm(nn.Linear(4, 6))
+    model = nn.Sequential(spectral, nn.ReLU(), nn.Linear(6, 2))
+    assert cx.constrain(model, ROW, method="clip").parameters == ("2.weight",)
+    with pytest.raises(cx.NotCertified, match="quotient of parameters"):
+        cx.constrain(nn.Sequential(nn.ReLU(), copy.deepcopy(spectral)), ROW)
+
+
+def test_what_cannot_be_copied_is_named() -> None:
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+    prune.random_unstructured(model[2], "weight", 0.5)
+    with pytest.raises(ValueError, match=r"2\.weight .*prune\.remove"):
+        cx.convexify(model, ROW)

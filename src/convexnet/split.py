@@ -9,7 +9,6 @@ How it is done is in `differences`: the traced program, executed on pairs (p, q)
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from convexnet.curvature import certify
-from convexnet.curvature.arguments import chosen, unwrapped
+from convexnet.curvature.arguments import chosen, copied, unwrapped
 from convexnet.curvature.falsify import default_double
 from convexnet.curvature.findings import Finding, not_finite, rewritten
 from convexnet.curvature.trace import check_lazy, check_modes, evaluating
@@ -180,7 +179,7 @@ def in_float64(model: nn.Module) -> nn.Module:
     check_modes(model)
     check_lazy(model)
     with evaluating(model):
-        twin = copy.deepcopy(model)
+        twin = copied(model)
     return twin.double().requires_grad_(False)
 
 

@@ -19,6 +19,7 @@ class Cone:
     Attributes:
         parameters: their names, as in `model.named_parameters()` of the plain model.
         intervals: where the entries of each must lie.
+        only: the submodules whose inputs the model is convex in; empty where it is convex in its own.
 
     Example:
         >>> from convexnet import constrain
@@ -28,10 +29,13 @@ class Cone:
         (('2.weight',), 0.0)
     """
 
-    def __init__(self, model: nn.Module, intervals: Mapping[str, Interval], method: Method) -> None:
+    def __init__(
+        self, model: nn.Module, intervals: Mapping[str, Interval], method: Method, only: tuple[str, ...] = ()
+    ) -> None:
         self.model = model
         self.intervals = dict(intervals)
         self.method = method
+        self.only = only
         self._handles: list[RemovableHandle] = []
         self._local: dict[tuple[Any, ...], Interval] = {}
 
@@ -42,7 +46,8 @@ class Cone:
 
     def __repr__(self) -> str:
         count = f"{len(self.intervals)} parameter{'' if len(self.intervals) == 1 else 's'}"
-        return f"Cone({count} of {type(self.model).__name__}, by {self.method})"
+        scope = f"; convex in the input of {' and of '.join(self.only)} only" if self.only else ""
+        return f"Cone({count} of {type(self.model).__name__}, by {self.method}{scope})"
 
     def tensors(self) -> list[Tensor]:
         """The constrained parameters; those computed by softplus or exp as they are now.
@@ -56,7 +61,14 @@ class Cone:
         return self._values()
 
     def _values(self) -> list[Any]:
+        self._check_there()
         return [getattr(*owner(self.model, name)) for name in self.intervals]
+
+    def _check_there(self) -> None:
+        gone = set(self.intervals) - set(still_there(self.model, self.intervals))
+        if gone:
+            name = min(gone)
+            raise ValueError(f"{name} was exchanged or removed after the model was constrained: constrain it again")
 
     @torch.no_grad()
     def project(self) -> None:
@@ -73,11 +85,7 @@ class Cone:
         """
         if is_computed(self.method):
             return
-        if len(still_there(self.model, self.intervals)) < len(self.intervals):
-            gone = sorted(set(self.intervals) - set(still_there(self.model, self.intervals)))
-            raise ValueError(
-                f"{gone[0]} was exchanged or removed since the model was constrained: call constrain again"
-            )
+        self._check_there()
         for name, interval in self.intervals.items():
             tensor = getattr(*owner(self.model, name))
             if is_sharded(tensor):
@@ -105,7 +113,9 @@ class Cone:
         return float(torch.stack(sizes).max()) + 0.0 if sizes else 0.0
 
     def attach(self, optimizer: torch.optim.Optimizer, *others: torch.optim.Optimizer) -> Cone:
-        """Project after every step of an optimiser (skipped exactly when GradScaler skips the step).
+        """Project now and after every step of an optimiser (skipped exactly when GradScaler skips the step).
+
+        A parameter that is frozen now need not be in an optimiser; attach the optimiser that moves it when it thaws.
 
         Args:
             optimizer: the one that moves the constrained parameters.
@@ -139,6 +149,7 @@ class Cone:
             )
         self._check_shards()
         if not is_computed(self.method):
+            self.project()
             self._handles += [each.register_step_post_hook(self._after_step) for each in optimizers]
         return self
 

@@ -20,10 +20,12 @@ from convexnet.memory import CONSTRAINT, ONLY, part_of, recall, remember_example
 
 @dataclass(frozen=True)
 class Kept:
-    """What a constrained module remembers: the interval of each constrained parameter, and the method."""
+    """What a constrained module remembers: the interval of each constrained parameter, the method, and the inputs it
+    is convex in."""
 
     intervals: Mapping[str, Interval]
     method: Method
+    wrt: tuple[int, ...] | None = None
 
 
 def constrain(
@@ -52,10 +54,13 @@ def constrain(
             order, so constrain before making the optimiser, and again after unfreezing some. None: the method the model
             was constrained or converted with before, else "exponentiate".
         epsilon: of "exponentiate"; the papers use 5.
-        wrt: the inputs to be convex in, as for `certify`.
+        wrt: the inputs to be convex in, as for `certify`. None: those it was constrained or converted for before, else
+            all of them jointly.
 
     Returns:
-        The cone of the constrained parameters. The model is convex for all its points, not only at present weights.
+        The cone of the constrained parameters. The model is convex for all its points, not only at present weights. Of
+        a model that was converted with `convexify(only=...)` this is the cone of that submodule, which is convex in its
+        own input; the cone says so, in `only` and when it is printed.
 
     Raises:
         NotCertified: some step cannot be made convex by the signs of parameters (a GELU, a LayerNorm), or one
@@ -74,22 +79,42 @@ def constrain(
     """
     inner = unwrapped(model)
     kept: Kept | None = recall(inner, CONSTRAINT)
-    how = method_of(method, epsilon, kept.method if kept else None)
+    how = method_of(method, epsilon, kept.method if kept else method_inside(inner))
+    if wrt is None and kept is not None:
+        wrt = kept.wrt
     check_dense(inner)
     if is_computed(how) and isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
         raise ValueError(
             f"{type(model).__name__} has taken hold of the parameters, which {type(how).__name__.lower()} exchanges: "
             "constrain the model before wrapping it"
         )
-    only: str | None = recall(inner, ONLY)
-    if only is not None:  # converted to be convex in the input of one submodule
-        part = constrain(*part_of(inner, only, as_example(example)), method, epsilon, wrt)
-        return Cone(inner, {f"{only}.{name}": interval for name, interval in part.intervals.items()}, part.method)
-    found = derive(inner, example, wrt)
-    return keep(inner, found, how, example)
+    only: tuple[str, ...] = recall(inner, ONLY) or ()
+    if only:  # converted to be convex in the inputs of submodules
+        parts = {path: constrain(*part_of(inner, path, as_example(example)), method, epsilon, wrt) for path in only}
+        methods = {str(part.method): part.method for part in parts.values()}
+        if len(methods) > 1:
+            raise ValueError(
+                f"{' and '.join(only)} were converted with {' and '.join(methods)}: name one method for both"
+            )
+        intervals = {f"{path}.{n}": interval for path, part in parts.items() for n, interval in part.intervals.items()}
+        return Cone(inner, intervals, next(iter(methods.values())), only)
+    return keep(inner, derive(inner, example, wrt), how, example, wrt)
 
 
-def keep(model: nn.Module, found: Mapping[str, Interval], method: Method, example: Tensor | Sequence[Tensor]) -> Cone:
+def method_inside(model: nn.Module) -> Method | None:
+    """The method of the submodules that are constrained, if they agree: wrapping a model does not forget it."""
+    records: list[Kept] = [kept for module in model.modules() if (kept := recall(module, CONSTRAINT)) is not None]
+    methods = {str(kept.method): kept.method for kept in records}
+    return next(iter(methods.values())) if len(methods) == 1 else None
+
+
+def keep(
+    model: nn.Module,
+    found: Mapping[str, Interval],
+    method: Method,
+    example: Tensor | Sequence[Tensor],
+    wrt: int | Sequence[int] | None = None,
+) -> Cone:
     """Bring parameters into their intervals and make the model remember them; they join those it keeps already.
 
     Example:
@@ -121,7 +146,8 @@ def keep(model: nn.Module, found: Mapping[str, Interval], method: Method, exampl
     cone.project()
     if kept is None:
         model.register_load_state_dict_post_hook(_after_load)
-    model.__dict__[CONSTRAINT] = Kept(intervals, method)
+    inputs = None if wrt is None else ((wrt,) if isinstance(wrt, int) else tuple(wrt))
+    model.__dict__[CONSTRAINT] = Kept(intervals, method, inputs)
     remember_example(model, example)
     return cone
 

@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 
 from convexnet.constraints.parametrised import plain_again
-from convexnet.curvature.arguments import unwrapped
+from convexnet.curvature.arguments import copied, unwrapped
 from convexnet.curvature.graph import base_name
 from convexnet.curvature.shapes import Moved, reshaped
 from convexnet.curvature.table import TABLE
@@ -19,6 +19,7 @@ from convexnet.curvature.walk import functional
 from convexnet.errors import ConvexNetError
 from convexnet.memory import CONSTRAINT, ONLY, example_of
 from convexnet.nn.heads import FreeHead
+from convexnet.nn.layers import ConvexConv2d, ConvexLinear
 from convexnet.nn.norms import Affine, BatchNormAlong
 
 CONVOLUTIONS = {"conv1d": nn.Conv1d, "conv2d": nn.Conv2d, "conv3d": nn.Conv3d}
@@ -55,13 +56,14 @@ def bake(model: nn.Module, example: Tensor | Sequence[Tensor] | None = None) -> 
     """
     inner = unwrapped(model)
     inputs = example_of(inner, example)
-    plain = copy.deepcopy(inner).eval()
+    plain = copied(inner)
+    plain.eval()
     for key in (CONSTRAINT, ONLY):
         plain.__dict__.pop(key, None)
     for module in list(plain.modules()):
         module.__dict__.pop(CONSTRAINT, None)
         plain_again(module)
-    plain = exchanged(plain, {id(m): linear_of(m) for m in plain.modules() if isinstance(m, FreeHead)})
+    plain = exchanged(plain, {id(m): new for m in plain.modules() if (new := plain_of(m)) is not None})
     program = trace(plain, inputs)
     folded: dict[int, nn.Module] = {}
     for node in program.graph.nodes:
@@ -81,6 +83,13 @@ def exchanged(model: nn.Module, new: dict[int, nn.Module]) -> nn.Module:
             if id(child) in new:
                 parent.add_module(name, new[id(child)])
     return new.get(id(model), model)
+
+
+def plain_of(module: nn.Module) -> nn.Module | None:
+    """The plain layer that computes what a layer with computed weights does, at its present weights."""
+    if isinstance(module, FreeHead):
+        return linear_of(module)
+    return module.plain().eval() if isinstance(module, ConvexLinear | ConvexConv2d) else None
 
 
 @torch.no_grad()

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace as replaced
 
 from torch import Tensor, nn
 
-from convexnet.constraints.keeping import keep
 from convexnet.constraints.derive import derive_program
+from convexnet.constraints.keeping import keep
 from convexnet.constraints.sets import method_of
 from convexnet.conversion.head import free_head
-from convexnet.conversion.rewrites import ACTIVATIONS, EXCHANGED, NORMS, Rewriter, Seen, watch
+from convexnet.conversion.rewrites import ACTIVATIONS, EXCHANGED, NORMS, SQUASHING, Rewriter, Seen, watch
 from convexnet.conversion.widen import widen_first as widen
-from convexnet.curvature.arguments import as_example, two_rows, unwrapped
+from convexnet.curvature.arguments import as_example, copied, two_rows, unwrapped
 from convexnet.curvature.findings import Finding
-from convexnet.curvature.trace import trace
+from convexnet.curvature.trace import check_lazy, trace
 from convexnet.errors import NotCertified
 from convexnet.initialise import initialise
 from convexnet.memory import CHANGES, ONLY, part_of, recall, remember_example
@@ -97,13 +96,20 @@ def convexify(
     check("norm", norm, NORMS)
     check("head", head, HEADS)
     check("init", init, (*INITS, None))
+    if only == "":
+        raise ValueError("only must name a submodule; leave it None to convert the whole model")
     how = method_of(method, epsilon)
     inputs = as_example(example)
-    whole = copy.deepcopy(unwrapped(model))
+    check_replacements(replace)
+    whole = copied(unwrapped(model))
+    check_lazy(whole)
     target, seen = (whole, inputs) if only is None else part_of(whole, only, inputs)
     rewriter = Rewriter(activation, norm, dict(replace), watched(target, seen))
     new = rewriter.rewrite(target)
     found = rewriter.found
+    unused = [kind.__name__ for kind in replace if kind not in rewriter.used]
+    if unused:
+        raise ValueError(f"replace names {', '.join(unused)}, and no module of {type(model).__name__} is one")
     if only is None:
         whole = new
     elif new is not target:
@@ -123,13 +129,15 @@ def convexify(
     if init is not None:
         masks = {name: interval.lo == 0 for name, interval in intervals.items()}
         initialise(new, masks, init, activation or "elu")
-    keep(new, intervals, how, seen)
+    keep(new, intervals, how, seen, wrt)
     prefix = f"{only}." if only else ""
     whole.__dict__[CHANGES] = tuple(replaced(change, path=f"{prefix}{change.path}".rstrip(".")) for change in found) + (
         recall(whole, CHANGES) or ()
     )
-    if only is not None:
-        whole.__dict__[ONLY] = only
+    if only is None:
+        whole.__dict__.pop(ONLY, None)
+    else:
+        whole.__dict__[ONLY] = tuple(dict.fromkeys((*(recall(whole, ONLY) or ()), only)))
         remember_example(whole, inputs)
     warnings.warn(
         "convexify projects weights that were trained without the constraint: accuracy is not preserved, train again",
@@ -143,6 +151,21 @@ def check(name: str, value: object, allowed: Sequence[object]) -> None:
     """A keyword must have one of its values."""
     if value not in allowed:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {value!r}")
+
+
+def check_replacements(replace: Mapping[type[nn.Module], Callable[[nn.Module], nn.Module]]) -> None:
+    """Classes of modules, each with a function of the old module."""
+    if not isinstance(replace, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError("replace must be a mapping from classes to factories, as {nn.GELU: lambda old: nn.ELU()}")
+    for kind, factory in replace.items():
+        if not (isinstance(kind, type) and issubclass(kind, nn.Module)):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"replace must name classes of modules, not {kind!r}")
+        own = isinstance(factory, type) and factory.__module__.startswith("torch.nn")
+        if isinstance(factory, nn.Module) or not callable(factory) or own:
+            name = getattr(factory, "__name__", type(factory).__name__)
+            raise TypeError(
+                f"replace[{kind.__name__}] must be a function of the old module, not {name}: lambda old: nn.{name}()"
+            )
 
 
 def watched(model: nn.Module, inputs: tuple[Tensor, ...]) -> Seen:
@@ -159,6 +182,11 @@ FUNCTIONS = {kind.__name__.lower(): f"nn.{kind.__name__}" for kind in EXCHANGED}
     "layer_norm": "nn.LayerNorm", "group_norm": "nn.GroupNorm", "instance_norm": "nn.InstanceNorm2d",
     "rms_norm": "nn.RMSNorm", "leaky_relu": "nn.LeakyReLU", "log_sigmoid": "nn.LogSigmoid",
 }  # fmt: skip
+
+
+def is_channel_gate(module: nn.Module) -> bool:
+    """Whether a module holds convolutions, and so has its channels in dimension 1, as `PooledSum` has."""
+    return any(isinstance(part, nn.Conv1d | nn.Conv2d | nn.Conv3d) for part in module.modules())
 
 
 def advised(error: NotCertified, model: nn.Module, rewriter: Rewriter) -> NotCertified:
@@ -178,18 +206,20 @@ def advice(finding: Finding, model: nn.Module, last: set[int]) -> Finding:
         return finding
     kind = type(module)
     place = f"{kind.__module__}.{kind.__qualname__}"
-    if id(module) in last and (isinstance(module, EXCHANGED) or "softmax" in operator):
+    if id(module) in last and (isinstance(module, SQUASHING) or "softmax" in operator):
         remedy = "it squashes the outputs themselves: return what goes into it, and leave the squashing to the loss"
+        return replaced(finding, remedy=remedy)
+    gated = operator in ("mul", "div") and "both depend" in finding.reason
+    if finding.path and (gated or operator in ("sigmoid", "hardsigmoid")):
+        pooled = f"replace={{{place}: convexnet.nn.PooledSum.like}} adds the pooled features instead, "
+        removed = "{...: convexnet.nn.removed} leaves the gate out"
+        if not is_channel_gate(module):
+            pooled, removed = "", f"replace={{{place}: convexnet.nn.removed}} leaves the gate out"
+        remedy = f"no rewrite of gates is assumed: {pooled}{removed}"
         return replaced(finding, remedy=remedy)
     if operator in FUNCTIONS and not isinstance(module, EXCHANGED):
         remedy = f"it is called as a function in the forward of {kind.__qualname__}: make it a module ("
         return replaced(finding, remedy=f"{remedy}{FUNCTIONS[operator]}()), which convexify can exchange")
-    if operator in ("mul", "div") and finding.path and "both depend" in finding.reason:
-        remedy = (
-            f"no rewrite of gates is assumed: replace={{{place}: convexnet.nn.PooledSum.like}} adds the pooled "
-            "features instead, {...: convexnet.nn.removed} leaves the gate out"
-        )
-        return replaced(finding, remedy=remedy)
     if finding.path:
         return replaced(finding, remedy=f"{finding.remedy}; or exchange the module: replace={{{place}: factory}}")
     return finding

@@ -6,7 +6,9 @@ a norm is asked, with random numbers, which dimensions it normalises; an activat
 
 from __future__ import annotations
 
+import copy
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -35,6 +37,9 @@ EXCHANGED = (
 )  # fmt: skip
 """Activations of torch that a conversion exchanges. PReLU is not among them: its slope is constrained instead."""
 
+SQUASHING = (nn.Sigmoid, nn.Hardsigmoid, nn.LogSigmoid, nn.Tanh, nn.Hardtanh, nn.ReLU6, nn.Softsign)
+"""Activations that give outputs their range, where they come last: exchanged, the outputs would mean something else."""
+
 NORMS = ("batch", "affine")
 SAMPLE_NORM = re.compile(r"^(Layer|RMS|Rms|Group|Instance|Simple|LocalResponse)[A-Za-z]*Norm|^(RMS|Rms)Norm")
 """Names of classes that normalise by statistics of the sample, in any library."""
@@ -45,12 +50,12 @@ class Seen:
     """What the modules of a model did on the example.
 
     Attributes:
-        shapes: of the first input of each module, by identity.
-        last: the modules whose result is an output of the model. Their activation is part of what the outputs mean, and
-            is not exchanged.
+        shapes, kinds: of the first input of each module, by identity: its shape, and an empty tensor of its type.
+        last: the modules whose result is an output of the model.
     """
 
     shapes: dict[int, torch.Size] = field(default_factory=dict[int, torch.Size])
+    kinds: dict[int, Tensor] = field(default_factory=dict[int, Tensor])
     last: set[int] = field(default_factory=set[int])
 
 
@@ -71,17 +76,23 @@ class Rewriter:
     replace: Mapping[type[nn.Module], Factory]
     seen: Seen
     found: list[Change] = field(default_factory=list)
-    done: dict[int, nn.Module] = field(default_factory=dict)
+    done: dict[int, tuple[nn.Module, nn.Module]] = field(default_factory=dict[int, tuple[nn.Module, nn.Module]])
+    used: set[type[nn.Module]] = field(default_factory=set[type[nn.Module]])
 
     def rewrite(self, module: nn.Module, path: str = "") -> nn.Module:
         """The module's convex counterpart; its children are exchanged in place, itself if need be."""
         if id(module) in self.done:
-            return self.done[id(module)]
+            return self.done[id(module)][1]
         new = self.exchange(module, path)
-        self.done[id(module)] = self.done[id(new)] = new
+        self.done[id(module)] = self.done[id(new)] = (
+            module,
+            new,
+        )  # the old one is kept, so that its id is not used again
         if isinstance(new, parametrize.ParametrizationList):
             return new
-        for name, child in list(new.named_children()):
+        for name, child in list(new._modules.items()):  # pyright: ignore[reportPrivateUsage]  # also those used twice
+            if child is None:
+                continue
             inner = self.rewrite(child, f"{path}.{name}" if path else name)
             if inner is not child:
                 new.add_module(name, inner)
@@ -91,6 +102,7 @@ class Rewriter:
         """What takes the place of a module, by the first rule that applies."""
         for kind, factory in self.replace.items():
             if isinstance(module, kind):
+                self.used.add(kind)
                 new = factory(module)
                 if not isinstance(new, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
                     raise TypeError(f"replace[{kind.__name__}] returned {type(new).__name__} for {path}, not a module")
@@ -111,11 +123,12 @@ class Rewriter:
     def record(self, path: str, before: nn.Module, after: nn.Module, reason: str) -> nn.Module:
         self.found.append(Change(path, described(before), described(after), reason))
         after.train(before.training)
-        return after
+        kind = self.seen.kinds.get(id(before))
+        return after if kind is None or not kind.dtype.is_floating_point else after.to(kind.device, kind.dtype)
 
     def of_activation(self, module: nn.Module) -> nn.Module | None:
         """The activation in place of another one; None for what is none, or may stay."""
-        if id(module) in self.seen.last:
+        if id(module) in self.seen.last and (isinstance(module, SQUASHING) or is_convex_rising(module)):
             return None
         listed = isinstance(module, EXCHANGED)
         if not listed and not is_pointwise(module, self.seen.shapes.get(id(module))):
@@ -163,6 +176,9 @@ class Rewriter:
                 value = getattr(old, name, None)
                 if isinstance(value, Tensor) and value.numel() == features:
                     getattr(new, name).copy_(value.flatten())
+                    getattr(new, name).requires_grad_(value.requires_grad)
+        if sources and not any(source.requires_grad for source in sources):
+            new.requires_grad_(False)
         return new
 
 
@@ -180,6 +196,7 @@ def watch(model: nn.Module, inputs: tuple[Tensor, ...]) -> Seen:
     def note(module: nn.Module, args: tuple[object, ...], result: object) -> None:
         if args and isinstance(args[0], Tensor):
             seen.shapes.setdefault(id(module), args[0].shape)
+            seen.kinds.setdefault(id(module), args[0].new_empty(0))
         results[id(module)] = module, result
 
     handles = [module.register_forward_hook(note) for module in model.modules()]
@@ -200,7 +217,8 @@ def is_sample_norm(module: nn.Module) -> bool:
 def probe(module: nn.Module, x: Tensor) -> Tensor | None:
     """What a module makes of an input, in eval mode; None where it fails."""
     try:
-        with torch.no_grad(), evaluating(module):
+        with torch.no_grad(), evaluating(module), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             out = module(x)
     except (RuntimeError, ValueError, TypeError, IndexError):
         return None
@@ -221,6 +239,10 @@ def feature_dims(norm: nn.Module, shape: torch.Size) -> tuple[int, ...] | None:
     """
     if isinstance(norm, nn.GroupNorm | nn.LocalResponseNorm | nn.modules.instancenorm._InstanceNorm):  # pyright: ignore[reportPrivateUsage]
         return (1,)
+    norm = copy.deepcopy(norm)
+    scale = getattr(norm, "weight", None)
+    if isinstance(scale, Tensor):  # one that starts at zero would hide what the norm does
+        scale.data.fill_(1.0)
     x = random_like(norm, shape)
     y = probe(norm, x)
     if y is None:
@@ -250,12 +272,12 @@ def is_pointwise(module: nn.Module, shape: torch.Size | None) -> bool:
         return False
     turned = probe(module, x.flip(tuple(range(x.ndim))))
     alone = probe(module, x.flatten()[:1].reshape([1] * x.ndim))
-    twice = probe(module, 2 * x)
-    if turned is None or alone is None or twice is None:
+    twice, none = probe(module, 2 * x), probe(module, 0 * x)
+    if turned is None or alone is None or twice is None or none is None:
         return False
     # vectorised and scalar kernels may differ in the last bit
     unmoved = torch.allclose(turned.flip(tuple(range(x.ndim))), y) and torch.allclose(alone.flatten(), y.flatten()[:1])
-    return unmoved and not torch.allclose(twice, 2 * y)
+    return unmoved and not torch.allclose(twice - none, 2 * (y - none), atol=1e-6)
 
 
 class BehindNonlinearity(nn.Module):

@@ -18,6 +18,7 @@ from convexnet.curvature.graph import base_name
 from convexnet.curvature.pointwise import Pointwise
 from convexnet.curvature.table import TABLE
 from convexnet.curvature.trace import Program
+from convexnet.nn.norms import Affine
 
 LAYERS = {"linear": nn.Linear, "conv1d": nn.Conv1d, "conv2d": nn.Conv2d, "conv3d": nn.Conv3d}
 KEPT = ("dropout", "feature_dropout", "clone", "contiguous", "alias", "detach", "to", "add", "prelu")
@@ -86,6 +87,9 @@ class Plan:
             if found is not None:
                 self.edits[found[0]] = lambda: widened_norm(found[1], origin)
             self.origins[node] = origin
+        elif name in ("mul", "add") and (affine := self.affine_of(node)) is not None:
+            self.edits[affine[0]] = lambda: widened_norm(affine[1], origin)
+            self.origins[node] = origin
         elif name == "flatten" and int(node.args[1] if len(node.args) > 1 else 0) == 1:  # pyright: ignore
             inner = torch.Size(read[0].meta["val"].shape[2:]).numel()
             self.origins[node] = (origin[:, None] * inner + torch.arange(inner)).flatten()
@@ -100,6 +104,18 @@ class Plan:
             self.origins[node] = origin
         else:
             raise self.refusal(node, name)
+
+    def affine_of(self, node: fx.Node) -> tuple[str, nn.Module] | None:
+        """The `Affine` whose scale or shift an operator uses."""
+        for other in node.all_input_nodes:
+            while other.op == "call_function" and len(other.all_input_nodes) == 1 and other not in self.origins:
+                other = other.all_input_nodes[0]
+            source = self.program.sources.get(str(other.target)) if other.op == "placeholder" else None
+            if source is not None and source.kind == "parameter":
+                path = source.name.rpartition(".")[0]
+                module = self.model.get_submodule(path)
+                return (path, module) if isinstance(module, Affine) else None
+        return None
 
     def refusal(self, node: fx.Node, name: str) -> ValueError:
         return ValueError(
@@ -197,4 +213,5 @@ def widened_norm(module: nn.Module, origin: Tensor) -> None:
     names = ("weight", "bias", "running_mean", "running_var")
     values = {n: getattr(module, n, None) for n in names}
     replaced(module, {n: None if v is None else v.detach()[origin.to(v.device)].clone() for n, v in values.items()})
-    module.num_features = len(origin)  # pyright: ignore
+    if hasattr(module, "num_features"):
+        module.num_features = len(origin)  # pyright: ignore

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -100,3 +101,23 @@ def two_rows(tensor: Tensor) -> Tensor:
     """The first two rows, or the only row twice, detached from the caller's graph."""
     rows = tensor.detach()[:BATCH]
     return rows.clone() if rows.shape[0] == BATCH else torch.cat([rows, rows])
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A deep copy, or an error that names what cannot be copied.
+
+    Raises:
+        ValueError: a module holds a weight that was computed with gradients (pruning, the old `weight_norm`).
+    """
+    try:
+        return copy.deepcopy(model)
+    except RuntimeError as error:
+        for path, module in model.named_modules():
+            for name, value in vars(module).items():
+                if isinstance(value, Tensor) and not value.is_leaf:
+                    raise ValueError(
+                        f"{path or 'the model'}.{name} is computed from other parameters by a hook, and cannot be "
+                        "copied: call torch.nn.utils.prune.remove or remove_weight_norm on the layer, or use "
+                        "torch.nn.utils.parametrizations"
+                    ) from None
+        raise error from None

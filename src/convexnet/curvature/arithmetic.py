@@ -131,7 +131,7 @@ def raised(x: Fact, exponent: float, operator: Callable[[Tensor], Tensor]) -> Fa
     result = apply_profile(power(exponent), operator, x, ("pow", exponent))
     if exponent < 0 and x.value is None:
         # 0 times an input is constant, but its zero has the input's sign, and 1/(-0) is not 1/0
-        pole = elementwise(lambda lo, hi: (lo <= 0) & (hi >= 0), x.shape, x.lo, x.hi)
+        pole = elementwise(lambda lo, hi, rows: (lo <= 0) & (hi >= 0) & (rows > 0), x.shape, x.lo, x.hi, x.rows)
         bent = (either(field, pole) for field in (result.nonconvex, result.nonconcave, result.varies))
         result = replace(result, **dict(zip(("nonconvex", "nonconcave", "varies"), bent, strict=True)))
     degree = x.power * exponent if exponent > 0 else 0.0

@@ -7,7 +7,6 @@ SiLU deep inside a convolutional network).
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from convexnet.curvature.arguments import as_example, chosen, unwrapped
+from convexnet.curvature.arguments import as_example, chosen, copied, unwrapped
 from convexnet.curvature.certificate import Domain, domains_of
 from convexnet.curvature.trace import evaluating
 from convexnet.domains import Box
@@ -89,7 +88,7 @@ def falsify(
     if budget < 1:
         raise ValueError(f"the budget must be at least 1, not {budget}")
     with evaluating(source):
-        twin = copy.deepcopy(source)
+        twin = copied(source)
     twin.double().requires_grad_(False)
     search = _Search(twin, inputs, variables, boxes, budget, torch.Generator().manual_seed(seed))
     with evaluating(twin), default_double():

@@ -213,6 +213,10 @@ def check_modes(model: nn.Module) -> None:
 
 def check_lazy(model: nn.Module) -> None:
     for name, parameter in model.named_parameters():
+        if parameter.is_meta:
+            raise NotTraceable(
+                f"{name} is on the meta device and has no values: materialise the model with to_empty first"
+            )
         if type(parameter).__name__ == "DTensor" or type(parameter.data).__name__ == "DTensor":
             raise NotTraceable(
                 f"{name} is sharded over processes (FSDP2, tensor parallel), and a shard cannot be traced: constrain, "

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 import convexnet as cx
-from convexnet.constraints.keeping import Kept
 from convexnet.constraints.derive import derive
+from convexnet.constraints.keeping import Kept
 from convexnet.constraints.parametrised import owner, unparametrise
 from convexnet.lab.whiten import whitening
 from convexnet.memory import CONSTRAINT

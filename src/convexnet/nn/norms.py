@@ -76,6 +76,9 @@ class Affine(nn.Module):
         return f"{len(self.weight)}, dims={self.dims}"
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.dims == (1,):
+            tail = [1] * (x.ndim - 2)
+            return x * self.weight.view(-1, *tail) + self.bias.view(-1, *tail)
         values, shape = features_first(x, self.dims)
         tail = [1] * (values.ndim - 2)
         return features_back(values * self.weight.view(-1, *tail) + self.bias.view(-1, *tail), shape, self.dims)
