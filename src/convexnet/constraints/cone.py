@@ -85,14 +85,17 @@ class Cone:
         """
         if is_computed(self.method):
             return
-        self._check_there()
-        for name, interval in self.intervals.items():
-            tensor = getattr(*owner(self.model, name))
-            if is_sharded(tensor):
-                self._check_shards()
-                project(tensor.to_local(), self._shard_of(interval, tensor), self.method)
-            else:
-                project(tensor, interval, self.method)
+        try:
+            for name, interval in self.intervals.items():
+                tensor = getattr(*owner(self.model, name))
+                if is_sharded(tensor):
+                    self._check_shards()
+                    project(tensor.to_local(), self._shard_of(interval, tensor), self.method)
+                else:
+                    project(tensor, interval, self.method)
+        except (AttributeError, RuntimeError):
+            self._check_there()  # which says so, if the model is not what it was; else the error is another
+            raise
 
     @torch.no_grad()
     def violation(self) -> float:

@@ -110,18 +110,19 @@ def convexify(
     unused = [kind.__name__ for kind in replace if kind not in rewriter.used]
     if unused:
         raise ValueError(f"replace names {', '.join(unused)}, and no module of {type(model).__name__} is one")
-    if only is None:
-        whole = new
-    elif new is not target:
-        parent, _, name = only.rpartition(".")
-        whole.get_submodule(parent).add_module(name, new)
     program = trace(new, seen)
     if widen_first is not None:
         found += widen(new, program, widen_first)
         program = trace(new, seen)
     if head == "free":
-        found.append(free_head(new, program))
+        new, change = free_head(new, program)
+        found.append(change)
         program = trace(new, seen)
+    if only is None:
+        whole = new
+    elif new is not target:
+        parent, _, name = only.rpartition(".")
+        whole.get_submodule(parent).add_module(name, new)
     try:
         intervals = derive_program(program, new, wrt)
     except NotCertified as error:

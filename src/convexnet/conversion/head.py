@@ -10,8 +10,8 @@ from convexnet.curvature.trace import Program
 from convexnet.nn.heads import FreeHead
 
 
-def free_head(model: nn.Module, program: Program) -> Change:
-    """Exchange the last linear layer for a `FreeHead` with its weights, in place.
+def free_head(model: nn.Module, program: Program) -> tuple[nn.Module, Change]:
+    """Exchange the last linear layer for a `FreeHead` with its weights, in place; the model may be that layer itself.
 
     Raises:
         ValueError: the output is not directly that of one linear layer, which has two outputs or more and is used once.
@@ -32,12 +32,14 @@ def free_head(model: nn.Module, program: Program) -> Change:
     if type(old) is not nn.Linear or leaf != "weight":
         raise ValueError(f"head='free' needs a plain nn.Linear at the end; {path or 'the model'} is {described(old)}")
     assert isinstance(weight, fx.Node)
-    if len(weight.users) > 1 or old is model:
-        raise ValueError(f"head='free': {path or 'the model itself'} must be a layer of its own, used once")
+    if len(weight.users) > 1:
+        raise ValueError(f"head='free': {path or 'the model itself'} is used more than once")
     biased = "bias" in dict(old.named_parameters())
     new = FreeHead(old.in_features, old.out_features, biased)
     new.to(old.weight.device, old.weight.dtype).train(old.training)
     new.load_state_dict(old.state_dict())
-    parent, _, name = path.rpartition(".")
-    model.get_submodule(parent).add_module(name, new)
-    return Change(path, described(old), described(new), "head='free': its weights count relative to their minimum")
+    if old is not model:
+        parent, _, name = path.rpartition(".")
+        model.get_submodule(parent).add_module(name, new)
+    change = Change(path, described(old), described(new), "head='free': its weights count relative to their minimum")
+    return (new if old is model else model), change

@@ -122,7 +122,10 @@ class Rewriter:
 
     def record(self, path: str, before: nn.Module, after: nn.Module, reason: str) -> nn.Module:
         self.found.append(Change(path, described(before), described(after), reason))
-        after.train(before.training)
+        stayed = {id(module) for module in before.modules()}
+        for module in after.modules():  # what stays, as the dropout of a fused norm, has a mode of its own
+            if id(module) not in stayed:
+                module.training = before.training
         kind = self.seen.kinds.get(id(before))
         return after if kind is None or not kind.dtype.is_floating_point else after.to(kind.device, kind.dtype)
 

@@ -37,7 +37,7 @@ def widen_first(model: nn.Module, program: Program, factor: float) -> list[Chang
         ValueError: the factor is not above 1, or something lies between the first layer and the next ones that cannot
             be widened (a grouped convolution, a sum with what is not widened).
     """
-    if not factor > 1:
+    if isinstance(factor, bool) or not isinstance(factor, int | float) or not 1 < factor < float("inf"):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ValueError(f"widen_first must be above 1, not {factor}: it multiplies the units of the first layer")
     plan = Plan(model, program, factor)
     for node in program.graph.nodes:
@@ -147,7 +147,7 @@ class Plan:
 
     def consume(self, path: str, module: nn.Module, origin: Tensor) -> None:
         if not isinstance(module, tuple(LAYERS.values())) or getattr(module, "groups", 1) != 1:
-            raise ValueError(f"widen_first cannot widen the input of {path} ({described(module)})")
+            raise ValueError(f"widen_first cannot widen the input of {path} ({described(module)}): build it wider")
         if path in self.edits:
             raise ValueError(f"widen_first: {path} is used twice")
         self.edits[path] = lambda: widened_inputs(module, origin)

@@ -11,7 +11,7 @@ class PooledSum(nn.Module):
     Convex and non-decreasing in z for W >= 0, which `constrain` derives. W starts at zero, so that the block starts as
     the identity.
 
-    Shape: (B, C, ...) -> the same.
+    Shape: (B, C, ...) -> the same; (B, C) counts as one position.
 
     Example:
         >>> import torch
@@ -28,7 +28,7 @@ class PooledSum(nn.Module):
         nn.init.zeros_(self.mix.bias)
 
     def forward(self, z: Tensor) -> Tensor:
-        pooled = self.mix(z.flatten(2).mean(2))
+        pooled = self.mix(z.flatten(2).mean(2) if z.ndim > 2 else z)
         return z + pooled.view(*pooled.shape, *[1] * (z.ndim - 2))
 
     @classmethod
