@@ -802,3 +802,24 @@ def test_a_buffer_in_the_memory_of_a_parameter() -> None:
         model(torch.ones(2, 3)).sum().backward()
         optimizer.step()
     assert cx.certify(model, ROW).convex
+
+
+def test_a_constant_factor_in_the_memory_of_a_parameter() -> None:
+    """Its sign today says nothing of its sign after training, so no demand may be divided by it."""
+
+    class Factor(nn.Module):
+        weight: Tensor
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.gain = nn.Linear(3, 3), nn.Parameter(torch.ones(3, 3))
+            self.register_buffer("weight", self.first.weight.detach().abs_())
+
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.linear(self.first(x).relu(), self.gain * self.weight)
+
+    model = Factor()
+    with pytest.raises(cx.NotCertified, match="a buffer in the memory of a parameter"):
+        cx.constrain(model, ROW, method="clip")
+    model.weight = model.weight.clone()
+    assert cx.constrain(model, ROW, method="clip").parameters == ("gain",)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from convexnet.constraints.parametrised import is_parametrised, owner
-from convexnet.constraints.sets import Exp, Interval, Method, Softplus, project
+from convexnet.constraints.parametrised import is_parametrised, owner, value_of
+from convexnet.constraints.sets import Interval, Method, is_computed, project
 
 
 class Cone:
@@ -58,11 +58,8 @@ class Cone:
             >>> [tuple(p.shape) for p in constrain(net, torch.zeros(1, 2), method="clip").tensors()]
             [(1, 8)]
         """
-        return self._values()
-
-    def _values(self) -> list[Any]:
         self._check_there()
-        return [getattr(*owner(self.model, name)) for name in self.intervals]
+        return [value_of(self.model, name) for name in self.intervals]
 
     def _check_there(self) -> None:
         gone = set(self.intervals) - set(still_there(self.model, self.intervals))
@@ -87,7 +84,7 @@ class Cone:
             return
         try:
             for name, interval in self.intervals.items():
-                tensor = getattr(*owner(self.model, name))
+                tensor = value_of(self.model, name)
                 if is_sharded(tensor):
                     self._check_shards()
                     project(tensor.to_local(), self._shard_of(interval, tensor), self.method)
@@ -111,8 +108,8 @@ class Cone:
         """
         if is_computed(self.method):
             self._check_shards()
-        whole: list[Any] = [tensor.full_tensor() if is_sharded(tensor) else tensor for tensor in self._values()]
-        sizes = [interval.excess(tensor) for interval, tensor in zip(self.intervals.values(), whole, strict=True)]
+        pairs = zip(self.intervals.values(), self.tensors(), strict=True)
+        sizes = [interval.excess(gathered(tensor)) for interval, tensor in pairs]
         return float(torch.stack(sizes).max()) + 0.0 if sizes else 0.0
 
     def attach(self, optimizer: torch.optim.Optimizer, *others: torch.optim.Optimizer) -> Cone:
@@ -216,9 +213,9 @@ def is_sharded(tensor: Tensor) -> bool:
     return type(tensor).__name__ == "DTensor" or type(getattr(tensor, "data", None)).__name__ == "DTensor"
 
 
-def is_computed(method: Method) -> bool:
-    """Whether weights are computed from free parameters, so that nothing needs to be projected."""
-    return isinstance(method, (Softplus, Exp))
+def gathered(tensor: Any) -> Tensor:
+    """The whole of a parameter of which this process may hold a part."""
+    return tensor.full_tensor() if is_sharded(tensor) else tensor
 
 
 def still_there(model: nn.Module, intervals: Mapping[str, Interval]) -> dict[str, Interval]:
@@ -226,7 +223,7 @@ def still_there(model: nn.Module, intervals: Mapping[str, Interval]) -> dict[str
     found: dict[str, Interval] = {}
     for name, interval in intervals.items():
         try:
-            shape = getattr(*owner(model, name)).shape
+            shape = value_of(model, name).shape
             if torch.broadcast_shapes(shape, interval.lo.shape, interval.hi.shape) == shape:
                 found[name] = interval
         except (AttributeError, RuntimeError):

@@ -25,14 +25,14 @@ from convexnet.constraints.sets import Interval
 from convexnet.curvature import explain
 from convexnet.curvature.arguments import chosen
 from convexnet.curvature.call import Call, Refusal
-from convexnet.curvature.certificate import given, place, proved
+from convexnet.curvature.certificate import apart, given, proved
 from convexnet.curvature.facts import CONCAVE, CONVEX, UNKNOWN, Fact, constant
 from convexnet.curvature.fields import aligned_rows, batched, compact, core, elementwise, uniform
 from convexnet.curvature.findings import Finding, findings_of, not_finite, rewritten
-from convexnet.curvature.graph import base_name, module_path, source_line
+from convexnet.curvature.graph import base_name, called, module_path, source_line
 from convexnet.curvature.table import TABLE
 from convexnet.curvature.trace import Program, Source, trace
-from convexnet.curvature.walk import Walk, functional, results_of, walk
+from convexnet.curvature.walk import Walk, walk
 from convexnet.errors import NotCertified
 
 
@@ -67,7 +67,7 @@ def derive_program(program: Program, model: nn.Module, wrt: int | Sequence[int] 
     broken = (*not_finite(program), *rewritten(program))
     if broken:
         raise NotCertified("\n".join([f"{program.model} cannot be made convex:", *map(str, broken)]), broken)
-    facts = given(program, variables, {}, fixed_in(program))
+    facts = given(program, variables, {}, apart(program, trains))
     first = attempt(program, facts, model, {})
     done = first
     if not proved(first.walked):
@@ -81,15 +81,9 @@ def derive_program(program: Program, model: nn.Module, wrt: int | Sequence[int] 
     return done.intervals
 
 
-def fixed_in(program: Program) -> Callable[[Source], bool]:
-    """Which tensors of a model keep their values while it trains: not its trainable parameters, and nothing that shares
-    memory with one."""
-
-    def trains(source: Source) -> bool:
-        return source.kind == "parameter" and source.tensor is not None and source.tensor.requires_grad
-
-    moving = {place(s.tensor) for s in program.sources.values() if trains(s) and s.tensor is not None}
-    return lambda source: not trains(source) and (source.tensor is None or place(source.tensor) not in moving)
+def trains(source: Source) -> bool:
+    """Whether training changes a tensor of the model."""
+    return source.kind == "parameter" and source.tensor is not None and source.tensor.requires_grad
 
 
 @dataclass
@@ -143,7 +137,7 @@ def attempt(program: Program, facts: Callable[[str], Fact], model: nn.Module, ne
     def ask(call: Call, node: fx.Node) -> Call:
         call = forgetful(call)
         for demand in demands(call, needs.get(node, 0)):
-            call = satisfied(program, found, call, node, demand)
+            call = satisfied(program, facts, found, call, node, demand)
         return call
 
     found.walked = walk(program, facts, explain, before=ask)
@@ -157,7 +151,9 @@ def forgetful(call: Call) -> Call:
     return call
 
 
-def satisfied(program: Program, found: Attempt, call: Call, node: fx.Node, demand: Demand) -> Call:
+def satisfied(
+    program: Program, facts: Callable[[str], Fact], found: Attempt, call: Call, node: fx.Node, demand: Demand
+) -> Call:
     """The call with a coefficient that does as asked, if the parameters behind it can be made to."""
     origin: object = node.args
     for index in demand.place:
@@ -165,7 +161,7 @@ def satisfied(program: Program, found: Attempt, call: Call, node: fx.Node, deman
     if not isinstance(origin, fx.Node):
         return call
     try:
-        asked = push_back(program, origin, Interval(demand.lo, demand.hi))
+        asked = push_back(program, facts, origin, Interval(demand.lo, demand.hi))
     except Unreachable as error:
         if demand.coefficient.value is not None:
             return call  # the walk says how many of its entries are wrong
@@ -260,14 +256,9 @@ def direction(facts: Callable[[str], Fact], moving: set[fx.Node], node: fx.Node,
 
         table = {n: fact(n) for n in node.all_input_nodes}
 
-        def lookup(n: fx.Node, table: dict[fx.Node, Fact] = table) -> Any:
-            return table[n]
-
-        args: Any = fx.map_arg(node.args, lookup)
-        kwargs: Any = fx.map_arg(node.kwargs, lookup)
-        shapes, floating = results_of(node)
-        name = base_name(node.target)
-        call = Call(functional(node.target, name), name, tuple(args), dict(kwargs), shapes, floating[0])
+        args: Any = fx.map_arg(node.args, table.__getitem__)  # pyright: ignore[reportArgumentType]
+        kwargs: Any = fx.map_arg(node.kwargs, table.__getitem__)  # pyright: ignore[reportArgumentType]
+        call, _ = called(node, args, kwargs)
         try:
             result = rule(call)
         except (Refusal, RuntimeError, TypeError, ValueError, IndexError):

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from convexnet.constraints.cone import Cone, is_computed, still_there
+from convexnet.constraints.cone import Cone, still_there
 from convexnet.constraints.derive import derive, opposed
-from convexnet.constraints.parametrised import check_computable, is_parametrised, owner, parametrise, unparametrise
-from convexnet.constraints.sets import Interval, Method, method_of, project
+from convexnet.constraints.parametrised import check_computable, parametrise, unparametrise
+from convexnet.constraints.sets import Interval, Method, is_computed, method_of
 from convexnet.curvature.arguments import as_example, unwrapped
 from convexnet.errors import NotCertified
 from convexnet.memory import CONSTRAINT, ONLY, part_of, recall, remember_example
@@ -138,10 +138,6 @@ def keep(
         unparametrise(model, intervals)
     cone = Cone(model, intervals, method)
     if is_computed(method):
-        for name, interval in intervals.items():
-            if not is_parametrised(model, name) and (tensor := getattr(*owner(model, name))).requires_grad:
-                with torch.no_grad():
-                    project(tensor, interval, method)
         parametrise(model, intervals, method)
     cone.project()
     if kept is None:

@@ -7,13 +7,14 @@ Registered with `torch.nn.utils.parametrize`, so that the optimiser moves the fr
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
-from convexnet.constraints.sets import INF, Exp, Interval, Method, Softplus
+from convexnet.constraints.sets import INF, Interval, Method, Softplus, is_computed, project
 
 FLOOR = 1e-6
 """The least distance from the bound that a weight starts with: at the bound itself its gradient would be zero."""
@@ -45,7 +46,7 @@ class Parametrised(nn.Module):
 
     def __init__(self, interval: Interval, method: Method) -> None:
         super().__init__()
-        if not isinstance(method, (Softplus, Exp)):
+        if not is_computed(method):
             raise TypeError(f"{method} changes weights after a step; only softplus and exp compute them")
         below, above = interval.lo > -INF, interval.hi < INF
         tensors = {
@@ -114,6 +115,11 @@ def owner(model: nn.Module, name: str) -> tuple[nn.Module, str]:
     return model.get_submodule(path), leaf
 
 
+def value_of(model: nn.Module, name: str) -> Any:
+    """A parameter by its name, as it is now if it is a computed one."""
+    return getattr(*owner(model, name))
+
+
 def is_parametrised(model: nn.Module, name: str) -> bool:
     """Whether a parameter is computed by a `Parametrised`."""
     module, leaf = owner(model, name)
@@ -150,13 +156,15 @@ def check_computable(model: nn.Module, names: Mapping[str, Interval]) -> None:
 
 
 def parametrise(model: nn.Module, intervals: Mapping[str, Interval], method: Method) -> None:
-    """Make parameters computed ones; they must lie inside already."""
+    """Make the parameters that train computed ones, and bring them inside first."""
     for name, interval in intervals.items():
         if not is_parametrised(model, name):
             module, leaf = owner(model, name)
             parameter = module.get_parameter(leaf)
             if not parameter.requires_grad:
                 continue  # it stays where it is
+            with torch.no_grad():
+                project(parameter, interval, method)
             computed = Parametrised(interval, method).to(parameter.device)
             parametrize.register_parametrization(module, leaf, computed)
 

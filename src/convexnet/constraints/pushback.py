@@ -7,6 +7,7 @@ on the parameters that are sufficient for it: exact for what moves elements, add
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,25 +15,30 @@ from torch import Tensor, fx
 
 from convexnet.constraints.sets import INF, Interval
 from convexnet.curvature.arithmetic import identity
-from convexnet.curvature.certificate import place
-from convexnet.curvature.graph import base_name
+from convexnet.curvature.facts import Fact
+from convexnet.curvature.graph import base_name, executed
 from convexnet.curvature.shapes import Moved, cat, reshaped, stack
 from convexnet.curvature.table import TABLE
 from convexnet.curvature.trace import Program, Source
-from convexnet.curvature.walk import functional
 
 Asked = dict[str, tuple[Source, Interval]]
+Known = Callable[[Any], Tensor | None]
+"""The value of an argument that training does not change; None of another."""
+
+Step = Callable[[Known, fx.Node, Interval], list[tuple[fx.Node, Interval]]]
+"""The arguments of an operator, and where each must lie for the result to lie in an interval."""
 
 
 class Unreachable(Exception):
     """A bound on a computed coefficient cannot be turned into bounds on parameters."""
 
 
-def push_back(program: Program, node: fx.Node, interval: Interval) -> Asked:
+def push_back(program: Program, facts: Callable[[str], Fact], node: fx.Node, interval: Interval) -> Asked:
     """The intervals of the parameters that keep a coefficient in its own.
 
     Args:
         program: the traced model.
+        facts: of its placeholders; a value that is known is one that training does not change.
         node: the coefficient.
         interval: where it must lie.
 
@@ -43,18 +49,19 @@ def push_back(program: Program, node: fx.Node, interval: Interval) -> Asked:
         Unreachable: the coefficient is computed in a way that no rule here inverts, or depends on an input.
     """
     found: Asked = {}
-    reach(program, node, interval, found)
+    reach(program, partial(number, facts), node, interval, found)
     return found
 
 
-def reach(program: Program, node: fx.Node, interval: Interval, found: Asked) -> None:
+def reach(program: Program, known: Known, node: fx.Node, interval: Interval, found: Asked) -> None:
     if node.op == "placeholder":
         source = program.sources[str(node.target)]
         if source.kind != "parameter" or source.tensor is None:
-            if source.tensor is None or not interval.contains(source.tensor):
-                raise Unreachable(f"it is computed from {source.name}, which is not a parameter")
-            if any(s.kind == "parameter" and share(s.tensor, source.tensor) for s in program.sources.values()):
+            value = known(node)
+            if value is None and source.tensor is not None:
                 raise Unreachable(f"it is computed from {source.name}, a buffer in the memory of a parameter")
+            if value is None or not interval.contains(value):
+                raise Unreachable(f"it is computed from {source.name}, which is not a parameter")
             return
         before = found.get(str(node.target))
         found[str(node.target)] = source, interval if before is None else interval.meet(before[1])
@@ -64,24 +71,20 @@ def reach(program: Program, node: fx.Node, interval: Interval, found: Asked) -> 
     name = base_name(node.target)
     rule = TABLE.get(name)
     if rule is identity:  # casts round, and keep signs
-        reach(program, node.all_input_nodes[0], interval, found)
+        reach(program, known, node.all_input_nodes[0], interval, found)
         return
     if isinstance(rule, Moved) or rule in (reshaped, cat, stack):
         for argument in dict.fromkeys(node.all_input_nodes):
             if argument.meta["val"].is_floating_point():
-                reach(program, argument, origins(node, argument, interval), found)
+                reach(program, known, argument, origins(node, argument, interval), found)
         return
     step = STEPS.get(name)
     if step is None:
         raise Unreachable(f"it is computed by aten.{name}")
-    for argument, asked in step(program, node, interval):
+    for argument, asked in step(known, node, interval):
         shape = tuple(argument.meta["val"].shape)
-        reach(program, argument, Interval(narrowed(asked.lo, shape, max), narrowed(asked.hi, shape, min)), found)
-
-
-def share(a: Tensor | None, b: Tensor) -> bool:
-    """Whether two tensors lie in one memory."""
-    return a is not None and place(a) == place(b)
+        bounds = Interval(narrowed(asked.lo, shape, max), narrowed(asked.hi, shape, min))
+        reach(program, known, argument, bounds, found)
 
 
 def origins(node: fx.Node, argument: fx.Node, interval: Interval) -> Interval:
@@ -99,10 +102,8 @@ def origins(node: fx.Node, argument: fx.Node, interval: Interval) -> Interval:
             raise Unreachable("its elements are picked by another tensor")
         return torch.zeros(other.shape, dtype=torch.float64)
 
-    args: Any = fx.map_arg(node.args, exchange)
-    kwargs: Any = fx.map_arg(node.kwargs, exchange)
     try:
-        where = functional(node.target, base_name(node.target))(*args, **kwargs)
+        where = executed(node, exchange)
     except (RuntimeError, TypeError) as error:
         raise Unreachable(f"it is computed by aten.{base_name(node.target)}") from error
     if not isinstance(where, Tensor):
@@ -127,49 +128,39 @@ def narrowed(bound: Tensor, shape: tuple[int, ...], keep: Callable[[float, float
     return bound
 
 
-Step = Callable[[Program, fx.Node, Interval], list[tuple[fx.Node, Interval]]]
-
-
-def number(program: Program, value: Any) -> Tensor | None:
-    """The value of a constant argument."""
+def number(facts: Callable[[str], Fact], value: Any) -> Tensor | None:
+    """The value of an argument that does not depend on anything that moves; None of one that does."""
     if isinstance(value, (int, float)):
         return torch.tensor(float(value), dtype=torch.float64)
-    if isinstance(value, fx.Node) and value.op == "placeholder":
-        source = program.sources[str(value.target)]
-        fixed = source.tensor is not None and (source.kind != "parameter" or not source.tensor.requires_grad)
-        return source.tensor.detach().double() if fixed and source.tensor is not None else None
-    random = isinstance(value, fx.Node) and torch.Tag.nondeterministic_seeded in getattr(value.target, "tags", ())
-    if isinstance(value, fx.Node) and value.op == "call_function" and not random:
-        parts = [number(program, part) for part in value.all_input_nodes]
-        if any(part is None for part in parts):
-            return None
-        table = dict(zip(value.all_input_nodes, parts, strict=True))
-
-        def lookup(part: fx.Node) -> Any:
-            return table[part]
-
-        args: Any = fx.map_arg(value.args, lookup)
-        kwargs: Any = fx.map_arg(value.kwargs, lookup)
-        try:
-            made = functional(value.target, base_name(value.target))(*args, **kwargs)
-        except (RuntimeError, TypeError):
-            return None
-        return made.double() if isinstance(made, Tensor) else None
-    return None
+    if not isinstance(value, fx.Node):
+        return None
+    if value.op == "placeholder":
+        fixed = facts(str(value.target)).value
+        return None if fixed is None else fixed.double()
+    if value.op != "call_function" or torch.Tag.nondeterministic_seeded in getattr(value.target, "tags", ()):
+        return None
+    parts = {part: number(facts, part) for part in value.all_input_nodes}
+    if any(part is None for part in parts.values()):
+        return None
+    try:
+        made = executed(value, parts.__getitem__)
+    except (RuntimeError, TypeError):
+        return None
+    return made.double() if isinstance(made, Tensor) else None
 
 
-def of_negation(program: Program, node: fx.Node, interval: Interval) -> list[tuple[fx.Node, Interval]]:
+def of_negation(known: Known, node: fx.Node, interval: Interval) -> list[tuple[fx.Node, Interval]]:
     (argument,) = node.all_input_nodes
     return [(argument, Interval(-interval.hi, -interval.lo))]
 
 
-def of_sum(program: Program, node: fx.Node, interval: Interval, sign: int = 1) -> list[tuple[fx.Node, Interval]]:
+def of_sum(known: Known, node: fx.Node, interval: Interval, sign: int = 1) -> list[tuple[fx.Node, Interval]]:
     """c + w >= b for w >= b - c; v + w >= 0 for v, w >= 0."""
     a, b = node.args[:2]
     if node.kwargs.get("alpha", 1) != 1 or len(node.args) > 2:
         raise Unreachable("it is a sum with a factor")
     for one, other, turn in ((a, b, sign), (b, a, 1)):
-        value = number(program, one)
+        value = known(one)
         if value is not None and isinstance(other, fx.Node):
             check_signs(interval, "a sum of a sum")  # whose parts would be rounded one after the other
             value = value if one is a else sign * value
@@ -180,20 +171,20 @@ def of_sum(program: Program, node: fx.Node, interval: Interval, sign: int = 1) -
     return [(part, asked) for part, asked in ((a, interval), (b, turned)) if isinstance(part, fx.Node)]
 
 
-def of_difference(program: Program, node: fx.Node, interval: Interval) -> list[tuple[fx.Node, Interval]]:
-    return of_sum(program, node, interval, sign=-1)
+def of_difference(known: Known, node: fx.Node, interval: Interval) -> list[tuple[fx.Node, Interval]]:
+    return of_sum(known, node, interval, sign=-1)
 
 
-def of_reverse_difference(program: Program, node: fx.Node, interval: Interval) -> list[tuple[fx.Node, Interval]]:
+def of_reverse_difference(known: Known, node: fx.Node, interval: Interval) -> list[tuple[fx.Node, Interval]]:
     """rsub(a, b) is b - a."""
-    return of_sum(program, node, Interval(-interval.hi, -interval.lo), sign=-1)
+    return of_sum(known, node, Interval(-interval.hi, -interval.lo), sign=-1)
 
 
-def of_product(program: Program, node: fx.Node, interval: Interval) -> list[tuple[fx.Node, Interval]]:
+def of_product(known: Known, node: fx.Node, interval: Interval) -> list[tuple[fx.Node, Interval]]:
     """c w >= b for w >= b/c; v w >= 0 for v, w >= 0."""
     a, b = node.args[:2]
     for one, other in ((a, b), (b, a)):
-        value = number(program, one)
+        value = known(one)
         if value is not None and isinstance(other, fx.Node):
             return [(other, divided(interval, value))]
     check_signs(interval)
@@ -201,8 +192,8 @@ def of_product(program: Program, node: fx.Node, interval: Interval) -> list[tupl
     return [(part, asked) for part, asked in ((a, size), (b, interval)) if isinstance(part, fx.Node)]
 
 
-def of_quotient(program: Program, node: fx.Node, interval: Interval) -> list[tuple[fx.Node, Interval]]:
-    value = number(program, node.args[1])
+def of_quotient(known: Known, node: fx.Node, interval: Interval) -> list[tuple[fx.Node, Interval]]:
+    value = known(node.args[1])
     if value is None or not isinstance(node.args[0], fx.Node):
         raise Unreachable("it is a quotient of parameters")
     return [(node.args[0], divided(interval, 1.0 / value))]
@@ -217,7 +208,7 @@ def divided(interval: Interval, value: Tensor) -> Interval:
     return Interval(lo.masked_fill(free, -INF), hi.masked_fill(free, INF))
 
 
-def of_matrix_product(program: Program, node: fx.Node, interval: Interval) -> list[tuple[fx.Node, Interval]]:
+def of_matrix_product(known: Known, node: fx.Node, interval: Interval) -> list[tuple[fx.Node, Interval]]:
     """A B >= 0 for A, B >= 0: all of both, whichever entries of the product are asked for."""
     check_signs(interval)
     a, b = (part for part in node.args[:2])

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeGuard
 
 import numpy as np
 import torch
@@ -186,6 +186,13 @@ class Exp:
 
 
 Method = Exponentiate | Clip | Absolute | Shift | Softplus | Exp
+
+
+def is_computed(method: Method) -> TypeGuard[Softplus | Exp]:
+    """Whether weights are computed from free parameters, so that nothing needs to be projected."""
+    return isinstance(method, (Softplus, Exp))
+
+
 METHODS: dict[str, type[Method]] = {
     "exponentiate": Exponentiate, "clip": Clip, "absolute": Absolute, "shift": Shift, "softplus": Softplus, "exp": Exp,
 }  # fmt: skip
@@ -213,7 +220,7 @@ def project(weight: Tensor, interval: Interval, method: Method) -> None:
     """Bring a weight into its interval, in place; entries inside are not touched (except by `Shift`)."""
     if not weight.numel():
         return
-    if isinstance(method, (Softplus, Exp)):
+    if isinstance(method, (Softplus, Exp)):  # is_computed, said so that types follow
         method = Exponentiate()  # the start of a parametrised weight: inside, and not on the bound
     if interval.nonnegative:
         lift(weight, None, method)

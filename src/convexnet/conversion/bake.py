@@ -8,14 +8,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
+from torch.utils import _pytree as pytree
 
 from convexnet.constraints.parametrised import plain_again
+from convexnet.conversion.rewrites import with_what_follows
 from convexnet.curvature.arguments import copied, unwrapped
-from convexnet.curvature.graph import base_name
+from convexnet.curvature.graph import base_name, functional
 from convexnet.curvature.shapes import Moved, reshaped
 from convexnet.curvature.table import TABLE
 from convexnet.curvature.trace import Program, trace
-from convexnet.curvature.walk import functional
 from convexnet.errors import ConvexNetError
 from convexnet.memory import CONSTRAINT, ONLY, example_of
 from convexnet.nn.heads import FreeHead
@@ -144,14 +145,7 @@ def fold(model: nn.Module, program: Program, node: fx.Node, norm: _BatchNorm) ->
         with torch.no_grad():
             rest.weight.copy_(scale)
             rest.bias.copy_(shift)
-    behind = [(name, child) for name, child in norm.named_children() if not isinstance(child, nn.Identity)]
-    if not behind:
-        return core
-    fused = nn.Sequential()
-    fused.add_module("norm", core)
-    for name, child in behind:
-        fused.add_module(name, child)
-    return fused.eval()
+    return with_what_follows(core, norm)
 
 
 def is_move(node: fx.Node) -> bool:
@@ -258,6 +252,4 @@ def check_same(model: nn.Module, plain: nn.Module, inputs: Sequence[Tensor]) -> 
 
 
 def flat(value: object) -> list[Tensor]:
-    from torch.utils import _pytree as pytree
-
     return [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor) and leaf.is_floating_point()]

@@ -50,6 +50,15 @@ def changes(model: nn.Module) -> tuple[Change, ...]:
     return found or ()
 
 
+def placed(model: nn.Module, path: str, new: nn.Module) -> nn.Module:
+    """The model with another module at a path; the other module itself where the path is that of the whole."""
+    if not path:
+        return new
+    parent, _, name = path.rpartition(".")
+    model.get_submodule(parent).add_module(name, new)
+    return model
+
+
 def described(module: nn.Module) -> str:
     """A module in one line."""
     text = str(module)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from convexnet.constraints.derive import derive_program
 from convexnet.constraints.keeping import keep
 from convexnet.constraints.sets import method_of
+from convexnet.conversion.changes import placed
 from convexnet.conversion.head import free_head
 from convexnet.conversion.rewrites import ACTIVATIONS, EXCHANGED, NORMS, SQUASHING, Rewriter, Seen, watch
 from convexnet.conversion.widen import widen_first as widen
@@ -118,11 +119,7 @@ def convexify(
         new, change = free_head(new, program)
         found.append(change)
         program = trace(new, seen)
-    if only is None:
-        whole = new
-    elif new is not target:
-        parent, _, name = only.rpartition(".")
-        whole.get_submodule(parent).add_module(name, new)
+    whole = placed(whole, only or "", new)
     try:
         intervals = derive_program(program, new, wrt)
     except NotCertified as error:

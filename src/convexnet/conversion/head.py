@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import fx, nn
 
-from convexnet.conversion.changes import Change, described
+from convexnet.conversion.changes import Change, described, placed
 from convexnet.curvature.graph import base_name
 from convexnet.curvature.trace import Program
 from convexnet.nn.heads import FreeHead
@@ -38,8 +38,5 @@ def free_head(model: nn.Module, program: Program) -> tuple[nn.Module, Change]:
     new = FreeHead(old.in_features, old.out_features, biased)
     new.to(old.weight.device, old.weight.dtype).train(old.training)
     new.load_state_dict(old.state_dict())
-    if old is not model:
-        parent, _, name = path.rpartition(".")
-        model.get_submodule(parent).add_module(name, new)
     change = Change(path, described(old), described(new), "head='free': its weights count relative to their minimum")
-    return (new if old is model else model), change
+    return placed(model, path, new), change

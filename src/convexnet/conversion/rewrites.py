@@ -153,15 +153,7 @@ class Rewriter:
         if dims is None:
             return None
         features = torch.Size(shape[d] for d in dims).numel()
-        core = self.normaliser(features, dims, len(shape), module)
-        behind = [(name, child) for name, child in module.named_children() if not isinstance(child, nn.Identity)]
-        if not behind:
-            return core
-        fused = nn.Sequential()
-        fused.add_module("norm", core)
-        for name, child in behind:
-            fused.add_module(name, child)
-        return fused
+        return with_what_follows(self.normaliser(features, dims, len(shape), module), module)
 
     def normaliser(self, features: int, dims: tuple[int, ...], rank: int, old: nn.Module) -> nn.Module:
         """A BatchNorm or an affine map with the scale and shift of the old norm."""
@@ -183,6 +175,18 @@ class Rewriter:
         if sources and not any(source.requires_grad for source in sources):
             new.requires_grad_(False)
         return new
+
+
+def with_what_follows(core: nn.Module, norm: nn.Module) -> nn.Module:
+    """What takes the place of a norm, with the activation and dropout behind it that the norm had fused."""
+    behind = [(name, child) for name, child in norm.named_children() if not isinstance(child, nn.Identity)]
+    if not behind:
+        return core
+    fused = nn.Sequential()
+    fused.add_module("norm", core)
+    for name, child in behind:
+        fused.add_module(name, child)
+    return fused
 
 
 REASON_NORM = "it divides by statistics of the sample, which is not convex"

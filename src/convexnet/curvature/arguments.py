@@ -103,6 +103,11 @@ def two_rows(tensor: Tensor) -> Tensor:
     return rows.clone() if rows.shape[0] == BATCH else torch.cat([rows, rows])
 
 
+def in_float64(value: Any) -> Any:
+    """A real tensor in float64; anything else as it is."""
+    return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
 def copied(model: nn.Module) -> nn.Module:
     """A deep copy, or an error that names what cannot be copied.
 

@@ -168,12 +168,7 @@ def certify_program(program: Program, wrt: int | Sequence[int] | None = None, do
     boxes = domains_of(program.inputs, variables, domain)
     broken = (*not_finite(program), *rewritten(program))
     parameters = any(source.kind == "parameter" for source in program.sources.values())
-    memory = {place(s.tensor) for s in program.sources.values() if s.kind == "parameter" and s.tensor is not None}
-
-    def fixed(source: Source) -> bool:
-        return source.tensor is None or place(source.tensor) not in memory
-
-    unknown_parameters = given(program, variables, boxes, fixed)
+    unknown_parameters = given(program, variables, boxes, apart(program, lambda source: source.kind == "parameter"))
     found = walk(program, unknown_parameters, explain, fast=parameters)
     scope = ALL
     if found.stopped or not proved(found):
@@ -198,6 +193,12 @@ def certify_program(program: Program, wrt: int | Sequence[int] | None = None, do
         operators=program.operators,
         steps=tuple(_step(node, result) for node, result in found.steps),
     )
+
+
+def apart(program: Program, moves: Callable[[Source], bool]) -> Callable[[Source], bool]:
+    """Which tensors of a model lie in no memory of one that `moves`; a buffer may share it with a parameter."""
+    memory = {place(s.tensor) for s in program.sources.values() if s.tensor is not None and moves(s)}
+    return lambda source: source.tensor is None or place(source.tensor) not in memory
 
 
 def place(tensor: Tensor) -> int:

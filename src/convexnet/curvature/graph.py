@@ -5,13 +5,15 @@ from __future__ import annotations
 import operator
 import os
 import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from convexnet.curvature.arithmetic import dropout, identity
+from convexnet.curvature.call import Call
 from convexnet.curvature.layers import einsum
 from convexnet.curvature.shapes import Moved, reshaped
 from convexnet.curvature.table import TABLE
@@ -164,6 +166,41 @@ def ancestors(node: fx.Node) -> set[fx.Node]:
             found.add(current)
             pending.extend(current.all_input_nodes)
     return found
+
+
+# --- executing a node ------------------------------------------------------------------------------------------------
+
+
+def results_of(node: fx.Node) -> tuple[tuple[Sequence[int], ...], tuple[bool, ...]]:
+    """Shapes of a node's results, and which of them are real."""
+    value = node.meta.get("val")
+    values = [v for v in (value if isinstance(value, (list, tuple)) else [value]) if isinstance(v, Tensor)]
+    if not values:  # a number, as `item` makes
+        return ((),), (True,)
+    return tuple(tuple(v.shape) for v in values), tuple(v.dtype.is_floating_point for v in values)
+
+
+def functional(target: Any, name: str) -> Callable[..., Any]:
+    """The out-of-place overload of an operator."""
+    if not is_mutable(target):
+        return target
+    packet = getattr(torch.ops.aten, name, None)
+    overload = getattr(packet, target._overloadname, None)
+    return target if overload is None else overload
+
+
+def executed(node: fx.Node, lookup: Callable[[fx.Node], Any]) -> Any:
+    """The result of a node, out of place, with its arguments looked up."""
+    args: Any = fx.map_arg(node.args, lookup)
+    kwargs: Any = fx.map_arg(node.kwargs, lookup)
+    return functional(node.target, base_name(node.target))(*args, **kwargs)
+
+
+def called(node: fx.Node, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Call, tuple[bool, ...]]:
+    """A node with its arguments looked up, as a rule sees it, and which of its results are real numbers."""
+    shapes, floating = results_of(node)
+    name = base_name(node.target)
+    return Call(functional(node.target, name), name, tuple(args), dict(kwargs), shapes, floating[0]), floating
 
 
 # --- where things come from ------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from torch import Tensor, fx
 from convexnet.curvature.call import Call, Refusal, Result
 from convexnet.curvature.facts import CONSTANT, UNKNOWN, Fact, constant, known, unknown
 from convexnet.curvature.fields import core, elementwise, is_aligned, level, uniform, where_any
-from convexnet.curvature.graph import ancestors, base_name, is_mutable
+from convexnet.curvature.graph import ancestors, called, is_mutable
 from convexnet.curvature.opaque import Opaque
 from convexnet.curvature.shapes import Moved, reshaped
 from convexnet.curvature.table import TABLE
@@ -124,13 +124,11 @@ class _Runner:
         inlined = self.inline(node, args)
         if inlined is not None:
             return inlined
-        shapes, floating = results_of(node)
         listed = isinstance(node.meta.get("val"), (list, tuple))
-        name = base_name(node.target)
-        call = Call(functional(node.target, name), name, tuple(args), dict(kwargs), shapes, floating[0])
+        call, floating = called(node, args, kwargs)
         result = self.apply(self.before(call, node) if self.before else call, node)
         results = result if isinstance(result, tuple) else (result,)
-        if any(tuple(r.shape) != tuple(shape) for r, shape in zip(results, shapes, strict=True)):
+        if any(tuple(r.shape) != tuple(shape) for r, shape in zip(results, call.shapes, strict=True)):
             lost = self.blame(node, call, Refusal("its rule does not cover this call (the shapes differ)", UNRULED))
             results = lost if isinstance(lost, tuple) else (lost,)
         results = tuple(replace(r, integral=not real) for r, real in zip(results, floating, strict=True))
@@ -266,24 +264,6 @@ def attribute(module: torch.nn.Module, path: str) -> Any:
     for part in path.split("."):
         value = getattr(value, part)
     return known(value) if isinstance(value, Tensor) else value
-
-
-def results_of(node: fx.Node) -> tuple[tuple[Sequence[int], ...], tuple[bool, ...]]:
-    """Shapes of a node's results, and which of them are real."""
-    value = node.meta.get("val")
-    values = [v for v in (value if isinstance(value, (list, tuple)) else [value]) if isinstance(v, Tensor)]
-    if not values:  # a number, as `item` makes
-        return ((),), (True,)
-    return tuple(tuple(v.shape) for v in values), tuple(v.dtype.is_floating_point for v in values)
-
-
-def functional(target: Any, name: str) -> Callable[..., Any]:
-    """The out-of-place overload of an operator."""
-    if not is_mutable(target):
-        return target
-    packet = getattr(torch.ops.aten, name, None)
-    overload = getattr(packet, target._overloadname, None)
-    return target if overload is None else overload
 
 
 def computed(call: Call) -> Result:

@@ -17,15 +17,16 @@ import torch
 from torch import Tensor, fx, nn
 
 from convexnet.curvature import trace
+from convexnet.curvature.arguments import in_float64
 from convexnet.curvature.call import Refusal
 from convexnet.curvature.falsify import default_double
 from convexnet.curvature.fields import BATCH
 from convexnet.curvature.findings import Finding
-from convexnet.curvature.graph import base_name, module_path, source_line
+from convexnet.curvature.graph import base_name, functional, module_path, results_of, source_line
 from convexnet.curvature.opaque import Opaque
 from convexnet.curvature.table import TABLE as KNOWN
 from convexnet.curvature.trace import Program
-from convexnet.curvature.walk import DISCRETE, RANDOM, UNRULED, functional, last_uses, results_of
+from convexnet.curvature.walk import DISCRETE, RANDOM, UNRULED, last_uses
 from convexnet.differences.arithmetic import Difference, Operation, inside, parts
 from convexnet.differences.rules import TABLE
 from convexnet.errors import NotTraceable
@@ -217,10 +218,6 @@ def constant(node: fx.Node, args: Any, kwargs: Mapping[str, Any]) -> Any:
     if isinstance(result, (list, tuple)):
         return tuple(map(in_float64, result))
     return in_float64(result)
-
-
-def in_float64(value: Any) -> Any:
-    return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
 def draws(node: fx.Node) -> bool:

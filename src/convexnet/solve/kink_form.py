@@ -128,15 +128,19 @@ class KinkForm:
         """a_k at y (B, n)."""
         results: list[Tensor] = []
         found: list[Tensor] = []
-        for k, c in enumerate(self.constants):
-            first = self.from_y[k]
-            a = c if first is None else c + first(y)
-            for j in range(k):
-                if (k, j) in self.between:
-                    a = a + self.between[k, j](results[j])
-            found.append(a)
-            results.append(self.bent(k, a))
+        for k in range(len(self.constants)):
+            found.append(self.argument(k, y, results))
+            results.append(self.bent(k, found[k]))
         return found
+
+    def argument(self, k: int, y: Tensor, results: Sequence[Tensor]) -> Tensor:
+        """a_k at y (B, n), for the results of the kinks before it."""
+        first = self.from_y[k]
+        a = self.constants[k] if first is None else self.constants[k] + first(y)
+        for j in range(k):
+            if (k, j) in self.between:
+                a = a + self.between[k, j](results[j])
+        return a
 
     def value(self, y: Tensor) -> Tensor:
         """f(y), (B,)."""

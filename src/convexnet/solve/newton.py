@@ -52,14 +52,6 @@ class Newton:
             chosen[k] = (form.slopes[k] + self.free[k] * gates[k]) * found[0]
         return found
 
-    def argument(self, form: KinkForm, k: int, y: Tensor, results: list[Tensor]) -> Tensor:
-        first = form.from_y[k]
-        a = form.constants[k] if first is None else form.constants[k] + first(y)
-        for j in range(k):
-            if (k, j) in form.between:
-                a = a + form.between[k, j](results[j])
-        return a
-
     def smooth(self, form: KinkForm, state: State) -> Smoothed:
         """Values and derivatives of the smoothed kinks, forwards, and the multipliers, backwards."""
         floor = 4 * state.mu * state.mu
@@ -67,7 +59,7 @@ class Newton:
         gates: list[Tensor] = []
         curved: list[Tensor] = []
         for k in range(self.kinks):
-            a = self.argument(form, k, state.y, results)
+            a = form.argument(k, state.y, results)
             r = torch.addcmul(floor, a, a).sqrt_()
             z = (a + r).mul_(0.5)
             gates.append(z / r)
@@ -131,7 +123,7 @@ class Newton:
         results: list[Tensor] = []
         value = form.constant + (form.slope * y).sum(1) - (weight * state.mu)[:, 0] * torch.log1p(-y * y).sum(1)
         for k in range(self.kinks):
-            a = self.argument(form, k, y, results)
+            a = form.argument(k, y, results)
             z = (a + torch.addcmul(4 * state.mu * state.mu, a, a).sqrt_()).mul_(0.5)
             results.append(form.slopes[k] * a + self.free[k] * z)
             if k in form.weights:

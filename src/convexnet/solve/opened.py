@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from convexnet.curvature.arguments import in_float64
 from convexnet.curvature.call import Refusal
-from convexnet.curvature.graph import base_name
+from convexnet.curvature.graph import base_name, functional
 from convexnet.curvature.trace import Program
-from convexnet.curvature.walk import functional
 from convexnet.solve.kink_form import KinkForm, Map
 from convexnet.solve.kinks import KINKS
 
@@ -52,8 +52,8 @@ class Opened:
         for node in self.program.graph.nodes:
             if node.op == "placeholder":
                 source = self.program.sources[str(node.target)]
-                value = inputs[source.index] if source.kind == "input" else source.tensor
-                env[node] = in_float64(value)
+                own = None if source.tensor is None else source.tensor.detach()
+                env[node] = in_float64(inputs[source.index] if source.kind == "input" else own)
             elif node.op == "get_attr":
                 env[node] = in_float64(operator.attrgetter(str(node.target))(self.program.module))
             elif node.op == "call_function":
@@ -67,12 +67,6 @@ class Opened:
                 else:
                     env[node] = functional(node.target, name)(*args, **without_type(kwargs))
         return env[self.output].reshape(-1)
-
-
-def in_float64(value: Any) -> Any:
-    if isinstance(value, Tensor) and value.is_floating_point():
-        return value.detach().double() if not value.requires_grad or value.is_leaf else value.double()
-    return value
 
 
 def without_type(kwargs: dict[str, Any]) -> dict[str, Any]:
