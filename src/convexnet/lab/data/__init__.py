@@ -1,0 +1,32 @@
+"""Data sets by name, wrong labels, and batches that are made on the device.
+
+`load` reads a set into memory once, as bytes, and carves a validation part from its training part; `batches` gives it
+out in batches, augmented on the device. Nothing here knows of networks.
+"""
+
+from convexnet.lab.data.augment import AUGMENTATIONS, augmentation
+from convexnet.lab.data.batches import batches, scaled
+from convexnet.lab.data.files import CorruptData, DataError, MissingData
+from convexnet.lab.data.load import NAMES, load
+from convexnet.lab.data.noise import KINDS, wrong_labels
+from convexnet.lab.data.parts import DataSet, Split
+from convexnet.lab.data.small import ThreeWay, crescents, digits
+
+__all__ = [
+    "AUGMENTATIONS",
+    "KINDS",
+    "NAMES",
+    "CorruptData",
+    "DataError",
+    "DataSet",
+    "MissingData",
+    "Split",
+    "ThreeWay",
+    "augmentation",
+    "batches",
+    "crescents",
+    "digits",
+    "load",
+    "scaled",
+    "wrong_labels",
+]

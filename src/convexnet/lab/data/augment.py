@@ -1,0 +1,134 @@
+"""Augmentation of whole batches, on the device that holds them.
+
+An augmentation is a function of a batch (B, C, H, W) and a generator. What it draws, one or a few numbers for each
+image, is drawn on the processor, so that the same generator gives the same images on every device.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+class Augmentation(Protocol):
+    """Random changes of images (B, C, H, W), bytes or floating-point, of the same shape and type."""
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A window of the image's own size at a random place of the image with `padding` zeros around it."""
+
+    padding: int = 4
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        batch, channels, height, width = images.shape
+        places = torch.randint(2 * self.padding + 1, (2, batch), generator=generator).to(images.device)
+        padded = functional.pad(images, (self.padding,) * 4)
+        # A view of all windows: (B, places down, places across, C, H, W). Picking from it copies each window once.
+        step = padded.stride()
+        windows = padded.as_strided(
+            (batch, 2 * self.padding + 1, 2 * self.padding + 1, channels, height, width),
+            (step[0], step[2], step[3], step[1], step[2], step[3]),
+        )
+        return windows[torch.arange(batch, device=images.device), places[0], places[1]]
+
+
+@dataclass(frozen=True)
+class Flip:
+    """Left and right exchanged in half of the images."""
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        flipped = (torch.rand(len(images), generator=generator) < 0.5).to(images.device)
+        return torch.where(flipped[:, None, None, None], images.flip(-1), images)
+
+
+@dataclass(frozen=True)
+class Affine:
+    """A small rotation, shear and shift about the centre, bilinear; beyond the edge the edge's colours go on.
+
+    Each number is drawn uniformly from its interval: `rotation` and `shear` in degrees, `shift` as a share of the
+    side, all in both directions.
+    """
+
+    rotation: float = 10.0
+    shear: float = 10.0
+    shift: float = 0.0
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        draws = 2 * torch.rand(4, len(images), generator=generator) - 1
+        turn, lean = (draws[:2] * torch.tensor([[self.rotation], [self.shear]])).deg2rad()
+        # A share of the side is twice that in the coordinates of the grid, which go from -1 to 1.
+        across, down = 2 * self.shift * draws[2:]
+        height, width = images.shape[-2:]
+        stretch = height / width
+        cos, sin, tan = turn.cos(), turn.sin(), lean.tan()
+        # Rotation times shear [[1, tan], [0, 1]], in pixels; the grid measures both axes in half sides.
+        rows = [cos, (cos * tan - sin) * stretch, across, sin / stretch, sin * tan + cos, down]
+        theta = torch.stack(rows, dim=1).reshape(-1, 2, 3).to(images.device)
+        kind = images.dtype
+        numbers = images if images.is_floating_point() else images.float()
+        grid = functional.affine_grid(theta.to(numbers.dtype), list(images.shape), align_corners=False)
+        moved = functional.grid_sample(numbers, grid, mode="bilinear", padding_mode="border", align_corners=False)
+        return moved if images.is_floating_point() else moved.round_().to(kind)
+
+
+@dataclass(frozen=True)
+class Cutout:
+    """A square of zeros with sides of `size` pixels, its centre anywhere in the image.
+
+    Source: DeVries & Taylor, Improved Regularization of Convolutional Neural Networks with Cutout (2017).
+    """
+
+    size: int = 16
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        height, width = images.shape[-2:]
+        draws = torch.rand(2, len(images), 1, generator=generator).to(images.device)
+        inside: list[Tensor] = []
+        for draw, side in zip(draws, (height, width), strict=True):
+            first = (draw * side).floor() - self.size // 2
+            place = torch.arange(side, device=images.device)
+            inside.append((place >= first) & (place < first + self.size))
+        return images.masked_fill((inside[0][:, :, None] & inside[1][:, None, :])[:, None], 0)
+
+
+AUGMENTATIONS: Mapping[str, tuple[Augmentation, ...]] = {
+    "none": (),
+    "crop": (Crop(),),
+    "crop-flip": (Crop(), Flip()),
+    "crop-flip-cutout": (Crop(), Flip(), Cutout()),
+    "paper-code": (Crop(), Flip(), Affine(rotation=10.0, shear=10.0)),
+}
+"""Named sets, in the order of application. "paper-code" is what the published code does, to the MLP too."""
+
+
+def augmentation(name: str) -> tuple[Augmentation, ...]:
+    """A named set of augmentations.
+
+    Raises:
+        ValueError: an unknown name.
+
+    Example:
+        >>> augmentation("crop-flip")
+        (Crop(padding=4), Flip())
+    """
+    if name not in AUGMENTATIONS:
+        near = difflib.get_close_matches(name, AUGMENTATIONS, n=1)
+        meant = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"unknown augmentation {name!r}.{meant} Known are {', '.join(AUGMENTATIONS)}")
+    return AUGMENTATIONS[name]
+
+
+def augmented(images: Tensor, augment: Sequence[Augmentation], generator: torch.Generator) -> Tensor:
+    """Images (B, C, H, W) after all of these, one after the other."""
+    for change in augment:
+        images = change(images, generator)
+    return images

@@ -1,0 +1,91 @@
+"""Batches of a split that stays where it is: drawn, augmented and scaled on its device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from convexnet.lab.data.augment import Augmentation, augmented
+from convexnet.lab.data.parts import Split
+
+MOST = 2**62
+"""Below the greatest seed of a generator, with room for a number for each batch."""
+
+
+def batches(
+    split: Split,
+    size: int,
+    *,
+    generator: torch.Generator | None = None,
+    augment: Sequence[Augmentation] = (),
+    device: torch.device | str | None = None,
+    dtype: torch.dtype = torch.float32,
+    transform: Callable[[Tensor], Tensor] | None = None,
+    drop_last: bool = False,
+    start: int = 0,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """One pass over a split in batches of inputs (size, ...) in `dtype` and labels (size,).
+
+    Bytes are augmented as bytes and then scaled to [0, 1]. The generator decides everything: it gives the order and one
+    number, from which each batch draws its augmentation. So an epoch that begins from the same generator state is the
+    same, from its first batch or from the middle (`start`), on any device; and it advances the generator by as much
+    however many batches are taken.
+
+    Args:
+        split: what to give out; moved to `device` first, if it is not there. Move it once before many epochs.
+        size: rows in a batch; the last one may be smaller.
+        generator: on the processor. None: rows in their own order, nothing random; for evaluation.
+        augment: random changes, in this order; see `augmentation`. Needs images (N, C, H, W) and a generator.
+        device: where the batches are; the split's own by default.
+        dtype: of the inputs.
+        transform: applied to the inputs last, such as `lab.whiten`'s modules.
+        drop_last: leave out a last batch that is smaller than the others.
+        start: begin with the batch of this number.
+
+    Raises:
+        ValueError: wrong arguments, when the first batch is asked for.
+
+    Example:
+        >>> data = Split(torch.arange(6, dtype=torch.uint8)[:, None], torch.arange(6))
+        >>> seen = [labels for _, labels in batches(data, 4, generator=torch.Generator().manual_seed(0))]
+        >>> [len(labels) for labels in seen], sorted(torch.cat(seen).tolist())
+        ([4, 2], [0, 1, 2, 3, 4, 5])
+    """
+    if size < 1:
+        raise ValueError(f"a batch needs at least one row, not {size}")
+    if start < 0:
+        raise ValueError(f"the first batch is number 0, so start cannot be {start}")
+    if augment and generator is None:
+        raise ValueError("augmentation draws at random: give a generator")
+    if augment and split.images.ndim != 4:
+        raise ValueError(f"augmentation needs images (N, C, H, W), not {tuple(split.images.shape)}")
+    here = split if device is None else split.to(device)
+    count = len(here)
+    order, number = None, 0
+    if generator is not None:
+        order = torch.randperm(count, generator=generator).to(here.images.device)
+        number = int(torch.randint(MOST, (), generator=generator))
+    own = torch.Generator()
+    end = count - count % size if drop_last else count
+    for place in range(start * size, end, size):
+        rows = slice(place, place + size) if order is None else order[place : place + size]
+        images = here.images[rows]
+        if augment:
+            own.manual_seed(number + place // size)
+            images = augmented(images, augment, own)
+        inputs = scaled(images, dtype)
+        yield (inputs if transform is None else transform(inputs)), here.labels[rows]
+
+
+def scaled(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Bytes as numbers in [0, 1]; numbers as they are.
+
+    Example:
+        >>> scaled(torch.tensor([0, 51, 255], dtype=torch.uint8))
+        tensor([0.0000, 0.2000, 1.0000])
+    """
+    if images.is_floating_point():
+        return images.to(dtype)
+    return images.to(dtype).div_(255)

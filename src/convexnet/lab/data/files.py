@@ -1,0 +1,58 @@
+"""The files of a data set: looked for, compared with their published checksums, and named where something is wrong."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+
+class DataError(Exception):
+    """The data cannot be used; the message says which file, why, and what to do."""
+
+
+class MissingData(DataError):
+    """A file or folder is not where it was looked for: get it, or name another folder."""
+
+
+class CorruptData(DataError):
+    """A file is not what it should be: truncated, damaged, or of another version. Get it again."""
+
+
+def digest(path: Path) -> str:
+    """The md5 sum of a file, in hexadecimal; the published ones are md5."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def check(folder: Path, files: Iterable[tuple[str, str]], *, what: str, remedy: str) -> None:
+    """Require every file (name, md5) in `folder`, whole and unchanged.
+
+    Args:
+        folder: where the files should be.
+        files: their names inside it and their md5 sums.
+        what: the data set, for the message.
+        remedy: how to get the files, for the message.
+
+    Raises:
+        MissingData: some are not there; all are named.
+        CorruptData: one has another checksum.
+    """
+    wanted = dict(files)
+    missing = [name for name in wanted if not (folder / name).is_file()]
+    if missing:
+        raise MissingData(
+            f"{what} is not in {folder.absolute()}: {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} "
+            f"missing. {remedy}"
+        )
+    for name, expected in wanted.items():
+        try:
+            found = digest(folder / name)
+        except OSError as error:
+            raise MissingData(f"{what}: {folder / name} cannot be read: {error.strerror}") from error
+        if found != expected:
+            size = (folder / name).stat().st_size
+            raise CorruptData(
+                f"{what}: {folder / name} ({size} bytes) is damaged, truncated or another file: its md5 sum is "
+                f"{found}, and {expected} is the published one. Delete it. {remedy}"
+            )

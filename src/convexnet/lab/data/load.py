@@ -1,0 +1,139 @@
+"""`load`: a data set by its name, split, and with wrong labels where that is asked for."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from convexnet.lab.data.files import MissingData
+from convexnet.lab.data.noise import HUMAN, KINDS, generator_for, human, resampled, wrong_labels
+from convexnet.lab.data.own import archive, folders
+from convexnet.lab.data.parts import DataSet, Split
+from convexnet.lab.data.sources import SOURCES, Source
+
+PREFIXES: dict[str, Callable[[Path], Source]] = {"folder": folders, "npz": archive}
+
+NAMES = (*SOURCES, "folder:PATH", "npz:PATH")
+"""What `load` knows. PATH is a folder with a folder for each class (of images), or an .npz file."""
+
+PEOPLE_LABELLED = ("cifar10", "cifair10", "cifar10-holdout")
+"""Sets whose training images are CIFAR-10's, in the official order."""
+
+
+def load(
+    name: str,
+    data_dir: Path | str | None = None,
+    *,
+    seed: int = 0,
+    validation: float = 0.1,
+    noise: float = 0.0,
+    noise_kind: str = "symmetric-including",
+    train_samples: int | None = None,
+    download: bool = False,
+) -> DataSet:
+    """A data set in memory: bytes (N, C, H, W) and labels, split into training, validation and test parts.
+
+    The validation part is carved from the training part by a permutation of `seed`; the test part is the published one
+    and the same for every seed. Wrong labels are in the training part alone, and its true labels stay beside them.
+
+    Args:
+        name: one of `NAMES`.
+        data_dir: the folder of the data sets, in torchvision's layout; not needed for digits, folder: and npz:.
+        seed: of the permutation and of the wrong labels, which are independent of each other.
+        validation: the share of the training part that becomes the validation part, in [0, 1).
+        noise: the percentage of training labels that are drawn anew, 0 to 100; 0 for CIFAR-10N.
+        noise_kind: one of `KINDS`: whether a draw may give the true class again, or the column of CIFAR-10N.
+        train_samples: train on this many images only, the first ones of the permutation.
+        download: let torchvision download missing files to `data_dir`; otherwise no network is used.
+
+    Raises:
+        MissingData, CorruptData: files are not there, or not the published ones. Each is named.
+        ValueError: an unknown name or kind, or a number outside its range.
+
+    Example:
+        >>> data = load("digits", noise=40, noise_kind="symmetric-excluding")
+        >>> data.train, data.validation, len(data.test)
+        (Split(1212 x uint8[1, 8, 8], 40.02 % wrong labels), Split(135 x uint8[1, 8, 8]), 450)
+    """
+    check(validation, noise, noise_kind, train_samples)
+    source = read(name, data_dir, download)
+    whole = source.train
+    classes = len(source.classnames)
+    if noise_kind in HUMAN:
+        if name not in PEOPLE_LABELLED:
+            raise ValueError(f"{noise_kind} labels the images of {', '.join(PEOPLE_LABELLED)}, not those of {name}")
+        whole = whole.relabelled(human(noise_kind, Path(data_dir or "."), whole.clean))
+
+    chosen, held = carve(len(whole), validation, train_samples, seed)
+    train, kept = whole.rows(chosen), whole.rows(held)
+    if noise_kind not in HUMAN and noise:
+        draw = resampled if noise_kind == "symmetric-including" else wrong_labels
+        drawn = draw(train.clean, noise / 100, classes, generator_for(seed, "noise").initial_seed())
+        train = train.relabelled(drawn)
+    said = noise_kind if noise_kind in HUMAN else f"{noise_kind} {noise:g} %" if noise else ""
+    return DataSet(
+        name=name,
+        train=train,
+        validation=Split(kept.images, kept.clean),
+        test=source.test,
+        classes=classes,
+        classnames=source.classnames,
+        extra=source.extra,
+        note=source.note,
+        noise=said,
+    )
+
+
+def check(validation: float, noise: float, noise_kind: str, train_samples: int | None) -> None:
+    """Refuse what no data set can have, before any file is read."""
+    if noise_kind not in KINDS:
+        raise ValueError(
+            f"noise_kind must be one of {', '.join(KINDS)}, not {noise_kind!r}{closest(noise_kind, KINDS)}"
+        )
+    if not 0 <= noise <= 100:
+        raise ValueError(f"noise is a percentage of the training labels, from 0 to 100, not {noise}")
+    if noise and noise_kind in HUMAN:
+        raise ValueError(f"the labels of {noise_kind} are what people gave: leave noise at 0, not {noise}")
+    if not 0 <= validation < 1:
+        raise ValueError(f"validation is a share of the training part, in [0, 1), not {validation}")
+    if train_samples is not None and train_samples < 1:
+        raise ValueError(f"train_samples must be at least 1, not {train_samples}")
+
+
+def closest(name: str, known: tuple[str, ...]) -> str:
+    """The end of a sentence, with a question that names what was probably meant where something is close."""
+    found = difflib.get_close_matches(name.lower(), known, n=1)
+    return f". Did you mean {found[0]!r}?" if found else "."
+
+
+def read(name: str, data_dir: Path | str | None, download: bool) -> Source:
+    """The published data of this name."""
+    prefix, colon, path = name.partition(":")
+    if colon and prefix in PREFIXES:
+        if not path:
+            raise ValueError(f"{name!r} needs a path after the colon, such as {prefix}:my-images")
+        return PREFIXES[prefix](Path(path).expanduser())
+    if name not in SOURCES:
+        raise ValueError(f"unknown data set {name!r}{closest(name, NAMES)} Known are {', '.join(NAMES)}")
+    if name == "digits":
+        return SOURCES[name](Path(), False)
+    if data_dir is None:
+        raise MissingData(f"{name} is read from files: name the folder they are in, or are to be downloaded to")
+    return SOURCES[name](Path(data_dir).expanduser(), download)
+
+
+def carve(count: int, validation: float, train_samples: int | None, seed: int) -> tuple[Tensor, Tensor]:
+    """Row numbers of the training part and of the validation part, each in ascending order."""
+    held = math.floor(count * validation + 0.5)
+    order = torch.randperm(count, generator=generator_for(seed, "split"))
+    rest = order[held:]
+    if train_samples is not None and train_samples > len(rest):
+        raise ValueError(f"train_samples is {train_samples}, and there are {len(rest)} images to train on")
+    if not len(rest):
+        raise ValueError(f"nothing is left to train on: {held} of {count} images are held out for validation")
+    return rest[:train_samples].sort().values, order[:held].sort().values

@@ -1,0 +1,161 @@
+"""A user's own images: a folder with a folder for each class, or arrays in an .npz file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from convexnet.lab.data.files import CorruptData, DataError, MissingData
+from convexnet.lab.data.noise import generator_for
+from convexnet.lab.data.parts import Split
+from convexnet.lab.data.sources import Source, opened
+
+HELD_OUT = 0.2
+"""The share that becomes the test part where the data come in one part; the same images for every seed."""
+
+TRAIN_KEYS = (("images", "labels"), ("train_images", "train_labels"), ("x_train", "y_train"))
+TEST_KEYS = (("test_images", "test_labels"), ("x_test", "y_test"))
+TRAIN_FOLDERS = ("train", "training")
+TEST_FOLDERS = ("test", "val", "valid", "validation")
+
+
+def halved(whole: Split, classnames: tuple[str, ...], what: str) -> Source:
+    """A set that comes in one part, with a test part carved from it that no seed changes."""
+    order = torch.randperm(len(whole), generator=generator_for(0, "test part"))
+    held = round(HELD_OUT * len(whole))
+    if not 0 < held < len(whole):
+        raise DataError(f"{what} has {len(whole)} images, too few to hold some out for a test")
+    note = f"no test part was given: {held} of {len(whole)} images, the same for every seed, were held out"
+    test, train = whole.rows(order[:held].sort().values), whole.rows(order[held:].sort().values)
+    return Source(train, test, classnames, note=note)
+
+
+# --- arrays ----------------------------------------------------------------------------------------------------------
+
+
+def archive(path: Path) -> Source:
+    """An .npz file with images and labels.
+
+    Images are bytes or floating-point numbers, (N, D), (N, H, W), (N, H, W, C) or (N, C, H, W) with one or three
+    colours; labels are integers from 0. The arrays are `images` and `labels`, and `test_images` and `test_labels`
+    where there is a test part (or x_train, y_train, x_test, y_test). `classnames` is an array of strings.
+    """
+    found = opened(path)
+    pairs = [next((keys for keys in known if keys[0] in found), None) for known in (TRAIN_KEYS, TEST_KEYS)]
+    if pairs[0] is None:
+        raise CorruptData(
+            f"{path} has no array 'images' (with 'labels'): it has {', '.join(sorted(found)) or 'no arrays'}"
+        )
+    halves = [labelled(path, found, *keys) for keys in pairs if keys is not None]
+    if len({half.images.shape[1:] for half in halves}) > 1 or len({half.images.dtype for half in halves}) > 1:
+        raise CorruptData(f"{path}: training and test images differ: {' and '.join(map(repr, halves))}")
+    classes = 1 + max(int(half.labels.max()) for half in halves)
+    names = tuple(str(name) for name in found["classnames"]) if "classnames" in found else numbered(classes)
+    if len(names) < classes:
+        raise CorruptData(f"{path}: classnames has {len(names)} names, and labels go up to {classes - 1}")
+    return Source(halves[0], halves[1], names) if len(halves) == 2 else halved(halves[0], names, str(path))
+
+
+def numbered(classes: int) -> tuple[str, ...]:
+    """Names of classes that have none."""
+    return tuple(str(number) for number in range(classes))
+
+
+def labelled(path: Path, found: Mapping[str, np.ndarray], images: str, labels: str) -> Split:
+    """One part from two arrays, in this package's layout."""
+    if labels not in found:
+        raise CorruptData(f"{path} has {images!r} and no {labels!r}")
+    pictures, numbers = found[images], found[labels]
+    if numbers.ndim == 2 and numbers.shape[1] == 1:
+        numbers = numbers[:, 0]
+    if numbers.ndim != 1 or len(numbers) != len(pictures) or not len(numbers):
+        raise CorruptData(
+            f"{path}: {labels!r} {numbers.shape} must hold one label for each of {images!r} {pictures.shape}"
+        )
+    if numbers.dtype.kind not in "iu" or int(numbers.min()) < 0:
+        raise CorruptData(f"{path}: {labels!r} must be integers from 0, not {numbers.dtype} from {numbers.min()}")
+    if pictures.dtype != np.uint8:
+        if pictures.dtype.kind != "f":
+            raise CorruptData(f"{path}: {images!r} must be uint8 or floating-point, not {pictures.dtype}")
+        if not np.isfinite(pictures).all():
+            raise CorruptData(f"{path}: {images!r} has values that are not finite")
+        pictures = pictures.astype(np.float32)
+    return Split(torch.from_numpy(channels_first(path, images, pictures)), torch.from_numpy(numbers.astype(np.int64)))
+
+
+def channels_first(path: Path, name: str, images: np.ndarray) -> np.ndarray:
+    """Images as (N, C, H, W), vectors as they are."""
+    if images.ndim == 2:
+        return images
+    if images.ndim == 3:
+        return images[:, None]
+    first, last = (images.ndim == 4 and images.shape[place] in (1, 3) for place in (1, -1))
+    if first == last:
+        raise CorruptData(
+            f"{path}: {name!r} is {images.shape}; it must be (N, D), (N, H, W), (N, H, W, C) or (N, C, H, W), "
+            "with one or three colours in one place only"
+        )
+    return images if first else np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+
+
+# --- folders ---------------------------------------------------------------------------------------------------------
+
+
+def folders(path: Path) -> Source:
+    """A folder with `train` and `test` (or `val`) inside, each with a folder of images for each class; or the classes.
+
+    All images must have one size: they are kept in memory as bytes. They are read as RGB.
+    """
+    if not path.is_dir():
+        raise MissingData(f"there is no folder {path.absolute()}: give a folder with a folder of images for each class")
+    train = next((path / name for name in TRAIN_FOLDERS if (path / name).is_dir()), None)
+    test = next((path / name for name in TEST_FOLDERS if (path / name).is_dir()), None)
+    if train is None:
+        whole, names = decoded(path)
+        return halved(whole, names, str(path))
+    if test is None:
+        whole, names = decoded(train)
+        return halved(whole, names, str(train))
+    (first, names), (second, others) = decoded(train), decoded(test)
+    if names != others:
+        raise DataError(
+            f"{train} and {test} have different classes: {', '.join(sorted({*names} ^ {*others})[:5])} "
+            f"{'is' if len({*names} ^ {*others}) == 1 else 'are'} in one of them only"
+        )
+    if first.images.shape[1:] != second.images.shape[1:]:
+        raise DataError(f"{train} and {test} have images of different sizes: {first} and {second}")
+    return Source(first, second, names)
+
+
+def decoded(folder: Path) -> tuple[Split, tuple[str, ...]]:
+    """All images under a folder with a folder for each class, and the names of the classes."""
+    from PIL import Image, UnidentifiedImageError
+    from torchvision.datasets import ImageFolder
+
+    try:
+        listed = ImageFolder(str(folder))
+    except FileNotFoundError as error:
+        raise MissingData(f"{folder.absolute()} must hold a folder of images for each class: {error}") from error
+    samples = listed.samples
+    images = np.empty(0, np.uint8)
+    size = 0, 0
+    for row, (name, _) in enumerate(samples):
+        try:
+            with Image.open(name) as picture:
+                pixels = np.asarray(picture.convert("RGB"))
+        except (UnidentifiedImageError, OSError, SyntaxError) as error:
+            raise CorruptData(f"{name} cannot be read as an image, it may be truncated: {error}") from error
+        if row == 0:
+            size = pixels.shape[:2]
+            images = np.empty((len(samples), 3, *size), np.uint8)
+        if pixels.shape[:2] != size:
+            raise DataError(
+                f"images must have one size: {samples[0][0]} is {size[0]} x {size[1]}, {name} is "
+                f"{pixels.shape[0]} x {pixels.shape[1]}. Resize them first"
+            )
+        images[row] = pixels.transpose(2, 0, 1)
+    labels = torch.tensor([label for _, label in samples], dtype=torch.int64)
+    return Split(torch.from_numpy(images), labels), tuple(listed.classes)
