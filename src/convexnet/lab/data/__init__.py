@@ -5,7 +5,7 @@ out in batches, augmented on the device. Nothing here knows of networks.
 """
 
 from convexnet.lab.data.augment import AUGMENTATIONS, augmentation
-from convexnet.lab.data.batches import batches, scaled
+from convexnet.lab.data.batches import batches, prepared, scaled
 from convexnet.lab.data.files import CorruptData, DataError, MissingData
 from convexnet.lab.data.load import NAMES, load
 from convexnet.lab.data.noise import KINDS, wrong_labels
@@ -27,6 +27,7 @@ __all__ = [
     "crescents",
     "digits",
     "load",
+    "prepared",
     "scaled",
     "wrong_labels",
 ]

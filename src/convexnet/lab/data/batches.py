@@ -70,13 +70,38 @@ def batches(
     own = torch.Generator()
     end = count - count % size if drop_last else count
     for place in range(start * size, end, size):
-        rows = slice(place, place + size) if order is None else order[place : place + size]
-        images = here.images[rows]
+        images, labels = picked(here, slice(place, place + size) if order is None else order[place : place + size])
         if augment:
             own.manual_seed(number + place // size)
             images = augmented(images, augment, own)
         inputs = scaled(images, dtype)
-        yield (inputs if transform is None else transform(inputs)), here.labels[rows]
+        yield (inputs if transform is None else transform(inputs)), labels
+
+
+def picked(split: Split, rows: slice | Tensor) -> tuple[Tensor, Tensor]:
+    """Images and labels of some rows. On a processor `index_select` is many times as fast as an index in brackets."""
+    if isinstance(rows, slice):
+        return split.images[rows], split.labels[rows]
+    return split.images.index_select(0, rows), split.labels.index_select(0, rows)
+
+
+@torch.no_grad()
+def prepared(
+    split: Split, transform: Callable[[Tensor], Tensor], dtype: torch.dtype = torch.float32, size: int = 2048
+) -> Split:
+    """The split with its images scaled and transformed once and for all, instead of in every epoch.
+
+    Worth it without augmentation where the transform is expensive, as whitening is; it takes four times the memory of
+    bytes. Labels are kept.
+
+    Example:
+        >>> data = Split(torch.tensor([[0], [255]], dtype=torch.uint8), torch.tensor([0, 1]))
+        >>> prepared(data, lambda inputs: inputs - 0.5).images
+        tensor([[-0.5000],
+                [ 0.5000]])
+    """
+    parts = [transform(scaled(split.images[place : place + size], dtype)) for place in range(0, len(split), size)]
+    return Split(torch.cat(parts) if parts else scaled(split.images, dtype), split.labels, split.clean)
 
 
 def scaled(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:

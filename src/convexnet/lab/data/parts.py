@@ -59,8 +59,9 @@ class Split:
 
     def rows(self, index: Tensor) -> Split:
         """These rows, in this order; `index` is (M,) of integers."""
-        labels = self.labels[index]
-        return Split(self.images[index], labels, labels if self.clean is self.labels else self.clean[index])
+        labels = self.labels.index_select(0, index)
+        clean = labels if self.clean is self.labels else self.clean.index_select(0, index)
+        return Split(self.images.index_select(0, index), labels, clean)
 
     def to(self, device: torch.device | str) -> Split:
         """The same part on another device; what is there already is not copied."""
