@@ -206,7 +206,6 @@ def made(run: Run) -> dict[str, object] | None:
     return {
         **asdict(how),
         "epsilon": EPSILON if how.method == "exponentiate" else None,
-        "activation": "elu",
         "whiten_epsilon": whiten.EPSILON if how.whiten else None,
     }
 

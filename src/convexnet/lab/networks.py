@@ -29,7 +29,7 @@ class Convex:
 
     `free_gamma` leaves BatchNorm's scales γ out of the constraint. The paper reports that its networks keep "all
     desirable properties" then; convexity is not among them, so nothing may call such a network convex. `whiten` puts a
-    fixed `Whiten` in front.
+    fixed `Whiten` in front. `activation` takes the place of ReLU.
     """
 
     method: str = "exponentiate"
@@ -38,6 +38,7 @@ class Convex:
     free_head: bool = False
     free_gamma: bool = False
     whiten: str | None = None
+    activation: str = "elu"
 
 
 @contextlib.contextmanager
@@ -77,6 +78,7 @@ def convex_mlp(inputs: Tensor, outputs: int, *, width: int, depth: int, seed: in
                 widen_first=how.widen_first,
                 init=how.init,
                 head="free" if how.free_head else "nonnegative",
+                activation=how.activation,
             )
 
 

@@ -1,8 +1,12 @@
-"""One visible training loop, for ordinary and convex networks alike."""
+"""One visible training loop, for ordinary and convex networks alike.
+
+`one_epoch` is the loop over batches, `fit` a loop over epochs for small data in memory (the demo). The one for
+experiments, with devices, early stopping and checkpoints, is `train` in `convexnet.lab.experiment`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -16,12 +20,24 @@ from convexnet.lab.networks import without_scales
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
+class Batch(NamedTuple):
+    """What one process sees of a batch; `share` times its mean loss, averaged over the processes, is the batch's."""
+
+    inputs: Tensor
+    labels: Tensor
+    share: float = 1.0
+
+
 class Epoch(NamedTuple):
     """What one pass over the training data saw while it trained."""
 
     number: int
     running_loss: float
     running_accuracy: float
+
+
+class Diverged(Exception):
+    """The loss is no number any more. Nothing good was overwritten: the last checkpoint is from before."""
 
 
 def decide(outputs: Tensor) -> Tensor:
@@ -32,6 +48,80 @@ def decide(outputs: Tensor) -> Tensor:
 def sigmoid_loss(outputs: Tensor, labels: Tensor) -> Tensor:
     """Logistic loss of a one-output network, (N, 1) and labels in {0, 1}."""
     return functional.binary_cross_entropy_with_logits(outputs[:, 0], labels.float())
+
+
+# --- one epoch -------------------------------------------------------------------------------------------------------
+
+
+def one_epoch(
+    forward: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    given: Iterable[Batch],
+    *,
+    number: int,
+    loss: Loss,
+    backward: Callable[[Tensor], None] = Tensor.backward,
+    after: Callable[[], None] = lambda: None,
+) -> Epoch:
+    """One pass over the batches, in place; `after` is called after every step.
+
+    Raises:
+        Diverged: a loss is infinite or NaN; the message names step and epoch.
+    """
+    forward.train()
+    seen = Seen(number)
+    for inputs, labels, share in given:
+        outputs = forward(inputs)
+        value = loss(outputs, labels)
+        seen.add(value.detach(), outputs.detach(), labels)
+        optimiser.zero_grad()
+        backward(value * share)
+        optimiser.step()
+        after()
+    return seen.epoch()
+
+
+class Seen:
+    """The running loss and accuracy of an epoch, on the device of the losses: reading them at each step would wait."""
+
+    EVERY = 50
+    """Steps between two looks at the losses on an accelerator; on a CPU every one is looked at before its step."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.losses: list[Tensor] = []
+        self.checked = 0
+        self.loss, self.right, self.count = 0.0, 0.0, 0
+
+    def add(self, loss: Tensor, outputs: Tensor, labels: Tensor) -> None:
+        self.losses.append(loss)
+        self.loss = self.loss + loss.double() * len(labels)
+        self.right = self.right + (decide(outputs) == labels).sum()
+        self.count += len(labels)
+        if loss.device.type == "cpu" or len(self.losses) >= self.EVERY:
+            self.check()
+
+    def check(self) -> None:
+        """Require the losses since the last look to be numbers."""
+        if not self.losses:
+            return
+        fine = torch.stack(self.losses).isfinite()
+        if not bool(fine.all()):
+            place = int((~fine).nonzero()[0])
+            raise Diverged(
+                f"the loss is {self.losses[place].item()} at step {self.checked + place + 1} of epoch {self.number}"
+            )
+        self.checked += len(self.losses)
+        self.losses.clear()
+
+    def epoch(self) -> Epoch:
+        self.check()
+        if not self.count:
+            raise ValueError("there is no batch of two samples or more to train on; BatchNorm needs two")
+        return Epoch(self.number, float(self.loss) / self.count, float(self.right) / self.count)
+
+
+# --- small data in memory --------------------------------------------------------------------------------------------
 
 
 def fit(
@@ -54,28 +144,28 @@ def fit(
     The learning rate falls by the same factor after every epoch, to `decay` times its start after the last. Data order
     is drawn from `seed` alone, so two networks with one seed see the same batches.
     """
-    cone = cx.constrain(model, data.inputs[:2]) if convex else None
+    cone = constrained(model, data.inputs[:2], free_gamma=free_gamma) if convex else None
     optimiser = torch.optim.Adam(model.parameters(), lr=learning_rate)
     if cone is not None:
-        (without_scales(cone) if free_gamma else cone).attach(optimiser)
+        cone.attach(optimiser)
     order = torch.Generator().manual_seed(seed)
     for number in range(1, epochs + 1):
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate * decay ** ((number - 1) / epochs)
-        model.train()
-        total, right, seen = 0.0, 0, 0
-        for rows in torch.randperm(len(data), generator=order).split(batch):
-            if len(rows) < 2:  # BatchNorm cannot estimate a spread from one row
-                continue
-            outputs = model(data.inputs[rows])
-            value = loss(outputs, data.labels[rows])
-            optimiser.zero_grad()
-            value.backward()
-            optimiser.step()
-            total += value.item() * len(rows)
-            right += int((decide(outputs) == data.labels[rows]).sum())
-            seen += len(rows)
-        yield Epoch(number, total / seen, right / seen)
+        set_rate(optimiser, learning_rate * decay ** ((number - 1) / epochs))
+        rows = torch.randperm(len(data), generator=order).split(batch)
+        given = (Batch(data.inputs[part], data.labels[part]) for part in rows if len(part) > 1)
+        yield one_epoch(model, optimiser, given, number=number, loss=loss)
+
+
+def constrained(model: nn.Module, example: Tensor, *, free_gamma: bool) -> cx.Cone:
+    """The cone of a network, with BatchNorm's scales or without."""
+    cone = cx.constrain(model, example)
+    return without_scales(cone) if free_gamma else cone
+
+
+def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
+    """Give every group of an optimiser this learning rate."""
+    for group in optimiser.param_groups:
+        group["lr"] = rate
 
 
 @torch.no_grad()

@@ -1,0 +1,120 @@
+"""A job: everything that decides one run, as plain data, and the key under which its record is found again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from typing import Any
+
+from convexnet.lab.recipes import Recipe
+
+
+@dataclass(frozen=True)
+class Job:
+    """One network to train on one data set from one seed.
+
+    Two jobs with the same settings are the same run, whichever study asks for it: it is trained once, and its record
+    serves both.
+
+    Attributes:
+        study: the study that asks for it; the only thing here that is no setting.
+        model: a name in `convexnet.lab.models.MODELS`.
+        dataset: a name that `convexnet.lab.data.load` knows, or one of the study's own.
+        recipe: how it is made and trained.
+        seed: decides the start, the validation part, the order of the data, augmentation, wrong labels.
+        full: False for a run that was shortened in any way.
+        variant: what sets it apart within its study, in words.
+        train_samples: of the training part, drawn from the seed; None: all.
+        validation: the share of the training part that is kept for validation.
+        noise, noise_kind: wrong training labels, in percent.
+        measure_every: epochs between two measurements on the training and test data.
+
+    Example:
+        >>> from convexnet.lab.recipes import recipe
+        >>> job = Job("table1", "mlp", "mnist", recipe("paper-text", convex=False), seed=0)
+        >>> job.key == Job("table4", "mlp", "mnist", recipe("paper-text", convex=False), seed=0).key
+        True
+    """
+
+    study: str
+    model: str
+    dataset: str
+    recipe: Recipe
+    seed: int
+    full: bool = True
+    variant: str = ""
+    train_samples: int | None = None
+    validation: float = 0.1
+    noise: float = 0.0
+    noise_kind: str = "symmetric-including"
+    measure_every: int = 1
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that decides the run, ready for JSON, without what stands at its default.
+
+        So a setting that is added later, with a default that changes nothing, changes no key of an earlier record.
+        """
+        found = chosen(self)
+        return {name: value for name, value in found.items() if name not in ("study", "full", "variant")}
+
+    @property
+    def key(self) -> str:
+        """Sixteen hexadecimal digits that stand for the settings."""
+        return digest(self.settings)
+
+    @property
+    def name(self) -> str:
+        """For people: model, data set, recipe, variant and seed."""
+        words = [self.model, self.dataset, self.recipe.name, self.variant, f"seed {self.seed}"]
+        return ", ".join(word for word in words if word)
+
+
+def chosen(settings: Any) -> dict[str, Any]:
+    """The fields of a dataclass that differ from their defaults, those of dataclasses inside too.
+
+    Example:
+        >>> from convexnet.lab.networks import Convex
+        >>> chosen(Convex(method="clip"))
+        {'method': 'clip'}
+    """
+    found: dict[str, Any] = {}
+    for field in fields(settings):
+        value = getattr(settings, field.name)
+        if is_dataclass(value):
+            value = chosen(value)
+            if not value:
+                continue
+        elif field.default is not MISSING and value == field.default:
+            continue
+        found[field.name] = value
+    return found
+
+
+def digest(settings: Mapping[str, Any]) -> str:
+    """Sixteen hexadecimal digits that differ where settings differ.
+
+    Example:
+        >>> digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1}), digest({"a": 1}) == digest({"a": 2})
+        (True, False)
+    """
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any], path: str = "") -> list[str]:
+    """What two settings do not have in common, one line each.
+
+    Example:
+        >>> differences({"seed": 0, "recipe": {"batch": 64}}, {"seed": 0, "recipe": {"batch": 128}})
+        ['recipe.batch was 64, is 128']
+    """
+    found: list[str] = []
+    for name in sorted({*before, *now}):
+        old, new = before.get(name), now.get(name)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            found += differences(old, new, f"{path}{name}.")
+        elif old != new:
+            found.append(f"{path}{name} was {old!r}, is {new!r}")
+    return found
