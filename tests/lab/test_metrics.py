@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 from convexnet.lab import metrics
 
@@ -72,3 +73,81 @@ def test_adaptive_error_uses_bins_of_equal_size() -> None:
 def test_standard_error_of_a_difference() -> None:
     assert metrics.standard_error(0.5, 0.5, 100) == pytest.approx(math.sqrt(0.005))
     assert metrics.standard_error(1.0, 0.0, 100) == 0.0
+
+
+# --- one output, and what cannot be measured -------------------------------------------------------------------------
+
+
+def test_one_output_is_the_same_classifier_as_two(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    single = 2 * torch.randn(300, 1, generator=generator, dtype=torch.float64)
+    labels = torch.randint(2, (300,), generator=generator)
+    double = torch.cat([-single / 2, single / 2], dim=1)
+    assert metrics.accuracy(single, labels) == metrics.accuracy(double, labels)
+    assert metrics.calibration(single, labels) == pytest.approx(metrics.calibration(double, labels))
+    # Its negative log-likelihood is the logistic loss.
+    loss = torch.nn.functional.binary_cross_entropy_with_logits(single[:, 0], labels.double())
+    assert metrics.calibration(single, labels)["nll"] == pytest.approx(float(loss))
+    assert metrics.reliability(single, labels) == metrics.reliability(double, labels)
+
+
+def test_four_accuracies_are_told_apart() -> None:
+    # The network says 0, 1, 1, 0 in training; it was shown 0, 1, 1, 1; true are 0, 1, 0, 0.
+    train = torch.eye(2)[[0, 1, 1, 0]]
+    used, clean = torch.tensor([0, 1, 1, 1]), torch.tensor([0, 1, 0, 0])
+    test, test_labels = torch.eye(2)[[0, 0]], torch.tensor([0, 1])
+    found = metrics.accuracies(train, used, clean, test, test_labels, running=0.1)
+    assert found == {
+        "train_accuracy": 0.75,
+        "clean_train_accuracy": 0.75,
+        "running_accuracy": 0.1,
+        "test_accuracy": 0.5,
+        "gap": 0.25,
+        "memorised_wrong_labels": 0.5,
+    }
+
+
+def test_accuracy_is_exact_for_many_rows() -> None:
+    count = 2**24 + 1  # beyond what a float32 mean can count
+    labels = torch.zeros(count, dtype=torch.int64)
+    labels[0] = 1
+    assert metrics.accuracy(torch.tensor([[1.0, 0.0]]).expand(count, -1), labels) == (count - 1) / count
+
+
+@pytest.mark.parametrize(
+    ("outputs", "labels"),
+    [(torch.zeros(0, 3), torch.zeros(0)), (torch.zeros(4, 3), torch.zeros(3)), (torch.zeros(4), torch.zeros(4))],
+)
+def test_outputs_and_labels_must_belong_together(outputs: torch.Tensor, labels: torch.Tensor) -> None:
+    for measure in (metrics.accuracy, metrics.calibration):
+        with pytest.raises(ValueError, match=r"outputs \(N, K\)"):
+            measure(outputs, labels.long())
+
+
+def test_outputs_that_are_not_finite_have_no_calibration() -> None:
+    outputs = torch.tensor([[1.0, 2.0], [float("nan"), 0.0], [0.0, float("inf")]])
+    with pytest.raises(ValueError, match="2 of 3 rows"):
+        metrics.calibration(outputs, torch.tensor([0, 1, 1]))
+
+
+def test_calibration_of_a_network_that_knows_its_probabilities(seed: int) -> None:
+    """Labels drawn from the probabilities themselves: errors are what sampling leaves; sharpened logits are far off."""
+    generator = torch.Generator().manual_seed(seed)
+    outputs = 2 * torch.randn(20_000, 5, generator=generator, dtype=torch.float64)
+    labels = torch.multinomial(outputs.softmax(1), 1, generator=generator)[:, 0]
+    honest, sharp = metrics.calibration(outputs, labels), metrics.calibration(3 * outputs, labels)
+    assert honest["ece"] < 0.02
+    assert honest["ece_adaptive"] < 0.02
+    assert sharp["ece"] > 0.1
+    assert sharp["ece_adaptive"] > 0.1
+    assert honest["nll"] < sharp["nll"]
+    assert honest["brier"] < sharp["brier"]
+
+
+def test_correlations_of_layers_by_hand() -> None:
+    """One layer has a unit and its mirror image, the next one only the bias of a dead unit."""
+    first, second = nn.Linear(2, 2), nn.Linear(2, 1)
+    first.weight.data = torch.tensor([[1.0, 2.0], [-1.0, -2.0]])
+    found = metrics.correlations(nn.Sequential(first, second), torch.randn(64, 2))
+    assert found["0"] == pytest.approx(-1.0, abs=1e-6)
+    assert found["1"] is None

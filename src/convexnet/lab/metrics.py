@@ -136,8 +136,8 @@ def calibration(outputs: Tensor, labels: Tensor, bins: int = BINS) -> dict[str, 
 
     Source: Guo et al., On Calibration of Modern Neural Networks (2017); Sivaprasad et al. 2021, section 4.1.
     """
+    paired(outputs, labels)
     logits = two_or_more(outputs)
-    paired(logits, labels)
     if not bool(logits.isfinite().all()):
         bad = int((~logits.isfinite()).any(dim=1).sum())
         raise ValueError(f"{bad} of {len(logits)} rows of outputs are not finite: they have no confidence to calibrate")

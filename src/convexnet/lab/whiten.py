@@ -193,9 +193,11 @@ def colourwise(mean: Tensor, variance: Tensor) -> Standardise:
     centre = mean.mean(places, keepdim=True)
     # The variance over samples and places is the mean of the variances plus the variance of the means.
     spread = (variance.mean(places, keepdim=True) + (mean - centre).square().mean(places, keepdim=True)).sqrt()
-    if not bool((spread > 0).all()):
-        flat = [place for place, value in enumerate(spread.flatten().tolist()) if not value > 0]
-        raise ValueError(f"colour {flat[0]} has the same value in every pixel of every image: leave it out")
+    varying = spread > 1e-9 * centre.abs()  # a mean of equal numbers is a rounding error away from them
+    if not bool(varying.all()):
+        raise ValueError(
+            f"colour {varying.flatten().tolist().index(False)} has the same value in every pixel of every image: leave it out"
+        )
     return Standardise(centre.float(), spread.reciprocal().float())
 
 
@@ -245,11 +247,13 @@ def whitening_convolution(
     if split.images.ndim != 4 or not 0 < kernel <= min(split.images.shape[-2:]) or not len(split):
         raise ValueError(f"a whitening convolution takes images with patches {kernel} wide, not {split}")
     channels = split.images.shape[1]
-    patches = functional.unfold(scaled(split.images[:rows], torch.float64), kernel)  # (N, C * kernel², places)
-    samples = patches.transpose(1, 2).flatten(0, 1)
-    mean = samples.mean(0)
-    centred = samples - mean
-    variances, directions = torch.linalg.eigh(centred.T @ centred / len(samples))
+    count, total, products = 0, torch.zeros(()), torch.zeros(())
+    for images in split.images[:rows].split(CHUNK // 8):
+        patches = functional.unfold(scaled(images, torch.float64), kernel)  # (B, C * kernel², places)
+        samples = patches.transpose(1, 2).flatten(0, 1)
+        count, total, products = count + len(samples), total + samples.sum(0), products + samples.T @ samples
+    mean = total / count
+    variances, directions = torch.linalg.eigh(products / count - mean[:, None] * mean)
     filters = ((variances.clamp(min=0.0) + epsilon).rsqrt() * directions).T.flip(0)  # the largest variance first
     layer = nn.Conv2d(channels, len(filters), kernel, padding=padding)
     layer.weight.copy_(filters.reshape(-1, channels, kernel, kernel))

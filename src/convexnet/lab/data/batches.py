@@ -30,8 +30,8 @@ def batches(
 
     Bytes are augmented as bytes and then scaled to [0, 1]. The generator decides everything: it gives the order and one
     number, from which each batch draws its augmentation. So an epoch that begins from the same generator state is the
-    same, from its first batch or from the middle (`start`), on any device; and it advances the generator by as much
-    however many batches are taken.
+    same, from its first batch or from the middle (`start`), on any device. The generator is advanced at once, by as
+    much whatever is taken.
 
     Args:
         split: what to give out; moved to `device` first, if it is not there. Move it once before many epochs.
@@ -45,7 +45,7 @@ def batches(
         start: begin with the batch of this number.
 
     Raises:
-        ValueError: wrong arguments, when the first batch is asked for.
+        ValueError: wrong arguments.
 
     Example:
         >>> data = Split(torch.arange(6, dtype=torch.uint8)[:, None], torch.arange(6))
@@ -67,15 +67,20 @@ def batches(
     if generator is not None:
         order = torch.randperm(count, generator=generator).to(here.images.device)
         number = int(torch.randint(MOST, (), generator=generator))
-    own = torch.Generator()
-    end = count - count % size if drop_last else count
-    for place in range(start * size, end, size):
-        images, labels = picked(here, slice(place, place + size) if order is None else order[place : place + size])
-        if augment:
-            own.manual_seed(number + place // size)
-            images = augmented(images, augment, own)
-        inputs = scaled(images, dtype)
-        yield (inputs if transform is None else transform(inputs)), labels
+    places = range(start * size, count - count % size if drop_last else count, size)
+
+    def produced() -> Iterator[tuple[Tensor, Tensor]]:
+        own = torch.Generator()
+        for place in places:
+            rows = slice(place, place + size) if order is None else order[place : place + size]
+            images, labels = picked(here, rows)
+            if augment:
+                own.manual_seed(number + place // size)
+                images = augmented(images, augment, own)
+            inputs = scaled(images, dtype)
+            yield (inputs if transform is None else transform(inputs)), labels
+
+    return produced()
 
 
 def picked(split: Split, rows: slice | Tensor) -> tuple[Tensor, Tensor]:

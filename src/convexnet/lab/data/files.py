@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
+import zipfile
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
+
+import numpy as np
 
 
 class DataError(Exception):
@@ -41,10 +46,9 @@ def check(folder: Path, files: Iterable[tuple[str, str]], *, what: str, remedy: 
     wanted = dict(files)
     missing = [name for name in wanted if not (folder / name).is_file()]
     if missing:
-        raise MissingData(
-            f"{what} is not in {folder.absolute()}: {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} "
-            f"missing. {remedy}"
-        )
+        verb = "is" if len(missing) == 1 else "are"
+        why = f"{', '.join(missing)} {verb} missing" if folder.is_dir() else "there is no such folder"
+        raise MissingData(f"{what} is not in {folder.absolute()}: {why}. {remedy}")
     for name, expected in wanted.items():
         try:
             found = digest(folder / name)
@@ -56,3 +60,24 @@ def check(folder: Path, files: Iterable[tuple[str, str]], *, what: str, remedy: 
                 f"{what}: {folder / name} ({size} bytes) is damaged, truncated or another file: its md5 sum is "
                 f"{found}, and {expected} is the published one. Delete it. {remedy}"
             )
+
+
+def opened(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of an `.npz` file; objects, which would be pickles, are refused.
+
+    Raises:
+        MissingData: there is no such file.
+        CorruptData: it is no such file, or not a whole one.
+    """
+    if not path.is_file():
+        raise MissingData(f"there is no file {path.absolute()}: give the path of an .npz file")
+    try:
+        with path.open("rb") as file:  # numpy leaves a file open that it cannot read
+            archive = np.load(file, allow_pickle=False)
+            if isinstance(archive, np.ndarray):
+                raise ValueError("it is a single array (.npy)")
+            return {name: archive[name] for name in archive.files}
+    except (zipfile.BadZipFile, zlib.error, pickle.UnpicklingError, EOFError, KeyError, ValueError, OSError) as error:
+        raise CorruptData(
+            f"{path} cannot be read as an .npz file of plain arrays; it may be truncated or damaged: {error}"
+        ) from error

@@ -130,6 +130,8 @@ def read(name: str, data_dir: Path | str | None, download: bool) -> Source:
 def carve(count: int, validation: float, train_samples: int | None, seed: int) -> tuple[Tensor, Tensor]:
     """Row numbers of the training part and of the validation part, each in ascending order."""
     held = math.floor(count * validation + 0.5)
+    if validation and not held:
+        raise ValueError(f"validation is {validation} of {count} images, which is none: choose a larger share, or 0")
     order = torch.randperm(count, generator=generator_for(seed, "split"))
     rest = order[held:]
     if train_samples is not None and train_samples > len(rest):

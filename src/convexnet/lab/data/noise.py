@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from convexnet.lab.data.files import CorruptData, MissingData
-from convexnet.lab.data.sources import opened
+from convexnet.lab.data.files import CorruptData, MissingData, opened
 
 HUMAN = {
     "cifar10n-aggre": "aggre_label",
@@ -25,7 +28,8 @@ SYMMETRIC = ("symmetric-including", "symmetric-excluding")
 KINDS = (*SYMMETRIC, *HUMAN)
 """Kinds of wrong labels. The paper's own numbers (Table 3) fit draws that include the true class."""
 
-HUMAN_FILE = "cifar10n.npz"
+HUMAN_FILES = ("cifar10n.npz", "CIFAR-10_human.pt")
+"""The labels of CIFAR-10N as plain arrays, and as they are published."""
 
 
 def generator_for(seed: int, purpose: str) -> torch.Generator:
@@ -52,12 +56,8 @@ def wrong_labels(labels: Tensor, fraction: float, classes: int, seed: int) -> Te
         >>> int((wrong_labels(labels, 0.4, classes=10, seed=0) != labels).sum())
         4
     """
-    if not 0.0 <= fraction <= 1.0:
-        raise ValueError(f"fraction of wrong labels must be between 0 and 1, got {fraction}")
-    if classes < 2:
-        raise ValueError(f"a wrong label needs at least two classes, got {classes}")
     generator = torch.Generator().manual_seed(seed)
-    chosen = torch.randperm(len(labels), generator=generator)[: round(fraction * len(labels))]
+    chosen = drawn(len(labels), fraction, classes, generator)
     shift = torch.randint(1, classes, (len(chosen),), generator=generator)
     noisy = labels.clone()
     noisy[chosen] = (labels[chosen] + shift) % classes
@@ -77,15 +77,20 @@ def resampled(labels: Tensor, fraction: float, classes: int, seed: int) -> Tenso
         >>> bool(abs((resampled(labels, 1.0, classes=10, seed=0) == labels).double().mean() - 0.1) < 0.02)
         True
     """
+    generator = torch.Generator().manual_seed(seed)
+    chosen = drawn(len(labels), fraction, classes, generator)
+    noisy = labels.clone()
+    noisy[chosen] = torch.randint(classes, (len(chosen),), generator=generator)
+    return noisy
+
+
+def drawn(count: int, fraction: float, classes: int, generator: torch.Generator) -> Tensor:
+    """The rows whose labels are drawn anew, round(fraction * count) of them."""
     if not 0.0 <= fraction <= 1.0:
         raise ValueError(f"fraction of wrong labels must be between 0 and 1, got {fraction}")
     if classes < 2:
         raise ValueError(f"a wrong label needs at least two classes, got {classes}")
-    generator = torch.Generator().manual_seed(seed)
-    chosen = torch.randperm(len(labels), generator=generator)[: round(fraction * len(labels))]
-    noisy = labels.clone()
-    noisy[chosen] = torch.randint(classes, (len(chosen),), generator=generator)
-    return noisy
+    return torch.randperm(count, generator=generator)[: round(fraction * count)]
 
 
 def human(kind: str, folder: Path, clean: Tensor) -> Tensor:
@@ -93,24 +98,44 @@ def human(kind: str, folder: Path, clean: Tensor) -> Tensor:
 
     Args:
         kind: one of `HUMAN`.
-        folder: where `cifar10n.npz` is.
+        folder: where one of `HUMAN_FILES` is.
         clean: (N,), the first N official labels.
 
     Raises:
-        MissingData, CorruptData: the file is not there, or it belongs to other images.
+        MissingData, CorruptData: there is no such file, or it belongs to other images.
 
     Source: Wei et al., Learning with Noisy Labels Revisited (2022).
     """
-    path = folder / HUMAN_FILE
-    if not path.is_file():
+    path = next((folder / name for name in HUMAN_FILES if (folder / name).is_file()), None)
+    if path is None:
         raise MissingData(
-            f"the labels of CIFAR-10N are not in {path.absolute()}. Get them from http://noisylabels.com and store "
-            f"the arrays clean_label, {', '.join(HUMAN.values())} there with numpy.savez"
+            f"the labels of CIFAR-10N are not in {folder.absolute()}, neither as {' nor as '.join(HUMAN_FILES)}: put "
+            "the second one there, from http://noisylabels.com"
         )
-    found = opened(path)
+    found = published(path) if path.suffix == ".pt" else opened(path)
+    columns: list[Tensor] = []
     for name in ("clean_label", HUMAN[kind]):
-        if name not in found or found[name].ndim != 1 or len(found[name]) < len(clean):
-            raise CorruptData(f"{path} needs an array {name!r} with a label for each of {len(clean)} images")
-    if not torch.equal(torch.from_numpy(found["clean_label"][: len(clean)]).long(), clean):
+        column = torch.as_tensor(found[name]).long() if name in found else torch.empty(0, dtype=torch.int64)
+        if column.ndim != 1 or len(column) < len(clean):
+            raise CorruptData(f"{path} needs {name!r} with a label for each of {len(clean)} images")
+        columns.append(column[: len(clean)])
+    if not torch.equal(columns[0], clean.cpu()):
         raise CorruptData(f"{path}: clean_label is not what the images are labelled, so it belongs to other images")
-    return torch.from_numpy(found[HUMAN[kind]][: len(clean)]).long()
+    if int(columns[1].min()) < 0 or int(columns[1].max()) > int(clean.max()):
+        raise CorruptData(f"{path}: {HUMAN[kind]!r} has labels from {columns[1].min()} to {columns[1].max()}")
+    return columns[1]
+
+
+def published(path: Path) -> Mapping[str, np.ndarray]:
+    """The published file, a pickle of plain arrays: it is read as such and cannot run code."""
+    numeric = [type(np.dtype(kind)) for kind in (np.int64, np.int32, np.uint8)]
+    rebuild = cast("Callable[..., object]", np.zeros(0).__reduce__()[0])
+    old = (rebuild, "numpy.core.multiarray._reconstruct")  # its name before numpy 2
+    try:
+        with torch.serialization.safe_globals([rebuild, old, np.ndarray, np.dtype, *numeric]):
+            found = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        raise CorruptData(f"{path} is not the published file, or truncated: {error}") from error
+    if not isinstance(found, dict):
+        raise CorruptData(f"{path} is not the published file: it holds {type(found).__name__}")
+    return cast("Mapping[str, np.ndarray]", found)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from convexnet.lab.data.files import CorruptData, DataError, MissingData
+from convexnet.lab.data.files import CorruptData, DataError, MissingData, opened
 from convexnet.lab.data.noise import generator_for
 from convexnet.lab.data.parts import Split
-from convexnet.lab.data.sources import Source, opened
+from convexnet.lab.data.sources import Source
 
 HELD_OUT = 0.2
 """The share that becomes the test part where the data come in one part; the same images for every seed."""
@@ -56,7 +58,12 @@ def archive(path: Path) -> Source:
     names = tuple(str(name) for name in found["classnames"]) if "classnames" in found else numbered(classes)
     if len(names) < classes:
         raise CorruptData(f"{path}: classnames has {len(names)} names, and labels go up to {classes - 1}")
-    return Source(halves[0], halves[1], names) if len(halves) == 2 else halved(halves[0], names, str(path))
+    source = Source(halves[0], halves[1], names) if len(halves) == 2 else halved(halves[0], names, str(path))
+    unused = sorted({*range(classes)} - {*source.train.labels.unique().tolist()})
+    if unused:  # as where labels begin with 1
+        said = f"no training image has the label {', '.join(map(str, unused[:10]))}"
+        return replace(source, note="; ".join(filter(None, [source.note, said])))
+    return source
 
 
 def numbered(classes: int) -> tuple[str, ...]:
@@ -132,7 +139,7 @@ def folders(path: Path) -> Source:
 
 def decoded(folder: Path) -> tuple[Split, tuple[str, ...]]:
     """All images under a folder with a folder for each class, and the names of the classes."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
     from torchvision.datasets import ImageFolder
 
     try:
@@ -146,7 +153,7 @@ def decoded(folder: Path) -> tuple[Split, tuple[str, ...]]:
         try:
             with Image.open(name) as picture:
                 pixels = np.asarray(picture.convert("RGB"))
-        except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
             raise CorruptData(f"{name} cannot be read as an image, it may be truncated: {error}") from error
         if row == 0:
             size = pixels.shape[:2]

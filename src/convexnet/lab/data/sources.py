@@ -7,7 +7,6 @@ not the official one is never opened.
 from __future__ import annotations
 
 import hashlib
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from convexnet.lab.data.files import CorruptData, DataError, MissingData, check
+from convexnet.lab.data.files import CorruptData, DataError, MissingData, check, opened
 from convexnet.lab.data.parts import Split
 from convexnet.lab.data.small import pixels
 
@@ -104,6 +103,13 @@ def idx(kind: Any, sums: Mapping[str, str], folder: Path, download: bool) -> Sou
 # --- CIFAR and ciFAIR ------------------------------------------------------------------------------------------------
 
 
+CIFAIR_TESTS = {
+    "cifair10": ("test_batch", "01290e6b622a1977a000eff13650aca2"),
+    "cifair100": ("test", "8130dae8d6fc6a436437f0ebdb801df1"),
+}
+"""The test files of ciFAIR; its training files are those of CIFAR."""
+
+
 def kinds() -> dict[str, Any]:
     """The CIFAR classes of torchvision, and the same for ciFAIR, whose files have the same format.
 
@@ -117,14 +123,14 @@ def kinds() -> dict[str, Any]:
         url = "https://github.com/cvjena/cifair/releases/download/v1.0/ciFAIR-10.zip"
         filename = "ciFAIR-10.zip"
         tgz_md5 = "ca08fd390f0839693d3fc45c4e49585f"
-        test_list = [["test_batch", "01290e6b622a1977a000eff13650aca2"]]  # noqa: RUF012 (as in the base class)
+        test_list = [list(CIFAIR_TESTS["cifair10"])]  # noqa: RUF012 (as in the base class)
 
     class CIFAIR100(CIFAR100):
         base_folder = "ciFAIR-100"
         url = "https://github.com/cvjena/cifair/releases/download/v1.0/ciFAIR-100.zip"
         filename = "ciFAIR-100.zip"
         tgz_md5 = "ddc236ab4b12eeb8b20b952614861a33"
-        test_list = [["test", "8130dae8d6fc6a436437f0ebdb801df1"]]  # noqa: RUF012
+        test_list = [list(CIFAIR_TESTS["cifair100"])]  # noqa: RUF012
 
     return {"cifar10": CIFAR10, "cifar100": CIFAR100, "cifair10": CIFAIR10, "cifair100": CIFAIR100}
 
@@ -217,17 +223,6 @@ def arrays(path: Path, sums: Mapping[str, str]) -> dict[str, np.ndarray]:
                 "Make the file again"
             )
     return found
-
-
-def opened(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of an `.npz` file; objects, which would be pickles, are refused."""
-    if not path.is_file():
-        raise MissingData(f"there is no file {path.absolute()}: give the path of an .npz file")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except (zipfile.BadZipFile, EOFError, ValueError, OSError, AttributeError) as error:
-        raise CorruptData(f"{path} cannot be read as an .npz file, it may be truncated: {error}") from error
 
 
 # --- SVHN, STL-10 and the digits -------------------------------------------------------------------------------------
