@@ -195,9 +195,8 @@ def colourwise(mean: Tensor, variance: Tensor) -> Standardise:
     spread = (variance.mean(places, keepdim=True) + (mean - centre).square().mean(places, keepdim=True)).sqrt()
     varying = spread > 1e-9 * centre.abs()  # a mean of equal numbers is a rounding error away from them
     if not bool(varying.all()):
-        raise ValueError(
-            f"colour {varying.flatten().tolist().index(False)} has the same value in every pixel of every image: leave it out"
-        )
+        colour = varying.flatten().tolist().index(False)
+        raise ValueError(f"colour {colour} has the same value in every pixel of every image: leave it out")
     return Standardise(centre.float(), spread.reciprocal().float())
 
 
