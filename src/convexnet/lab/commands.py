@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Generator, Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
@@ -17,8 +16,9 @@ import convexnet as cx
 from convexnet.constraints.sets import METHODS
 from convexnet.conversion.convexify import INITS
 from convexnet.lab import user_model
+from convexnet.lab.lab_commands import register
 from convexnet.lab.networks import Convex
-from convexnet.lab.terminal import print_certificate
+from convexnet.lab.terminal import one_of, print_certificate, refuse, stops_cleanly
 from convexnet.lab.whiten import EPSILON, WHITENINGS
 
 app = typer.Typer(
@@ -30,22 +30,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
-@contextlib.contextmanager
-def stops_cleanly(what_remains: str) -> Generator[None, None, None]:
-    """Turn Ctrl-C into one line and the exit status that shells expect."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        print(f"\nStopped; {what_remains}", file=sys.stderr)
-        raise typer.Exit(130) from None
-
-
-def refuse(message: str) -> typer.Exit:
-    """Print an error without a traceback and return the exit for wrong usage, status 2."""
-    print(f"convexnet: {message}", file=sys.stderr)
-    return typer.Exit(2)
 
 
 def _version(wanted: bool) -> None:
@@ -61,18 +45,6 @@ def common(
     ] = False,
 ) -> None:
     """Convex neural networks: prove that a network is convex in its input, and see what convexity buys."""
-
-
-def one_of(allowed: Iterable[str]) -> Callable[[str | None], str | None]:
-    """A check of an option that has one of a few values."""
-    names = tuple(allowed)
-
-    def check(value: str | None) -> str | None:
-        if value is not None and value not in names:
-            raise typer.BadParameter(f"{value!r} is not one of {', '.join(names)}.")
-        return value
-
-    return check
 
 
 WIDEST = 16
@@ -256,3 +228,6 @@ def certify(
         else:
             print_certificate(str(certificate), certificate.convex, Console(highlight=False))
     raise typer.Exit(0 if certificate.convex else 1)
+
+
+register(app)

@@ -113,7 +113,8 @@ def _render(draw: Draw, theme: Theme, size: tuple[float, float]) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(words.encode()).decode()
 
 
-def _axes(figure: Figure, x: str, y: str) -> Axes:
+def plain_axes(figure: Figure, x: str, y: str) -> Axes:
+    """Axes with a quiet grid and names."""
     axes = figure.add_subplot()
     axes.set_xlabel(x)
     axes.set_ylabel(y)
@@ -127,7 +128,7 @@ def curves(runs: Sequence[Run], quantity: str, y: str, reference: float | None =
     """Train (solid) and test (dashed) curves of `train_<quantity>` and `test_<quantity>` over epochs."""
 
     def draw(figure: Figure, theme: Theme) -> None:
-        axes = _axes(figure, "epoch", y)
+        axes = plain_axes(figure, "epoch", y)
         if reference is not None:
             axes.axhline(reference, color=theme.muted, linewidth=1, linestyle=(0, (1, 2)))
         for run in runs:
@@ -150,7 +151,7 @@ def reliability_diagram(bars: Sequence[Reliability], convex: bool) -> Draw:
     """Accuracy in each bin of confidence (bars, paler with fewer images) and the bin's mean confidence (marks)."""
 
     def draw(figure: Figure, theme: Theme) -> None:
-        axes = _axes(figure, "confidence", "accuracy")
+        axes = plain_axes(figure, "confidence", "accuracy")
         colour = theme.ioc if convex else theme.nn
         width = 1 / len(bars)
         fullest = max(bar.count for bar in bars)
@@ -173,14 +174,19 @@ def reliability_diagram(bars: Sequence[Reliability], convex: bool) -> Draw:
 
 def boundary(data: Split, model: nn.Module | None, side: int = 220) -> Draw:
     """The points of both classes and, if a model is given, the regions it gives to them."""
+    return regions(data, None if model is None else decide(predict(model, grid(side))).reshape(side, side))
+
+
+def regions(data: Split, classes: Tensor | None) -> Draw:
+    """The points of both classes and, if given, the class (side, side) of every point of `plane.grid`."""
 
     def draw(figure: Figure, theme: Theme) -> None:
         axes = figure.add_subplot()
-        if model is not None:
-            classes = decide(predict(model, grid(side))).reshape(side, side).numpy()
-            axis = torch.linspace(-EXTENT, EXTENT, side).numpy()
-            axes.contourf(axis, axis, classes, levels=[-0.5, 0.5, 1.5], colors=[theme.first, theme.second], alpha=0.22)
-            axes.contour(axis, axis, classes, levels=[0.5], colors=[theme.ink], linewidths=1.4)
+        if classes is not None:
+            axis = torch.linspace(-EXTENT, EXTENT, len(classes)).numpy()
+            fill = [theme.first, theme.second]
+            axes.contourf(axis, axis, classes.numpy(), levels=[-0.5, 0.5, 1.5], colors=fill, alpha=0.22)
+            axes.contour(axis, axis, classes.numpy(), levels=[0.5], colors=[theme.ink], linewidths=1.4)
         for label, colour, marker in ((0, theme.first, "o"), (1, theme.second, "^")):
             points = data.inputs[data.labels == label][:150].numpy()
             axes.scatter(points[:, 0], points[:, 1], s=11, color=colour, marker=marker, linewidths=0, rasterized=True)
@@ -197,12 +203,17 @@ def boundary(data: Split, model: nn.Module | None, side: int = 220) -> Draw:
 
 def surfaces(model: nn.Module, elevation: float, azimuth: float, side: int = 40) -> Draw:
     """The two outputs of `model` over the plane, one surface for each class, from one viewpoint."""
+    return sheets(predict(model, grid(side)), elevation, azimuth)
+
+
+def sheets(outputs: Tensor, elevation: float, azimuth: float) -> Draw:
+    """Two outputs (side * side, 2) over `plane.grid`, one surface for each class, from one viewpoint."""
 
     def draw(figure: Figure, theme: Theme) -> None:
         # mplot3d's axes are untyped.
         axes = cast(Any, figure.add_subplot(projection="3d"))
+        side = round(len(outputs) ** 0.5)
         points = grid(side)
-        outputs = predict(model, points)
         faces: list[Tensor] = []
         colours: list[str] = []
         for label, colour in ((0, theme.first), (1, theme.second)):
@@ -231,12 +242,16 @@ def surfaces(model: nn.Module, elevation: float, azimuth: float, side: int = 40)
 
 
 def argmax_on_a_line(model: nn.Module) -> Draw:
-    """Two convex functions of one variable and, below them, which of the two is larger."""
+    """Two convex functions of one variable on [-2, 2] and, below them, which of the two is larger."""
+    return larger_of(predict(model, torch.linspace(-2, 2, 801)[:, None]))
+
+
+def larger_of(outputs: Tensor) -> Draw:
+    """Two functions (N, 2) on an even grid of [-2, 2] and, below them, which of the two is larger."""
 
     def draw(figure: Figure, theme: Theme) -> None:
-        axes = _axes(figure, "x", "output")
-        x = torch.linspace(-2, 2, 801)
-        outputs = predict(model, x[:, None])
+        axes = plain_axes(figure, "x", "output")
+        x = torch.linspace(-2, 2, len(outputs))
         second = (outputs[:, 1] > outputs[:, 0]).numpy()
         names = ("f (class A)", "g (class B)")
         styles = ("-", (0, (4, 2)))

@@ -79,61 +79,65 @@ def leaving(model: nn.Module, seed: int, pairs: int = 20_000) -> tuple[float, fl
     return shares[0], shares[1]
 
 
+NETWORKS = {
+    "mlp-1": ("Ordinary network, one output", 1, False),
+    "ioc-mlp-1": ("Convex network, one output", 1, True),
+    "ioc-mlp-2": ("Convex network, two outputs", 2, True),
+}
+"""By the name in records: what it is called, how many outputs it has, and whether it is kept convex."""
+
+
+def points(seed: int) -> tuple[Split, Split]:
+    """600 points to train on and 2000 fresh ones."""
+    return crescents(600, seed), crescents(2000, seed + 1)
+
+
+def explore(name: str, seed: int, *, epochs: int, tick: Callable[[], None] = lambda: None) -> Boundary:
+    """Train and certify one of `NETWORKS`."""
+    data, fresh = points(seed)
+    title, outputs, convex = NETWORKS[name]
+    start = perf_counter()
+    make = convex_mlp if convex else ordinary_mlp
+    model = make(data.inputs, outputs, width=WIDTH, depth=DEPTH, seed=seed)
+    loss = sigmoid_loss if outputs == 1 else functional.cross_entropy
+    for _ in fit(
+        model, data, convex=convex, epochs=epochs, batch=BATCH, learning_rate=LEARNING_RATE, seed=seed, loss=loss
+    ):
+        tick()
+    certificate = cx.certify(model, data.inputs[:2])
+    right = [float((decide(predict(model, part.inputs)) == part.labels).float().mean()) for part in (data, fresh)]
+    return Boundary(
+        name=title,
+        outputs=outputs,
+        convex=convex,
+        model=model,
+        certificate=str(certificate),
+        certified=certificate.convex,
+        train_accuracy=right[0],
+        test_accuracy=right[1],
+        left=leaving(model, seed),
+        seconds=perf_counter() - start,
+    )
+
+
 def explore_plane(seed: int, *, epochs: int, tick: Callable[[], None] = lambda: None) -> Plane:
     """Train and certify the three networks on 600 points; accuracies are on those and on 2000 fresh points."""
-    data, fresh = crescents(600, seed), crescents(2000, seed + 1)
-    boundaries: list[Boundary] = []
-    for name, outputs, convex in (
-        ("Ordinary network, one output", 1, False),
-        ("Convex network, one output", 1, True),
-        ("Convex network, two outputs", 2, True),
-    ):
-        start = perf_counter()
-        make = convex_mlp if convex else ordinary_mlp
-        model = make(data.inputs, outputs, width=WIDTH, depth=DEPTH, seed=seed)
-        loss = sigmoid_loss if outputs == 1 else functional.cross_entropy
-        for _ in fit(
-            model,
-            data,
-            convex=convex,
-            epochs=epochs,
-            batch=BATCH,
-            learning_rate=LEARNING_RATE,
-            seed=seed,
-            loss=loss,
-        ):
-            tick()
-        certificate = cx.certify(model, data.inputs[:2])
-        right = [float((decide(predict(model, part.inputs)) == part.labels).float().mean()) for part in (data, fresh)]
-        boundaries.append(
-            Boundary(
-                name=name,
-                outputs=outputs,
-                convex=convex,
-                model=model,
-                certificate=str(certificate),
-                certified=certificate.convex,
-                train_accuracy=right[0],
-                test_accuracy=right[1],
-                left=leaving(model, seed),
-                seconds=perf_counter() - start,
-            )
-        )
+    boundaries = [explore(name, seed, epochs=epochs, tick=tick) for name in NETWORKS]
     line = two_convex_functions()
     certificate = cx.certify(line, torch.zeros(2, 1))
-    return Plane(data, epochs, boundaries, line, str(certificate), certificate.convex)
+    return Plane(points(seed)[0], epochs, boundaries, line, str(certificate), certificate.convex)
 
 
-def record(result: Boundary, plane: Plane, seed: int, full: bool, surroundings: dict[str, object]) -> dict[str, object]:
+def record(result: Boundary, epochs: int, seed: int, full: bool, surroundings: dict[str, object]) -> dict[str, object]:
     """The row of one network in the plane for `metrics.json`."""
     return {
         "study": "demo-plane",
-        "model": ("ioc-mlp" if result.convex else "mlp") + f"-{result.outputs}",
+        "model": next(name for name, about in NETWORKS.items() if about[0] == result.name),
         "dataset": "crescents",
         "tier": ("T3" if result.outputs == 1 else "T2") if result.convex else None,
         "recipe": {"optimiser": "adam", "learning_rate": LEARNING_RATE, "batch": BATCH, "width": WIDTH, "depth": DEPTH},
         "seed": seed,
-        "epochs": plane.epochs,
+        "epochs": epochs,
         "full": full,
         "train_accuracy": result.train_accuracy,
         "test_accuracy": result.test_accuracy,

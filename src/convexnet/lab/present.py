@@ -77,7 +77,7 @@ def run_demo(folder: Path, *, seed: int, quick: bool, recipe: Recipe | None = No
     training = perf_counter() - start
     measured["Time"] = f"{training:.0f} seconds for training, evaluation and certificates, all runs together"
     rows = [demo.record(run, seed, not quick, surroundings) for run in runs]
-    rows += [plane.record(result, boundaries, seed, not quick, surroundings) for result in boundaries.boundaries]
+    rows += [plane.record(result, boundaries.epochs, seed, not quick, surroundings) for result in boundaries.boundaries]
     records.write_records(folder / "metrics.json", rows)
     page = report.build(runs, boundaries, data, seed=seed, full=not quick, measured=measured)
     records.write_whole(folder / "report.html", page)

@@ -21,26 +21,12 @@ VERSION = 1
 
 FIELDS = frozenset(
     [
-        "record",
-        "key",
-        "study",
-        "model",
-        "dataset",
-        "tier",
-        "recipe",
-        "seed",
-        "epochs",
-        "full",
-        "train_accuracy",
-        "clean_train_accuracy",
-        "running_accuracy",
-        "test_accuracy",
-        "test_accuracy_at_peak",
-        "certified",
-        "hardware",
-        "versions",
-        "commit",
-        "seconds",
+        *["record", "key", "study"],
+        *["model", "dataset", "tier"],
+        *["recipe", "seed", "epochs", "full"],
+        *["train_accuracy", "clean_train_accuracy", "running_accuracy"],
+        *["test_accuracy", "test_accuracy_at_peak", "certified"],
+        *["hardware", "versions", "commit", "seconds"],
     ]
 )
 """What every record of a study has; those of networks that have no test set say None."""

@@ -3,33 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import jinja2
 
 from convexnet.lab import descriptions, figures, metrics, narrative
 from convexnet.lab.data import ThreeWay
 from convexnet.lab.demo import Run
-from convexnet.lab.figures import Picture
+from convexnet.lab.page import Panel, Section
 from convexnet.lab.plane import Plane
-
-
-@dataclass(frozen=True)
-class Panel:
-    """A picture and the caption under it."""
-
-    picture: Picture
-    caption: str
-
-
-@dataclass(frozen=True)
-class Section:
-    """A heading, a paragraph and panels side by side; `legend` names what the section's lines and colours mean."""
-
-    title: str
-    text: str
-    panels: list[Panel]
-    legend: str = ""
 
 
 def labelled(run: Run) -> str:

@@ -1,7 +1,12 @@
-"""Certificates in colour, where there is a terminal to show it."""
+"""What all subcommands do on a terminal: certificates in colour, clean stops, errors in a line."""
 
 from __future__ import annotations
 
+import contextlib
+import sys
+from collections.abc import Callable, Generator, Iterable
+
+import typer
 from rich.console import Console
 from rich.text import Text
 
@@ -12,3 +17,31 @@ def print_certificate(text: str, convex: bool, console: Console) -> None:
     console.print(Text(first, style="bold green" if convex else "bold red"), soft_wrap=True)
     if rest:
         console.print(Text(rest), soft_wrap=True)
+
+
+@contextlib.contextmanager
+def stops_cleanly(what_remains: str) -> Generator[None, None, None]:
+    """Turn Ctrl-C into one line and the exit status that shells expect."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"\nStopped; {what_remains}", file=sys.stderr)
+        raise typer.Exit(130) from None
+
+
+def refuse(message: str) -> typer.Exit:
+    """Print an error without a traceback and return the exit for wrong usage, status 2."""
+    print(f"convexnet: {message}", file=sys.stderr)
+    return typer.Exit(2)
+
+
+def one_of(allowed: Iterable[str]) -> Callable[[str | None], str | None]:
+    """A check of an option that has one of a few values."""
+    names = tuple(allowed)
+
+    def check(value: str | None) -> str | None:
+        if value is not None and value not in names:
+            raise typer.BadParameter(f"{value!r} is not one of {', '.join(names)}.")
+        return value
+
+    return check

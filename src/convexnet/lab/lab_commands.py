@@ -1,0 +1,188 @@
+"""The subcommands of experiments: `train`, `study list`, `study run`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from convexnet.constraints.sets import METHODS
+from convexnet.conversion.convexify import INITS
+from convexnet.lab.terminal import one_of, refuse, stops_cleanly
+
+RECIPE_NAMES = ("paper-text", "paper-code", "ours")
+
+DataDir = Annotated[
+    Path | None, typer.Option("--data-dir", help="Folder of the data sets, in torchvision's layout.", file_okay=False)
+]
+Threads = Annotated[int, typer.Option(min=1, help="Processor threads that torch may use.")]
+Accelerator = Annotated[str, typer.Option(metavar="cpu|cuda|auto", help="Where the networks are trained.")]
+Download = Annotated[bool, typer.Option("--download", help="Let torchvision download what is missing to --data-dir.")]
+
+study_app = typer.Typer(help="Run the studies behind the tables and figures.", no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the application."""
+    app.command()(train)
+    app.add_typer(study_app, name="study")
+
+
+def train(
+    dataset: Annotated[str, typer.Option(help="mnist, fashion-mnist, cifar10, digits, folder:PATH, npz:PATH, ...")],
+    model: Annotated[str, typer.Option(help="mlp, ficnn, relu-mlp, allconv.")] = "mlp",
+    convex: Annotated[bool, typer.Option("--convex", help="Train the convex counterpart of the model.")] = False,
+    recipe: Annotated[
+        str, typer.Option(metavar="|".join(RECIPE_NAMES), callback=one_of(RECIPE_NAMES), help="How it is trained.")
+    ] = "paper-text",
+    epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's.", show_default=False)] = None,
+    batch: Annotated[int | None, typer.Option(min=2, help="Instead of the recipe's.", show_default=False)] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Instead of the recipe's.", show_default=False)] = None,
+    augment: Annotated[str | None, typer.Option(help="Instead of the recipe's.", show_default=False)] = None,
+    normalise: Annotated[
+        str | None, typer.Option(metavar="none|mean-std|standard|zca", help="Instead of the recipe's.")
+    ] = None,
+    method: Annotated[
+        str | None, typer.Option(metavar="|".join(METHODS), callback=one_of(METHODS), help="Instead of the recipe's.")
+    ] = None,
+    init: Annotated[
+        str | None, typer.Option(metavar="|".join(INITS), callback=one_of(INITS), help="Instead of the recipe's.")
+    ] = None,
+    noise: Annotated[float, typer.Option(help="Wrong training labels, in percent.")] = 0.0,
+    noise_kind: Annotated[str, typer.Option(help="How they are drawn.")] = "symmetric-including",
+    train_samples: Annotated[int | None, typer.Option(min=2, help="Train on so many images only.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Decides everything that is random.")] = 0,
+    data_dir: DataDir = None,
+    download: Download = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the run.  [default: runs/train-MODEL-DATASET-SEED]", file_okay=False),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in the folder.")] = False,
+    accelerator: Accelerator = "auto",
+    devices: Annotated[int, typer.Option(min=1, help="Processes, each with a device of its own.")] = 1,
+    precision: Annotated[str | None, typer.Option(metavar="32-true|bf16-mixed|16-mixed", help="Of the steps.")] = None,
+    compiled: Annotated[bool, typer.Option("--compile", help="Translate the network with torch.compile.")] = False,
+    threads: Threads = 1,
+) -> None:
+    """Train one network, certify it, and record what was measured.
+
+    The folder gets log.csv, a TensorBoard log, record.jsonl, network.safetensors and, on the way, checkpoint.pt, from
+    which --resume continues to the same weights and metrics after any stop.
+
+    Example: convexnet train --dataset digits --model mlp --convex --epochs 20
+    """
+    torch.set_num_threads(threads)
+    with stops_cleanly("go on from the last checkpoint with the same command and --resume."):
+        from convexnet.lab.data import DataError
+        from convexnet.lab.jobs import Job
+        from convexnet.lab.models import MODELS, model_named
+        from convexnet.lab.present_runs import train_one
+        from convexnet.lab.recipes import recipe as recipe_named
+        from convexnet.lab.runs import Place
+
+        name = f"ioc-{model}" if convex and f"ioc-{model}" in MODELS else model
+        try:
+            how = recipe_named(recipe, convex=model_named(name).convex)
+        except ValueError as error:
+            raise refuse(str(error)) from None
+        if convex and not model_named(name).convex:
+            raise refuse(f"{model} has no convex counterpart here; models: {', '.join(MODELS)}")
+        given = {"epochs": epochs, "batch": batch, "learning_rate": learning_rate, "augment": augment}
+        given |= {"normalise": normalise, "precision": precision, "compiled": compiled or None}
+        ways = {"method": method, "init": init}
+        how = replace(
+            how,
+            **{key: value for key, value in given.items() if value is not None},
+            convex=replace(how.convex, **{key: value for key, value in ways.items() if value is not None}),
+        )
+        changed = how != recipe_named(recipe, convex=model_named(name).convex) or train_samples is not None
+        job = Job(
+            "train",
+            name,
+            dataset,
+            how,
+            seed,
+            full=not changed,
+            train_samples=train_samples,
+            noise=noise,
+            noise_kind=noise_kind,
+        )
+        safe = dataset.replace(":", "-").replace("/", "-")
+        folder = out if out is not None else Path("runs") / f"train-{name}-{safe}-{seed}"
+        place = Place(
+            folder,
+            data_dir,
+            resume=resume,
+            accelerator=accelerator,
+            devices=devices,
+            download=download,
+            board=True,
+            network=True,
+        )
+        try:
+            train_one(job, place)
+        except (DataError, ValueError) as error:
+            raise refuse(str(error)) from None
+
+
+@study_app.command("list")
+def list_studies() -> None:
+    """List the studies."""
+    from convexnet.lab.studies import STUDIES
+
+    table = Table("name", "what", "source", "systems")
+    for study in STUDIES:
+        table.add_row(study.name, study.title, study.source, ", ".join(study.systems))
+    Console(highlight=False).print(table)
+
+
+@study_app.command("run")
+def run_study(
+    name: Annotated[str, typer.Argument(help="One of `convexnet study list`.", show_default=False)],
+    seeds: Annotated[int | None, typer.Option(min=1, help="How many seeds.  [default: the study's]")] = None,
+    smoke: Annotated[bool, typer.Option("--smoke", help="Seconds: that everything runs. Proves nothing.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="As the source has it; hours or days.")] = False,
+    data_dir: DataDir = None,
+    download: Download = False,
+    ray: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Run on a Ray cluster; 'local' starts one here.")
+    ] = None,
+    results: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the records.  [default: results; runs/smoke with --smoke]", file_okay=False),
+    ] = None,
+    runs: Annotated[Path, typer.Option(help="Folder of logs and checkpoints on the way.", file_okay=False)] = Path(
+        "runs/studies"
+    ),
+    accelerator: Accelerator = "cpu",
+    threads: Threads = 1,
+) -> None:
+    """Run a study: shortened to minutes on two processor cores, unless --smoke or --full says otherwise.
+
+    Each record is added to results/NAME.jsonl as soon as it is there. Stopped or killed, the same command goes on:
+    runs with a record are not repeated, the others continue from their checkpoints. Exit status 1 if a run failed.
+    """
+    if smoke and full:
+        raise refuse("--smoke and --full exclude each other.")
+    torch.set_num_threads(threads)
+    with stops_cleanly("the same command goes on where it stopped."):
+        from convexnet.lab.present_runs import run_sweep
+        from convexnet.lab.records import RecordError
+        from convexnet.lab.runs import Place
+        from convexnet.lab.studies import study_named
+
+        size = "smoke" if smoke else "full" if full else "two-core"
+        kept = results if results is not None else Path("runs/smoke" if smoke else "results")
+        place = Place(runs, data_dir, accelerator=accelerator, download=download)
+        try:
+            study = study_named(name)
+            failed = run_sweep(study, size, seeds, place, kept, ray=ray, threads=threads)
+        except (ValueError, RecordError, ConnectionError) as error:
+            raise refuse(str(error)) from None
+    raise typer.Exit(1 if failed else 0)

@@ -1,0 +1,128 @@
+"""Training and studies on a terminal: bars while they run, tables when they are done."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from convexnet.lab import page
+from convexnet.lab.checkpoints import NAME, CheckpointError
+from convexnet.lab.experiment import Point
+from convexnet.lab.jobs import Job
+from convexnet.lab.records import write_whole
+from convexnet.lab.runs import Place, run
+from convexnet.lab.study import Study
+from convexnet.lab.sweep import Outcome, sweep
+from convexnet.lab.terminal import refuse
+from convexnet.lab.train import Diverged
+
+
+def progress_on(console: Console) -> Progress:
+    """Bars with a name, what was measured last, and the time that is left."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[state]}"),
+        TimeRemainingColumn(),
+        console=console,
+    )
+
+
+def state_of(point: Point) -> str:
+    """The last measurements in a few words.
+
+    Example:
+        >>> state_of({"epoch": 1, "running_loss": 0.5, "running_accuracy": 0.8, "validation_accuracy": 0.75})
+        'train 0.800  validation 0.750'
+    """
+    parts = (("train", "running_accuracy"), ("validation", "validation_accuracy"))
+    return "  ".join(f"{name} {point[key]:.3f}" for name, key in parts if key in point)
+
+
+def train_one(job: Job, place: Place) -> None:
+    """Train the network of a job, write its record and print what was found."""
+    console = Console(highlight=False)
+    with progress_on(console) as progress:
+        bar = progress.add_task(job.name, total=job.recipe.epochs, state="")
+        place = replace(place, say=progress.console.print)
+
+        def tick(_: Job, point: Point) -> None:
+            progress.update(bar, completed=point["epoch"], state=state_of(point))
+
+        try:
+            row = run(job, place, tick)
+        except (Diverged, CheckpointError) as error:
+            raise refuse(str(error)) from None
+    if not row:  # a process of several that is not the first
+        return
+    write_whole(place.folder / "record.jsonl", json.dumps(row, allow_nan=False) + "\n")
+    (place.folder / NAME).unlink(missing_ok=True)
+    shown = Table(title=job.name)
+    for column in ("train (used)", "train (true)", "test", "gap", "test at peak", "ECE", "epochs"):
+        shown.add_column(column, justify="right")
+    names = ("train_accuracy", "clean_train_accuracy", "test_accuracy", "gap", "test_accuracy_at_peak")
+    shares = [f"{100 * row[name]:.2f} %" for name in names]
+    shown.add_row(*shares, f"{row['ece']:.3f}", str(row["epochs"]))
+    console.print(shown)
+    if row["certified"]:
+        console.print(Text(f"Certified convex in its input (tier {row['tier']}).", style="bold green"))
+    elif row["breaks"]:
+        path, operator, reason = row["breaks"]
+        console.print(Text(f"Not certified convex: {path}: {operator}: {reason}."))
+    console.print(Text(f"Record, log and network are in {place.folder}"), soft_wrap=True)
+
+
+def run_sweep(
+    study: Study, size: str, seeds: int | None, place: Place, results: Path, *, ray: str | None, threads: int
+) -> int:
+    """Run a study and print its tables; returns how many jobs failed."""
+    console = Console(highlight=False)
+    jobs = study.jobs(size, seeds)
+    with progress_on(console) as progress:
+        whole = progress.add_task(f"{study.name}, {size}", total=len({job.key for job in jobs}), state="")
+        current: dict[str, TaskID] = {}
+
+        def tick(job: Job, point: Point) -> None:
+            if job.key not in current:
+                current[job.key] = progress.add_task(job.name, total=job.recipe.epochs, state="")
+            progress.update(current[job.key], completed=point["epoch"], state=state_of(point))
+
+        def done(job: Job, outcome: Outcome) -> None:
+            if job.key in current:
+                progress.remove_task(current.pop(job.key))
+            progress.update(whole, completed=len({row["key"] for row in outcome.rows}) + len(outcome.failed))
+
+        outcome = sweep(study, jobs, place, results, ray=ray, threads=threads, tick=tick, done=done)
+        progress.update(whole, completed=progress.tasks[0].total)
+    if outcome.found:
+        console.print(f"{outcome.found} of {len(jobs)} runs had their record already.")
+    for section in study.sections(study.rows(outcome.rows)):
+        for table in section.tables:
+            console.print(on_terminal(table))
+    for job, error in outcome.failed:
+        console.print(Text(f"{job.name}: {error}", style="bold red"), soft_wrap=True)
+    console.print(Text(f"Records: {results / f'{study.name}.jsonl'}"), soft_wrap=True)
+    return len(outcome.failed)
+
+
+LEFT_OUT = ("paper train", "paper gap", "test at peak", "ECE", "seeds")
+"""Columns that a terminal has no room for; records and reports have them."""
+
+
+def on_terminal(table: page.Table) -> Table:
+    """A table for the terminal, without the lines of what was not run."""
+    made = Table(title=table.caption)
+    kept = [index for index, column in enumerate(table.columns) if column not in LEFT_OUT]
+    for index in kept:
+        made.add_column(table.columns[index], justify="left" if index < table.text else "right")
+    for row in table.rows:
+        if row[-1] != "not run":
+            made.add_row(*(row[index] for index in kept))
+    return made

@@ -1,0 +1,36 @@
+"""The studies: one readable file for each table or figure of a document, and each ablation of ours."""
+
+from __future__ import annotations
+
+import difflib
+
+from convexnet.lab.studies import appendix_c, constraint_ablation, fig2, fig3, table1, table4
+from convexnet.lab.study import Study
+
+STUDIES: tuple[Study, ...] = (
+    table1.STUDY,
+    table4.STUDY,
+    constraint_ablation.STUDY,
+    fig2.STUDY,
+    fig3.STUDY,
+    appendix_c.STUDY,
+)
+"""In the order of a report. A new study is one file and one line here."""
+
+
+def study_named(name: str) -> Study:
+    """The study of that name.
+
+    Raises:
+        ValueError: there is none; the closest name is suggested.
+
+    Example:
+        >>> study_named("table1").source
+        'Sivaprasad et al. 2021, table 1'
+    """
+    known = {study.name: study for study in STUDIES}
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=1)
+        suggestion = f" Did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"there is no study {name!r}; there are {', '.join(known)}.{suggestion}")
+    return known[name]
