@@ -141,6 +141,9 @@ def test_each_image_is_changed_by_its_own_draw_alone(augment: Augmentation) -> N
     assert same == [True, True, True, False, True, True]
     assert first.dtype == torch.uint8
     assert first.shape == one.shape
+    # However they lie in memory.
+    last = one.contiguous(memory_format=torch.channels_last)
+    assert torch.equal(augment(last, seeded(2)), first)
     # Floating-point images get the same change.
     torch.testing.assert_close(augment(one.float(), seeded(2)).round(), first.float(), atol=1, rtol=0)
     assert not torch.equal(augment(one, seeded(3)), first)
