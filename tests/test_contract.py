@@ -39,6 +39,8 @@ PUBLIC = [
     "nn",
     "save",
     "split",
+    "to_cvxpy",
+    "to_lp",
 ]
 
 # Parameter names, kinds and defaults. A change here is a change of the contract.
@@ -56,6 +58,8 @@ SIGNATURES = {
     "load": "(path, allow=(), device='cpu')",
     "save": "(model, path)",
     "split": "(model, example=None)",
+    "to_cvxpy": "(model, variable, given=None)",
+    "to_lp": "(model, domain, given=None)",
     "Cone.attach": "(self, optimizer, *others)",
     "Cone.detach": "(self)",
     "Cone.project": "(self)",
@@ -73,7 +77,7 @@ MEMBERS = {
 }
 
 PLANNED = [
-    *["minimise", "conjugate", "prox", "to_cvxpy", "to_lp"],
+    *["minimise", "conjugate", "prox"],
     *["Simplex", "Cube", "Orthant", "Free", "Product", "Polyhedron"],
 ]
 
@@ -91,12 +95,13 @@ BELOW: dict[str, set[str]] = {
     "split": {"errors", "curvature", "memory", "differences"},
     "storage": {"errors", "curvature", "memory"},
     "solve": {"errors", "domains", "curvature", "memory"},
+    "export": {"errors", "domains", "curvature", "memory", "solve"},
     "conversion": {"errors", "domains", "curvature", "memory", "constraints", "initialise", "nn"},
 }
 BELOW["__init__"] = {*BELOW}
 BELOW["lab"] = {"", *BELOW} - {"__init__"}
 
-EXTRAS = {"storage": {"safetensors"}}
+EXTRAS = {"storage": {"safetensors"}, "export": {"cvxpy", "scipy"}}
 """What a room of the library part may import where it is used, with an error that names the extra."""
 
 OPTIONAL = [
@@ -104,6 +109,8 @@ OPTIONAL = [
     "sklearn",
     "matplotlib",
     "scipy",
+    "cvxpy",
+    "highspy",
     "typer",
     "torchvision",
     "timm",

@@ -7,6 +7,7 @@ from convexnet.curvature import Certificate, Finding, certify
 from convexnet.curvature.falsify import Counterexample, falsify
 from convexnet.domains import Box
 from convexnet.errors import ConvexNetError, NotCertified, NotTraceable
+from convexnet.export import to_cvxpy, to_lp
 from convexnet.split import split
 from convexnet.storage import load, save
 
@@ -33,4 +34,6 @@ __all__ = [
     "nn",
     "save",
     "split",
+    "to_cvxpy",
+    "to_lp",
 ]

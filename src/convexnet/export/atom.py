@@ -1,0 +1,319 @@
+"""A network as an atom of CVXPY: convex, neither rising nor falling, with a conic form of its own.
+
+Being an atom is what keeps the inequalities of its conic form from being misused: CVXPY's own rules refuse to maximise
+it, to set it equal to something, or to put anything into it that is not affine. Its value is the network's, not that of
+a solution, so that what a solver left loose does not show.
+
+This module imports cvxpy, and is imported where that is wanted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import cvxpy as cp
+import numpy as np
+import torch
+from cvxpy.atoms import EXP_ATOMS, NONPOS_ATOMS, SOC_ATOMS
+from cvxpy.atoms.atom import Atom
+from cvxpy.reductions.dcp2cone.canonicalizers import CANON_METHODS
+from scipy import sparse
+from torch import Tensor
+
+from convexnet.export.bends import BENDS
+from convexnet.export.form import Form
+from convexnet.export.reading import GATE, Cut
+from convexnet.export.sender import Sender, Vector
+
+Expression = Any
+Constraints = list[Any]
+Graph = tuple[Expression, Constraints]
+
+
+class Given:
+    """The inputs before the variable, some of them parameters, and what the form makes of their values.
+
+    Args:
+        sender: runs the network.
+        form: its form.
+        inputs: (1, ...) each; where an item of `items` is a CVXPY expression, its value takes the place.
+        items: for each input before the variable, an expression, or None for what stays as it is.
+        positive: which gates must not be negative.
+    """
+
+    def __init__(
+        self, sender: Sender, form: Form, inputs: Sequence[Tensor], items: Sequence[Any], positive: Sequence[bool]
+    ) -> None:
+        self.sender, self.form, self.inputs, self.items = sender, form, list(inputs), list(items)
+        self.last: tuple[Any, Any] = (None, None)
+        self.constants: list[Any] = []
+        for target, changes in enumerate(form.changes):
+            size = (len(form.constants[target]),)
+            self.constants.append(cp.CallbackParam(self.constant(target), size) if changes else None)
+        numbers = iter(range(len(form.cuts)))
+        self.gates: dict[int, Any] = {}
+        for k, cut in enumerate(form.cuts):
+            if cut.bend == GATE:
+                self.gates[k] = cp.CallbackParam(self.gate(next(numbers)), (cut.size,), nonneg=positive[k])
+
+    def constant(self, target: int) -> Callable[[], Any]:
+        return lambda: None if (found := self.now()) is None else found[0][target]
+
+    def gate(self, number: int) -> Callable[[], Any]:
+        return lambda: None if (found := self.now()) is None else found[1][number]
+
+    def filled(self) -> list[Tensor] | None:
+        """The inputs at the present values of the parameters; None while one has none."""
+        found = list(self.inputs)
+        for place, item in enumerate(self.items):
+            if item is not None:
+                if item.value is None:
+                    return None
+                own = self.inputs[place]
+                found[place] = (
+                    torch.as_tensor(np.asarray(item.value, dtype=np.float64)).reshape(own.shape).to(own.device)
+                )
+        return found
+
+    def now(self) -> tuple[list[Vector], list[Vector]] | None:
+        """Constants and factors of gates; computed once for each value."""
+        inputs = self.filled()
+        if inputs is None:
+            return None
+        changing = [inputs[place] for place, item in enumerate(self.items) if item is not None]
+        key = tuple(value.cpu().numpy().tobytes() for value in changing)
+        if key != self.last[0]:
+            self.last = key, self.sender.at(inputs, self.form.fixed)
+        return self.last[1]
+
+    def parameters(self) -> list[Any]:
+        """The user's, which CVXPY asks for their values, and those that are computed from them."""
+        own = [p for item in self.items if item is not None for p in item.parameters()]
+        return [*dict.fromkeys(own), *(c for c in self.constants if c is not None), *self.gates.values()]
+
+
+class Network(Atom):
+    """See the module's docstring. Arguments: y flattened, the parameters, and the `Given` they come from."""
+
+    def __init__(self, *args: Any) -> None:
+        *expressions, given = args
+        self.given: Given = given
+        super().__init__(*expressions)
+
+    def get_data(self) -> Any:
+        return [self.given]
+
+    def shape_from_args(self) -> tuple[int, ...]:
+        return self.given.form.shape
+
+    def sign_from_args(self) -> tuple[bool, bool]:
+        return False, False
+
+    def is_atom_convex(self) -> bool:
+        return True
+
+    def is_atom_concave(self) -> bool:
+        return False
+
+    def is_incr(self, idx: int) -> bool:
+        return False
+
+    def is_decr(self, idx: int) -> bool:
+        return False
+
+    def name(self) -> str:
+        return f"{self.given.sender.reading.program.model}({self.args[0].name()})"
+
+    def at(self, y: Any) -> Tensor:
+        """The network at y (n,), with gradients."""
+        inputs = self.given.filled()
+        assert inputs is not None
+        return self.given.sender.value(inputs, y)
+
+    def numeric(self, values: Sequence[Any]) -> Any:
+        with torch.no_grad():
+            out = self.at(torch.as_tensor(np.asarray(values[0], dtype=np.float64)))
+        return out.reshape(self.shape).cpu().numpy()
+
+    def _grad(self, values: Sequence[Any]) -> list[Any]:
+        y = torch.as_tensor(np.asarray(values[0], dtype=np.float64)).requires_grad_()
+        out = self.at(y).flatten()
+        rows = [torch.autograd.grad(value, y, retain_graph=True, materialize_grads=True)[0] for value in out]
+        own = sparse.csc_matrix(torch.stack(rows, 1).numpy())
+        return [own, *(sparse.csc_matrix((argument.size, len(out))) for argument in self.args[1:])]
+
+
+class WithExponentials(Network):
+    """A network whose conic form needs exponential cones."""
+
+
+class WithSquares(Network):
+    """A network whose conic form needs second-order cones."""
+
+
+class WithBoth(Network):
+    """A network whose conic form needs both."""
+
+
+KINDS = {
+    frozenset[str](): Network,
+    frozenset(("exp",)): WithExponentials,
+    frozenset(("soc",)): WithSquares,
+    frozenset(("exp", "soc")): WithBoth,
+}
+
+
+def network(y: Expression, given: Given) -> Expression:
+    """The network as an expression: an atom, or an affine expression where nothing in it bends."""
+    if all(cut.bend == GATE for cut in given.form.cuts):
+        out, constraints = graph(given, y, {id(p): p for p in given.parameters()})
+        if not constraints:
+            return cp.reshape(out, given.form.shape, order="C")
+    cones = frozenset(BENDS[cut.bend].cones for cut in given.form.cuts if cut.bend != GATE) - {""}
+    return KINDS[cones](y, *given.parameters(), given)
+
+
+# --- the conic form --------------------------------------------------------------------------------------------------
+
+
+def canonical(expr: Network, args: Sequence[Expression], solver_context: object = None) -> Graph:
+    """What CVXPY calls to replace the atom by affine expressions and cones."""
+    del solver_context  # every solver that takes the cones takes them in this form
+    taken = dict(zip(map(id, expr.given.parameters()), args[1:], strict=True))
+    out, constraints = graph(expr.given, args[0], taken)
+    return cp.reshape(out, expr.shape, order="C"), constraints
+
+
+def graph(given: Given, y: Expression, taken: dict[int, Expression]) -> Graph:
+    """The output, affine in y and in new variables, and what holds for those.
+
+    A product of a parameter with what holds a parameter is none that CVXPY can keep open (DPP), so the argument of a
+    gate then becomes a variable of its own first.
+    """
+    form = given.form
+    sources: list[Expression] = [y]
+    constraints: Constraints = []
+
+    def arrives(target: int) -> Expression:
+        parameter = given.constants[target]
+        total = cp.Constant(form.constants[target]) if parameter is None else taken[id(parameter)]
+        for source, matrix in form.incoming(target):
+            total = total + cp.Constant(matrix) @ sources[source]
+        return total
+
+    for k, cut in enumerate(form.cuts):
+        a = arrives(k)
+        if cut.bend == GATE:
+            if a.parameters():
+                own = cp.Variable(a.shape)
+                constraints.append(own == a)
+                a = own
+            sources.append(cp.multiply(taken[id(given.gates[k])], a))
+            continue
+        mask, values = form.fixed[k]
+        free = np.flatnonzero(~mask)
+        z = cp.Constant(values)
+        if len(free):
+            places = (free[:, None] * cut.group + np.arange(cut.group)).ravel()
+            own, needed = CONES[cut.bend](a[places] if mask.any() else a, cut, free)
+            z = z + cp.Constant(placed(free, cut.size)) @ own if mask.any() else own
+            constraints += needed
+        sources.append(z)
+    return arrives(len(form.cuts)), constraints
+
+
+def of_kink(a: Expression, cut: Cut, free: Vector) -> Graph:
+    z = cp.Variable(len(free))
+    slope = np.broadcast_to(torch.as_tensor(cut.setting).numpy(), (cut.size,))[free]
+    return z, [z >= a, z >= cp.multiply(slope, a) if slope.any() else z >= 0]
+
+
+def of_largest(a: Expression, cut: Cut, free: Vector) -> Graph:
+    z = cp.Variable(len(free))
+    return z, [cp.Constant(spread(len(free), cut.group)) @ z >= a]
+
+
+def of_exp(a: Expression, cut: Cut, free: Vector) -> Graph:
+    z = cp.Variable(len(free))
+    return z, [exponential(a, z)]
+
+
+def of_softplus(a: Expression, cut: Cut, free: Vector) -> Graph:
+    """exp(a - z) + exp(-z) <= 1."""
+    z, u, v = (cp.Variable(len(free)) for _ in range(3))
+    return z, [exponential(a - z, u), exponential(-z, v), u + v <= 1]
+
+
+def of_elu(a: Expression, cut: Cut, free: Vector) -> Graph:
+    """elu(a) = min { p + alpha (exp(q) - 1) : p >= 0, q <= 0, p + q >= a } for 0 <= alpha <= 1.
+
+    The slope of alpha exp(q) is at most 1, that of p, so q = min(a, 0) and p = max(a, 0) are best. (Without q <= 0 this
+    would be smaller than elu for alpha < 1, whose slope jumps at 0.)
+    """
+    p, q, v = (cp.Variable(len(free)) for _ in range(3))
+    return p + float(cut.setting) * (v - 1), [p >= 0, q <= 0, p + q >= a, exponential(q, v)]
+
+
+def of_logsumexp(a: Expression, cut: Cut, free: Vector) -> Graph:
+    """sum_j exp(a_j - z) <= 1."""
+    z, u = cp.Variable(len(free)), cp.Variable(len(free) * cut.group)
+    spreading = spread(len(free), cut.group)
+    return z, [exponential(a - cp.Constant(spreading) @ z, u), cp.Constant(spreading.T.tocsr()) @ u <= 1]
+
+
+def of_square(a: Expression, cut: Cut, free: Vector) -> Graph:
+    """|(2 a, z - 1)| <= z + 1."""
+    z = cp.Variable(len(free))
+    return z, [cp.SOC(z + 1, cp.vstack([2 * a, z - 1]), axis=0)]
+
+
+def of_norm(a: Expression, cut: Cut, free: Vector) -> Graph:
+    z = cp.Variable(len(free))
+    return z, [cp.SOC(z, cp.reshape(a, (cut.group, len(free)), order="F"), axis=0)]
+
+
+CONES: dict[str, Callable[[Expression, Cut, Vector], Graph]] = {
+    "kink": of_kink,
+    "largest": of_largest,
+    "exp": of_exp,
+    "softplus": of_softplus,
+    "elu": of_elu,
+    "logsumexp": of_logsumexp,
+    "square": of_square,
+    "norm": of_norm,
+}
+"""By the name of the bend: an affine expression and constraints under which it is at least the bend, and can be it."""
+
+
+def exponential(a: Expression, z: Expression) -> Any:
+    """z >= exp(a)."""
+    return cp.ExpCone(a, cp.Constant(np.ones(a.shape)), z)
+
+
+def spread(count: int, group: int) -> Any:
+    """The matrix that repeats each entry for its group."""
+    return sparse.kron(sparse.eye(count), np.ones((group, 1))).tocsr()
+
+
+def placed(free: Vector, size: int) -> Any:
+    """The matrix that puts entries in their places, (size, len(free))."""
+    return sparse.csr_matrix((np.ones(len(free)), (free, np.arange(len(free)))), (size, len(free)))
+
+
+def register() -> None:
+    """Tell CVXPY of the atoms: how they become cones, and which kinds of cones those are."""
+    methods, linear, exponentials, squares = map(as_any, (CANON_METHODS, NONPOS_ATOMS, EXP_ATOMS, SOC_ATOMS))
+    for cones, kind in KINDS.items():
+        methods[kind] = canonical
+        linear.append(kind)
+        exponentials += [kind] if "exp" in cones else []
+        squares += [kind] if "soc" in cones else []
+
+
+def as_any(value: Any) -> Any:
+    """CVXPY's tables are typed by the atoms it has itself."""
+    return value
+
+
+register()

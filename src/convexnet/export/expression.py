@@ -1,0 +1,104 @@
+"""`to_cvxpy`: a convex network as an expression of CVXPY."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from convexnet.curvature.arguments import unwrapped
+from convexnet.export.bends import BENDS
+from convexnet.export.samples import arranged, as_listed, as_tensor, read
+from convexnet.export.tightness import check_tight
+from convexnet.solve.lp import need
+
+
+def to_cvxpy(model: nn.Module, variable: Any, given: Any = None) -> Any:
+    """A network that is convex in its last input, as a convex expression of CVXPY, for one sample.
+
+    The expression obeys the rules of disciplined convex programming like any convex atom: it may be minimised, bounded
+    from above, added and multiplied by what is not negative. CVXPY itself refuses to maximise it or to set it equal to
+    something. Its `value` is the network's, in float64.
+
+    For affine layers of every kind, convolutions, BatchNorm, pooling, skips, concatenation, ReLU, LeakyReLU, PReLU,
+    ELU, CELU, softplus, exponentials, log-sum-exp, squares, norms, absolute values and maxima.
+
+    Args:
+        model: a module that is proved convex in its last input, with an output (B,), (B, 1) or (B, K). Evaluated in
+            eval mode, as it is now: training it further does not change the expression.
+        variable: a `cvxpy.Variable`, or an affine expression, with the shape of one sample of that input.
+        given: one value for each input before the last: an array, a tensor (with a batch dimension of 1 or without), or
+            a `cvxpy.Parameter`, for a problem that is compiled once (DPP) and solved for many values.
+
+    Returns:
+        A scalar expression for (B,) and (B, 1), else one of shape (K,), each element convex.
+
+    Raises:
+        NotCertified: not proved convex, or an operator has no form here: named, with source line and remedy.
+        NotTraceable: `torch.export` cannot record the forward.
+        ValueError, TypeError: wrong arguments.
+        ImportError: cvxpy is missing; the error names the extra.
+
+    Source: Grant & Boyd, Graph Implementations for Nonsmooth Convex Programs (2008): each nonlinearity is stated as
+        z >= g(a), which is exact because nothing in a certified network gains by a greater z.
+
+    Example:
+        >>> import cvxpy
+        >>> import convexnet as cx
+        >>> net, y = cx.nn.FICNN(2, hidden=(8, 8)), cvxpy.Variable(2)
+        >>> cost = to_cvxpy(net, y)
+        >>> cost.curvature
+        'CONVEX'
+        >>> problem = cvxpy.Problem(cvxpy.Minimize(cost + cvxpy.norm1(y)), [cvxpy.sum(y) == 1])
+        >>> _ = problem.solve()
+        >>> bool(abs(net(torch.tensor(y.value).float()).item() - cost.value) < 1e-4)
+        True
+    """
+    cp = need("cvxpy")
+    need("scipy.sparse")
+    from convexnet.export.atom import Given, network
+
+    inner = unwrapped(model)
+    expression = checked_variable(cp, variable)
+    items = [item if is_expression(cp, item) and item.parameters() else None for item in as_listed(given)]
+    values = [start(cp, item, place) for place, item in enumerate(as_listed(given))]
+    inputs = arranged(inner, values, expression.shape)
+    parameters = [place for place, item in enumerate(items) if item is not None]
+    form, sender = read(inner, inputs, parameters, list(BENDS))
+    positive = check_tight(form, type(inner).__name__)
+    flat = cp.reshape(expression, (expression.size,), order="C")
+    return network(flat, Given(sender, form, inputs, items, positive))
+
+
+def is_expression(cp: Any, value: Any) -> bool:
+    return isinstance(value, cp.Expression)
+
+
+def checked_variable(cp: Any, variable: Any) -> Any:
+    """An affine expression to put into the network."""
+    if not is_expression(cp, variable) or variable.is_complex():
+        raise TypeError(
+            f"the variable is a real cvxpy.Variable, or an affine expression, not {type(variable).__name__}: "
+            "cvxpy.Variable(n) for a network of vectors of length n"
+        )
+    if not variable.is_affine():
+        raise ValueError(
+            f"what is put into the network must be affine, and {variable} is {variable.curvature.lower()}: introduce a "
+            "variable and set it equal to an affine expression"
+        )
+    return variable
+
+
+def start(cp: Any, item: Any, place: int) -> Any:
+    """A value to read the network with: of a parameter that has none yet, zeros."""
+    if not is_expression(cp, item):
+        return as_tensor(item, place)
+    if item.variables():
+        raise TypeError(
+            f"given[{place}] depends on a variable, and the network is convex in its last input only: give a Parameter "
+            "or an array"
+        )
+    value = np.zeros(item.shape) if item.value is None else np.asarray(item.value, dtype=np.float64)
+    return as_tensor(torch.as_tensor(value), place)

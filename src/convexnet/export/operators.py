@@ -1,0 +1,292 @@
+"""How each operator of a traced program is written with affine maps and the functions of `bends`: a literal table.
+
+An operator is bent (`BENT`), affine (`AFFINE`), or refused by name. Affine ones are executed as they are. The table is
+keyed by the names of `torch.ops.aten`, like the rule table of the calculus; a name listed twice is an error at import.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from convexnet.curvature.call import Refusal
+from convexnet.solve.kinks import argument, pool_settings, windows
+
+
+class Cut(Protocol):
+    """(name of a bend, argument) -> result. The last dimension of the argument is the group, where there is one."""
+
+    def __call__(self, bend: str, a: Tensor, setting: float | Tensor = 0.0, group: bool = False) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Use:
+    """One operator with its arguments, tensors that see the variable and others alike."""
+
+    operator: Callable[..., Any]
+    args: Sequence[Any]
+    kwargs: dict[str, Any]
+
+    @property
+    def x(self) -> Tensor:
+        """The first argument."""
+        return self.args[0]
+
+    def arg(self, place: int, name: str, default: Any = None) -> Any:
+        """An argument given by position or by name."""
+        return argument(self.args, self.kwargs, place, name, default)
+
+
+Rule = Callable[[Cut, Use], Any]
+
+# --- pointwise -------------------------------------------------------------------------------------------------------
+
+
+def kink(cut: Cut, a: Tensor, slope: float | Tensor) -> Tensor:
+    if bool((torch.as_tensor(slope) > 1).any()):
+        raise Refusal("its negative slope is above 1, so that it is not convex", "use a slope of at most 1")
+    return cut("kink", a, slope)
+
+
+def prelu(cut: Cut, use: Use) -> Tensor:
+    x, slope = use.args[0], use.args[1]
+    return kink(cut, x, slope if slope.ndim == x.ndim or slope.numel() == 1 else slope.view(-1, *[1] * (x.ndim - 2)))
+
+
+def rrelu(cut: Cut, use: Use) -> Tensor:
+    return kink(cut, use.x, (use.arg(1, "lower", 1 / 8) + use.arg(2, "upper", 1 / 3)) / 2)
+
+
+def clamp(cut: Cut, use: Use) -> Tensor:
+    low, high = use.arg(1, "min"), use.arg(2, "max")
+    x = use.x if high is None else high - cut("kink", high - use.x)
+    return x if low is None else low + cut("kink", x - low)
+
+
+def elu(cut: Cut, use: Use) -> Tensor:
+    alpha, scale, inner = use.arg(1, "alpha", 1.0), use.arg(2, "scale", 1.0), use.arg(3, "input_scale", 1.0)
+    if not (0 <= alpha * inner <= 1 and inner > 0 and scale > 0):
+        raise Refusal(f"with alpha {alpha:g} its slope drops at zero, so that it is not convex", "use alpha <= 1")
+    return scale / inner * cut("elu", inner * use.x, alpha * inner)
+
+
+def celu(cut: Cut, use: Use) -> Tensor:
+    alpha = use.arg(1, "alpha", 1.0)
+    if alpha <= 0:
+        raise Refusal(f"with alpha {alpha:g} it is not convex", "use a positive alpha")
+    return alpha * cut("elu", use.x / alpha, 1.0)
+
+
+def softplus(cut: Cut, use: Use) -> Tensor:
+    beta = use.arg(1, "beta", 1.0)
+    return cut("softplus", beta * use.x) / beta
+
+
+def power(cut: Cut, use: Use) -> Tensor:
+    exponent = use.args[1]
+    if exponent == 1:
+        return use.x
+    if exponent not in (2, 4, 8):
+        raise Refusal(f"the power {exponent} has no form here", "use 1, 2, 4 or 8")
+    x = use.x
+    for _ in range(int(math.log2(exponent))):
+        x = cut("square", x)
+    return x
+
+
+def cosh(cut: Cut, use: Use) -> Tensor:
+    return (cut("exp", use.x) + cut("exp", -use.x)) / 2
+
+
+def product(cut: Cut, use: Use) -> Tensor:
+    """Of a tensor with itself, and of one that sees the variable with one that does not."""
+    a, b = use.args[:2]
+    return cut("square", a) if a is b else use.operator(a, b)
+
+
+# --- over dimensions and windows -------------------------------------------------------------------------------------
+
+
+def grouped(x: Tensor, dims: Sequence[int]) -> Tensor:
+    """The given dimensions as one group, last."""
+    places = sorted(d % x.ndim for d in dims)
+    rest = [d for d in range(x.ndim) if d not in places]
+    return x.permute(*rest, *places).flatten(len(rest))
+
+
+def reduced(cut: Cut, bend: str, x: Tensor, dims: Any, keepdim: bool) -> Tensor:
+    dims = [dims] if isinstance(dims, int) else list(dims or range(x.ndim))
+    out = cut(bend, grouped(x, dims), group=True)
+    for d in sorted(d % x.ndim for d in dims) if keepdim else ():
+        out = out.unsqueeze(d)
+    return out
+
+
+def pair(cut: Cut, a: Any, b: Any) -> Tensor:
+    """max(a, b); where one of them is a number, of each element."""
+    a, b = torch.broadcast_tensors(torch.as_tensor(a), torch.as_tensor(b))
+    return cut("largest", torch.stack([a, b], -1), group=True)
+
+
+def amax(cut: Cut, use: Use) -> Tensor:
+    return reduced(cut, "largest", use.x, use.arg(1, "dim"), bool(use.arg(2, "keepdim", False)))
+
+
+def amin(cut: Cut, use: Use) -> Tensor:
+    return -reduced(cut, "largest", -use.x, use.arg(1, "dim"), bool(use.arg(2, "keepdim", False)))
+
+
+def largest(cut: Cut, use: Use) -> Any:
+    """torch.max of two, over one dimension (its second result, the places, is no function to export), or of all."""
+    other = use.arg(1, "other")
+    if isinstance(other, Tensor):
+        return pair(cut, use.x, other)
+    return (amax(cut, use), None) if use.arg(1, "dim") is not None else amax(cut, use)
+
+
+def smallest(cut: Cut, use: Use) -> Any:
+    other = use.arg(1, "other")
+    if isinstance(other, Tensor):
+        return -pair(cut, -use.x, -other)
+    return (amin(cut, use), None) if use.arg(1, "dim") is not None else amin(cut, use)
+
+
+def logsumexp(cut: Cut, use: Use) -> Tensor:
+    return reduced(cut, "logsumexp", use.x, use.arg(1, "dim"), bool(use.arg(2, "keepdim", False)))
+
+
+def log_softmax(cut: Cut, use: Use) -> Tensor:
+    return use.x - reduced(cut, "logsumexp", use.x, use.arg(1, "dim"), keepdim=True)
+
+
+def norm(cut: Cut, use: Use) -> Tensor:
+    order = use.arg(1, "ord", use.kwargs.get("p"))
+    order = 2.0 if order is None else float(order)
+    dims, keepdim = use.arg(2, "dim"), bool(use.arg(3, "keepdim", False))
+    if order == 2:
+        return reduced(cut, "norm", use.x, dims, keepdim)
+    size = cut("kink", use.x, -1.0)
+    if order == 1:
+        dims = [dims] if isinstance(dims, int) else list(dims or range(use.x.ndim))
+        return size.sum(dims, keepdim=keepdim)
+    if order == math.inf:
+        return reduced(cut, "largest", size, dims, keepdim)
+    raise Refusal(f"the norm of order {order:g} has no form here", "use order 1, 2 or infinity")
+
+
+def max_pool(cut: Cut, use: Use) -> Tensor:
+    x = use.x
+    dims = x.ndim - 2
+    kernel, stride, padding, dilation, _ = pool_settings(use.args, use.kwargs, dims)
+    out = results(use).shape[2:]
+    return over_windows(cut, x, windows(x.shape[2:], out, kernel, stride, padding, dilation), out)
+
+
+def adaptive_max_pool(cut: Cut, use: Use) -> tuple[Tensor, None]:
+    x = use.x
+    out = results(use).shape[2:]
+    if any(side % count for side, count in zip(x.shape[2:], out, strict=True)):
+        raise Refusal("its windows have different sizes", "choose an output size that divides the input's")
+    sides = [side // count for side, count in zip(x.shape[2:], out, strict=True)]
+    none, ones = [0] * len(sides), [1] * len(sides)
+    return over_windows(cut, x, windows(x.shape[2:], out, sides, sides, none, ones), out), None
+
+
+def over_windows(cut: Cut, x: Tensor, places: Tensor, out: torch.Size) -> Tensor:
+    entries = x.flatten(2)[:, :, places.flatten().to(x.device)].unflatten(2, places.shape)
+    return cut("largest", entries, group=True).unflatten(2, out)
+
+
+def results(use: Use) -> Tensor:
+    """What the operator returns for zeros, for its shape."""
+    found = use.operator(torch.zeros(use.x.shape), *use.args[1:], **use.kwargs)
+    return found if isinstance(found, Tensor) else found[0]
+
+
+# --- the tables ------------------------------------------------------------------------------------------------------
+
+BENT_ROWS: tuple[tuple[str, Rule], ...] = (
+    ("relu", lambda cut, use: cut("kink", use.x)),
+    ("leaky_relu", lambda cut, use: kink(cut, use.x, use.arg(1, "negative_slope", 0.01))),
+    ("prelu", prelu),
+    ("_prelu_kernel", prelu),
+    ("rrelu", rrelu),
+    ("abs", lambda cut, use: cut("kink", use.x, -1.0)),
+    *((name, clamp) for name in ("clamp", "clamp_min")),
+    ("clamp_max", lambda cut, use: use.args[1] - cut("kink", use.args[1] - use.x)),
+    ("elu", elu),
+    ("celu", celu),
+    ("softplus", softplus),
+    ("log_sigmoid", lambda cut, use: -cut("softplus", -use.x)),
+    ("exp", lambda cut, use: cut("exp", use.x)),
+    ("exp2", lambda cut, use: cut("exp", math.log(2) * use.x)),
+    ("expm1", lambda cut, use: cut("exp", use.x) - 1),
+    ("cosh", cosh),
+    ("square", lambda cut, use: cut("square", use.x)),
+    ("pow", power),
+    ("mul", product),
+    ("maximum", lambda cut, use: pair(cut, use.args[0], use.args[1])),
+    ("minimum", lambda cut, use: -pair(cut, -use.args[0], -use.args[1])),
+    ("max", largest),
+    ("min", smallest),
+    ("amax", amax),
+    ("amin", amin),
+    ("logsumexp", logsumexp),
+    *((name, log_softmax) for name in ("log_softmax", "_log_softmax")),
+    *((name, norm) for name in ("linalg_vector_norm", "norm")),
+    *((f"max_pool{n}d", max_pool) for n in (1, 2, 3)),
+    *((f"max_pool{n}d_with_indices", lambda cut, use: (max_pool(cut, use), None)) for n in (1, 2, 3)),
+    *((f"adaptive_max_pool{n}d", adaptive_max_pool) for n in (1, 2, 3)),
+    # affine ones that PyTorch does not differentiate
+    ("detach", lambda cut, use: use.x),
+    ("copy", lambda cut, use: use.args[1].expand(use.x.shape)),
+)
+
+FACTORS: dict[str, tuple[int, ...]] = {
+    **dict.fromkeys(("matmul", "mm", "bmm", "mv", "dot", "outer", "linear", "mul"), (0, 1)),
+    **dict.fromkeys(("conv1d", "conv2d", "conv3d", "convolution"), (0, 1)),
+    **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), (0, 1)),
+    **dict.fromkeys(("addmm", "baddbmm", "addcmul"), (1, 2)),
+    "div": (0, 1),
+    "einsum": (1,),
+}
+"""Where the factors of a product stand: only one of them may see the variable."""
+
+AFFINE: frozenset[str] = frozenset((
+    *FACTORS, "batch_norm", "_native_batch_norm_legit_no_training", "add", "sub", "rsub", "neg", "positive", "sum",
+    "mean",
+    "avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d",
+    "_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d",
+    "_upsample_nearest_exact1d", "_upsample_nearest_exact2d", "_upsample_nearest_exact3d", "upsample_linear1d",
+    "upsample_bilinear2d", "upsample_trilinear3d", "_upsample_bilinear2d_aa", "upsample_bicubic2d",
+    "_upsample_bicubic2d_aa", "flatten", "unflatten", "permute", "transpose", "t", "numpy_T", "mT", "movedim",
+    "swapaxes", "squeeze", "unsqueeze", "expand", "expand_as", "broadcast_to", "slice", "select", "narrow", "split",
+    "split_with_sizes", "chunk", "unbind", "index_select", "index", "gather", "take", "flip", "roll", "rot90",
+    "repeat", "tile", "repeat_interleave", "unfold", "diagonal", "slice_scatter", "select_scatter", "index_put",
+    "tensor_split", "unsafe_chunk", "unsafe_split", "view", "_unsafe_view", "reshape", "view_as", "pixel_shuffle",
+    "pixel_unshuffle", "channel_shuffle", "tril", "triu", "diag_embed", "im2col", "clone", "contiguous", "alias",
+    "lift_fresh_copy", "to", "_to_copy", "type_as", "dropout", "feature_dropout", "alpha_dropout",
+    "feature_alpha_dropout", "masked_fill", "where", "cat", "stack", "pad", "constant_pad_nd", "getitem",
+))  # fmt: skip
+"""Operators that are executed as they are: affine in what the calculus lets them be applied to."""
+
+SHAPE_ONLY = frozenset((
+    "zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full", "sym_size", "sym_numel", "sym_stride",
+))  # fmt: skip
+"""Operators that look at the shape of their argument, and do not see the variable."""
+
+
+def build(rows: Sequence[tuple[str, Rule]]) -> dict[str, Rule]:
+    """The table by operator; refuses duplicates, which a dictionary literal would swallow."""
+    table = dict(rows)
+    if len(table) != len(rows):
+        raise ValueError("the table of bent operators lists an operator twice")
+    return table
+
+
+BENT = build(BENT_ROWS)

@@ -1,0 +1,93 @@
+"""Why inequalities are enough: nothing gains by a result that is greater than its bend.
+
+A solver is told v >= bend(a), and the network is v = bend(a). Lowering every v to its bend, from the first cut on,
+keeps all inequalities and does not raise the output, if each v is used upwards only: by the output with a coefficient
+that is not negative, and by a later bend where that does not fall with it. The certificate proves the network convex;
+this is a second proof, of what the exporters need, from the signs of the maps they write down.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from convexnet.curvature.call import Refusal
+from convexnet.export.bends import BENDS
+from convexnet.export.form import Form
+from convexnet.export.reading import GATE, finding, refuse
+from convexnet.export.sender import Vector
+from convexnet.solve.lp import need
+
+
+def nonneg_results(form: Form) -> list[tuple[Vector, Vector]]:
+    """For each cut: which of its results, and which elements of its argument, are never negative in any solution of
+    the inequalities, as far as signs tell."""
+    found: list[tuple[Vector, Vector]] = []
+    for k, cut in enumerate(form.cuts):
+        rows = (form.constants[k] >= 0) & (not form.changes[k])
+        for source, matrix in form.incoming(k):
+            wrong = matrix < 0
+            if source == 0:
+                wrong = matrix != 0
+            else:
+                wrong = wrong + (matrix @ need("scipy.sparse").diags((~found[source - 1][0]).astype(float)) != 0)
+            rows &= wrong.getnnz(axis=1) == 0
+        grouped = rows.reshape(cut.size, cut.group)
+        results = np.zeros(cut.size, dtype=bool)
+        if cut.bend != GATE:
+            results |= np.asarray(BENDS[cut.bend].nonneg(cut.setting))
+            results |= grouped.any(1) if cut.bend in ("largest", "kink") else results
+        found.append((results, rows))
+    return found
+
+
+def check_tight(form: Form, model: str) -> tuple[bool, ...]:
+    """Show that a solver which may raise the results of bends gains nothing by it.
+
+    Backwards from the output: a result may be used upwards only, and by what comes next only where that rises with it.
+
+    Returns:
+        For each cut, whether it is a gate whose factors must not be negative for that.
+
+    Raises:
+        NotCertified: a result is used where it must be exact. The network is convex, but for a reason that the
+            inequalities do not show.
+    """
+    count = len(form.cuts)
+    signs = nonneg_results(form)
+    up = [np.zeros(cut.size, dtype=bool) for cut in form.cuts]
+    down = [np.zeros(cut.size, dtype=bool) for cut in form.cuts]
+    positive = [False] * count
+    exact = [True]  # of the sources: y, and its products with gates
+    for k, cut in enumerate(form.cuts):
+        exact.append(cut.bend == GATE and all(exact[source] for source, _ in form.incoming(k)))
+
+    def used(target: int, rise: Vector, fall: Vector) -> None:
+        for source, matrix in form.incoming(target):
+            if not exact[source]:
+                above, below = (matrix > 0).T, (matrix < 0).T
+                up[source - 1] |= ((above @ rise) > 0) | ((below @ fall) > 0)
+                down[source - 1] |= ((below @ rise) > 0) | ((above @ fall) > 0)
+
+    outputs = len(form.constants[count])
+    used(count, np.ones(outputs), np.zeros(outputs))
+    for k in reversed(range(count)):
+        cut = form.cuts[k]
+        if cut.bend == GATE:
+            positive[k] = not exact[k + 1]
+            used(k, up[k].astype(float), down[k].astype(float))
+            continue
+        mask, _ = form.fixed[k]
+        if (down[k] & ~mask).any():
+            refuse(model, [finding(cut.node, Refusal(LOOSE, LOOSE_REMEDY))])
+        rise = np.repeat(up[k] & ~mask, cut.group)
+        rising = np.broadcast_to(np.asarray(BENDS[cut.bend].rising(cut.setting)), (cut.size,))
+        fall = rise & ~(np.repeat(rising, cut.group) | signs[k][1])
+        used(k, rise.astype(float), fall.astype(float))
+    return tuple(positive)
+
+
+LOOSE = "its value is used where only the exact one will do, and a solver is told an inequality"
+LOOSE_REMEDY = (
+    "the network is convex for a reason of ranges: write it without (a ReLU of what is never negative is no ReLU), or "
+    "minimise it with cx.minimise"
+)
