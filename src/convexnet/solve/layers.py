@@ -1,0 +1,253 @@
+"""A network as the operators it is written with, for inputs and layers too large for matrices.
+
+The same functions as a `KinkForm`, with the same minorants: forwards the program runs with its bends, or with smooth
+ones in their place; backwards automatic differentiation carries the multipliers through the affine operators, and at
+every bend those that a solver wants take the place of the derivative.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from convexnet.solve.bends import Bend, Kinks
+from convexnet.solve.opened import Opened, value_of
+
+Choice = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""(k, a_k (B, in_k), what arrives (B, out_k)) -> multipliers (B, in_k) of the arguments and an intercept (B,)."""
+
+
+class Replaced(torch.autograd.Function):
+    """(a, z, pulled) -> z, and backwards v -> pulled(v)."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, z: Tensor, pulled: Callable[[Tensor], Tensor]) -> Tensor:
+        ctx.pulled = pulled
+        return z.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None, None]:
+        return ctx.pulled(grads[0]), None, None
+
+
+@dataclass
+class Sweep:
+    """What one pass forwards and one backwards give: the output (B,), and an affine function g y + b of y."""
+
+    value: Tensor
+    g: Tensor
+    b: Tensor
+    arguments: list[Tensor]
+
+
+class Layers:
+    """A batch of B convex functions of y in R^n.
+
+    Args:
+        opened: the program, certified convex in its variable.
+        inputs: the batch, (B, ...) each; the variable's own values do not matter.
+        bends: those of the program, where they are known.
+
+    Example:
+        >>> from torch import nn
+        >>> from convexnet.curvature.trace import trace
+        >>> net = nn.Sequential(nn.Linear(2, 2, bias=False), nn.ReLU(), nn.Linear(2, 1, bias=False))
+        >>> for p in net.parameters():
+        ...     _ = nn.init.ones_(p)
+        >>> y = torch.zeros(1, 2)
+        >>> layers = Layers(Opened(trace(net, y, any_batch=True), 0), (y,))  # 2 relu(y_1 + y_2)
+        >>> [part.tolist() for part in layers.subgradient(torch.tensor([[1.0, 2.0]]))]
+        [[6.0], [[2.0, 2.0]]]
+        >>> [part.tolist() for part in layers.minorant([torch.full((1, 2), 0.25)], layers.arguments(y))]
+        [[[0.5, 0.5]], [0.0]]
+    """
+
+    def __init__(self, opened: Opened, inputs: Sequence[Tensor], bends: Sequence[Bend] | None = None) -> None:
+        self.opened = opened
+        self.inputs = tuple(inputs)
+        self.shape = inputs[opened.variable].shape[1:]
+        self.bends = tuple(bends_of(opened, inputs)) if bends is None else tuple(bends)
+
+    @property
+    def batch(self) -> int:
+        """B."""
+        return self.inputs[0].shape[0]
+
+    @property
+    def size(self) -> int:
+        """n."""
+        return self.shape.numel()
+
+    @property
+    def piecewise_linear(self) -> bool:
+        """Whether all bends are."""
+        return all(bend.piecewise_linear for bend in self.bends)
+
+    def rows(self, index: Tensor) -> Layers:
+        """The functions of some samples."""
+        return Layers(self.opened, [tensor[index] for tensor in self.inputs], self.bends)
+
+    def run(self, y: Tensor, bend: Callable[..., Tensor]) -> Tensor:
+        """The program at y (B, n) with other functions for its bends, (B,)."""
+        inputs = list(self.inputs)
+        inputs[self.opened.variable] = y.reshape(-1, *self.shape)
+        return self.opened.run(inputs, bend).expand(len(y))
+
+    def value(self, y: Tensor) -> Tensor:
+        """f(y), (B,)."""
+        with torch.no_grad():
+            return self.run(y, unchanged)
+
+    def arguments(self, y: Tensor) -> list[Tensor]:
+        """What arrives at each bend, (B, in_k), at y (B, n)."""
+        found: list[Tensor] = []
+
+        def seen(a: Tensor, bend: float | Tensor | Bend = 0.0) -> Tensor:
+            found.append(a.flatten(1))
+            return value_of(a, bend)
+
+        with torch.no_grad():
+            self.run(y, seen)
+        return found
+
+    def subgradient(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """f(y) (B,) and a subgradient (B, n) there."""
+
+        def choice(k: int, a: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+            return self.bends[k].pull(self.bends[k].gates(a), v), v.new_zeros(len(v))
+
+        sweep = self.swept(y, lambda k, a: self.bends[k].value(a), choice)
+        return sweep.value, sweep.g
+
+    def minorant(self, gates: Sequence[Tensor], arguments: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """An affine function g y + b below f, (B, n) and (B,).
+
+        Args:
+            gates: for each bend, clipped to its range.
+            arguments: where tangents of smooth bends touch.
+        """
+        return self.below(lambda k, a, v: self.bends[k].fit(self.bends[k].pull(gates[k], v), arguments[k], v))
+
+    def fitted(
+        self, wanted: Mapping[int, Tensor], arguments: Sequence[Tensor]
+    ) -> tuple[dict[int, Tensor], tuple[Tensor, Tensor]]:
+        """The multipliers nearest to those wanted that give an affine function g y + b below f, and that function."""
+        chosen: dict[int, Tensor] = {}
+
+        def choice(k: int, a: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+            chosen[k], rest = self.bends[k].fit(wanted[k], arguments[k], v)
+            return chosen[k], rest
+
+        affine = self.below(choice)
+        return {k: chosen.get(k, torch.zeros_like(a)) for k, a in enumerate(arguments)}, affine
+
+    def below(self, choice: Choice) -> tuple[Tensor, Tensor]:
+        """The affine function of y that multipliers of the arguments make."""
+        origin = torch.zeros(self.batch, self.size, dtype=torch.float64, device=self.inputs[0].device)
+        sweep = self.swept(origin, lambda k, a: a.new_zeros(len(a), a.shape[1] // self.bends[k].group), choice)
+        return sweep.g, sweep.b
+
+    def swept(self, y: Tensor, result: Callable[[int, Tensor], Tensor], choice: Choice) -> Sweep:
+        """Forwards with any results z_k of the bends, backwards with the multipliers that are chosen.
+
+        The program is affine between its bends, so that for multipliers λ_k of the arguments, where v_k arrives at the
+        results, out − Σ v_k z_k + Σ λ_k a_k is the same affine function of y whatever the z_k are.
+        """
+        point = y.detach().clone().requires_grad_()
+        found: list[Tensor] = []
+        rests: list[Tensor] = []
+
+        def replaced(a: Tensor, bend: float | Tensor | Bend = 0.0) -> Tensor:
+            k = len(found)
+            flat = a.flatten(1).expand(len(y), -1)
+            here = flat.detach()
+            found.append(here)
+            z = result(k, here)
+
+            def pulled(v: Tensor) -> Tensor:
+                chosen, rest = choice(k, here, v.clamp(min=0))  # non-negative but for rounding
+                rests.append(rest + (chosen * here).sum(1) - (v * z).sum(1))
+                return chosen
+
+            shape = a.shape[1:] if self.bends[k].group == 1 else a.shape[1:-1]
+            return carried(flat, z, pulled).reshape(len(y), *shape)
+
+        with torch.enable_grad():
+            out = self.run(point, replaced)
+        if out.requires_grad:
+            (g,) = torch.autograd.grad(out.sum(), point, allow_unused=True, materialize_grads=True)
+        else:
+            g = torch.zeros_like(point)
+        value = out.detach()
+        b = value - (g * y).sum(1)
+        for rest in rests:
+            b = b + rest
+        return Sweep(value, g, b, found)
+
+    def products(self, y: Tensor, results: Sequence[Tensor]) -> tuple[list[Tensor], Callable[..., list[Tensor]]]:
+        """What arrives at each bend for y (B, n) and results (B, out_k) of the bends, and the transposed product: from
+        multipliers (B, in_k) to the slopes in y and in each z_k of out + Σ λ_k a_k."""
+        leaves = [part.detach().clone().requires_grad_() for part in (y, *results)]
+        arrived: list[Tensor] = []
+
+        def replaced(a: Tensor, bend: float | Tensor | Bend = 0.0) -> Tensor:
+            k = len(arrived)
+            arrived.append(a.flatten(1).expand(len(y), -1))
+            shape = a.shape[1:] if self.bends[k].group == 1 else a.shape[1:-1]
+            return leaves[k + 1].reshape(len(y), *shape)
+
+        with torch.enable_grad():
+            out = self.run(leaves[0], replaced)
+
+        def transposed(multipliers: Sequence[Tensor]) -> list[Tensor]:
+            pairs = [(out, torch.ones_like(out)), *zip(arrived, multipliers, strict=True)]
+            pairs = [(tensor, weight) for tensor, weight in pairs if tensor.requires_grad]
+            if not pairs:
+                return [torch.zeros_like(leaf) for leaf in leaves]
+            heads, weights = zip(*pairs, strict=True)
+            return list(torch.autograd.grad(heads, leaves, weights, True, allow_unused=True, materialize_grads=True))
+
+        return [a.detach() for a in arrived], transposed
+
+
+def unchanged(a: Tensor, bend: float | Tensor | Bend = 0.0) -> Tensor:
+    return value_of(a, bend)
+
+
+def carried(a: Tensor, z: Tensor, pulled: Callable[[Tensor], Tensor]) -> Tensor:
+    """`Replaced`, with types."""
+    return Replaced.apply(a, z, pulled)
+
+
+def bends_of(opened: Opened, inputs: Sequence[Tensor]) -> list[Bend]:
+    """The bends of a program; those that see results of others only with multipliers that are not negative."""
+    found: list[Bend] = []
+    leaves: list[Tensor] = []
+    seen: list[Tensor] = []
+
+    def record(a: Tensor, bend: float | Tensor | Bend = 0.0) -> Tensor:
+        if not isinstance(bend, Bend):
+            steep = torch.as_tensor(bend, dtype=a.dtype, device=a.device).expand(a[:1].shape)[0]
+            bend = Kinks(steep.flatten().clone())
+        found.append(bend)
+        seen.append(a)
+        leaves.append(value_of(a, bend).detach().requires_grad_())
+        return leaves[-1]
+
+    some = list(inputs) if opened.gated else [tensor[:1] for tensor in inputs]  # what is no gate is the same for all
+    with torch.enable_grad():
+        opened.run(some, record)
+    generator = torch.Generator().manual_seed(0)
+    for k, a in enumerate(seen):
+        if a.requires_grad:
+            weight = torch.randn(a.shape, generator=generator, dtype=torch.float64).to(a.device)
+            moved = torch.autograd.grad(
+                a, leaves[:k], weight, retain_graph=True, allow_unused=True, materialize_grads=True
+            )
+            if any(bool(part.any()) for part in moved):
+                found[k] = found[k].rising()
+    return found
