@@ -156,7 +156,7 @@ def test_help(words: list[str]) -> None:
     assert "Usage" in result.stdout
 
 
-@pytest.mark.parametrize("later", ["report", "minimise"])
+@pytest.mark.parametrize("later", ["minimise"])
 def test_what_does_not_exist_is_not_offered(later: str) -> None:
     assert later not in [command.callback.__name__ for command in app.registered_commands if command.callback]
     assert CliRunner().invoke(app, [later]).exit_code == 2

@@ -1,4 +1,4 @@
-"""The subcommands of experiments: `train`, `study list`, `study run`."""
+"""The subcommands of experiments: `train`, `study list`, `study run`, `report`."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
     app.command()(train)
     app.add_typer(study_app, name="study")
+    app.command()(report)
 
 
 def train(
@@ -186,3 +187,25 @@ def run_study(
         except (ValueError, RecordError, ConnectionError) as error:
             raise refuse(str(error)) from None
     raise typer.Exit(1 if failed else 0)
+
+
+def report(
+    records: Annotated[
+        list[Path], typer.Argument(metavar="RUNS...", help="Files of records, or folders of them.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The page to write.", dir_okay=False)] = Path("report.html"),
+) -> None:
+    """Make a page of tables and figures from records: our numbers beside the paper's.
+
+    Writes one self-contained HTML file and, beside it, the same as Markdown with its pictures in a folder.
+    """
+    with stops_cleanly("no report was written."):
+        from convexnet.lab.records import RecordError
+        from convexnet.lab.study_report import write_report
+
+        try:
+            written = write_report(records, out)
+        except (RecordError, OSError) as error:
+            raise refuse(str(error)) from None
+        for path in written:
+            print(path)

@@ -87,6 +87,21 @@ RECIPES: Mapping[str, tuple[Recipe, Recipe]] = MappingProxyType(
 """By name: for ordinary networks, and for convex ones."""
 
 
+def described(name: str) -> str:
+    """A recipe in a sentence, for the caption of a table.
+
+    Example:
+        >>> described("paper-text")
+        'Recipe paper-text: Adam at 0.0001, batches of 128; inputs mean-std (ordinary), zca (convex)'
+    """
+    ordinary, convex = RECIPES[name]
+    said = f"Recipe {name}: Adam at {ordinary.learning_rate:g}, batches of {ordinary.batch}"
+    said += f"; inputs {ordinary.normalise}"
+    if convex.normalise != ordinary.normalise:
+        said += f" (ordinary), {convex.normalise} (convex)"
+    return said if ordinary.augment == "none" else f"{said}; augmentation {ordinary.augment}"
+
+
 def recipe(name: str, *, convex: bool) -> Recipe:
     """The recipe of that name for an ordinary or a convex network.
 

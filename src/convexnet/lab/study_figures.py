@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from convexnet.lab.comparison import Line, interval
 from convexnet.lab.figures import Draw, Theme, picture, plain_axes, reliability_diagram
@@ -58,6 +59,7 @@ def curves(rows: Sequence[Row]) -> Draw:
                 colour = getattr(theme, COLOURS[row["model"]])
                 axes.plot(epochs, values, color=colour, linestyle=style, marker=marker, markersize=3)
         axes.set_xlim(left=0)
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.set_ylim(0, 1.02)
         axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
 

@@ -16,7 +16,7 @@ from convexnet.lab.jobs import Job
 from convexnet.lab.models import MODELS, model_named
 from convexnet.lab.page import Section, Table
 from convexnet.lab.papers import TABLE_1, TITLES
-from convexnet.lab.recipes import recipe
+from convexnet.lab.recipes import described, recipe
 from convexnet.lab.records import Row
 from convexnet.lab.study import Study, shortened
 from convexnet.lab.study_figures import curve_panels
@@ -86,7 +86,7 @@ def table(rows: Sequence[Row], name: str, networks: Sequence[str]) -> Table:
             ]
             paper = TABLE_1.get(("cifar10" if dataset == "cifar10-holdout" else dataset, network))
             lines.append(Line((TITLES[dataset], MODELS[network].title), own, paper))
-    return comparison(f"Recipe {name}", ("data set", "network"), lines)
+    return comparison(described(name), ("data set", "network"), lines)
 
 
 STUDY = Study(

@@ -17,6 +17,7 @@ from convexnet.lab.jobs import Job
 from convexnet.lab.models import MODELS
 from convexnet.lab.page import Section, Table
 from convexnet.lab.papers import TABLE_4, TITLES
+from convexnet.lab.recipes import described
 from convexnet.lab.records import Row
 from convexnet.lab.studies import table1
 from convexnet.lab.study import Study
@@ -59,9 +60,9 @@ def table(rows: Sequence[Row], name: str) -> Table:
             own = [
                 row for row in rows if (row["dataset"], row["model"], row["recipe"]["name"]) == (dataset, network, name)
             ]
-            paper = TABLE_4[network] if dataset.startswith("cifar10") and dataset != "cifar100" else None
+            paper = TABLE_4[network] if dataset in ("cifar10", "cifar10-holdout") else None
             lines.append(Line((TITLES[dataset], MODELS[network].title), own, paper))
-    return comparison(f"Recipe {name}", ("data set", "network"), lines)
+    return comparison(described(name), ("data set", "network"), lines)
 
 
 STUDY = Study(

@@ -1,0 +1,175 @@
+"""The report of studies: one self-contained HTML page, and the same as Markdown with its pictures beside it."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+
+import jinja2
+
+from convexnet.lab import figures
+from convexnet.lab.comparison import Line, comparison
+from convexnet.lab.models import MODELS
+from convexnet.lab.page import Section
+from convexnet.lab.records import RecordError, Row, read_records, write_whole
+from convexnet.lab.studies import STUDIES
+from convexnet.lab.study import Study
+
+LEGENDS: Mapping[str, Sequence[tuple[str, str]]] = MappingProxyType(
+    {
+        "classes": (("first", "class A"), ("second", "class B")),
+        "curves": (("nn", "MLP"), ("ioc", "IOC-MLP"), ("train", "train"), ("test", "test")),
+        "networks": (
+            *(("nn", "MLP"), ("first", "ReLU-constrained MLP"), ("second", "FICNN"), ("ioc", "IOC-MLP")),
+            *(("train", "train"), ("test", "test")),
+        ),
+    }
+)
+"""What the lines and colours of a section mean."""
+
+Chapter = tuple[Study, list[Section]]
+
+
+def write_report(sources: Iterable[Path], out: Path) -> list[Path]:
+    """Make the page `out` and its Markdown twin from records; returns what was written.
+
+    Args:
+        sources: files of records, or folders that hold some (`*.jsonl`, at any depth).
+        out: the HTML file; the Markdown is beside it with the ending .md, its pictures in a folder named after it.
+
+    Raises:
+        RecordError: a source is not there, holds no record, or one that cannot be read.
+    """
+    rows = collected(sources)
+    chapters = [(study, study.sections(own)) for study in STUDIES if (own := study.rows(rows))]
+    known = {row["key"] for study, _ in chapters for row in study.rows(rows)}
+    if single := [row for row in rows if row["key"] not in known]:
+        chapters.append((alone(single), singles(single)))
+    measured = provenance(rows, [study for study, _ in chapters])
+    write_whole(out, page(chapters, rows, measured))
+    pictures = out.with_name(f"{out.stem}-pictures")
+    text = markdown(chapters, measured, pictures)
+    write_whole(out.with_suffix(".md"), text)
+    return [out, out.with_suffix(".md")]
+
+
+def collected(sources: Iterable[Path]) -> list[Row]:
+    """All records, of one key the last."""
+    files: list[Path] = []
+    for source in sources:
+        if source.is_dir():
+            files += sorted(source.rglob("*.jsonl"))
+        elif source.is_file():
+            files.append(source)
+        else:
+            raise RecordError(f"{source} is not there; give files of records, such as results/table1.jsonl, or folders")
+    rows = {row["key"]: row for file in files for row in read_records(file)}
+    if not rows:
+        raise RecordError(f"no records in {', '.join(map(str, sources))}; make some with `convexnet study run`")
+    return list(rows.values())
+
+
+def page(chapters: Sequence[Chapter], rows: Sequence[Row], measured: Mapping[str, str]) -> str:
+    """The HTML page."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("convexnet.lab"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    text = environment.get_template("study.html.j2").render(
+        light=figures.LIGHT,
+        dark=figures.DARK,
+        studies=chapters,
+        legends=LEGENDS,
+        measured=measured,
+        short=sum(not row["full"] for row in rows),
+        total=len(rows),
+    )
+    return text.replace(" %", "\u00a0%")
+
+
+def markdown(chapters: Sequence[Chapter], measured: Mapping[str, str], pictures: Path) -> str:
+    """The page as Markdown; writes its pictures into a folder beside it."""
+    parts = ["# Results beside the papers'", "What was not run says so, and a shortened run says so in its line."]
+    for study, sections in chapters:
+        for number, section in enumerate(sections, 1):
+            parts += [f"## {section.title}", section.text, *(table.markdown() for table in section.tables)]
+            for panel in section.panels:
+                name = re.sub(r"[^a-z0-9]+", "-", f"{study.name}-{number}-{panel.picture.title}".lower()).strip("-")
+                drawn = base64.b64decode(panel.picture.light.partition(",")[2]).decode()
+                write_whole(pictures / f"{name}.svg", drawn)
+                parts += [
+                    f"![{panel.picture.title}]({pictures.name}/{name}.svg)",
+                    f"*{panel.picture.title}.* {panel.caption}",
+                ]
+    parts += ["## How it was measured", "\n".join(f"- **{name}**: {text}" for name, text in measured.items())]
+    return "\n\n".join(parts) + "\n"
+
+
+def provenance(rows: Sequence[Row], studies: Sequence[Study]) -> dict[str, str]:
+    """What a reader needs to judge the numbers or to measure them again."""
+
+    def several(values: Iterable[str]) -> str:
+        return "; ".join(dict.fromkeys(value for value in values if value))
+
+    shortened = sum(not row["full"] for row in rows)
+    commits = [str(row["commit"] or "not known") for row in rows]
+    done = {study.name for study in studies}
+    left = [study.name for study in STUDIES if study.name not in done]
+    return {
+        "Records": f"{len(rows)} runs, {shortened} of them shortened; {sum(row['seconds'] for row in rows) / 60:.0f} "
+        "minutes of training and measuring together",
+        "Repeat": several(f"convexnet study run {study.name}" for study in studies if study in STUDIES),
+        **({"Not run": f"no record of {', '.join(left)}"} if left else {}),
+        "Intervals": "95 %, Student's t, over seeds; a seed decides the start, the validation part, the images that "
+        "are trained on where they are a part of all, and the order of the data",
+        "Selection": "none on the test set; “at peak” is the epoch with the best validation accuracy",
+        "Data": several(f"{row['dataset']}: {row['note']}" for row in rows if row.get("note")) or "as published",
+        "Hardware": several(machine(row["hardware"]) for row in rows),
+        "Versions": several(", ".join(f"{name} {number}" for name, number in row["versions"].items()) for row in rows),
+        "Commits": several(commits),
+        "Dates": several(str(row.get("date", "")) for row in rows),
+    }
+
+
+def machine(hardware: Mapping[str, object]) -> str:
+    """The machine of a record in words.
+
+    Example:
+        >>> machine({"processor": "P", "cores": 2, "threads": 1, "system": "Linux"})
+        'P, 2 cores, threads used: 1, Linux'
+    """
+    device = f"{hardware['accelerator']}, " if "accelerator" in hardware else ""
+    return (
+        f"{device}{hardware['processor']}, {hardware['cores']} cores, threads used: {hardware['threads']}, "
+        f"{hardware['system']}"
+    )
+
+
+def alone(rows: Sequence[Row]) -> Study:
+    """A chapter for runs that belong to no study, such as those of `convexnet train`."""
+    names = ", ".join(dict.fromkeys(str(row["study"]) for row in rows))
+    return Study(names, "Single runs", "", (), {}, lambda size, seeds: [], lambda rows: [])
+
+
+def singles(rows: Sequence[Row]) -> list[Section]:
+    """A line for each of them."""
+    lines = [
+        Line(
+            (
+                MODELS[row["model"]].title if row["model"] in MODELS else row["model"],
+                f"{row['dataset']}{', ' + row['noise'] + ' wrong labels' if row.get('noise') else ''}",
+                row["recipe"]["name"],
+            ),
+            [row],
+        )
+        for row in rows
+        if row.get("ece") is not None
+    ]
+    table = comparison("Runs that belong to no study", ("network", "data set", "recipe"), lines, paper=False)
+    return [Section("Single runs", "Networks trained one at a time.", tables=[table])]
