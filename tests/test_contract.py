@@ -28,6 +28,7 @@ PUBLIC = [
     "Finding",
     "NotCertified",
     "NotTraceable",
+    "Solution",
     "__version__",
     "bake",
     "certify",
@@ -36,6 +37,7 @@ PUBLIC = [
     "convexify",
     "falsify",
     "load",
+    "minimise",
     "nn",
     "save",
     "split",
@@ -56,6 +58,9 @@ SIGNATURES = {
     "constrain": "(model, example, method=None, epsilon=5.0, wrt=None)",
     "falsify": "(model, example, wrt=None, domain=None, budget=100000, seed=0)",
     "load": "(path, allow=(), device='cpu')",
+    "minimise": (
+        "(f, domain, given=None, tol=1e-06, solver='auto', start=None, max_steps=None, time_limit=None, argument=-1)"
+    ),
     "save": "(model, path)",
     "split": "(model, example=None)",
     "to_cvxpy": "(model, variable, given=None)",
@@ -69,7 +74,8 @@ SIGNATURES = {
 }
 
 MEMBERS = {
-    "Box": {"lo", "hi", "shape", "contains", "project"},
+    "Box": {"lo", "hi", "shape", "contains", "project", "fix"},
+    "Solution": {"x", "value", "lower_bound", "gap", "converged", "steps", "solver", "message"},
     "Certificate": {"convex", "curvature", "scope", "findings", "outputs", "require", "to_json"},
     "Cone": {"attach", "detach", "parameters", "project", "violation"},
     "Counterexample": {"x", "y", "t", "violation"},
@@ -77,7 +83,7 @@ MEMBERS = {
 }
 
 PLANNED = [
-    *["minimise", "conjugate", "prox"],
+    *["conjugate", "prox"],
     *["Simplex", "Cube", "Orthant", "Free", "Product", "Polyhedron"],
 ]
 
@@ -181,6 +187,8 @@ def sample(name: str) -> object:
     example = torch.zeros(2, 1)
     if name == "Box":
         return cx.Box(0, 1, shape=(1,))
+    if name == "Solution":
+        return cx.minimise(nn.Linear(1, 1), cx.Box(0, 1, shape=(1,)))
     if name == "Cone":
         return cx.constrain(nn.Sequential(nn.Linear(1, 2), nn.ReLU(), nn.Linear(2, 1)), example)
     if name == "Counterexample":

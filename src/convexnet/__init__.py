@@ -8,6 +8,7 @@ from convexnet.curvature.falsify import Counterexample, falsify
 from convexnet.domains import Box
 from convexnet.errors import ConvexNetError, NotCertified, NotTraceable
 from convexnet.export import to_cvxpy, to_lp
+from convexnet.solve import Solution, minimise
 from convexnet.split import split
 from convexnet.storage import load, save
 
@@ -23,6 +24,7 @@ __all__ = [
     "Finding",
     "NotCertified",
     "NotTraceable",
+    "Solution",
     "__version__",
     "bake",
     "certify",
@@ -31,6 +33,7 @@ __all__ = [
     "convexify",
     "falsify",
     "load",
+    "minimise",
     "nn",
     "save",
     "split",

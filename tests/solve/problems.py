@@ -9,7 +9,8 @@ from convexnet.curvature.trace import trace
 from convexnet.solve.drive import Found, Problem, Solver, drive, nothing_yet
 from convexnet.solve.kink_form import KinkForm
 from convexnet.solve.layers import Layers
-from convexnet.solve.opened import Opened, Pieces
+from convexnet.solve.opened import Opened
+from convexnet.solve.pieces import Pieces
 from tests.solve.networks import built
 
 BATCH = 4
@@ -51,7 +52,8 @@ def solved(solver: Solver, problem: Problem, tol: float, most: int) -> Found:
 
 def planes(slopes: list[list[float]], offsets: list[float]) -> KinkForm:
     """max_i (a_i y + b_i), as the functions of one sample."""
-    from convexnet.solve.bends import Bend, Largest
+    from convexnet.solve.bends import Bend
+    from convexnet.solve.groups import Largest
     from convexnet.solve.kink_form import Map
 
     a, b = torch.tensor(slopes, dtype=torch.float64), torch.tensor(offsets, dtype=torch.float64)

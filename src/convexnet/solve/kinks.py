@@ -1,7 +1,7 @@
-"""Piecewise linear operators, written with one kink, max(s a, a) for a slope s <= 1, and affine maps.
+"""Convex operators, written with bends and affine maps.
 
-A ReLU has s = 0, an absolute value s = -1, and max(a, b) is b + relu(a - b). The table is keyed by operator; one
-without a row is either affine, which the rules of the calculus tell, or not piecewise linear.
+A ReLU is the kink max(s a, a) with slope s = 0, an absolute value has s = -1, and max(a, b) is b + relu(a - b). The
+table is keyed by operator; one without a row is affine or is not known here, which evaluating it tells.
 """
 
 from __future__ import annotations
@@ -15,9 +15,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from convexnet.curvature.call import Refusal
+from convexnet.solve.bends import Bend, Smooth
+from convexnet.solve.curves import elu as elu_curve
+from convexnet.solve.curves import exponential, softplus, square
+from convexnet.solve.groups import Largest, LogSumExp
 
+Slope = float | Tensor | Bend
 Relu = Callable[..., Tensor]
-"""(a, slope) -> max(slope * a, a); the slope is 0 unless given, at most 1, and a number or as large as a sample."""
+"""(a, slope) -> max(slope * a, a), for a slope that is 0 unless given, at most 1, and a number or as large as a sample;
+(a, bend) -> another bend: elementwise, or, of a group, along the last dimension, which it takes away."""
 
 Kink = Callable[[Relu, Sequence[Any], dict[str, Any]], Any]
 
@@ -76,12 +82,11 @@ def clamp(z: Relu, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
 
 
 def largest_along(z: Relu, x: Tensor, dim: int) -> Tensor:
-    """A tournament: half of the entries against the other half."""
-    while x.shape[dim] > 1:
-        half = x.shape[dim] // 2
-        rest = x.narrow(dim, 2 * half, x.shape[dim] - 2 * half)
-        x = torch.cat([larger(z, x.narrow(dim, 0, half), x.narrow(dim, half, half)), rest], dim)
-    return x
+    """The largest along one dimension, which keeps length 1."""
+    size = x.shape[dim]
+    if size <= 2:
+        return x if size == 1 else larger(z, x.narrow(dim, 0, 1), x.narrow(dim, 1, 1))
+    return z(x.movedim(dim, -1), Largest(size)).unsqueeze(dim)
 
 
 def amax(z: Relu, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
@@ -104,7 +109,7 @@ def largest(z: Relu, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
 
 
 def max_pool(z: Relu, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
-    """The largest of each window: the windows' entries are gathered, and meet in a tournament."""
+    """The largest of each window, whose entries are gathered."""
     x = args[0]
     dims = x.ndim - 2
     kernel, stride, padding, dilation, ceil = pool_settings(args, kwargs, dims)
@@ -153,13 +158,71 @@ def windows(
     return places.reshape(torch.Size(out).numel(), -1)
 
 
+def minimum(z: Relu, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
+    a, b = torch.broadcast_tensors(torch.as_tensor(args[0]), torch.as_tensor(args[1]))
+    return b - z(b - a)
+
+
+# --- smooth operators ------------------------------------------------------------------------------------------------
+
+
+def elu(z: Relu, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
+    alpha = float(argument(args, kwargs, 1, "alpha", 1.0))
+    scale = float(argument(args, kwargs, 2, "scale", 1.0))
+    inner = float(argument(args, kwargs, 3, "input_scale", 1.0))
+    share = alpha * inner  # the slope left of zero over the one right of it: what is missing to 1 is a ReLU
+    curved = scale * share * z(args[0], Smooth(elu_curve(inner)))
+    return curved if share == 1 else curved + scale * (1 - share) * z(args[0])
+
+
+def celu(z: Relu, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
+    return z(args[0], Smooth(elu_curve(1 / float(argument(args, kwargs, 1, "alpha", 1.0)))))
+
+
+def softened(z: Relu, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
+    return z(args[0], Smooth(softplus(float(argument(args, kwargs, 1, "beta", 1.0)))))
+
+
+def exp(z: Relu, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
+    return z(args[0], Smooth(exponential()))
+
+
+def squared(z: Relu, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
+    return z(args[0], Smooth(square()))
+
+
+def power(z: Relu, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
+    exponent = args[1]
+    if not isinstance(exponent, (int, float)) or exponent not in (1, 2):
+        raise Refusal(f"its exponent is {exponent}, and only squares are opened", "use squares")
+    return args[0] if exponent == 1 else squared(z, args, kwargs)
+
+
+def product(z: Relu, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
+    """A tensor times itself is a square; any other product is affine, or was not certified."""
+    return squared(z, args, kwargs) if args[0] is args[1] else args[0] * args[1]
+
+
+def logsumexp(z: Relu, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
+    x, dims = args[0], argument(args, kwargs, 1, "dim")
+    dims = sorted(d % x.ndim for d in ([dims] if isinstance(dims, int) else dims))
+    moved = x.movedim(dims, tuple(range(x.ndim - len(dims), x.ndim))).flatten(x.ndim - len(dims))
+    out = z(moved, LogSumExp(moved.shape[-1]))
+    if argument(args, kwargs, 2, "keepdim", False):
+        for dim in dims:
+            out = out.unsqueeze(dim)
+    return out
+
+
 KINKS: dict[str, Kink] = {
     "relu": relu,
     "leaky_relu": leaky,
     "prelu": prelu,
+    "_prelu_kernel": prelu,
     "rrelu": rrelu,
     "abs": absolute,
     "maximum": maximum,
+    "minimum": minimum,
     "max": largest,
     "amax": amax,
     "clamp": clamp,
@@ -167,4 +230,12 @@ KINKS: dict[str, Kink] = {
     "max_pool1d": max_pool,
     "max_pool2d": max_pool,
     "max_pool3d": max_pool,
+    "elu": elu,
+    "celu": celu,
+    "softplus": softened,
+    "exp": exp,
+    "square": squared,
+    "pow": power,
+    "mul": product,
+    "logsumexp": logsumexp,
 }

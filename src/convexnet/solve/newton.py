@@ -1,231 +1,286 @@
-"""Primal-dual path following for the minimum of a piecewise linear convex function over a box.
+"""Primal-dual path following for the minimum of a convex function in kink form over a box.
 
-Each kink max(s a, a) is smoothed to s a + (1 - s) (a + r)/2 with r = sqrt(a² + 4 mu²) (Chen & Harker 1993, Kanzow
-1996, Smale 1987), the box has a logarithmic barrier, and mu goes to zero. The results of the kinks are eliminated, so
-that the Newton system has the size n of y alone. What makes it converge in few steps is that the gates are iterates of
-their own: the linearised equations keep them independent of a, and the multipliers they predict make the gradient
-exactly zero, so that the affine function below f is lost to clipping only. Every sample has its own mu and leaves when
-it is done.
+Kinks and largest entries are smoothed by an amount mu, the box has a logarithmic barrier, and mu goes to zero. The
+results of the bends are eliminated, so that the Newton system has the size n of y alone. What makes it converge in few
+steps is that the gates are iterates of their own: the linearised equations keep them independent of a, and the
+multipliers they predict make the gradient exactly zero, so that the affine function below f is lost to clipping only.
+
+Rows of the Jacobians that hardly weigh are left out of the Hessian; their gates then count as constant, in the
+multipliers too, so that these stay exact. Every sample has its own mu, which follows its gap.
 """
 
 from __future__ import annotations
 
-from time import monotonic
-
 import torch
 from torch import Tensor
 
+from convexnet.solve.drive import Found, Offer, Problem
 from convexnet.solve.kink_form import KinkForm
-from convexnet.solve.path import PATIENCE, START, TINY, Found, Smoothed, State, advanced, inside, next_mu, solved
-
-
-def units_of(form: KinkForm, points: int = 8) -> list[Tensor]:
-    """What typically arrives at each unit of each kink: the mean of |a| over random points of the cube and samples."""
-    generator = torch.Generator().manual_seed(0)
-    total = [torch.zeros_like(slope) for slope in form.slopes]
-    for _ in range(points):
-        y = torch.rand(form.batch, form.size, generator=generator, dtype=torch.float64) * 2 - 1
-        for sum_, a in zip(total, form.arguments(y.to(form.slope)), strict=True):
-            sum_.add_(a.abs().mean(0) / points)
-    return [torch.where(size > 0, size, 1.0) for size in total]
+from convexnet.solve.path import (
+    MULTIPLIER_MARGIN,
+    PATIENCE,
+    START,
+    Ahead,
+    Smoothed,
+    State,
+    enough,
+    inside,
+    least_of,
+    near,
+    next_mu,
+    noise,
+    refine,
+    units_of,
+    weight_of,
+)
+from convexnet.solve.tangents import tangents
 
 
 class Newton:
-    """One batch on the cube [-1, 1]^n."""
+    """One batch on a box.
 
-    def __init__(self, form: KinkForm) -> None:
-        self.form = form.in_units(units_of(form))
-        self.kinks = len(form.constants)
-        self.free = [1 - slope for slope in self.form.slopes]
-        halves = [torch.full_like(c, 0.5) for c in self.form.constants]
-        sizes = [w.abs().mean(1, keepdim=True) for w in self.totals(self.form, halves)]
-        weight = torch.stack(sizes).mean(0) if sizes else torch.ones(form.batch, 1, dtype=torch.float64)
-        slope = self.form.slope.abs().mean(1, keepdim=True)
-        self.weight = torch.where(weight > 0, weight, torch.where(slope > 0, slope, 1.0))  # of one unit in f
+    Args:
+        rough: begin in float32, in which what is offered are estimates that certify themselves in float64 when asked,
+            and go on in float64 when most gaps are small, or after some steps.
+        drop: leave out rows of the Hessian that weigh less than this share of the n-th heaviest.
+    """
 
-    def totals(self, form: KinkForm, gates: list[Tensor]) -> list[Tensor]:
-        """What arrives at each kink for gates of the relu part."""
-        chosen: dict[int, Tensor] = {}
-        found: list[Tensor] = []
-        for k in reversed(range(self.kinks)):
-            found.insert(0, form.arriving(k, chosen))
-            chosen[k] = (form.slopes[k] + self.free[k] * gates[k]) * found[0]
-        return found
+    name = "newton"
 
-    def smooth(self, form: KinkForm, state: State) -> Smoothed:
-        """Values and derivatives of the smoothed kinks, forwards, and the multipliers, backwards."""
-        floor = 4 * state.mu * state.mu
-        results: list[Tensor] = []
-        gates: list[Tensor] = []
-        curved: list[Tensor] = []
-        for k in range(self.kinks):
-            a = form.argument(k, state.y, results)
-            r = torch.addcmul(floor, a, a).sqrt_()
-            z = (a + r).mul_(0.5)
-            gates.append(z / r)
-            curved.append(torch.addcmul(z, a, state.gates[k] if state.gates else gates[k], value=-1).div_(r * r))
-            results.append(form.slopes[k] * a + self.free[k] * z)
-        chosen: dict[int, Tensor] = {}
-        arriving: list[Tensor] = []
-        for k in reversed(range(self.kinks)):
-            arriving.insert(0, form.arriving(k, chosen).clamp(min=0))
-            chosen[k] = (form.slopes[k] + self.free[k] * gates[k]) * arriving[0]
-        return Smoothed(gates, curved, arriving, chosen, form.affine(chosen)[0])
+    def __init__(self, rough: bool = True, drop: float = 0.3) -> None:
+        self.rough = rough
+        self.drop = drop
 
-    def hessian(self, form: KinkForm, state: State, at: Smoothed) -> Tensor:
-        """Sum of J' D J over the kinks, (B, n, n), with J_k = da_k/dy through the gates that are iterates."""
-        batch = form.batch
-        total = torch.zeros(batch, form.size, form.size, dtype=form.slope.dtype)
-        through: list[Tensor] = []
-        for k in range(self.kinks):
-            first = form.from_y[k]
-            jacobian = torch.zeros(batch, len(form.slopes[k]), form.size, dtype=form.slope.dtype)
-            if first is not None:
-                jacobian = first.columns(batch)
-            for j in range(k):
-                if (k, j) in form.between:
-                    jacobian = jacobian + form.between[k, j].on_columns(through[j])
-            weight = (at.arriving[k] * self.free[k] * at.curved[k]).clamp(min=0).sqrt()
-            rooted = jacobian * weight[:, :, None]
-            total.baddbmm_(rooted.mT, rooted)
-            if any((later, k) in form.between for later in range(k + 1, self.kinks)):
-                through.append(jacobian * (form.slopes[k] + self.free[k] * state.gates[k])[:, :, None])
-            else:
-                through.append(jacobian)
-        return total
+    # --- the start ---------------------------------------------------------------------------------------------------
 
-    def predicted(self, form: KinkForm, state: State, at: Smoothed, step: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """The change of each gate for a step in y, and the multipliers that go with it."""
-        moved: list[Tensor] = []
-        changes: list[Tensor] = []
-        for k in range(self.kinks):
-            first = form.from_y[k]
-            da = torch.zeros_like(form.constants[k]) if first is None else first(step)
-            for j in range(k):
-                if (k, j) in form.between:
-                    da = da + form.between[k, j](moved[j])
-            changes.append(at.curved[k] * da)
-            moved.append((form.slopes[k] + self.free[k] * state.gates[k]) * da)
-        multipliers: list[Tensor] = []
-        added: dict[int, Tensor] = {}
-        for k in reversed(range(self.kinks)):
-            extra = at.arriving[k] * self.free[k] * changes[k]
-            for later, more in added.items():
-                if (later, k) in form.between:
-                    back = form.between[later, k].transposed(more)
-                    extra = extra + (form.slopes[k] + self.free[k] * state.gates[k]) * back
-            added[k] = extra
-            multipliers.insert(0, at.multipliers[k] + extra)
-        return changes, multipliers
-
-    def barrier_value(self, form: KinkForm, state: State, weight: Tensor, y: Tensor) -> Tensor:
-        """The smoothed function with the barrier, (B,)."""
-        results: list[Tensor] = []
-        value = form.constant + (form.slope * y).sum(1) - (weight * state.mu)[:, 0] * torch.log1p(-y * y).sum(1)
-        for k in range(self.kinks):
-            a = form.argument(k, y, results)
-            z = (a + torch.addcmul(4 * state.mu * state.mu, a, a).sqrt_()).mul_(0.5)
-            results.append(form.slopes[k] * a + self.free[k] * z)
-            if k in form.weights:
-                value = value + (form.weights[k] * results[k]).sum(1)
-        return value
-
-    def run(
-        self, tolerance: float, most: int = 100, deadline: float = float("inf"), start: Tensor | None = None
-    ) -> Found:
-        """Follow the path until every sample's gap is within the tolerance, relative to max(|f|, f(0) - f)."""
-        whole, n = self.form, self.form.size
-        y = torch.zeros_like(whole.slope) if start is None else start.clamp(-0.999, 0.999)
-        centre = whole.value(torch.zeros_like(y))
-        found = Found(torch.zeros_like(y), centre.clone(), torch.full_like(centre, -torch.inf), torch.zeros(len(y)))
-        none = torch.zeros(len(y), dtype=torch.int64)
-        state = State(
-            y, torch.full((len(y), 1), START, dtype=y.dtype), [], y, y, torch.full_like(centre, torch.inf), none
+    def begin(self, problem: Problem, found: Found) -> State:
+        finite = problem.lo.isfinite() & problem.hi.isfinite()
+        middle = problem.centre()
+        radius = torch.where(finite, (problem.hi - problem.lo) / 2, 1.0)
+        shared = problem.batch == 1 or bool((radius == radius[:1]).all())
+        exact = problem.f.moved(middle, radius[0] if shared else radius)
+        below, above = (
+            torch.where(radius > 0, (end - middle) / torch.where(radius > 0, radius, 1.0), sign)
+            for end, sign in ((problem.lo, -1.0), (problem.hi, 1.0))
         )
-        form, weight, active = whole, self.weight, torch.arange(len(y))
-        for _ in range(most):
-            barrier = state.mu * weight
-            at = self.smooth(form, state)
-            right, left = 1 / (1 - state.y), 1 / (1 + state.y)
-            if not state.gates:
-                state.gates = [gate.clone() for gate in at.gates]
-                state.upper, state.lower = barrier * right, barrier * left
-            state.upper = torch.minimum(torch.maximum(state.upper, barrier * right / 30), barrier * right * 30)
-            state.lower = torch.minimum(torch.maximum(state.lower, barrier * left / 30), barrier * left * 30)
-            gradient = at.gradient + barrier * (right - left)
-            hessian = self.hessian(form, state, at)
-            diagonal = hessian.diagonal(dim1=-2, dim2=-1)
-            diagonal.add_(state.upper * right + state.lower * left).mul_(1 + 1e-12)
-            step = -solved(hessian, gradient)
-            changes, multipliers = self.predicted(form, state, at, step)
-            self.note(found, form, active, (state.y + step).clamp(-1, 1), multipliers)
-            found.steps[active] += 1
-            gap = found.value - found.bound
-            open_ = ~(gap <= tolerance * torch.maximum(torch.maximum(found.value.abs(), centre - found.value), FLAT))
-            keep = open_[active]
-            if not bool(keep.any()) or monotonic() > deadline:
-                break
-            decrement = -(gradient * step).sum(1) / barrier[:, 0]
-            length = self.searched(form, state, weight, gradient, step, decrement)
-            state = advanced(state, at, changes, step, barrier, right, left, length)
-            share = (gap[active] / weight[:, 0])[:, None] / max(n, 8)
-            state.mu = next_mu(state.mu, share, decrement[:, None], length[:, None], n)
-            better = gap[active] < 0.9 * state.best
-            state.best = torch.where(better, gap[active], state.best)
-            state.waited = torch.where(better, 0, state.waited + 1)
-            self.recentre(form, state, share, weight, state.waited >= PATIENCE)
-            if not bool(keep.all()):
-                state, active = state.rows(keep), active[keep]
-                form, weight = form.rows(keep), weight[keep]
-        return found
+        exact = exact.in_units(units_of(exact, below, above))
+        dtype = torch.float32 if self.rough else torch.float64
+        form = exact.converted(dtype) if self.rough else exact
+        y = (found.y - middle) / torch.where(radius > 0, radius, 1.0)
+        y = inside(torch.zeros_like(y), y, below, above).to(dtype)
+        weight = weight_of(form)
+        none = torch.full_like(found.value, torch.inf, dtype=dtype)
+        return State(
+            exact=exact,
+            form=form,
+            middle=middle,
+            radius=radius,
+            weight=weight,
+            below=below.to(dtype),
+            above=above.to(dtype),
+            centre=found.centre.to(dtype),
+            y=y,
+            mu=torch.full_like(weight, START),
+            gates=[],
+            upper=torch.zeros_like(y),
+            lower=torch.zeros_like(y),
+            value=none,
+            bound=-none,
+            best=none,
+            waited=torch.zeros_like(found.steps),
+        )
 
-    def recentre(self, form: KinkForm, state: State, share: Tensor, weight: Tensor, lost: Tensor) -> None:
+    # --- one step ----------------------------------------------------------------------------------------------------
+
+    def step(self, problem: Problem, state: State) -> Offer:
+        if state.ahead is not None:
+            self.advance(state, state.ahead)
+        rough = state.y.dtype == torch.float32
+        if rough and enough(state):
+            refine(state)
+            rough = False
+        form = state.form
+        at = smoothed(form, state)
+        right, left = 1 / (state.above - state.y), 1 / (state.y - state.below)
+        barrier = state.mu * state.weight
+        if not state.gates:
+            state.gates = [gate.clone() for gate in at.gates]
+            state.upper, state.lower = barrier * right, barrier * left
+        state.upper = near(state.upper, barrier * right)
+        state.lower = near(state.lower, barrier * left)
+        gradient = at.gradient + barrier * (right - left)
+        curves = tangents(form, state.gates, at.curved, at.arriving, self.drop)
+        hessian = curves.hessian()
+        spring = state.upper * right + state.lower * left
+        hessian.diagonal(dim1=-2, dim2=-1).add_(spring).mul_(1 + (2e-6 if rough else 1e-12))
+        factor = factored(hessian)
+        step = -solved(factor, gradient)
+        if rough:
+            step = step - solved(factor, gradient + curves.applied(step) + spring * step)
+        changes, moved = curves.changes(step)
+        chosen, arguments, g, b = predicted(form, state.gates, at, changes, moved)
+        y = torch.minimum(torch.maximum(state.y + step, state.below), state.above)
+        offer = self.offered(problem, state, y, g, b)
+        if rough:
+            exact, middle, radius, below, above = state.exact, state.middle, state.radius, state.below, state.above
+
+            def certify(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+                few, cube = exact.rows(rows), y[rows].double()
+                wanted = {k: m[rows].double() for k, m in chosen.items()}
+                _, (g, b) = few.fitted(wanted, [a[rows].double() for a in arguments])
+                bound = Problem(few, below[rows].double(), above[rows].double()).least(g, b)
+                return problem.inside_rows(rows, middle[rows] + radius[rows] * cube), few.value(cube), bound
+
+            offer.certify = certify
+        offer.gates = lambda: form.gates_of(chosen)
+        decrement = -(gradient * step).sum(1) / barrier[:, 0]
+        state.ahead = Ahead(at, step, changes, gradient, decrement)
+        return offer
+
+    def offered(self, problem: Problem, state: State, y: Tensor, g: Tensor, b: Tensor) -> Offer:
+        """The point as one of the problem, and the bound from the affine function g y + b on the cube."""
+        value = state.form.value(y)
+        cube = Problem(state.form, state.below, state.above)
+        bound = cube.least(g, b)
+        state.value, state.bound = torch.fmin(state.value, value), torch.fmax(state.bound, bound)
+        point = problem.inside(state.middle + state.radius * y)
+        return Offer(point, value, bound)
+
+    # --- going on ----------------------------------------------------------------------------------------------------
+
+    def advance(self, state: State, ahead: Ahead) -> None:
+        """Take the step, change mu, and take samples that are lost back to the path."""
+        length = self.searched(state, ahead)
+        share = length[:, None]
+        barrier = state.mu * state.weight
+        right, left = 1 / (state.above - state.y), 1 / (state.y - state.below)
+        for k, bend in enumerate(state.form.bends):
+            new = torch.lerp(state.gates[k], ahead.at.gates[k] + ahead.changes[k], share.expand_as(state.gates[k]))
+            state.gates[k] = bend.kept(state.gates[k], new, least_of(state.y))
+        up, low, step = state.upper, state.lower, ahead.step
+        state.upper = torch.maximum(up + share * (barrier * right + up * right * step - up), MULTIPLIER_MARGIN * up)
+        state.lower = torch.maximum(low + share * (barrier * left - low * left * step - low), MULTIPLIER_MARGIN * low)
+        state.y = inside(state.y, share * step, state.below, state.above)
+        state.steps += 1
+        gap = state.value - state.bound
+        part = (gap / state.weight[:, 0])[:, None] / max(state.form.size, 8)
+        state.mu = next_mu(state.mu, part, ahead.decrement[:, None], share, state.form.size)
+        better = gap < 0.9 * state.best
+        state.best = torch.where(better, gap, state.best)
+        state.waited = torch.where(better, 0, state.waited + 1)
+        self.recentre(state, part)
+
+    def recentre(self, state: State, part: Tensor) -> None:
         """Back to where the path is easier to find, for samples whose gap has not moved: mu as large as the gap allows,
         and gates and multipliers as they are on the path."""
+        lost = (state.waited >= PATIENCE)[:, None]
         if not bool(lost.any()):
             return
-        lost = lost[:, None]
-        state.mu = torch.where(lost, torch.maximum(3 * state.mu, 0.3 * share), state.mu)
+        state.mu = torch.where(lost, torch.maximum(3 * state.mu, 0.3 * part), state.mu)
         state.waited = torch.where(lost[:, 0], 0, state.waited)
-        smooth = self.smooth(form, state).gates
-        state.gates = [torch.where(lost, new, old) for new, old in zip(smooth, state.gates, strict=True)]
-        barrier = state.mu * weight
-        state.upper = torch.where(lost, barrier / (1 - state.y), state.upper)
-        state.lower = torch.where(lost, barrier / (1 + state.y), state.lower)
+        fresh = smoothed(state.form, state).gates
+        state.gates = [torch.where(lost, new, old) for new, old in zip(fresh, state.gates, strict=True)]
+        barrier = state.mu * state.weight
+        state.upper = torch.where(lost, barrier / (state.above - state.y), state.upper)
+        state.lower = torch.where(lost, barrier / (state.y - state.below), state.lower)
 
-    def note(self, found: Found, form: KinkForm, active: Tensor, y: Tensor, multipliers: list[Tensor]) -> None:
-        """Keep what is better than before: the point, and the bound from the multipliers."""
-        value = form.value(y)
-        better = value < found.value[active]
-        found.value[active[better]], found.y[active[better]] = value[better], y[better]
-        bound = bound_on_cube(form, multipliers)
-        found.bound[active] = torch.maximum(found.bound[active], bound)
-
-    def searched(
-        self, form: KinkForm, state: State, weight: Tensor, gradient: Tensor, step: Tensor, decrement: Tensor
-    ) -> Tensor:
+    def searched(self, state: State, ahead: Ahead) -> Tensor:
         """How much of the step to take: all of it near the path, else until the smoothed function falls enough."""
-        length = torch.ones(len(step), dtype=step.dtype)
-        todo = (decrement > 2.0).nonzero()[:, 0]
+        length = torch.ones_like(ahead.decrement)
+        todo = (ahead.decrement > 2.0).nonzero()[:, 0]
         if not len(todo):
             return length
-        before = self.barrier_value(form, state, weight, state.y)
+        before = ahead.at.value + barrier_of(state, state.y)
         for _ in range(6):
-            part, some = form.rows(todo), state.rows(todo)
-            y = inside(some.y, length[todo, None] * step[todo])
-            value = self.barrier_value(part, some, weight[todo], y)
-            slope = (gradient[todo] * (y - some.y)).sum(1).clamp(max=0)
-            todo = todo[~(value <= before[todo] + 1e-4 * slope + TINY)]
+            every = len(todo) == len(length)
+            part = state.form if every else state.form.rows(todo)
+            mu = state.mu[todo]
+            below, above, weight = state.below[todo], state.above[todo], state.weight[todo]
+            old, step = state.y[todo], ahead.step[todo]
+            y = inside(old, length[todo, None] * step, below, above)
+            value = smooth_value(part, y, mu) + barrier_at(y, below, above, mu * weight)
+            slope = (ahead.gradient[todo] * (y - old)).sum(1).clamp(max=0)
+            todo = todo[~(value <= before[todo] + 1e-4 * slope + noise(before[todo]))]
             if not len(todo):
                 break
             length[todo] *= 0.5
         return length
 
 
-FLAT = torch.tensor(1e-12, dtype=torch.float64)
+# --- the smoothed function -------------------------------------------------------------------------------------------
 
 
-def bound_on_cube(form: KinkForm, multipliers: list[Tensor]) -> Tensor:
-    """The least value on [-1, 1]^n of the affine function below f that clipped multipliers give, (B,)."""
-    g, b = form.affine(form.clipped(multipliers))
-    return b - g.abs().sum(1)
+def smoothed(form: KinkForm, state: State) -> Smoothed:
+    """Values and derivatives of the smoothed bends, forwards, and the multipliers, backwards."""
+    results: list[Tensor] = []
+    arguments: list[Tensor] = []
+    gates: list[Tensor] = []
+    curved: list[Tensor] = []
+    for k, bend in enumerate(form.bends):
+        a = form.argument(k, state.y, results)
+        z, gate = bend.smoothed(a, state.mu)
+        arguments.append(a)
+        gates.append(gate)
+        curved.append(bend.curved(a, z, state.gates[k] if state.gates else gate, state.mu))
+        results.append(z)
+    chosen: dict[int, Tensor] = {}
+    arriving: list[Tensor] = []
+    for k in reversed(range(len(form.bends))):
+        arriving.insert(0, form.arriving(k, chosen))
+        chosen[k] = form.bends[k].pull(gates[k], arriving[0])
+    return Smoothed(form.value_of(state.y, results), arguments, gates, curved, arriving, chosen, form.gradient(chosen))
+
+
+def smooth_value(form: KinkForm, y: Tensor, mu: Tensor) -> Tensor:
+    """The smoothed function, (B,)."""
+    results: list[Tensor] = []
+    for k, bend in enumerate(form.bends):
+        results.append(bend.smoothed(form.argument(k, y, results), mu)[0])
+    return form.value_of(y, results)
+
+
+def predicted(
+    form: KinkForm, gates: list[Tensor], at: Smoothed, changes: list[Tensor], moved: list[Tensor | None]
+) -> tuple[dict[int, Tensor], list[Tensor], Tensor, Tensor]:
+    """The multipliers after a step, clipped where no gate gives them, where the arguments are expected then, and the
+    affine function below f that they give."""
+    chosen: dict[int, Tensor] = {}
+    intercept = form.constant
+    arguments = [a if da is None else a + da for a, da in zip(at.arguments, moved, strict=True)]
+    for k in reversed(range(len(form.bends))):
+        bend, before = form.bends[k], at.arriving[k]
+        arriving = form.arriving(k, chosen)
+        wanted = at.multipliers[k] + bend.weighed(before, changes[k])
+        if chosen:
+            wanted = wanted + bend.pull(gates[k], arriving - before)
+        chosen[k], rest = bend.fit(wanted, arguments[k], arriving)
+        if bend.smooth:
+            intercept = intercept + rest
+    return chosen, arguments, *form.affine(chosen, intercept)
+
+
+def barrier_of(state: State, y: Tensor) -> Tensor:
+    return barrier_at(y, state.below, state.above, state.mu * state.weight)
+
+
+def barrier_at(y: Tensor, below: Tensor, above: Tensor, size: Tensor) -> Tensor:
+    """−size · sum of the logarithms of the distances to finite bounds, (B,)."""
+    up, down = above - y, y - below
+    logs = torch.where(up.isfinite(), up, 1.0).log() + torch.where(down.isfinite(), down, 1.0).log()
+    return -size[:, 0] * logs.sum(1)
+
+
+def factored(matrix: Tensor) -> Tensor:
+    """Cholesky factors of positive definite matrices; where rounding left one indefinite, its diagonal is raised."""
+    factor, info = torch.linalg.cholesky_ex(matrix)
+    raise_by = 1e-10 if matrix.dtype == torch.float64 else 1e-6
+    while bool((info > 0).any()) and raise_by < 1e3:
+        diagonal = matrix.diagonal(dim1=-2, dim2=-1)
+        diagonal.add_((info > 0)[:, None] * raise_by * diagonal.abs().mean(-1, keepdim=True).clamp(min=1e-30))
+        factor, info = torch.linalg.cholesky_ex(matrix)
+        raise_by *= 100
+    return factor
+
+
+def solved(factor: Tensor, right: Tensor) -> Tensor:
+    return torch.cholesky_solve(right.unsqueeze(-1), factor)[..., 0]

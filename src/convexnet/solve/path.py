@@ -1,108 +1,163 @@
-"""The iterates of path following, and how they move."""
+"""The iterates of path following: their scales, their precision, and how far they move."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import math
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
+from convexnet.solve.kink_form import KinkForm
+
 START = 0.1
-"""The first mu, in units of what typically arrives at a kink."""
+"""The first mu, in units of what typically arrives at a bend."""
 
 MARGIN = 0.05
 """How near to a bound one step may come: a share of the distance to it."""
 
-GATE_MARGIN = 0.1
-"""The same for gates and for the multipliers of the bounds."""
+MULTIPLIER_MARGIN = 0.1
+"""The same for the multipliers of the bounds."""
 
 PATIENCE = 5
 """How many steps a sample may take without a gap that is a tenth smaller, before it is taken back to the path."""
 
-TINY = 1e-14
+FINE = 3e-5
+"""The relative gap up to which float32 is of use."""
 
+LONG = 20
+"""Steps in float32 before float64 takes over anyway."""
 
-@dataclass
-class Found:
-    """The best point of each sample in [-1, 1]^n, its value and the best lower bound, and the steps taken."""
-
-    y: Tensor
-    value: Tensor
-    bound: Tensor
-    steps: Tensor
+TRUST = 30.0
+"""Multipliers of the bounds stay within this factor of what they are on the path."""
 
 
 @dataclass
 class State:
-    """The iterates of the samples that are still active."""
+    """The iterates of the samples that are still active, on the cube [-1, 1]^n; a side without an end is infinite."""
 
+    exact: KinkForm  # in float64
+    form: KinkForm  # in the precision at work
+    middle: Tensor
+    radius: Tensor
+    weight: Tensor  # (B, 1) of one unit in f
+    below: Tensor
+    above: Tensor
+    centre: Tensor
     y: Tensor
     mu: Tensor  # (B, 1)
-    gates: list[Tensor]  # of the relu part of each kink, in (0, 1)
-    upper: Tensor  # multipliers of y <= 1 and y >= -1
+    gates: list[Tensor]
+    upper: Tensor  # multipliers of the bounds
     lower: Tensor
-    best: Tensor  # (B,) the least gap so far, and for how many steps there was no much better one
+    value: Tensor  # (B,) the best of each so far, in the precision at work
+    bound: Tensor
+    best: Tensor  # the least gap, and for how many steps there was no much smaller one
     waited: Tensor
-
-    def rows(self, keep: Tensor) -> State:
-        others = (self.upper, self.lower, self.best, self.waited)
-        return State(self.y[keep], self.mu[keep], [gate[keep] for gate in self.gates], *(t[keep] for t in others))
+    ahead: Ahead | None = None
+    steps: int = 0
 
 
 @dataclass
 class Smoothed:
     """The smoothed function at a point."""
 
-    gates: list[Tensor]  # derivative of the smoothed relu
-    curved: list[Tensor]  # (z - a * gate) / r² with the gate that is an iterate
+    value: Tensor
+    arguments: list[Tensor]
+    gates: list[Tensor]
+    curved: list[Tensor]
     arriving: list[Tensor]
     multipliers: dict[int, Tensor]
     gradient: Tensor  # of the function without the barrier
 
 
-def solved(matrix: Tensor, right: Tensor) -> Tensor:
-    """The solution of positive definite systems; where rounding left one indefinite, its diagonal is raised."""
-    factor, info = torch.linalg.cholesky_ex(matrix)
-    raise_by = 1e-10
-    while bool((info > 0).any()) and raise_by < 1:
-        diagonal = matrix.diagonal(dim1=-2, dim2=-1)
-        diagonal.add_((info > 0)[:, None] * raise_by * diagonal.mean(-1, keepdim=True))
-        factor, info = torch.linalg.cholesky_ex(matrix)
-        raise_by *= 100
-    return torch.cholesky_solve(right.unsqueeze(-1), factor)[..., 0]
+@dataclass
+class Ahead:
+    """A step that is computed and not yet taken."""
+
+    at: Smoothed
+    step: Tensor
+    changes: list[Tensor]
+    gradient: Tensor
+    decrement: Tensor
 
 
-def inside(y: Tensor, step: Tensor) -> Tensor:
+# --- scales and steps ------------------------------------------------------------------------------------------------
+
+
+def units_of(form: KinkForm, below: Tensor, above: Tensor, samples: int = 4, points: int = 8) -> list[Tensor]:
+    """What typically arrives at each argument of each bend: the mean of |a| over random points and a few samples."""
+    few = form.rows(torch.arange(min(samples, form.batch), device=form.slope.device))
+    low, high = below[: few.batch].clamp(min=-1), above[: few.batch].clamp(max=1)
+    generator = torch.Generator().manual_seed(0)
+    total = [torch.zeros_like(c[0]) for c in form.constants]
+    for _ in range(points):
+        share = torch.rand(few.batch, form.size, generator=generator, dtype=torch.float64).to(form.slope.device)
+        for sum_, a in zip(total, few.arguments(torch.lerp(low, high, share)), strict=True):
+            sum_.add_(a.abs().mean(0) / points)
+    return [bend.typical(size) for bend, size in zip(form.bends, total, strict=True)]
+
+
+def weight_of(form: KinkForm) -> Tensor:
+    """What one unit of a bend weighs in f, (B, 1): the mean of what arrives at the bends for gates of one half."""
+    chosen: dict[int, Tensor] = {}
+    sizes: list[Tensor] = []
+    for k in reversed(range(len(form.bends))):
+        arriving = form.arriving(k, chosen)
+        sizes.append(arriving.mean(1, keepdim=True))
+        chosen[k] = form.bends[k].pull(torch.full_like(form.constants[k], 0.5 / form.bends[k].group), arriving)
+    weight = torch.stack(sizes).mean(0) if sizes else torch.zeros_like(form.slope[:, :1])
+    slope = form.slope.abs().mean(1, keepdim=True)
+    return torch.where(weight > 0, weight, torch.where(slope > 0, slope, 1.0))
+
+
+def inside(y: Tensor, step: Tensor, below: Tensor, above: Tensor) -> Tensor:
     """y + step, coordinate by coordinate no nearer to a bound than a share of the distance to it."""
-    return torch.minimum(torch.maximum(y + step, MARGIN * (1 + y) - 1), 1 - MARGIN * (1 - y))
+    far = 1 - MARGIN
+    return torch.minimum(torch.maximum(y + step, y + far * (below - y)), y + far * (above - y))
 
 
-def advanced(
-    state: State,
-    at: Smoothed,
-    changes: list[Tensor],
-    step: Tensor,
-    barrier: Tensor,
-    right: Tensor,
-    left: Tensor,
-    length: Tensor,
-) -> State:
-    """The next iterates."""
-    share = length[:, None]
-    gates: list[Tensor] = []
-    for old, smooth, change in zip(state.gates, at.gates, changes, strict=True):
-        new = torch.lerp(old, smooth + change, share.expand_as(old))
-        new = torch.minimum(torch.maximum(new, GATE_MARGIN * old), 1 - GATE_MARGIN * (1 - old))
-        gates.append(new.clamp_(TINY, 1 - TINY))
-    up, low = state.upper, state.lower
-    upper = torch.maximum(up + share * (barrier * right + up * right * step - up), GATE_MARGIN * up)
-    lower = torch.maximum(low + share * (barrier * left - low * left * step - low), GATE_MARGIN * low)
-    return replace(state, y=inside(state.y, share * step), gates=gates, upper=upper, lower=lower)
+def near(multiplier: Tensor, on_path: Tensor) -> Tensor:
+    return torch.minimum(torch.maximum(multiplier, on_path / TRUST), on_path * TRUST)
 
 
 def next_mu(mu: Tensor, share: Tensor, decrement: Tensor, length: Tensor, n: int) -> Tensor:
     """mu follows the certified gap (its share of a coordinate): fast after a full step near the path, else slowly."""
     fast = torch.minimum(0.5 * mu, torch.maximum(0.3 * share, 0.01 * mu))
     slow = torch.where(length > 0.9, 0.7 * mu, torch.where(length > 0.5, 0.8 * mu, mu))
-    near = (length > 0.9) & (decrement < 5 * n**0.5 + 5)
-    return torch.minimum(mu, torch.maximum(torch.where(near, fast, slow), 0.003 * share))
+    close = (length > 0.9) & (decrement < 5 * n**0.5 + 5)
+    return torch.minimum(mu, torch.maximum(torch.where(close, fast, slow), 0.003 * share))
+
+
+# --- precision -------------------------------------------------------------------------------------------------------
+
+
+def enough(state: State) -> bool:
+    """Whether float32 has given what it can: half of the gaps are small, or many steps did not help."""
+    if not math.isfinite(float(state.best.max())):
+        return state.steps >= LONG
+    size = torch.maximum(state.value.abs(), state.centre - state.value)
+    small = (state.value - state.bound) <= FINE * size
+    return state.steps >= LONG or 2 * int(small.sum()) >= len(small)
+
+
+def refine(state: State) -> None:
+    """Go on in float64."""
+    for field in fields(state):
+        value = getattr(state, field.name)
+        if isinstance(value, Tensor) and value.is_floating_point():
+            setattr(state, field.name, value.double())
+    state.gates = [gate.double() for gate in state.gates]
+    state.form = state.exact
+    state.ahead = None
+    state.value = torch.full_like(state.value, torch.inf)
+    state.bound = -state.value
+
+
+def least_of(y: Tensor) -> float:
+    """How near to the ends of its range a gate may come."""
+    return 1e-7 if y.dtype == torch.float32 else 1e-14
+
+
+def noise(value: Tensor) -> Tensor:
+    """What the value of a function is uncertain by."""
+    return 1e-14 + (1e-6 if value.dtype == torch.float32 else 0.0) * value.abs()

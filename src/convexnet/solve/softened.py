@@ -12,8 +12,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from convexnet.solve.bends import Bend, Largest, grouped
+from convexnet.solve.bends import Bend
 from convexnet.solve.drive import Function
+from convexnet.solve.groups import Largest, grouped
 from convexnet.solve.kink_form import KinkForm
 from convexnet.solve.layers import Layers, Sweep
 
@@ -68,6 +69,25 @@ def softened(f: Function, y: Tensor, mu: Sequence[Tensor]) -> Sweep:
         arguments.append(f.argument(k, y, results))
         results.append(result(k, arguments[k]))
     return Sweep(f.value_of(y, results), *f.minorant(gates, arguments), arguments)
+
+
+def smooth_value(f: Function, y: Tensor, mu: Sequence[Tensor]) -> Tensor:
+    """The value of `softened` alone, (B,)."""
+    if not isinstance(f, (KinkForm, Layers)):
+        return f.value(y)
+    results: list[Tensor] = []
+    if isinstance(f, KinkForm):
+        for k, bend in enumerate(f.bends):
+            results.append(soft(bend, f.argument(k, y, results), mu[k])[0])
+        return f.value_of(y, results)
+
+    def result(a: Tensor, _: object = 0.0) -> Tensor:
+        bend = f.bends[len(results)]
+        results.append(soft(bend, a.flatten(1), mu[len(results)])[0])
+        return results[-1].reshape(a.shape if bend.group == 1 else a.shape[:-1])
+
+    with torch.no_grad():
+        return f.run(y, result)
 
 
 def units(f: Function, lo: Tensor, hi: Tensor, points: int = 4) -> list[Tensor]:

@@ -1,0 +1,233 @@
+"""The convex functions between the affine maps of a network: how each is smoothed, bent and bounded from below.
+
+A bend takes the arguments a (..., in) of one layer to its results z (..., out). Its *gates* are what a solver iterates
+on; `pull` turns what arrives at the results into multipliers of the arguments, and `push` a change of the arguments
+into one of the results. Whatever multipliers a solver comes up with, `fit` makes of them an affine function below it.
+
+The bends here have one argument for each result; `groups` has those with a group of them, side by side.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Final, final
+
+import torch
+from torch import Tensor
+
+from convexnet.solve.curves import Curve
+
+MARGIN: Final = 0.1
+"""How near to the end of its range one step may bring a gate: a share of the distance to it."""
+
+
+class Bend(ABC):
+    """A convex function, the same for every unit of a layer but for its settings."""
+
+    group: int = 1
+    """Arguments of one result."""
+    smooth: bool = False
+    """Whether it is differentiable as it is, so that its gates are no iterates of their own."""
+    piecewise_linear: bool = False
+
+    @abstractmethod
+    def value(self, a: Tensor) -> Tensor:
+        """z = φ(a)."""
+
+    @abstractmethod
+    def gates(self, a: Tensor) -> Tensor:
+        """Gates that belong to a subgradient at a."""
+
+    @abstractmethod
+    def smoothed(self, a: Tensor, mu: Tensor) -> tuple[Tensor, Tensor]:
+        """z and gates of a smooth function above φ by at most a multiple of mu (..., 1)."""
+
+    @abstractmethod
+    def curved(self, a: Tensor, z: Tensor, gates: Tensor, mu: Tensor) -> Tensor:
+        """How much a gate changes with its argument, >= 0, given gates that are iterates."""
+
+    @abstractmethod
+    def fit(self, multipliers: Tensor, a: Tensor, arriving: Tensor) -> tuple[Tensor, Tensor]:
+        """Multipliers near those given, and an intercept (B,), with arriving·φ(x) >= multipliers·x + intercept for all
+        x, where `arriving` >= 0; `a` is where the arguments are expected."""
+
+    @abstractmethod
+    def kept(self, old: Tensor, new: Tensor, least: float) -> Tensor:
+        """New gates, no nearer to the ends of their range than a share of the old distance."""
+
+    @abstractmethod
+    def gates_of(self, multipliers: Tensor, arriving: Tensor) -> Tensor:
+        """The gates with pull(gates, arriving) = multipliers; anything in their range where nothing arrives."""
+
+    @abstractmethod
+    def active(self, a: Tensor, gates: Tensor, unit: Tensor) -> Tensor:
+        """How surely arguments (B, in) lie where the bend bends: positive where the gate is further from the ends of
+        its range than the argument, in its unit, from the bend."""
+
+    def push(self, gates: Tensor, x: Tensor) -> Tensor:
+        """The change (..., out) of the results for one (..., in) of the arguments."""
+        return gates * x
+
+    def pull(self, gates: Tensor, v: Tensor) -> Tensor:
+        """The multipliers (..., in) of the arguments for those (..., out) of the results."""
+        return v * gates
+
+    def turned(self, curved: Tensor, x: Tensor) -> Tensor:
+        """The change of the gates for one of the arguments, both (..., in)."""
+        return curved * x
+
+    def weighed(self, v: Tensor, change: Tensor) -> Tensor:
+        """What a change of the gates (or `curved`) adds to the multipliers, where v arrives."""
+        return v * change
+
+    def mean(self, curved: Tensor, x: Tensor) -> Tensor:
+        """The mean of x in each group, weighed by `curved`, in the place of each of its members."""
+        return x
+
+    def centred(self, curved: Tensor, rows: Tensor) -> Tensor:
+        """Rows R (B, in, n) with R' diag(weighed(v, curved)) R the second derivative along the rows of J given."""
+        return rows
+
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> Bend:
+        """The same bend with its settings changed, as to another precision."""
+        return self
+
+    def rising(self) -> Bend:
+        """The same bend where its arguments are convex, not affine: then no multiplier may be negative."""
+        return self
+
+    def in_units(self, unit: Tensor) -> tuple[Bend, Tensor]:
+        """(bend, factor) with φ(unit a) = factor bend(a), for units (in,) that are the same within a group."""
+        raise NotImplementedError
+
+    def typical(self, sizes: Tensor) -> Tensor:
+        """The units of arguments whose typical sizes are (in,)."""
+        return torch.where(sizes > 0, sizes, 1.0)
+
+
+@final
+class Kinks(Bend):
+    """max(s a, a) with s <= 1, smoothed to s a + (1 - s) (a + r)/2, r = sqrt(a² + 4 mu²).
+
+    The gate is that of the ReLU part, in (0, 1). (Chen & Harker 1993, Kanzow 1996, Smale 1987.)
+
+    Example:
+        >>> Kinks(torch.tensor([0.0, -1.0])).value(torch.tensor([-2.0, -2.0])).tolist()
+        [-0.0, 2.0]
+    """
+
+    piecewise_linear = True
+
+    def __init__(self, slope: Tensor, least: Tensor | None = None) -> None:
+        self.slope = slope
+        self.plain = not bool(slope.any())
+        self.free = 1 - slope
+        self.least = slope if least is None else least
+
+    def value(self, a: Tensor) -> Tensor:
+        return torch.maximum(self.slope * a, a)
+
+    def gates(self, a: Tensor) -> Tensor:
+        return (a > 0).to(a.dtype)
+
+    def smoothed(self, a: Tensor, mu: Tensor) -> tuple[Tensor, Tensor]:
+        r = torch.addcmul(4 * mu * mu, a, a).sqrt_()
+        z = (a + r).mul_(0.5)
+        gates = z / r
+        return (z if self.plain else torch.addcmul(self.slope * a, self.free, z)), gates
+
+    def curved(self, a: Tensor, z: Tensor, gates: Tensor, mu: Tensor) -> Tensor:
+        # With the gate as an iterate of its own: this choice, not the derivative of the smoothed gate, is what makes
+        # the path-following method converge in few steps.
+        relu = z if self.plain else (z - self.slope * a) / torch.where(self.free > 0, self.free, 1.0)
+        square = torch.addcmul(4 * mu * mu, a, a)
+        return torch.addcmul(relu, a, gates, value=-1).div_(square).clamp_(min=0)
+
+    def push(self, gates: Tensor, x: Tensor) -> Tensor:
+        return gates * x if self.plain else (self.slope + self.free * gates) * x
+
+    def pull(self, gates: Tensor, v: Tensor) -> Tensor:
+        return gates * v if self.plain else (self.slope + self.free * gates) * v
+
+    def weighed(self, v: Tensor, change: Tensor) -> Tensor:
+        return v * change if self.plain else self.free * v * change
+
+    def fit(self, multipliers: Tensor, a: Tensor, arriving: Tensor) -> tuple[Tensor, Tensor]:
+        least = torch.zeros_like(arriving) if self.plain else self.least * arriving
+        return torch.minimum(torch.maximum(multipliers, least), arriving), arriving.new_zeros(len(arriving))
+
+    def kept(self, old: Tensor, new: Tensor, least: float) -> Tensor:
+        new = torch.minimum(torch.maximum(new, MARGIN * old), 1 - MARGIN * (1 - old))
+        return new.clamp_(least, 1 - least)
+
+    def gates_of(self, multipliers: Tensor, arriving: Tensor) -> Tensor:
+        share = multipliers / torch.where(arriving > 0, arriving, 1.0)
+        return ((share - self.slope) / torch.where(self.free > 0, self.free, 1.0)).clamp(0, 1)
+
+    def active(self, a: Tensor, gates: Tensor, unit: Tensor) -> Tensor:
+        return torch.minimum(gates, 1 - gates) * (self.free > 0) - a.abs() / unit
+
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> Kinks:
+        return Kinks(change(self.slope), change(self.least))
+
+    def rising(self) -> Kinks:
+        return Kinks(self.slope, self.slope.clamp(min=0))
+
+    def in_units(self, unit: Tensor) -> tuple[Bend, Tensor]:
+        return self, unit  # a kink is positively homogeneous
+
+
+@final
+class Smooth(Bend):
+    """φ(unit * a) for a differentiable convex φ of one variable; its gates are the derivatives.
+
+    Example:
+        >>> from convexnet.solve.curves import square
+        >>> Smooth(square()).value(torch.tensor([3.0])).item()
+        9.0
+    """
+
+    smooth = True
+
+    def __init__(self, curve: Curve, unit: Tensor | None = None, turn: float = -math.inf) -> None:
+        self.curve, self.unit, self.turn = curve, unit, turn
+
+    def value(self, a: Tensor) -> Tensor:
+        return self.curve.value(a if self.unit is None else self.unit * a)
+
+    def gates(self, a: Tensor) -> Tensor:
+        return self.curve.first(a) if self.unit is None else self.unit * self.curve.first(self.unit * a)
+
+    def smoothed(self, a: Tensor, mu: Tensor) -> tuple[Tensor, Tensor]:
+        return self.value(a), self.gates(a)
+
+    def curved(self, a: Tensor, z: Tensor, gates: Tensor, mu: Tensor) -> Tensor:
+        return self.curve.second(a) if self.unit is None else self.unit**2 * self.curve.second(self.unit * a)
+
+    def fit(self, multipliers: Tensor, a: Tensor, arriving: Tensor) -> tuple[Tensor, Tensor]:
+        a = a.clamp(min=self.turn)  # the tangent where the arguments are expected: exact there, and needs no conjugate
+        slope = self.gates(a)
+        return arriving * slope, (arriving * (self.value(a) - slope * a)).sum(1)
+
+    def kept(self, old: Tensor, new: Tensor, least: float) -> Tensor:
+        return new
+
+    def gates_of(self, multipliers: Tensor, arriving: Tensor) -> Tensor:
+        return multipliers / torch.where(arriving > 0, arriving, 1.0)
+
+    def active(self, a: Tensor, gates: Tensor, unit: Tensor) -> Tensor:
+        return torch.full_like(a, -1.0)
+
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> Smooth:
+        return Smooth(self.curve, None if self.unit is None else change(self.unit), self.turn)
+
+    def rising(self) -> Smooth:
+        return Smooth(self.curve, self.unit, self.curve.turn)
+
+    def in_units(self, unit: Tensor) -> tuple[Bend, Tensor]:
+        return Smooth(self.curve, unit if self.unit is None else unit * self.unit, self.turn), torch.ones_like(unit)
+
+    def typical(self, sizes: Tensor) -> Tensor:
+        return torch.ones_like(sizes)  # a curve has a scale of its own

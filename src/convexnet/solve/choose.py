@@ -1,0 +1,106 @@
+"""Which solver for which problem, in what parts, and what is tried when one does not finish."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from time import monotonic
+
+from convexnet.solve.drive import Found, Problem, Solver, drive
+from convexnet.solve.kink_form import KinkForm
+from convexnet.solve.lp import solve_exactly
+from convexnet.solve.newton import Newton
+
+MEMORY = 64 * 2**20
+"""Bytes that the iterates of one part of a batch may take: about what a processor's caches hold."""
+
+FEW = 8
+"""Variables up to which a bundle is the best way for a single sample."""
+
+MANY = 1500
+"""Variables from which on a Newton system is hopeless."""
+
+PROGRAM = 4_000_000
+"""Entries of the matrix of a linear program that HiGHS is given without being asked."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """A solver: how it is made, how many steps it gets unless told, and what it needs of the functions."""
+
+    make: Callable[[], Solver]
+    steps: int
+    needs: tuple[type, ...] = (object,)
+
+
+WAYS: dict[str, Way] = {
+    "newton": Way(lambda: Newton(rough=True), 60, (KinkForm,)),
+}
+
+NAMES = ("auto", *WAYS, "lp")
+
+
+def chosen_solver(name: str, problem: Problem) -> tuple[str, int]:
+    """The name of a solver, and how many samples it takes at once.
+
+    Raises:
+        ValueError: the solver that was asked for cannot be used on this function.
+    """
+    if name == "auto":
+        name = automatic(problem)
+    elif name == "lp" and not (isinstance(problem.f, KinkForm) and problem.f.piecewise_linear):
+        raise ValueError("solver='lp' needs a piecewise linear function that fits into a matrix: use solver='auto'")
+    elif name in WAYS and not isinstance(problem.f, WAYS[name].needs):
+        raise ValueError(
+            f"solver={name!r} needs the function as matrices and bends, which this one does not allow: use "
+            "solver='auto'"
+        )
+    return name, together(problem)
+
+
+def automatic(problem: Problem) -> str:
+    if isinstance(problem.f, KinkForm) and problem.size <= MANY:
+        return "newton"
+    raise NotImplementedError
+
+
+def together(problem: Problem) -> int:
+    """How many samples fit into memory at once."""
+    n, f = problem.size, problem.f
+    if isinstance(f, KinkForm):
+        wide = sum(c.shape[1] for c in f.constants)
+        each = 8 * (wide * (n + 16) + 3 * n * n)
+    else:
+        each = 8 * 1000 * n
+    return max(1, min(problem.batch, MEMORY // each))
+
+
+def run(
+    name: str, problem: Problem, found: Found, tol: float, most: int | None, deadline: float, keep: bool = False
+) -> None:
+    """Improve `found` by the solver of this name."""
+    if name == "lp":
+        solve_exactly(problem, found, tol, deadline, keep)
+        return
+    way = WAYS[name]
+    drive(way.make(), problem, found, tol, most or way.steps, deadline, keep=keep)
+
+
+def rescue(problem: Problem, found: Found, tol: float, most: int | None, deadline: float, keep: bool) -> list[str]:
+    """What is left open: the same method in full precision, then the exact linear program. The names of what ran."""
+    used: list[str] = []
+    if most is not None or not isinstance(problem.f, KinkForm):
+        return used
+    for name, solver in (("newton in full", Newton(rough=False, drop=0.0)),):
+        if bool(found.open(tol).any()) and monotonic() < deadline and problem.size <= MANY:
+            drive(solver, problem, found, tol, 100, deadline, keep=keep)
+            used.append(name)
+    entries = sum(m.matrix[..., :, :].numel() for m in problem.f.between.values()) + sum(
+        m.matrix.numel() for m in problem.f.from_y if m is not None
+    )
+    possible = problem.f.piecewise_linear and entries <= PROGRAM and problem.compact
+    if possible and bool(found.open(tol).any()) and monotonic() < deadline and find_spec("highspy"):
+        solve_exactly(problem, found, tol, deadline, keep)
+        used.append("lp")
+    return used

@@ -1,0 +1,59 @@
+"""Smooth convex functions of one variable, with their derivatives."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A smooth convex function of one variable and its first two derivatives (of the second, any bounded choice where
+    it jumps).
+
+    Example:
+        >>> curve = softplus(1.0)
+        >>> curve.value(torch.zeros(1)).item()
+        0.69314...
+    """
+
+    name: str
+    value: Callable[[Tensor], Tensor]
+    first: Callable[[Tensor], Tensor]
+    second: Callable[[Tensor], Tensor]
+    turn: float = -math.inf
+    """Where it stops falling."""
+
+
+def softplus(beta: float) -> Curve:
+    """log(1 + exp(beta a)) / beta."""
+    return Curve(
+        "softplus",
+        lambda a: torch.logaddexp(beta * a, torch.zeros_like(a)) / beta,
+        lambda a: torch.sigmoid(beta * a),
+        lambda a: beta * torch.sigmoid(beta * a) * torch.sigmoid(-beta * a),
+    )
+
+
+def elu(steep: float) -> Curve:
+    """a for a > 0, else (exp(steep a) - 1) / steep: ELU with alpha = 1 for steep = 1, CELU with alpha = 1 / steep."""
+    return Curve(
+        "elu",
+        lambda a: torch.where(a > 0, a, torch.expm1(steep * a.clamp(max=0)) / steep),
+        lambda a: torch.exp(steep * a.clamp(max=0)),
+        lambda a: torch.where(a > 0, 0.0, steep * torch.exp(steep * a.clamp(max=0))),
+    )
+
+
+def square() -> Curve:
+    """a²."""
+    return Curve("square", torch.square, lambda a: 2 * a, lambda a: torch.full_like(a, 2.0), 0.0)
+
+
+def exponential() -> Curve:
+    """exp(a)."""
+    return Curve("exp", torch.exp, torch.exp, torch.exp)

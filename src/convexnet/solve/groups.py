@@ -1,0 +1,153 @@
+"""Bends with several arguments for each result: the largest entry, and the logarithm of a sum of exponentials."""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from convexnet.solve.bends import MARGIN, Bend
+
+
+def grouped(x: Tensor, group: int) -> Tensor:
+    """(..., out * group) -> (..., out, group)."""
+    return x.unflatten(-1, (-1, group))
+
+
+class Grouped(Bend):
+    """One result for each group of neighbouring arguments; gates are shares that add up to 1 in a group."""
+
+    def __init__(self, group: int) -> None:
+        self.group = group
+
+    def push(self, gates: Tensor, x: Tensor) -> Tensor:
+        return grouped(gates * x, self.group).sum(-1)
+
+    def pull(self, gates: Tensor, v: Tensor) -> Tensor:
+        return (grouped(gates, self.group) * v[..., None]).flatten(-2)
+
+    def weighed(self, v: Tensor, change: Tensor) -> Tensor:
+        return (grouped(change, self.group) * v[..., None]).flatten(-2)
+
+    def turned(self, curved: Tensor, x: Tensor) -> Tensor:
+        return curved * (x - self.mean(curved, x))
+
+    def mean(self, curved: Tensor, x: Tensor) -> Tensor:
+        """The mean of x in each group, weighed by `curved`, in the place of each of its members."""
+        weight = grouped(curved, self.group)
+        total = weight.sum(-1, keepdim=True)
+        mean = (weight * grouped(x, self.group)).sum(-1, keepdim=True) / torch.where(total > 0, total, 1.0)
+        return mean.expand(*mean.shape[:-1], self.group).flatten(-2)
+
+    def centred(self, curved: Tensor, rows: Tensor) -> Tensor:
+        return rows - self.mean(curved[:, None, :], rows.mT).mT
+
+    def gates_of(self, multipliers: Tensor, arriving: Tensor) -> Tensor:
+        return self.shares(multipliers)
+
+    def shares(self, multipliers: Tensor) -> Tensor:
+        """The multipliers as shares of what arrives, at least 0 and 1 in sum; equal ones where nothing is given."""
+        parts = grouped(multipliers, self.group).clamp(min=0)
+        total = parts.sum(-1, keepdim=True)
+        parts = torch.where(total > 0, parts / torch.where(total > 0, total, 1.0), 1 / self.group)
+        return parts.flatten(-2)
+
+
+@final
+class Largest(Grouped):
+    """The largest of each group, smoothed to the z with sum_i mu / (z - a_i) = 1: the central path of the epigraph.
+
+    Example:
+        >>> Largest(3).value(torch.tensor([1.0, 5.0, 2.0])).item()
+        5.0
+    """
+
+    piecewise_linear = True
+
+    def value(self, a: Tensor) -> Tensor:
+        return grouped(a, self.group).amax(-1)
+
+    def gates(self, a: Tensor) -> Tensor:
+        parts = grouped(a, self.group)
+        return F.one_hot(parts.argmax(-1), self.group).to(a.dtype).flatten(-2)
+
+    def smoothed(self, a: Tensor, mu: Tensor) -> tuple[Tensor, Tensor]:
+        parts = grouped(a, self.group)
+        below = parts - parts.amax(-1, keepdim=True)  # <= 0
+        mu = mu[..., None]
+        above = mu.expand(*below.shape[:-1], 1)  # z - max: between mu and group * mu; Newton's method from below
+        for _ in range(6):
+            inverse = 1 / (above - below)
+            total = inverse.sum(-1, keepdim=True)
+            above = above + (mu * total - 1).clamp(min=0) / (mu * (inverse * inverse).sum(-1, keepdim=True))
+        share = 1 / (above - below)
+        share = share / share.sum(-1, keepdim=True)
+        return (above + parts.amax(-1, keepdim=True)).squeeze(-1), share.flatten(-2)
+
+    def curved(self, a: Tensor, z: Tensor, gates: Tensor, mu: Tensor) -> Tensor:
+        slack = (z[..., None] - grouped(a, self.group)).clamp(min=1e-3 * mu[..., None])
+        return (grouped(gates, self.group) / slack).flatten(-2)
+
+    def fit(self, multipliers: Tensor, a: Tensor, arriving: Tensor) -> tuple[Tensor, Tensor]:
+        return self.pull(self.shares(multipliers), arriving), arriving.new_zeros(len(arriving))
+
+    def kept(self, old: Tensor, new: Tensor, least: float) -> Tensor:
+        new = torch.maximum(new, MARGIN * old).clamp_(min=least)
+        return (grouped(new, self.group) / grouped(new, self.group).sum(-1, keepdim=True)).flatten(-2)
+
+    def active(self, a: Tensor, gates: Tensor, unit: Tensor) -> Tensor:
+        # The member with the largest share stands for the group's value; the others are compared with it.
+        parts, share = grouped(a, self.group), grouped(gates, self.group)
+        sure = share - (parts.amax(-1, keepdim=True) - parts) / grouped(unit, self.group)
+        first = F.one_hot(share.argmax(-1), self.group).bool()
+        return torch.where(first, -1.0, sure).flatten(-2)
+
+    def in_units(self, unit: Tensor) -> tuple[Bend, Tensor]:
+        return self, grouped(unit, self.group)[..., 0]
+
+    def typical(self, sizes: Tensor) -> Tensor:
+        mean = grouped(sizes, self.group).mean(-1, keepdim=True)
+        return torch.where(mean > 0, mean, 1.0).expand(-1, self.group).flatten()
+
+
+@final
+class LogSumExp(Grouped):
+    """log sum_i exp(a_i) of each group; its gates are the softmax.
+
+    Example:
+        >>> LogSumExp(2).value(torch.zeros(2)).item()
+        0.69314...
+    """
+
+    smooth = True
+
+    def value(self, a: Tensor) -> Tensor:
+        return grouped(a, self.group).logsumexp(-1)
+
+    def gates(self, a: Tensor) -> Tensor:
+        return grouped(a, self.group).softmax(-1).flatten(-2)
+
+    def smoothed(self, a: Tensor, mu: Tensor) -> tuple[Tensor, Tensor]:
+        return self.value(a), self.gates(a)
+
+    def curved(self, a: Tensor, z: Tensor, gates: Tensor, mu: Tensor) -> Tensor:
+        return self.gates(a)
+
+    def fit(self, multipliers: Tensor, a: Tensor, arriving: Tensor) -> tuple[Tensor, Tensor]:
+        share = self.gates(a)
+        rest = self.value(a) - grouped(share * a, self.group).sum(-1)
+        return self.pull(share, arriving), (arriving * rest).sum(1)
+
+    def active(self, a: Tensor, gates: Tensor, unit: Tensor) -> Tensor:
+        return torch.full_like(a, -1.0)
+
+    def kept(self, old: Tensor, new: Tensor, least: float) -> Tensor:
+        return new
+
+    def in_units(self, unit: Tensor) -> tuple[Bend, Tensor]:
+        return self, torch.ones_like(grouped(unit, self.group)[..., 0])
+
+    def typical(self, sizes: Tensor) -> Tensor:
+        return torch.ones_like(sizes)

@@ -1,0 +1,232 @@
+"""The affine pieces of an opened program as matrices: from a program to its `KinkForm`.
+
+They are read off by running the program on basis vectors. What the other inputs change from sample to sample is mostly
+the constants; where they multiply what moves (the gates of a PICNN), the columns of a map are scaled, which is found
+out and checked with random vectors rather than assumed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from convexnet.curvature.call import Refusal
+from convexnet.curvature.trace import Program
+from convexnet.solve.bends import Bend, Kinks
+from convexnet.solve.kink_form import KinkForm, Map
+from convexnet.solve.opened import Opened, value_of
+
+LARGEST = 50_000_000
+"""Entries of a map that is stored as a matrix."""
+
+EXACT = 1e-9
+"""Relative difference up to which two ways to compute one map count as the same."""
+
+
+class Cut:
+    """The affine pieces of an opened program: what arrives at each bend, and at the output, for given results."""
+
+    def __init__(self, opened: Opened, inputs: Sequence[Tensor]) -> None:
+        self.opened = opened
+        self.inputs = list(inputs)
+        self.device = inputs[0].device
+        self.y_shape = inputs[opened.variable].shape[1:]
+        self.n = self.y_shape.numel()
+        self.bends: list[Bend] = []
+        self.sizes: list[int] = []
+        self.results: list[torch.Size] = []
+
+        def record(a: Tensor, bend: float | Tensor | Bend = 0.0) -> Tensor:
+            if not isinstance(bend, Bend):
+                steep = torch.as_tensor(bend, dtype=a.dtype, device=a.device).expand(a[:1].shape)[0]
+                bend = Kinks(steep.flatten().clone())
+            z = value_of(a, bend)
+            self.bends.append(bend)
+            self.sizes.append(a[0].numel())
+            self.results.append(z.shape[1:])
+            return z
+
+        with torch.no_grad():
+            opened.run([tensor[:1] for tensor in inputs], record)
+
+    def __call__(self, y: Tensor, results: dict[int, Tensor], rows: Tensor) -> list[Tensor]:
+        """What arrives at each bend and, last, the output: for y (R, n), results (R, out_k) of bends, samples (R,)."""
+        inputs = [tensor[rows] for tensor in self.inputs]
+        inputs[self.opened.variable] = y.reshape(-1, *self.y_shape)
+        arrived: list[Tensor] = []
+
+        def replaced(a: Tensor, bend: float | Tensor | Bend = 0.0) -> Tensor:
+            k = len(arrived)
+            arrived.append(a.flatten(1).expand(len(y), -1))
+            shape = (len(y), *self.results[k])
+            return results[k].reshape(shape) if k in results else a.new_zeros(shape)
+
+        out = self.opened.run(inputs, replaced)
+        return [*arrived, out.expand(len(y))[:, None]]
+
+
+Maps = dict[tuple[int, int], Map]
+"""By (target, source); source 0 is y and source j + 1 the results of bend j; the last target is the output."""
+
+
+class Pieces:
+    """The affine pieces of an opened program as matrices, read once and kept for other samples."""
+
+    def __init__(self, opened: Opened) -> None:
+        self.opened = opened
+        self.maps: Maps | None = None
+        self.bends: tuple[Bend, ...] = ()
+        self.base: list[Tensor] | None = None
+
+    def form(self, inputs: Sequence[Tensor]) -> KinkForm:
+        """The form for a batch.
+
+        Args:
+            inputs: the batch, (B, ...) each; the variable's own values do not matter.
+
+        Raises:
+            Refusal: a map is too large for a matrix, or the program is not made of bends and affine maps.
+        """
+        if self.maps is None or self.opened.gated:
+            self.read(inputs)
+        assert self.maps is not None
+        alone = len(inputs) == 1
+        count, device = inputs[0].shape[0], inputs[0].device
+        n = inputs[self.opened.variable][0].numel()
+        empty = torch.zeros(count, n, dtype=torch.float64, device=device)
+        base = self.base
+        if base is None:
+            cut = self.cut_of(inputs)
+            with torch.no_grad():
+                base = cut(empty, {}, torch.arange(count, device=device))
+            if alone and not self.opened.other:
+                self.base = [part[:1].clone() for part in base]
+        base = [part[:1].expand(count, -1) if alone else part for part in base]
+        last, one = len(self.bends), empty.new_ones(count, 1)
+        maps = self.maps
+        return KinkForm(
+            constants=tuple(base[:last]),
+            bends=self.bends,
+            from_y=tuple(maps.get((k, 0)) for k in range(last)),
+            between={(k, source - 1): m for (k, source), m in maps.items() if source > 0 and k < last},
+            constant=base[last][:, 0],
+            slope=maps[last, 0].transposed(one) if (last, 0) in maps else empty,
+            weights={k: maps[last, k + 1].transposed(one) for k in range(last) if (last, k + 1) in maps},
+        )
+
+    def cut_of(self, inputs: Sequence[Tensor]) -> Cut:
+        return Cut(self.opened, inputs)
+
+    def read(self, inputs: Sequence[Tensor]) -> None:
+        """Read all maps off the program."""
+        cut = self.cut_of(inputs)
+        if not self.opened.gated:  # one sample stands for all
+            cut.inputs = [tensor[:1] for tensor in inputs]
+        everyone = torch.arange(len(cut.inputs[0]), device=cut.device)
+        outputs = [torch.Size(shape).numel() for shape in cut.results]
+        with torch.no_grad():
+            base = cut(torch.zeros(len(everyone), cut.n, dtype=torch.float64, device=cut.device), {}, everyone)
+        maps: Maps = {}
+        for source, size in enumerate([cut.n, *outputs]):
+            for target, arrives in enumerate(base):
+                if target >= source and size * arrives.shape[1] > LARGEST:
+                    raise Refusal(f"its map of {size} x {arrives.shape[1]} entries is too large for a matrix")
+            maps.update(maps_from(cut, source, size, base, everyone))
+        inner = {k for k, source in maps if source > 0}
+        self.maps = maps
+        self.bends = tuple(bend.rising() if k in inner else bend for k, bend in enumerate(cut.bends))
+        self.base = None
+
+
+def kink_form(program: Program, variable: int, inputs: Sequence[Tensor]) -> KinkForm:
+    """The form of a program that is certified convex in one input.
+
+    Args:
+        program: traced with an open batch size.
+        variable: the number of the input to minimise over.
+        inputs: the batch, (B, ...) each; the variable's own values do not matter.
+
+    Raises:
+        Refusal: a map is too large for a matrix, or the program is not made of bends and affine maps.
+
+    Example:
+        >>> from torch import nn
+        >>> from convexnet.curvature.trace import trace
+        >>> net = nn.Sequential(nn.Linear(2, 3), nn.LeakyReLU(0.1), nn.Linear(3, 1))
+        >>> y = torch.randn(4, 2)
+        >>> form = kink_form(trace(net, y, any_batch=True), 0, (y,))
+        >>> torch.allclose(form.value(y.double()), net.double()(y.double())[:, 0])
+        True
+    """
+    return Pieces(Opened(program, variable)).form(inputs)
+
+
+def maps_from(cut: Cut, source: int, size: int, base: list[Tensor], everyone: Tensor) -> Maps:
+    """The maps from one source to every later bend and to the output."""
+    count = len(everyone)
+    like: dict[str, Any] = {"dtype": torch.float64, "device": cut.device}
+
+    def arrives(x: Tensor, rows: Tensor) -> list[Tensor]:
+        y = x if source == 0 else torch.zeros(len(rows), cut.n, **like)
+        results = {} if source == 0 else {source - 1: x}
+        return [a - b[rows] for a, b in zip(cut(y, results, rows), base, strict=True)]
+
+    generator = torch.Generator().manual_seed(source)
+    probe = torch.randn(count, size, generator=generator, dtype=torch.float64).to(cut.device)
+    with torch.no_grad():
+        seen = arrives(probe, everyone)
+        columns = arrives(torch.eye(size, **like), torch.zeros(size, dtype=torch.int64, device=cut.device))
+    found: Maps = {}
+    for target in range(source, len(base)):
+        if not bool(seen[target].any()):
+            continue
+        shared = Map(columns[target].T.contiguous())
+        if same(shared(probe), seen[target]):
+            found[target, source] = shared
+        else:
+            found[target, source] = scaled_map(arrives, target, size, probe, seen[target], everyone)
+    return found
+
+
+def scaled_map(
+    arrives: Callable[[Tensor, Tensor], list[Tensor]],
+    target: int,
+    size: int,
+    probe: Tensor,
+    seen: Tensor,
+    everyone: Tensor,
+) -> Map:
+    """A map whose columns each sample scales; each column is read from the sample in which it is largest."""
+    generator = torch.Generator().manual_seed(target)
+    x = torch.zeros(len(everyone), size, dtype=torch.float64, device=probe.device, requires_grad=True)
+    with torch.enable_grad():
+        out = arrives(x, everyone)[target]
+        across = torch.randn(out.shape[1], generator=generator, dtype=torch.float64).to(probe.device)
+        (sums,) = torch.autograd.grad((out * across).sum(), x)
+    best = sums.abs().argmax(0)
+    with torch.no_grad():
+        columns = arrives(torch.eye(size, dtype=torch.float64, device=probe.device), best)[target]
+    top = sums.gather(0, best[None])
+    scale = torch.where(top != 0, sums / torch.where(top == 0, 1.0, top), 0.0)
+    found = Map(columns.T.contiguous(), scale)
+    if same(found(probe), seen):
+        return found
+    if len(everyone) * size * seen.shape[1] > LARGEST:
+        raise Refusal(
+            "its maps differ from sample to sample by more than a scale, and are too large to be stored for each"
+        )
+    with torch.no_grad():
+        rows = everyone.repeat_interleave(size)
+        basis = torch.eye(size, dtype=torch.float64, device=probe.device).repeat(len(everyone), 1)
+        each = arrives(basis, rows)[target].unflatten(0, (len(everyone), size)).mT.contiguous()
+    found = Map(each)
+    if not same(found(probe), seen):
+        raise Refusal("it is not made of bends and affine maps")
+    return found
+
+
+def same(a: Tensor, b: Tensor) -> bool:
+    return bool((a - b).abs().max() <= EXACT * (1 + b.abs().max()))

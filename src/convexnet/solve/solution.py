@@ -1,0 +1,60 @@
+"""What `minimise` returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Solution:
+    """The minimum of each sample of a batch, with a proof of how good it is.
+
+    Attributes:
+        x: the points (B, *shape), in the type of `given`. Gradients flow through it.
+        value: f at x, (B,) in float64. Gradients flow through it.
+        lower_bound: below the minimum of each sample, (B,) in float64; −inf where nothing could be proved.
+        gap: value − lower_bound.
+        converged: gap <= tol · max(|value|, f(centre) − value, 1e-12), (B,) booleans.
+        steps: of the iterative solvers, (B,).
+        solver: which solver was used.
+        message: what happened, in a sentence, and what to try where samples have not converged.
+
+    Example:
+        >>> import convexnet as cx
+        >>> cx.minimise(torch.nn.Linear(3, 1), cx.Box(-1, 1, shape=(3,)))
+        Solution(1 of 1 converged, largest gap ..., newton, x of shape (1, 3))
+    """
+
+    x: Tensor
+    value: Tensor
+    lower_bound: Tensor
+    gap: Tensor
+    converged: Tensor
+    steps: Tensor
+    solver: str
+    message: str
+
+    def __repr__(self) -> str:
+        worst = float(self.gap.max()) if len(self.gap) else 0.0
+        done = int(self.converged.sum())
+        return (
+            f"Solution({done} of {len(self.converged)} converged, largest gap {worst:.2g}, "
+            f"{self.solver}, x of shape {tuple(self.x.shape)})"
+        )
+
+
+def said(converged: Tensor, bound: Tensor, solver: str, why: str, compact: bool) -> str:
+    """The message of a solution."""
+    count, done = len(converged), int(converged.sum())
+    if done == count:
+        return f"all {count} converged ({solver})" if count > 1 else f"converged ({solver})"
+    text = f"{done} of {count} converged ({solver}); {why}"
+    if not compact and bool(torch.isinf(bound).any()):
+        return (
+            f"{text}. On an unbounded domain nothing can be proved without strong convexity: give finite bounds, or a "
+            "network with a quadratic term (FICNN(quadratic=...))"
+        )
+    return f"{text}. The points are the best found and the gaps hold: try a larger tol, max_steps or time_limit"
