@@ -64,8 +64,8 @@ def rrelu(cut: Cut, use: Use) -> Tensor:
 
 def clamp(cut: Cut, use: Use) -> Tensor:
     low, high = use.arg(1, "min"), use.arg(2, "max")
-    x = use.x if high is None else high - cut("kink", high - use.x)
-    return x if low is None else low + cut("kink", x - low)
+    x = use.x if low is None else low + cut("kink", use.x - low)
+    return x if high is None else high - cut("kink", high - x)
 
 
 def elu(cut: Cut, use: Use) -> Tensor:
@@ -83,12 +83,17 @@ def celu(cut: Cut, use: Use) -> Tensor:
 
 
 def softplus(cut: Cut, use: Use) -> Tensor:
-    beta = use.arg(1, "beta", 1.0)
+    beta, threshold = use.arg(1, "beta", 1.0), use.arg(2, "threshold", 20.0)
+    if beta <= 0 or threshold < 20:
+        raise Refusal("it becomes the identity where it is not yet close to it", "use a threshold of at least 20")
     return cut("softplus", beta * use.x) / beta
 
 
 def power(cut: Cut, use: Use) -> Tensor:
-    exponent = use.args[1]
+    base, exponent = use.args[:2]
+    exponent = exponent.item() if isinstance(exponent, Tensor) and exponent.numel() == 1 else exponent
+    if not isinstance(base, Tensor) or isinstance(exponent, Tensor):
+        raise Refusal("powers of a number, and different powers, have no form here", "write exp(log(a) * y)")
     if exponent == 1:
         return use.x
     if exponent not in (2, 4, 8):
@@ -142,7 +147,7 @@ def amin(cut: Cut, use: Use) -> Tensor:
 
 
 def largest(cut: Cut, use: Use) -> Any:
-    """torch.max of two, over one dimension (its second result, the places, is no function to export), or of all."""
+    """torch.max of two, over one dimension, or of all."""
     other = use.arg(1, "other")
     if isinstance(other, Tensor):
         return pair(cut, use.x, other)
@@ -179,27 +184,37 @@ def norm(cut: Cut, use: Use) -> Tensor:
     raise Refusal(f"the norm of order {order:g} has no form here", "use order 1, 2 or infinity")
 
 
-def max_pool(cut: Cut, use: Use) -> Tensor:
-    x = use.x
-    dims = x.ndim - 2
-    kernel, stride, padding, dilation, _ = pool_settings(use.args, use.kwargs, dims)
-    out = results(use).shape[2:]
-    return over_windows(cut, x, windows(x.shape[2:], out, kernel, stride, padding, dilation), out)
+def max_pool(dims: int) -> Rule:
+    """Over windows of the last dimensions; there may be no dimension of channels."""
+
+    def rule(cut: Cut, use: Use) -> Tensor:
+        kernel, stride, padding, dilation, _ = pool_settings(use.args, use.kwargs, dims)
+        out = results(use).shape[-dims:]
+        return over_windows(cut, use.x, windows(use.x.shape[-dims:], out, kernel, stride, padding, dilation), out)
+
+    return rule
 
 
-def adaptive_max_pool(cut: Cut, use: Use) -> tuple[Tensor, None]:
-    x = use.x
-    out = results(use).shape[2:]
-    if any(side % count for side, count in zip(x.shape[2:], out, strict=True)):
-        raise Refusal("its windows have different sizes", "choose an output size that divides the input's")
-    sides = [side // count for side, count in zip(x.shape[2:], out, strict=True)]
-    none, ones = [0] * len(sides), [1] * len(sides)
-    return over_windows(cut, x, windows(x.shape[2:], out, sides, sides, none, ones), out), None
+def adaptive_max_pool(dims: int) -> Rule:
+    def rule(cut: Cut, use: Use) -> tuple[Tensor, None]:
+        sides, out = use.x.shape[-dims:], results(use).shape[-dims:]
+        if any(side % count for side, count in zip(sides, out, strict=True)):
+            raise Refusal("its windows have different sizes", "choose an output size that divides the input's")
+        kernel = [side // count for side, count in zip(sides, out, strict=True)]
+        return over_windows(cut, use.x, windows(sides, out, kernel, kernel, [0] * dims, [1] * dims), out), None
+
+    return rule
+
+
+def first_of_two(rule: Rule) -> Rule:
+    """The second result, the places, is no function to export."""
+    return lambda cut, use: (rule(cut, use), None)
 
 
 def over_windows(cut: Cut, x: Tensor, places: Tensor, out: torch.Size) -> Tensor:
-    entries = x.flatten(2)[:, :, places.flatten().to(x.device)].unflatten(2, places.shape)
-    return cut("largest", entries, group=True).unflatten(2, out)
+    flat = x.flatten(-len(out))
+    entries = flat[..., places.flatten().to(x.device)].unflatten(-1, places.shape)
+    return cut("largest", entries, group=True).unflatten(-1, out)
 
 
 def results(use: Use) -> Tensor:
@@ -239,9 +254,9 @@ BENT_ROWS: tuple[tuple[str, Rule], ...] = (
     ("logsumexp", logsumexp),
     *((name, log_softmax) for name in ("log_softmax", "_log_softmax")),
     *((name, norm) for name in ("linalg_vector_norm", "norm")),
-    *((f"max_pool{n}d", max_pool) for n in (1, 2, 3)),
-    *((f"max_pool{n}d_with_indices", lambda cut, use: (max_pool(cut, use), None)) for n in (1, 2, 3)),
-    *((f"adaptive_max_pool{n}d", adaptive_max_pool) for n in (1, 2, 3)),
+    *((f"max_pool{n}d", max_pool(n)) for n in (1, 2, 3)),
+    *((f"max_pool{n}d_with_indices", first_of_two(max_pool(n))) for n in (1, 2, 3)),
+    *((f"adaptive_max_pool{n}d", adaptive_max_pool(n)) for n in (1, 2, 3)),
     # affine ones that PyTorch does not differentiate
     ("detach", lambda cut, use: use.x),
     ("copy", lambda cut, use: use.args[1].expand(use.x.shape)),
