@@ -1,0 +1,134 @@
+"""First-order methods against the exact linear program: bounds that hold, gaps that shrink, samples that do not mix."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from convexnet.solve.drive import Problem, Solver
+from convexnet.solve.first_order import Adam, Fista
+from convexnet.solve.lp import solve_lp
+from convexnet.solve.plain import Plain
+from tests.solve.networks import NETWORKS
+from tests.solve.problems import BATCH, KNOWN, at, both, boxes, forms_of, solved
+from tests.solve.test_layers import curved
+
+SOLVERS: dict[str, tuple[Callable[[], Solver], float, int]] = {
+    "fista": (Fista, 1e-3, 100),
+    "adam": (Adam, 1e-2, 100),
+}
+"""A solver, the relative gap that it must reach on every network here, and in how many steps."""
+
+HARD = {"pictures": 20.0}
+"""Where smoothing costs more: the gap may be so many times larger after the same steps."""
+
+
+@pytest.mark.parametrize("kind", ["matrices", "layers"])
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_between_them_lies_the_optimum_of_the_linear_program(solver: str, name: str, kind: str, seed: int) -> None:
+    pytest.importorskip("highspy")
+    make, tol, most = SOLVERS[solver]
+    tol *= HARD.get(name, 1.0)
+    form, layers, model, inputs = both(name, seed)
+    lo, hi = boxes(BATCH, form.size, seed)
+    found = solved(make(), Problem(form if kind == "matrices" else layers, lo, hi), tol, most)
+    assert bool(((lo <= found.y) & (found.y <= hi)).all())
+    assert torch.allclose(at(model, inputs, found.y), found.value, rtol=1e-10, atol=1e-10)
+    for sample in range(BATCH):
+        _, optimum = solve_lp(form, sample, lo[sample], hi[sample])
+        room = 1e-7 * max(abs(optimum), 1.0)  # of the program's own tolerances
+        assert float(found.value[sample]) >= optimum - room
+        assert float(found.bound[sample]) <= optimum + room
+    assert not bool(found.open(tol).any())
+
+
+@pytest.mark.parametrize("name", KNOWN)
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_degenerate_functions(solver: str, name: str) -> None:
+    make, tol, most = SOLVERS[solver]
+    f, best, least = KNOWN[name]
+    one = torch.ones(1, f.size, dtype=torch.float64)
+    found = solved(make(), Problem(f, -one, one), tol, most)
+    size = max(abs(least), float(f.value(one)) - least, float(f.value(-one)) - least)
+    assert float(found.value) <= least + tol * size
+    assert float(found.bound) <= least + 1e-12 * size
+    assert float(found.bound) >= least - tol * size
+    if best is not None:
+        assert found.y[0].tolist() == pytest.approx(best, abs=10 * tol)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_a_batch_equals_its_singles(solver: str, seed: int) -> None:
+    make, _, _ = SOLVERS[solver]
+    form, _, _, _ = both("gated", seed)
+    lo, hi = boxes(BATCH, form.size, seed)
+    whole = solved(make(), Problem(form, lo, hi), 1e-12, 5)
+    for sample in range(BATCH):
+        one = torch.tensor([sample])
+        alone = solved(make(), Problem(form.rows(one), lo[one], hi[one]), 1e-12, 5)
+        assert float(alone.value) == pytest.approx(float(whole.value[sample]), rel=1e-7, abs=1e-9)
+        assert float(alone.bound) == pytest.approx(float(whole.bound[sample]), rel=1e-7, abs=1e-9)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_bounds_without_an_end_give_no_false_bound(solver: str, seed: int) -> None:
+    """3 y has no minimum on y <= 1, |y - 0.3| has one on the line; fixed coordinates stay where they are."""
+    make, tol, most = SOLVERS[solver]
+    f, _, _ = KNOWN["a kink beside the centre"]
+    line = torch.full((1, 1), torch.inf, dtype=torch.float64)
+    found = solved(make(), Problem(f, -line, line), tol, most)
+    assert float(found.bound) <= 0.0
+    assert float(found.value) <= 0.1
+    falling = KNOWN["a corner"][0]
+    ends = torch.tensor([[1.0, 1.0]], dtype=torch.float64)
+    found = solved(make(), Problem(falling, -torch.inf * ends, ends), tol, 3)
+    assert float(found.bound) == -torch.inf
+    form, _, _, _ = both("depth 2", seed)
+    lo, hi = boxes(BATCH, form.size, seed)
+    lo[:, 0] = hi[:, 0] = 0.25
+    found = solved(make(), Problem(form, lo, hi), tol, most)
+    assert found.y[:, 0].unique().tolist() == [0.25]
+    assert not bool(found.open(tol).any())
+
+
+@pytest.mark.parametrize("solver", ["fista", "adam"])
+def test_smooth_networks(solver: str, seed: int) -> None:
+    """As matrices, as layers, and by autograd alone, of which none knows more than the others about the minimum."""
+    make, tol, most = SOLVERS[solver]
+    model, inputs = curved(seed)
+    form, layers = forms_of(model, inputs)
+    lo, hi = boxes(BATCH, form.size, seed)
+    plain = Plain(model, inputs, 0)
+    all_found = [solved(make(), Problem(f, lo, hi), tol, most) for f in (form, layers, plain)]
+    for found in all_found:
+        assert not bool(found.open(tol).any())
+        assert torch.allclose(at(model, inputs, found.y), found.value, rtol=1e-10, atol=1e-10)
+        for other in all_found:
+            assert bool((found.bound <= other.value + 1e-10).all())
+    grid = torch.rand(2000, form.size, dtype=torch.float64)
+    for sample in range(BATCH):
+        y = torch.lerp(lo[sample], hi[sample], grid)
+        values = model(y).reshape(-1).detach()
+        assert float(all_found[0].bound[sample]) <= float(values.min())
+
+
+class Plane(nn.Module):
+    """An affine function: no bends at all."""
+
+    def forward(self, y: Tensor) -> Tensor:
+        return y @ torch.tensor([1.0, -2.0], dtype=y.dtype) + 0.5
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_an_affine_function(solver: str) -> None:
+    make, tol, most = SOLVERS[solver]
+    y = torch.zeros(1, 2, dtype=torch.float64)
+    one = torch.ones(1, 2, dtype=torch.float64)
+    for f in forms_of(Plane(), [y]):
+        found = solved(make(), Problem(f, -one, one), tol, most)
+        assert float(found.value) == pytest.approx(-2.5)
+        assert float(found.bound) == pytest.approx(-2.5)
