@@ -232,6 +232,8 @@ def test_a_part_whose_labels_do_not_fit() -> None:
     for labels in (torch.zeros(2, dtype=torch.int64), torch.zeros(3), torch.zeros(3, 1, dtype=torch.int64)):
         with pytest.raises(ValueError, match="labels must be int64"):
             data.Split(images, labels)
+    with pytest.raises(ValueError, match="bytes"):
+        data.Split(images.int(), torch.zeros(3, dtype=torch.int64))
     with pytest.raises(ValueError, match="clean labels must be int64"):
         data.Split(images, torch.zeros(3, dtype=torch.int64), torch.zeros(2, dtype=torch.int64))
 

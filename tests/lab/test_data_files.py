@@ -18,7 +18,7 @@ from torch import Tensor
 from torchvision import datasets
 
 from convexnet.lab import data
-from convexnet.lab.data import noise, sources
+from convexnet.lab.data import noise, own, sources
 
 TRAIN, TEST = 20, 6
 
@@ -250,6 +250,15 @@ def test_the_test_part_of_the_twin_comes_along(
     assert not np.array_equal(images[name], images[other])
 
 
+def test_an_incomplete_twin_is_left_out_and_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    WRITERS["cifar10"](tmp_path, monkeypatch)
+    (tmp_path / "ciFAIR-10").mkdir()
+    found = data.load("cifar10", tmp_path)
+    assert not found.extra
+    assert "cifair10 is left out" in found.note
+    assert "data_batch_1" in found.note
+
+
 def test_the_held_out_half_comes_from_the_official_files_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images, labels, tests, _ = WRITERS["cifar10"](tmp_path, monkeypatch)
     monkeypatch.setattr(sources, "HOLDOUT_TRAIN", 16)
@@ -382,6 +391,7 @@ GOOD = {"images": drawn(8, 3, 6, 5), "labels": labelled(8, 2)}
         ({**GOOD, "labels": labelled(7, 2)}, "one label for each"),
         ({**GOOD, "labels": labelled(8) / 2}, "integers from 0"),
         ({**GOOD, "labels": labelled(8) - 1}, "integers from 0"),
+        ({**GOOD, "labels": np.full(8, 2**60)}, "numbers of classes"),
         ({**GOOD, "images": drawn(8, 3, 6, 3)}, "one place only"),
         ({**GOOD, "images": drawn(8, 5, 6, 4)}, "one or three colours"),
         ({**GOOD, "images": drawn(8, 3, 6, 5).astype(np.int64)}, "uint8 or floating-point"),
@@ -458,6 +468,13 @@ def test_folders_that_are_no_data_set(tmp_path: Path) -> None:
         data.load(f"folder:{tmp_path}")
     odd.write_bytes(odd.read_bytes()[:60])
     with pytest.raises(data.CorruptData, match=r"9\.png"):
+        data.load(f"folder:{tmp_path}")
+
+
+def test_more_images_than_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw_folders(tmp_path, ("cat", "dog"), 5)
+    monkeypatch.setattr(own.os, "sysconf", lambda name: 30)  # 900 bytes, and ten images have 1260
+    with pytest.raises(data.DataError, match="10 images of 126 bytes"):
         data.load(f"folder:{tmp_path}")
 
 

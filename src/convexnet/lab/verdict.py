@@ -12,6 +12,7 @@ import convexnet as cx
 from convexnet.constraints.derive import derive
 from convexnet.constraints.keeping import Kept
 from convexnet.constraints.sets import Interval
+from convexnet.curvature.arguments import unwrapped
 from convexnet.curvature.certificate import ALL
 from convexnet.curvature.trace import evaluating
 from convexnet.differences.part import ConvexPart
@@ -69,6 +70,7 @@ def verdict(model: nn.Module, example: Tensor | Sequence[Tensor]) -> Verdict:
         >>> verdict(net, torch.zeros(2, 2)).tier
         'T2'
     """
+    model = unwrapped(model)
     certificate = cx.certify(model, example)
     first = certificate.findings[0] if certificate.findings else None
     return Verdict(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Mapping
 from dataclasses import replace
@@ -17,6 +18,9 @@ from convexnet.lab.data.sources import Source
 
 HELD_OUT = 0.2
 """The share that becomes the test part where the data come in one part; the same images for every seed."""
+
+MOST_CLASSES = 100_000
+"""Beyond that, labels are surely something else."""
 
 TRAIN_KEYS = (("images", "labels"), ("train_images", "train_labels"), ("x_train", "y_train"))
 TEST_KEYS = (("test_images", "test_labels"), ("x_test", "y_test"))
@@ -55,6 +59,8 @@ def archive(path: Path) -> Source:
     if len({half.images.shape[1:] for half in halves}) > 1 or len({half.images.dtype for half in halves}) > 1:
         raise CorruptData(f"{path}: training and test images differ: {' and '.join(map(repr, halves))}")
     classes = 1 + max(int(half.labels.max()) for half in halves)
+    if classes > MOST_CLASSES:
+        raise CorruptData(f"{path}: labels go up to {classes - 1}; they must be the numbers of classes, from 0")
     names = tuple(str(name) for name in found["classnames"]) if "classnames" in found else numbered(classes)
     if len(names) < classes:
         raise CorruptData(f"{path}: classnames has {len(names)} names, and labels go up to {classes - 1}")
@@ -157,6 +163,7 @@ def decoded(folder: Path) -> tuple[Split, tuple[str, ...]]:
             raise CorruptData(f"{name} cannot be read as an image, it may be truncated: {error}") from error
         if row == 0:
             size = pixels.shape[:2]
+            require_memory(folder, len(samples), pixels.size)
             images = np.empty((len(samples), 3, *size), np.uint8)
         if pixels.shape[:2] != size:
             raise DataError(
@@ -166,3 +173,13 @@ def decoded(folder: Path) -> tuple[Split, tuple[str, ...]]:
         images[row] = pixels.transpose(2, 0, 1)
     labels = torch.tensor([label for _, label in samples], dtype=torch.int64)
     return Split(torch.from_numpy(images), labels), tuple(listed.classes)
+
+
+def require_memory(folder: Path, count: int, size: int) -> None:
+    """Refuse a set of images, of so many bytes each, that this machine cannot hold."""
+    here = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else count * size
+    if count * size > here:
+        raise DataError(
+            f"{folder} has {count} images of {size} bytes, {count * size / 2**30:.1f} GiB in all; this machine has "
+            f"{here / 2**30:.1f}, and a set is kept in memory here. Make the images smaller"
+        )

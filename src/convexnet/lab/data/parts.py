@@ -18,7 +18,7 @@ class Split:
         clean: (N,) int64, the true ones; the same tensor as `labels` where none is given.
 
     Raises:
-        ValueError: the lengths differ, or labels are not int64.
+        ValueError: the lengths differ, labels are not int64, or images are neither bytes nor floating-point.
 
     Example:
         >>> part = Split(torch.zeros(3, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, 1, 2]))
@@ -32,6 +32,8 @@ class Split:
         self.images = images
         self.labels = labels
         self.clean = labels if clean is None else clean
+        if images.dtype != torch.uint8 and not images.is_floating_point():
+            raise ValueError(f"images must be bytes (uint8) or floating-point numbers, not {images.dtype}")
         for name, values in (("labels", self.labels), ("clean labels", self.clean)):
             if values.dtype != torch.int64 or values.shape != images.shape[:1]:
                 raise ValueError(

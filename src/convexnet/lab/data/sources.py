@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -140,10 +140,13 @@ def cifar(name: str, other: str) -> Callable[[Path, bool], Source]:
 
     def read(folder: Path, download: bool) -> Source:
         found = pickled(name, folder, download)
-        if (folder / kinds()[other].base_folder).is_dir():
+        if not (folder / kinds()[other].base_folder).is_dir():
+            return found
+        try:
             twin = pickled(other, folder, download=False)
-            return Source(found.train, found.test, found.classnames, {f"{other}-test": twin.test})
-        return found
+        except MissingData as error:
+            return replace(found, note=f"the test part of {other} is left out: {error}")
+        return replace(found, extra={f"{other}-test": twin.test})
 
     return read
 
