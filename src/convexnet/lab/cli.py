@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import sys
 
-NEEDED = ("typer", "rich", "jinja2", "matplotlib", "sklearn", "torchmetrics")
+NEEDED = ("typer", "rich", "jinja2", "matplotlib", "sklearn", "torchmetrics", "torchvision", "lightning", "safetensors")
 """What the commands import beyond torch and numpy; all of it comes with the extra `lab`."""
 
 
