@@ -122,7 +122,7 @@ class Box:
             [True, False]
         """
         inside = (points >= self.lo.to(points.device)) & (points <= self.hi.to(points.device))
-        return inside.flatten(1).all(1)
+        return inside.reshape(len(points), -1).all(1)
 
     def project(self, points: Tensor) -> Tensor:
         """The nearest points of the box, same shape and dtype as `points` (B, *shape).

@@ -100,14 +100,14 @@ def pulled_back(
         form = pieces.form([t.detach() for t in at.inputs])
         chosen, arriving = form.pulled(gates)
         g = form.gradient(chosen)
-        lo, hi = (end.detach().to(y).expand(batch, *at.box.shape).flatten(1) for end in (at.box.lo, at.box.hi))
+        lo, hi = (end.detach().to(y).expand(batch, *at.box.shape).reshape(y.shape) for end in (at.box.lo, at.box.hi))
         to_lo, to_hi = torch.zeros_like(y), torch.zeros_like(y)
         held: Held | None = None
         if to_value is not None:
             share = to_value.double()[:, None]
             to_lo, to_hi = to_lo + share * g.clamp(min=0), to_hi + share * g.clamp(max=0)
         if to_x is not None:
-            held = held_by(form, found, gates, arriving, g, lo, hi, to_x.flatten(1).double())
+            held = held_by(form, found, gates, arriving, g, lo, hi, to_x.reshape(y.shape).double())
             to_lo, to_hi = to_lo + torch.where(held.low, held.to_y, 0.0), to_hi + torch.where(held.high, held.to_y, 0.0)
     tensors = through_program(opened, at, to_value, held)
     return shaped(to_lo, at.box.lo, at.box.shape), shaped(to_hi, at.box.hi, at.box.shape), tensors

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from time import monotonic
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from convexnet.curvature.arguments import unwrapped
 from convexnet.curvature.call import Refusal
@@ -93,6 +93,9 @@ def minimise(
         >>> solution.x.shape, bool(solution.converged.all()), bool((solution.gap <= 1e-4).all())
         (torch.Size([5, 2]), True, True)
     """
+    if torch.is_inference_mode_enabled():  # whose tensors automatic differentiation refuses, also that of our own
+        with torch.inference_mode(False), torch.no_grad():
+            return minimise(f, domain, given, tol, solver, start, max_steps, time_limit, argument)
     asked = checked(f, domain, given, start, argument, tol, solver, max_steps, time_limit)
     deadline = math.inf if time_limit is None else monotonic() + time_limit
     reading = read(asked.module, asked.inputs, asked.variable)
@@ -155,7 +158,8 @@ def answer(
     converged = gap <= tol * size
     name = used[0] if len(used) == 1 else f"{used[0]}, then {', '.join(used[1:])}"
     why = f"largest gap {float((gap / size).max()):.2g} of the size of f"
-    message = said(converged, bound, name, why, problem.compact)
+    rounded = None if asked.dtype == torch.float64 else (asked.dtype, ~found.open(tol) & ~converged)
+    message = said(converged, bound, name, why, problem.compact, rounded)
     x = x.view(asked.batch, *asked.box.shape)
     if keep:
         x, value = attached(reading, asked.module, asked.inputs, asked.variable, asked.box, found, x, value)
@@ -182,9 +186,11 @@ def certified(reading: Reading, asked: Asked) -> bool:
     """
     certificate = reading.certificate
     program = reading.program
-    shape = tuple(program.outputs[0][1].meta["val"].shape) if len(program.outputs) == 1 else None
+    outputs = [node.meta.get("val") if isinstance(node, fx.Node) else node for _, node in program.outputs]
+    shape = tuple(outputs[0].shape) if len(outputs) == 1 and isinstance(outputs[0], Tensor) else None
     if shape not in ((2,), (2, 1)):
-        what = f"{len(program.outputs)} outputs" if shape is None else f"an output of shape (B, {str(shape)[4:]}"
+        one = f"a {type(outputs[0]).__name__}" if shape is None else f"an output of shape {shown(shape)}"
+        what = f"{len(outputs)} outputs" if len(outputs) != 1 else one
         raise ValueError(
             f"{certificate.model} returns {what}, and only one number for each sample, (B,) or (B, 1), can be "
             "minimised: wrap it in a module that picks or adds up what you mean"
@@ -198,6 +204,11 @@ def certified(reading: Reading, asked: Asked) -> bool:
         f"cannot minimise over input {asked.variable}: {local.headline()}\n" + "\n".join(map(str, local.findings)),
         local.findings,
     )
+
+
+def shown(shape: tuple[int, ...]) -> str:
+    """The shape for two samples as one for B of them."""
+    return str(shape).replace("(2", "(B", 1) if shape[:1] == (2,) else f"{shape}, without a batch"
 
 
 def function_of(reading: Reading, asked: Asked, everywhere: bool, solver: str) -> Function:
@@ -231,17 +242,20 @@ def checked(
     module = unwrapped(f)
     if not isinstance(domain, Box):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(f"the domain must be a convexnet Box, as Box(-1, 1, shape=(3,)), not {type(domain).__name__}")
-    if not (isinstance(tol, (int, float)) and 0 < tol < math.inf):  # pyright: ignore[reportUnnecessaryIsInstance]
+    if not (is_number(tol) and 0 < tol < math.inf):
         raise ValueError(f"tol is a relative gap and must be a positive number, not {tol!r}")
     if solver not in NAMES:
         raise ValueError(f"unknown solver {solver!r}; it is one of {', '.join(NAMES)}")
-    if max_steps is not None and max_steps < 1:
-        raise ValueError(f"max_steps must be at least 1, not {max_steps}")
-    if time_limit is not None and not time_limit >= 0:
-        raise ValueError(f"time_limit is in seconds and must not be negative, not {time_limit}")
+    if max_steps is not None and not (is_number(max_steps, int) and max_steps >= 1):
+        raise ValueError(f"max_steps must be a whole number of at least 1, not {max_steps!r}")
+    if time_limit is not None and not (is_number(time_limit) and time_limit >= 0):
+        raise ValueError(f"time_limit is in seconds and must not be negative, not {time_limit!r}")
+    if not is_number(argument, int):
+        raise TypeError(f"argument is the number of an input of f, not {argument!r}")
     others = [] if given is None else [given] if isinstance(given, Tensor) else list(given)
     for i, tensor in enumerate(others):
         check_given(i, tensor, others[0])
+    others = [tensor.clone() if tensor.is_inference() else tensor for tensor in others]
     if not -len(others) - 1 <= argument <= len(others):
         raise ValueError(f"argument {argument} is none of the {len(others) + 1} inputs that given and y make")
     variable = argument % (len(others) + 1)
@@ -253,10 +267,17 @@ def checked(
     device = torch.device("cpu") if like is None else like.device
     y = torch.zeros(batch, *domain.shape, dtype=own, device=device)
     inputs = [*others[:variable], y, *others[variable:]]
-    lo, hi = (end.detach().to(device).expand(batch, *domain.shape).flatten(1) for end in (domain.lo, domain.hi))
-    if lo.shape[1] == 0:
+    size = domain.shape.numel()
+    if size == 0:
         raise ValueError(f"the domain has shape {tuple(domain.shape)}: there is nothing to minimise over")
+    lo, hi = (
+        end.detach().to(device).expand(batch, *domain.shape).reshape(batch, size) for end in (domain.lo, domain.hi)
+    )
     return Asked(module, inputs, variable, domain, lo, hi, begun(start, batch, domain, device), dtype)
+
+
+def is_number(value: object, kind: type | tuple[type, ...] = (int, float)) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def check_given(index: int, tensor: Tensor, first: Tensor) -> None:
@@ -284,9 +305,11 @@ def batch_of(domain: Box, others: Sequence[Tensor]) -> int:
 def begun(start: Tensor | None, batch: int, domain: Box, device: torch.device) -> Tensor | None:
     if start is None:
         return None
+    if not isinstance(start, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"start must be a tensor, not {type(start).__name__}: use torch.as_tensor")
     shape = tuple(domain.shape)
     if tuple(start.shape) not in (shape, (batch, *shape)):
         raise ValueError(f"start has shape {tuple(start.shape)}; it must be {shape} or {(batch, *shape)}")
     if not bool(start.isfinite().all()):
         raise ValueError("start holds NaN or infinity")
-    return start.detach().to(device, torch.float64).expand(batch, *shape).flatten(1)
+    return start.detach().to(device, torch.float64).expand(batch, *shape).reshape(batch, -1)

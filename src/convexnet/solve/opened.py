@@ -80,22 +80,37 @@ class Opened:
             source = self.program.sources[str(node.target)]
             if source.kind == "input":
                 return in_float64(inputs[source.index])
-            return in_float64(source.tensor if live or source.tensor is None else source.tensor.detach())
+            return usable(source.tensor if live or source.tensor is None else source.tensor.detach())
         if node.op == "get_attr":
-            return in_float64(operator.attrgetter(str(node.target))(self.program.module))
+            return usable(operator.attrgetter(str(node.target))(self.program.module))
         args: Any = fx.map_arg(node.args, env.__getitem__)
         kwargs: Any = fx.map_arg(node.kwargs, env.__getitem__)
         name = base_name(node.target)
         if node.target is operator.getitem:
             return args[0][args[1]]
         if name in KINKS and node in self.moving:
-            return KINKS[name](bend, args, dict(kwargs))
-        return functional(node.target, name)(*args, **without_type(kwargs))
+            return KINKS[name](with_columns(bend), args, dict(kwargs))
+        return functional(node.target, name)(*map(exact, args), **{key: exact(value) for key, value in kwargs.items()})
 
 
-def without_type(kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Everything is computed in float64."""
-    return {k: torch.float64 if isinstance(v, torch.dtype) and v.is_floating_point else v for k, v in kwargs.items()}
+def usable(tensor: Any) -> Any:
+    """A tensor of the model in float64, and not one of inference mode, which automatic differentiation refuses."""
+    made = in_float64(tensor)
+    return made.clone() if isinstance(made, Tensor) and made.is_inference() else made
+
+
+def exact(setting: Any) -> Any:
+    """An argument of an operator, where a type that is asked for (`y.float()`) becomes float64, as everything here."""
+    return torch.float64 if isinstance(setting, torch.dtype) and setting.is_floating_point else setting
+
+
+def with_columns(bend: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The bend for (B,) too, as one column."""
+
+    def bent(a: Tensor, *rest: Any) -> Tensor:
+        return bend(a[:, None], *rest)[:, 0] if a.ndim == 1 else bend(a, *rest)
+
+    return bent
 
 
 def value_of(a: Tensor, bend: float | Tensor | Bend) -> Tensor:

@@ -46,8 +46,24 @@ class Solution:
         )
 
 
-def said(converged: Tensor, bound: Tensor, solver: str, why: str, compact: bool) -> str:
-    """The message of a solution."""
+def said(
+    converged: Tensor,
+    bound: Tensor,
+    solver: str,
+    why: str,
+    compact: bool,
+    rounded: tuple[torch.dtype, Tensor] | None = None,
+) -> str:
+    """The message of a solution.
+
+    Args:
+        converged: which samples have.
+        bound: their lower bounds.
+        solver: who did it.
+        why: how far the worst is from it.
+        compact: whether all bounds of the domain are finite.
+        rounded: the type of the points, and which samples had converged before they were rounded to it.
+    """
     count, done = len(converged), int(converged.sum())
     if done == count:
         return f"all {count} converged ({solver})" if count > 1 else f"converged ({solver})"
@@ -57,4 +73,10 @@ def said(converged: Tensor, bound: Tensor, solver: str, why: str, compact: bool)
             f"{text}. On an unbounded domain nothing can be proved without strong convexity: give finite bounds, or a "
             "network with a quadratic term (FICNN(quadratic=...))"
         )
+    if rounded is not None and bool(rounded[1].any()):
+        kind = str(rounded[0]).removeprefix("torch.")
+        lost = int(rounded[1].sum())
+        text = f"{text}, {lost} of them only since x was rounded to {kind}: give float64 (or try a larger tol)"
+        if lost == count - done:
+            return text
     return f"{text}. The points are the best found and the gaps hold: try a larger tol, max_steps or time_limit"
