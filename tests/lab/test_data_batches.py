@@ -128,6 +128,14 @@ def test_named_sets() -> None:
         data.augmentation("crop_flip")
 
 
+@pytest.mark.parametrize(
+    "make", [lambda: Crop(-1), lambda: Cutout(0), lambda: Affine(shift=math.nan), lambda: Affine(shear=90)]
+)
+def test_settings_out_of_range(make: Callable[[], Augmentation]) -> None:
+    with pytest.raises(ValueError, match="must be from"):
+        make()
+
+
 # --- augmentation ----------------------------------------------------------------------------------------------------
 
 

@@ -391,6 +391,10 @@ GOOD = {"images": drawn(8, 3, 6, 5), "labels": labelled(8, 2)}
         ({**GOOD, "labels": labelled(7, 2)}, "one label for each"),
         ({**GOOD, "labels": labelled(8) / 2}, "integers from 0"),
         ({**GOOD, "labels": labelled(8) - 1}, "integers from 0"),
+        ({**GOOD, "labels": np.array(["cat"] * 8)}, "integers from 0"),
+        ({**GOOD, "images": np.uint8(3)}, "it must be"),
+        ({**GOOD, "images": np.zeros((8, 0), np.uint8)}, "it must be"),
+        ({**GOOD, "images": np.full((8, 2), 1e300)}, "not finite in float32"),
         ({**GOOD, "labels": np.full(8, 2**60)}, "numbers of classes"),
         ({**GOOD, "images": drawn(8, 3, 6, 3)}, "one place only"),
         ({**GOOD, "images": drawn(8, 5, 6, 4)}, "one or three colours"),
@@ -399,7 +403,7 @@ GOOD = {"images": drawn(8, 3, 6, 5), "labels": labelled(8, 2)}
         ({**GOOD, "test_images": drawn(4, 1, 6, 5), "test_labels": labelled(4, 2)}, "differ"),
         ({**GOOD, "classnames": ["only one"]}, "classnames has 1"),
         ({**GOOD, "images": np.array([{"a": 1}] * 8)}, "plain arrays"),
-        ({"images": drawn(0, 3, 6, 5), "labels": labelled(0)}, "one label for each"),
+        ({"images": drawn(0, 3, 6, 5), "labels": labelled(0)}, "it must be"),
     ],
 )
 def test_arrays_that_are_no_data_set(stored: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -465,6 +469,9 @@ def test_folders_that_are_no_data_set(tmp_path: Path) -> None:
     odd = tmp_path / "train" / "cat" / "9.png"
     Image.fromarray(drawn(1, 9, 6, 3)[0]).save(odd)
     with pytest.raises(data.DataError, match=r"one size: .*9\.png is 9 x 6"):
+        data.load(f"folder:{tmp_path}")
+    Image.fromarray(np.full((7, 6), 60_000, np.uint16)).save(odd)
+    with pytest.raises(data.CorruptData, match=r"9\.png .*8 bits a colour"):
         data.load(f"folder:{tmp_path}")
     odd.write_bytes(odd.read_bytes()[:60])
     with pytest.raises(data.CorruptData, match=r"9\.png"):

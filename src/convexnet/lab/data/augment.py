@@ -22,11 +22,20 @@ class Augmentation(Protocol):
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor: ...
 
 
+def require_range(value: float, least: float, most: float, what: str) -> None:
+    """Refuse a setting outside its range; NaN does not pass."""
+    if not least <= value <= most:
+        raise ValueError(f"{what} must be from {least} to {most}, not {value}")
+
+
 @dataclass(frozen=True)
 class Crop:
     """A window of the image's own size at a random place of the image with `padding` zeros around it."""
 
     padding: int = 4
+
+    def __post_init__(self) -> None:
+        require_range(self.padding, 0, 1 << 15, "padding, in pixels,")
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         batch, channels, height, width = images.shape
@@ -62,6 +71,11 @@ class Affine:
     shear: float = 10.0
     shift: float = 0.0
 
+    def __post_init__(self) -> None:
+        require_range(self.rotation, 0, 180, "rotation, in degrees,")
+        require_range(self.shear, 0, 80, "shear, in degrees,")
+        require_range(self.shift, 0, 1, "shift, as a share of the side,")
+
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         draws = 2 * torch.rand(4, len(images), generator=generator) - 1
         turn, lean = (draws[:2] * torch.tensor([[self.rotation], [self.shear]])).deg2rad()
@@ -88,6 +102,9 @@ class Cutout:
     """
 
     size: int = 16
+
+    def __post_init__(self) -> None:
+        require_range(self.size, 1, 1 << 15, "size, in pixels,")
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         height, width = images.shape[-2:]

@@ -123,7 +123,7 @@ def read(name: str, data_dir: Path | str | None, download: bool) -> Source:
     if name == "digits":
         return SOURCES[name](Path(), False)
     if data_dir is None:
-        raise MissingData(f"{name} is read from files: name the folder they are in, or are to be downloaded to")
+        raise MissingData(f"{name} is read from files: name the folder they are in, or shall come to (--data-dir)")
     return SOURCES[name](Path(data_dir).expanduser(), download)
 
 

@@ -82,6 +82,8 @@ def labelled(path: Path, found: Mapping[str, np.ndarray], images: str, labels: s
     if labels not in found:
         raise CorruptData(f"{path} has {images!r} and no {labels!r}")
     pictures, numbers = found[images], found[labels]
+    if not pictures.size or pictures.ndim < 2:
+        raise CorruptData(f"{path}: {images!r} is {pictures.shape}; it must be (N, D), (N, H, W) or with colours")
     if numbers.ndim == 2 and numbers.shape[1] == 1:
         numbers = numbers[:, 0]
     if numbers.ndim != 1 or len(numbers) != len(pictures) or not len(numbers):
@@ -89,13 +91,14 @@ def labelled(path: Path, found: Mapping[str, np.ndarray], images: str, labels: s
             f"{path}: {labels!r} {numbers.shape} must hold one label for each of {images!r} {pictures.shape}"
         )
     if numbers.dtype.kind not in "iu" or int(numbers.min()) < 0:
-        raise CorruptData(f"{path}: {labels!r} must be integers from 0, not {numbers.dtype} from {numbers.min()}")
+        raise CorruptData(f"{path}: {labels!r} must be integers from 0, not {numbers.dtype} {numbers.flat[0]!r} ...")
     if pictures.dtype != np.uint8:
         if pictures.dtype.kind != "f":
             raise CorruptData(f"{path}: {images!r} must be uint8 or floating-point, not {pictures.dtype}")
+        with np.errstate(over="ignore"):
+            pictures = pictures.astype(np.float32)
         if not np.isfinite(pictures).all():
-            raise CorruptData(f"{path}: {images!r} has values that are not finite")
-        pictures = pictures.astype(np.float32)
+            raise CorruptData(f"{path}: {images!r} has values that are not finite in float32")
     return Split(torch.from_numpy(channels_first(path, images, pictures)), torch.from_numpy(numbers.astype(np.int64)))
 
 
@@ -158,9 +161,11 @@ def decoded(folder: Path) -> tuple[Split, tuple[str, ...]]:
     for row, (name, _) in enumerate(samples):
         try:
             with Image.open(name) as picture:
+                if picture.mode.startswith(("I", "F")):
+                    raise ValueError(f"its pixels ({picture.mode}) are no bytes; convert it to 8 bits a colour")
                 pixels = np.asarray(picture.convert("RGB"))
         except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
-            raise CorruptData(f"{name} cannot be read as an image, it may be truncated: {error}") from error
+            raise CorruptData(f"{name} cannot be read as an image of bytes; it may be truncated: {error}") from error
         if row == 0:
             size = pixels.shape[:2]
             require_memory(folder, len(samples), pixels.size)
