@@ -104,7 +104,7 @@ def read_checkpoint(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def surroundings() -> dict[str, Any]:
     """What may change the last bits of a sum between one machine and the next."""
-    return {"torch": torch.__version__, "threads": torch.get_num_threads()}
+    return {"torch": str(torch.__version__), "threads": torch.get_num_threads()}
 
 
 def elsewhere(state: Mapping[str, Any]) -> str:

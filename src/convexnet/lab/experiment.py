@@ -140,9 +140,14 @@ def train(
             order = torch.Generator().manual_seed(epoch_seed(seed, number, "order"))
             given = batches(data, recipe.batch, generator=order, augment=augment, transform=transform)
             mine = parts(given, fabric.global_rank, fabric.world_size)
-            epoch = one_epoch(
-                forward, optimiser, mine, number=number, loss=smoothed, backward=fabric.backward, after=after
-            )
+            try:
+                epoch = one_epoch(
+                    forward, optimiser, mine, number=number, loss=smoothed, backward=fabric.backward, after=after
+                )
+            except Diverged as error:
+                rows = rows_of(len(data), recipe.batch, epoch_seed(seed, number, "order"), error.batch or 0)
+                first = ", ".join(str(row) for row in rows[:8])
+                raise Diverged(f"{error}; its batch has rows {first}, ... of the training part", error.batch) from None
         training.epoch = number
         mean = fabric.all_reduce(torch.tensor(epoch[1:], dtype=torch.float64, device=device), reduce_op="mean")
         point: Point = {"epoch": number, "running_loss": float(mean[0]), "running_accuracy": float(mean[1])}
@@ -158,6 +163,20 @@ def train(
         if fabric.is_global_zero:
             keep(training)
             tick(point)
+
+
+def rows_of(count: int, size: int, order: int, batch: int) -> list[int]:
+    """The rows of one batch of an epoch, of which `batches` draws the order from the seed `order`.
+
+    Example:
+        >>> from convexnet.lab.data import Split, batches
+        >>> part = Split(torch.arange(6.0)[:, None], torch.arange(6))
+        >>> second = list(batches(part, 4, generator=torch.Generator().manual_seed(5)))[1]
+        >>> second[1].tolist() == rows_of(6, 4, 5, 1)
+        True
+    """
+    drawn = torch.randperm(count, generator=torch.Generator().manual_seed(order))
+    return drawn[batch * size : (batch + 1) * size].tolist()
 
 
 def parts(given: Iterable[tuple[Tensor, Tensor]], process: int, processes: int) -> Iterator[Batch]:

@@ -76,7 +76,13 @@ def train_one(job: Job, place: Place) -> None:
     elif row["breaks"]:
         path, operator, reason = row["breaks"]
         console.print(Text(f"Not certified convex: {path}: {operator}: {reason}."))
-    console.print(Text(f"Record, log and network are in {place.folder}"), soft_wrap=True)
+    console.print(
+        Text(
+            f"Record, log and network are in {place.folder}; the network takes images in [0, 1]: "
+            f"convexnet.load({str(place.folder / 'network.safetensors')!r}, allow=('convexnet.lab.whiten',))"
+        ),
+        soft_wrap=True,
+    )
 
 
 def run_sweep(

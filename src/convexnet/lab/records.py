@@ -102,13 +102,14 @@ def append_record(path: Path, row: Mapping[str, object]) -> None:
     line = json.dumps(row, allow_nan=False)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab+") as file, locked(file.fileno()):
+        with path.open("ab+", buffering=0) as file, locked(file.fileno()):
             size = file.seek(0, os.SEEK_END)
             start = after_last_line(file, size)
             try:
                 file.truncate(start)
-                file.write(line.encode() + b"\n")
-                file.flush()
+                left = line.encode() + b"\n"
+                while left:
+                    left = left[file.write(left) :]
                 os.fsync(file.fileno())
             except OSError:
                 with contextlib.suppress(OSError):

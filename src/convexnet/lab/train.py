@@ -37,7 +37,15 @@ class Epoch(NamedTuple):
 
 
 class Diverged(Exception):
-    """The loss is no number any more. Nothing good was overwritten: the last checkpoint is from before."""
+    """The loss is no number any more. Nothing good was overwritten: the last checkpoint is from before.
+
+    Attributes:
+        batch: the number of the batch in its epoch, from 0; None where it is not one batch's loss.
+    """
+
+    def __init__(self, message: str, batch: int | None = None) -> None:
+        super().__init__(message)
+        self.batch = batch
 
 
 def decide(outputs: Tensor) -> Tensor:
@@ -108,9 +116,9 @@ class Seen:
         fine = torch.stack(self.losses).isfinite()
         if not bool(fine.all()):
             place = int((~fine).nonzero()[0])
-            raise Diverged(
-                f"the loss is {self.losses[place].item()} at step {self.checked + place + 1} of epoch {self.number}"
-            )
+            batch = self.checked + place
+            value = self.losses[place].item()
+            raise Diverged(f"the loss is {value} at step {batch + 1} of epoch {self.number}", batch)
         self.checked += len(self.losses)
         self.losses.clear()
 

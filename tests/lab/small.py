@@ -1,0 +1,53 @@
+"""A run that takes a second: the embedded digits, few images, few epochs. Shared by the tests of the laboratory."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from convexnet.lab.jobs import Job
+from convexnet.lab.networks import Convex
+from convexnet.lab.recipes import Recipe
+from convexnet.lab.runs import Place
+
+HIDDEN = (48, 48, 48)
+"""Instead of the paper's 800: what the tests look at does not depend on it."""
+
+RECIPE = Recipe(name="small", epochs=3, batch=64, learning_rate=1e-3)
+
+
+def job(model: str = "ioc-mlp", **changes: Any) -> Job:
+    """Settings of the recipe and of the job alike."""
+    fields = Recipe.__dataclass_fields__
+    how = replace(RECIPE, **{name: value for name, value in changes.items() if name in fields})
+    rest = {name: value for name, value in changes.items() if name not in fields}
+    return Job("small", model, "digits", how, **({"seed": 0, "full": False, "train_samples": 192} | rest))
+
+
+def place(folder: Path, **changes: Any) -> Place:
+    """A folder, and a checkpoint after every epoch."""
+    return Place(folder, **({"checkpoint_seconds": 0.0} | changes))
+
+
+RESUMED = {
+    "plain": {},
+    "augmented, averaged, decaying": {
+        "augment": "crop-flip",
+        "average": 0.9,
+        "decay": 0.1,
+        "weight_decay": 0.1,
+        "smoothing": 0.1,
+    },
+    "computed weights": {"convex": Convex(method="softplus")},
+    "wrong labels": {"noise": 40.0, "batch": 50},
+}
+"""Settings under which a resumed run must equal one that was not stopped."""
+
+VARYING = ("seconds", "commit", "date")
+"""What may differ between two records of the same run."""
+
+
+def same(row: dict[str, Any]) -> dict[str, Any]:
+    """A record without what may differ."""
+    return {name: value for name, value in row.items() if name not in VARYING}

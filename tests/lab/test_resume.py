@@ -1,0 +1,190 @@
+"""A run that is stopped and resumed ends with the same weights and the same metrics, bit by bit."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import convexnet as cx
+from convexnet.lab import models
+from convexnet.lab.checkpoints import NAME, CheckpointError, read_checkpoint, write_checkpoint
+from convexnet.lab.experiment import Point
+from convexnet.lab.jobs import Job
+from convexnet.lab.models import Model
+from convexnet.lab.runs import run
+from tests.lab import small
+from tests.lab.killed import settings
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "HIDDEN", small.HIDDEN)
+
+
+class Stopped(Exception):
+    """Raised in the midst of a run."""
+
+
+def stop_after(epoch: int) -> Any:
+    def tick(_: Job, point: Point) -> None:
+        if point["epoch"] == epoch:
+            raise Stopped
+
+    return tick
+
+
+def network(folder: Path) -> nn.Module:
+    return cx.load(folder / "network.safetensors", allow=("convexnet.lab.whiten",))
+
+
+def equal(first: Path, second: Path) -> bool:
+    one, other = (network(folder).state_dict() for folder in (first, second))
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("name", small.RESUMED)
+def test_resumed_is_the_same(name: str, tmp_path: Path) -> None:
+    job = small.job(**small.RESUMED[name])
+    whole = run(job, small.place(tmp_path / "whole", network=True))
+    with pytest.raises(Stopped):
+        run(job, small.place(tmp_path / "parts"), stop_after(1))
+    torch.manual_seed(12345)  # whatever happened in the process in between plays no part
+    resumed = run(job, small.place(tmp_path / "parts", network=True))
+    assert small.same(resumed) == small.same(whole)
+    assert equal(tmp_path / "whole", tmp_path / "parts")
+    # Negative control: from another seed everything is different.
+    other = run(small.job(**small.RESUMED[name] | {"seed": 1}), small.place(tmp_path / "other", network=True))
+    assert other["curve"] != whole["curve"]
+
+
+def test_dropout_is_drawn_again_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def dropping(shape: Any, classes: int, recipe: Any) -> nn.Module:
+        del shape, recipe
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.Dropout(0.5), nn.ReLU(), nn.Linear(32, classes))
+
+    monkeypatch.setattr(models, "MODELS", {"dropping": Model("Dropping", convex=False, make=dropping)})
+    job = small.job("dropping")
+    whole = run(job, small.place(tmp_path / "whole", network=True))
+    with pytest.raises(Stopped):
+        run(job, small.place(tmp_path / "parts"), stop_after(2))
+    assert small.same(run(job, small.place(tmp_path / "parts", network=True))) == small.same(whole)
+    assert equal(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_killed_at_random_moments(tmp_path: Path, seed: int) -> None:
+    whole = run(settings(), small.place(tmp_path / "whole", network=True))
+    command = [sys.executable, "-m", "tests.lab.killed", str(tmp_path / "parts"), str(seed)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout.split()[-1]) > 0, "no child was killed before it was done"
+    resumed = json.loads((tmp_path / "parts" / "row.json").read_text(encoding="utf-8"))
+    assert small.same(resumed) == small.same(json.loads(json.dumps(whole)))
+    assert equal(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_other_settings_are_named(tmp_path: Path) -> None:
+    with pytest.raises(Stopped):
+        run(small.job(), small.place(tmp_path), stop_after(1))
+    before = (tmp_path / NAME).read_bytes()
+    with pytest.raises(CheckpointError, match=r"recipe\.batch was 64, is 32; seed was 0, is 1\. Repeat the settings"):
+        run(small.job(batch=32, seed=1), small.place(tmp_path))
+    assert (tmp_path / NAME).read_bytes() == before
+
+
+def test_an_earlier_run_is_not_overwritten_unasked(tmp_path: Path) -> None:
+    with pytest.raises(Stopped):
+        run(small.job(), small.place(tmp_path), stop_after(1))
+    with pytest.raises(CheckpointError, match="--resume"):
+        run(small.job(), small.place(tmp_path, resume=False))
+
+
+def test_another_number_of_threads_is_said(tmp_path: Path) -> None:
+    with pytest.raises(Stopped):
+        run(small.job(), small.place(tmp_path), stop_after(2))
+    said: list[str] = []
+    content = torch.load(tmp_path / NAME, weights_only=True)
+    content["surroundings"]["threads"] = 7
+    torch.save(content, tmp_path / NAME)
+    run(small.job(), small.place(tmp_path, say=said.append))
+    assert "resumed after epoch 2" in said[0]
+    assert "threads was 7, is 1" in said[1]
+
+
+# --- the file --------------------------------------------------------------------------------------------------------
+
+
+def test_a_checkpoint_comes_back(tmp_path: Path) -> None:
+    state = {"weights": {"a": torch.randn(3)}, "curve": [{"epoch": 1, "loss": 0.1}], "best": (1, {"a": torch.ones(2)})}
+    write_checkpoint(tmp_path / "c.pt", {"seed": 1}, state)
+    found = read_checkpoint(tmp_path / "c.pt", {"seed": 1})
+    assert torch.equal(found["weights"]["a"], state["weights"]["a"])
+    assert found["curve"] == state["curve"]
+    assert [path.name for path in tmp_path.iterdir()] == ["c.pt"]
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"", "damaged or no checkpoint"),
+        (b"PK\x03\x04 not really", "damaged or no checkpoint"),
+        (None, "format None"),
+    ],
+    ids=["empty", "torn", "another file"],
+)
+def test_what_is_no_checkpoint_is_refused(content: bytes | None, told: str, tmp_path: Path) -> None:
+    path = tmp_path / "c.pt"
+    if content is None:
+        torch.save({"weights": torch.zeros(1)}, path)
+    else:
+        path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=told):
+        read_checkpoint(path, {})
+
+
+def test_truncated_anywhere_it_is_refused(tmp_path: Path, seed: int) -> None:
+    path = tmp_path / "c.pt"
+    write_checkpoint(path, {}, {"weights": torch.randn(1000)})
+    whole = path.read_bytes()
+    generator = torch.Generator().manual_seed(seed)
+    for size in torch.randint(len(whole), (10,), generator=generator).tolist():
+        path.write_bytes(whole[:size])
+        with pytest.raises(CheckpointError, match="Delete it to start this run from the beginning"):
+            read_checkpoint(path, {})
+
+
+def test_reading_runs_no_code(tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> Any:
+            return (Path.touch, (tmp_path / "ran",))
+
+    torch.save({"format": "convexnet.checkpoint/1", "settings": Evil()}, tmp_path / "c.pt")
+    with pytest.raises(CheckpointError):
+        read_checkpoint(tmp_path / "c.pt", {})
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path) -> None:
+    import resource
+
+    path = tmp_path / "c.pt"
+    write_checkpoint(path, {}, {"weights": torch.ones(10)})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))  # every file is as good as on a full disk then
+    try:
+        with pytest.raises(CheckpointError, match=r"File too large.*the one written before it is whole"):
+            write_checkpoint(path, {}, {"weights": torch.zeros(100_000)})
+        with pytest.raises(CheckpointError, match="there is none yet"):
+            write_checkpoint(tmp_path / "new.pt", {}, {"weights": torch.zeros(100_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert torch.equal(read_checkpoint(path, {})["weights"], torch.ones(10))
+    assert [file.name for file in tmp_path.iterdir()] == ["c.pt"]
