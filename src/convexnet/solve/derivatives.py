@@ -50,7 +50,7 @@ def attached(
     """x (B, *shape) and value (B,) as functions of the other inputs, the module's parameters and the box."""
     others = [t for i, t in enumerate(inputs) if i != variable and t.is_floating_point()]
     tensors = [t for t in [*others, *module.parameters()] if t.requires_grad]
-    at = Minimum(reading, list(inputs), variable, found, tensors, box)
+    at = Minimum(reading, list(inputs), variable, found, tensors, box, list(module.parameters()))
     with torch.enable_grad():
         return Attach.apply(at, x, value, box.lo, box.hi, *tensors)
 
@@ -65,6 +65,7 @@ class Minimum:
     found: Found
     tensors: list[Tensor]
     box: Box
+    parameters: list[Tensor]
 
 
 class Attach(torch.autograd.Function):
@@ -73,6 +74,7 @@ class Attach(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, at: Minimum, x: Tensor, value: Tensor, lo: Tensor, hi: Tensor, *tensors: Tensor) -> Any:
         ctx.at = at
+        ctx.save_for_backward(lo, hi, *at.inputs, *at.parameters)  # so that torch notices when they have changed
         ctx.set_materialize_grads(False)
         return x.clone(), value.clone()
 
@@ -80,6 +82,7 @@ class Attach(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         to_x, to_value = grads
+        _ = ctx.saved_tensors
         lo, hi, others = pulled_back(ctx.at, to_x, to_value)
         return None, None, None, lo, hi, *others
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -21,10 +20,9 @@ from convexnet.domains import Box
 from convexnet.errors import NotTraceable
 from convexnet.solve.opened import Opened
 from convexnet.solve.pieces import Pieces
+from convexnet.solve.structure import structure_of
 
 KEPT: WeakKeyDictionary[nn.Module, dict[Hashable, Reading]] = WeakKeyDictionary()
-
-SIMPLE = (bool, int, float, str, bytes, type(None), torch.dtype, torch.device)
 
 
 @dataclass
@@ -56,7 +54,7 @@ class Reading:
         """Whether they still have the values they had."""
         now = self.tensors()
         return len(now) == len(self.values) and all(
-            a.shape == b.shape and a.device == b.device and torch.equal(a, b)
+            a.dtype == b.dtype and a.shape == b.shape and a.device == b.device and torch.equal(a, b)
             for a, b in zip(now, self.values, strict=True)
         )
 
@@ -116,23 +114,3 @@ def fresh(module: nn.Module, inputs: Sequence[Tensor], variable: int, structure:
 
 def one_output(program: Program) -> bool:
     return len(program.outputs) == 1
-
-
-def structure_of(module: nn.Module) -> Hashable:
-    """Everything of a module but the values of its tensors that its forward may depend on in eval mode."""
-    found: list[Hashable] = []
-    for name, part in module.named_modules():
-        found.append((name, type(part), part.forward if "forward" in vars(part) else None))
-        found.extend((key, settled(value)) for key, value in vars(part).items() if key != "training")
-    return tuple(found)
-
-
-def settled(value: Any) -> Hashable:
-    """A value that is equal while what an attribute holds is the same."""
-    if isinstance(value, SIMPLE):
-        return value
-    if isinstance(value, dict):
-        return tuple((str(key), settled(part)) for key, part in value.items())
-    if isinstance(value, (list, tuple, set)):
-        return tuple(settled(part) for part in value)
-    return id(value)
