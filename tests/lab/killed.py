@@ -21,7 +21,7 @@ from convexnet.lab.jobs import Job
 from convexnet.lab.runs import run
 from tests.lab import small
 
-KILLS = 5
+KILLS = 4
 
 
 def settings() -> Job:

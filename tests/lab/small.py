@@ -44,7 +44,7 @@ RESUMED = {
 }
 """Settings under which a resumed run must equal one that was not stopped."""
 
-VARYING = ("seconds", "commit", "date")
+VARYING = ("seconds", "commit", "date", "resumed_after")
 """What may differ between two records of the same run."""
 
 

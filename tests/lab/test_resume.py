@@ -60,6 +60,7 @@ def test_resumed_is_the_same(name: str, tmp_path: Path) -> None:
     torch.manual_seed(12345)  # whatever happened in the process in between plays no part
     resumed = run(job, small.place(tmp_path / "parts", network=True))
     assert small.same(resumed) == small.same(whole)
+    assert (whole["resumed_after"], resumed["resumed_after"]) == ([], [1])
     assert equal(tmp_path / "whole", tmp_path / "parts")
     # Negative control: from another seed everything is different.
     other = run(small.job(**small.RESUMED[name] | {"seed": 1}), small.place(tmp_path / "other", network=True))

@@ -23,6 +23,10 @@ Point = dict[str, float]
 """One epoch's measurements by name: `epoch`, `running_loss`, `running_accuracy`, `validation_accuracy`, ..."""
 
 
+HELD = ("epoch", "steps", "curve", "best", "seconds", "resumed")
+"""What a checkpoint holds of a `Training` beside its tensors."""
+
+
 @dataclass
 class Training:
     """A network while it is trained: all that a checkpoint holds.
@@ -35,6 +39,7 @@ class Training:
         curve: one point for each epoch.
         best: the first epoch with the best validation accuracy, and the weights then.
         seconds: spent in training and measuring.
+        resumed: after which epochs it went on from a checkpoint.
     """
 
     model: nn.Module
@@ -45,6 +50,7 @@ class Training:
     curve: list[Point] = field(default_factory=list[Point])
     best: tuple[int, dict[str, Tensor]] | None = None
     seconds: float = 0.0
+    resumed: list[int] = field(default_factory=list[int])
 
     @property
     def result(self) -> nn.Module:
@@ -57,7 +63,7 @@ class Training:
             "model": self.model.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
             "optimiser": self.optimiser.state_dict(),
-            **{name: getattr(self, name) for name in ("epoch", "steps", "curve", "best", "seconds")},
+            **{name: getattr(self, name) for name in HELD},
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -66,8 +72,9 @@ class Training:
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
-        for name in ("epoch", "steps", "curve", "best", "seconds"):
+        for name in HELD:
             setattr(self, name, state[name])
+        self.resumed = [*self.resumed, self.epoch]
 
     @property
     def best_accuracy(self) -> float:

@@ -280,6 +280,7 @@ def record(job: Job, training: Training, data: DataSet, step: nn.Module, fabric:
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "curve": thinned(training.curve),
         "seconds": round(training.seconds, 3),
+        "resumed_after": training.resumed,
         "processes": fabric.world_size,
         "hardware": records.hardware(fabric.device),
         "versions": records.versions(),

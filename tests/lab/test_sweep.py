@@ -1,0 +1,113 @@
+"""Sweeps: nothing is run twice, nothing is lost, and a failure stops nothing else."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from convexnet.lab import models
+from convexnet.lab.data import MissingData
+from convexnet.lab.experiment import Point
+from convexnet.lab.jobs import Job
+from convexnet.lab.records import RecordError, append_record, read_records
+from convexnet.lab.runs import Place, Tick, run
+from convexnet.lab.studies import study_named, table1
+from convexnet.lab.study import Study
+from convexnet.lab.sweep import sweep
+from convexnet.lab.train import Diverged
+from tests.lab import cluster, small
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "HIDDEN", small.HIDDEN)
+
+
+def counting(ran: list[str], fail: dict[int, Exception] | None = None) -> Study:
+    """A study that notes what it runs, and fails for some seeds."""
+
+    def noted(job: Job, place: Place, tick: Tick) -> dict[str, Any]:
+        ran.append(job.key)
+        if fail and job.seed in fail:
+            raise fail[job.seed]
+        return run(job, place, tick)
+
+    return replace(table1.STUDY, run=noted)
+
+
+def test_what_has_a_record_is_not_run_again(tmp_path: Path) -> None:
+    jobs = [small.job("mlp", epochs=1, seed=seed) for seed in range(2)]
+    ran: list[str] = []
+    first = sweep(counting(ran), jobs[:1], small.place(tmp_path / "runs"), tmp_path / "results")
+    assert (len(first.rows), first.found) == (1, 0)
+    # Another study's job with the same settings is the same run; a job that is asked for twice is run once.
+    asked = [replace(jobs[0], study="another"), jobs[1], jobs[1]]
+    second = sweep(counting(ran), asked, small.place(tmp_path / "runs"), tmp_path / "results")
+    assert (len(second.rows), second.found) == (2, 1)
+    assert ran == [jobs[0].key, jobs[1].key]
+    rows = read_records(tmp_path / "results" / "table1.jsonl")
+    assert [row["key"] for row in rows] == ran
+    assert not list((tmp_path / "runs").iterdir()), "checkpoints of finished runs are not kept"
+
+
+def test_a_stopped_sweep_goes_on(tmp_path: Path) -> None:
+    jobs = [small.job("mlp", epochs=4, seed=seed) for seed in range(2)]
+    alone = [run(job, small.place(tmp_path / f"alone{job.seed}")) for job in jobs]
+
+    def stop(job: Job, point: Point) -> None:
+        if job.seed == 1 and point["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sweep(table1.STUDY, jobs, small.place(tmp_path / "runs"), tmp_path / "results", tick=stop)
+    assert len(read_records(tmp_path / "results" / "table1.jsonl")) == 1
+    outcome = sweep(table1.STUDY, jobs, small.place(tmp_path / "runs"), tmp_path / "results")
+    assert outcome.rows[1]["resumed_after"] == [2]
+    assert [small.same(row) for row in outcome.rows] == [small.same(row) for row in alone]
+
+
+def test_a_failure_stops_nothing_else(tmp_path: Path) -> None:
+    jobs = [small.job("mlp", epochs=1, seed=seed) for seed in range(3)]
+    fail: dict[int, Exception] = {0: Diverged("the loss is nan"), 1: MissingData("no folder")}
+    ran: list[str] = []
+    outcome = sweep(counting(ran, fail), jobs, small.place(tmp_path / "runs"), tmp_path / "results")
+    assert [(job.seed, error) for job, error in outcome.failed] == [(0, "the loss is nan"), (1, "no folder")]
+    assert [row["seed"] for row in outcome.rows] == [2]
+    # They have no record, so that the next sweep tries again.
+    again = sweep(table1.STUDY, jobs, small.place(tmp_path / "runs"), tmp_path / "results")
+    assert (len(again.rows), again.found) == (3, 1)
+
+
+def test_records_of_another_version_stop_it_before_anything_runs(tmp_path: Path) -> None:
+    append_record(tmp_path / "results" / "old.jsonl", {"record": 0, "key": "x"})
+    ran: list[str] = []
+    with pytest.raises(RecordError, match="version 0"):
+        sweep(counting(ran), [small.job("mlp")], small.place(tmp_path / "runs"), tmp_path / "results")
+    assert not ran
+
+
+def test_an_unknown_study_is_named_with_the_closest() -> None:
+    with pytest.raises(ValueError, match="Did you mean 'table4'"):
+        study_named("tabel4")
+
+
+@pytest.mark.slow
+def test_a_killed_node_of_a_ray_cluster(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.lab.cluster", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.split()[-1] == "1", "one of the two nodes is dead"
+    rows = sorted(read_records(tmp_path / "results" / "table1.jsonl"), key=lambda row: row["seed"])
+    assert any(row["resumed_after"] for row in rows), "the dead node's run went on from its checkpoint"
+    # Full width here: the workers know nothing of the narrow networks above.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models, "HIDDEN", (800, 800, 800))
+        alone = [run(job, small.place(tmp_path / f"alone{job.seed}")) for job in cluster.jobs()]
+    assert [small.same(row) for row in rows] == [small.same(row) for row in alone]
