@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,21 +10,16 @@ import torch
 
 from convexnet.export.bends import BENDS
 from convexnet.export.form import Form
-from convexnet.export.reading import GATE
 
 
-def evaluated(form: Form, y: Any, gates: list[Any] | None = None) -> Any:
-    """The output at y (n,), flattened, with every bend at its value."""
+def evaluated(form: Form, y: Any, raised: Callable[[Any], Any] = lambda z: z) -> Any:
+    """The output at y (n,), flattened, with every bend at its value, or at what is made of it."""
     values = [np.asarray(y)]
-    factors = iter(gates or [])
     for k, cut in enumerate(form.cuts):
         a = arriving(form, k, values)
-        if cut.bend == GATE:
-            values.append(a * next(factors))
-            continue
         mask, fixed = form.fixed[k]
         own = BENDS[cut.bend].value(torch.as_tensor(a).reshape(cut.size, cut.group), cut.setting).numpy()
-        values.append(np.where(mask, fixed, own))
+        values.append(np.where(mask, fixed, raised(own)))
     return arriving(form, len(form.cuts), values)
 
 

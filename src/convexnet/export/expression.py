@@ -26,14 +26,15 @@ def to_cvxpy(model: nn.Module, variable: Any, given: Any = None) -> Any:
     ELU, CELU, softplus, exponentials, log-sum-exp, squares, norms, absolute values and maxima.
 
     Args:
-        model: a module that is proved convex in its last input, with an output (B,), (B, 1) or (B, K). Evaluated in
-            eval mode, as it is now: training it further does not change the expression.
-        variable: a `cvxpy.Variable`, or an affine expression, with the shape of one sample of that input.
+        model: a module that is proved convex in its last input, and returns one tensor. Evaluated in eval mode, as it
+            is now: training it further does not change the expression.
+        variable: a `cvxpy.Variable`, or an affine expression, with the shape of one sample of that input. A network
+            that takes (..., n) also takes a matrix (T, n), and is then applied to each row.
         given: one value for each input before the last: an array, a tensor (with a batch dimension of 1 or without), or
             a `cvxpy.Parameter`, for a problem that is compiled once (DPP) and solved for many values.
 
     Returns:
-        A scalar expression for (B,) and (B, 1), else one of shape (K,), each element convex.
+        An expression of the shape of one sample's output, each element convex; a scalar for (B,) and (B, 1).
 
     Raises:
         NotCertified: not proved convex, or an operator has no form here: named, with source line and remedy.

@@ -38,8 +38,8 @@ def to_lp(model: nn.Module, domain: Box, given: Tensor | Sequence[Tensor] | None
 
     Returns:
         A `highspy.Highs` that holds the problem, silent, not yet run. Columns are named `y(i)`, by the place in the
-        domain, and `z1(i)`, `z2(i)`, ... for the units of the first, second, ... nonlinearity; `writeModel("net.lp")`
-        and `writeModel("net.mps")` write files that other solvers read.
+        domain, and `z1(i)`, `z2(i)`, ... for the units of the first, second, ... nonlinearity; rows `a1(i)` say z >= a
+        and rows `s1(i)` z >= s a. `writeModel("net.lp")` and `writeModel("net.mps")` write files that others read.
 
     Raises:
         NotCertified: not proved convex, or an operator is not piecewise linear: named, with source line and remedy.
@@ -89,6 +89,7 @@ def as_highs(form: Form, domain: Box) -> Any:
     upper = np.full(width, np.inf)
     lower[: form.size], upper[: form.size] = domain.lo.flatten().numpy(), domain.hi.flatten().numpy()
     names = named("y", domain.shape)
+    rows: list[str] = []
     blocks: list[Rows] = []
     for k, cut in enumerate(form.cuts):
         names += named(f"z{k + 1}", cut.shape)
@@ -101,10 +102,13 @@ def as_highs(form: Form, domain: Box) -> Any:
         a, c = argument(form, k, starts)
         result = np.repeat(np.arange(cut.size), cut.group)
         z = sparse.csr_matrix((np.ones(len(c)), (np.arange(len(c)), starts[k] + result)), (len(c), width))
-        open_ = ~mask[result]
-        blocks.append(((z - a)[open_], c[open_]))
-        bent = open_ & (slope[result] != 0) & (cut.bend == "kink")
-        blocks.append(((z - sparse.diags(slope[result]) @ a).tocsr()[bent], (slope[result] * c)[bent]))
+        free = ~mask[result]
+        blocks.append(((z - a)[free], c[free]))
+        rows += chosen(named(f"a{k + 1}", (*cut.shape, *([cut.group] if cut.group > 1 else []))), free)
+        if cut.bend == "kink":
+            bent = free & (slope != 0)
+            blocks.append(((z - sparse.diags(slope) @ a).tocsr()[bent], (slope * c)[bent]))
+            rows += chosen(named(f"s{k + 1}", cut.shape), bent)
     cost, offset = argument(form, len(form.cuts), starts)
     matrix = sparse.vstack([block for block, _ in blocks] or [sparse.csr_matrix((0, width))], format="csc")
     lp = highspy.HighsLp()
@@ -112,6 +116,7 @@ def as_highs(form: Form, domain: Box) -> Any:
     lp.col_cost_, lp.offset_ = np.asarray(cost.todense()).ravel(), float(offset[0])
     lp.col_lower_, lp.col_upper_, lp.col_names_ = lower, upper, names
     lp.row_lower_ = np.concatenate([c for _, c in blocks]) if blocks else np.zeros(0)
+    lp.row_names_ = rows
     lp.row_upper_ = np.full(matrix.shape[0], np.inf)
     lp.a_matrix_.format_ = highspy.MatrixFormat.kColwise
     lp.a_matrix_.start_, lp.a_matrix_.index_ = matrix.indptr, matrix.indices
@@ -133,6 +138,11 @@ def argument(form: Form, target: int, starts: Sequence[int]) -> tuple[Any, Any]:
         after = sparse.csr_matrix((count, starts[-1] - edges[source + 1]))
         total = total + sparse.hstack([before, matrix, after], format="csr")
     return total, form.constants[target]
+
+
+def chosen(names: Sequence[str], mask: Any) -> list[str]:
+    """The names that are marked."""
+    return [name for name, is_marked in zip(names, mask, strict=True) if is_marked]
 
 
 def named(letter: str, shape: Sequence[int]) -> list[str]:

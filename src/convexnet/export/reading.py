@@ -26,9 +26,6 @@ from convexnet.export.operators import AFFINE, BENT, FACTORS, SHAPE_ONLY, Use
 OFFSETS = frozenset(("maximum", "minimum", "max", "min", "clamp", "clamp_min", "clamp_max"))
 """Bent operators that a parameter may enter, as something that is added."""
 
-CHOOSE = frozenset(("where", "masked_fill", "index", "gather", "take", "index_select", "index_put"))
-"""Operators whose coefficients depend on a mask or on places."""
-
 GATE = "gate"
 
 
@@ -74,10 +71,18 @@ class Reading:
         ((_, self.output),) = program.outputs
         kept = ancestors(self.output)
         self.nodes = [node for node in program.graph.nodes if node in kept]
+        self.held = {node: own for node in self.nodes if (own := self.tensor_of(node)) is not None}
         self.moving = self.reached({variable})
         self.touched = self.reached(parameters)
         self.allowed = allowed
         refuse(program.model, [f for node in self.nodes if node in self.moving for f in self.against(node)])
+
+    def tensor_of(self, node: fx.Node) -> Any:
+        """What the model holds for a node, as it is now: it may be trained on."""
+        if node.op == "get_attr":
+            return copied(operator.attrgetter(str(node.target))(self.program.module))
+        source = self.program.sources.get(str(node.target)) if node.op == "placeholder" else None
+        return None if source is None or source.kind == "input" else copied(source.tensor)
 
     def reached(self, inputs: Collection[int]) -> set[fx.Node]:
         """Every node that is computed from the values of some inputs."""
@@ -104,8 +109,12 @@ class Reading:
         changing = [value for value in self.factors(node) if self.changes(value)]
         if changing and name not in ("mul", "div"):
             return [finding(node, Refusal("its weights depend on a parameter", ARRAY))]
-        loose = name in CHOOSE or (name in BENT and name not in OFFSETS and name != "mul")
-        if loose and any(self.changes(value) for value in node.all_input_nodes):
+        if (
+            name in BENT
+            and name not in OFFSETS
+            and name != "mul"
+            and any(self.changes(value) for value in node.all_input_nodes)
+        ):
             return [finding(node, Refusal("what it does depends on a parameter", ARRAY))]
         return []
 
@@ -125,12 +134,10 @@ class Reading:
         """Execute the program in float64, with `cut(node, bend, a, setting, group)` at each cut; returns (B, ...)."""
         env: dict[fx.Node, Any] = {}
         for node in self.nodes:
-            if node.op == "placeholder":
-                source = self.program.sources[str(node.target)]
-                held = inputs[source.index] if source.kind == "input" else detached(source.tensor)
-                env[node] = in_float64(held) if isinstance(held, Tensor) else held
-            elif node.op == "get_attr":
-                env[node] = in_float64(operator.attrgetter(str(node.target))(self.program.module))
+            if node in self.held:
+                env[node] = self.held[node]
+            elif node.op == "placeholder":
+                env[node] = in_float64(inputs[self.program.sources[str(node.target)].index])
             else:
                 env[node] = self.step(node, env, cut)
         return env[self.output]
@@ -183,8 +190,9 @@ NOT_LINEAR = "it is not piecewise linear, and a linear program holds nothing els
 LINEAR_REMEDY = "use ReLU, LeakyReLU, absolute values and maxima; or to_cvxpy, or minimise"
 
 
-def detached(value: Tensor | None) -> Tensor | None:
-    return None if value is None else value.detach()
+def copied(value: Any) -> Any:
+    """A tensor of the model in float64, in memory of its own; anything else, such as the program of a region, as is."""
+    return in_float64(value.detach().clone()) if isinstance(value, Tensor) else value
 
 
 def widened(value: Any) -> Any:
