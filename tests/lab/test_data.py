@@ -182,6 +182,16 @@ def test_seeds_of_different_purposes_are_unrelated() -> None:
     assert 180 < together < 320  # 250 expected; negative control: 500 where the seeds are the same
 
 
+def test_which_labels_are_wrong_depends_on_the_seed_and_not_on_the_split() -> None:
+    options = {"validation": 0, "noise": 50, "noise_kind": "symmetric-excluding"}
+    first, second = (data.load("digits", seed=seed, **options) for seed in (0, 1))  # type: ignore[arg-type]
+    wrong = [set((part.train.labels != part.train.clean).nonzero()[:, 0].tolist()) for part in (first, second)]
+    early = set(carve(1347, 0.0, 674, seed=0)[0].tolist())
+    # Of 674 rows, 337 are in two unrelated halves; five standard deviations of 9.2.
+    for other in (wrong[1], early):
+        assert abs(len(wrong[0] & other) - 337) < 46
+
+
 def test_loading_leaves_the_global_random_state_alone() -> None:
     before = torch.random.get_rng_state()
     data.load("digits", noise=40)
