@@ -17,6 +17,9 @@ from torch import Tensor
 from convexnet.solve.drive import Found, Offer, Problem
 from convexnet.solve.kink_form import KinkForm
 from convexnet.solve.path import (
+    ASTRAY,
+    BACK,
+    LONG,
     MULTIPLIER_MARGIN,
     PATIENCE,
     START,
@@ -84,10 +87,12 @@ class Newton:
             gates=[],
             upper=torch.zeros_like(y),
             lower=torch.zeros_like(y),
+            point=y,
             value=none,
             bound=-none,
             best=none,
             waited=torch.zeros_like(found.steps),
+            lost=torch.zeros_like(found.steps),
         )
 
     # --- one step ----------------------------------------------------------------------------------------------------
@@ -109,7 +114,8 @@ class Newton:
         state.upper = near(state.upper, barrier * right)
         state.lower = near(state.lower, barrier * left)
         gradient = at.gradient + barrier * (right - left)
-        curves = tangents(form, state.gates, at.curved, at.arriving, self.drop)
+        drop = 0.0 if state.steps >= LONG else self.drop if rough else FINAL_DROP
+        curves = tangents(form, state.gates, at.curved, at.arriving, drop)
         hessian = curves.hessian()
         spring = state.upper * right + state.lower * left
         hessian.diagonal(dim1=-2, dim2=-1).add_(spring).mul_(1 + (2e-6 if rough else 1e-12))
@@ -134,7 +140,7 @@ class Newton:
             offer.certify = certify
         offer.gates = lambda: form.gates_of(chosen)
         decrement = -(gradient * step).sum(1) / barrier[:, 0]
-        state.ahead = Ahead(at, step, changes, gradient, decrement)
+        state.ahead = Ahead(at, step, changes, gradient, decrement, offer.value - offer.bound)
         return offer
 
     def offered(self, problem: Problem, state: State, y: Tensor, g: Tensor, b: Tensor) -> Offer:
@@ -142,6 +148,7 @@ class Newton:
         value = state.form.value(y)
         cube = Problem(state.form, state.below, state.above)
         bound = cube.least(g, b)
+        state.point = torch.where((value < state.value)[:, None], y, state.point)
         state.value, state.bound = torch.fmin(state.value, value), torch.fmax(state.bound, bound)
         point = problem.inside(state.middle + state.radius * y)
         return Offer(point, value, bound)
@@ -163,21 +170,28 @@ class Newton:
         state.y = inside(state.y, share * step, state.below, state.above)
         state.steps += 1
         gap = state.value - state.bound
-        part = (gap / state.weight[:, 0])[:, None] / max(state.form.size, 8)
-        state.mu = next_mu(state.mu, part, ahead.decrement[:, None], share, state.form.size)
-        better = gap < 0.9 * state.best
-        state.best = torch.where(better, gap, state.best)
+        now = torch.maximum(ahead.gap, gap)  # the path is where the iterate is, not where the best point was
+        part = (now / state.weight[:, 0])[:, None] / max(state.form.size, 8)
+        state.mu = next_mu(state.mu, part, ahead.decrement[:, None], share, state.lost[:, None], state.form.size)
+        better = ahead.gap < 0.9 * state.best
+        state.best = torch.where(better, ahead.gap, state.best)
         state.waited = torch.where(better, 0, state.waited + 1)
-        self.recentre(state, part)
+        astray = (ahead.gap > ASTRAY * state.best) & (state.waited >= 2)
+        self.recentre(state, part * (gap / now)[:, None], astray | (state.waited >= PATIENCE))
 
-    def recentre(self, state: State, part: Tensor) -> None:
-        """Back to where the path is easier to find, for samples whose gap has not moved: mu as large as the gap allows,
-        and gates and multipliers as they are on the path."""
-        lost = (state.waited >= PATIENCE)[:, None]
+    def recentre(self, state: State, part: Tensor, lost: Tensor) -> None:
+        """Back to the best point, for samples whose gap has not moved: with mu as large as the gap allows, and larger
+        each time, and with gates and multipliers as they are on the path."""
         if not bool(lost.any()):
             return
-        state.mu = torch.where(lost, torch.maximum(3 * state.mu, 0.3 * part), state.mu)
-        state.waited = torch.where(lost[:, 0], 0, state.waited)
+        state.lost = state.lost + lost
+        state.waited = torch.where(lost, 0, state.waited)
+        state.best = torch.where(lost, torch.inf, state.best)
+        larger = 0.3 * part * BACK ** state.lost[:, None].to(part)
+        lost = lost[:, None]
+        state.mu = torch.where(lost, torch.maximum(3 * state.mu, larger).clamp(max=START), state.mu)
+        near_best = torch.minimum(torch.maximum(state.point, state.below + state.mu), state.above - state.mu)
+        state.y = torch.where(lost, near_best, state.y)
         fresh = smoothed(state.form, state).gates
         state.gates = [torch.where(lost, new, old) for new, old in zip(fresh, state.gates, strict=True)]
         barrier = state.mu * state.weight
@@ -284,3 +298,6 @@ def factored(matrix: Tensor) -> Tensor:
 
 def solved(factor: Tensor, right: Tensor) -> Tensor:
     return torch.cholesky_solve(right.unsqueeze(-1), factor)[..., 0]
+
+
+FINAL_DROP = 0.001

@@ -20,7 +20,16 @@ MULTIPLIER_MARGIN = 0.1
 """The same for the multipliers of the bounds."""
 
 PATIENCE = 5
-"""How many steps a sample may take without a gap that is a tenth smaller, before it is taken back to the path."""
+"""How many steps a sample may take without a gap that is a tenth smaller, before it is taken back to the best point."""
+
+ASTRAY = 30.0
+"""It is taken back at once after two such steps if the present gap is so many times the best."""
+
+CLOSE, CAREFUL = 5.0, 0.6
+"""How near to the path a sample that was taken back must be before mu falls; by how much less it falls each time."""
+
+BACK = 4.0
+"""The factor by which mu is larger each time a sample is taken back."""
 
 FINE = 3e-5
 """The relative gap up to which float32 is of use."""
@@ -49,10 +58,12 @@ class State:
     gates: list[Tensor]
     upper: Tensor  # multipliers of the bounds
     lower: Tensor
-    value: Tensor  # (B,) the best of each so far, in the precision at work
+    point: Tensor  # the best so far, its value, and the best bound, in the precision at work
+    value: Tensor
     bound: Tensor
     best: Tensor  # the least gap, and for how many steps there was no much smaller one
     waited: Tensor
+    lost: Tensor  # how often it was taken back to the best point
     ahead: Ahead | None = None
     steps: int = 0
 
@@ -79,6 +90,7 @@ class Ahead:
     changes: list[Tensor]
     gradient: Tensor
     decrement: Tensor
+    gap: Tensor  # that the step offered
 
 
 # --- scales and steps ------------------------------------------------------------------------------------------------
@@ -120,12 +132,17 @@ def near(multiplier: Tensor, on_path: Tensor) -> Tensor:
     return torch.minimum(torch.maximum(multiplier, on_path / TRUST), on_path * TRUST)
 
 
-def next_mu(mu: Tensor, share: Tensor, decrement: Tensor, length: Tensor, n: int) -> Tensor:
-    """mu follows the certified gap (its share of a coordinate): fast after a full step near the path, else slowly."""
+def next_mu(mu: Tensor, share: Tensor, decrement: Tensor, length: Tensor, lost: Tensor, n: int) -> Tensor:
+    """mu follows the certified gap (its share of a coordinate): fast after a full step near the path, else slowly.
+
+    A sample that got lost before goes more carefully each time: nearer to the path, and in smaller steps of mu.
+    """
     fast = torch.minimum(0.5 * mu, torch.maximum(0.3 * share, 0.01 * mu))
     slow = torch.where(length > 0.9, 0.7 * mu, torch.where(length > 0.5, 0.8 * mu, mu))
-    close = (length > 0.9) & (decrement < 5 * n**0.5 + 5)
-    return torch.minimum(mu, torch.maximum(torch.where(close, fast, slow), 0.003 * share))
+    close = (length > 0.9) & (decrement < torch.where(lost > 0, CLOSE, 5 * n**0.5 + 5))
+    careful = (1 - CAREFUL**lost.to(mu)) * mu
+    slow = torch.where(lost > 0, mu, slow)
+    return torch.minimum(mu, torch.maximum(torch.where(close, torch.maximum(fast, careful), slow), 0.003 * share))
 
 
 # --- precision -------------------------------------------------------------------------------------------------------
