@@ -156,8 +156,10 @@ def train(
                 first = ", ".join(str(row) for row in rows[:8])
                 raise Diverged(f"{error}; its batch has rows {first}, ... of the training part", error.batch) from None
         training.epoch = number
-        mean = fabric.all_reduce(torch.tensor(epoch[1:], dtype=torch.float64, device=device), reduce_op="mean")
-        point: Point = {"epoch": number, "running_loss": float(mean[0]), "running_accuracy": float(mean[1])}
+        # Parts of a batch differ by a sample, so that processes do not count alike.
+        sums = torch.tensor([epoch.running_loss, epoch.running_accuracy, 1.0], dtype=torch.float64, device=device)
+        loss, right, count = cast("Tensor", fabric.all_reduce(sums * epoch.samples, reduce_op="sum")).tolist()
+        point: Point = {"epoch": number, "running_loss": loss / count, "running_accuracy": right / count}
         if fabric.is_global_zero:
             point |= measure(training.result, number)
         point = fabric.broadcast(point)

@@ -34,6 +34,7 @@ class Epoch(NamedTuple):
     number: int
     running_loss: float
     running_accuracy: float
+    samples: int
 
 
 class Diverged(Exception):
@@ -126,7 +127,7 @@ class Seen:
         self.check()
         if not self.count:
             raise ValueError("there is no batch of two samples or more to train on; BatchNorm needs two")
-        return Epoch(self.number, float(self.loss) / self.count, float(self.right) / self.count)
+        return Epoch(self.number, float(self.loss) / self.count, float(self.right) / self.count, self.count)
 
 
 # --- small data in memory --------------------------------------------------------------------------------------------

@@ -1,0 +1,32 @@
+"""What the two processes of a data-parallel run do: `torchrun ... parallel.py FOLDER` (see test_parallel.py)."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+from convexnet.lab import models
+from convexnet.lab.jobs import Job
+from convexnet.lab.runs import run
+from tests.lab import small
+
+
+def settings() -> Job:
+    """A network without BatchNorm, whose statistics would be those of a part; batches that do not divide by two."""
+    return small.job("ficnn", batch=51, epochs=3, average=0.8)
+
+
+def main(folder: Path) -> None:
+    """Train with the other process."""
+    torch.set_num_threads(1)
+    models.HIDDEN = small.HIDDEN
+    row = run(settings(), small.place(folder, devices=2, network=True))
+    (folder / f"row{os.environ['RANK']}.json").write_text(json.dumps(row), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

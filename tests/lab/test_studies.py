@@ -1,0 +1,326 @@
+"""Studies, comparisons and the page made of them: what is shortened or not run is never anything else."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from convexnet.lab import plane
+from convexnet.lab.commands import app
+from convexnet.lab.comparison import Line, comparison, interval, shown
+from convexnet.lab.jobs import Job, differences
+from convexnet.lab.networks import Convex
+from convexnet.lab.papers import TABLE_1
+from convexnet.lab.recipes import RECIPES, Recipe, recipe
+from convexnet.lab.records import FIELDS, VERSION, RecordError, append_record
+from convexnet.lab.studies import STUDIES, fig2, study_named, table1, table4
+from convexnet.lab.study import SIZES, Study
+from convexnet.lab.study_report import collected, write_report
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def row(job: Job, **changes: Any) -> dict[str, Any]:
+    """A made-up record of a job, its numbers from its seed."""
+    test = 0.8 + 0.01 * job.seed
+    return {
+        **dict.fromkeys(FIELDS),
+        "record": VERSION,
+        "key": job.key,
+        "study": job.study,
+        "model": job.model,
+        "dataset": job.dataset,
+        "variant": job.variant,
+        "recipe": {"name": job.recipe.name},
+        "seed": job.seed,
+        "full": job.full,
+        "epochs": job.recipe.epochs,
+        "train_samples": job.train_samples or 60_000,
+        "seconds": 1.0,
+        "train_accuracy": test + 0.1,
+        "test_accuracy": test,
+        "gap": 0.1,
+        "test_accuracy_at_peak": test,
+        "ece": 0.05,
+        "certified": job.model.startswith("ioc"),
+        "reliability": [[5, 0.4, 0.5], [15, 0.9, 0.8]],
+        "curve": [{"epoch": 1.0, "train_accuracy": 0.5, "test_accuracy": 0.4, "validation_accuracy": 0.4}],
+        "hardware": {"processor": "P", "cores": 2, "threads": 1, "system": "S"},
+        "versions": {"convexnet": "0.1.0"},
+        "commit": "abc",
+        "date": "2026-01-01",
+        "note": "",
+        **changes,
+    }
+
+
+# --- plans -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("study", STUDIES, ids=lambda study: study.name)
+@pytest.mark.parametrize("size", SIZES)
+def test_a_plan(study: Study, size: str) -> None:
+    jobs = study.jobs(size)
+    assert jobs
+    assert {job.study for job in jobs} == {study.name}
+    assert {job.seed for job in jobs} == set(range(study.seeds[size])) | {0}
+    assert len({job.key for job in study.jobs(size, 1)}) <= len({job.key for job in jobs})
+    for job in jobs:
+        # Whatever is shorter than the recipe it is named after, or sees fewer images, says so.
+        if job.recipe.name in RECIPES and size != "full":
+            assert not job.full
+        if job.full:
+            assert job.train_samples is None
+            if job.recipe.name in RECIPES:
+                assert job.recipe in RECIPES[job.recipe.name]
+    with pytest.raises(ValueError, match="at least one seed"):
+        study.jobs(size, 0)
+
+
+@pytest.mark.parametrize("study", STUDIES, ids=lambda study: study.name)
+def test_a_study_reads_on_its_own(study: Study) -> None:
+    file = ROOT / "src" / "convexnet" / "lab" / "studies" / f"{study.name.replace('-', '_')}.py"
+    text = file.read_text(encoding="utf-8")
+    head = text.partition('"""')[2].partition('"""')[0]
+    assert f"convexnet study run {study.name}" in head, "the command that runs it stands in its first lines"
+    assert study.source
+    assert all(re.fullmatch(r"[ABC]\d+", system) for system in study.systems)
+
+
+def test_an_unknown_size_is_refused() -> None:
+    with pytest.raises(ValueError, match="smoke, two-core, full"):
+        study_named("table1").jobs("tiny")
+
+
+def test_table_1_is_in_table_4() -> None:
+    for size in SIZES:
+        seeds = range(2)
+        assert {job.key for job in table1.plan(size, seeds)} < {job.key for job in table4.plan(size, seeds)}
+
+
+def test_a_key_is_that_of_the_settings() -> None:
+    job = Job("a", "mlp", "mnist", recipe("paper-text", convex=False), 0)
+    assert job.key == replace(job, study="b", full=False, variant="v").key
+    others = [
+        replace(job, seed=1),
+        replace(job, dataset="digits"),
+        replace(job, noise=1.0),
+        replace(job, recipe=replace(job.recipe, batch=1)),
+        replace(job, recipe=replace(job.recipe, convex=Convex(method="clip"))),
+    ]
+    assert len({job.key, *(other.key for other in others)}) == len(others) + 1
+    # What a later version adds, with a default that changes nothing, does not change the key.
+    assert set(job.settings) == {"model", "dataset", "recipe", "seed"}
+    assert differences(job.settings, others[2].settings) == ["noise was None, is 1.0"]
+
+
+# --- numbers ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("count", "quantile"), [(2, 12.7062), (3, 4.3027), (5, 2.7764), (10, 2.2622)])
+def test_intervals_are_students(count: int, quantile: float, seed: int) -> None:
+    values = torch.randn(count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    mean, half = interval(values.tolist())
+    assert mean == pytest.approx(float(values.mean()))
+    assert half == pytest.approx(quantile * float(values.std()) / count**0.5, rel=1e-4)
+
+
+def test_one_seed_has_no_interval() -> None:
+    assert interval([0.5]) == (0.5, None)
+    assert shown([0.123, None]) == "12.30"
+
+
+def test_lines_say_what_was_not_run_and_what_is_shortened() -> None:
+    how = recipe("paper-text", convex=False)
+    full = [Job("s", "mlp", "mnist", how, seed) for seed in range(3)]
+    short = [replace(job, full=False, train_samples=100, recipe=replace(how, epochs=2)) for job in full]
+    table = comparison(
+        "c",
+        ("network",),
+        [
+            Line(["none"], [], TABLE_1["mnist", "mlp"]),
+            Line(["short"], [row(job) for job in short]),
+            Line(["both"], [row(job) for job in (*short, full[0])]),
+        ],
+    )
+    cells = [dict(zip(table.columns, line, strict=True)) for line in table.rows]
+    assert (cells[0]["run"], cells[0]["test"], cells[0]["paper test"]) == ("not run", "–", "99.16")
+    assert cells[1]["run"] == "shortened: 2 epochs, 100 images"
+    assert cells[1]["test"] == "81.00 ± 2.48"
+    # A full run is never averaged with shortened ones.
+    assert (cells[2]["run"], cells[2]["test"], cells[2]["seeds"]) == ("1000 epochs, 60,000 images", "80.00", "1")
+
+
+def test_shortened_runs_of_two_kinds_are_not_averaged() -> None:
+    jobs = [Job("s", "mlp", "mnist", Recipe("r", epochs=n), seed, full=False) for seed, n in enumerate((2, 2, 5))]
+    assert {one["epochs"] for one in Line(["x"], [row(job) for job in jobs]).counted} == {2}
+
+
+def test_gaps_of_the_paper_are_recomputed() -> None:
+    assert TABLE_1["fashion-mnist", "mlp"].gap == pytest.approx(4.19)
+    assert TABLE_1["fashion-mnist", "ioc-mlp"].gap == pytest.approx(-0.17)
+
+
+# --- the page --------------------------------------------------------------------------------------------------------
+
+
+class Page(HTMLParser):
+    """Cells of tables, and what would be fetched."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.words: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert tag not in ("script", "iframe", "object", "embed")
+        self.links += [value or "" for name, value in attrs if name in ("src", "srcset", "href")]
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("report")
+    for study in (table4.STUDY, study_named("constraint-ablation"), study_named("appendix-c")):
+        for job in study.jobs("two-core"):
+            append_record(folder / "results" / f"{study.name}.jsonl", row(job))
+    single = Job("train", "mlp", "npz:<b>&.npz", recipe("ours", convex=False), 0)
+    append_record(folder / "results" / "single.jsonl", row(single, noise="symmetric 40 %"))
+    write_report([folder / "results"], folder / "out" / "page.html")
+    return folder / "out"
+
+
+def test_the_page_is_one_file(written: Path) -> None:
+    page = Page((written / "page.html").read_text(encoding="utf-8"))
+    assert all(link.startswith(("data:", "#")) for link in page.links)
+    text = " ".join(page.words)
+    assert "not run" in text
+    assert "shortened: 15 epochs, 10,000 images" in text
+    assert "82.00 ± 1.96" in text, "five seeds of appendix C"
+    assert "81.00 ± 2.48" in text, "three seeds of table 1"
+    assert "npz:<b>&.npz, symmetric 40" in text
+    assert "no record of fig2, fig3" in text
+
+
+def test_the_markdown_says_the_same(written: Path) -> None:
+    text = (written / "page.md").read_text(encoding="utf-8")
+    assert "| Fashion-MNIST | IOC-MLP | 90.41 | 90.58 | −0.17 | 91.00 ± 2.48 | 81.00 ± 2.48 |" in text
+    assert "| SVHN | MLP | 91.76 | 86.19 | 5.57 | – | – | – | – | – | – | – | not run |" in text
+    pictures = re.findall(r"!\[[^\]]*\]\(([^)]*)\)", text)
+    assert len(pictures) > 5
+    assert all((written / name).read_text(encoding="utf-8").startswith("<?xml") for name in pictures)
+
+
+def test_no_records_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(RecordError, match="is not there"):
+        collected([tmp_path / "none.jsonl"])
+    with pytest.raises(RecordError, match=r"no records in .*convexnet study run"):
+        collected([tmp_path])
+
+
+# --- the commands ----------------------------------------------------------------------------------------------------
+
+
+def command(*words: str) -> Any:
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def test_figures_from_the_command_line(tmp_path: Path) -> None:
+    places = ("--results", str(tmp_path / "results"), "--runs", str(tmp_path / "runs"))
+    for name in ("fig2", "fig3"):
+        done = command("study", "run", name, "--smoke", *places)
+        assert done.exit_code == 0, done.output
+    again = command("study", "run", "fig3", "--smoke", *places)
+    assert "3 of 3 runs had their record already" in again.output
+    rows = collected([tmp_path / "results"])
+    assert all(set(one) >= FIELDS for one in rows)
+    done = command("report", str(tmp_path / "results"), "-o", str(tmp_path / "r.html"))
+    assert done.exit_code == 0, done.output
+    text = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "5 epochs, shortened" in text
+    assert text.count("<figure>") >= 6
+
+    # The regions that the record keeps are those of the network.
+    (first,) = (one for one in rows if one["model"] == "mlp-1")
+    network = plane.explore("mlp-1", 0, epochs=5).model
+    with torch.no_grad():
+        wanted = network.eval()(plane.grid(fig2.MAP))[:, 0] > 0
+    assert torch.equal(fig2.unpacked(first["regions"]).bool(), wanted)
+
+
+def test_one_network_from_the_command_line(tmp_path: Path) -> None:
+    words = ["train", "--dataset", "digits", "--model", "mlp", "--convex", "--epochs", "2", "--train-samples", "100"]
+    done = command(*words, "--out", str(tmp_path), "--accelerator", "cpu")
+    assert done.exit_code == 0, done.output
+    assert "Certified convex" in done.output
+    record = json.loads((tmp_path / "record.jsonl").read_text(encoding="utf-8"))
+    assert (record["model"], record["epochs"], record["full"]) == ("ioc-mlp", 2, False)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "log.csv",
+        "network.safetensors",
+        "record.jsonl",
+        "tensorboard",
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["train", "--dataset", "cifar10", "--data-dir", "{nowhere}"], "nowhere"),
+        (["train", "--dataset", "cifra10"], "Did you mean 'cifar10'"),
+        (["train", "--dataset", "digits", "--noise", "140"], "from 0 to 100"),
+        (["train", "--dataset", "digits", "--model", "mpl"], "there is no model 'mpl'"),
+        (["train", "--dataset", "digits", "--augment", "flips", "--epochs", "1"], "flips"),
+        (["train", "--dataset", "digits", "--train-samples", "99999"], "99999"),
+        (["study", "run", "table7"], "there is no study 'table7'"),
+        (["study", "run", "table1", "--smoke", "--full"], "exclude each other"),
+        (["report", "{nowhere}"], "is not there"),
+    ],
+)
+def test_wrong_usage_is_a_line(words: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = command(*(word.format(nowhere=tmp_path / "nowhere") for word in words))
+    assert done.exit_code == 2, done.output
+    assert told in done.stderr
+    assert "Traceback" not in done.output
+
+
+def test_missing_data_are_not_run(tmp_path: Path) -> None:
+    places = ("--results", str(tmp_path / "results"), "--runs", str(tmp_path / "runs"), "--data-dir", str(tmp_path))
+    done = command("study", "run", "table1", "--seeds", "1", *places)
+    assert done.exit_code == 1
+    assert "MNIST" in done.output
+    assert not (tmp_path / "results").exists() or not list((tmp_path / "results").iterdir())
+
+
+def test_the_list() -> None:
+    done = command("study", "list")
+    assert done.exit_code == 0
+    assert all(study.name in done.output for study in STUDIES)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["table1", "table4", "constraint-ablation", "appendix-c"])
+def test_smoke(name: str, tmp_path: Path) -> None:
+    done = command(
+        *("study", "run", name, "--smoke", "--results", str(tmp_path / "results"), "--runs", str(tmp_path / "runs"))
+    )
+    assert done.exit_code == 0, done.output
+    rows = collected([tmp_path / "results"])
+    assert {one["full"] for one in rows} == {False}
+    convex = [one for one in rows if one["model"] != "mlp" and not one["recipe"]["convex"]["free_gamma"]]
+    assert convex
+    assert all(one["certified"] for one in convex)
+    assert not any(one["certified"] for one in rows if one["model"] == "mlp")
