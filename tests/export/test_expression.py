@@ -280,7 +280,11 @@ NOT_CONVEX = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1))
 
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "not convex": (lambda: cx.to_cvxpy(NOT_CONVEX, Y), r"NOT CERTIFIED(.|\n)*aten\.tanh"),
-    "no form": (lambda: cx.to_cvxpy(Function(lambda y: y.var(1)), Y), r"aten\.var .*\.py:\d+"),
+    "no form": (lambda: cx.to_cvxpy(Function(lambda y: y.var(1)), Y), r"aten\.var .*\.py:\d+(.|\n)*a mean of squares"),
+    "a norm that is not called one": (
+        lambda: cx.to_cvxpy(Function(lambda y: y.square().sum(1).sqrt()), Y),
+        r"aten\.sqrt(.|\n)*torch\.linalg\.vector_norm",
+    ),
     "an odd power": (
         lambda: cx.to_cvxpy(Function(lambda y: y.abs().pow(3).sum(1)), Y),
         r"aten\.pow(.|\n)*the power 3(.|\n)*remedy +use 1, 2, 4 or 8",

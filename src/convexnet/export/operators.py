@@ -68,6 +68,13 @@ def clamp(cut: Cut, use: Use) -> Tensor:
     return x if high is None else high - cut("kink", high - x)
 
 
+def threshold(cut: Cut, use: Use) -> Tensor:
+    low, value = use.args[1:3]
+    if value != low:
+        raise Refusal("it jumps at its threshold", "use a ReLU")
+    return low + cut("kink", use.x - low)
+
+
 def elu(cut: Cut, use: Use) -> Tensor:
     alpha, scale, inner = use.arg(1, "alpha", 1.0), use.arg(2, "scale", 1.0), use.arg(3, "input_scale", 1.0)
     if not (0 <= alpha * inner <= 1 and inner > 0 and scale > 0):
@@ -233,6 +240,7 @@ BENT_ROWS: tuple[tuple[str, Rule], ...] = (
     ("rrelu", rrelu),
     ("abs", lambda cut, use: cut("kink", use.x, -1.0)),
     *((name, clamp) for name in ("clamp", "clamp_min")),
+    ("threshold", threshold),
     ("clamp_max", lambda cut, use: use.args[1] - cut("kink", use.args[1] - use.x)),
     ("elu", elu),
     ("celu", celu),
@@ -294,6 +302,16 @@ SHAPE_ONLY = frozenset((
     "zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full", "sym_size", "sym_numel", "sym_stride",
 ))  # fmt: skip
 """Operators that look at the shape of their argument, and do not see the variable."""
+
+
+INSTEAD = {
+    "sqrt": "if it is a norm, write it as one: torch.linalg.vector_norm",
+    "log": "if it is the logarithm of a sum of exponentials, write it as one: torch.logsumexp",
+    "var": "write it out: a mean of squares of differences from the mean",
+    "std": "write it out: a norm of differences from the mean",
+    "rnn_relu": "write the steps out, as cx.nn.ICRNN does",
+}
+"""How to say what some operators compute with others that have a form."""
 
 
 def build(rows: Sequence[tuple[str, Rule]]) -> dict[str, Rule]:

@@ -21,7 +21,7 @@ from convexnet.curvature.graph import ancestors, base_name, functional, module_p
 from convexnet.curvature.trace import Program
 from convexnet.errors import NotCertified
 from convexnet.export.bends import BENDS
-from convexnet.export.operators import AFFINE, BENT, FACTORS, SHAPE_ONLY, Use
+from convexnet.export.operators import AFFINE, BENT, FACTORS, INSTEAD, SHAPE_ONLY, Use
 
 OFFSETS = frozenset(("maximum", "minimum", "max", "min", "clamp", "clamp_min", "clamp_max"))
 """Bent operators that a parameter may enter, as something that is added."""
@@ -102,7 +102,7 @@ class Reading:
             return []
         if name not in BENT and name not in AFFINE:
             reason = "it is neither affine nor one of the functions that can be exported"
-            return [finding(node, Refusal(reason, "write it with simpler operators, or minimise with cx.minimise"))]
+            return [finding(node, Refusal(reason, INSTEAD.get(name, SIMPLER)))]
         moving = [value for value in self.factors(node) if value in self.moving]
         if len(set(moving)) > 1 or (name != "mul" and len(moving) > 1) or (name == "div" and node.args[1] in moving):
             return [finding(node, Refusal("it multiplies two quantities that depend on the variable", SQUARES))]
@@ -184,6 +184,7 @@ class Reading:
         return found, self.run(inputs, noted)
 
 
+SIMPLER = "write it with simpler operators, or minimise with cx.minimise"
 SQUARES = "the square of one tensor can be exported: write y.square() or y * y"
 ARRAY = "give `given` as arrays instead of parameters, and export again for each of their values"
 NOT_LINEAR = "it is not piecewise linear, and a linear program holds nothing else"
