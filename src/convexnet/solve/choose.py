@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from time import monotonic
 
+from convexnet.solve.bundle import Bundle
 from convexnet.solve.drive import Found, Problem, Solver, drive
+from convexnet.solve.first_order import Adam, Fista
 from convexnet.solve.kink_form import KinkForm
+from convexnet.solve.layers import Layers
 from convexnet.solve.lp import solve_exactly
 from convexnet.solve.newton import Newton
 
 MEMORY = 64 * 2**20
 """Bytes that the iterates of one part of a batch may take: about what a processor's caches hold."""
-
-FEW = 8
-"""Variables up to which a bundle is the best way for a single sample."""
 
 MANY = 1500
 """Variables from which on a Newton system is hopeless."""
@@ -35,10 +35,16 @@ class Way:
 
 
 WAYS: dict[str, Way] = {
-    "newton": Way(lambda: Newton(rough=True), 60, (KinkForm,)),
+    "newton": Way(lambda: Newton(rough=True), 100, (KinkForm,)),
+    "bundle": Way(Bundle, 200),
+    "fista": Way(Fista, 500, (KinkForm, Layers)),
+    "adam": Way(Adam, 500, (KinkForm, Layers)),
 }
 
 NAMES = ("auto", *WAYS, "lp")
+
+MATRICES = ("lp", *(name for name, way in WAYS.items() if way.needs == (KinkForm,)))
+"""Solvers that cannot do without the function as matrices."""
 
 
 def chosen_solver(name: str, problem: Problem) -> tuple[str, int]:
@@ -62,7 +68,7 @@ def chosen_solver(name: str, problem: Problem) -> tuple[str, int]:
 def automatic(problem: Problem) -> str:
     if isinstance(problem.f, KinkForm) and problem.size <= MANY:
         return "newton"
-    raise NotImplementedError
+    return "fista" if isinstance(problem.f, (KinkForm, Layers)) else "bundle"
 
 
 def together(problem: Problem) -> int:

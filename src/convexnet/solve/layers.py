@@ -179,7 +179,8 @@ class Layers:
         with torch.enable_grad():
             out = self.run(point, replaced)
         if out.requires_grad:
-            (g,) = torch.autograd.grad(out.sum(), point, allow_unused=True, materialize_grads=True)
+            ones = torch.ones_like(out)  # a sum would be lost where gradients are switched off
+            (g,) = torch.autograd.grad(out, point, ones, allow_unused=True, materialize_grads=True)
         else:
             g = torch.zeros_like(point)
         value = out.detach()

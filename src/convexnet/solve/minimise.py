@@ -14,10 +14,11 @@ from convexnet.curvature.arguments import unwrapped
 from convexnet.curvature.call import Refusal
 from convexnet.domains import Box
 from convexnet.errors import NotCertified
-from convexnet.solve.choose import NAMES, chosen_solver, rescue
+from convexnet.solve.choose import MANY, MATRICES, NAMES, chosen_solver, rescue, run
 from convexnet.solve.derivatives import attached, wants_gradients
 from convexnet.solve.drive import Found, Function, Problem, nothing_yet, picked
 from convexnet.solve.layers import Layers
+from convexnet.solve.pieces import TooLarge
 from convexnet.solve.plain import Plain
 from convexnet.solve.reading import Reading, read
 from convexnet.solve.solution import Solution, said
@@ -121,8 +122,6 @@ def solve(
     automatic: bool,
 ) -> tuple[Found, list[str]]:
     """Solve the batch in parts that fit into memory; returns what was found, and which solvers did it."""
-    from convexnet.solve.choose import run
-
     found = nothing_yet(problem)
     if asked.start is not None:
         y = problem.inside(asked.start)
@@ -215,12 +214,14 @@ def function_of(reading: Reading, asked: Asked, everywhere: bool, solver: str) -
     """The best description of the batch of functions that the module allows."""
     inputs = [tensor.detach() for tensor in asked.inputs]
     if everywhere and reading.pieces is not None and reading.opened is not None:
+        if asked.lo.shape[1] > MANY and solver not in MATRICES:
+            return Layers(reading.opened, inputs)
         try:
             return reading.pieces.form(inputs)
-        except Refusal as refusal:
-            reason = str(refusal.reason)
-        if "too large" in reason:
+        except TooLarge:
             return Layers(reading.opened, inputs)
+        except Refusal:
+            pass  # it has operators that are no bends
     return Plain(asked.module, inputs, asked.variable)
 
 

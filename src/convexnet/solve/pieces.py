@@ -19,11 +19,15 @@ from convexnet.solve.bends import Bend, Kinks
 from convexnet.solve.kink_form import KinkForm, Map
 from convexnet.solve.opened import Opened, value_of
 
-LARGEST = 50_000_000
+LARGEST = 20_000_000
 """Entries of a map that is stored as a matrix."""
 
 EXACT = 1e-9
 """Relative difference up to which two ways to compute one map count as the same."""
+
+
+class TooLarge(Refusal):
+    """A map has too many entries to be stored as a matrix."""
 
 
 class Cut:
@@ -133,7 +137,7 @@ class Pieces:
         for source, size in enumerate([cut.n, *outputs]):
             for target, arrives in enumerate(base):
                 if target >= source and size * arrives.shape[1] > LARGEST:
-                    raise Refusal(f"its map of {size} x {arrives.shape[1]} entries is too large for a matrix")
+                    raise TooLarge(f"its map of {size} x {arrives.shape[1]} entries is too large for a matrix")
             maps.update(maps_from(cut, source, size, base, everyone))
         inner = {k for k, source in maps if source > 0}
         self.maps = maps
@@ -215,7 +219,7 @@ def scaled_map(
     if same(found(probe), seen):
         return found
     if len(everyone) * size * seen.shape[1] > LARGEST:
-        raise Refusal(
+        raise TooLarge(
             "its maps differ from sample to sample by more than a scale, and are too large to be stored for each"
         )
     with torch.no_grad():

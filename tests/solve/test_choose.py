@@ -1,0 +1,78 @@
+"""Which solver is chosen, that each one asked for by name solves what it can, and what it says where it cannot."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import convexnet as cx
+from convexnet.solve.choose import MATRICES, NAMES
+
+
+class WithNorm(nn.Module):
+    """A norm is no bend, so that the network is minimised as a whole."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = cx.nn.FICNN(3, hidden=(6,), activation="relu")
+
+    def forward(self, y: Tensor) -> Tensor:
+        return self.inner(y)[:, 0] + y.norm(dim=1)
+
+
+def test_a_large_image_is_minimised_through_its_layers(seed: int) -> None:
+    torch.manual_seed(seed)
+    net = cx.nn.ConvFICNN((1, 40, 40), [(4, 5, 2, 2), (4, 3, 2, 1)], hidden=(8,), activation="relu")
+    box = cx.Box(0, 1, shape=(1, 40, 40))
+    found = cx.minimise(net, box, tol=1e-3)  # with gradients switched on
+    with torch.no_grad():
+        again = cx.minimise(net, box, tol=1e-3)
+    assert found.solver == again.solver == "fista"
+    assert bool(found.converged)
+    assert torch.equal(found.value.detach(), again.value)
+    points = torch.rand(200, 1, 40, 40)
+    with torch.no_grad():
+        assert float(net(points).min()) >= float(found.lower_bound)
+
+
+def test_what_cannot_be_opened_is_minimised_as_a_whole(seed: int) -> None:
+    torch.manual_seed(seed)
+    net = WithNorm().double()
+    found = cx.minimise(net, cx.Box(-1, 1, shape=(3,)))
+    assert found.solver == "bundle"
+    assert bool(found.converged)
+    grid = torch.cartesian_prod(*[torch.linspace(-1, 1, 41, dtype=torch.float64)] * 3)
+    with torch.no_grad():
+        least = float(net(grid).min())
+    assert float(found.lower_bound) <= least + 1e-12
+    assert float(found.value.detach()) <= least + 1e-6
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "auto"])
+def test_every_solver_by_name(name: str, seed: int) -> None:
+    if name == "lp":
+        pytest.importorskip("highspy")
+    torch.manual_seed(seed)
+    net = cx.nn.PICNN(2, 4, hidden=(10, 10), activation="leaky_relu").double()
+    x = torch.randn(3, 2, dtype=torch.float64)
+    box = cx.Box(-1, 1, shape=(4,))
+    best = cx.minimise(net, box, given=x, tol=1e-9)
+    found = cx.minimise(net, box, given=x, tol=1e-3, solver=name)
+    assert found.solver == name
+    assert bool(found.converged.all()), found.message
+    size = torch.maximum(best.value.abs(), torch.tensor(1e-3))
+    assert bool((found.value >= best.lower_bound - 1e-12).all())
+    assert bool((found.lower_bound <= best.value + 1e-12).all())
+    assert float(((found.value - best.value) / size).max()) < 1e-2
+
+
+@pytest.mark.parametrize("name", MATRICES)
+def test_a_solver_that_does_not_fit_says_so(name: str) -> None:
+    with pytest.raises(ValueError, match=name):
+        cx.minimise(WithNorm(), cx.Box(-1, 1, shape=(3,)), solver=name)
+
+
+def test_a_linear_program_needs_kinks_alone() -> None:
+    with pytest.raises(ValueError, match="piecewise linear"):
+        cx.minimise(cx.nn.FICNN(3, hidden=(4,)), cx.Box(-1, 1, shape=(3,)), solver="lp")
