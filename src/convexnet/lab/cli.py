@@ -5,8 +5,12 @@ from __future__ import annotations
 import io
 import sys
 
-NEEDED = ("typer", "rich", "jinja2", "matplotlib", "sklearn", "torchmetrics", "torchvision", "lightning", "safetensors")
-"""What the commands import beyond torch and numpy; all of it comes with the extra `lab`."""
+NEEDED = {
+    **dict.fromkeys(("typer", "rich", "jinja2", "matplotlib", "sklearn", "torchmetrics"), "lab"),
+    **dict.fromkeys(("lightning", "torchvision", "tensorboard", "scipy", "safetensors"), "lab"),
+    "ray": "lab,cluster",
+}
+"""What the commands import beyond torch and numpy, and the extra it comes with."""
 
 
 def main() -> None:
@@ -25,10 +29,14 @@ def main() -> None:
             raise
         print(
             f"convexnet: the command line needs the package {package!r}, which is not installed.\n"
-            'Install it with: pip install "convexnet[lab]"',
+            f'Install it with: pip install "convexnet[{NEEDED[package]}]"',
             file=sys.stderr,
         )
         sys.exit(2)
     except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr)
         sys.exit(130)
+
+
+if __name__ == "__main__":  # torchrun starts modules, not commands
+    main()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,7 +49,8 @@ def state_of(point: Point) -> str:
 
 def train_one(job: Job, place: Place) -> None:
     """Train the network of a job, write its record and print what was found."""
-    console = Console(highlight=False)
+    first = os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"  # of several processes
+    console = Console(highlight=False, quiet=not first)
     with progress_on(console) as progress:
         bar = progress.add_task(job.name, total=job.recipe.epochs, state="")
         place = replace(place, say=progress.console.print)
@@ -60,7 +62,7 @@ def train_one(job: Job, place: Place) -> None:
             row = run(job, place, tick)
         except (Diverged, CheckpointError) as error:
             raise refuse(str(error)) from None
-    if not row:  # a process of several that is not the first
+    if not first:
         return
     write_whole(place.folder / "record.jsonl", json.dumps(row, allow_nan=False) + "\n")
     (place.folder / NAME).unlink(missing_ok=True)
