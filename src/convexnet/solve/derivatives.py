@@ -25,11 +25,9 @@ from torch.autograd.function import once_differentiable
 from convexnet.domains import Box
 from convexnet.solve.bends import Bend
 from convexnet.solve.drive import Found
-from convexnet.solve.groups import Grouped
-from convexnet.solve.kink_form import KinkForm
+from convexnet.solve.holding import Held, held_by
 from convexnet.solve.opened import Opened, value_of
 from convexnet.solve.reading import Reading
-from convexnet.solve.tangents import rows_of
 
 
 def wants_gradients(module: nn.Module, inputs: Sequence[Tensor], box: Box) -> bool:
@@ -120,141 +118,6 @@ def shaped(gradient: Tensor, bound: Tensor, shape: torch.Size) -> Tensor:
     """The gradient (B, n) as one of a bound, which has a batch of its own or not."""
     whole = gradient.view(-1, *shape)
     return whole.sum_to_size(bound.shape).to(bound)
-
-
-# --- what holds the minimiser ----------------------------------------------------------------------------------------
-
-
-@dataclass
-class Held:
-    """The solution of the system of the module's docstring, for a gradient of x.
-
-    Attributes:
-        low, high: coordinates (B, n) at a bound.
-        to_y: the gradient (B, n) of these bounds.
-        along: w (B, n), zero at bounds and where nothing is smooth.
-        forces: the part of the solution that belongs to each argument (B, in_k).
-    """
-
-    low: Tensor
-    high: Tensor
-    to_y: Tensor
-    along: Tensor
-    forces: list[Tensor]
-
-
-def held_by(
-    form: KinkForm,
-    found: Found,
-    gates: list[Tensor],
-    arriving: list[Tensor],
-    g: Tensor,
-    lo: Tensor,
-    hi: Tensor,
-    to_x: Tensor,
-) -> Held:
-    """Find the kinks and bounds that hold the minimiser, and solve for the gradient of x."""
-    y = found.y
-    size = torch.maximum(found.value.abs(), found.centre - found.value).clamp(min=1e-12)[:, None]
-    width = (hi - lo).clamp(max=1e12)
-    scale = torch.where(width > 0, width, 1.0)
-    low = ((y - lo) / scale < g * width / size) | (width == 0)
-    high = ((hi - y) / scale < -g * width / size) & ~low
-    free = (~(low | high)).to(y)
-    arguments = form.arguments(y)
-    picked: list[Tensor | None] = []
-    masks: list[Tensor | None] = []
-    for bend, a, gate, v in zip(form.bends, arguments, gates, arriving, strict=True):
-        if bend.smooth:
-            picked.append(None)
-            masks.append(None)
-            continue
-        unit = bend.typical(a.abs().mean(0))
-        sure = torch.where(bend.pull(torch.ones_like(gate), v) > 0, bend.active(a, gate, unit), -1.0)
-        count = max(1, int((sure > 0).sum(1).max()))
-        top = sure.topk(count, 1)
-        picked.append(top.indices)
-        masks.append((top.values > 0).to(y))
-    rows = rows_of(form, gates, picked)
-    n = form.size
-    hessian = y.new_zeros(len(y), n, n)
-    holding: list[Tensor] = []
-    for k, (bend, row) in enumerate(zip(form.bends, rows, strict=True)):
-        mask = masks[k]
-        if mask is None:
-            full = row if isinstance(row, Tensor) else row.columns(len(y))
-            curved = bend.curved(arguments[k], bend.value(arguments[k]), gates[k], y.new_full((len(y), 1), 1e-12))
-            rooted = bend.centred(curved, full) * bend.weighed(arriving[k], curved).clamp(min=0).sqrt()[:, :, None]
-            hessian = torch.baddbmm(hessian, rooted.mT, rooted)
-        else:
-            assert isinstance(row, Tensor)
-            if isinstance(bend, Grouped):
-                row = row - rows_of_leaders(form, k, gates, picked, bend)
-            holding.append(row * mask[:, :, None])
-    jacobian = torch.cat(holding, 1) if holding else y.new_zeros(len(y), 0, n)
-    along, forces = saddle(hessian, jacobian, free, to_x * free)
-    smooth = any(bend.smooth for bend in form.bends)
-    pulled = (jacobian.mT @ forces[:, :, None])[..., 0]
-    if smooth:
-        pulled = pulled + (hessian @ along[:, :, None])[..., 0]
-    to_y = (to_x - pulled) * (1 - free)
-    return Held(low, high, to_y, along, spread(form, forces, picked, masks, gates))
-
-
-def saddle(hessian: Tensor, jacobian: Tensor, free: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-    """Solve [[H_ff, J_f'], [J_f, 0]] [w; nu] = [right; 0]; of several solutions about the shortest."""
-    n, m = hessian.shape[1], jacobian.shape[1]
-    rows = jacobian * free[:, None, :]
-    size = rows.norm(dim=2, keepdim=True)
-    size = torch.where(size > 0, size, 1.0)
-    rows = rows / size
-    top = hessian * free[:, :, None] * free[:, None, :]
-    scale = top.diagonal(dim1=1, dim2=2).amax(1).clamp(min=1e-30)
-    scale = torch.where(scale > 1e-20, scale, 1.0)
-    top = top / scale[:, None, None]
-    tiny = 1e-10
-    top = top + torch.diag_embed(torch.where(free > 0, tiny, 1.0))
-    system = torch.cat([torch.cat([top, rows.mT], 2), torch.cat([rows, -tiny * batched_eye(rows, m)], 2)], 1)
-    used = rows.abs().amax(2) > 0  # rows that are padding get a multiplier of zero
-    system[:, n:, n:] -= torch.diag_embed((~used).to(right))
-    solution = torch.linalg.solve(system, torch.cat([right, right.new_zeros(len(right), m)], 1)[:, :, None])[..., 0]
-    return solution[:, :n] * free / scale[:, None], solution[:, n:] * used / size[..., 0]
-
-
-def batched_eye(like: Tensor, m: int) -> Tensor:
-    return torch.eye(m, dtype=like.dtype, device=like.device).expand(len(like), m, m)
-
-
-def rows_of_leaders(form: KinkForm, k: int, gates: list[Tensor], picked: list[Tensor | None], bend: Grouped) -> Tensor:
-    """For rows picked in groups, the rows of the members they are compared with."""
-    index = picked[k]
-    assert index is not None
-    return rows_of(form, gates, [leaders(gates[k], index, bend) if j == k else p for j, p in enumerate(picked)])[k]  # pyright: ignore[reportReturnType]
-
-
-def leaders(gates: Tensor, index: Tensor, bend: Grouped) -> Tensor:
-    """The member with the largest gate in the group of each picked one, (B, K)."""
-    first = gates.unflatten(1, (-1, bend.group)).argmax(-1)
-    group = index // bend.group
-    return group * bend.group + first.gather(1, group)
-
-
-def spread(
-    form: KinkForm, forces: Tensor, picked: list[Tensor | None], masks: list[Tensor | None], gates: list[Tensor]
-) -> list[Tensor]:
-    """The forces on each layer's arguments (B, in_k)."""
-    found: list[Tensor] = []
-    start = 0
-    for bend, index, mask, gate in zip(form.bends, picked, masks, gates, strict=True):
-        whole = torch.zeros_like(gate)
-        if index is not None and mask is not None:
-            part = forces[:, start : start + index.shape[1]] * mask
-            start += index.shape[1]
-            whole.scatter_add_(1, index, part)
-            if isinstance(bend, Grouped):
-                whole.scatter_add_(1, leaders(gate, index, bend), -part)
-        found.append(whole)
-    return found
 
 
 # --- through the program ---------------------------------------------------------------------------------------------
