@@ -56,6 +56,7 @@ NETWORKS: dict[str, tuple[Build, dict[str, Any]]] = {
     "own activation": (dense, {"activation": nn.Softplus(beta=3)}),
     "partial": (partial, {}),
     "partial, norm": (partial, {"x_norm": True, "activation": "elu", "x_activation": nn.Tanh()}),
+    "partial, no passthrough": (partial, {"activation": "leaky_relu", "passthrough": False}),
     "partial, quadratic": (partial, {"activation": "relu", "quadratic": 0}),
     "recurrent": (recurrent, {}),
     "recurrent, last": (recurrent, {"outputs": "last", "activation": "softplus"}),
@@ -241,7 +242,9 @@ def picnn_in_numpy(net: Any, x: np.ndarray, y: np.ndarray, activation: str) -> n
             bias = state.get(f"layers.{i}.{name}.bias", torch.zeros(1))
             return value @ array(state[f"layers.{i}.{name}.weight"]).T + array(bias)
 
-        total = affine("y", y * affine("y_gate", u)) + affine("u", u)
+        total = affine("u", u)
+        if f"layers.{i}.y.weight" in state:
+            total = total + affine("y", y * affine("y_gate", u))
         if z is not None:
             weight = weight_in(state, f"layers.{i}.z", net.constraint)
             total = total + (z * np.maximum(affine("z_gate", u), 0)) @ weight.T
@@ -261,7 +264,7 @@ def picnn_in_numpy(net: Any, x: np.ndarray, y: np.ndarray, activation: str) -> n
 def test_picnn_is_the_equation(activation: str, constraint: str, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     x, y = (torch.randn(6, n, generator=generator, dtype=torch.float64) for n in (3, 4))
-    for settings in ({}, {"x_norm": True}, {"quadratic": 1}, {"hidden": (), "x_hidden": ()}):
+    for settings in ({}, {"x_norm": True}, {"quadratic": 1}, {"hidden": (), "x_hidden": ()}, {"passthrough": False}):
         net = randomise(partial(constraint, activation=activation, **settings), 0.7, generator)
         np.testing.assert_allclose(
             array(net(x, y)), picnn_in_numpy(net, array(x), array(y), activation), rtol=1e-10, atol=1e-10

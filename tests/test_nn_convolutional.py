@@ -48,6 +48,7 @@ NETWORKS: dict[str, tuple[Callable[..., nn.Module], dict[str, Any]]] = {
     "full, convolutions only": (full, {"activation": "elu", "hidden": ()}),
     "partial": (partial, {}),
     "partial, norm": (partial, {"activation": "relu", "x_norm": True, "x_activation": nn.Tanh()}),
+    "partial, no passthrough": (partial, {"activation": "relu", "passthrough": False}),
     "partial, convolutions only": (partial, {"activation": "celu", "hidden": ()}),
 }
 FAST = ["full", "partial"]
@@ -112,8 +113,9 @@ def picnn_in_numpy(net: Any, x: np.ndarray, y: np.ndarray, activation: str) -> n
     state, u, z, last = dict(net.state_dict()), x, None, len(net.layers) - 1
     for i in range(last + 1):
         name = f"layers.{i}"
-        total = mapped(state, f"{name}.y", y * gated(state, f"{name}.y_gate", u, i), i)
-        total = total + mapped(state, f"{name}.u", u, i)
+        total = mapped(state, f"{name}.u", u, i)
+        if f"{name}.y_gate.weight" in state:
+            total = total + mapped(state, f"{name}.y", y * gated(state, f"{name}.y_gate", u, i), i)
         if z is not None:
             gates = np.maximum(gated(state, f"{name}.z_gate", u, i), 0)
             total = total + mapped(state, f"{name}.z", z * gates, i, net.constraint)
@@ -126,7 +128,7 @@ def picnn_in_numpy(net: Any, x: np.ndarray, y: np.ndarray, activation: str) -> n
                 shift = array(path["2.bias"]) - array(path["2.running_mean"]) * scale
                 tail = (-1, *[1] * (u.ndim - 2))
                 u = u * scale.reshape(tail) + shift.reshape(tail)
-            y = mapped(state, f"reductions.{i}", y, i) if i < len(GEOMETRY) else flat(y)
+            y = mapped(state, f"reductions.{i}", y, i) if f"reductions.{i}.weight" in state else flat(y)
     assert z is not None
     return z
 
@@ -144,7 +146,12 @@ def test_conv_ficnn_is_the_equation(constraint: str, seed: int) -> None:
 def test_conv_picnn_is_the_equation(constraint: str, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     x, y = (torch.randn(3, n, 8, 6, generator=generator, dtype=torch.float64) for n in (1, 2))
-    for activation, settings in (("relu", {}), ("softplus", {"x_norm": True}), ("elu", {"hidden": ()})):
+    for activation, settings in (
+        ("relu", {}),
+        ("softplus", {"x_norm": True}),
+        ("elu", {"hidden": ()}),
+        ("relu", {"passthrough": False}),
+    ):
         net = randomise(partial(constraint, activation=activation, **settings), 0.4, generator)
         np.testing.assert_allclose(
             array(net(x, y)), picnn_in_numpy(net, array(x), array(y), activation), rtol=1e-10, atol=1e-10

@@ -137,7 +137,7 @@ class ConvPICNN(nn.Module):
         convolutions: for each convolutional layer, a `Convolution` or a tuple: channels, kernel, stride, padding.
         hidden: width of each dense hidden layer.
         out_features: outputs, each convex in y.
-        activation, x_activation, x_norm, constraint: as for `PICNN`.
+        activation, x_activation, x_norm, constraint, passthrough: as for `PICNN`.
 
     Shape: (B, C, H, W), (B, C', H, W) -> (B, out_features).
 
@@ -167,6 +167,7 @@ class ConvPICNN(nn.Module):
         x_activation: str | nn.Module = "relu",
         x_norm: bool = False,
         constraint: str = "softplus",
+        passthrough: bool = True,
     ) -> None:
         super().__init__()
         check_constraint(constraint)
@@ -184,26 +185,29 @@ class ConvPICNN(nn.Module):
         self.reductions, self.x_layers, self.layers = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         channels, width, x_width, power, cells = y_image[0], 0, x_image[0], 1.0, 0
         for index, (layer, grid) in enumerate(plan):
+            through = passthrough or index == 0
             step = PartialStep(
                 z=convex_conv(width, layer, constraint, bias=False) if index else None,
                 z_gate=gate(x_width, width) if index else None,
-                y=plain_conv(channels, layer, bias=False),
-                y_gate=gate(x_width, channels),
+                y=plain_conv(channels, layer, bias=False) if through else None,
+                y_gate=gate(x_width, channels) if through else None,
                 u=plain_conv(x_width, layer),
             )
             norm = nn.BatchNorm2d(layer.channels) if x_norm else None
             self.add(step, plain_conv(x_width, layer), free_activation_of(x_activation), norm, power)
-            self.reductions.append(reduction(channels, layer))
+            if passthrough:
+                self.reductions.append(reduction(channels, layer))
             width = x_width = layer.channels
             power, cells = after, grid[0] * grid[1]
         for index, size in enumerate([*hidden, out_features]):
             first, last = index == 0, index == len(hidden)
             inside, outside = (width * cells if first else width), channels * cells
+            y_gate = gate(width, channels) if first else nn.Linear(width, outside)
             step = PartialStep(
                 z=flattened(convex_linear(inside, size, constraint)),
                 z_gate=gate(width, width) if first else nn.Linear(width, width),
-                y=flattened(nn.Linear(outside, size, bias=False)),
-                y_gate=gate(width, channels) if first else nn.Linear(width, outside),
+                y=flattened(nn.Linear(outside, size, bias=False)) if passthrough else None,
+                y_gate=y_gate if passthrough else None,
                 u=flattened(nn.Linear(inside, size)),
             )
             path = None if last else flattened(nn.Linear(inside, size))

@@ -44,6 +44,7 @@ class PICNN(nn.Module):
         x_norm: a BatchNorm after each g̃. In training its statistics couple the samples of a batch, through x only.
         constraint: how W^(z) is kept non-negative, as for `FICNN`.
         quadratic: add ½‖A_k y‖² + ½ Σ_j softplus(d_kj) y_j² to output k, as for `FICNN`.
+        passthrough: W^(y) and its gate in every layer; without it, in the first layer only.
 
     Shape: (..., x_features), (..., y_features) -> (..., out_features); a batch of one x goes with any number of y.
 
@@ -78,6 +79,7 @@ class PICNN(nn.Module):
         x_norm: bool = False,
         constraint: str = "softplus",
         quadratic: int | None = None,
+        passthrough: bool = True,
     ) -> None:
         super().__init__()
         check_constraint(constraint)
@@ -97,11 +99,12 @@ class PICNN(nn.Module):
         self.x_layers, self.layers = nn.ModuleList(), nn.ModuleList()
         width, x_width, power = 0, x_features, 1.0
         for index, size in enumerate([*widths, out_features]):
+            through = passthrough or index == 0
             step = PartialStep(
                 z=convex_linear(width, size, constraint) if index else None,
                 z_gate=nn.Linear(x_width, width) if index else None,
-                y=nn.Linear(y_features, size, bias=False),
-                y_gate=nn.Linear(x_width, y_features),
+                y=nn.Linear(y_features, size, bias=False) if through else None,
+                y_gate=nn.Linear(x_width, y_features) if through else None,
                 u=nn.Linear(x_width, size),
             )
             start_partial(step, self.activation, power)

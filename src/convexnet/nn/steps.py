@@ -54,18 +54,25 @@ class PartialStep(nn.Module):
 
     Args:
         z, z_gate: W^(z) >= 0, and W^(zu) with its bias; None in the first layer.
-        y, y_gate: W^(y), and W^(yu) with its bias.
+        y, y_gate: W^(y), and W^(yu) with its bias; None without pass-through.
         u: W^(u), with the bias b.
     """
 
     def __init__(
-        self, z: nn.Module | None, z_gate: nn.Module | None, y: nn.Module, y_gate: nn.Module, u: nn.Module
+        self,
+        z: nn.Module | None,
+        z_gate: nn.Module | None,
+        y: nn.Module | None,
+        y_gate: nn.Module | None,
+        u: nn.Module,
     ) -> None:
         super().__init__()
         self.z, self.z_gate, self.y, self.y_gate, self.u = z, z_gate, y, y_gate, u
 
     def forward(self, u: Tensor, y: Tensor, z: Tensor | None = None) -> Tensor:
-        affine = self.y(y * self.y_gate(u)) + self.u(u)
+        affine = self.u(u)
+        if self.y is not None and self.y_gate is not None:
+            affine = self.y(y * self.y_gate(u)) + affine
         if self.z is None or self.z_gate is None or z is None:
             return affine
         return self.z(z * self.z_gate(u).relu()) + affine
@@ -218,10 +225,11 @@ def start_partial(step: PartialStep, activation: nn.Module, power: float) -> Non
         activation: what z comes from.
         power: mean square of u.
     """
-    share = 1 / 2 if step.z is None else 1 / 3
-    start_free(step.y, share)
+    share = 1 / ((step.z is not None) + (step.y is not None) + 1)
     start_free(step.u, share, power)
-    start_free(step.y_gate, GATE**2, power, mean=1.0)
+    if step.y is not None and step.y_gate is not None:
+        start_free(step.y, share)
+        start_free(step.y_gate, GATE**2, power, mean=1.0)
     if step.z is not None and step.z_gate is not None:
         start_free(step.z_gate, GATE**2, power, mean=1.0)
         bias = innermost(step.u).bias
