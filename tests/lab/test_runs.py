@@ -212,3 +212,12 @@ def test_training_without_an_epoch_has_no_best() -> None:
     model = nn.Linear(1, 1)
     training = Training(model, torch.optim.SGD(model.parameters(), lr=0.1))
     assert not training.spent(1)
+
+
+@pytest.mark.slow
+def test_compiled_is_the_same_network(tmp_path: Path) -> None:
+    plain = run(small.job(epochs=4), small.place(tmp_path / "plain"))
+    compiled = run(small.job(epochs=4, compiled=True), small.place(tmp_path / "compiled"))
+    assert compiled["certified"]
+    assert compiled["test_loss"] == pytest.approx(plain["test_loss"], rel=1e-2)
+    assert compiled["curve"][0]["running_loss"] == pytest.approx(plain["curve"][0]["running_loss"], rel=1e-3)

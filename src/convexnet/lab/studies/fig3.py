@@ -130,8 +130,8 @@ def sections(rows: Sequence[Row]) -> list[Section]:
         Section(
             "Fig. 3: the argmax of two convex functions",
             "The larger of two convex functions changes as often as one likes, because their difference need not be "
-            "convex. The functions set by hand divide [−2, 2] into five intervals; a convex network with two outputs "
-            "learns the same division.",
+            "convex. The functions set by hand divide [−2, 2] into intervals; a convex network with two outputs, "
+            "trained on which of them is larger, is to divide it likewise.",
             tables=[Table("Two functions of one variable on 401 points", columns, cells)],
             panels=panels,
             legend="classes",

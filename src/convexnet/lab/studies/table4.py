@@ -38,7 +38,7 @@ def sections(rows: Sequence[Row]) -> list[Section]:
             "Table 4: four networks side by side",
             "The paper has this comparison on CIFAR-10 only; its numbers stand beside CIFAR-10 and the hold-out set, "
             "whose test images are others. Means, intervals and columns as in table 1.",
-            tables=[table(rows, name) for name in table1.RECIPES],
+            tables=[*(table(rows, name) for name in table1.RECIPES), *table1.official(rows, NETWORKS)],
             panels=curve_panels(rows, NETWORKS),
             legend="networks",
         ),
