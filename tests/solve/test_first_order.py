@@ -8,9 +8,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from convexnet.curvature.call import Refusal
+from convexnet.solve.admm import ADMM, above
+from convexnet.solve.bends import Kinks
 from convexnet.solve.drive import Problem, Solver
 from convexnet.solve.first_order import Adam, Fista
+from convexnet.solve.groups import Largest
 from convexnet.solve.lp import solve_lp
+from convexnet.solve.pdhg import PDHG
 from convexnet.solve.plain import Plain
 from tests.solve.networks import NETWORKS
 from tests.solve.problems import BATCH, KNOWN, at, both, boxes, forms_of, solved
@@ -19,16 +24,28 @@ from tests.solve.test_layers import curved
 SOLVERS: dict[str, tuple[Callable[[], Solver], float, int]] = {
     "fista": (Fista, 1e-3, 100),
     "adam": (Adam, 1e-2, 100),
+    "pdhg": (PDHG, 1e-3, 100),
+    "admm": (ADMM, 1e-3, 150),
 }
 """A solver, the relative gap that it must reach on every network here, and in how many steps."""
+
+MATRICES = ("admm",)
+"""These need the layers as matrices."""
 
 HARD = {"pictures": 20.0}
 """Where smoothing costs more: the gap may be so many times larger after the same steps."""
 
 
-@pytest.mark.parametrize("kind", ["matrices", "layers"])
-@pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("solver", SOLVERS)
+CASES = [
+    (solver, name, kind)
+    for solver in SOLVERS
+    for kind, names in (("matrices", [*NETWORKS]), ("layers", ["pictures", "gated", "maxima"]))
+    for name in names
+    if kind == "matrices" or solver not in MATRICES
+]
+
+
+@pytest.mark.parametrize(("solver", "name", "kind"), CASES)
 def test_between_them_lies_the_optimum_of_the_linear_program(solver: str, name: str, kind: str, seed: int) -> None:
     pytest.importorskip("highspy")
     make, tol, most = SOLVERS[solver]
@@ -128,7 +145,48 @@ def test_an_affine_function(solver: str) -> None:
     make, tol, most = SOLVERS[solver]
     y = torch.zeros(1, 2, dtype=torch.float64)
     one = torch.ones(1, 2, dtype=torch.float64)
-    for f in forms_of(Plane(), [y]):
+    for f in forms_of(Plane(), [y])[: 1 if solver in MATRICES else 2]:
         found = solved(make(), Problem(f, -one, one), tol, most)
         assert float(found.value) == pytest.approx(-2.5)
         assert float(found.bound) == pytest.approx(-2.5)
+
+
+@pytest.mark.parametrize("solver", ["pdhg", "admm"])
+def test_what_is_not_piecewise_linear_is_refused(solver: str, seed: int) -> None:
+    model, inputs = curved(seed)
+    form, _ = forms_of(model, inputs)
+    lo, hi = boxes(BATCH, form.size, seed)
+    with pytest.raises(Refusal, match="Smooth"):
+        solved(SOLVERS[solver][0](), Problem(form, lo, hi), 1e-3, 1)
+
+
+@pytest.mark.parametrize("bend", [Kinks(torch.tensor([0.0, 0.3, -1.0, 1.0]).double()), Largest(4), Largest(2)])
+def test_projections_above_a_bend(bend: Kinks | Largest, seed: int) -> None:
+    """Nothing above the bend is nearer, and what is above already stays."""
+    generator = torch.Generator().manual_seed(seed)
+    a = 2 * torch.randn(50, 4, generator=generator, dtype=torch.float64)
+    z = 2 * torch.randn(50, 4 // bend.group, generator=generator, dtype=torch.float64)
+    near_a, near_z = above(bend, a, z)
+    assert bool((near_z >= bend.value(near_a) - 1e-12).all())
+    for _ in range(200):  # the angle to any other point above is not acute
+        other = near_a + torch.randn(a.shape, generator=generator, dtype=torch.float64)
+        high = bend.value(other) + torch.rand(z.shape, generator=generator, dtype=torch.float64)
+        pairs = ((a - near_a) * (other - near_a), (z - near_z) * (high - near_z))
+        assert float((pairs[0].sum(1) + pairs[1].sum(1)).max()) <= 1e-9
+    same_a, same_z = above(bend, near_a, near_z)
+    assert torch.allclose(same_a, near_a)
+    assert torch.allclose(same_z, near_z)
+
+
+@pytest.mark.parametrize("solver", ["pdhg", "admm"])
+def test_gates_that_make_the_bound(solver: str, seed: int) -> None:
+    form, _, _, _ = both("maxima", seed)
+    lo, hi = boxes(BATCH, form.size, seed)
+    problem = Problem(form, lo, hi)
+    state_of = SOLVERS[solver][0]()
+    state = state_of.begin(problem, solved(state_of, problem, 1e-9, 1))
+    offer = state_of.step(problem, state)
+    assert offer is not None
+    assert offer.gates is not None
+    g, b = form.minorant(offer.gates(), form.arguments(offer.y))
+    assert torch.allclose(problem.least(g, b), offer.bound, rtol=1e-9, atol=1e-9)

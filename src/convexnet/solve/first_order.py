@@ -96,7 +96,8 @@ class Fista:
     Example:
         >>> from convexnet.solve.bends import Kinks
         >>> from convexnet.solve.drive import drive, nothing_yet
-        >>> from convexnet.solve.kink_form import KinkForm, Map
+        >>> from convexnet.solve.kink_form import KinkForm
+        >>> from convexnet.solve.maps import Map
         >>> one = torch.ones(1, 1, dtype=torch.float64)
         >>> f = KinkForm((-0.3 * one,), (Kinks(-one[0]),), (Map(one),), {}, 0 * one[0], 0 * one, {0: one})  # |y - 0.3|
         >>> problem = Problem(f, -one, one)
@@ -190,7 +191,8 @@ class Adam:
     Example:
         >>> from convexnet.solve.bends import Kinks
         >>> from convexnet.solve.drive import drive, nothing_yet
-        >>> from convexnet.solve.kink_form import KinkForm, Map
+        >>> from convexnet.solve.kink_form import KinkForm
+        >>> from convexnet.solve.maps import Map
         >>> one = torch.ones(1, 1, dtype=torch.float64)
         >>> f = KinkForm((-0.3 * one,), (Kinks(-one[0]),), (Map(one),), {}, 0 * one[0], 0 * one, {0: one})  # |y - 0.3|
         >>> problem = Problem(f, -one, one)

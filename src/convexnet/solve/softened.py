@@ -41,7 +41,7 @@ def softened(f: Function, y: Tensor, mu: Sequence[Tensor]) -> Sweep:
 
     Example:
     >>> from convexnet.solve.bends import Kinks
-    >>> from convexnet.solve.kink_form import Map
+    >>> from convexnet.solve.maps import Map
     >>> one = torch.ones(1, 1)
     >>> size = KinkForm((0 * one,), (Kinks(-one[0]),), (Map(one),), {}, torch.zeros(1), 0 * one, {0: one})  # |y|
     >>> sweep = softened(size, 3 * one, [2 * one])
