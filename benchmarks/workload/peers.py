@@ -53,9 +53,9 @@ class Parametrised:
         import cvxpy as cp
 
         self.solver = solver
-        y = cp.Variable(net.n)
+        self.y = cp.Variable(net.n)
         self.x = cp.Parameter(len(x), value=x.numpy())
-        self.problem = cp.Problem(cp.Minimize(cx.to_cvxpy(net, y, given=self.x)), [y >= -1, y <= 1])
+        self.problem = cp.Problem(cp.Minimize(cx.to_cvxpy(net, self.y, given=self.x)), [self.y >= -1, self.y <= 1])
         assert self.problem.is_dpp()
         self(x)
 
@@ -67,6 +67,11 @@ class Parametrised:
             warnings.simplefilter("ignore")  # that ECOS is no longer CVXPY's default, and of inaccurate solutions
             self.problem.solve(solver=self.solver)
         return time.process_time() - start, float(self.problem.value)
+
+    @property
+    def point(self) -> Any:
+        """The last minimiser."""
+        return self.y.value
 
 
 def cvxpy_solvers() -> list[str]:
