@@ -286,6 +286,7 @@ def test_one_network_from_the_command_line(tmp_path: Path) -> None:
         (["train", "--dataset", "digits", "--train-samples", "99999"], "99999"),
         (["study", "run", "table7"], "there is no study 'table7'"),
         (["study", "run", "table1", "--smoke", "--full"], "exclude each other"),
+        (["study", "run", "table1", "--only", "seed 99"], "no run of table1 has 'seed 99' in its name"),
         (["report", "{nowhere}"], "is not there"),
     ],
 )

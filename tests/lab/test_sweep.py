@@ -73,6 +73,21 @@ def test_a_stopped_sweep_goes_on(tmp_path: Path) -> None:
     assert [small.same(row) for row in outcome.rows] == [small.same(row) for row in alone]
 
 
+def test_two_sweeps_share_the_work(tmp_path: Path) -> None:
+    jobs = [small.job("mlp", epochs=1, seed=seed) for seed in range(2)]
+    ran: list[str] = []
+
+    def other(job: Job, point: Point) -> None:
+        """While the first job runs, another sweep runs the second."""
+        if job.seed == 0:
+            sweep(counting(ran), jobs[1:], small.place(tmp_path / "elsewhere"), tmp_path / "results")
+
+    outcome = sweep(counting(ran), jobs, small.place(tmp_path / "runs"), tmp_path / "results", tick=other)
+    assert ran == [job.key for job in jobs]
+    assert [row["seed"] for row in outcome.rows] == [0, 1]
+    assert len(read_records(tmp_path / "results" / "table1.jsonl")) == 2
+
+
 def test_a_failure_stops_nothing_else(tmp_path: Path) -> None:
     jobs = [small.job("mlp", epochs=1, seed=seed) for seed in range(3)]
     fail: dict[int, Exception] = {0: Diverged("the loss is nan"), 1: MissingData("no folder")}

@@ -149,6 +149,7 @@ def run_study(
     seeds: Annotated[int | None, typer.Option(min=1, help="How many seeds.  [default: the study's]")] = None,
     smoke: Annotated[bool, typer.Option("--smoke", help="Seconds: that everything runs. Proves nothing.")] = False,
     full: Annotated[bool, typer.Option("--full", help="As the source has it; hours or days.")] = False,
+    only: Annotated[str, typer.Option(metavar="TEXT", help="Only runs with this in their name, as 'seed 2'.")] = "",
     data_dir: DataDir = None,
     download: Download = False,
     ray: Annotated[
@@ -183,7 +184,7 @@ def run_study(
         place = Place(runs, data_dir, accelerator=accelerator, download=download)
         try:
             study = study_named(name)
-            failed = run_sweep(study, size, seeds, place, kept, ray=ray, threads=threads)
+            failed = run_sweep(study, size, seeds, place, kept, only=only, ray=ray, threads=threads)
         except (ValueError, RecordError, ConnectionError) as error:
             raise refuse(str(error)) from None
     raise typer.Exit(1 if failed else 0)

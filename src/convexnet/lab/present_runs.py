@@ -88,11 +88,22 @@ def train_one(job: Job, place: Place) -> None:
 
 
 def run_sweep(
-    study: Study, size: str, seeds: int | None, place: Place, results: Path, *, ray: str | None, threads: int
+    study: Study,
+    size: str,
+    seeds: int | None,
+    place: Place,
+    results: Path,
+    *,
+    only: str = "",
+    ray: str | None = None,
+    threads: int = 1,
 ) -> int:
-    """Run a study and print its tables; returns how many jobs failed."""
+    """Run those jobs of a study whose name contains `only`, and print its tables; returns how many failed."""
     console = Console(highlight=False)
-    jobs = study.jobs(size, seeds)
+    jobs = [job for job in study.jobs(size, seeds) if only in job.name]
+    if not jobs:
+        names = sorted({job.name for job in study.jobs(size, seeds)})
+        raise ValueError(f"no run of {study.name} has {only!r} in its name; they are called like {names[0]!r}")
     with progress_on(console) as progress:
         whole = progress.add_task(f"{study.name}, {size}", total=len({job.key for job in jobs}), state="")
         current: dict[str, TaskID] = {}

@@ -59,14 +59,17 @@ def sweep(
     Raises:
         RecordError: a record cannot be read or added.
     """
-    known = {row["key"]: row for file in sorted(results.glob("*.jsonl")) for row in read_records(file)}
+    known = recorded(results)
     outcome = Outcome([known[job.key] for job in jobs if job.key in known])
     outcome.found = len(outcome.rows)
     todo = list({job.key: job for job in jobs if job.key not in known}.values())
-    ran = one_by_one(study, todo, place, tick) if ray is None else over_ray(study, todo, place, ray, threads)
+    ran = one_by_one(study, todo, place, results, tick) if ray is None else over_ray(study, todo, place, ray, threads)
     for job, answer in ran:
         if isinstance(answer, str):
             outcome.failed.append((job, answer))
+        elif job.key in (since := recorded(results)):
+            outcome.rows.append(since[job.key])
+            outcome.found += 1
         else:
             append_record(results / f"{study.name}.jsonl", answer)
             outcome.rows.append(answer)
@@ -82,9 +85,20 @@ def own(place: Place, job: Job) -> Place:
     return replace(place, folder=place.folder / job.key)
 
 
-def one_by_one(study: Study, jobs: Sequence[Job], place: Place, tick: Tick) -> Iterator[tuple[Job, Row | str]]:
+def recorded(results: Path) -> dict[str, Row]:
+    """All records in a folder, by their keys."""
+    return {row["key"]: row for file in sorted(results.glob("*.jsonl")) for row in read_records(file)}
+
+
+def one_by_one(
+    study: Study, jobs: Sequence[Job], place: Place, results: Path, tick: Tick
+) -> Iterator[tuple[Job, Row | str]]:
     """Each job with its record, or with what went wrong in words."""
     for job in jobs:
+        # Another sweep may have run it in the meantime: two of them side by side share the work.
+        if (row := recorded(results).get(job.key)) is not None:
+            yield job, row
+            continue
         try:
             yield job, study.run(job, own(place, job), tick)
         except (DataError, CheckpointError, Diverged) as error:
