@@ -154,6 +154,37 @@ def test_the_model_is_left_as_it_was() -> None:
     assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
 
 
+@pytest.mark.parametrize("solver", ["CLARABEL", "HIGHS", "OSQP"])
+def test_solvers_for_linear_programs_take_piecewise_linear_networks(solver: str, seed: int) -> None:
+    """They are told apart by the cones they need, so that none is offered what it cannot solve."""
+    if solver not in cp.installed_solvers():
+        pytest.skip(f"CVXPY has no {solver} here")
+    torch.manual_seed(seed)
+    y = cp.Variable(2)
+    net = cx.nn.FICNN(2, (8,), activation="relu").double()
+    problem = cp.Problem(cp.Minimize(cx.to_cvxpy(net, y)), [cp.abs(y) <= 1])
+    problem.solve(solver=solver)
+    lp = cx.to_lp(net, cx.Box(-1, 1, shape=(2,)))
+    lp.run()
+    assert float(problem.solution.opt_val) == pytest.approx(lp.getInfo().objective_function_value, abs=1e-4)
+    for activation in ("elu", "softplus"):
+        smooth = cp.Problem(cp.Minimize(cx.to_cvxpy(cx.nn.FICNN(2, (4,), activation=activation), y)), [cp.abs(y) <= 1])
+        if solver != "CLARABEL":
+            with pytest.raises(cp.error.SolverError):
+                smooth.solve(solver=solver)
+
+
+def test_whole_numbers(seed: int) -> None:
+    torch.manual_seed(seed)
+    y = cp.Variable(2, integer=True)
+    net = cx.nn.FICNN(2, (8, 8), activation="relu").double()
+    problem = cp.Problem(cp.Minimize(cx.to_cvxpy(net, y) + 0.3 * y[0]), [cp.abs(y) <= 3])
+    problem.solve(solver="HIGHS")
+    grid = torch.cartesian_prod(*[torch.arange(-3.0, 4.0).double()] * 2)
+    with torch.no_grad():
+        assert problem.value == pytest.approx(float((net(grid)[:, 0] + 0.3 * grid[:, 0]).min()), abs=1e-6)
+
+
 # --- given -----------------------------------------------------------------------------------------------------------
 
 
@@ -188,6 +219,9 @@ def test_compiled_once_for_every_value_of_a_parameter(activation: str, seed: int
         room = 1e-6 * (1 + abs(optimum))
         assert float(found.lower_bound[0]) - room <= optimum <= float(found.value[0].detach()) + room
     assert len(set(compiled)) == 1, "the problem was compiled again"
+    before = problem.solution.opt_val
+    problem.solve(ignore_dpp=True)
+    assert problem.solution.opt_val == pytest.approx(before, rel=1e-6, abs=1e-6)
 
 
 def test_gates_change_with_the_parameter() -> None:
