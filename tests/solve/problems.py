@@ -54,7 +54,7 @@ def planes(slopes: list[list[float]], offsets: list[float]) -> KinkForm:
     """max_i (a_i y + b_i), as the functions of one sample."""
     from convexnet.solve.bends import Bend
     from convexnet.solve.groups import Largest
-    from convexnet.solve.kink_form import Map
+    from convexnet.solve.maps import Map
 
     a, b = torch.tensor(slopes, dtype=torch.float64), torch.tensor(offsets, dtype=torch.float64)
     zero, one = torch.zeros(1, dtype=torch.float64), torch.ones(1, 1, dtype=torch.float64)

@@ -61,10 +61,10 @@ def test_every_solver_by_name(name: str, seed: int) -> None:
     found = cx.minimise(net, box, given=x, tol=1e-3, solver=name)
     assert found.solver == name
     assert bool(found.converged.all()), found.message
-    size = torch.maximum(best.value.abs(), torch.tensor(1e-3))
+    size = best.value.detach().abs().clamp(min=1e-3)
     assert bool((found.value >= best.lower_bound - 1e-12).all())
     assert bool((found.lower_bound <= best.value + 1e-12).all())
-    assert float(((found.value - best.value) / size).max()) < 1e-2
+    assert float(((found.value - best.value).detach() / size).max()) < 1e-2
 
 
 @pytest.mark.parametrize("name", MATRICES)
@@ -76,3 +76,29 @@ def test_a_solver_that_does_not_fit_says_so(name: str) -> None:
 def test_a_linear_program_needs_kinks_alone() -> None:
     with pytest.raises(ValueError, match="piecewise linear"):
         cx.minimise(cx.nn.FICNN(3, hidden=(4,)), cx.Box(-1, 1, shape=(3,)), solver="lp")
+
+
+@pytest.mark.parametrize("activation", ["relu", "softplus"])
+def test_strong_convexity_proves_a_minimum_without_bounds(activation: str, seed: int) -> None:
+    """A quadratic term is read off the network; nothing has to be declared."""
+    torch.manual_seed(seed)
+    net = cx.nn.FICNN(4, hidden=(12, 12), activation=activation, quadratic=2).double()
+    free, half = (cx.Box(lo, float("inf"), shape=(4,)) for lo in (-float("inf"), 0.0))
+    for box in (free, half):
+        found = cx.minimise(net, box, tol=1e-8)
+        assert bool(found.converged), found.message
+        wide = cx.minimise(net, cx.Box(box.lo.clamp(min=-50), box.hi.clamp(max=50)), tol=1e-8)
+        size = float(found.gap + wide.gap) + 1e-12
+        assert abs(float(found.value.detach() - wide.value.detach())) <= size
+        points = 5 * torch.randn(500, 4, dtype=torch.float64)
+        with torch.no_grad():
+            assert float(net(box.project(points)).min()) >= float(found.lower_bound)
+
+
+def test_without_strong_convexity_nothing_is_proved_on_a_free_space(seed: int) -> None:
+    torch.manual_seed(seed)
+    net = cx.nn.FICNN(3, hidden=(8,), activation="relu")
+    found = cx.minimise(net, cx.Box(-float("inf"), float("inf"), shape=(3,)), max_steps=20)
+    assert not bool(found.converged)
+    assert float(found.lower_bound) == -float("inf")
+    assert "finite bounds" in found.message

@@ -50,6 +50,8 @@ class Problem:
     f: Any  # a Function; solvers that read more of it say so
     lo: Tensor
     hi: Tensor
+    strong: Tensor | None = None
+    """c (B, n) with f(y) − ½ Σ c_j y_j² convex too; on a domain without bounds nothing is proved otherwise."""
 
     @property
     def batch(self) -> int:
@@ -80,18 +82,36 @@ class Problem:
         """`inside`, for points of some samples only."""
         return torch.minimum(torch.maximum(y, self.lo[rows]), self.hi[rows])
 
-    def least(self, g: Tensor, b: Tensor) -> Tensor:
-        """The least value within the bounds of g y + b, which lies below f: a lower bound, (B,)."""
+    def least(self, g: Tensor, b: Tensor, at: Tensor | None = None) -> Tensor:
+        """The least value within the bounds of g y + b, which lies below f: a lower bound, (B,).
+
+        Args:
+            at: where the parts of f that curve touch what lies below them, (B, n): so that ½ Σ c_j (y_j − at_j)² may be
+                added, if f is known to be strongly convex.
+        """
+        if at is not None and self.strong is not None:
+            steep = self.strong > 0
+            lowest = at - g / torch.where(steep, self.strong, 1.0)
+            ends = torch.where(steep, self.inside(lowest), torch.where(g > 0, self.lo, self.hi))
+            ends = torch.where((g == 0) & ~steep, at, ends)
+            bent = torch.where(steep, self.strong * (ends - at) ** 2 / 2, 0.0)
+            return b + (torch.where(g == 0, 0.0, g * ends) + bent).sum(1)
         ends = torch.where(g > 0, self.lo, self.hi)
         return b + torch.where(g == 0, 0.0, g * torch.where(g == 0, 0.0, ends)).sum(1)
 
     def tangent(self, y: Tensor, value: Tensor, g: Tensor) -> Tensor:
         """The bound from a subgradient g at y, (B,)."""
-        return self.least(g, value - (g * y).sum(1))
+        return self.least(g, value - (g * y).sum(1), y)
+
+    def converted(self, dtype: torch.dtype) -> Problem:
+        """The same bounds in another precision; the functions stay as they are."""
+        strong = None if self.strong is None else self.strong.to(dtype)
+        return Problem(self.f, self.lo.to(dtype), self.hi.to(dtype), strong)
 
     def rows(self, index: Tensor) -> Problem:
         """The problems of some samples."""
-        return Problem(self.f.rows(index), self.lo[index], self.hi[index])
+        strong = None if self.strong is None else self.strong[index]
+        return Problem(self.f.rows(index), self.lo[index], self.hi[index], strong)
 
 
 @dataclass

@@ -17,6 +17,7 @@ from convexnet.errors import NotCertified
 from convexnet.solve.choose import MANY, MATRICES, NAMES, chosen_solver, rescue, run
 from convexnet.solve.derivatives import attached, wants_gradients
 from convexnet.solve.drive import Found, Function, Problem, nothing_yet, picked
+from convexnet.solve.kink_form import KinkForm
 from convexnet.solve.layers import Layers
 from convexnet.solve.pieces import TooLarge
 from convexnet.solve.plain import Plain
@@ -104,7 +105,8 @@ def minimise(
     keep = wants_gradients(asked.module, asked.inputs, domain)
     with torch.no_grad():
         function = function_of(reading, asked, everywhere, solver)
-        problem = Problem(function, asked.lo, asked.hi)
+        strong = function.strong() if isinstance(function, KinkForm) and not function.piecewise_linear else None
+        problem = Problem(function, asked.lo, asked.hi, strong)
         name, size = chosen_solver(solver, problem)
         found, why = solve(problem, name, size, asked, tol, max_steps, deadline, keep, solver == "auto")
         return answer(reading, asked, problem, found, tol, why, keep)

@@ -58,7 +58,8 @@ class Newton:
 
     def begin(self, problem: Problem, found: Found) -> State:
         finite = problem.lo.isfinite() & problem.hi.isfinite()
-        middle = problem.centre()
+        one_sided = problem.lo.isfinite().to(problem.lo) - problem.hi.isfinite().to(problem.lo)
+        middle = problem.centre() + torch.where(finite, 0.0, one_sided)  # at a distance of 1 from a single bound
         radius = torch.where(finite, (problem.hi - problem.lo) / 2, 1.0)
         shared = problem.batch == 1 or bool((radius == radius[:1]).all())
         exact = problem.f.moved(middle, radius[0] if shared else radius)
@@ -78,6 +79,7 @@ class Newton:
             form=form,
             middle=middle,
             radius=radius,
+            strong=None if problem.strong is None else (problem.strong * radius**2).to(dtype),
             weight=weight,
             below=below.to(dtype),
             above=above.to(dtype),
@@ -125,17 +127,24 @@ class Newton:
             step = step - solved(factor, gradient + curves.applied(step) + spring * step)
         changes, moved = curves.changes(step)
         chosen, arguments, g, b = predicted(form, state.gates, at, changes, moved)
-        y = torch.minimum(torch.maximum(state.y + step, state.below), state.above)
-        offer = self.offered(problem, state, y, g, b)
+        goal = state.y + step
+        y = torch.minimum(torch.maximum(goal, state.below), state.above)
+        offer = self.offered(problem, state, y, goal, g, b)
         if rough:
-            exact, middle, radius, below, above = state.exact, state.middle, state.radius, state.below, state.above
+            cube, middle, radius = (
+                Problem(state.exact, state.below, state.above, state.strong),
+                state.middle,
+                state.radius,
+            )
 
             def certify(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-                few, cube = exact.rows(rows), y[rows].double()
+                few, point, touch = cube.rows(rows).converted(torch.float64), y[rows].double(), goal[rows].double()
                 wanted = {k: m[rows].double() for k, m in chosen.items()}
-                _, (g, b) = few.fitted(wanted, [a[rows].double() for a in arguments])
-                bound = Problem(few, below[rows].double(), above[rows].double()).least(g, b)
-                return problem.inside_rows(rows, middle[rows] + radius[rows] * cube), few.value(cube), bound
+                smooth = any(bend.smooth for bend in form.bends)
+                where = few.f.arguments(touch) if smooth else [a[rows].double() for a in arguments]
+                _, (g, b) = few.f.fitted(wanted, where)
+                bound = few.least(g, b, touch)
+                return problem.inside_rows(rows, middle[rows] + radius[rows] * point), few.f.value(point), bound
 
             offer.certify = certify
         offer.gates = lambda: form.gates_of(chosen)
@@ -143,11 +152,11 @@ class Newton:
         state.ahead = Ahead(at, step, changes, gradient, decrement, offer.value - offer.bound)
         return offer
 
-    def offered(self, problem: Problem, state: State, y: Tensor, g: Tensor, b: Tensor) -> Offer:
-        """The point as one of the problem, and the bound from the affine function g y + b on the cube."""
+    def offered(self, problem: Problem, state: State, y: Tensor, goal: Tensor, g: Tensor, b: Tensor) -> Offer:
+        """The point as one of the problem, and the bound from the affine function g y + b on the cube, which touches
+        the curves of f at `goal`."""
         value = state.form.value(y)
-        cube = Problem(state.form, state.below, state.above)
-        bound = cube.least(g, b)
+        bound = Problem(state.form, state.below, state.above, state.strong).least(g, b, goal)
         state.point = torch.where((value < state.value)[:, None], y, state.point)
         state.value, state.bound = torch.fmin(state.value, value), torch.fmax(state.bound, bound)
         point = problem.inside(state.middle + state.radius * y)

@@ -49,6 +49,7 @@ class State:
     form: KinkForm  # in the precision at work
     middle: Tensor
     radius: Tensor
+    strong: Tensor | None
     weight: Tensor  # (B, 1) of one unit in f
     below: Tensor
     above: Tensor
@@ -140,7 +141,7 @@ def next_mu(mu: Tensor, share: Tensor, decrement: Tensor, length: Tensor, lost: 
     fast = torch.minimum(0.5 * mu, torch.maximum(0.3 * share, 0.01 * mu))
     slow = torch.where(length > 0.9, 0.7 * mu, torch.where(length > 0.5, 0.8 * mu, mu))
     close = (length > 0.9) & (decrement < torch.where(lost > 0, CLOSE, 5 * n**0.5 + 5))
-    careful = (1 - CAREFUL**lost.to(mu)) * mu
+    careful = (1 - CAREFUL ** lost.to(mu)) * mu
     slow = torch.where(lost > 0, mu, slow)
     return torch.minimum(mu, torch.maximum(torch.where(close, torch.maximum(fast, careful), slow), 0.003 * share))
 

@@ -16,7 +16,8 @@ from torch import Tensor
 from convexnet.curvature.call import Refusal
 from convexnet.curvature.trace import Program
 from convexnet.solve.bends import Bend, Kinks
-from convexnet.solve.kink_form import KinkForm, Map
+from convexnet.solve.kink_form import KinkForm
+from convexnet.solve.maps import Map
 from convexnet.solve.opened import Opened, value_of
 
 LARGEST = 20_000_000

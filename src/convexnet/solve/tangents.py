@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from convexnet.solve.bends import Bend, Kinks
-from convexnet.solve.kink_form import KinkForm, Map
+from convexnet.solve.kink_form import KinkForm
+from convexnet.solve.maps import Map
 
 GATHER = 45
 """What gathering and scaling a row costs, in columns of the product that follows."""
