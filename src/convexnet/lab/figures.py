@@ -257,9 +257,10 @@ def larger_of(outputs: Tensor) -> Draw:
         styles = ("-", (0, (4, 2)))
         for label, colour in ((0, theme.first), (1, theme.second)):
             axes.plot(x.numpy(), outputs[:, label].numpy(), color=colour, label=names[label], linestyle=styles[label])
-        floor = float(outputs.min()) - 0.28
+        span = float(outputs.max() - outputs.min())
+        floor = float(outputs.min()) - 0.112 * span
         for mask, colour in ((~second, theme.first), (second, theme.second)):
-            axes.fill_between(x.numpy(), floor, floor + 0.14, where=list(mask), color=colour, linewidth=0)
+            axes.fill_between(x.numpy(), floor, floor + 0.056 * span, where=list(mask), color=colour, linewidth=0)
         axes.set_xlim(-2, 2)
         axes.set_ylim(bottom=floor)
         axes.set_xticks([-2, -1, 0, 1, 2])

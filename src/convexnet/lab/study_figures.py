@@ -151,6 +151,7 @@ def bars_panel(lines: Sequence[Line]) -> list[Panel]:
             axes.hlines(place, mean - (half or 0), mean + (half or 0), color=theme.ink, linewidth=1.6)
         axes.set_yticks(places, [" ".join(word for word in line.words if word) for line in drawn])
         axes.grid(visible=False, axis="y")
+        axes.set_xlim(0, 100)
 
     short = "" if all(row["full"] for line in drawn for row in line.counted) else " Shortened runs."
     caption = f"Mean over seeds; the marks are 95 % confidence intervals.{short}"
