@@ -40,13 +40,13 @@ def softened(f: Function, y: Tensor, mu: Sequence[Tensor]) -> Sweep:
     Where the bends are not known, f itself and its tangent.
 
     Example:
-    >>> from convexnet.solve.bends import Kinks
-    >>> from convexnet.solve.maps import Map
-    >>> one = torch.ones(1, 1)
-    >>> size = KinkForm((0 * one,), (Kinks(-one[0]),), (Map(one),), {}, torch.zeros(1), 0 * one, {0: one})  # |y|
-    >>> sweep = softened(size, 3 * one, [2 * one])
-    >>> sweep.value.item(), sweep.g.item(), sweep.b.item()  # 3/5 y lies below
-    (5.0, 0.6000..., 0.0)
+        >>> from convexnet.solve.bends import Kinks
+        >>> from convexnet.solve.maps import Map
+        >>> one = torch.ones(1, 1)
+        >>> size = KinkForm((0 * one,), (Kinks(-one[0]),), (Map(one),), {}, torch.zeros(1), 0 * one, {0: one})  # |y|
+        >>> sweep = softened(size, 3 * one, [2 * one])
+        >>> sweep.value.item(), sweep.g.item(), sweep.b.item()  # 3/5 y lies below
+        (5.0, 0.6000..., 0.0)
     """
     if not isinstance(f, (KinkForm, Layers)):
         value, g = f.subgradient(y)
