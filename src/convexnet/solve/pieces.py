@@ -7,8 +7,8 @@ out and checked with random vectors rather than assumed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -139,7 +139,7 @@ class Pieces:
             for target, arrives in enumerate(base):
                 if target >= source and size * arrives.shape[1] > LARGEST:
                     raise TooLarge(f"its map of {size} x {arrives.shape[1]} entries is too large for a matrix")
-            maps.update(maps_from(cut, source, size, base, everyone))
+            maps.update(maps_from(Source(cut, source, size, base, everyone), self.maps or {}))
         inner = {k for k, source in maps if source > 0}
         self.maps = maps
         self.bends = tuple(bend.rising() if k in inner else bend for k, bend in enumerate(cut.bends))
@@ -169,56 +169,93 @@ def kink_form(program: Program, variable: int, inputs: Sequence[Tensor]) -> Kink
     return Pieces(Opened(program, variable)).form(inputs)
 
 
-def maps_from(cut: Cut, source: int, size: int, base: list[Tensor], everyone: Tensor) -> Maps:
-    """The maps from one source to every later bend and to the output."""
-    count = len(everyone)
-    like: dict[str, Any] = {"dtype": torch.float64, "device": cut.device}
+@dataclass
+class Source:
+    """One source of a cut program, y or the results of a bend, and how to look at what depends on it."""
 
-    def arrives(x: Tensor, rows: Tensor) -> list[Tensor]:
-        y = x if source == 0 else torch.zeros(len(rows), cut.n, **like)
-        results = {} if source == 0 else {source - 1: x}
-        return [a - b[rows] for a, b in zip(cut(y, results, rows), base, strict=True)]
+    cut: Cut
+    number: int  # 0: y
+    size: int
+    base: list[Tensor]
+    everyone: Tensor
 
-    generator = torch.Generator().manual_seed(source)
-    probe = torch.randn(count, size, generator=generator, dtype=torch.float64).to(cut.device)
+    def arrives(self, x: Tensor, rows: Tensor) -> list[Tensor]:
+        """What x (R, size) adds at every later bend and at the output, for samples (R,)."""
+        like = x.new_zeros(len(rows), self.cut.n)
+        y, results = (x, {}) if self.number == 0 else (like, {self.number - 1: x})
+        return [a - b[rows] for a, b in zip(self.cut(y, results, rows), self.base, strict=True)]
+
+    def random(self, seed: int, *shape: int) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        return torch.randn(shape, generator=generator, dtype=torch.float64).to(self.cut.device)
+
+    def columns(self, rows: Tensor) -> list[Tensor]:
+        """What each basis vector adds, for the sample given with it, (size, ...) by target."""
+        with torch.no_grad():
+            return self.arrives(torch.eye(self.size, dtype=torch.float64, device=self.cut.device), rows)
+
+    def sums(self, targets: Sequence[int]) -> dict[int, tuple[Tensor, Tensor]]:
+        """For each target a random combination (h,) of its entries, and its derivatives (B, size)."""
+        x = torch.zeros(len(self.everyone), self.size, dtype=torch.float64, device=self.cut.device, requires_grad=True)
+        found: dict[int, tuple[Tensor, Tensor]] = {}
+        with torch.enable_grad():
+            out = self.arrives(x, self.everyone)
+            for target in targets:
+                across = self.random(target, out[target].shape[1])
+                weights = across.expand_as(out[target])
+                (sums,) = torch.autograd.grad(out[target], x, weights, retain_graph=True)
+                found[target] = across, sums
+        return found
+
+
+def maps_from(source: Source, known: Maps) -> Maps:
+    """The maps from one source to every later bend and to the output; of those known from other samples only the scales
+    are read again."""
+    probe = source.random(source.number, len(source.everyone), source.size)
     with torch.no_grad():
-        seen = arrives(probe, everyone)
-        columns = arrives(torch.eye(size, **like), torch.zeros(size, dtype=torch.int64, device=cut.device))
+        seen = source.arrives(probe, source.everyone)
+    targets = [t for t in range(source.number, len(source.base)) if bool(seen[t].any())]
     found: Maps = {}
-    for target in range(source, len(base)):
-        if not bool(seen[target].any()):
-            continue
-        shared = Map(columns[target].T.contiguous())
-        if same(shared(probe), seen[target]):
-            found[target, source] = shared
+    missing: list[int] = []
+    old = {t: known[t, source.number] for t in targets if (t, source.number) in known}
+    scaled = [t for t, m in old.items() if m.scale is not None]
+    sums = source.sums(scaled) if scaled else {}
+    for target in targets:
+        m = old.get(target)
+        if m is not None and target in sums:
+            m = Map(m.matrix, scales(sums[target][1], sums[target][0] @ m.matrix))
+        if m is not None and m.matrix.ndim == 2 and same(m(probe), seen[target]):
+            found[target, source.number] = m
         else:
-            found[target, source] = scaled_map(arrives, target, size, probe, seen[target], everyone)
+            missing.append(target)
+    if missing:
+        columns = source.columns(torch.zeros(source.size, dtype=torch.int64, device=source.cut.device))
+        differing: list[int] = []
+        for target in missing:
+            shared = Map(columns[target].T.contiguous())
+            if same(shared(probe), seen[target]):
+                found[target, source.number] = shared
+            else:
+                differing.append(target)
+        sums = source.sums(differing) if differing else {}
+        for target in differing:
+            found[target, source.number] = scaled_map(source, target, probe, seen[target], sums[target][1])
     return found
 
 
-def scaled_map(
-    arrives: Callable[[Tensor, Tensor], list[Tensor]],
-    target: int,
-    size: int,
-    probe: Tensor,
-    seen: Tensor,
-    everyone: Tensor,
-) -> Map:
+def scales(sums: Tensor, top: Tensor) -> Tensor:
+    """The scale (B, size) of each column, whose combination is `sums` (B, size) and, unscaled, `top` (size,)."""
+    return torch.where(top != 0, sums / torch.where(top == 0, 1.0, top), 0.0)
+
+
+def scaled_map(source: Source, target: int, probe: Tensor, seen: Tensor, sums: Tensor) -> Map:
     """A map whose columns each sample scales; each column is read from the sample in which it is largest."""
-    generator = torch.Generator().manual_seed(target)
-    x = torch.zeros(len(everyone), size, dtype=torch.float64, device=probe.device, requires_grad=True)
-    with torch.enable_grad():
-        out = arrives(x, everyone)[target]
-        across = torch.randn(out.shape[1], generator=generator, dtype=torch.float64).to(probe.device)
-        (sums,) = torch.autograd.grad((out * across).sum(), x)
     best = sums.abs().argmax(0)
-    with torch.no_grad():
-        columns = arrives(torch.eye(size, dtype=torch.float64, device=probe.device), best)[target]
-    top = sums.gather(0, best[None])
-    scale = torch.where(top != 0, sums / torch.where(top == 0, 1.0, top), 0.0)
-    found = Map(columns.T.contiguous(), scale)
+    columns = source.columns(best)[target]
+    found = Map(columns.T.contiguous(), scales(sums, sums.gather(0, best[None])[0]))
     if same(found(probe), seen):
         return found
+    size, everyone = source.size, source.everyone
     if len(everyone) * size * seen.shape[1] > LARGEST:
         raise TooLarge(
             "its maps differ from sample to sample by more than a scale, and are too large to be stored for each"
@@ -226,7 +263,7 @@ def scaled_map(
     with torch.no_grad():
         rows = everyone.repeat_interleave(size)
         basis = torch.eye(size, dtype=torch.float64, device=probe.device).repeat(len(everyone), 1)
-        each = arrives(basis, rows)[target].unflatten(0, (len(everyone), size)).mT.contiguous()
+        each = source.arrives(basis, rows)[target].unflatten(0, (len(everyone), size)).mT.contiguous()
     found = Map(each)
     if not same(found(probe), seen):
         raise Refusal("it is not made of bends and affine maps")
