@@ -5,7 +5,7 @@ Run: python benchmarks/poster.py [--n 2 20 100 500] [--batch 1 16 256] [--limits
 
 The network of `workload/icnn.py`, family tilt, for every number of variables and batch. Each of our solvers is asked
 for 1e-2, 1e-3, 1e-4 and 1e-6 in turn, until it does not get there in its time limit (in seconds, one for each batch);
-what it had certified by then is its last point. HiGHS and CVXPY take samples one by one, so that their seconds a sample hold
+what it had certified by then is its last point. HiGHS and CVXPY take samples one by one, so that their seconds hold
 for every batch. The gaps of HiGHS are what its duals certify; CVXPY's, which come without, are distances from the
 bound of HiGHS. Processor times of one thread, warm. The bundle is left out beyond 20 variables, and a batch of 256
 beyond 100, which is solved in parts smaller than 16 anyway.
