@@ -15,8 +15,9 @@ from convexnet.curvature.table import TABLE
 from convexnet.curvature.trace import trace
 from convexnet.export.bends import BENDS
 from convexnet.export.form import form_of
-from convexnet.export.operators import AFFINE, BENT, FACTORS, SHAPE_ONLY, Use, build
+from convexnet.export.operators import AFFINE, BENT, FACTORS, SHAPE_ONLY, build
 from convexnet.export.reading import Reading
+from convexnet.export.rules import Use
 from convexnet.export.sender import Sender
 from tests.curvature.oracles import SAMPLES, Fixed, Moving, Sample
 from tests.export.forms import evaluated

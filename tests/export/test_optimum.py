@@ -165,6 +165,34 @@ def test_elu_is_exact_for_every_alpha(alpha: float, at: float) -> None:
     assert problem.solution.opt_val == pytest.approx(at if at > 0 else alpha * np.expm1(at), abs=1e-6)
 
 
+PLANES: dict[str, tuple[list[list[float]], list[float], list[float] | None, float]] = {
+    "a kink beside the centre": ([[5.0], [-5.0]], [-1.5, 1.5], [0.3], 0.0),
+    "three planes": ([[1.0, 0.0], [0.0, 1.0], [-1.0, -1.0]], [0.0, 0.0, 0.0], [0.0, 0.0], 0.0),
+    "flat": ([[0.0], [1.0]], [2.0, -1.0], None, 2.0),
+    "a corner": ([[1.0, 2.0]], [0.5], [-1.0, -1.0], -2.5),
+    "duplicate planes": ([[1.0], [1.0], [-2.0], [-2.0]], [0.0] * 4, [0.0], 0.0),
+    "constant": ([[0.0]], [3.0], None, 3.0),
+    "large": ([[5e6], [-5e6]], [-1.5e6, 1.5e6], [0.3], 0.0),
+}
+
+
+@pytest.mark.parametrize("name", PLANES)
+def test_degenerate_functions(name: str) -> None:
+    """Among them those for which published bundle code stops at other points."""
+    slopes, offsets, best, least = PLANES[name]
+    a, b = torch.tensor(slopes).double(), torch.tensor(offsets).double()
+    model = Function(lambda y: (y @ a.T + b).amax(1))
+    n, size = a.shape[1], 1e-6 * max(1.0, float(a.abs().max()))
+    columns, optimum = solved(cx.to_lp(model, cx.Box(-1, 1, shape=(n,))))
+    y = cp.Variable(n)
+    problem = cp.Problem(cp.Minimize(cx.to_cvxpy(model, y)), [cp.abs(y) <= 1])
+    problem.solve()
+    assert [optimum, problem.solution.opt_val] == pytest.approx([least] * 2, abs=size)
+    if best is not None:
+        assert columns[:n].tolist() == pytest.approx(best, abs=1e-6)
+        assert y.value.tolist() == pytest.approx(best, abs=1e-5)
+
+
 def test_without_bounds() -> None:
     """Infinite bounds leave an element free: a cone has its minimum at its tip, and a slope has none."""
     tip = torch.tensor([0.7, -1.3], dtype=torch.float64)

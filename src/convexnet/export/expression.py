@@ -29,7 +29,8 @@ def to_cvxpy(model: nn.Module, variable: Any, given: Any = None) -> Any:
         model: a module that is proved convex in its last input, and returns one tensor. Evaluated in eval mode, as it
             is now: training it further does not change the expression.
         variable: a `cvxpy.Variable`, or an affine expression, with the shape of one sample of that input. A network
-            that takes (..., n) also takes a matrix (T, n), and is then applied to each row.
+            that takes (..., n) also takes a matrix (T, n), and is then applied to each row. One of images that
+            remembers its example (those of `convexnet.nn`, and what was constrained or converted) takes flat ones too.
         given: one value for each input before the last: an array, a tensor (with a batch dimension of 1 or without), or
             a `cvxpy.Parameter`, for a problem that is compiled once (DPP) and solved for many values.
 

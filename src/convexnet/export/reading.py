@@ -21,7 +21,8 @@ from convexnet.curvature.graph import ancestors, base_name, functional, module_p
 from convexnet.curvature.trace import Program
 from convexnet.errors import NotCertified
 from convexnet.export.bends import BENDS
-from convexnet.export.operators import AFFINE, BENT, FACTORS, INSTEAD, SHAPE_ONLY, Use
+from convexnet.export.operators import AFFINE, BENT, FACTORS, INSTEAD, SHAPE_ONLY
+from convexnet.export.rules import Use
 
 OFFSETS = frozenset(("maximum", "minimum", "max", "min", "clamp", "clamp_min", "clamp_max"))
 """Bent operators that a parameter may enter, as something that is added."""
