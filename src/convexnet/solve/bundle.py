@@ -144,46 +144,50 @@ def low_point(state: State, lo: Tensor, hi: Tensor) -> tuple[Tensor, Tensor, Ten
     G, h = slopes / size[:, :, None], offsets / size
     gap = torch.where(state.bound.isfinite(), state.value - state.bound, torch.inf)[:, None] / size
     last = ((state.y - middle) / torch.where(radius > 0, radius, 1.0)).clamp(-1, 1)
+    m, n = G.shape[1:]
+    eye = torch.eye(n, dtype=G.dtype, device=G.device).expand(len(G), n, n)
+    above = torch.cat([torch.ones_like(G[..., :1]), torch.zeros_like(G[:, :1, :1]).expand(-1, 2 * n, 1)], 1)
+    C = torch.cat([torch.cat([-G, eye, -eye], 1), above], 2)
+    k = torch.cat([-h, torch.ones_like(h[:, :1]).expand(-1, 2 * n)], 1)
     path = begun(G, h, last.clamp(-INSIDE, INSIDE))
-    weights = path.plane / path.plane.sum(1, keepdim=True)
+    weights = path.z[:, :m] / path.z[:, :m].sum(1, keepdim=True)
     bound = torch.full_like(size, -torch.inf)
     going = torch.ones_like(size, dtype=torch.bool)
     whole = gap
     for _ in range(MOST):
-        path, ahead = advanced(G, h, path, going)
-        share = ahead.clamp(min=0)
+        path, ahead = advanced(C, k, path, going)
+        share = ahead[:, :m].clamp(min=0)
         share = share / share.sum(1, keepdim=True)
         slope = torch.einsum("bm,bmn->bn", share, G)
         new = (share * h).sum(1, keepdim=True) - slope.abs().sum(1, keepdim=True)
         better = going & (new > bound)
         weights, bound = torch.where(better, share, weights), torch.where(better, new, bound)
         whole = torch.minimum(gap, -bound).clamp(min=1e-15)
-        going = going & (path.t - bound > SHARP * whole)
+        going = going & (path.x[:, n:] - bound > SHARP * whole)
         if not bool(going.any()):
             break
-    target = torch.maximum(bound + state.level * whole, path.t)
-    path = towards(G, h, path.y, target, last)
+    target = torch.maximum(bound + state.level * whole, path.x[:, n:])
+    path = towards(C, k, path.x[:, :n], target, last)
+    fixed = torch.cat([C[:, :, :n], torch.zeros_like(C[:, :, n:])], 2)  # the level stays
+    k = torch.cat([k[:, :m] + target, k[:, m:]], 1)
     going = torch.ones_like(going)
     for _ in range(CLOSE):
-        path, _ = advanced(G, h, path, going, last)
-        if not bool(going.any()):
-            break
-    return middle + radius * path.y, weights, path.plane / path.plane.sum(1, keepdim=True)
+        path, _ = advanced(fixed, k, path, going, torch.cat([last, target], 1))
+    pulling = path.z[:, :m] / path.z[:, :m].sum(1, keepdim=True)
+    return middle + radius * path.x[:, :n], weights, pulling
 
 
 @dataclass
 class Path:
-    """A strictly feasible point of the linear program and of its dual, on the cube."""
+    """A strictly feasible x = (y, t), (B, n + 1), where C x + k > 0, and its multipliers (B, m + 2n): of the planes,
+    and of both sides of the cube."""
 
-    y: Tensor  # (B, n)
-    t: Tensor  # (B, 1)
-    plane: Tensor  # multipliers: (B, m), and those of both sides of the cube (B, n)
-    low: Tensor
-    high: Tensor
+    x: Tensor
+    z: Tensor
 
 
 def begun(G: Tensor, h: Tensor, y: Tensor) -> Path:
-    """Feasible whatever the planes are, and not far from the central path."""
+    """Feasible for the dual too, whatever the planes are, and not far from the central path."""
     values = (G @ y[:, :, None])[..., 0] + h
     top = values.amax(1, keepdim=True)
     t = top + 0.1 + 0.1 * (top - values.amin(1, keepdim=True))
@@ -192,90 +196,62 @@ def begun(G: Tensor, h: Tensor, y: Tensor) -> Path:
     plane = plane * mu
     slope = torch.einsum("bm,bmn->bn", plane, G)
     low = slope.clamp(min=0) + mu
-    return Path(y, t, plane, low, low - slope)
+    return Path(torch.cat([y, t], 1), torch.cat([plane, low, low - slope], 1))
 
 
-def towards(G: Tensor, h: Tensor, y: Tensor, level: Tensor, last: Tensor) -> Path:
+def towards(C: Tensor, k: Tensor, y: Tensor, level: Tensor, last: Tensor) -> Path:
     """The start of the projection of `last` to where the model is below a level, from a point y where it is."""
-    slack = (level - (G @ y[:, :, None])[..., 0] - h).clamp(min=TINY)
-    distance = ((y - last) ** 2).sum(1, keepdim=True)
-    mu = 0.1 * (distance / slack.shape[1]).clamp(min=1e-15)
+    n = y.shape[1]
+    m = k.shape[1] - 2 * n
+    x = torch.cat([y, level], 1)
+    slack = ((C @ x[:, :, None])[..., 0] + k)[:, :m].clamp(min=TINY)
+    mu = 0.1 * (((y - last) ** 2).sum(1, keepdim=True) / m).clamp(min=1e-15)
     plane = mu / slack
-    slope = torch.einsum("bm,bmn->bn", plane, G) + y - last
+    slope = y - last - torch.einsum("bm,bmn->bn", plane, C[:, :m, :n])
     low = slope.clamp(min=0) + mu
-    return Path(y, level, plane, low, low - slope)
+    return Path(x, torch.cat([plane, low, low - slope], 1))
 
 
-def advanced(G: Tensor, h: Tensor, path: Path, going: Tensor, last: Tensor | None = None) -> tuple[Path, Tensor]:
-    """One step of the primal-dual method towards the optimum, with a corrector (Mehrotra 1992), for the samples that
-    are going, and the multipliers (B, m) that a whole step would have.
+def advanced(C: Tensor, k: Tensor, path: Path, going: Tensor, last: Tensor | None = None) -> tuple[Path, Tensor]:
+    """One step of the primal-dual method towards the least t, with a corrector (Mehrotra 1992), for the samples that
+    are going, and the multipliers that a whole step would have.
 
-    With `last` the level t stays, and the distance to that point is minimised.
+    With `last`, the distance of x to that point is minimised instead.
     """
-    slack = (path.t - (G @ path.y[:, :, None])[..., 0] - h).clamp(min=TINY)
-    up, down = (1 + path.y).clamp(min=TINY), (1 - path.y).clamp(min=TINY)
-    count = slack.shape[1] + 2 * up.shape[1]
-    mu = ((slack * path.plane).sum(1) + (up * path.low).sum(1) + (down * path.high).sum(1))[:, None] / count
-    weight = path.plane / slack
-    weighed = G * weight[:, :, None]
-    n = up.shape[1]
-    system = G.new_empty(len(G), n + 1, n + 1)
-    system[:, :n, :n] = G.mT @ weighed
-    system[:, :n, n] = system[:, n, :n] = -weighed.sum(1)
-    system[:, n, n] = weight.sum(1)
+    slack = ((C @ path.x[:, :, None])[..., 0] + k).clamp(min=TINY)
+    mu = (slack * path.z).mean(1, keepdim=True)
+    weight = path.z / slack
+    system = C.mT @ (C * weight[:, :, None])
     diagonal = system.diagonal(dim1=1, dim2=2)
-    diagonal[:, :n] += path.low / up + path.high / down
     diagonal *= 1 + 1e-13
-    if last is not None:
-        diagonal[:, :n] += 1
-        system[:, :n, n] = system[:, n, :n] = 0.0
-    pull = 0.0 if last is None else path.y - last
+    if last is None:
+        gradient = torch.zeros_like(path.x)
+        gradient[:, -1] = 1
+    else:
+        diagonal += 1
+        gradient = path.x - last
     factor, _ = torch.linalg.cholesky_ex(system)
 
-    zero = torch.zeros_like(mu)
+    def solved(aim: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The changes of x, slacks and multipliers, for what the products of the two shall become."""
+        aim = aim / slack
+        right = (C.mT @ aim[:, :, None])[..., 0] - gradient
+        dx = torch.cholesky_solve(right[:, :, None], factor)[..., 0]
+        ds = (C @ dx[:, :, None])[..., 0]
+        return dx, ds, aim - path.z - weight * ds
 
-    def solved(plane: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """The changes, for what the products of slacks and multipliers shall become."""
-        a, b, c = plane / slack, low / up, high / down
-        forward = a.sum(1, keepdim=True) - 1 if last is None else zero
-        right = torch.cat([b - c - pull - (G.mT @ a[:, :, None])[..., 0], forward], 1)
-        step = torch.cholesky_solve(right[:, :, None], factor)[..., 0]
-        dy, dt = step[:, :n], step[:, n:]
-        ds = dt - (G @ dy[:, :, None])[..., 0]
-        return (
-            dy,
-            dt,
-            ds,
-            a - path.plane - weight * ds,
-            b - path.low - path.low / up * dy,
-            c - path.high + path.high / down * dy,
-        )
-
-    dy, _, ds, dplane, dlow, dhigh = solved(zero * slack, zero * up, zero * up)
-    pairs = ((slack, ds), (up, dy), (down, -dy), (path.plane, dplane), (path.low, dlow), (path.high, dhigh))
-    share = longest(pairs)
-    left = ((slack + share * ds) * (path.plane + share * dplane)).sum(1, keepdim=True)
-    left = left + ((up + share * dy) * (path.low + share * dlow)).sum(1, keepdim=True)
-    left = left + ((down - share * dy) * (path.high + share * dhigh)).sum(1, keepdim=True)
-    aim = mu * (left / (count * mu)).clamp(1e-3, 1.0) ** 3
-    dy, dt, ds, dplane, dlow, dhigh = solved(aim - ds * dplane, aim - dy * dlow, aim + dy * dhigh)
-    pairs = ((slack, ds), (up, dy), (down, -dy), (path.plane, dplane), (path.low, dlow), (path.high, dhigh))
-    sound = torch.cat([dy, dt, ds, dplane, dlow, dhigh], 1).isfinite().all(1, keepdim=True)
+    _, ds, dz = solved(torch.zeros_like(slack))
+    share = longest(slack, ds, path.z, dz)
+    left = ((slack + share * ds) * (path.z + share * dz)).mean(1, keepdim=True)
+    dx, ds, dz = solved(mu * (left / mu).clamp(1e-3, 1.0) ** 3 - ds * dz)
+    sound = torch.cat([dx, dz], 1).isfinite().all(1, keepdim=True)
     going = going & sound
-    share = torch.where(going, FAR * longest(pairs), 0.0)
-    dy, dt, dplane, dlow, dhigh = (torch.where(going, d, 0.0) for d in (dy, dt, dplane, dlow, dhigh))
-    ahead = path.plane + dplane
-    moved = Path(
-        path.y + share * dy,
-        path.t + share * dt,
-        path.plane + share * dplane,
-        path.low + share * dlow,
-        path.high + share * dhigh,
-    )
-    return moved, ahead
+    share = FAR * longest(slack, ds, path.z, dz)
+    moved = Path(torch.where(going, path.x + share * dx, path.x), torch.where(going, path.z + share * dz, path.z))
+    return moved, path.z + dz
 
 
-def longest(pairs: tuple[tuple[Tensor, Tensor], ...]) -> Tensor:
+def longest(slack: Tensor, ds: Tensor, z: Tensor, dz: Tensor) -> Tensor:
     """The largest share of a step, at most 1/FAR, that keeps everything positive, (B, 1)."""
-    worst = torch.cat([-change / value for value, change in pairs], 1).amax(1, keepdim=True)
+    worst = torch.maximum((-ds / slack).amax(1, keepdim=True), (-dz / z).amax(1, keepdim=True))
     return 1 / worst.clamp(min=FAR)
