@@ -112,7 +112,7 @@ class Box:
             >>> Box(0, 1, shape=(1,)).fix([[0.25], [0.5]], True).hull().lo.tolist()
             [0.25]
         """
-        return self if self.batch is None else Box(self.lo.amin(0), self.hi.amax(0))
+        return self if self.batch is None else Box(self.lo.amin(0), self.hi.amax(0), self.shape)
 
     def contains(self, points: Tensor) -> Tensor:
         """Which of a batch of points, (B, *shape), lie in the box: booleans (B,).

@@ -1,0 +1,228 @@
+"""What is kept between two minimisations of a module is never stale, and keeps nothing alive."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import gc
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import convexnet as cx
+from convexnet.solve.reading import KEPT, read
+from convexnet.solve.structure import structure_of
+
+BOX = cx.Box(-1, 1, shape=(3,))
+
+
+@dataclass
+class Settings:
+    slope: float
+    inner: Any = None
+
+
+class Act:
+    """A function with a setting."""
+
+    def __init__(self, slope: float) -> None:
+        self.slope = slope
+
+    def __call__(self, z: Tensor) -> Tensor:
+        return F.leaky_relu(z, self.slope)
+
+
+class Slotted:
+    __slots__ = ("slope",)
+
+    def __init__(self, slope: float) -> None:
+        self.slope = slope
+
+
+class Net(nn.Module):
+    """Σ bend(a(y)) + 0.1 Σ |a(y)| + 0.1, with everything of `held` as attributes."""
+
+    def __init__(self, bend: Callable[[Net, Tensor], Tensor], **held: Any) -> None:
+        super().__init__()
+        self.a = nn.Linear(3, 4)
+        self.register_buffer("size", torch.ones(4))
+        self.bend = bend
+        self.__dict__.update(held)
+        with torch.no_grad():
+            self.a.weight.copy_(torch.eye(4, 3))
+            self.a.bias.copy_(torch.tensor([1.5, -1.5, 2.0, 0.5]))
+
+    def forward(self, y: Tensor) -> Tensor:
+        z = self.a(y)
+        return self.bend(self, z).sum(1) + 0.1 * z.abs().sum(1) + 0.1
+
+
+def plain(net: Net, z: Tensor) -> Tensor:
+    return F.relu(z) * net.size
+
+
+def least(module: nn.Module) -> float:
+    with torch.no_grad():
+        return float(cx.minimise(module, BOX).value)
+
+
+def triple(net: Net) -> None:
+    with torch.no_grad():
+        net.a.weight.mul_(3)
+
+
+CHANGES: dict[str, tuple[Callable[[], Net], Callable[[Any], object]]] = {
+    "a weight in place": (lambda: Net(plain), triple),
+    "a weight's data": (lambda: Net(plain), lambda net: net.a.weight.data.mul_(3)),
+    "one number of it": (lambda: Net(plain), lambda net: net.a.bias.data[3].add_(1)),
+    "a weight's data, replaced": (lambda: Net(plain), lambda net: setattr(net.a.weight, "data", 3 * net.a.weight.data)),
+    "a state": (lambda: Net(plain), lambda net: net.load_state_dict({k: 2 * v for k, v in net.state_dict().items()})),
+    "a state, assigned": (
+        lambda: Net(plain),
+        lambda net: net.load_state_dict({k: 2 * v for k, v in net.state_dict().items()}, assign=True),
+    ),
+    "a buffer": (lambda: Net(plain), lambda net: net.size.mul_(3)),
+    "a layer": (lambda: Net(plain), lambda net: setattr(net, "a", nn.Linear(3, 4))),
+    "a hook": (lambda: Net(plain), lambda net: net.a.register_forward_hook(lambda module, args, out: 3 * out)),
+    "the forward": (lambda: Net(plain), lambda net: setattr(net, "forward", lambda y: 3 * y.abs().sum(1) + 7)),
+    "a parametrisation": (
+        lambda: Net(plain),
+        lambda net: nn.utils.parametrize.register_parametrization(net.a, "bias", nn.Softplus()),
+    ),
+    "a number": (lambda: Net(lambda n, z: F.leaky_relu(z, n.slope), slope=0.0), lambda net: setattr(net, "slope", 0.5)),
+    "an object's": (
+        lambda: Net(lambda n, z: F.leaky_relu(z, n.s.slope), s=Settings(0.0)), lambda net: setattr(net.s, "slope", 0.5),
+    ),
+    "a deep object's": (
+        lambda: Net(
+            lambda n, z: F.leaky_relu(z, n.s["k"][0].inner.slope), s={"k": [Settings(0, SimpleNamespace(slope=0.0))]}
+        ),
+        lambda net: setattr(net.s["k"][0].inner, "slope", 0.5),
+    ),
+    "a slot": (
+        lambda: Net(lambda n, z: F.leaky_relu(z, n.s.slope), s=Slotted(0.0)), lambda net: setattr(net.s, "slope", 0.5),
+    ),
+    "a list": (lambda: Net(lambda n, z: sum(n.s) * F.relu(z), s=[1.0]), lambda net: net.s.append(2.0)),
+    "an array": (lambda: Net(lambda n, z: float(n.s[0]) * F.relu(z), s=np.ones(1)), lambda net: net.s.fill(3.0)),
+    "a tensor of its own": (lambda: Net(lambda n, z: n.s * F.relu(z), s=torch.ones(1)), lambda net: net.s.fill_(3.0)),
+    "another tensor": (
+        lambda: Net(lambda n, z: n.s * F.relu(z), s=torch.ones(1)), lambda net: setattr(net, "s", torch.tensor([3.0])),
+    ),
+    "a function": (lambda: Net(lambda n, z: n.s(z), s=lambda z: F.relu(z)), lambda net: setattr(net, "s", torch.abs)),
+    "a partial function": (
+        lambda: Net(lambda n, z: n.s(z), s=functools.partial(F.leaky_relu, negative_slope=0.0)),
+        lambda net: setattr(net, "s", functools.partial(F.leaky_relu, negative_slope=0.5)),
+    ),
+    "a closure's": (
+        lambda: (lambda held: Net(lambda n, z: F.leaky_relu(z, held["k"]), held=held))({"k": 0.0}),
+        lambda net: net.held.update(k=0.5),
+    ),
+    "a module in a list": (
+        lambda: Net(lambda n, z: n.s[0](z), s=[nn.LeakyReLU(0.0)]),
+        lambda net: setattr(net.s[0], "negative_slope", 0.5),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_every_change_is_seen(name: str) -> None:
+    make, change = CHANGES[name]
+    torch.manual_seed(0)
+    net = make()
+    before = least(net)
+    assert read(net, [torch.zeros(1, 3)], 0) is read(net, [torch.ones(2, 3)], 0)  # kept while nothing changes
+    change(net)
+    after = least(net)
+    KEPT.pop(net)
+    anew = least(net)
+    assert after == pytest.approx(anew, rel=1e-6)
+    assert abs(after - before) > 1e-3  # the change matters
+
+
+def test_an_object_at_the_place_of_another(seed: int) -> None:
+    """The `id` of what was thrown away may come again; it is another object all the same."""
+    net = Net(lambda n, z: n.s(z), s=Act(0.0))
+    least(net)
+    place = id(net.s)
+    for _ in range(1000):
+        net.s = Act(0.5)
+        if id(net.s) == place:
+            break
+    here = least(net)
+    assert here == pytest.approx(least(Net(lambda n, z: n.s(z), s=Act(0.5))), rel=1e-6)
+    assert abs(here - least(Net(lambda n, z: n.s(z), s=Act(0.0)))) > 1e-3
+
+
+def test_a_module_that_becomes_another_type() -> None:
+    net = Net(plain)
+    with torch.no_grad():
+        single = cx.minimise(net, BOX)
+        net.double()
+        double = cx.minimise(net, BOX)
+        again = cx.minimise(net.float(), BOX)
+    assert [part.x.dtype for part in (single, double, again)] == [torch.float32, torch.float64, torch.float32]
+    assert float(single.value) == pytest.approx(float(double.value), rel=1e-5)
+
+
+def test_a_change_that_breaks_convexity_is_noticed() -> None:
+    net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 1))
+    cx.constrain(net, torch.zeros(2, 3), method="absolute")
+    least(net)
+    with torch.no_grad():
+        net[0].bias.fill_(0.1)
+        net[2].weight[0, 1] = -1.0
+    with pytest.raises(cx.NotCertified):
+        cx.minimise(net, BOX)
+
+
+def test_modes_do_not_count_and_copies_are_read_for_themselves() -> None:
+    net = Net(plain)
+    structure = structure_of(net)
+    least(net)
+    net.eval()
+    assert structure_of(net) == structure
+    twin = copy.deepcopy(net)
+    triple(twin)
+    assert least(twin) != least(net)
+
+
+def test_nothing_is_kept_alive() -> None:
+    """Neither a module that is used no more, nor one whose forward is a function of its own, nor its settings."""
+    net, other = Net(plain), Net(lambda n, z: n.s(z), s=Act(0.0))
+    net.forward = functools.partial(Net.forward, net)
+    setting = weakref.ref(other.s)
+    alive = [weakref.ref(net), weakref.ref(other)]
+    least(other)
+    cx.minimise(net, BOX).value.sum().backward()
+    other.s = Act(0.5)
+    gc.collect()
+    assert setting() is None
+    del net, other
+    gc.collect()
+    assert [part() for part in alive] == [None, None]
+
+
+def test_a_second_call_does_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even after a step of training, which changes values only."""
+    from convexnet.solve import reading
+
+    net = Net(plain)
+    least(net)
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("traced again")
+
+    monkeypatch.setattr(reading, "trace", refuse)
+    least(net)
+    triple(net)
+    least(net)
+    with pytest.raises(AssertionError, match="traced again"):
+        least(Net(plain))
