@@ -178,7 +178,7 @@ class Reading:
                 return a[..., 0] * setting
             if isinstance(setting, Tensor):
                 setting = setting.expand(a.shape[:-1])
-            own = setting[0].flatten().clone() if isinstance(setting, Tensor) else float(setting)
+            own = setting[0].flatten().cpu().clone() if isinstance(setting, Tensor) else float(setting)
             found.append(Cut(bend, own, shape, a.shape[-1], node))
             return BENDS[bend].value(a, setting)
 
