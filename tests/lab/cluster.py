@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import ray
@@ -39,8 +40,10 @@ def main(folder: Path) -> None:
         cluster.remove_node(nodes[0], allow_graceful=False)
 
     threading.Thread(target=kill, daemon=True).start()
-    outcome = sweep(table1.STUDY, jobs(), small.place(folder / "runs"), folder / "results", ray=cluster.address)
-    assert not outcome.failed, outcome.failed
+    asked = [*jobs(), replace(jobs()[0], dataset="npz:nowhere.npz")]
+    outcome = sweep(table1.STUDY, asked, small.place(folder / "runs"), folder / "results", ray=cluster.address)
+    ((_, error),) = outcome.failed
+    assert "nowhere.npz" in error.splitlines()[0], error
     print(sum(node["Alive"] and node["Resources"].get("CPU", 0) > 0 for node in ray.nodes()))
     ray.shutdown()
     cluster.shutdown()

@@ -273,6 +273,9 @@ def test_one_network_from_the_command_line(tmp_path: Path) -> None:
         "record.jsonl",
         "tensorboard",
     }
+    again = command(*words, "--out", str(tmp_path), "--resume")
+    assert again.exit_code == 2
+    assert "finished run" in again.stderr
 
 
 @pytest.mark.parametrize(
@@ -284,6 +287,9 @@ def test_one_network_from_the_command_line(tmp_path: Path) -> None:
         (["train", "--dataset", "digits", "--model", "mpl"], "there is no model 'mpl'"),
         (["train", "--dataset", "digits", "--augment", "flips", "--epochs", "1"], "flips"),
         (["train", "--dataset", "digits", "--train-samples", "99999"], "99999"),
+        (["train", "--dataset", "digits", "--accelerator", "tpu"], "is not one of cpu, cuda, auto"),
+        (["train", "--dataset", "digits", "--accelerator", "cuda", "--devices", "999"], "cannot be had here"),
+        (["train", "--dataset", "digits", "--precision", "31-true", "--epochs", "1"], "31-true"),
         (["study", "run", "table7"], "there is no study 'table7'"),
         (["study", "run", "table1", "--smoke", "--full"], "exclude each other"),
         (["study", "run", "table1", "--only", "seed 99"], "no run of table1 has 'seed 99' in its name"),

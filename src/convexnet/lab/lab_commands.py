@@ -21,7 +21,12 @@ DataDir = Annotated[
     Path | None, typer.Option("--data-dir", help="Folder of the data sets, in torchvision's layout.", file_okay=False)
 ]
 Threads = Annotated[int, typer.Option(min=1, help="Processor threads that torch may use.")]
-Accelerator = Annotated[str, typer.Option(metavar="cpu|cuda|auto", help="Where the networks are trained.")]
+Accelerator = Annotated[
+    str,
+    typer.Option(
+        metavar="cpu|cuda|auto", callback=one_of(("cpu", "cuda", "auto")), help="Where the networks are trained."
+    ),
+]
 Download = Annotated[bool, typer.Option("--download", help="Let torchvision download what is missing to --data-dir.")]
 
 study_app = typer.Typer(help="Run the studies behind the tables and figures.", no_args_is_help=True)

@@ -58,6 +58,10 @@ def train_one(job: Job, place: Place) -> None:
         def tick(_: Job, point: Point) -> None:
             progress.update(bar, completed=point["epoch"], state=state_of(point))
 
+        if (place.folder / "record.jsonl").exists():
+            raise refuse(f"{place.folder} holds the record of a finished run: choose another folder with --out")
+        if place.resume and not (place.folder / NAME).exists():
+            console.print(f"No checkpoint in {place.folder}: from the beginning.")
         try:
             row = run(job, place, tick)
         except (Diverged, CheckpointError) as error:

@@ -81,7 +81,7 @@ def run(job: Job, place: Place, tick: Tick = lambda job, point: None) -> Row:
         DataError: the data are not there, or damaged.
         CheckpointError: there is a checkpoint that does not fit, or one cannot be written.
         Diverged: the loss is no number any more.
-        ValueError: a setting is wrong.
+        ValueError: a setting is wrong, or there is no such device.
     """
     fabric = launched(place, job.recipe.precision)
     raw = loaded(job, place)
@@ -95,6 +95,8 @@ def run(job: Job, place: Place, tick: Tick = lambda job, point: None) -> Row:
     training = prepared(model, torch.zeros(2, *data.shape, device=fabric.device), job.recipe, convex=kind.convex)
     path = place.folder / NAME
     resume(training, path, job, place)
+    # Only the first process writes.
+    place = place if fabric.is_global_zero else replace(place, board=False)
     keep, close = keeper(path, job, place, training.epoch)
 
     def measure(network: nn.Module, number: int) -> Point:
@@ -134,11 +136,15 @@ def run(job: Job, place: Place, tick: Tick = lambda job, point: None) -> Row:
 def launched(place: Place, precision: str) -> Fabric:
     """Lightning's Fabric for this place; under `torchrun` it joins the processes that are there."""
     from lightning.fabric import Fabric
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
 
     if precision.endswith("-true") and precision != "32-true":
         raise ValueError(f"precision {precision!r} keeps the weights themselves in it: take bf16-mixed or 32-true")
     strategy: Any = "ddp" if place.devices > 1 else "auto"
-    fabric = Fabric(accelerator=place.accelerator, devices=place.devices, strategy=strategy, precision=precision)  # pyright: ignore[reportArgumentType]
+    try:
+        fabric = Fabric(accelerator=place.accelerator, devices=place.devices, strategy=strategy, precision=precision)  # pyright: ignore[reportArgumentType]
+    except (MisconfigurationException, RuntimeError) as error:
+        raise ValueError(f"{place.devices} of {place.accelerator!r} cannot be had here: {error}") from error
     fabric.launch()
     return fabric
 

@@ -145,7 +145,8 @@ def over_ray(
             try:
                 yield job, ray.get(ready)
             except (DataError, CheckpointError, Diverged) as error:
-                yield job, str(error).splitlines()[-1]
+                # Ray puts a traceback before the message, and the name of the error before that.
+                yield job, str(error).splitlines()[-1].partition(": ")[2]
             except RayError as error:
                 yield job, f"its worker died {RETRIES + 1} times or could not start: {error}"
     finally:
