@@ -71,7 +71,7 @@ class ADMM:
 
     Source: Amos & Kolter (2016) propose ADMM for the linear program; Boyd et al. (2011), Distributed optimization and
     statistical learning via ADMM, section 3.1.1; Chen et al. (2024), HPR-LP: an implementation of an HPR method for
-    solving linear programming, algorithm 2, for the reflection, the restarts and the step length.
+    solving linear programming, for the reflection, the restarts and the step length.
 
     Example:
         >>> from convexnet.solve.drive import drive, nothing_yet

@@ -91,7 +91,7 @@ class Fista:
 
     Source: Beck & Teboulle (2009), A fast iterative shrinkage-thresholding algorithm, section 4 (with backtracking);
     Nesterov (2005), Smooth minimization of non-smooth functions, for the smoothing; O'Donoghue & Candès (2015),
-    Adaptive restart for accelerated gradient schemes, equation 13 (gradient scheme), for the restarts.
+    Adaptive restart for accelerated gradient schemes (the gradient scheme), for the restarts.
 
     Example:
         >>> from convexnet.solve.bends import Kinks

@@ -54,7 +54,7 @@ class PDHG:
     """Primal-dual hybrid gradient, reflected and drawn towards its last restart (Halpern), with a primal weight.
 
     Source: Chambolle & Pock (2011), A first-order primal-dual algorithm for convex problems, algorithm 1, for the step;
-    Lu & Yang (2024), Restarted Halpern PDHG for linear programming, equation 3.1, for what is made of it; Applegate et
+    Lu & Yang (2024), Restarted Halpern PDHG for linear programming, for what is made of it; Applegate et
     al. (2021), Practical large-scale linear programming using primal-dual hybrid gradient, for the primal weight.
     Restarts go by the certified gap here, which a network gives for two more evaluations.
 
