@@ -66,8 +66,8 @@ class Bundle:
         level: how far above the model's minimum the next point may be, as a share of the gap.
         keep: how many planes are kept; those with the least multipliers go.
 
-    Source: Lemaréchal, Nemirovskii & Nesterov (1995), New variants of bundle methods (the level method), projecting the last
-    point; Mehrotra (1992), On the implementation of a primal-dual interior point method, for both problems of a step.
+    Source: Lemaréchal, Nemirovskii & Nesterov (1995), New variants of bundle methods (the level method), projecting
+    the last point; Mehrotra (1992), On the implementation of a primal-dual interior point method, for both problems.
 
     Example:
         >>> from convexnet.solve.bends import Kinks
