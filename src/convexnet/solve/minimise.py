@@ -4,43 +4,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from time import monotonic
 
 import torch
 from torch import Tensor, fx, nn
 
-from convexnet.curvature.arguments import unwrapped
 from convexnet.curvature.call import Refusal
 from convexnet.domains import Box
 from convexnet.errors import NotCertified
-from convexnet.solve.choose import MANY, MATRICES, NAMES, chosen_solver, rescue, run
+from convexnet.solve.asked import Asked, checked
+from convexnet.solve.choose import MANY, MATRICES, chosen_solver, rescue, run
 from convexnet.solve.derivatives import attached, wants_gradients
 from convexnet.solve.drive import Found, Function, Problem, nothing_yet, picked
 from convexnet.solve.kink_form import KinkForm
 from convexnet.solve.layers import Layers
+from convexnet.solve.opened import Opened
 from convexnet.solve.pieces import TooLarge
 from convexnet.solve.plain import Plain
 from convexnet.solve.reading import Reading, read
+from convexnet.solve.softened import units
 from convexnet.solve.solution import Solution, said
-
-
-@dataclass
-class Asked:
-    """The arguments of `minimise`, checked."""
-
-    module: nn.Module
-    inputs: list[Tensor]  # B rows each; the variable's own are zero
-    variable: int
-    box: Box
-    lo: Tensor  # (B, n), float64
-    hi: Tensor
-    start: Tensor | None
-    dtype: torch.dtype
-
-    @property
-    def batch(self) -> int:
-        return self.lo.shape[0]
+from convexnet.solve.variants import smoothed, unrolled
 
 
 def minimise(
@@ -53,6 +38,8 @@ def minimise(
     max_steps: int | None = None,
     time_limit: float | None = None,
     argument: int = -1,
+    *,
+    derivative: str = "exact",
 ) -> Solution:
     """Minimise f(y), or f(*given, y), over y in a domain, for a whole batch, with a proof of the gap.
 
@@ -72,6 +59,9 @@ def minimise(
         max_steps: of an iterative solver, for each sample.
         time_limit: in seconds. What has been found by then is returned.
         argument: which argument of f is minimised over; the others are `given`, in order.
+        derivative: of x: "exact"; or, only by name, "smoothed" (as if f had no kinks: defined everywhere, and not the
+            derivative of what is returned) and "unrolled" (x is where 30 steps of gradient descent come to from `start`
+            or the centre, and the gradient goes through them). See `convexnet.solve.variants`.
 
     Returns:
         A `Solution`. Where the budget ends first, `converged` is False, x is the best point and the gap is true.
@@ -97,8 +87,9 @@ def minimise(
     """
     if torch.is_inference_mode_enabled():  # whose tensors automatic differentiation refuses, also that of our own
         with torch.inference_mode(False), torch.no_grad():
-            return minimise(f, domain, given, tol, solver, start, max_steps, time_limit, argument)
-    asked = checked(f, domain, given, start, argument, tol, solver, max_steps, time_limit)
+            rest = (max_steps, time_limit, argument)
+            return minimise(f, domain, given, tol, solver, start, *rest, derivative=derivative)
+    asked = checked(f, domain, given, start, argument, tol, solver, max_steps, time_limit, derivative)
     deadline = math.inf if time_limit is None else monotonic() + time_limit
     reading = read(asked.module, asked.inputs, asked.variable)
     everywhere = certified(reading, asked)
@@ -109,7 +100,7 @@ def minimise(
         problem = Problem(function, asked.lo, asked.hi, strong)
         name, size = chosen_solver(solver, problem)
         found, why = solve(problem, name, size, asked, tol, max_steps, deadline, keep, solver == "auto")
-        return answer(reading, asked, problem, found, tol, why, keep)
+        return answer(reading, asked, problem, found, tol, why, keep, derivative)
 
 
 def solve(
@@ -145,10 +136,20 @@ def solve(
 
 
 def answer(
-    reading: Reading, asked: Asked, problem: Problem, found: Found, tol: float, used: list[str], keep: bool
+    reading: Reading,
+    asked: Asked,
+    problem: Problem,
+    found: Found,
+    tol: float,
+    used: list[str],
+    keep: bool,
+    derivative: str,
 ) -> Solution:
     """The solution: points in the caller's type, and their values in float64."""
-    y = found.y
+    y, descended = found.y, found.value
+    if derivative == "unrolled":
+        y, descended = unrolled(opened_of(reading, derivative), asked.inputs, problem, begun_at(asked, problem))
+        found = replace(found, y=y.detach(), value=descended.detach())
     x = rounded_inside(y, asked.lo, asked.hi, asked.dtype)
     value = found.value
     if asked.dtype != torch.float64:
@@ -162,9 +163,31 @@ def answer(
     rounded = None if asked.dtype == torch.float64 else (asked.dtype, ~found.open(tol) & ~converged)
     message = said(converged, bound, name, why, problem.compact, rounded)
     x = x.view(asked.batch, *asked.box.shape)
-    if keep:
-        x, value = attached(reading, asked.module, asked.inputs, asked.variable, asked.box, found, x, value)
+    if derivative == "unrolled":
+        x, value = following(x, y), following(value, descended)
+    elif keep:
+        exact, value = attached(reading, asked.module, asked.inputs, asked.variable, asked.box, found, x, value)
+        if derivative == "smoothed":
+            opened = opened_of(reading, derivative)
+            exact = following(x, smoothed(opened, asked.inputs, problem, y, units(problem.f, problem.lo, problem.hi)))
+        x = exact
     return Solution(x, value, bound, gap, converged, found.steps, name, message)
+
+
+def following(x: Tensor, moving: Tensor) -> Tensor:
+    """x with the gradient of `moving`."""
+    with torch.enable_grad():
+        return x + (moving - moving.detach()).view(x.shape).to(x.dtype)
+
+
+def opened_of(reading: Reading, derivative: str) -> Opened:
+    if reading.opened is None:
+        raise ValueError(f"derivative={derivative!r} needs a forward that does not read the size of its batch")
+    return reading.opened
+
+
+def begun_at(asked: Asked, problem: Problem) -> Tensor:
+    return problem.centre() if asked.start is None else problem.inside(asked.start)
 
 
 def rounded_inside(y: Tensor, lo: Tensor, hi: Tensor, dtype: torch.dtype) -> Tensor:
@@ -225,94 +248,3 @@ def function_of(reading: Reading, asked: Asked, everywhere: bool, solver: str) -
         except Refusal:
             pass  # it has operators that are no bends
     return Plain(asked.module, inputs, asked.variable)
-
-
-# --- arguments -------------------------------------------------------------------------------------------------------
-
-
-def checked(
-    f: nn.Module,
-    domain: Box,
-    given: Tensor | Sequence[Tensor] | None,
-    start: Tensor | None,
-    argument: int,
-    tol: float,
-    solver: str,
-    max_steps: int | None,
-    time_limit: float | None,
-) -> Asked:
-    """The arguments of `minimise`, or an error that names the wrong one."""
-    module = unwrapped(f)
-    if not isinstance(domain, Box):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise TypeError(f"the domain must be a convexnet Box, as Box(-1, 1, shape=(3,)), not {type(domain).__name__}")
-    if not (is_number(tol) and 0 < tol < math.inf):
-        raise ValueError(f"tol is a relative gap and must be a positive number, not {tol!r}")
-    if solver not in NAMES:
-        raise ValueError(f"unknown solver {solver!r}; it is one of {', '.join(NAMES)}")
-    if max_steps is not None and not (is_number(max_steps, int) and max_steps >= 1):
-        raise ValueError(f"max_steps must be a whole number of at least 1, not {max_steps!r}")
-    if time_limit is not None and not (is_number(time_limit) and time_limit >= 0):
-        raise ValueError(f"time_limit is in seconds and must not be negative, not {time_limit!r}")
-    if not is_number(argument, int):
-        raise TypeError(f"argument is the number of an input of f, not {argument!r}")
-    others = [] if given is None else [given] if isinstance(given, Tensor) else list(given)
-    for i, tensor in enumerate(others):
-        check_given(i, tensor, others[0])
-    others = [tensor.clone() if tensor.is_inference() else tensor for tensor in others]
-    if not -len(others) - 1 <= argument <= len(others):
-        raise ValueError(f"argument {argument} is none of the {len(others) + 1} inputs that given and y make")
-    variable = argument % (len(others) + 1)
-    batch = batch_of(domain, others)
-    home = next((t for t in [*module.parameters(), *module.buffers()] if t.is_floating_point()), None)
-    like = next((t for t in others if t.is_floating_point()), home)
-    dtype = torch.get_default_dtype() if like is None else like.dtype
-    own = dtype if home is None else home.dtype
-    device = torch.device("cpu") if like is None else like.device
-    y = torch.zeros(batch, *domain.shape, dtype=own, device=device)
-    inputs = [*others[:variable], y, *others[variable:]]
-    size = domain.shape.numel()
-    if size == 0:
-        raise ValueError(f"the domain has shape {tuple(domain.shape)}: there is nothing to minimise over")
-    lo, hi = (
-        end.detach().to(device).expand(batch, *domain.shape).reshape(batch, size) for end in (domain.lo, domain.hi)
-    )
-    return Asked(module, inputs, variable, domain, lo, hi, begun(start, batch, domain, device), dtype)
-
-
-def is_number(value: object, kind: type | tuple[type, ...] = (int, float)) -> bool:
-    return isinstance(value, kind) and not isinstance(value, bool)
-
-
-def check_given(index: int, tensor: Tensor, first: Tensor) -> None:
-    if not isinstance(tensor, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise TypeError(f"given[{index}] must be a tensor, not {type(tensor).__name__}: use torch.as_tensor")
-    if tensor.ndim == 0 or tensor.shape[0] == 0:
-        raise ValueError(f"given[{index}] needs a batch dimension of at least 1; its shape is {tuple(tensor.shape)}")
-    if tensor.shape[0] != first.shape[0]:
-        raise ValueError(
-            f"given[0] has {first.shape[0]} rows and given[{index}] has {tensor.shape[0]}: the batch comes first"
-        )
-    if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-        row = int((~tensor.isfinite()).flatten(1).any(1).nonzero()[0]) if tensor.ndim > 1 else 0
-        raise ValueError(f"given[{index}] holds NaN or infinity, first in row {row}")
-
-
-def batch_of(domain: Box, others: Sequence[Tensor]) -> int:
-    """B, from `given` and the domain."""
-    rows = others[0].shape[0] if others else domain.batch or 1
-    if domain.batch not in (None, 1, rows):
-        raise ValueError(f"the domain is for {domain.batch} samples and given for {rows}")
-    return rows
-
-
-def begun(start: Tensor | None, batch: int, domain: Box, device: torch.device) -> Tensor | None:
-    if start is None:
-        return None
-    if not isinstance(start, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise TypeError(f"start must be a tensor, not {type(start).__name__}: use torch.as_tensor")
-    shape = tuple(domain.shape)
-    if tuple(start.shape) not in (shape, (batch, *shape)):
-        raise ValueError(f"start has shape {tuple(start.shape)}; it must be {shape} or {(batch, *shape)}")
-    if not bool(start.isfinite().all()):
-        raise ValueError("start holds NaN or infinity")
-    return start.detach().to(device, torch.float64).expand(batch, *shape).reshape(batch, -1)
