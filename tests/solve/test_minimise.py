@@ -385,6 +385,23 @@ def test_sides_without_an_end() -> None:
         assert float(line.value) >= 0.0
 
 
+@pytest.mark.parametrize("name", ["FICNN with a quadratic term", "kinks and a bowl", "soft maxima"])
+def test_strongly_convex_functions_on_the_whole_space(name: str, seed: int) -> None:
+    """They have a bound there too: the one of a large box, in the middle of which the minimiser lies."""
+    model, shapes = built(name, seed)
+    inf = float("inf")
+    free = minimised(model, cx.Box(-inf, inf, shape=shapes[-1]), tol=1e-5)
+    bounded = minimised(model, cx.Box(-30, 30, shape=shapes[-1]), tol=1e-8)
+    assert bool((bounded.x.abs() < 29).all())
+    hammered(model, (), cx.Box(-inf, inf, shape=shapes[-1]), free)
+    assert float(free.lower_bound) <= float(bounded.value)
+    assert float(free.value) >= float(bounded.lower_bound)
+    if bool(free.converged):
+        assert float(free.value) == pytest.approx(float(bounded.value), rel=1e-4, abs=1e-4)
+    else:
+        assert "strong convexity" in free.message
+
+
 # --- the shape of things ---------------------------------------------------------------------------------------------
 
 
