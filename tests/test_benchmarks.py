@@ -1,0 +1,67 @@
+"""The benchmark of `minimise` runs on tiny networks, and what it compares with is right."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import convexnet as cx
+
+BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
+
+
+def run(*arguments: str) -> str:
+    command = [sys.executable, *arguments]
+    done = subprocess.run(command, cwd=BENCHMARKS, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_minimise() -> None:
+    lines = run("minimise.py", "--smoke", "--limit", "2").splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| tilt")]
+    assert [row[:5] for row in rows[:3]] == [
+        ["tilt", "2", "30", "4", "1e-06"],
+        ["tilt", "5", "30", "1", "1e-04"],
+        ["tilt", "5", "30", "8", "1e-04"],
+    ]
+    assert [row[12] for row in rows[:3]] == ["4/4", "1/1", "8/8"]
+
+
+@pytest.mark.slow
+def test_poster(tmp_path: Path) -> None:
+    run("poster.py", "--smoke", "--record", str(tmp_path / "rows.jsonl"))
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    assert {(row["n"], row["batch"]) for row in rows} == {(n, batch) for n in (2, 5) for batch in (1, 4)}
+    for row in rows:
+        assert row["gap_largest"] >= row["gap_median"] >= -1e-6
+        if row["solver"].startswith("minimise") and row["share"] == 1:
+            assert row["gap_largest"] <= row["tol"] * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("family", ["tilt", "random"])
+def test_programs_and_bounds(family: str, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    """Written out from the weights, they agree with what the library makes of the network, and no bound is too high."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from workload.icnn import EXACT, bound, highs, problem
+
+    net, x, box = problem(family, 4, 3, 20, seed)
+    solution = cx.minimise(net, box, given=x, tol=1e-8)
+    torch.manual_seed(seed)
+    for i, row in enumerate(x):
+        found = [highs(net, row, options) for options in EXACT.values()]
+        lp = cx.to_lp(net, box, given=row)
+        lp.run()
+        optimum = lp.getInfo().objective_function_value
+        for one in found:
+            assert one.value == pytest.approx(optimum, abs=1e-6)
+            assert one.bound == pytest.approx(optimum, abs=1e-5)
+        assert float(solution.value[i]) == pytest.approx(optimum, abs=1e-6)
+        duals = -torch.rand(sum(net.W.shape)) / 10  # any: clipped to what gives a bound
+        assert bound(net, row, duals) <= optimum + 1e-9
