@@ -2,7 +2,7 @@
 
     python docs/pictures/minimise.py [RECORD]
 
-Needs `pip install '.[lab]'`; measures nothing.
+Also prints the table of what one accuracy costs. Needs `pip install '.[lab]'`; measures nothing.
 """
 
 from __future__ import annotations
@@ -48,7 +48,32 @@ STYLES: dict[str, tuple[str, str, str, str]] = {  # label, colour, marker, line
 LEFT, RIGHT = 0.5, 3e-9
 """Gaps at the edges."""
 
+WANTED = 1e-4
+"""The gap of the table."""
+
 Row = dict[str, Any]
+
+
+def table(rows: list[Row]) -> str:
+    """Milliseconds a sample until all of the batch are certified to `WANTED`; else, in brackets, how far it came."""
+    cells = sorted({(row["n"], row["batch"]) for row in rows})
+    lines = [
+        "| solver | " + " | ".join(f"n={n}, B={batch}" for n, batch in cells) + " |",
+        "|---" * (len(cells) + 1) + "|",
+    ]
+    for solver, (label, *_) in STYLES.items():
+        shown: list[str] = []
+        for cell in cells:
+            own = [row for row in rows if row["solver"] == solver and (row["n"], row["batch"]) == cell]
+            own = [row for row in own if row["gap_largest"] is not None]
+            fine = [row for row in own if row["gap_largest"] <= WANTED]
+            if fine:
+                shown.append(f"{1e3 * min(row['seconds_per_sample'] for row in fine):.3g}")
+            else:
+                shown.append(f"({min(row['gap_largest'] for row in own):.0e})" if own else "")
+        if any(shown):
+            lines.append(f"| {label} | " + " | ".join(shown) + " |")
+    return "\n".join(lines)
 
 
 def panel(axes: Axes, rows: list[Row]) -> None:
@@ -60,7 +85,7 @@ def panel(axes: Axes, rows: list[Row]) -> None:
         gaps = [min(max(row["gap_largest"], RIGHT), LEFT) for row in own]
         seconds = [row["seconds_per_sample"] for row in own]
         tone, wide = COLOURS[colour][0], 2.4 if colour == "newton" else 1.4
-        axes.plot(gaps, seconds, color=tone, linestyle=line or "none", linewidth=wide, zorder=3 if wide > 2 else 2)
+        axes.plot(gaps, seconds, color=tone, linestyle=line or "none", linewidth=wide, zorder=wide)
         for row, gap, spent in zip(own, gaps, seconds, strict=True):
             face = tone if row["share"] == 1 else "none"
             axes.plot(gap, spent, marker, color=tone, markerfacecolor=face, markersize=4.6, zorder=4)
@@ -131,6 +156,7 @@ def both_grounds(svg: str) -> str:
 def main() -> None:
     record = Path(sys.argv[1]) if len(sys.argv) > 1 else RECORD
     rows = [json.loads(line) for line in record.read_text(encoding="utf-8").splitlines()]
+    print(table(rows))
     (HERE / "minimise.svg").write_text(both_grounds(draw(rows)), encoding="utf-8")
 
 
