@@ -17,6 +17,7 @@ from convexnet.constraints.sets import METHODS
 from convexnet.conversion.convexify import INITS
 from convexnet.lab import user_model
 from convexnet.lab.lab_commands import register
+from convexnet.lab.minimise_command import minimise
 from convexnet.lab.networks import Convex
 from convexnet.lab.terminal import one_of, print_certificate, refuse, stops_cleanly
 from convexnet.lab.whiten import EPSILON, WHITENINGS
@@ -230,4 +231,5 @@ def certify(
     raise typer.Exit(0 if certificate.convex else 1)
 
 
+app.command()(minimise)
 register(app)

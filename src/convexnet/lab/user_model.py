@@ -68,7 +68,7 @@ def arguments(
     """The example, the inputs to be convex in and the domain, read from the command's words. Raises UsageError."""
     sizes = [_numbers(text) for text in shapes]
     indices = None if wrt is None else _indices(wrt, len(sizes))
-    limits = None if box is None else _limits(box)
+    limits = None if box is None else limits_of(box)
     domain = None
     if limits is not None:
         chosen = range(len(sizes)) if indices is None else indices
@@ -129,7 +129,8 @@ def _indices(text: str, inputs: int) -> tuple[int, ...]:
     return indices
 
 
-def _limits(text: str) -> tuple[float, float]:
+def limits_of(text: str) -> tuple[float, float]:
+    """The two numbers of `--box`. Raises UsageError."""
     try:
         lo, hi = (float(part) for part in text.split(","))
     except ValueError:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from time import monotonic
 
+from convexnet.solve.admm import ADMM
 from convexnet.solve.bundle import Bundle
 from convexnet.solve.drive import Found, Problem, Solver, drive
 from convexnet.solve.first_order import Adam, Fista
@@ -14,9 +15,14 @@ from convexnet.solve.kink_form import KinkForm
 from convexnet.solve.layers import Layers
 from convexnet.solve.lp import solve_exactly
 from convexnet.solve.newton import Newton
+from convexnet.solve.pdhg import PDHG
+from convexnet.solve.plain import Plain
 
 MEMORY = 64 * 2**20
 """Bytes that the iterates of one part of a batch may take: about what a processor's caches hold."""
+
+FEW = 50
+"""Variables up to which a bundle is the best way for a function that cannot be opened."""
 
 MANY = 1500
 """Variables from which on a Newton system is hopeless."""
@@ -32,13 +38,17 @@ class Way:
     make: Callable[[], Solver]
     steps: int
     needs: tuple[type, ...] = (object,)
+    linear: bool = False
+    """Whether all bends must be piecewise linear."""
 
 
 WAYS: dict[str, Way] = {
     "newton": Way(lambda: Newton(rough=True), 100, (KinkForm,)),
     "bundle": Way(Bundle, 200),
-    "fista": Way(Fista, 500, (KinkForm, Layers)),
-    "adam": Way(Adam, 500, (KinkForm, Layers)),
+    "pdhg": Way(PDHG, 500, (KinkForm, Layers), linear=True),
+    "admm": Way(ADMM, 500, (KinkForm,), linear=True),
+    "fista": Way(Fista, 500),
+    "adam": Way(Adam, 500),
 }
 
 NAMES = ("auto", *WAYS, "lp")
@@ -62,13 +72,17 @@ def chosen_solver(name: str, problem: Problem) -> tuple[str, int]:
             f"solver={name!r} needs the function as matrices and bends, which this one does not allow: use "
             "solver='auto'"
         )
+    elif name in WAYS and WAYS[name].linear and not problem.f.piecewise_linear:
+        raise ValueError(f"solver={name!r} needs a piecewise linear function: use solver='auto'")
     return name, together(problem)
 
 
 def automatic(problem: Problem) -> str:
     if isinstance(problem.f, KinkForm) and problem.size <= MANY:
         return "newton"
-    return "fista" if isinstance(problem.f, (KinkForm, Layers)) else "bundle"
+    if isinstance(problem.f, KinkForm) and problem.f.piecewise_linear:
+        return "pdhg"
+    return "bundle" if isinstance(problem.f, Plain) and problem.size <= FEW else "fista"
 
 
 def together(problem: Problem) -> int:

@@ -82,6 +82,7 @@ class Largest(Grouped):
             inverse = 1 / (above - below)
             total = inverse.sum(-1, keepdim=True)
             above = above + (mu * total - 1).clamp(min=0) / (mu * (inverse * inverse).sum(-1, keepdim=True))
+        # The multipliers of the epigraph, not the derivative of this z: path following takes fewer steps with them.
         share = 1 / (above - below)
         share = share / share.sum(-1, keepdim=True)
         return (above + parts.amax(-1, keepdim=True)).squeeze(-1), share.flatten(-2)

@@ -54,7 +54,8 @@ def minimise(
             tol · max(|value|, f(centre) − value, 1e-12). The centre is the middle of the box (of a side without an end,
             the point nearest to 0).
         solver: "auto", or one by name: "newton" (primal-dual path following), "bundle" (level bundle, for few
-            variables), "pdhg", "admm", "fista", "adam", "lp" (HiGHS; piecewise linear f only; extra `solve`).
+            variables), "pdhg" and "admm" (on the layers; piecewise linear f only), "fista" and "adam" (on a smoothed f,
+            for many variables), "lp" (HiGHS; piecewise linear f only; extra `solve`).
         start: where to begin, (B, *shape) or (*shape); it changes the way, not the result.
         max_steps: of an iterative solver, for each sample.
         time_limit: in seconds. What has been found by then is returned.
