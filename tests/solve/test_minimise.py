@@ -82,7 +82,7 @@ def hammered(
 def test_every_family(name: str, seed: int) -> None:
     """Converged, the value is the network's at x, no point of the box lies below the bound."""
     model, given, box = problem(name, seed)
-    solution = cx.minimise(model, box, given=given, tol=1e-7)
+    solution = minimised(model, box, given=given, tol=1e-7)
     size = sizes(model, given, box, solution.value)
     assert solution.converged.tolist() == [True] * BATCH, solution.message
     assert bool((solution.gap <= 1e-7 * size).all())
@@ -178,7 +178,7 @@ def test_bounds_hold_whatever_the_solver_and_its_budget(name: str, seed: int) ->
         if solver == "lp" and name not in LINEAR:
             continue
         for budget in [*budgets, {"max_steps": 30, "tol": 1e-3}]:
-            solution = cx.minimise(model, box, given=given, solver=solver, **budget)
+            solution = minimised(model, box, given=given, solver=solver, **budget)
             size = sizes(model, given, box, solution.value)
             assert solution.converged.tolist() == (solution.gap <= budget.get("tol", 1e-6) * size).tolist()
             assert torch.allclose(solution.value, at(model, given, solution.x), rtol=1e-10, atol=1e-10)
@@ -193,12 +193,12 @@ def test_functions_that_are_not_opened(kind: str, seed: int) -> None:
     box = cx.Box(-1, 1, shape=(3,))
     for solver in NAMES:
         if solver in ("auto", "bundle"):
-            solution = cx.minimise(model, box, solver=solver, tol=1e-4)
+            solution = minimised(model, box, solver=solver, tol=1e-4)
             hammered(model, (), box, solution)
             assert bool(solution.converged.all()), solution.message
         else:
             with pytest.raises(ValueError, match="solver='auto'"):
-                cx.minimise(model, box, solver=solver)
+                minimised(model, box, solver=solver)
     with pytest.raises(RuntimeError, match="not available"):
         cx.minimise(model, box, max_steps=2).value.backward()
 
@@ -210,7 +210,7 @@ def test_in_float32(seed: int) -> None:
         model, given = model.float(), tuple(part.float() for part in given)
         odd = cx.Box([-0.1, 0.1, 0.3], [0.1, 0.7, 0.3000001])
         for domain in (box, odd):
-            solution = cx.minimise(model, domain, given=given)
+            solution = minimised(model, domain, given=given)
             assert solution.x.dtype == torch.float32
             assert {solution.value.dtype, solution.lower_bound.dtype, solution.gap.dtype} == {torch.float64}
             exact = tuple(part.double() for part in given)
@@ -227,18 +227,18 @@ def test_in_float32(seed: int) -> None:
 @pytest.mark.parametrize("name", ["gated", "PICNN", "ConvPICNN"])
 def test_a_batch_equals_its_singles_in_any_order(name: str, seed: int) -> None:
     model, given, box = problem(name, seed)
-    together = cx.minimise(model, box, given=given, tol=1e-6)
+    together = minimised(model, box, given=given, tol=1e-6)
     size = sizes(model, given, box, together.value)
     order = torch.randperm(BATCH)
     mixed = object.__new__(cx.Box)
     for key, value in (("lo", box.lo[order]), ("hi", box.hi[order]), ("batch", BATCH)):
         object.__setattr__(mixed, key, value)
-    permuted = cx.minimise(model, mixed, given=tuple(part[order] for part in given), tol=1e-6)
+    permuted = minimised(model, mixed, given=tuple(part[order] for part in given), tol=1e-6)
     assert torch.equal(permuted.converged, together.converged[order])
     assert bool(((permuted.value - together.value[order]).abs() <= 1e-6 * size[order]).all())
     for index in range(BATCH):
         some = tuple(part[index : index + 1] for part in given)
-        alone = cx.minimise(model, sample(box, index), given=some, tol=1e-6)
+        alone = minimised(model, sample(box, index), given=some, tol=1e-6)
         assert alone.converged.tolist() == together.converged[index : index + 1].tolist()
         assert abs(float(alone.value - together.value[index])) <= 1e-6 * float(size[index])
 
@@ -256,13 +256,13 @@ def test_which_argument_and_how_many(seed: int) -> None:
             return self.inner(x, y)
 
     box = cx.Box(-1, 1, shape=(3,))
-    there = cx.minimise(model, box, given=given)
-    here = cx.minimise(Swapped(), box, given=given, argument=0)
+    there = minimised(model, box, given=given)
+    here = minimised(Swapped(), box, given=given, argument=0)
     assert torch.allclose(here.value, there.value, rtol=1e-5)
     with pytest.raises(cx.NotCertified, match="input 0"):
-        cx.minimise(model, cx.Box(-1, 1, shape=(2,)), given=torch.ones(BATCH, 3, dtype=torch.float64), argument=0)
+        minimised(model, cx.Box(-1, 1, shape=(2,)), given=torch.ones(BATCH, 3, dtype=torch.float64), argument=0)
     values = torch.linspace(-1, 1, 5, dtype=torch.float64)[:, None].repeat(1, 3)
-    each = cx.minimise(Distance(), box.fix(values, [True, False, True]))
+    each = minimised(Distance(), box.fix(values, [True, False, True]))
     assert torch.allclose(each.value, 10 * (values[:, 0] - 0.3).abs(), atol=1e-5)
     assert torch.equal(each.x[:, [0, 2]], values[:, [0, 2]])
 
@@ -314,7 +314,7 @@ def test_functions_whose_minimum_is_known(name: str, solver: str) -> None:
     model = make()
     n = model.a.shape[1] if isinstance(model, Planes) else 1  # pyright: ignore
     start = torch.full((n,), 0.5, dtype=torch.float64)
-    solution = cx.minimise(model, cx.Box(-1, 1, shape=(n,)), start=start, solver=solver)
+    solution = minimised(model, cx.Box(-1, 1, shape=(n,)), start=start, solver=solver)
     centre = float(at(model, (), torch.zeros(1, n, dtype=torch.float64)))
     size = max(abs(least), centre - least, 1e-12)
     if size > 1e-12:
@@ -330,7 +330,7 @@ def test_functions_whose_minimum_is_known(name: str, solver: str) -> None:
 def test_a_start_on_a_kink_or_anywhere_changes_the_way_and_not_the_result() -> None:
     box = cx.Box(-1, 1, shape=(2,))
     for start in ([0.3, 0.3], [-1.0, 1.0], [1e6, -1e6], [0, 1]):
-        solution = cx.minimise(Distance(), box, start=torch.tensor(start))
+        solution = minimised(Distance(), box, start=torch.tensor(start))
         assert bool(solution.converged)
         assert solution.x[0].tolist() == pytest.approx([0.3, 0.3], abs=1e-5)
 
@@ -340,7 +340,7 @@ def test_a_start_on_a_kink_or_anywhere_changes_the_way_and_not_the_result() -> N
 def test_boxes_of_all_sizes(name: str, size: float, seed: int) -> None:
     model, shapes = built(name, seed)
     box = cx.Box(-size, 0.7 * size, shape=shapes[-1])
-    solution = cx.minimise(model, box, tol=1e-5)
+    solution = minimised(model, box, tol=1e-5)
     if name != "softplus" or size < 1e2:  # there it is as good as a kink, and not treated as one
         assert bool(solution.converged.all()), solution.message
     hammered(model, (), box, solution)
@@ -350,12 +350,12 @@ def test_boxes_of_all_sizes(name: str, size: float, seed: int) -> None:
 @pytest.mark.parametrize("name", ["depth 3", "leaky", "elu"])
 def test_functions_of_all_sizes(name: str, size: float, seed: int) -> None:
     model, _, box = problem(name, seed)
-    plain = cx.minimise(model, box)
+    plain = minimised(model, box)
     with torch.no_grad():
         for part in (model.out, model.tilt):
             for parameter in part.parameters():  # pyright: ignore
                 parameter.mul_(size)
-    scaled = cx.minimise(model, box)
+    scaled = minimised(model, box)
     assert bool(scaled.converged.all()), scaled.message
     assert torch.allclose(scaled.value, size * plain.value, rtol=3e-6, atol=3e-6 * size)
     hammered(model, (), box, scaled)
@@ -364,7 +364,7 @@ def test_functions_of_all_sizes(name: str, size: float, seed: int) -> None:
 def test_a_box_that_is_one_point(seed: int) -> None:
     model, _, _ = problem("depth 3", seed)
     point = torch.tensor([0.1, -0.2, 0.3], dtype=torch.float64)
-    solution = cx.minimise(model, cx.Box(point, point))
+    solution = minimised(model, cx.Box(point, point))
     assert torch.equal(solution.x[0], point)
     assert bool(solution.converged.all())
     assert float(solution.value) == pytest.approx(float(at(model, (), point[None])), abs=1e-12)
@@ -373,14 +373,14 @@ def test_a_box_that_is_one_point(seed: int) -> None:
 def test_sides_without_an_end() -> None:
     """A bound where there is one, minus infinity where there is none, and never one that is false."""
     inf = float("inf")
-    solution = cx.minimise(nn.Linear(1, 1), cx.Box([-inf], [inf]), max_steps=5)
+    solution = minimised(nn.Linear(1, 1), cx.Box([-inf], [inf]), max_steps=5)
     assert (float(solution.lower_bound), bool(solution.converged)) == (-inf, False)
     assert "finite bounds" in solution.message
-    half = cx.minimise(Planes([[1.0, 1.0]], [0.0]), cx.Box([0.0, 1.0], [inf, inf]))
+    half = minimised(Planes([[1.0, 1.0]], [0.0]), cx.Box([0.0, 1.0], [inf, inf]))
     assert bool(half.converged)
     assert float(half.value) == pytest.approx(1.0, abs=1e-5)
     for model in (Distance(), Planes([[1.0, 0.0], [0.0, 1.0], [-1.0, -1.0]], [0.0, 0.0, 0.0])):
-        line = cx.minimise(model, cx.Box(-inf, inf, shape=(2,)), max_steps=30)
+        line = minimised(model, cx.Box(-inf, inf, shape=(2,)), max_steps=30)
         assert float(line.lower_bound) <= 0.0
         assert float(line.value) >= 0.0
 
@@ -534,7 +534,7 @@ WRONG: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
 def test_wrong_arguments(name: str) -> None:
     arguments, error, text = WRONG[name]
     with pytest.raises(error, match=text):
-        cx.minimise(**{"f": NET, "domain": SQUARE, **arguments})
+        minimised(**{"f": NET, "domain": SQUARE, **arguments})
 
 
 class Mixed(nn.Module):
@@ -554,31 +554,31 @@ class Number(nn.Module):
 
 def test_what_is_no_convex_function_of_a_sample() -> None:
     with pytest.raises(cx.NotCertified, match="mixes the rows"):
-        cx.minimise(Mixed(), SQUARE)
+        minimised(Mixed(), SQUARE)
     with pytest.raises(ValueError, match="2 outputs"):
-        cx.minimise(Several(), SQUARE)
+        minimised(Several(), SQUARE)
     with pytest.raises(ValueError, match="float"):
-        cx.minimise(Number(), SQUARE)
+        minimised(Number(), SQUARE)
     with pytest.raises(cx.NotCertified, match="coefficient"):
-        cx.minimise(nn.Sequential(nn.Linear(3, 9), nn.ReLU(), nn.Linear(9, 1)), SQUARE)
+        minimised(nn.Sequential(nn.Linear(3, 9), nn.ReLU(), nn.Linear(9, 1)), SQUARE)
     model, _ = built("softplus", 0)
     with pytest.raises(ValueError, match="piecewise linear"):
-        cx.minimise(model, SQUARE, solver="lp")
+        minimised(model, SQUARE, solver="lp")
 
 
 def test_a_budget_that_ends_first(seed: int) -> None:
     """The best point, its true gap, and what to try."""
     model, given, box = problem("depth 6", seed)
     free = cx.Box(-1, 1, shape=box.shape)
-    early = cx.minimise(model, free, given=given, max_steps=1, tol=1e-9)
-    late = cx.minimise(model, free, given=given, tol=1e-9)
+    early = minimised(model, free, given=given, max_steps=1, tol=1e-9)
+    late = minimised(model, free, given=given, tol=1e-9)
     assert not bool(early.converged.any())
     assert early.steps.tolist() == [1]
     assert early.message.startswith("0 of 1 converged")
     for word in ("tol", "max_steps", "time_limit"):
         assert word in early.message
     assert float(early.lower_bound) <= float(late.value) <= float(early.value) + 1e-9
-    stopped = cx.minimise(model, free, given=given, time_limit=0.0, tol=1e-12)
+    stopped = minimised(model, free, given=given, time_limit=0.0, tol=1e-12)
     assert bool((stopped.steps <= 1).all())
     assert float(stopped.lower_bound) <= float(late.value)
 
@@ -588,6 +588,6 @@ def test_a_budget_that_ends_first(seed: int) -> None:
 def test_many_networks_of_every_family(name: str, seed: int) -> None:
     for trial in range(10):
         model, given, box = problem(name, seed + trial)
-        solution = cx.minimise(model, box, given=given, tol=1e-7)
+        solution = minimised(model, box, given=given, tol=1e-7)
         assert bool(solution.converged.all()), (trial, solution.message)
         hammered(model, given, box, solution, 1000)
