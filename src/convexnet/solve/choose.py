@@ -108,19 +108,26 @@ def run(
 
 
 def rescue(problem: Problem, found: Found, tol: float, most: int | None, deadline: float, keep: bool) -> list[str]:
-    """What is left open: the same method in full precision, then the exact linear program. The names of what ran."""
+    """What is left open: the same method in full precision, then the exact linear program or, for a few variables, a
+    bundle. The names of what ran."""
     used: list[str] = []
-    if most is not None or not isinstance(problem.f, KinkForm):
+    f = problem.f
+    if most is not None or not isinstance(f, KinkForm):
         return used
-    for name, solver in (("newton in full", Newton(rough=False, drop=0.0)),):
-        if bool(found.open(tol).any()) and monotonic() < deadline and problem.size <= MANY:
-            drive(solver, problem, found, tol, 100, deadline, keep=keep)
-            used.append(name)
-    entries = sum(m.matrix[..., :, :].numel() for m in problem.f.between.values()) + sum(
-        m.matrix.numel() for m in problem.f.from_y if m is not None
-    )
-    possible = problem.f.piecewise_linear and entries <= PROGRAM and problem.compact
-    if possible and bool(found.open(tol).any()) and monotonic() < deadline and find_spec("highspy"):
+
+    def left() -> bool:
+        return bool(found.open(tol).any()) and monotonic() < deadline
+
+    if left() and problem.size <= MANY:
+        drive(Newton(rough=False, drop=0.0), problem, found, tol, 100, deadline, keep=keep)
+        used.append("newton in full")
+    if not problem.compact:
+        return used
+    entries = sum(m.matrix.numel() for m in [*f.between.values(), *f.from_y] if m is not None)
+    if left() and f.piecewise_linear and entries <= PROGRAM and find_spec("highspy"):
         solve_exactly(problem, found, tol, deadline, keep)
         used.append("lp")
+    if left() and problem.size <= FEW:
+        drive(Bundle(), problem, found, tol, WAYS["bundle"].steps, deadline, keep=keep)
+        used.append("bundle")
     return used

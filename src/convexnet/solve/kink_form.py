@@ -54,6 +54,8 @@ class KinkForm:
     constant: Tensor
     slope: Tensor
     weights: Mapping[int, Tensor]
+    kept: dict[str, object] | None = None
+    """Room for what solvers compute from the maps, if the form comes from where it will be asked for again."""
 
     @property
     def batch(self) -> int:

@@ -24,6 +24,11 @@ class Map:
     matrix: Tensor
     scale: Tensor | None = None
 
+    @property
+    def shared(self) -> bool:
+        """Whether it is the same for all samples."""
+        return self.scale is None and self.matrix.ndim == 2
+
     def __call__(self, x: Tensor) -> Tensor:
         """(B, d) -> (B, h)."""
         scaled = x if self.scale is None else x * self.scale

@@ -14,6 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from convexnet.solve.cube import scales_of
 from convexnet.solve.drive import Found, Offer, Problem
 from convexnet.solve.kink_form import KinkForm
 from convexnet.solve.path import (
@@ -33,7 +34,6 @@ from convexnet.solve.path import (
     next_mu,
     noise,
     refine,
-    units_of,
     weight_of,
 )
 from convexnet.solve.tangents import tangents
@@ -61,15 +61,14 @@ class Newton:
         one_sided = problem.lo.isfinite().to(problem.lo) - problem.hi.isfinite().to(problem.lo)
         middle = problem.centre() + torch.where(finite, 0.0, one_sided)  # at a distance of 1 from a single bound
         radius = torch.where(finite, (problem.hi - problem.lo) / 2, 1.0)
-        shared = problem.batch == 1 or bool((radius == radius[:1]).all())
-        exact = problem.f.moved(middle, radius[0] if shared else radius)
         below, above = (
             torch.where(radius > 0, (end - middle) / torch.where(radius > 0, radius, 1.0), sign)
             for end, sign in ((problem.lo, -1.0), (problem.hi, 1.0))
         )
-        exact = exact.in_units(units_of(exact, below, above))
-        dtype = torch.float32 if self.rough else torch.float64
-        form = exact.converted(dtype) if self.rough else exact
+        scales = scales_of(problem.f, middle, radius, below, above)
+        exact = scales.applied(problem.f, middle)
+        form = scales.rough(exact) if self.rough else exact
+        dtype = form.slope.dtype
         y = (found.y - middle) / torch.where(radius > 0, radius, 1.0)
         y = inside(torch.zeros_like(y), y, below, above).to(dtype)
         weight = weight_of(form)

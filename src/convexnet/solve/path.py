@@ -97,19 +97,6 @@ class Ahead:
 # --- scales and steps ------------------------------------------------------------------------------------------------
 
 
-def units_of(form: KinkForm, below: Tensor, above: Tensor, samples: int = 4, points: int = 8) -> list[Tensor]:
-    """What typically arrives at each argument of each bend: the mean of |a| over random points and a few samples."""
-    few = form.rows(torch.arange(min(samples, form.batch), device=form.slope.device))
-    low, high = below[: few.batch].clamp(min=-1), above[: few.batch].clamp(max=1)
-    generator = torch.Generator().manual_seed(0)
-    total = [torch.zeros_like(c[0]) for c in form.constants]
-    for _ in range(points):
-        share = torch.rand(few.batch, form.size, generator=generator, dtype=torch.float64).to(form.slope.device)
-        for sum_, a in zip(total, few.arguments(torch.lerp(low, high, share)), strict=True):
-            sum_.add_(a.abs().mean(0) / points)
-    return [bend.typical(size) for bend, size in zip(form.bends, total, strict=True)]
-
-
 def weight_of(form: KinkForm) -> Tensor:
     """What one unit of a bend weighs in f, (B, 1): the mean of what arrives at the bends for gates of one half."""
     chosen: dict[int, Tensor] = {}

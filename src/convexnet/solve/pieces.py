@@ -85,6 +85,7 @@ class Pieces:
         self.maps: Maps | None = None
         self.bends: tuple[Bend, ...] = ()
         self.base: list[Tensor] | None = None
+        self.kept: dict[str, object] = {}
 
     def form(self, inputs: Sequence[Tensor]) -> KinkForm:
         """The form for a batch.
@@ -120,6 +121,7 @@ class Pieces:
             constant=base[last][:, 0],
             slope=maps[last, 0].transposed(one) if (last, 0) in maps else empty,
             weights={k: maps[last, k + 1].transposed(one) for k in range(last) if (last, k + 1) in maps},
+            kept=self.kept,
         )
 
     def cut_of(self, inputs: Sequence[Tensor]) -> Cut:
@@ -142,6 +144,7 @@ class Pieces:
             maps.update(maps_from(Source(cut, source, size, base, everyone), self.maps or {}))
         inner = {k for k, source in maps if source > 0}
         self.maps = maps
+        self.kept = {}
         self.bends = tuple(bend.rising() if k in inner else bend for k, bend in enumerate(cut.bends))
         self.base = None
 
