@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convexnet.solve.bends import Bend, Kinks
-from convexnet.solve.opened import Opened, value_of
+from convexnet.solve.bends import Bend
+from convexnet.solve.opened import Opened, bend_of, value_of
 
 Choice = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
 """(k, a_k (B, in_k), what arrives (B, out_k)) -> multipliers (B, in_k) of the arguments and an intercept (B,)."""
@@ -231,9 +231,7 @@ def bends_of(opened: Opened, inputs: Sequence[Tensor]) -> list[Bend]:
     seen: list[Tensor] = []
 
     def record(a: Tensor, bend: float | Tensor | Bend = 0.0) -> Tensor:
-        if not isinstance(bend, Bend):
-            steep = torch.as_tensor(bend, dtype=a.dtype, device=a.device).expand(a[:1].shape)[0]
-            bend = Kinks(steep.flatten().clone())
+        bend = bend_of(a, bend)
         found.append(bend)
         seen.append(a)
         leaves.append(value_of(a, bend).detach().requires_grad_())

@@ -12,7 +12,7 @@ from torch import Tensor, fx
 from convexnet.curvature.arguments import in_float64
 from convexnet.curvature.graph import base_name, functional
 from convexnet.curvature.trace import Program
-from convexnet.solve.bends import Bend
+from convexnet.solve.bends import Bend, Kinks
 from convexnet.solve.kinks import KINKS
 
 ADDITIVE = ("add", "sub", "rsub", "cat", "stack", "maximum", "max", "minimum", "clamp", "clamp_min")
@@ -111,6 +111,13 @@ def with_columns(bend: Callable[..., Tensor]) -> Callable[..., Tensor]:
         return bend(a[:, None], *rest)[:, 0] if a.ndim == 1 else bend(a, *rest)
 
     return bent
+
+
+def bend_of(a: Tensor, bend: float | Tensor | Bend) -> Bend:
+    """The bend of an argument (B, ...): a slope is that of a kink, for each entry of a sample."""
+    if isinstance(bend, Bend):
+        return bend
+    return Kinks(torch.as_tensor(bend, dtype=a.dtype, device=a.device).expand(a[:1].shape)[0].flatten().clone())
 
 
 def value_of(a: Tensor, bend: float | Tensor | Bend) -> Tensor:

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from convexnet.curvature.call import Refusal
 from convexnet.curvature.trace import Program
-from convexnet.solve.bends import Bend, Kinks
+from convexnet.solve.bends import Bend
 from convexnet.solve.kink_form import KinkForm
 from convexnet.solve.maps import Map
-from convexnet.solve.opened import Opened, value_of
+from convexnet.solve.opened import Opened, bend_of, value_of
 
 LARGEST = 20_000_000
 """Entries of a map that is stored as a matrix."""
@@ -45,9 +45,7 @@ class Cut:
         self.results: list[torch.Size] = []
 
         def record(a: Tensor, bend: float | Tensor | Bend = 0.0) -> Tensor:
-            if not isinstance(bend, Bend):
-                steep = torch.as_tensor(bend, dtype=a.dtype, device=a.device).expand(a[:1].shape)[0]
-                bend = Kinks(steep.flatten().clone())
+            bend = bend_of(a, bend)
             z = value_of(a, bend)
             self.bends.append(bend)
             self.sizes.append(a[0].numel())

@@ -16,10 +16,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from convexnet.solve.bends import Bend, Kinks
+from convexnet.solve.bends import Bend
 from convexnet.solve.drive import Problem
 from convexnet.solve.layers import unchanged
-from convexnet.solve.opened import Opened
+from convexnet.solve.opened import Opened, bend_of
 from convexnet.solve.softened import soft
 
 DERIVATIVES = ("exact", "smoothed", "unrolled")
@@ -50,9 +50,7 @@ def smoothed(opened: Opened, inputs: Sequence[Tensor], problem: Problem, y: Tens
         nonlocal count
         mu = SMOOTHING * units[count]
         count += 1
-        if not isinstance(bend, Bend):
-            steep = torch.as_tensor(bend, dtype=a.dtype, device=a.device).expand(a[:1].shape)[0]
-            bend = Kinks(steep.flatten())
+        bend = bend_of(a, bend)
         z, _ = soft(bend, a.flatten(1), mu)
         return z.reshape(a.shape if bend.group == 1 else a.shape[:-1])
 
