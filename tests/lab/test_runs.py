@@ -215,6 +215,7 @@ def test_training_without_an_epoch_has_no_best() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method:DeprecationWarning")  # the compiler calls it itself
 def test_compiled_is_the_same_network(tmp_path: Path) -> None:
     plain = run(small.job(epochs=4), small.place(tmp_path / "plain"))
     compiled = run(small.job(epochs=4, compiled=True), small.place(tmp_path / "compiled"))
