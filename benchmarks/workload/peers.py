@@ -57,7 +57,7 @@ class Parametrised:
         self.x = cp.Parameter(len(x), value=x.numpy())
         self.problem = cp.Problem(cp.Minimize(cx.to_cvxpy(net, self.y, given=self.x)), [self.y >= -1, self.y <= 1])
         assert self.problem.is_dpp()
-        self(x)
+        self.problem.get_problem_data(solver)  # compiles it
 
     def __call__(self, x: Tensor) -> tuple[float, float]:
         """Seconds and the optimum."""
