@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 import convexnet as cx
 from convexnet.solve.choose import MATRICES, NAMES
+from convexnet.solve.plain import Plain
 
 
 class WithNorm(nn.Module):
@@ -102,3 +103,25 @@ def test_without_strong_convexity_nothing_is_proved_on_a_free_space(seed: int) -
     assert not bool(found.converged)
     assert float(found.lower_bound) == -float("inf")
     assert "finite bounds" in found.message
+
+
+class BendsDown(nn.Module):
+    """Convex for y >= -1 only; at -1 autograd takes the slope of the wrong side."""
+
+    def forward(self, y: Tensor) -> Tensor:
+        return (0.1 * y.exp() - torch.relu(y + 1)).sum(1)
+
+
+@pytest.mark.parametrize("start", [-1.0, 0.0, 1.0])
+@pytest.mark.parametrize("name", ["bundle", "fista", "adam"])
+def test_a_kink_on_the_border_of_the_domain_makes_no_false_bound(name: str, start: float) -> None:
+    net = BendsDown().double()
+    least = float(net(torch.ones(1, 1, dtype=torch.float64)))
+    found = cx.minimise(net, cx.Box(-1, 1, shape=(1,)), start=torch.tensor([start]), solver=name, tol=1e-6)
+    assert bool(found.converged)
+    assert float(found.lower_bound) <= least + 1e-8  # x is rounded to float32
+    border = torch.full((1, 1), -1.0, dtype=torch.float64)
+    for centre in (None, torch.zeros(1, 1, dtype=torch.float64)):
+        value, slope = Plain(net, [border], 0, centre).subgradient(border)
+        above = float(value + slope[0, 0] * 2) - least
+        assert (above > 0.1) == (centre is None)  # the negative control: without care the tangent cuts through f

@@ -153,7 +153,7 @@ def answer(
         found = replace(found, y=y.detach(), value=descended.detach())
     x = rounded_inside(y, asked.lo, asked.hi, asked.dtype)
     value = found.value
-    if asked.dtype != torch.float64:
+    if asked.dtype != torch.float64 or isinstance(problem.f, Plain):
         value = problem.f.value(x.double())
     bound = torch.minimum(found.bound, value)  # they may cross by what rounding leaves
     gap = value - bound
@@ -248,4 +248,6 @@ def function_of(reading: Reading, asked: Asked, everywhere: bool, solver: str) -
             return Layers(reading.opened, inputs)
         except Refusal:
             pass  # it has operators that are no bends
-    return Plain(asked.module, inputs, asked.variable)
+    return Plain(
+        asked.module, inputs, asked.variable, None if everywhere else Problem(None, asked.lo, asked.hi).centre()
+    )
