@@ -105,8 +105,8 @@ def official(rows: Sequence[Row], networks: Sequence[str]) -> list[Table]:
                 seeds = str(len({row["seed"] for row in own}))
                 cells.append([MODELS[network].title, name, shown(share), seeds, extent(own)])
     caption = (
-        "The networks of “CIFAR-10, hold-out” on the first 1,017 official test images, of which none was looked at "
-        "before. So few images alone leave an accuracy uncertain by three points either way"
+        "The networks of “CIFAR-10, hold-out” on the first 1,017 official test images, which chose nothing either. "
+        "So few images alone leave an accuracy uncertain by three points either way"
     )
     columns = ("network", "recipe", "official test", "seeds", "run")
     return [Table(caption, columns, cells, text=2)] if cells else []
