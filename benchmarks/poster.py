@@ -118,7 +118,7 @@ def measure(options: argparse.Namespace) -> list[Row]:
         net, x, box = problem("tilt", n, max(options.batch), width)
         timed(net, x[:2], box, 1e-4)
         shared = {"benchmark": "minimise", "family": "tilt", "n": n, "width": width}
-        others = by_others(net, x, options.samples)
+        others = by_others(net, x, options.samples) if options.samples else []
         for batch, limit in zip(options.batch, options.limits, strict=True):
             if n > MANY and batch > 16:
                 continue
@@ -135,7 +135,7 @@ def main() -> None:
     parser.add_argument("--n", type=int, nargs="+", default=[2, 20, 100, 500])
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 16, 256])
     parser.add_argument("--limits", type=float, nargs="+", default=[3, 6, 15], help="seconds, one for each batch")
-    parser.add_argument("--samples", type=int, default=3, help="that HiGHS and CVXPY solve")
+    parser.add_argument("--samples", type=int, default=3, help="that HiGHS and CVXPY solve; 0: leave them out")
     parser.add_argument("--record", type=Path, help="where to write the rows")
     parser.add_argument("--smoke", action="store_true", help="tiny networks: does it run?")
     options = parser.parse_args()
