@@ -64,9 +64,10 @@ def problem(family: str, n: int, batch: int, width: int = 600, seed: int = 0) ->
     """A network, x for a batch, and the box.
 
     Args:
-        family: "random": as drawn; more than half of the coordinates end at bounds. "tilt": t takes away the mean slope around a random
-            point, so that the minimiser lies between kinks inside of the box: the hard case. (Taking away a single
-            subgradient instead makes the point a minimiser, in a cell that is flat and easy for first-order methods.)
+        family: "random": as drawn; more than half of the coordinates end at bounds. "tilt": t takes away the mean slope
+            around a random point, so that the minimiser lies between kinks inside of the box: the hard case. (Taking
+            away a single subgradient instead makes the point a minimiser, in a cell that is flat and easy for
+            first-order methods.)
             "trained": fitted to distances from a point that depends on c.
         n: the number of variables.
         batch: the number of samples.
