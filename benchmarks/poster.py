@@ -1,7 +1,7 @@
 """The poster's picture, "Inference in a 600L-600L ICNN", measured: time against certified accuracy, for every solver.
 
 Run: python benchmarks/poster.py [--n 2 20 100 500] [--batch 1 16 256] [--limits 3 6 15] [--samples 3]
-     [--record benchmarks/minimise.jsonl] [--smoke]
+     [--solvers newton bundle ...] [--record benchmarks/minimise.jsonl] [--smoke]
 
 The network of `workload/icnn.py`, family tilt, for every number of variables and batch. Each of our solvers is asked
 for 1e-2, 1e-3, 1e-4 and 1e-6 in turn, until it does not get there in its time limit (in seconds, one for each batch);
@@ -34,6 +34,7 @@ import convexnet as cx
 from convexnet.lab.records import commit, hardware, versions, write_records
 from convexnet.solve.choose import NAMES
 
+OURS = tuple(name for name in NAMES if name not in ("auto", "lp"))
 LADDER = (1e-2, 1e-3, 1e-4, 1e-6)
 FEW, MANY = 20, 100
 """Beyond these, no bundle, and no batch of more than 16."""
@@ -74,10 +75,10 @@ def by_others(net: Network, x: Tensor, samples: int) -> list[Row]:
     return rows
 
 
-def by_us(net: Network, x: Tensor, box: cx.Box, limit: float) -> Iterator[Row]:
+def by_us(net: Network, x: Tensor, box: cx.Box, limit: float, names: Iterable[str]) -> Iterator[Row]:
     """Our solvers, up the ladder as far as the limit allows."""
-    for name in NAMES:
-        if name in ("auto", "lp") or (name == "bundle" and net.n > FEW):
+    for name in names:
+        if name == "bundle" and net.n > FEW:
             continue
         for tol in LADDER:
             seconds, solution = timed(net, x, box, tol, solver=name, time_limit=limit, max_steps=10**6)
@@ -122,7 +123,7 @@ def measure(options: argparse.Namespace) -> list[Row]:
         for batch, limit in zip(options.batch, options.limits, strict=True):
             if n > MANY and batch > 16:
                 continue
-            own = [*by_us(net, x[:batch], box, limit)]
+            own = [*by_us(net, x[:batch], box, limit, options.solvers)]
             cell = [{**shared, "batch": batch, "samples": batch, "limit": limit, **one} for one in own]
             cell += [{**shared, "batch": batch, "limit": None, **one} for one in others]
             show(cell)
@@ -136,6 +137,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 16, 256])
     parser.add_argument("--limits", type=float, nargs="+", default=[3, 6, 15], help="seconds, one for each batch")
     parser.add_argument("--samples", type=int, default=3, help="that HiGHS and CVXPY solve; 0: leave them out")
+    parser.add_argument("--solvers", nargs="+", choices=OURS, default=OURS, help="of ours")
     parser.add_argument("--record", type=Path, help="where to write the rows")
     parser.add_argument("--smoke", action="store_true", help="tiny networks: does it run?")
     options = parser.parse_args()

@@ -84,8 +84,9 @@ def panel(axes: Axes, rows: list[Row]) -> None:
             continue
         gaps = [min(max(row["gap_largest"], RIGHT), LEFT) for row in own]
         seconds = [row["seconds_per_sample"] for row in own]
+        whole = sum(row["share"] == 1 for row in own)  # the last may have been cut off
         tone, wide = COLOURS[colour][0], 2.4 if colour == "newton" else 1.4
-        axes.plot(gaps, seconds, color=tone, linestyle=line or "none", linewidth=wide, zorder=wide)
+        axes.plot(gaps[:whole], seconds[:whole], color=tone, linestyle=line or "none", linewidth=wide, zorder=wide)
         for row, gap, spent in zip(own, gaps, seconds, strict=True):
             face = tone if row["share"] == 1 else "none"
             axes.plot(gap, spent, marker, color=tone, markerfacecolor=face, markersize=4.6, zorder=4)
