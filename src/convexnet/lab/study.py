@@ -53,9 +53,10 @@ class Study:
             raise ValueError(f"a study needs at least one seed, not {count}")
         return self.plan(size, range(count))
 
-    def rows(self, found: Sequence[Row], largest: int = 100) -> list[Row]:
+    def rows(self, found: Sequence[Row]) -> list[Row]:
         """Those records that belong to the study, whichever study they were made for; of one key the last."""
-        wanted = {job.key for size in SIZES for job in self.jobs(size, largest)}
+        seeds = 1 + max((row["seed"] for row in found), default=0)
+        wanted = {job.key for size in SIZES for job in self.jobs(size, seeds)}
         return list({row["key"]: row for row in found if row["key"] in wanted}.values())
 
 
