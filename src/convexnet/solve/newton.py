@@ -22,6 +22,7 @@ from convexnet.solve.path import (
     BACK,
     LONG,
     MULTIPLIER_MARGIN,
+    NEAR,
     PATIENCE,
     START,
     Ahead,
@@ -209,7 +210,7 @@ class Newton:
     def searched(self, state: State, ahead: Ahead) -> Tensor:
         """How much of the step to take: all of it near the path, else until the smoothed function falls enough."""
         length = torch.ones_like(ahead.decrement)
-        todo = (ahead.decrement > 2.0).nonzero()[:, 0]
+        todo = (ahead.decrement > NEAR).nonzero()[:, 0]
         if not len(todo):
             return length
         before = ahead.at.value + barrier_of(state, state.y)

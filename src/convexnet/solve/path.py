@@ -37,6 +37,9 @@ FINE = 3e-5
 LONG = 20
 """Steps in float32 before float64 takes over anyway."""
 
+NEAR = 2.0
+"""Up to this decrement a full step is taken without a search."""
+
 TRUST = 30.0
 """Multipliers of the bounds stay within this factor of what they are on the path."""
 

@@ -12,6 +12,9 @@ from convexnet.solve.bends import Bend, Kinks
 from convexnet.solve.kink_form import KinkForm
 from convexnet.solve.maps import Map
 
+NARROW = 32
+"""Variables up to which scaling the map below for each sample is cheaper than scaling the rows above."""
+
 GATHER = 45
 """What gathering and scaling a row costs, in columns of the product that follows."""
 
@@ -153,18 +156,31 @@ def jacobian(
         if index is None:
             part = between.on_columns(pushed(bend, gates[j], below, batch))
         else:
-            through = bend.pull(gates[j][:, None, :], between.rows_of(index))
-            if isinstance(below, Map) and below.matrix.ndim == 2:
-                part = (through.flatten(0, 1) @ below.matrix).view(batch, -1, n)
-                if below.scale is not None:
-                    part = part * below.scale[:, None, :]
-            else:
-                part = through @ (below.matrix if isinstance(below, Map) else below)
-        total = part if total is None else total + part
+            part = through_rows(between.rows_of(index), bend, gates[j], below)
+        total = part if total is None else part.add_(total)
     if total is None:
         rows = form.constants[k].shape[1] if index is None else index.shape[1]
         total = form.slope.new_zeros(batch, rows, n)
     return total
+
+
+def through_rows(picked: Tensor, bend: Bend, gates: Tensor, below: Tensor | Map) -> Tensor:
+    """Rows (B, K, out_j) of a map, times dz_j/dy (B, out_j, n). They are overwritten: memory traffic is the cost."""
+    shared = isinstance(below, Map) and below.matrix.ndim == 2
+    if bend.group > 1:
+        picked = bend.pull(gates[:, None, :], picked)
+    else:
+        share = bend.push(gates, torch.ones_like(gates))
+        if isinstance(below, Map) and shared and below.matrix.shape[1] <= NARROW:
+            part = picked @ (below.matrix * share[:, :, None])
+            return part if below.scale is None else part.mul_(below.scale[:, None, :])
+        picked.mul_(share[:, None, :])
+    if not isinstance(below, Map):
+        return picked @ below
+    if not shared:
+        return picked @ below.matrix
+    part = (picked.flatten(0, 1) @ below.matrix).view(*picked.shape[:2], -1)
+    return part if below.scale is None else part.mul_(below.scale[:, None, :])
 
 
 def pushed(bend: Bend, gates: Tensor, below: Tensor | Map, batch: int) -> Tensor:
