@@ -349,7 +349,8 @@ OPTIMISERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
     "Adam foreach": lambda p: torch.optim.Adam(p, lr=0.1, foreach=True),
     "AdamW": lambda p: torch.optim.AdamW(p, lr=0.1, weight_decay=0.1, amsgrad=True),
     "RMSprop": lambda p: torch.optim.RMSprop(p, lr=0.05),
-    "LBFGS": lambda p: torch.optim.LBFGS(p, lr=0.5, max_iter=4),
+    # its memory of past gradients is of little use after a projection, and long steps on it diverge on some machines
+    "LBFGS": lambda p: torch.optim.LBFGS(p, lr=0.1, max_iter=4, history_size=1),
 }
 
 
