@@ -78,10 +78,8 @@ def chosen_solver(name: str, problem: Problem) -> tuple[str, int]:
 
 
 def automatic(problem: Problem) -> str:
-    if isinstance(problem.f, KinkForm) and problem.size <= MANY:
+    if isinstance(problem.f, KinkForm):  # which is not made for more than MANY variables unless a solver asks for it
         return "newton"
-    if isinstance(problem.f, KinkForm) and problem.f.piecewise_linear:
-        return "pdhg"
     return "bundle" if isinstance(problem.f, Plain) and problem.size <= FEW else "fista"
 
 
