@@ -518,7 +518,7 @@ WRONG: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "given NaN": ({"given": torch.tensor([[0.0], [float("nan")]])}, ValueError, "first in row 1"),
     "given infinite": ({"given": torch.tensor([[float("inf")]])}, ValueError, "infinity"),
     "given complex": ({"given": torch.zeros(1, 3, dtype=torch.complex64)}, TypeError, "complex"),
-    "an input too many": ({"given": torch.zeros(2, 3)}, cx.NotTraceable, "too many positional"),
+    "an input too many": ({"given": torch.zeros(2, 3)}, cx.NotTraceable, r"too many positional.*as given="),
     "another batch": (
         {"given": torch.zeros(3, 1), "domain": SQUARE.fix(torch.zeros(2, 3), True)}, ValueError, "2 samples and given",
     ),

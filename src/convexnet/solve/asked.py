@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -87,6 +88,19 @@ def checked(
 
 def is_number(value: object, kind: type | tuple[type, ...] = (int, float)) -> bool:
     return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def misfit(asked: Asked) -> str:
+    """What is wrong with the number of inputs, if anything is."""
+    try:
+        inspect.signature(asked.module.forward).bind(*asked.inputs)
+    except TypeError as error:
+        count = len(asked.inputs)
+        return (
+            f"\n  with y, `given` makes {count} input{'s' if count > 1 else ''} ({error}): give every input of the "
+            "forward but y, in order, as given=(...)"
+        )
+    return ""
 
 
 def check_given(index: int, tensor: Tensor, first: Tensor) -> None:

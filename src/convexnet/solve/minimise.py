@@ -12,8 +12,8 @@ from torch import Tensor, fx, nn
 
 from convexnet.curvature.call import Refusal
 from convexnet.domains import Box
-from convexnet.errors import NotCertified
-from convexnet.solve.asked import Asked, checked
+from convexnet.errors import NotCertified, NotTraceable
+from convexnet.solve.asked import Asked, checked, misfit
 from convexnet.solve.choose import MANY, MATRICES, chosen_solver, rescue, run
 from convexnet.solve.derivatives import attached, wants_gradients
 from convexnet.solve.drive import Found, Function, Problem, nothing_yet, picked
@@ -92,7 +92,10 @@ def minimise(
             return minimise(f, domain, given, tol, solver, start, *rest, derivative=derivative)
     asked = checked(f, domain, given, start, argument, tol, solver, max_steps, time_limit, derivative)
     deadline = math.inf if time_limit is None else monotonic() + time_limit
-    reading = read(asked.module, asked.inputs, asked.variable)
+    try:
+        reading = read(asked.module, asked.inputs, asked.variable)
+    except NotTraceable as error:
+        raise NotTraceable(f"{error}{misfit(asked)}") from error.__cause__
     everywhere = certified(reading, asked)
     keep = wants_gradients(asked.module, asked.inputs, domain)
     with torch.no_grad():
