@@ -11,7 +11,7 @@ import torch
 
 from convexnet.lab import models
 from convexnet.lab.jobs import Job
-from convexnet.lab.runs import run
+from convexnet.lab.runs import leave, run
 from tests.lab import small
 
 
@@ -25,6 +25,7 @@ def main(folder: Path) -> None:
     torch.set_num_threads(1)
     models.HIDDEN = small.HIDDEN
     row = run(settings(), small.place(folder, devices=2, network=True))
+    leave()
     (folder / f"row{os.environ['RANK']}.json").write_text(json.dumps(row), encoding="utf-8")
 
 

@@ -90,7 +90,7 @@ def train(
         from convexnet.lab.models import MODELS, model_named
         from convexnet.lab.present_runs import train_one
         from convexnet.lab.recipes import recipe as recipe_named
-        from convexnet.lab.runs import Place
+        from convexnet.lab.runs import Place, leave
 
         name = f"ioc-{model}" if convex and f"ioc-{model}" in MODELS else model
         try:
@@ -133,6 +133,7 @@ def train(
         )
         try:
             train_one(job, place)
+            leave()
         except (DataError, ValueError) as error:
             raise refuse(str(error)) from None
 

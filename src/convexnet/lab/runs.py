@@ -149,6 +149,15 @@ def launched(place: Place, precision: str) -> Fabric:
     return fabric
 
 
+def leave() -> None:
+    """End the group of processes, once all are here: one that ends alone may abort, as its threads wait for others."""
+    from torch import distributed
+
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.barrier()
+        distributed.destroy_process_group()
+
+
 def loaded(job: Job, place: Place) -> DataSet:
     """The data of a job."""
     return load(
