@@ -220,7 +220,6 @@ def drive(
     tol: float,
     most: int,
     deadline: float,
-    patience: int = 0,
     keep: bool = False,
 ) -> None:
     """Run a solver on all samples that are still open, and keep what it finds in `found`.
@@ -233,14 +232,12 @@ def drive(
         most: steps for each sample.
         deadline: on the monotonic clock.
         keep: keep the gates of the best bounds too.
-        patience: let a sample go after so many steps without a gap that is a tenth smaller; 0: never.
     """
     active = found.open(tol).nonzero()[:, 0]
     if not len(active):
         return
     part = problem if len(active) == problem.batch else problem.rows(active)
     state = solver.begin(part, picked(found, active))
-    best, waited = torch.full_like(found.value, torch.inf), torch.zeros_like(found.steps)
     for count in range(most):
         offer = solver.step(part, state)
         if offer is None:
@@ -258,12 +255,6 @@ def drive(
                 some = None if gates is None else [gate[rows] for gate in gates]
                 found.note(active[rows], *offer.certify(rows), some)
         going = found.open(tol)[active]
-        if patience:
-            gap = torch.fmin(offer.value - offer.bound, found.gap[active])
-            better = gap < 0.9 * best[active]
-            best[active[better]] = gap[better]
-            waited[active] = torch.where(better, 0, waited[active] + 1)
-            going &= waited[active] < patience
         if last or not bool(going.any()):
             return
         if not bool(going.all()):

@@ -210,10 +210,6 @@ class KinkForm:
             weights={k: w * factors[k] for k, w in self.weights.items()},
         )
 
-    def converted(self, dtype: torch.dtype) -> KinkForm:
-        """The same functions in another precision."""
-        return self.mapped(lambda t: t.to(dtype))
-
     def mapped(self, change: Callable[[Tensor], Tensor]) -> KinkForm:
         """The same functions with every tensor changed."""
         return KinkForm(

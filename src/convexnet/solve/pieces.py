@@ -103,7 +103,7 @@ class Pieces:
         empty = torch.zeros(count, n, dtype=torch.float64, device=device)
         base = self.base
         if base is None:
-            cut = self.cut_of(inputs)
+            cut = Cut(self.opened, inputs)
             with torch.no_grad():
                 base = cut(empty, {}, torch.arange(count, device=device))
             if alone and not self.opened.other:
@@ -122,12 +122,9 @@ class Pieces:
             kept=self.kept,
         )
 
-    def cut_of(self, inputs: Sequence[Tensor]) -> Cut:
-        return Cut(self.opened, inputs)
-
     def read(self, inputs: Sequence[Tensor]) -> None:
         """Read all maps off the program."""
-        cut = self.cut_of(inputs)
+        cut = Cut(self.opened, inputs)
         if not self.opened.gated:  # one sample stands for all
             cut.inputs = [tensor[:1] for tensor in inputs]
         everyone = torch.arange(len(cut.inputs[0]), device=cut.device)
