@@ -59,8 +59,8 @@ SIGNATURES = {
     "falsify": "(model, example, wrt=None, domain=None, budget=100000, seed=0)",
     "load": "(path, allow=(), device='cpu')",
     "minimise": (
-        "(f, domain, given=None, tol=1e-06, solver='auto', start=None, max_steps=None, time_limit=None, argument=-1, "
-        "*, derivative='exact')"
+        "(f, domain, given=None, tol=1e-06, solver='auto', start=None, max_steps=None, time_limit=None, "
+        "*, wrt=-1, derivative='exact')"
     ),
     "save": "(model, path)",
     "split": "(model, example=None)",

@@ -258,10 +258,10 @@ def test_which_argument_and_how_many(seed: int) -> None:
 
     box = cx.Box(-1, 1, shape=(3,))
     there = minimised(model, box, given=given)
-    here = minimised(Swapped(), box, given=given, argument=0)
+    here = minimised(Swapped(), box, given=given, wrt=0)
     assert torch.allclose(here.value, there.value, rtol=1e-5)
     with pytest.raises(cx.NotCertified, match="input 0"):
-        minimised(model, cx.Box(-1, 1, shape=(2,)), given=torch.ones(BATCH, 3, dtype=torch.float64), argument=0)
+        minimised(model, cx.Box(-1, 1, shape=(2,)), given=torch.ones(BATCH, 3, dtype=torch.float64), wrt=0)
     values = torch.linspace(-1, 1, 5, dtype=torch.float64)[:, None].repeat(1, 3)
     each = minimised(Distance(), box.fix(values, [True, False, True]))
     assert torch.allclose(each.value, 10 * (values[:, 0] - 0.3).abs(), atol=1e-5)

@@ -42,7 +42,7 @@ def minimise(
     ] = None,
     tol: Annotated[float, typer.Option(help="Relative gap to prove.")] = 1e-6,
     solver: Annotated[str, typer.Option(metavar="|".join(NAMES), help="Which solver.")] = "auto",
-    argument: Annotated[int, typer.Option(help="Which input is minimised over; -1 is the last.")] = -1,
+    wrt: Annotated[int, typer.Option(help="Which input is minimised over; -1 is the last.")] = -1,
     time_limit: Annotated[float | None, typer.Option(help="In seconds.", show_default=False)] = None,
     out: Annotated[
         Path | None, typer.Option(help="Write x, value, lower_bound, converged to this .npz.", dir_okay=False)
@@ -60,7 +60,7 @@ def minimise(
             limits = limits_of(box)
             network = loaded(checkpoint)
             others = read_given(given)
-            index = argument % (len(others) + 1)
+            index = wrt % (len(others) + 1)
             example = example_of(network)
             if len(example) != len(others) + 1:
                 raise UsageError(
@@ -75,7 +75,7 @@ def minimise(
                 tol=tol,
                 solver=solver,
                 time_limit=time_limit,
-                argument=argument,
+                wrt=wrt,
             )
         except UsageError as error:
             raise refuse(str(error)) from None

@@ -39,7 +39,7 @@ def checked(
     domain: Box,
     given: Tensor | Sequence[Tensor] | None,
     start: Tensor | None,
-    argument: int,
+    wrt: int,
     tol: float,
     solver: str,
     max_steps: int | None,
@@ -60,15 +60,15 @@ def checked(
         raise ValueError(f"max_steps must be a whole number of at least 1, not {max_steps!r}")
     if time_limit is not None and not (is_number(time_limit) and time_limit >= 0):
         raise ValueError(f"time_limit is in seconds and must not be negative, not {time_limit!r}")
-    if not is_number(argument, int):
-        raise TypeError(f"argument is the number of an input of f, not {argument!r}")
+    if not is_number(wrt, int):
+        raise TypeError(f"wrt is the number of an input of f, not {wrt!r}")
     others = [] if given is None else [given] if isinstance(given, Tensor) else list(given)
     for i, tensor in enumerate(others):
         check_given(i, tensor, others[0])
     others = [tensor.clone() if tensor.is_inference() else tensor for tensor in others]
-    if not -len(others) - 1 <= argument <= len(others):
-        raise ValueError(f"argument {argument} is none of the {len(others) + 1} inputs that given and y make")
-    variable = argument % (len(others) + 1)
+    if not -len(others) - 1 <= wrt <= len(others):
+        raise ValueError(f"wrt={wrt} is none of the {len(others) + 1} inputs that given and y make")
+    variable = wrt % (len(others) + 1)
     batch = batch_of(domain, others)
     home = next((t for t in [*module.parameters(), *module.buffers()] if t.is_floating_point()), None)
     like = next((t for t in others if t.is_floating_point()), home)

@@ -37,8 +37,8 @@ def minimise(
     start: Tensor | None = None,
     max_steps: int | None = None,
     time_limit: float | None = None,
-    argument: int = -1,
     *,
+    wrt: int = -1,
     derivative: str = "exact",
 ) -> Solution:
     """Minimise f(y), or f(*given, y), over y in a domain, for a whole batch, with a proof of the gap.
@@ -59,7 +59,7 @@ def minimise(
         start: where to begin, (B, *shape) or (*shape); it changes the way, not the result.
         max_steps: of an iterative solver, for each sample.
         time_limit: in seconds. What has been found by then is returned.
-        argument: which argument of f is minimised over; the others are `given`, in order.
+        wrt: the number of the input of f that is minimised over; the others are `given`, in order.
         derivative: of x: "exact"; or, only by name, "smoothed" (as if f had no kinks: defined everywhere, and not the
             derivative of what is returned) and "unrolled" (x is where 30 steps of gradient descent come to from `start`
             or the centre, and the gradient goes through them). See `convexnet.solve.variants`.
@@ -88,9 +88,9 @@ def minimise(
     """
     if torch.is_inference_mode_enabled():  # whose tensors automatic differentiation refuses, also that of our own
         with torch.inference_mode(False), torch.no_grad():
-            rest = (max_steps, time_limit, argument)
-            return minimise(f, domain, given, tol, solver, start, *rest, derivative=derivative)
-    asked = checked(f, domain, given, start, argument, tol, solver, max_steps, time_limit, derivative)
+            rest = (max_steps, time_limit)
+            return minimise(f, domain, given, tol, solver, start, *rest, wrt=wrt, derivative=derivative)
+    asked = checked(f, domain, given, start, wrt, tol, solver, max_steps, time_limit, derivative)
     deadline = math.inf if time_limit is None else monotonic() + time_limit
     try:
         reading = read(asked.module, asked.inputs, asked.variable)
