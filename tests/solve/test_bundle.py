@@ -122,7 +122,7 @@ def test_bounds_without_an_end_give_no_false_bound(seed: int) -> None:
     line = torch.full((1, 1), torch.inf, dtype=torch.float64)
     found = solved(Bundle(), Problem(f, -line, line), TOL, 30)
     assert float(found.value) == pytest.approx(0.0, abs=1e-5)
-    assert float(found.bound) <= 0.0
+    assert float(found.bound) <= 1e-12  # the minimum is 0, and the order of a processor's sums is not ours
     ends = torch.tensor([[1.0, 1.0]], dtype=torch.float64)
     found = solved(Bundle(), Problem(KNOWN["a corner"][0], -torch.inf * ends, ends), TOL, 10)
     assert float(found.bound) == -torch.inf
