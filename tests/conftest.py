@@ -1,8 +1,8 @@
 """What holds for every test and doctest: one seed, one thread a worker, no network, no trace left in torch.
 
-What the tests draw is the same on every run, on every machine and in every order: the tests' own draws come from a fixed
-seed and Hypothesis is derandomised, so that a change fails for what it changed. `CONVEXNET_TEST_SEED=7 make test` draws
-others, of the tests and of Hypothesis, and the header says which; `make fuzz` is the command that explores.
+What the tests draw is the same on every run, on every machine and in every order: the tests' own draws come from a
+fixed seed and Hypothesis is derandomised, so that a change fails for what it changed. `CONVEXNET_TEST_SEED=7 make test`
+draws others, of the tests and of Hypothesis, and the header says which; `make fuzz` is the command that explores.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 # Hypothesis also draws constants that it reads in those of our modules that happen to be imported: one test would draw
 # something else alone than after others, and after any edit.
 if hasattr(providers, "_get_local_constants"):
-    providers._get_local_constants = lambda: providers._local_constants
+    providers._get_local_constants = lambda: providers._local_constants  # pyright: ignore[reportPrivateUsage]
 
 
 def seed_base() -> int:
