@@ -347,6 +347,8 @@ def main(arguments: list[str] | None = None) -> int:
     comparing.add_argument("--all", action="store_true", help="name every program")
     options = parser.parse_args(arguments)
     if options.verb == "compare":
+        if missing := [str(path) for path in (options.before, options.after) if not path.is_file()]:
+            parser.error(f"there is no file {' and no file '.join(missing)}: make one with write")
         return compare(options.before, options.after, options.all)
     parts = options.parts.split(",")
     if unknown := [part for part in parts if part not in PARTS]:

@@ -11,13 +11,14 @@ import pytest
 import torch
 
 import convexnet as cx
+from tests.processes import HANGING
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 
 
 def run(*arguments: str) -> str:
     command = [sys.executable, *arguments]
-    done = subprocess.run(command, cwd=BENCHMARKS, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, cwd=BENCHMARKS, capture_output=True, text=True, timeout=HANGING, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

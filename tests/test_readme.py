@@ -20,6 +20,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.processes import HANGING
+
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -111,7 +113,7 @@ def test_console_blocks(page: Path, tmp_path: Path) -> None:
             elif program not in NOT_RUN and command != "echo $?":
                 assert program in ("convexnet", "python"), f"{where}: only convexnet and python are run here"
                 done = subprocess.run(
-                    words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False
+                    words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=HANGING, check=False
                 )
                 assert "Traceback (most recent call last)" not in done.stderr, f"{where}\n{done.stderr}"
                 after = listed[index + 1] if index + 1 < len(listed) else ("", "")

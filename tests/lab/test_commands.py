@@ -14,6 +14,7 @@ from typer.testing import CliRunner, Result
 
 from convexnet.lab import cli
 from convexnet.lab.commands import app
+from tests.processes import HANGING
 
 MODELS = """
 import torch
@@ -184,7 +185,7 @@ def test_the_command_in_a_process_of_its_own(models: str, tmp_path: Path) -> Non
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=HANGING,
         check=False,
     )
     assert done.returncode == 1, done.stderr

@@ -16,6 +16,7 @@ from convexnet.lab import models
 from convexnet.lab.runs import run
 from tests.lab import small
 from tests.lab.parallel import settings
+from tests.processes import HANGING
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -32,7 +33,7 @@ def test_two_processes_are_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         env=environment,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=HANGING,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -21,6 +21,7 @@ from convexnet.lab.models import Model
 from convexnet.lab.runs import run
 from tests.lab import small
 from tests.lab.killed import settings
+from tests.processes import HANGING
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -84,7 +85,7 @@ def test_dropout_is_drawn_again_as_it_was(tmp_path: Path, monkeypatch: pytest.Mo
 def test_killed_at_random_moments(tmp_path: Path, seed: int) -> None:
     whole = run(settings(), small.place(tmp_path / "whole", network=True))
     command = [sys.executable, "-m", "tests.lab.killed", str(tmp_path / "parts"), str(seed)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=HANGING, check=False)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout.split()[-1]) > 0, "no child was killed before it was done"
     resumed = json.loads((tmp_path / "parts" / "row.json").read_text(encoding="utf-8"))

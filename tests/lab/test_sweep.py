@@ -21,6 +21,7 @@ from convexnet.lab.study import Study
 from convexnet.lab.sweep import sweep
 from convexnet.lab.train import Diverged
 from tests.lab import cluster, small
+from tests.processes import HANGING
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -116,7 +117,7 @@ def test_an_unknown_study_is_named_with_the_closest() -> None:
 @pytest.mark.slow
 def test_a_killed_node_of_a_ray_cluster(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.lab.cluster", str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=HANGING, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.split()[-1] == "1", "one of the two nodes is dead"
     rows = sorted(read_records(tmp_path / "results" / "table1.jsonl"), key=lambda row: row["seed"])

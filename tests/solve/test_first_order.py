@@ -98,7 +98,7 @@ def test_bounds_without_an_end_give_no_false_bound(solver: str, seed: int) -> No
     f, _, _ = KNOWN["a kink beside the centre"]
     line = torch.full((1, 1), torch.inf, dtype=torch.float64)
     found = solved(make(), Problem(f, -line, line), tol, most)
-    assert float(found.bound) <= 0.0
+    assert float(found.bound) <= 1e-12  # the minimum is 0; sums are rounded in an order of their own
     assert float(found.value) <= 0.1
     falling = KNOWN["a corner"][0]
     ends = torch.tensor([[1.0, 1.0]], dtype=torch.float64)

@@ -89,7 +89,8 @@ def test_the_smoothed_gradient_is_a_derivative(name: str, seed: int) -> None:
     y = torch.randn(BATCH, layers.size, dtype=torch.float64)
     mu = [torch.full((BATCH, 1), 0.3, dtype=torch.float64)] * len(layers.bends)
     sweep = softened(layers, y, mu)
-    assert bool((sweep.value >= layers.value(y)).all())
+    exact = layers.value(y)
+    assert bool((sweep.value >= exact - 1e-12 * (1 + exact.abs())).all())  # equal, but for rounding, away from kinks
     same = softened(form, y, mu)
     assert close(sweep.value, same.value)
     assert close(sweep.g, same.g)

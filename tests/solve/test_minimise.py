@@ -382,8 +382,8 @@ def test_sides_without_an_end() -> None:
     assert float(half.value) == pytest.approx(1.0, abs=1e-5)
     for model in (Distance(), Planes([[1.0, 0.0], [0.0, 1.0], [-1.0, -1.0]], [0.0, 0.0, 0.0])):
         line = minimised(model, cx.Box(-inf, inf, shape=(2,)), max_steps=30)
-        assert float(line.lower_bound) <= 0.0
-        assert float(line.value) >= 0.0
+        assert float(line.lower_bound) <= 1e-12  # rounding
+        assert float(line.value) >= -1e-12
 
 
 @pytest.mark.parametrize("name", ["FICNN with a quadratic term", "kinks and a bowl", "soft maxima"])
@@ -395,8 +395,9 @@ def test_strongly_convex_functions_on_the_whole_space(name: str, seed: int) -> N
     bounded = minimised(model, cx.Box(-30, 30, shape=shapes[-1]), tol=1e-8)
     assert bool((bounded.x.abs() < 29).all())
     hammered(model, (), cx.Box(-inf, inf, shape=shapes[-1]), free)
-    assert float(free.lower_bound) <= float(bounded.value)
-    assert float(free.value) >= float(bounded.lower_bound)
+    room = 1e-12 * (1 + abs(float(bounded.value)))  # of rounding
+    assert float(free.lower_bound) <= float(bounded.value) + room
+    assert float(free.value) >= float(bounded.lower_bound) - room
     if bool(free.converged):
         assert float(free.value) == pytest.approx(float(bounded.value), rel=1e-4, abs=1e-4)
     else:
@@ -578,10 +579,10 @@ def test_a_budget_that_ends_first(seed: int) -> None:
     assert early.message.startswith("0 of 1 converged")
     for word in ("tol", "max_steps", "time_limit"):
         assert word in early.message
-    assert float(early.lower_bound) <= float(late.value) <= float(early.value) + 1e-9
+    assert float(early.lower_bound) - 1e-9 <= float(late.value) <= float(early.value) + 1e-9
     stopped = minimised(model, free, given=given, time_limit=0.0, tol=1e-12)
     assert bool((stopped.steps <= 1).all())
-    assert float(stopped.lower_bound) <= float(late.value)
+    assert float(stopped.lower_bound) <= float(late.value) + 1e-9
 
 
 @pytest.mark.slow
