@@ -1,10 +1,12 @@
-"""The benchmark of `minimise` runs on tiny networks, and what it compares with is right."""
+"""The benchmarks run, on tiny networks where they can, and what they compare with is right."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import pytest
@@ -66,3 +68,46 @@ def test_programs_and_bounds(family: str, monkeypatch: pytest.MonkeyPatch, seed:
         assert float(solution.value[i]) == pytest.approx(optimum, abs=1e-6)
         duals = -torch.rand(sum(net.W.shape)) / 10  # any: clipped to what gives a bound
         assert bound(net, row, duals) <= optimum + 1e-9
+
+
+def test_two_trees_side_by_side(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Answers of two processes become one table: medians, quartiles, and the error of a case that fails in a tree."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import paired
+
+    times = {"before": iter([1.0, 2.0, 4.0]), "now": iter([1.0, 4.0, 2.0])}
+    order: list[str] = []
+
+    @contextlib.contextmanager
+    def worker(tree: Path, options: object) -> Generator[Callable[[str], dict[str, object]]]:
+        label = "now" if tree == paired.ROOT else "before"
+
+        def run(name: str) -> dict[str, object]:
+            order.append(label)
+            if name.startswith("falsify"):
+                return {"error": "TypeError: gone"} if label == "before" else {"seconds": 1.0}
+            return {"seconds": next(times[label])}
+
+        yield run
+
+    monkeypatch.setattr(paired, "worker", worker)
+    (tmp_path / "src").mkdir()
+    paired.main([str(tmp_path), "--cases", "newton-small,falsify-rare", "--rounds", "3"])
+    assert order == [*["before", "now"] * 2, *["now", "before"] * 2, *["before", "now"] * 2]
+    shown = capsys.readouterr().out.splitlines()
+    assert "| newton-small | 2e+03 | 2e+03 | 1.000 | 0.750-1.500 |" in shown
+    assert "| falsify-rare | | | | before: TypeError: gone |" in shown
+
+
+@pytest.mark.slow
+def test_paired(tmp_path: Path) -> None:
+    """Every case runs on the sources themselves and on a copy, in processes of their own."""
+    (tmp_path / "src").symlink_to(BENCHMARKS.parent / "src")
+    lines = run("paired.py", str(tmp_path), "--rounds", "1").splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")][1:]
+    assert len(rows) == len(run("paired.py", "--list").split())
+    for name, before, now, ratio, _ in rows:
+        assert float(before) > 0 < float(now), name
+        assert 0.1 < float(ratio) < 10, name
