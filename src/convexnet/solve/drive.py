@@ -7,7 +7,7 @@ do not see each other: each has its own best point, bound and count of steps.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass, replace
 from time import monotonic
 from typing import Any, Protocol

@@ -11,8 +11,6 @@ multipliers too, so that these stay exact. Every sample has its own mu, which fo
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
@@ -78,9 +76,6 @@ class Newton:
         y = inside(torch.zeros_like(y), y, below, above).to(dtype)
         weight = weight_of(form)
         none = torch.full_like(found.value, torch.inf, dtype=dtype)
-        base = torch.where(found.value.isfinite(), found.value, 0.0)
-        exact = replace(exact, constant=exact.constant - base / size)
-        form = replace(form, constant=exact.constant.to(dtype))
         return State(
             exact=exact,
             form=form,
@@ -91,8 +86,7 @@ class Newton:
             below=below.to(dtype),
             above=above.to(dtype),
             size=size,
-            base=base,
-            centre=((found.centre - base) / size).to(dtype),
+            centre=(found.centre / size).to(dtype),
             y=y,
             mu=torch.full_like(weight, START),
             gates=[],
@@ -111,7 +105,7 @@ class Newton:
     def step(self, problem: Problem, state: State) -> Offer:
         if state.ahead is not None:
             self.advance(state, state.ahead)
-        size, base = state.size, state.base
+        size = state.size
         rough = state.y.dtype == torch.float32
         if rough and enough(state):
             refine(state)
@@ -154,7 +148,7 @@ class Newton:
                 where = few.f.arguments(touch) if smooth else [a[rows].double() for a in arguments]
                 _, (g, b) = few.f.fitted(wanted, where)
                 bound = few.least(g, b, touch)
-                value, bound = (base[rows] + size[rows] * part for part in (few.f.value(point), bound))
+                value, bound = size[rows] * few.f.value(point), size[rows] * bound
                 return problem.inside_rows(rows, middle[rows] + radius[rows] * point), value, bound
 
             offer.certify = certify
@@ -177,7 +171,7 @@ class Newton:
         state.point = torch.where((value < state.value)[:, None], y, state.point)
         state.value, state.bound = torch.fmin(state.value, value), torch.fmax(state.bound, bound)
         point = problem.inside(state.middle + state.radius * y)
-        return Offer(point, *(state.base + state.size * part.double() for part in (value, bound)))
+        return Offer(point, state.size * value.double(), state.size * bound.double())
 
     # --- going on ----------------------------------------------------------------------------------------------------
 

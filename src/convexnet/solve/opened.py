@@ -10,6 +10,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor, fx
 
 from convexnet.curvature.arguments import in_float64
 from convexnet.curvature.call import Call, Refusal
-from convexnet.curvature.facts import AFFINE, CONSTANT, Fact, constant, known
+from convexnet.curvature.facts import AFFINE, CONSTANT, constant, known
 from convexnet.curvature.fields import uniform
 from convexnet.curvature.graph import ancestors, base_name, functional, module_path, source_line
 from convexnet.curvature.table import TABLE
@@ -63,6 +64,7 @@ class Opened:
                 self.gated |= bool(mixed) and base_name(node.target) not in ADDITIVE
             elif given or (self.other | self.counts).intersection(node.all_input_nodes):
                 self.other.add(node)
+        self.lasting = {node for node in self.nodes} - self.moving - self.other - self.counts
         self.fixed: dict[fx.Node, Any] = {}
         self.affine: frozenset[fx.Node] | None = None  # those of `moving`; found when it is first asked for
         self.cells = 0  # how many numbers it makes of a batch of two
@@ -95,14 +97,13 @@ class Opened:
         """
         affine = None if bend is None else self.affinities()
         env: dict[fx.Node, Any] = {} if live else dict(self.fixed)
-        lasting = {node for node in self.nodes} - self.moving - self.other - self.counts if not live else set[fx.Node]()
         for node in self.nodes:
             if node not in env:
                 if node in self.moving and bend is not None and node.op == "call_function":
                     env[node] = self.moved(node, env, bend, apply, affine or frozenset())
                 else:
                     env[node] = self.computed(node, env, inputs, live, apply if node in self.moving else None)
-                if node in lasting:
+                if not live and node in self.lasting:
                     self.fixed[node] = env[node]
         return env[self.output].reshape(-1) if isinstance(self.output, fx.Node) else torch.tensor([float(self.output)])
 
@@ -119,9 +120,9 @@ class Opened:
         kwargs: Any = fx.map_arg(node.kwargs, env.__getitem__)
         if node.target is operator.getitem:
             return args[0][args[1]]
-        name = base_name(node.target)
         if node in affine:
-            return executed(node, name, args, kwargs, apply)
+            return executed(node, args, kwargs, apply)
+        name = base_name(node.target)
         try:
             if name not in KINKS:
                 raise Refusal("it is neither affine nor known to the solvers")
@@ -144,7 +145,7 @@ class Opened:
         kwargs: Any = fx.map_arg(node.kwargs, env.__getitem__)
         if node.target is operator.getitem:
             return args[0][args[1]]
-        return executed(node, base_name(node.target), args, kwargs, apply)
+        return executed(node, args, kwargs, apply)
 
     def affinities(self) -> frozenset[fx.Node]:
         """The operators on what moves whose own rule calls them affine in it."""
@@ -208,7 +209,7 @@ def is_affine(node: fx.Node, arguments: tuple[Any, Any], result: Any) -> bool:
         return False
     listed = facts if isinstance(facts, tuple) else (facts,)
     return len(listed) == len(shapes) and all(
-        isinstance(fact, Fact) and fact.curvature in (CONSTANT, AFFINE) and tuple(fact.shape) == shape
+        fact.curvature in (CONSTANT, AFFINE) and tuple(fact.shape) == shape
         for fact, shape, real in zip(listed, shapes, floating, strict=True)
         if real
     )
@@ -221,14 +222,20 @@ def place_of(node: fx.Node) -> str:
     return f"{base_name(node.target)} ({where})" if where else base_name(node.target)
 
 
-def executed(node: fx.Node, name: str, args: Any, kwargs: Any, apply: Applied | None) -> Any:
+@lru_cache(maxsize=4096)
+def way_of(target: Any) -> tuple[str, Callable[..., Any], int]:
+    """An operator's name, its out-of-place form, and where the operands of its own graph begin (0: it has none)."""
+    name = base_name(target)
+    return name, functional(target, name), next((n for region, n in REGIONS.items() if region in str(target)), 0)
+
+
+def executed(node: fx.Node, args: Any, kwargs: Any, apply: Applied | None) -> Any:
     """An operator on its arguments, out of place, in float64, and with what it computes open to differentiation."""
+    name, function, first = way_of(node.target)
     if name == "detach":  # the identity; and what does not hold for autograd must not hold for a tangent
         return args[0]
-    first = next((count for region, count in REGIONS.items() if region in str(node.target)), None)
-    if first is not None:
+    if first:
         return inlined(args[first - 1], args[first:], apply)
-    function = functional(node.target, name)
     if apply is not None:
         return apply(name, function, args, kwargs)
     return function(*map(exact, args), **{key: exact(value) for key, value in kwargs.items()})
@@ -251,7 +258,7 @@ def inlined(inner: Any, operands: Sequence[Any], apply: Applied | None) -> Any:
             if node.target is operator.getitem:
                 env[node] = args[0][args[1]]
             else:
-                env[node] = executed(node, base_name(node.target), args, kwargs, apply)
+                env[node] = executed(node, args, kwargs, apply)
     return ()
 
 

@@ -54,8 +54,7 @@ class State:
     radius: Tensor
     strong: Tensor | None
     weight: Tensor  # (B, 1) of one unit in f
-    size: Tensor  # (B,) by which f was divided, and what was taken off it before
-    base: Tensor
+    size: Tensor  # (B,) by which f was divided
     below: Tensor
     above: Tensor
     centre: Tensor
@@ -145,7 +144,7 @@ def enough(state: State) -> bool:
     """Whether float32 has given what it can: half of the gaps are small, or many steps did not help."""
     if not math.isfinite(float(state.best.max())):
         return state.steps >= LONG
-    size = torch.maximum((state.base / state.size + state.value).abs(), state.centre - state.value)
+    size = torch.maximum(state.value.abs(), state.centre - state.value)
     small = (state.value - state.bound) <= FINE * size
     return state.steps >= LONG or 2 * int(small.sum()) >= len(small)
 

@@ -140,12 +140,12 @@ def below(f: Layers, at: Tensor, guide: Guide) -> Plane:
 
         shape = a.shape[1:] if kind.group == 1 else a.shape[1:-1]
         value = carried(flat, z, pulled).reshape(batch, *shape)
-        return Tracked(value, Passed.apply(error, z, returned).reshape(batch, *shape), a.unit)  # pyright: ignore
+        return Tracked(value, Passed.apply(error, z, returned).reshape(batch, *shape), a.unit)
 
     inputs: list[Any] = list(f.inputs)
     shape = (batch, *f.shape)
-    inputs[f.opened.variable] = Tracked(point.reshape(shape), start.reshape(shape))
     with torch.enable_grad():
+        inputs[f.opened.variable] = Tracked(point.reshape(shape), start.reshape(shape))
         out = f.opened.run(inputs, bent, apply=rounding)
     if not isinstance(out, Tracked):  # nothing moves
         value = torch.as_tensor(out).expand(batch).double()
