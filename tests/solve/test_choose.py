@@ -7,8 +7,10 @@ import torch
 from torch import Tensor, nn
 
 import convexnet as cx
+from convexnet.curvature.trace import trace
 from convexnet.solve.choose import MATRICES, NAMES
-from convexnet.solve.plain import Plain
+from convexnet.solve.opened import Opened
+from convexnet.solve.plain import Whole
 
 
 class WithNorm(nn.Module):
@@ -122,6 +124,6 @@ def test_a_kink_on_the_border_of_the_domain_makes_no_false_bound(name: str, star
     assert float(found.lower_bound) <= least + 1e-8  # x is rounded to float32
     border = torch.full((1, 1), -1.0, dtype=torch.float64)
     for centre in (None, torch.zeros(1, 1, dtype=torch.float64)):
-        value, slope = Plain(net, [border], 0, centre).subgradient(border)
+        value, slope = Whole(Opened(trace(net, border, any_batch=True), 0), [border], centre=centre).subgradient(border)
         above = float(value + slope[0, 0] * 2) - least
         assert (above > 0.1) == (centre is None)  # the negative control: without care the tangent cuts through f

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from convexnet.curvature.call import Refusal
+from convexnet.curvature.trace import trace
 from convexnet.solve.admm import ADMM, above
 from convexnet.solve.bends import Kinks
 from convexnet.solve.drive import Problem, Solver
@@ -16,7 +17,8 @@ from convexnet.solve.first_order import Adam, Fista
 from convexnet.solve.groups import Largest
 from convexnet.solve.lp import solve_lp
 from convexnet.solve.pdhg import PDHG
-from convexnet.solve.plain import Plain
+from convexnet.solve.opened import Opened
+from convexnet.solve.plain import Whole
 from tests.solve.networks import NETWORKS
 from tests.solve.problems import BATCH, KNOWN, at, both, boxes, forms_of, solved
 from tests.solve.test_layers import curved
@@ -119,7 +121,7 @@ def test_smooth_networks(solver: str, seed: int) -> None:
     model, inputs = curved(seed)
     form, layers = forms_of(model, inputs)
     lo, hi = boxes(BATCH, form.size, seed)
-    plain = Plain(model, inputs, 0)
+    plain = Whole(Opened(trace(model, tuple(inputs), any_batch=True), 0), inputs)
     all_found = [solved(make(), Problem(f, lo, hi), tol, most) for f in (form, layers, plain)]
     for found in all_found:
         assert not bool(found.open(tol).any())
@@ -187,6 +189,8 @@ def test_gates_that_make_the_bound(solver: str, seed: int) -> None:
     state = state_of.begin(problem, solved(state_of, problem, 1e-9, 1))
     offer = state_of.step(problem, state)
     assert offer is not None
-    assert offer.gates is not None
-    g, b = form.minorant(offer.gates(), form.arguments(offer.y))
+    assert offer.evidence is not None
+    gates = offer.evidence(torch.arange(form.batch)).gates
+    assert gates is not None
+    g, b = form.minorant(gates, form.arguments(offer.y))
     assert torch.allclose(problem.least(g, b), offer.bound, rtol=1e-9, atol=1e-9)

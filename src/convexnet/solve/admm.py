@@ -19,7 +19,7 @@ from torch import Tensor
 
 from convexnet.curvature.call import Refusal
 from convexnet.solve.bends import Bend, Kinks
-from convexnet.solve.drive import Found, Offer, Problem
+from convexnet.solve.drive import Evidence, Found, Offer, Problem, picked
 from convexnet.solve.groups import Largest, grouped
 from convexnet.solve.kink_form import KinkForm
 from convexnet.solve.rows import kinked, subgradient_of
@@ -124,7 +124,12 @@ class ADMM:
         multipliers, (g, b) = form.fitted(dict(enumerate(parts)), list(parts))
         value, bound = problem.f.value(y), Problem(form, state.below, state.above).least(g, b)
         self.restart(state, copy, value - bound)
-        return Offer(y, value, bound, gates=lambda: form.gates_of(multipliers))
+
+        def evidence(rows: Tensor) -> Evidence:
+            gates = form.rows(rows).gates_of(picked(multipliers, rows))
+            return Evidence(touch=y[rows], gates=gates)
+
+        return Offer(y, value, bound, evidence=evidence)
 
     def iterate(self, state: State) -> None:
         """One round: project, solve for w from what is reflected, and move twice as far as the two differ."""

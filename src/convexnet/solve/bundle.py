@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from convexnet.solve.drive import Found, Offer, Problem
+from convexnet.solve.drive import Evidence, Found, Offer, Problem
 
 LEVEL = 0.5
 """How far above the model's minimum the next point may be, as a share of the gap."""
@@ -47,10 +47,11 @@ REACH = 10.0
 
 @dataclass
 class State:
-    """The planes (B, m, n) and (B, m) in y, the best point, its value, the bound, and where the last point was."""
+    """The planes (B, m, n) and (B, m) in y, the points (B, m, n) that they touch at, the best point, its value, the bound, and where the last point was."""
 
     slopes: Tensor
     offsets: Tensor
+    points: Tensor
     best: Tensor
     value: Tensor
     bound: Tensor
@@ -94,7 +95,7 @@ class Bundle:
         value, g = problem.f.subgradient(y)
         h = value - (g * y).sum(1)
         bound = torch.fmax(found.bound, problem.least(g, h))
-        return State(g[:, None], h[:, None], y, value, bound, y, self.level + 0 * y[:, :1], REACH + 0 * y[:, :1])
+        return State(g[:, None], h[:, None], y[:, None], y, value, bound, y, self.level + 0 * y[:, :1], REACH + 0 * y[:, :1])
 
     def step(self, problem: Problem, state: State) -> Offer:
         lo = torch.where(problem.lo.isfinite(), problem.lo, torch.minimum(problem.hi, state.best) - state.reach)
@@ -103,6 +104,7 @@ class Bundle:
         y, weights, pulling = low_point(state, lo, hi)
         g = torch.einsum("bm,bmn->bn", weights, state.slopes)
         bound = problem.least(g, (weights * state.offsets).sum(1))
+        shares, touched = weights, state.points
         state.bound = torch.fmax(state.bound, bound)
         state.y = problem.inside(y)
         value, slope = problem.f.subgradient(state.y)
@@ -113,18 +115,31 @@ class Bundle:
         better = value < state.value
         state.value = torch.where(better, value, state.value)
         state.best = torch.where(better[:, None], state.y, state.best)
-        state.bound = torch.fmax(state.bound, problem.least(slope, state.offsets[:, -1]))
-        return Offer(state.y, value, state.bound)
+        alone = problem.least(slope, state.offsets[:, -1])
+        state.bound = torch.fmax(state.bound, alone)
+        here = state.y
+
+        def evidence(rows: Tensor) -> Evidence:
+            single = (alone > bound)[rows]
+            points = torch.cat([touched[rows], here[rows, None]], 1)
+            last = torch.zeros_like(points[:, :, 0])
+            last[:, -1] = 1.0
+            average = torch.cat([shares[rows], last[:, :1] * 0.0], 1)
+            return Evidence(points=points, shares=torch.where(single[:, None], last, average))
+
+        return Offer(here, value, torch.fmax(alone, bound), evidence=evidence)
 
     def add(self, state: State, counts: Tensor, slope: Tensor, offset: Tensor) -> None:
         """Take another plane into the model; where there are too many, the one that counts least goes."""
-        slopes, offsets = state.slopes, state.offsets
+        slopes, offsets, points = state.slopes, state.offsets, state.points
         if slopes.shape[1] >= self.keep:
             stay = counts.topk(self.keep - 1, 1).indices.sort(1).values
             slopes = slopes.gather(1, stay[:, :, None].expand(-1, -1, slopes.shape[2]))
             offsets = offsets.gather(1, stay)
+            points = points.gather(1, stay[:, :, None].expand(-1, -1, points.shape[2]))
         state.slopes = torch.cat([slopes, slope[:, None]], 1)
         state.offsets = torch.cat([offsets, offset[:, None]], 1)
+        state.points = torch.cat([points, state.y[:, None]], 1)
 
 
 def low_point(state: State, lo: Tensor, hi: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from time import monotonic
 
 from convexnet.solve.admm import ADMM
 from convexnet.solve.bundle import Bundle
-from convexnet.solve.drive import Found, Problem, Solver, drive
+from convexnet.solve.drive import Found, Problem, Solver, Watch, drive
 from convexnet.solve.first_order import Adam, Fista
 from convexnet.solve.kink_form import KinkForm
 from convexnet.solve.layers import Layers
 from convexnet.solve.lp import solve_exactly
 from convexnet.solve.newton import Newton
 from convexnet.solve.pdhg import PDHG
-from convexnet.solve.plain import Plain
+from convexnet.solve.plain import Whole
 
 MEMORY = 64 * 2**20
 """Bytes that the iterates of one part of a batch may take: about what a processor's caches hold."""
@@ -57,30 +57,38 @@ MATRICES = ("lp", *(name for name, way in WAYS.items() if way.needs == (KinkForm
 """Solvers that cannot do without the function as matrices."""
 
 
-def chosen_solver(name: str, problem: Problem) -> tuple[str, int]:
+def chosen_solver(name: str, problem: Problem, closed: str = "") -> tuple[str, int]:
     """The name of a solver, and how many samples it takes at once.
+
+    Args:
+        name: "auto", or the one that was asked for.
+        problem: the functions.
+        closed: why they are not opened, if they are not.
 
     Raises:
         ValueError: the solver that was asked for cannot be used on this function.
     """
+    reason = f" ({closed})" if closed else ""
     if name == "auto":
         name = automatic(problem)
     elif name == "lp" and not (isinstance(problem.f, KinkForm) and problem.f.piecewise_linear):
-        raise ValueError("solver='lp' needs a piecewise linear function that fits into a matrix: use solver='auto'")
+        raise ValueError(
+            f"solver='lp' needs a piecewise linear function that fits into a matrix: use solver='auto'{reason}"
+        )
     elif name in WAYS and not isinstance(problem.f, WAYS[name].needs):
         raise ValueError(
             f"solver={name!r} needs the function as matrices and bends, which this one does not allow: use "
-            "solver='auto'"
+            f"solver='auto'{reason}"
         )
     elif name in WAYS and WAYS[name].linear and not problem.f.piecewise_linear:
-        raise ValueError(f"solver={name!r} needs a piecewise linear function: use solver='auto'")
+        raise ValueError(f"solver={name!r} needs a piecewise linear function: use solver='auto'{reason}")
     return name, together(problem)
 
 
 def automatic(problem: Problem) -> str:
     if isinstance(problem.f, KinkForm):  # which is not made for more than MANY variables unless a solver asks for it
         return "newton"
-    return "bundle" if isinstance(problem.f, Plain) and problem.size <= FEW else "fista"
+    return "bundle" if isinstance(problem.f, Whole) and problem.size <= FEW else "fista"
 
 
 def together(problem: Problem) -> int:
@@ -95,17 +103,32 @@ def together(problem: Problem) -> int:
 
 
 def run(
-    name: str, problem: Problem, found: Found, tol: float, most: int | None, deadline: float, keep: bool = False
+    name: str,
+    problem: Problem,
+    found: Found,
+    tol: float,
+    most: int | None,
+    deadline: float,
+    watch: Watch | None = None,
 ) -> None:
     """Improve `found` by the solver of this name."""
     if name == "lp":
-        solve_exactly(problem, found, tol, deadline, keep)
+        solve_exactly(problem, found, tol, deadline)
         return
     way = WAYS[name]
-    drive(way.make(), problem, found, tol, most or way.steps, deadline, keep=keep)
+    if way.needs == (object,) and problem.exact is not None:  # its tangents are then those of the function itself
+        problem = replace(problem, f=problem.exact)
+    drive(way.make(), problem, found, tol, most or way.steps, deadline, watch)
 
 
-def rescue(problem: Problem, found: Found, tol: float, most: int | None, deadline: float, keep: bool) -> list[str]:
+def rescue(
+    problem: Problem,
+    found: Found,
+    tol: float,
+    most: int | None,
+    deadline: float,
+    watch: Watch | None = None,
+) -> list[str]:
     """What is left open: the same method in full precision, then the exact linear program or, for a few variables, a
     bundle. The names of what ran."""
     used: list[str] = []
@@ -114,18 +137,19 @@ def rescue(problem: Problem, found: Found, tol: float, most: int | None, deadlin
         return used
 
     def left() -> bool:
-        return bool(found.open(tol).any()) and monotonic() < deadline
+        stopped = watch is not None and watch.stopped
+        return bool(found.open(tol).any()) and monotonic() < deadline and not stopped
 
     if left() and problem.size <= MANY:
-        drive(Newton(rough=False, drop=0.0), problem, found, tol, 100, deadline, keep=keep)
+        drive(Newton(rough=False, drop=0.0), problem, found, tol, 100, deadline, watch)
         used.append("newton in full")
     if not problem.compact:
         return used
     entries = sum(m.matrix.numel() for m in [*f.between.values(), *f.from_y] if m is not None)
     if left() and f.piecewise_linear and entries <= PROGRAM and find_spec("highspy"):
-        solve_exactly(problem, found, tol, deadline, keep)
+        solve_exactly(problem, found, tol, deadline)
         used.append("lp")
     if left() and problem.size <= FEW:
-        drive(Bundle(), problem, found, tol, WAYS["bundle"].steps, deadline, keep=keep)
+        run("bundle", problem, found, tol, None, deadline, watch)
         used.append("bundle")
     return used

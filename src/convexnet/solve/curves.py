@@ -27,15 +27,18 @@ class Curve:
     second: Callable[[Tensor], Tensor]
     turn: float = -math.inf
     """Where it stops falling."""
+    short: float = 0.0
+    """By how much the operator's program may fall below it."""
 
 
-def softplus(beta: float) -> Curve:
-    """log(1 + exp(beta a)) / beta."""
+def softplus(beta: float, limit: float = math.inf) -> Curve:
+    """log(1 + exp(beta a)) / beta, which torch replaces by a where beta a is beyond a limit."""
     return Curve(
         "softplus",
         lambda a: torch.logaddexp(beta * a, torch.zeros_like(a)) / beta,
         lambda a: torch.sigmoid(beta * a),
         lambda a: beta * torch.sigmoid(beta * a) * torch.sigmoid(-beta * a),
+        short=math.log1p(math.exp(-limit)) / beta,
     )
 
 

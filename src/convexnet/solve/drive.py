@@ -7,7 +7,7 @@ do not see each other: each has its own best point, bound and count of steps.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass, replace
 from time import monotonic
 from typing import Any, Protocol
@@ -17,8 +17,15 @@ from torch import Tensor
 
 from convexnet.solve.kink_form import KinkForm
 
-FLAT = 1e-12
-"""The least size that a gap is compared with: for functions that are constant."""
+PATTERNS = 3
+"""Random patterns of signs, beside the two of one sign and the two that alternate, along which f is looked at; and
+their opposites."""
+
+NEARLY = 10.0
+"""A sample looks nearly done where its gap is this many times what is allowed with its last scale."""
+
+DIGITS = 4e-15
+"""What the search may leave of a gap, as a share of the value: rounding."""
 
 
 class Function(Protocol):
@@ -52,6 +59,8 @@ class Problem:
     hi: Tensor
     strong: Tensor | None = None
     """c (B, n) with f(y) − ½ Σ c_j y_j² convex too; on a domain without bounds nothing is proved otherwise."""
+    exact: Any = None
+    """The same functions as they are written: what bounds are proved with, and what is searched where f is a map."""
 
     @property
     def batch(self) -> int:
@@ -106,12 +115,113 @@ class Problem:
     def converted(self, dtype: torch.dtype) -> Problem:
         """The same bounds in another precision; the functions stay as they are."""
         strong = None if self.strong is None else self.strong.to(dtype)
-        return Problem(self.f, self.lo.to(dtype), self.hi.to(dtype), strong)
+        return Problem(self.f, self.lo.to(dtype), self.hi.to(dtype), strong, self.exact)
 
     def rows(self, index: Tensor) -> Problem:
         """The problems of some samples."""
         strong = None if self.strong is None else self.strong[index]
-        return Problem(self.f.rows(index), self.lo[index], self.hi[index], strong)
+        exact = None if self.exact is None else self.exact.rows(index)
+        f = exact if self.f is self.exact and exact is not None else self.f.rows(index)
+        return Problem(f, self.lo[index], self.hi[index], strong, exact)
+
+
+def scale_of(problem: Problem, y: Tensor, value: Tensor, f: Any = None) -> Tensor:
+    """The scale S (B,) that a gap is compared with: the largest rise of f from y over a few patterns of signs.
+
+    With |d_j| = min(side_j, max(1, |y_j|)), cut off at the bounds, and r = max(1, |y_1|, …, |y_n|),
+
+        S = max over the signs of d of r · (f(y + d / r) − f(y)):
+
+    the rise to y + d where f is as steep there as it is nearer by, and no more where it grows faster (an exponential, far
+    from its minimum, rises by any amount). It has the units of f, does not see what is added to it, and stays what it is
+    on a wider box.
+
+    Example:
+        >>> class Size:
+        ...     batch, size = 1, 2
+        ...     def value(self, y): return 3 * y.abs().sum(1) + 7
+        >>> zero = torch.zeros(1, 2)
+        >>> float(scale_of(Problem(Size(), zero - 1e6, zero + 1e6), zero, torch.tensor([7.0])))
+        6.0
+    """
+    f = problem.f if f is None else f
+    length = y.abs().clamp(min=1.0)
+    reach = torch.minimum(problem.hi - problem.lo, length)
+    far = length.amax(1, keepdim=True)
+    best = torch.zeros_like(value)
+    for sign in signs(problem.size, y):
+        moved = problem.inside(y + sign * reach) - y
+        rise = far[:, 0] * (f.value(problem.inside(y + moved / far)) - value)
+        best = torch.where(rise.isfinite(), torch.maximum(best, rise), best)
+    return best
+
+
+def signs(n: int, like: Tensor) -> Tensor:
+    """Patterns of signs (P, n): each with its opposite."""
+    generator = torch.Generator().manual_seed(0)
+    random = 2.0 * torch.randint(0, 2, (PATTERNS, n), generator=generator) - 1.0
+    turning = 1.0 - 2.0 * (torch.arange(n) % 2)
+    half = torch.cat([torch.ones(1, n), turning[None], random])
+    if n <= PATTERNS:  # fewer patterns than that are different
+        half = half * half[:, :1]
+    return torch.unique(torch.cat([half, -half]), dim=0).to(like)
+
+
+@dataclass
+class Evidence:
+    """What a lower bound was made of, so that it can be proved: whatever a solver has of this, in float64.
+
+    Attributes:
+        touch: where the affine function touches what bends smoothly, (B, n).
+        gates: of each bend, (B, in_k).
+        multipliers, touching: of the arguments of each bend, and where its tangents touch, (B, in_k).
+        points, shares: the points of tangents, (B, m, n), and the weights of their average, (B, m).
+    """
+
+    touch: Tensor | None = None
+    gates: list[Tensor] | None = None
+    multipliers: list[Tensor] | None = None
+    touching: list[Tensor] | None = None
+    points: Tensor | None = None
+    shares: Tensor | None = None
+
+    @property
+    def kind(self) -> str:
+        """What it consists of."""
+        return "gates" if self.gates is not None else "averages" if self.multipliers is not None else "tangents"
+
+    def put(self, index: Tensor, part: Evidence) -> None:
+        """That of some samples."""
+        for name in ("touch", "points", "shares"):
+            mine, theirs = getattr(self, name), getattr(part, name)
+            if mine is None or theirs is None:
+                continue
+            if name != "touch" and mine.shape[1] < theirs.shape[1]:
+                mine = torch.cat([mine, mine.new_zeros(len(mine), theirs.shape[1] - mine.shape[1], *mine.shape[2:])], 1)
+                setattr(self, name, mine)
+            if name == "shares":
+                mine[index] = 0.0
+            if name == "touch":
+                mine[index] = theirs.to(mine)
+            else:
+                mine[index, : theirs.shape[1]] = theirs.to(mine)
+        for name in ("gates", "multipliers", "touching"):
+            mine, theirs = getattr(self, name), getattr(part, name)
+            if mine is not None and theirs is not None:
+                for kept, new in zip(mine, theirs, strict=True):
+                    kept[index] = new.to(kept)
+
+    def empty(self, batch: int) -> Evidence:
+        """Room for the same of a batch."""
+
+        def room(part: Tensor) -> Tensor:
+            return torch.zeros(batch, *part.shape[1:], dtype=torch.float64, device=part.device)
+
+        made: dict[str, Any] = {}
+        for each in fields(self):
+            part = getattr(self, each.name)
+            made[each.name] = [room(t) for t in part] if isinstance(part, list) else None if part is None else room(part)
+        return Evidence(**made)
 
 
 @dataclass
@@ -123,53 +233,82 @@ class Found:
     bound: Tensor
     steps: Tensor
     centre: Tensor  # the value at the domain's centre
-    gates: list[Tensor] | None = None  # that give the bound, where they were asked for
+    scale: Tensor  # (B,) what gaps are compared with, as it was last looked at; NaN before that
+    atol: Tensor  # (B,)
+    evidence: dict[str, Evidence]  # of the best bounds of each kind
+    kept: dict[str, Tensor]  # for which samples (B,) there is some
 
     @property
     def gap(self) -> Tensor:
         """value − bound."""
         return self.value - self.bound
 
+    @property
+    def gates(self) -> list[Tensor] | None:
+        """The gates that give the bounds, if these come from gates."""
+        return self.evidence["gates"].gates if "gates" in self.evidence else None
+
     def allowed(self, tol: float) -> Tensor:
-        """The gap at which a sample counts as solved: tol · max(|value|, f(centre) − value, 1e-12)."""
-        return tol * torch.maximum(self.value.abs(), self.centre - self.value).clamp(min=FLAT)
+        """The gap at which a sample counts as solved: atol + tol · scale, and what rounding leaves."""
+        size = torch.where(self.value.isfinite(), self.value.abs(), 0.0)
+        return self.atol + tol * self.scale + DIGITS * size
 
     def open(self, tol: float) -> Tensor:
         """Which samples are not solved."""
         return ~(self.gap <= self.allowed(tol))
 
+    def measure(self, problem: Problem, rows: Tensor | None = None) -> None:
+        """Look at the scale again, where the best points are now; `problem` is that of these rows."""
+        if rows is None:
+            self.scale = scale_of(problem, self.y, self.value)
+        else:
+            self.scale[rows] = scale_of(problem, self.y[rows], self.value[rows])
+
     def note(
-        self, active: Tensor, y: Tensor, value: Tensor, bound: Tensor, gates: Sequence[Tensor] | None = None
+        self,
+        active: Tensor,
+        y: Tensor,
+        value: Tensor,
+        bound: Tensor,
+        evidence: Callable[[Tensor], Evidence] | None = None,
     ) -> None:
-        """Keep what is better than before, for the samples `active`."""
+        """Keep what is better than before, for the samples `active`; `evidence` says what some of the bounds are made
+        of."""
         better = value < self.value[active]
         self.value[active[better]], self.y[active[better]] = value[better], y[better]
-        higher = bound > self.bound[active]
+        higher = (bound > self.bound[active]).nonzero()[:, 0]
         self.bound[active[higher]] = bound[higher]
-        if gates is not None:
-            if self.gates is None:
-                self.gates = [torch.zeros(len(self.value), gate.shape[1]).to(self.value) for gate in gates]
-            for kept, gate in zip(self.gates, gates, strict=True):
-                kept[active[higher]] = gate[higher].double()
+        if evidence is not None and len(higher):
+            self.keep(active[higher], evidence(higher))
+
+    def keep(self, index: Tensor, part: Evidence) -> None:
+        """Keep what bounds of some samples are made of."""
+        kind = part.kind
+        if kind not in self.evidence:
+            self.evidence[kind] = part.empty(len(self.value))
+            self.kept[kind] = torch.zeros_like(self.steps, dtype=torch.bool)
+        self.evidence[kind].put(index, part)
+        self.kept[kind][index] = True
 
     def put(self, index: Tensor, part: Found) -> None:
         """What was found for some samples."""
         self.y[index], self.value[index], self.bound[index] = part.y, part.value, part.bound
-        self.steps[index] = part.steps
-        if part.gates is not None:
-            if self.gates is None:
-                self.gates = [torch.zeros(len(self.value), gate.shape[1]).to(gate) for gate in part.gates]
-            for kept, gate in zip(self.gates, part.gates, strict=True):
-                kept[index] = gate
+        self.steps[index], self.scale[index] = part.steps, part.scale
+        for kind, evidence in part.evidence.items():
+            some = part.kept[kind].nonzero()[:, 0]
+            if len(some):
+                self.keep(index[some], picked(evidence, some))
 
 
-def nothing_yet(problem: Problem) -> Found:
+def nothing_yet(problem: Problem, atol: float | Tensor = 0.0) -> Found:
     """The centre as the best point, and no bound."""
     y = problem.centre()
     value = problem.f.value(y)
+    value = torch.where(value.isnan(), torch.inf, value)
     bound = torch.full_like(value, -torch.inf)
     steps = torch.zeros(problem.batch, dtype=torch.int64, device=y.device)
-    return Found(y, value.clone(), bound, steps, value)
+    atol = torch.as_tensor(atol, dtype=torch.float64, device=y.device).expand(problem.batch).clone()
+    return Found(y, value.clone(), bound, steps, value, torch.full_like(value, torch.nan), atol, {}, {})
 
 
 @dataclass
@@ -177,13 +316,53 @@ class Offer:
     """What a step offers for each sample: a point within the bounds, its value, a lower bound.
 
     With `certify`, value and bound are estimates: where they come near, `certify(rows)` computes both in float64.
+    `evidence(rows)` says what the bounds of some samples are made of.
     """
 
     y: Tensor
     value: Tensor
     bound: Tensor
     certify: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]] | None = None
-    gates: Callable[[], Sequence[Tensor]] | None = None  # that give the bound
+    evidence: Callable[[Tensor], Evidence] | None = None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a minimisation has come, as `minimise(callback=...)` is told after every step.
+
+    Attributes:
+        step: steps taken so far, by all solvers together.
+        open: how many samples have not converged yet, of those that are worked on together.
+        gap: (B,) of these samples: value − bound, as the solver has them.
+        solver: which one is at work.
+    """
+
+    step: int
+    open: int
+    gap: Tensor
+    solver: str
+
+
+@dataclass
+class Watch:
+    """Who is told of every step, and may end it all."""
+
+    callback: Callable[[Progress], object] | None = None
+    verbose: bool = False
+    step: int = 0
+    stopped: bool = False
+
+    def told(self, found: Found, tol: float, solver: str) -> bool:
+        """Tell of a step; whether to stop."""
+        self.step += 1
+        if self.verbose or self.callback is not None:
+            progress = Progress(self.step, int(found.open(tol).sum()), found.gap.clone(), solver)
+            if self.verbose:
+                worst = float(progress.gap.max())
+                print(f"step {self.step}: {solver}, {progress.open} of {len(progress.gap)} open, largest gap {worst:.3g}")
+            if self.callback is not None:
+                self.stopped = self.stopped or self.callback(progress) is True
+        return self.stopped
 
 
 class Solver(Protocol):
@@ -220,7 +399,7 @@ def drive(
     tol: float,
     most: int,
     deadline: float,
-    keep: bool = False,
+    watch: Watch | None = None,
 ) -> None:
     """Run a solver on all samples that are still open, and keep what it finds in `found`.
 
@@ -231,8 +410,10 @@ def drive(
         tol: see `Found.allowed`.
         most: steps for each sample.
         deadline: on the monotonic clock.
-        keep: keep the gates of the best bounds too.
+        watch: who is told of every step.
     """
+    if bool(found.scale.isnan().any()):
+        found.measure(problem)
     active = found.open(tol).nonzero()[:, 0]
     if not len(active):
         return
@@ -244,19 +425,38 @@ def drive(
             return
         found.steps[active] += 1
         last = count == most - 1 or monotonic() > deadline
-        gates = offer.gates() if keep and offer.gates is not None else None
         if offer.certify is None:
-            found.note(active, offer.y, offer.value, offer.bound, gates)
+            found.note(active, offer.y, offer.value, offer.bound, offer.evidence)
         else:
             near = offer.value - offer.bound
-            size = torch.maximum(offer.value.abs(), found.centre[active] - offer.value).clamp(min=FLAT)
-            rows = (torch.full_like(near, last, dtype=torch.bool) | (near <= tol * size)).nonzero()[:, 0]
+            allowed = found.atol[active] + tol * found.scale[active]
+            rows = (torch.full_like(near, last, dtype=torch.bool) | (near <= allowed)).nonzero()[:, 0]
             if len(rows):
-                some = None if gates is None else [gate[rows] for gate in gates]
-                found.note(active[rows], *offer.certify(rows), some)
+                shown = offer.evidence
+
+                def some(
+                    index: Tensor,
+                    rows: Tensor = rows,
+                    shown: Callable[[Tensor], Evidence] | None = shown,
+                ) -> Evidence:
+                    assert shown is not None
+                    return shown(rows[index])
+
+                found.note(active[rows], *offer.certify(rows), None if shown is None else some)
+        remeasured(part, found, active, tol)
         going = found.open(tol)[active]
+        last = (watch is not None and watch.told(found, tol, solver.name)) or last
         if last or not bool(going.any()):
             return
         if not bool(going.all()):
             stay = going.nonzero()[:, 0]
             active, part, state = active[stay], part.rows(stay), picked(state, stay)
+
+
+def remeasured(part: Problem, found: Found, active: Tensor, tol: float) -> None:
+    """Look at the scale again of the samples that look nearly done: it costs a few evaluations."""
+    gap = found.gap[active]
+    near = gap <= found.atol[active] + NEARLY * tol * found.scale[active] + DIGITS * found.value[active].abs()
+    rows = near.nonzero()[:, 0]
+    if len(rows):
+        found.measure(part if len(rows) == part.batch else part.rows(rows), active[rows])

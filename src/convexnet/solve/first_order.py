@@ -11,12 +11,13 @@ A step of the driver is `EVERY` iterations, and one evaluation of the function i
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from convexnet.solve.drive import Found, Offer, Problem
+from convexnet.solve.drive import Evidence, Found, Offer, Problem
 from convexnet.solve.layers import Sweep
 from convexnet.solve.softened import smooth_value, softened, units
 
@@ -41,6 +42,8 @@ class Descent:
     g: Tensor  # the average minorant, (B, n) and (B, 1), and the weight in it (B, 1)
     b: Tensor
     total: Tensor
+    multipliers: list[Tensor]  # the averages of those of the arguments, and of the arguments: what it is made of
+    touching: list[Tensor]
 
     def smoothing(self) -> list[Tensor]:
         """The amount at each bend, (B, 1)."""
@@ -52,10 +55,28 @@ class Descent:
         share = weight / self.total
         self.g = torch.lerp(self.g, at.g, share.expand_as(at.g))
         self.b = torch.lerp(self.b, at.b[:, None], share)
+        old = self.multipliers or at.multipliers
+        self.multipliers = [torch.lerp(m, new, share.expand_as(new)) for m, new in zip(old, at.multipliers, strict=True)]
+        old = self.touching or at.arguments
+        self.touching = [torch.lerp(a, new, share.expand_as(new)) for a, new in zip(old, at.arguments, strict=True)]
 
     def bound(self, problem: Problem, at: Sweep) -> Tensor:
         """The better of the bounds from the average and from the last minorant."""
         return torch.fmax(problem.least(self.g, self.b[:, 0]), problem.least(at.g, at.b))
+
+    def evidence(self, problem: Problem, at: Sweep, point: Tensor) -> Callable[[Tensor], Evidence]:
+        """What the better bound is made of."""
+        last = (problem.least(at.g, at.b) > problem.least(self.g, self.b[:, 0]))[:, None]
+        multipliers, touching = self.multipliers or at.multipliers, self.touching or at.arguments
+
+        def some(rows: Tensor) -> Evidence:
+            if not at.multipliers:  # a tangent of the function itself; averages are left to be found again
+                return Evidence(points=point[rows, None], shares=torch.ones_like(point[rows, :1]))
+            pairs = zip(multipliers, at.multipliers, strict=True), zip(touching, at.arguments, strict=True)
+            chosen = [[torch.where(last, new, mean)[rows] for mean, new in pair] for pair in pairs]
+            return Evidence(touch=point[rows], multipliers=chosen[0], touching=chosen[1])
+
+        return some
 
 
 def parts(problem: Problem, at: Sweep, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -69,7 +90,7 @@ def begun(problem: Problem, found: Found) -> Descent:
     scale = torch.where(finite, (problem.hi - problem.lo) / 2, 1.0)
     one = torch.ones_like(scale[:, :1])
     unit = units(problem.f, problem.lo, problem.hi)
-    return Descent(scale, unit, START * one, found.y.clone(), torch.zeros_like(scale), 0 * one, 0 * one)
+    return Descent(scale, unit, START * one, found.y.clone(), torch.zeros_like(scale), 0 * one, 0 * one, [], [])
 
 
 # --- accelerated gradients --------------------------------------------------------------------------------------------
@@ -123,7 +144,8 @@ class Fista:
         for _ in range(EVERY):
             self.iterate(problem, state)
         value = problem.f.value(descent.y)
-        return Offer(descent.y, value, descent.bound(problem, state.at))
+        evidence = descent.evidence(problem, state.at, state.ahead)
+        return Offer(descent.y, value, descent.bound(problem, state.at), evidence=evidence)
 
     def iterate(self, problem: Problem, state: Accelerated) -> None:
         descent, at = state.descent, state.at
@@ -230,8 +252,9 @@ class Adam:
         last, mean = problem.f.value(descent.y), problem.f.value(middle)
         value = torch.minimum(last, mean)
         y = torch.where((mean < last)[:, None], middle, descent.y)
+        evidence = descent.evidence(problem, at, before)
         self.slow(problem, state, at, before, value, bound)
-        return Offer(y, value, bound)
+        return Offer(y, value, bound, evidence=evidence)
 
     def iterate(self, problem: Problem, state: Moments, at: Sweep) -> None:
         descent = state.descent

@@ -237,6 +237,15 @@ class KinkForm:
             found = part if found is None else found + part
         return found
 
+    def times(self, factor: Tensor) -> KinkForm:
+        """The functions times positive factors (B,)."""
+        return replace(
+            self,
+            constant=self.constant * factor,
+            slope=self.slope * factor[:, None],
+            weights={k: w * factor[:, None] for k, w in self.weights.items()},
+        )
+
     def on(self, device: str | torch.device) -> KinkForm:
         """The same functions on another device."""
         return self if self.slope.device == torch.device(device) else self.mapped(lambda t: t.to(device))

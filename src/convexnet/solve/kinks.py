@@ -1,11 +1,13 @@
 """Convex operators, written with bends and affine maps.
 
 A ReLU is the kink max(s a, a) with slope s = 0, an absolute value has s = -1, and max(a, b) is b + relu(a - b). The
-table is keyed by operator; one without a row is affine or is not known here, which evaluating it tells.
+table is keyed by operator; one without a row is affine, as its rule in the table of the calculus says, or stays closed.
+Arguments may be tensors or what stands for them (`rounding.Tracked`): a row uses sums, products with numbers, and moves.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import reduce
 from typing import Any
@@ -28,6 +30,11 @@ Relu = Callable[..., Tensor]
 Kink = Callable[[Relu, Sequence[Any], dict[str, Any]], Any]
 
 SLOPE = "its negative slope is above 1, so that it is not convex"
+
+
+def is_array(value: Any) -> bool:
+    """A tensor, or what stands for one."""
+    return hasattr(value, "movedim")
 
 
 def argument(args: Sequence[Any], kwargs: dict[str, Any], place: int, name: str, default: Any = None) -> Any:
@@ -66,8 +73,11 @@ def absolute(z: Relu, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
 
 
 def larger(z: Relu, a: Any, b: Any) -> Tensor:
-    a, b = torch.broadcast_tensors(torch.as_tensor(a), torch.as_tensor(b))
-    return b + z(a - b)
+    return b + z(a - b)  # the difference has the shape of both together
+
+
+def smaller(z: Relu, a: Any, b: Any) -> Tensor:
+    return b - z(b - a)
 
 
 def maximum(z: Relu, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
@@ -76,9 +86,22 @@ def maximum(z: Relu, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
 
 def clamp(z: Relu, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
     low, high = argument(args, kwargs, 1, "min"), argument(args, kwargs, 2, "max")
+    if low is not None and high is not None:
+        raise Refusal("it is cut off at both ends, which is neither convex nor concave", "cut off at one end only")
     if high is not None:
-        raise Refusal("it is cut off from above, which is not convex", "cut off from below only")
-    return args[0] if low is None else low + z(args[0] - low)
+        return smaller(z, args[0], high)
+    return args[0] if low is None else larger(z, args[0], low)
+
+
+def clamp_max(z: Relu, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
+    return smaller(z, args[0], argument(args, kwargs, 1, "max"))
+
+
+def threshold(z: Relu, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
+    level, value = argument(args, kwargs, 1, "threshold"), argument(args, kwargs, 2, "value")
+    if level != value:
+        raise Refusal("it jumps at its threshold", "give the threshold as its value")
+    return larger(z, args[0], level)
 
 
 def largest_along(z: Relu, x: Tensor, dim: int) -> Tensor:
@@ -98,28 +121,73 @@ def amax(z: Relu, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
     return out if argument(args, kwargs, 2, "keepdim", False) else out.squeeze(dims)
 
 
+def amin(z: Relu, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
+    return -amax(z, [-args[0], *args[1:]], kwargs)
+
+
+def smallest(z: Relu, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    """torch.min in its three forms."""
+    other = argument(args, kwargs, 1, "other")
+    if is_array(other):
+        return smaller(z, args[0], other)
+    if argument(args, kwargs, 1, "dim") is not None:
+        return amin(z, args, kwargs), None
+    return amin(z, args, kwargs)
+
+
 def largest(z: Relu, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     """torch.max of two tensors, over one dimension (the places are not piecewise linear), or over everything."""
     other = argument(args, kwargs, 1, "other")
-    if isinstance(other, Tensor):
+    if is_array(other):
         return larger(z, args[0], other)
-    if len(args) > 1:
+    if argument(args, kwargs, 1, "dim") is not None:
         return amax(z, args, kwargs), None
     return amax(z, args, kwargs)
 
 
-def max_pool(z: Relu, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
-    """The largest of each window, whose entries are gathered."""
+def max_pool(z: Relu, args: Sequence[Any], kwargs: dict[str, Any], dims: int) -> Tensor:
+    """The largest of each window, whose entries are gathered; with or without channels before the last dimensions."""
     x = args[0]
-    dims = x.ndim - 2
     kernel, stride, padding, dilation, ceil = pool_settings(args, kwargs, dims)
-    sides = x.shape[2:]
+    sides = x.shape[x.ndim - dims :]
     numbers = torch.arange(sides.numel(), dtype=torch.float64).reshape(1, 1, *sides)
     pool = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[dims - 1]
     out = pool(numbers, kernel, stride, padding, dilation, ceil).shape[2:]
-    places = windows(sides, out, kernel, stride, padding, dilation).to(x.device)
-    entries = x.flatten(2)[:, :, places.flatten()].unflatten(2, places.shape)
-    return largest_along(z, entries, -1).squeeze(-1).unflatten(2, out)
+    return largest_of(z, x, windows(sides, out, kernel, stride, padding, dilation), out)
+
+
+def adaptive_max_pool(z: Relu, args: Sequence[Any], kwargs: dict[str, Any], dims: int) -> tuple[Tensor, None]:
+    """Windows from floor(i n / m) to ceil((i + 1) n / m), for m of them over n entries; the places are not convex."""
+    x, asked = args[0], argument(args, kwargs, 1, "output_size")
+    sides = x.shape[x.ndim - dims :]
+    out = list(asked) if isinstance(asked, (list, tuple)) else [asked] * dims
+    out = torch.Size(side if size is None else size for side, size in zip(sides, out, strict=True))
+    lines: list[Tensor] = []
+    for side, size in zip(sides, out, strict=True):
+        first = torch.arange(size) * side // size
+        last = -(-(torch.arange(size) + 1) * side // size) - 1
+        reach = int((last - first).max()) + 1
+        lines.append(torch.minimum(first[:, None] + torch.arange(reach)[None], last[:, None]))
+    return largest_of(z, x, places_of(lines, sides), out), None
+
+
+def largest_of(z: Relu, x: Tensor, places: Tensor, out: Sequence[int]) -> Tensor:
+    """The largest of the entries at flat places (windows, entries) of the last dimensions, which get the shape `out`."""
+    rank = x.ndim - len(out)
+    entries = x.flatten(rank)[..., places.to(x.device).flatten()].unflatten(rank, tuple(places.shape))
+    return largest_along(z, entries, -1).squeeze(-1).unflatten(rank, tuple(out))
+
+
+def pooled(dims: int) -> Kink:
+    return lambda z, args, kwargs: max_pool(z, args, kwargs, dims)
+
+
+def pooled_with_places(dims: int) -> Kink:
+    return lambda z, args, kwargs: (max_pool(z, args, kwargs, dims), None)
+
+
+def pooled_adaptively(dims: int) -> Kink:
+    return lambda z, args, kwargs: adaptive_max_pool(z, args, kwargs, dims)
 
 
 def pool_settings(args: Sequence[Any], kwargs: dict[str, Any], dims: int) -> tuple[Any, ...]:
@@ -150,17 +218,21 @@ def windows(
         valid = (at >= 0) & (at < sides[dim])
         first = torch.where(valid, at, sides[dim]).amin(1, keepdim=True)
         lines.append(torch.where(valid, at, first))
+    return places_of(lines, sides)
+
+
+def places_of(lines: Sequence[Tensor], sides: Sequence[int]) -> Tensor:
+    """The flat places (windows, entries) of windows that are given along each dimension, (windows, entries) too."""
     places = torch.zeros([1] * (2 * len(sides)), dtype=torch.int64)
     for dim, line in enumerate(lines):
         shape = [1] * (2 * len(sides))
         shape[dim], shape[len(sides) + dim] = line.shape
         places = places * sides[dim] + line.reshape(shape)
-    return places.reshape(torch.Size(out).numel(), -1)
+    return places.reshape(torch.Size([len(line) for line in lines]).numel(), -1)
 
 
 def minimum(z: Relu, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
-    a, b = torch.broadcast_tensors(torch.as_tensor(args[0]), torch.as_tensor(args[1]))
-    return b - z(b - a)
+    return smaller(z, args[0], args[1])
 
 
 # --- smooth operators ------------------------------------------------------------------------------------------------
@@ -180,11 +252,28 @@ def celu(z: Relu, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
 
 
 def softened(z: Relu, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
-    return z(args[0], Smooth(softplus(float(argument(args, kwargs, 1, "beta", 1.0)))))
+    beta, limit = float(argument(args, kwargs, 1, "beta", 1.0)), float(argument(args, kwargs, 2, "threshold", 20.0))
+    return z(args[0], Smooth(softplus(beta, limit)))
+
+
+def log_sigmoid(z: Relu, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
+    return -z(-args[0], Smooth(softplus(1.0)))
 
 
 def exp(z: Relu, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
     return z(args[0], Smooth(exponential()))
+
+
+def exp2(z: Relu, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
+    return z(math.log(2.0) * args[0], Smooth(exponential()))
+
+
+def expm1(z: Relu, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
+    return z(args[0], Smooth(exponential())) - 1.0
+
+
+def cosh(z: Relu, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
+    return 0.5 * z(args[0], Smooth(exponential())) + 0.5 * z(-args[0], Smooth(exponential()))
 
 
 def squared(z: Relu, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
@@ -199,19 +288,30 @@ def power(z: Relu, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
 
 
 def product(z: Relu, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
-    """A tensor times itself is a square; any other product is affine, or was not certified."""
-    return squared(z, args, kwargs) if args[0] is args[1] else args[0] * args[1]
+    """A tensor times itself is a square; a product with what does not move is affine."""
+    if args[0] is not args[1]:
+        raise Refusal("it multiplies two different quantities that depend on the variable", "use squares")
+    return squared(z, args, kwargs)
 
 
 def logsumexp(z: Relu, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
     x, dims = args[0], argument(args, kwargs, 1, "dim")
     dims = sorted(d % x.ndim for d in ([dims] if isinstance(dims, int) else dims))
-    moved = x.movedim(dims, tuple(range(x.ndim - len(dims), x.ndim))).flatten(x.ndim - len(dims))
-    out = z(moved, LogSumExp(moved.shape[-1]))
+    out = soft_largest(z, x, dims)
     if argument(args, kwargs, 2, "keepdim", False):
         for dim in dims:
             out = out.unsqueeze(dim)
     return out
+
+
+def soft_largest(z: Relu, x: Tensor, dims: Sequence[int]) -> Tensor:
+    moved = x.movedim(tuple(dims), tuple(range(x.ndim - len(dims), x.ndim))).flatten(x.ndim - len(dims))
+    return z(moved, LogSumExp(moved.shape[-1]))
+
+
+def log_softmax(z: Relu, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
+    x, dim = args[0], argument(args, kwargs, 1, "dim") % args[0].ndim
+    return x - soft_largest(z, x, [dim]).unsqueeze(dim)
 
 
 KINKS: dict[str, Kink] = {
@@ -224,18 +324,28 @@ KINKS: dict[str, Kink] = {
     "maximum": maximum,
     "minimum": minimum,
     "max": largest,
+    "min": smallest,
     "amax": amax,
+    "amin": amin,
     "clamp": clamp,
     "clamp_min": clamp,
-    "max_pool1d": max_pool,
-    "max_pool2d": max_pool,
-    "max_pool3d": max_pool,
+    "clamp_max": clamp_max,
+    "threshold": threshold,
+    **{f"max_pool{d}d": pooled(d) for d in (1, 2, 3)},
+    **{f"max_pool{d}d_with_indices": pooled_with_places(d) for d in (1, 2, 3)},
+    **{f"adaptive_max_pool{d}d": pooled_adaptively(d) for d in (1, 2, 3)},
     "elu": elu,
     "celu": celu,
     "softplus": softened,
+    "log_sigmoid": log_sigmoid,
     "exp": exp,
+    "exp2": exp2,
+    "expm1": expm1,
+    "cosh": cosh,
     "square": squared,
     "pow": power,
     "mul": product,
     "logsumexp": logsumexp,
+    "log_softmax": log_softmax,
+    "_log_softmax": log_softmax,
 }

@@ -42,6 +42,7 @@ class Sweep:
     g: Tensor
     b: Tensor
     arguments: list[Tensor]
+    multipliers: list[Tensor]
 
 
 class Layers:
@@ -51,6 +52,7 @@ class Layers:
         opened: the program, certified convex in its variable.
         inputs: the batch, (B, ...) each; the variable's own values do not matter.
         bends: those of the program, where they are known.
+        shift: what is taken off the functions, (B,).
 
     Example:
         >>> from torch import nn
@@ -66,11 +68,18 @@ class Layers:
         [[[0.5, 0.5]], [0.0]]
     """
 
-    def __init__(self, opened: Opened, inputs: Sequence[Tensor], bends: Sequence[Bend] | None = None) -> None:
+    def __init__(
+        self,
+        opened: Opened,
+        inputs: Sequence[Tensor],
+        bends: Sequence[Bend] | None = None,
+        shift: Tensor | None = None,
+    ) -> None:
         self.opened = opened
         self.inputs = tuple(inputs)
         self.shape = inputs[opened.variable].shape[1:]
         self.bends = tuple(bends_of(opened, inputs)) if bends is None else tuple(bends)
+        self.shift = shift
 
     @property
     def batch(self) -> int:
@@ -89,13 +98,27 @@ class Layers:
 
     def rows(self, index: Tensor) -> Layers:
         """The functions of some samples."""
-        return Layers(self.opened, [tensor[index] for tensor in self.inputs], self.bends)
+        shift = None if self.shift is None else self.shift[index]
+        return Layers(self.opened, [tensor[index] for tensor in self.inputs], self.bends, shift)
+
+    def centred(self) -> Layers:
+        """The same functions without what is constant in them: their value where y and all results are zero."""
+        origin = torch.zeros(self.batch, self.size, dtype=torch.float64, device=self.inputs[0].device)
+
+        def nothing(a: Tensor, bend: float | Tensor | Bend = 0.0) -> Tensor:
+            return torch.zeros_like(value_of(a, bend))
+
+        with torch.no_grad():
+            shift = self.run(origin, nothing)
+        shift = shift if self.shift is None else shift + self.shift
+        return Layers(self.opened, self.inputs, self.bends, torch.where(shift.isfinite(), shift, 0.0))
 
     def run(self, y: Tensor, bend: Callable[..., Tensor]) -> Tensor:
         """The program at y (B, n) with other functions for its bends, (B,)."""
         inputs = list(self.inputs)
         inputs[self.opened.variable] = y.reshape(-1, *self.shape)
-        return self.opened.run(inputs, bend).expand(len(y))
+        out = self.opened.run(inputs, bend).expand(len(y))
+        return out if self.shift is None else out - self.shift
 
     def value(self, y: Tensor) -> Tensor:
         """f(y), (B,)."""
@@ -160,16 +183,19 @@ class Layers:
         point = y.detach().clone().requires_grad_()
         found: list[Tensor] = []
         rests: list[Tensor] = []
+        multipliers: list[Tensor] = []
 
         def replaced(a: Tensor, bend: float | Tensor | Bend = 0.0) -> Tensor:
             k = len(found)
             flat = a.flatten(1).expand(len(y), -1)
             here = flat.detach()
             found.append(here)
+            multipliers.append(torch.zeros_like(here))
             z = result(k, here)
 
             def pulled(v: Tensor) -> Tensor:
                 chosen, rest = choice(k, here, v.clamp(min=0))  # non-negative but for rounding
+                multipliers[k] = chosen
                 rests.append(rest + (chosen * here).sum(1) - (v * z).sum(1))
                 return chosen
 
@@ -187,7 +213,7 @@ class Layers:
         b = value - (g * y).sum(1)
         for rest in rests:
             b = b + rest
-        return Sweep(value, g, b, found)
+        return Sweep(value, g, b, found, multipliers)
 
     def products(self, y: Tensor, results: Sequence[Tensor]) -> tuple[list[Tensor], Callable[..., list[Tensor]]]:
         """What arrives at each bend for y (B, n) and results (B, out_k) of the bends, and the transposed product: from

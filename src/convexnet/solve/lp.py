@@ -18,7 +18,7 @@ from torch import Tensor
 
 from convexnet.curvature.call import Refusal
 from convexnet.solve.bends import Bend, Kinks, Smooth
-from convexnet.solve.drive import Found, Problem
+from convexnet.solve.drive import Evidence, Found, Problem
 from convexnet.solve.groups import Largest
 from convexnet.solve.kink_form import KinkForm
 
@@ -122,10 +122,12 @@ def solve_lp(form: KinkForm, sample: int, lo: Tensor, hi: Tensor, solver: str = 
     return y, float(highs.getInfo().objective_function_value)
 
 
-def solve_exactly(problem: Problem, found: Found, tol: float, deadline: float, keep: bool = False) -> None:
+def solve_exactly(problem: Problem, found: Found, tol: float, deadline: float) -> None:
     """Solve every open sample as a linear program; its dual variables give the bound, checked in our own arithmetic."""
     form = problem.f
     assert isinstance(form, KinkForm)
+    if bool(found.scale.isnan().any()):
+        found.measure(problem)
     for sample in found.open(tol).nonzero()[:, 0].tolist():
         left = deadline - monotonic()
         if left <= 0:
@@ -139,12 +141,14 @@ def solve_exactly(problem: Problem, found: Found, tol: float, deadline: float, k
         y = torch.tensor(solution.col_value[: form.size], dtype=torch.float64)[None]
         y = part.inside(y.to(found.y))
         value = part.f.value(y)
-        bound, gates = torch.full_like(value, -torch.inf), None
+        bound, evidence = torch.full_like(value, -torch.inf), None
         if solution.dual_valid:
             chosen, (g, b) = few.fitted(multipliers_of(few, solution.row_dual), few.arguments(y.cpu()))
             bound = part.least(g.to(y), b.to(y))
-            gates = [gate.to(y) for gate in few.gates_of(chosen)] if keep else None
-        found.note(index, y, value, bound, gates)
+            gates = [gate.to(y) for gate in few.gates_of(chosen)]
+            evidence = Evidence(touch=y, gates=gates)
+        found.note(index, y, value, bound, None if evidence is None else lambda _, made=evidence: made)
+        found.measure(part, index)
 
 
 def multipliers_of(form: KinkForm, duals: Any) -> dict[int, Tensor]:

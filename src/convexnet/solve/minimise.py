@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from time import monotonic
 
@@ -16,16 +16,21 @@ from convexnet.errors import NotCertified, NotTraceable
 from convexnet.solve.asked import Asked, checked, misfit
 from convexnet.solve.choose import MANY, MATRICES, chosen_solver, rescue, run
 from convexnet.solve.derivatives import attached, wants_gradients
-from convexnet.solve.drive import Found, Function, Problem, nothing_yet, picked
+from convexnet.solve.drive import Found, Problem, Progress, Watch, nothing_yet, picked, scale_of, signs
 from convexnet.solve.kink_form import KinkForm
 from convexnet.solve.layers import Layers
 from convexnet.solve.opened import Opened
 from convexnet.solve.pieces import TooLarge
-from convexnet.solve.plain import Plain
+from convexnet.solve.plain import Own, Whole
+from convexnet.solve.proof import PART, cells_of, proved
 from convexnet.solve.reading import Reading, read
 from convexnet.solve.softened import units
 from convexnet.solve.solution import Solution, said
 from convexnet.solve.variants import smoothed, unrolled
+
+
+MUCH = 1e-7
+"""The share of a value, or of its rise, up to which what is lost to rounding counts as rounding."""
 
 
 def minimise(
@@ -39,7 +44,10 @@ def minimise(
     time_limit: float | None = None,
     *,
     wrt: int = -1,
+    atol: float | Tensor = 0.0,
     derivative: str = "exact",
+    verbose: bool = False,
+    callback: Callable[[Progress], object] | None = None,
 ) -> Solution:
     """Minimise f(y), or f(*given, y), over y in a domain, for a whole batch, with a proof of the gap.
 
@@ -50,9 +58,11 @@ def minimise(
         f: returns (B,) or (B, 1); convex in y.
         domain: a `Box` of one sample of y; coordinates are fixed with `Box.fix`.
         given: the other inputs, a tensor or a tuple; its first dimension is B. Without it B is 1, or the domain's.
-        tol: a sample has converged when its gap, value − lower_bound, is at most
-            tol · max(|value|, f(centre) − value, 1e-12). The centre is the middle of the box (of a side without an end,
-            the point nearest to 0).
+        tol: a sample has converged when its gap, upper_bound − lower_bound, is at most atol + tol · S, and what
+            rounding takes off the bound. S is the largest rise of f from x to x + d over a few fixed patterns of signs,
+            |d_j| = min(hi_j − lo_j, max(1, |x_j|)), cut off at the bounds (extrapolated from a step of length 1 where
+            |x_j| is larger): it scales with f, does not see what is added to f, and does not grow with a wide box. The
+            unit of y is its length: give y in units in which a change of 1 means something.
         solver: "auto", or one by name: "newton" (primal-dual path following), "bundle" (level bundle, for few
             variables), "pdhg" and "admm" (on the layers; piecewise linear f only), "fista" and "adam" (on a smoothed f,
             for many variables), "lp" (HiGHS; piecewise linear f only; extra `solve`).
@@ -60,12 +70,22 @@ def minimise(
         max_steps: of an iterative solver, for each sample.
         time_limit: in seconds. What has been found by then is returned.
         wrt: the number of the input of f that is minimised over; the others are `given`, in order.
+        atol: a gap that is small enough in the units of f: one number, or one for each sample, (B,).
         derivative: of x: "exact"; or, only by name, "smoothed" (as if f had no kinks: defined everywhere, and not the
             derivative of what is returned) and "unrolled" (x is where 30 steps of gradient descent come to from `start`
             or the centre, and the gradient goes through them). See `convexnet.solve.variants`.
+        verbose: print a line for every step: which solver, how many samples are open, the largest gap.
+        callback: called after every step with a `Progress` (step, open, gap, solver); where it returns True, the search
+            ends and what has been found is returned.
 
     Returns:
-        A `Solution`. Where the budget ends first, `converged` is False, x is the best point and the gap is true.
+        A `Solution`. Where the budget ends first, `converged` is False, x is the best point and the gap is true. The
+        value is the module's own forward at x, in eval mode, with parameters, buffers and floating inputs in float64
+        (what the forward casts stays cast; a module that does not run in float64 is evaluated as its traced program,
+        which does). The lower bound is proved in floating point: lowered by what rounding may have done to it, and by
+        what an operator's program differs from its function (torch's softplus beyond its threshold: 2.1e-9 / beta). A
+        function that cannot be opened at its nonlinearities is minimised by its tangents alone; the message names the
+        operator.
         Gradients flow through `x` and `value` to `given`, the parameters of f and the bounds: of x by the vertex
         formula where f is piecewise linear and by the implicit function theorem where it is smooth, of the value by
         the dual gates. Where the minimiser is not unique, only those of the value mean anything.
@@ -85,11 +105,20 @@ def minimise(
         >>> solution = minimise(f, cx.Box(-1, 1, shape=(2,)), given=torch.randn(5, 3))
         >>> solution.x.shape, bool(solution.converged.all()), bool((solution.gap <= 1e-4).all())
         (torch.Size([5, 2]), True, True)
+        >>> f = torch.nn.Sequential(torch.nn.Linear(1, 1, bias=False), torch.nn.ReLU())
+        >>> seen = []
+        >>> told = minimise(f, cx.Box(-1, 1, shape=(1,)), callback=lambda progress: seen.append(progress.open))
+        >>> len(seen) >= 1, seen[-1]
+        (True, 0)
+        >>> _ = minimise(f, cx.Box(-1, 1, shape=(1,)), verbose=True)
+        step 1: newton, ... of 1 open, largest gap ...
     """
     if torch.is_inference_mode_enabled():  # whose tensors automatic differentiation refuses, also that of our own
         with torch.inference_mode(False), torch.no_grad():
-            rest = (max_steps, time_limit)
-            return minimise(f, domain, given, tol, solver, start, *rest, wrt=wrt, derivative=derivative)
+            return minimise(
+                f, domain, given, tol, solver, start, max_steps, time_limit,
+                wrt=wrt, atol=atol, derivative=derivative, verbose=verbose, callback=callback,
+            )  # fmt: skip
     asked = checked(f, domain, given, start, wrt, tol, solver, max_steps, time_limit, derivative)
     deadline = math.inf if time_limit is None else monotonic() + time_limit
     try:
@@ -98,13 +127,25 @@ def minimise(
         raise NotTraceable(f"{error}{misfit(asked)}") from error.__cause__
     everywhere = certified(reading, asked)
     keep = wants_gradients(asked.module, asked.inputs, domain)
+    watch = Watch(callback, verbose)
     with torch.no_grad():
-        function = function_of(reading, asked, everywhere, solver)
-        strong = function.strong() if isinstance(function, KinkForm) and not function.piecewise_linear else None
-        problem = Problem(function, asked.lo, asked.hi, strong)
-        name, size = chosen_solver(solver, problem)
-        found, why = solve(problem, name, size, asked, tol, max_steps, deadline, keep, solver == "auto")
-        return answer(reading, asked, problem, found, tol, why, keep, derivative)
+        problem, closed = problem_of(reading, asked, everywhere, solver)
+        allowed = allowance(atol, problem)
+        name, size = chosen_solver(solver, problem, closed)
+        found, used = solve(problem, name, size, asked, tol, allowed, max_steps, deadline, watch, solver == "auto")
+        return answer(reading, asked, problem, found, tol, used, keep, derivative, closed)
+
+
+def allowance(atol: float | Tensor, problem: Problem) -> Tensor:
+    """`atol` for each sample, (B,).
+
+    Raises:
+        ValueError: it is negative or NaN, or of another shape.
+    """
+    given = torch.as_tensor(atol, dtype=torch.float64, device=problem.lo.device).detach()
+    if given.ndim > 1 or (given.ndim == 1 and len(given) not in (1, problem.batch)) or not bool((given >= 0).all()):
+        raise ValueError(f"atol is a gap in the units of f, a number >= 0 or one for each sample, not {atol!r}")
+    return given.expand(problem.batch)
 
 
 def solve(
@@ -113,13 +154,14 @@ def solve(
     size: int,
     asked: Asked,
     tol: float,
+    atol: Tensor,
     most: int | None,
     deadline: float,
-    keep: bool,
+    watch: Watch,
     automatic: bool,
 ) -> tuple[Found, list[str]]:
     """Solve the batch in parts that fit into memory; returns what was found, and which solvers did it."""
-    found = nothing_yet(problem)
+    found = nothing_yet(problem, atol)
     if asked.start is not None:
         y = problem.inside(asked.start)
         value = problem.f.value(y)
@@ -131,11 +173,13 @@ def solve(
         whole = len(rows) == problem.batch
         part = problem if whole else problem.rows(rows)
         piece = found if whole else picked(found, rows)
-        run(name, part, piece, tol, most, deadline, keep)
+        run(name, part, piece, tol, most, deadline, watch)
         if automatic:
-            used += [more for more in rescue(part, piece, tol, most, deadline, keep) if more not in used]
+            used += [more for more in rescue(part, piece, tol, most, deadline, watch) if more not in used]
         if not whole:
             found.put(rows, piece)
+        if watch.stopped:
+            break
     return found, used
 
 
@@ -148,24 +192,34 @@ def answer(
     used: list[str],
     keep: bool,
     derivative: str,
+    closed: str,
 ) -> Solution:
-    """The solution: points in the caller's type, and their values in float64."""
+    """The solution: points in the caller's type, their values by the module, and bounds that are proved."""
     y, descended = found.y, found.value
     if derivative == "unrolled":
         y, descended = unrolled(opened_of(reading, derivative), asked.inputs, problem, begun_at(asked, problem))
         found = replace(found, y=y.detach(), value=descended.detach())
     x = rounded_inside(y, asked.lo, asked.hi, asked.dtype)
-    value = found.value
-    if asked.dtype != torch.float64 or isinstance(problem.f, Plain):
-        value = problem.f.value(x.double())
-    bound = torch.minimum(found.bound, value)  # they may cross by what rounding leaves
+    opened = problem.exact.opened
+    own = Own(asked.module, asked.inputs, asked.variable, whole_of(reading, asked, None))
+    value = in_parts(own, x.double(), opened)
+    proof, rounding = proved(problem, found)
+    bound = torch.minimum(proof, value)  # they may cross by what rounding leaves
     gap = value - bound
-    size = torch.maximum(value.abs(), found.centre - value).clamp(min=1e-12)
-    converged = gap <= tol * size
+    gap = torch.where(gap.isnan(), torch.inf, gap)
+    scale = scale_of(problem, x.double(), problem.f.value(x.double()))
+    rounding = torch.minimum(rounding, MUCH * (value.abs() + scale)).nan_to_num(nan=0.0)
+    allowed = found.atol + tol * scale + 2 * rounding + 2.0**-50 * value.abs() + 1e-280
+    converged = gap <= allowed
     name = used[0] if len(used) == 1 else f"{used[0]}, then {', '.join(used[1:])}"
-    why = f"largest gap {float((gap / size).max()):.2g} of the size of f"
+    why = f"largest gap {float((gap / scale.clamp(min=1e-300)).max()):.2g} of the rise of f around x"
     rounded = None if asked.dtype == torch.float64 else (asked.dtype, ~found.open(tol) & ~converged)
-    message = said(converged, bound, name, why, problem.compact, rounded)
+    unbounded = ~converged & ~proof.isfinite() & falls_without_end(problem, found)
+    message = said(converged, bound, name, why, problem.compact, rounded, unbounded, closed)
+    status = tuple(
+        "converged" if done else "unbounded" if endless else "stopped"
+        for done, endless in zip(converged.tolist(), unbounded.tolist(), strict=True)
+    )
     x = x.view(asked.batch, *asked.box.shape)
     if derivative == "unrolled":
         x, value = following(x, y), following(value, descended)
@@ -175,7 +229,35 @@ def answer(
             opened = opened_of(reading, derivative)
             exact = following(x, smoothed(opened, asked.inputs, problem, y, units(problem.f, problem.lo, problem.hi)))
         x = exact
-    return Solution(x, value, bound, gap, converged, found.steps, name, message)
+    return Solution(x, value, bound, value, gap, converged, status, found.steps, name, message)
+
+
+def in_parts(own: Own, y: Tensor, opened: Opened) -> Tensor:
+    """The module's values at y (B, n), of as many samples at a time as memory allows."""
+    size = max(1, PART // max(1, 8 * cells_of(opened)))
+    parts = [own.rows(index).value(y[index]) for index in torch.arange(len(y), device=y.device).split(size)]
+    return torch.cat(parts) if len(y) > size else own.value(y)
+
+
+def falls_without_end(problem: Problem, found: Found) -> Tensor:
+    """For which samples (B,) f certainly has no least value: where it is piecewise linear and falls along a direction
+    in which the domain has no end, which its recession function says (the function without its constants)."""
+    f = problem.f
+    nothing = torch.zeros(problem.batch, dtype=torch.bool, device=found.y.device)
+    if problem.compact or not isinstance(f, KinkForm) or not f.piecewise_linear:
+        return nothing
+    far = replace(f, constants=tuple(torch.zeros_like(c) for c in f.constants), constant=torch.zeros_like(f.constant))
+    down, up = problem.lo.isinf(), problem.hi.isinf()
+    endless = nothing
+    slope = -f.subgradient(found.y)[1]
+    ways = [slope, *signs(problem.size, slope)[:, None].expand(-1, problem.batch, -1)]
+    for way in ways:
+        way = torch.where((way < 0) & ~down | (way > 0) & ~up, 0.0, way)
+        length = way.abs().amax(1, keepdim=True)
+        way = way / torch.where(length > 0, length, 1.0)
+        size = sum((m.abs().sum(1) for m in [f.slope, *f.weights.values()]), torch.zeros_like(found.value))
+        endless = endless | (far.value(way) < -1e-9 * size)
+    return endless
 
 
 def following(x: Tensor, moving: Tensor) -> Tensor:
@@ -239,18 +321,41 @@ def shown(shape: tuple[int, ...]) -> str:
     return str(shape).replace("(2", "(B", 1) if shape[:1] == (2,) else f"{shape}, without a batch"
 
 
-def function_of(reading: Reading, asked: Asked, everywhere: bool, solver: str) -> Function:
-    """The best description of the batch of functions that the module allows."""
+def problem_of(reading: Reading, asked: Asked, everywhere: bool, solver: str) -> tuple[Problem, str]:
+    """The batch of functions, in the best description that the module allows, and why there is no better one."""
     inputs = [tensor.detach() for tensor in asked.inputs]
-    if everywhere and reading.pieces is not None and reading.opened is not None:
-        if asked.lo.shape[1] > MANY and solver not in MATRICES:
-            return Layers(reading.opened, inputs)
+    lo, hi = asked.lo, asked.hi
+    if not everywhere:
+        closed = "it is convex on the domain only"
+    elif reading.pieces is None or reading.opened is None:
+        closed = "its forward reads the size of its batch"
+    else:
         try:
-            return reading.pieces.form(inputs)
-        except TooLarge:
-            return Layers(reading.opened, inputs)
-        except Refusal:
-            pass  # it has operators that are no bends
-    return Plain(
-        asked.module, inputs, asked.variable, None if everywhere else Problem(None, asked.lo, asked.hi).centre()
-    )
+            layers = Layers(reading.opened, inputs).centred()
+        except Refusal as refusal:
+            closed = refusal.reason
+        else:
+            if lo.shape[1] > MANY and solver not in MATRICES:
+                return Problem(layers, lo, hi, None, layers), ""
+            try:
+                form = reading.pieces.form(inputs)
+            except TooLarge as large:
+                return Problem(layers, lo, hi, None, layers), large.reason if solver in MATRICES else ""
+            except Refusal as refusal:
+                closed = refusal.reason
+            else:
+                constant = torch.zeros_like(form.constant)
+                form = replace(form, constant=constant)
+                strong = None if form.piecewise_linear else form.strong()
+                return Problem(form, lo, hi, strong, layers), ""
+    centre = None if everywhere else Problem(None, lo, hi).centre()
+    whole = whole_of(reading, asked, centre)
+    return Problem(whole, lo, hi, None, whole), closed
+
+
+def whole_of(reading: Reading, asked: Asked, centre: Tensor | None) -> Whole:
+    """The traced program as one function."""
+    opened = reading.opened
+    if opened is not None:
+        return Whole(opened, asked.inputs, centre=centre)
+    return Whole(Opened(reading.program, asked.variable), asked.inputs, pairs=True, centre=centre)

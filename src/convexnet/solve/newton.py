@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from convexnet.solve.cube import scales_of
-from convexnet.solve.drive import Found, Offer, Problem
+from convexnet.solve.drive import Evidence, Found, Offer, Problem, picked
 from convexnet.solve.kink_form import KinkForm
 from convexnet.solve.path import (
     ASTRAY,
@@ -68,6 +68,8 @@ class Newton:
         )
         scales = scales_of(problem.f, middle, radius, below, above)
         exact = scales.applied(problem.f, middle)
+        size = weight_of(exact)[:, 0]
+        exact = exact.times(1 / size)
         form = scales.rough(exact) if self.rough else exact
         dtype = form.slope.dtype
         y = (found.y - middle) / torch.where(radius > 0, radius, 1.0)
@@ -79,11 +81,12 @@ class Newton:
             form=form,
             middle=middle,
             radius=radius,
-            strong=None if problem.strong is None else (problem.strong * radius**2).to(dtype),
+            strong=None if problem.strong is None else (problem.strong * radius**2 / size[:, None]).to(dtype),
             weight=weight,
             below=below.to(dtype),
             above=above.to(dtype),
-            centre=found.centre.to(dtype),
+            size=size,
+            centre=(found.centre / size).to(dtype),
             y=y,
             mu=torch.full_like(weight, START),
             gates=[],
@@ -102,6 +105,7 @@ class Newton:
     def step(self, problem: Problem, state: State) -> Offer:
         if state.ahead is not None:
             self.advance(state, state.ahead)
+        size = state.size
         rough = state.y.dtype == torch.float32
         if rough and enough(state):
             refine(state)
@@ -144,12 +148,19 @@ class Newton:
                 where = few.f.arguments(touch) if smooth else [a[rows].double() for a in arguments]
                 _, (g, b) = few.f.fitted(wanted, where)
                 bound = few.least(g, b, touch)
-                return problem.inside_rows(rows, middle[rows] + radius[rows] * point), few.f.value(point), bound
+                value, bound = size[rows] * few.f.value(point), size[rows] * bound
+                return problem.inside_rows(rows, middle[rows] + radius[rows] * point), value, bound
 
             offer.certify = certify
-        offer.gates = lambda: form.gates_of(chosen)
+
+        def evidence(rows: Tensor) -> Evidence:
+            gates = form.rows(rows).gates_of(picked(chosen, rows))
+            touch = problem.inside_rows(rows, state.middle[rows] + state.radius[rows] * goal[rows].double())
+            return Evidence(touch=touch, gates=[gate.double() for gate in gates])
+
+        offer.evidence = evidence
         decrement = -(gradient * step).sum(1) / barrier[:, 0]
-        state.ahead = Ahead(at, step, changes, gradient, decrement, offer.value - offer.bound)
+        state.ahead = Ahead(at, step, changes, gradient, decrement, ((offer.value - offer.bound) / size).to(y.dtype))
         return offer
 
     def offered(self, problem: Problem, state: State, y: Tensor, goal: Tensor, g: Tensor, b: Tensor) -> Offer:
@@ -160,7 +171,7 @@ class Newton:
         state.point = torch.where((value < state.value)[:, None], y, state.point)
         state.value, state.bound = torch.fmin(state.value, value), torch.fmax(state.bound, bound)
         point = problem.inside(state.middle + state.radius * y)
-        return Offer(point, value, bound)
+        return Offer(point, state.size * value.double(), state.size * bound.double())
 
     # --- going on ----------------------------------------------------------------------------------------------------
 

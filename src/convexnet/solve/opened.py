@@ -1,22 +1,38 @@
-"""A traced program, cut open at its bends: it is executed with other functions in their place."""
+"""A traced program, cut open at its bends: it is executed with other functions in their place.
+
+Whether an operator is affine in what moves with the variable is never assumed. Its own rule in the table of the calculus
+says so, for arguments that are affine and otherwise unknown; what its rule does not call affine is lowered by a row of
+`kinks`, and where there is none, the program stays closed.
+"""
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from convexnet.curvature.arguments import in_float64
-from convexnet.curvature.graph import base_name, functional
+from convexnet.curvature.call import Call, Refusal
+from convexnet.curvature.facts import AFFINE, CONSTANT, constant, known
+from convexnet.curvature.fields import uniform
+from convexnet.curvature.graph import ancestors, base_name, functional, module_path, source_line
+from convexnet.curvature.table import TABLE
 from convexnet.curvature.trace import Program
 from convexnet.solve.bends import Bend, Kinks
 from convexnet.solve.kinks import KINKS
 
 ADDITIVE = ("add", "sub", "rsub", "cat", "stack", "maximum", "max", "minimum", "clamp", "clamp_min")
 """Operators that add other inputs to what moves, and do not multiply the two."""
+
+REGIONS = {"wrap_with_set_grad_enabled": 2, "wrap_with_autocast": 5}
+"""Operators that hold a graph of their own, and the number of their first operand."""
+
+Applied = Callable[[str, Callable[..., Any], Sequence[Any], dict[str, Any]], Any]
 
 
 class Opened:
@@ -32,50 +48,92 @@ class Opened:
         ((_, self.output),) = program.outputs
         self.moving: set[fx.Node] = set()
         self.other: set[fx.Node] = set()
+        self.counts: set[fx.Node] = set()  # sizes of the batch, and what is computed from them
         self.gated = False
-        for node in program.graph.nodes:
+        needed = ancestors(self.output) if isinstance(self.output, fx.Node) else set[fx.Node]()
+        self.nodes = [node for node in program.graph.nodes if node in needed]
+        for node in self.nodes:
             source = program.sources.get(str(node.target)) if node.op == "placeholder" else None
             given = source is not None and source.kind == "input"
             chosen = source is not None and given and source.index == variable
-            if chosen or self.moving.intersection(node.all_input_nodes):
+            if is_count(node, self.counts):
+                self.counts.add(node)
+            elif chosen or self.moving.intersection(node.all_input_nodes):
                 self.moving.add(node)
                 mixed = self.other.intersection(node.all_input_nodes)
                 self.gated |= bool(mixed) and base_name(node.target) not in ADDITIVE
-            elif given or self.other.intersection(node.all_input_nodes):
+            elif given or (self.other | self.counts).intersection(node.all_input_nodes):
                 self.other.add(node)
+        self.lasting = {node for node in self.nodes} - self.moving - self.other - self.counts
         self.fixed: dict[fx.Node, Any] = {}
+        self.affine: frozenset[fx.Node] | None = None  # those of `moving`; found when it is first asked for
+        self.cells = 0  # how many numbers it makes of a batch of two
 
     def forget(self) -> None:
         """The model's tensors have changed."""
         self.fixed.clear()
+        self.affine = None
 
-    def run(self, inputs: Sequence[Tensor], bend: Callable[..., Tensor], live: bool = False) -> Tensor:
+    def run(
+        self,
+        inputs: Sequence[Any],
+        bend: Callable[..., Any] | None,
+        live: bool = False,
+        apply: Applied | None = None,
+    ) -> Any:
         """Execute the program in float64 with `bend(a, slope or Bend)` for every bend that sees the variable.
 
         Args:
             inputs: a batch of each.
-            bend: what to compute instead.
+            bend: what to compute instead; None: every operator as it is, bends too.
             live: let gradients flow to the model's parameters.
+            apply: how to execute an operator on what moves: (name, operator, arguments, keyword arguments) -> results.
 
         Returns:
             The output, (B,).
-        """
-        env: dict[fx.Node, Any] = {} if live else dict(self.fixed)
-        for node in self.program.graph.nodes:
-            if node not in env and node.op != "output":
-                env[node] = self.computed(node, env, inputs, bend, live)
-                if not live and node not in self.moving and node not in self.other:
-                    self.fixed[node] = env[node]
-        return env[self.output].reshape(-1)
 
-    def computed(
+        Raises:
+            Refusal: an operator is not affine in what moves, and has no row in `KINKS`.
+        """
+        affine = None if bend is None else self.affinities()
+        env: dict[fx.Node, Any] = {} if live else dict(self.fixed)
+        for node in self.nodes:
+            if node not in env:
+                if node in self.moving and bend is not None and node.op == "call_function":
+                    env[node] = self.moved(node, env, bend, apply, affine or frozenset())
+                else:
+                    env[node] = self.computed(node, env, inputs, live, apply if node in self.moving else None)
+                if not live and node in self.lasting:
+                    self.fixed[node] = env[node]
+        return env[self.output].reshape(-1) if isinstance(self.output, fx.Node) else torch.tensor([float(self.output)])
+
+    def moved(
         self,
         node: fx.Node,
         env: dict[fx.Node, Any],
-        inputs: Sequence[Tensor],
-        bend: Callable[..., Tensor],
-        live: bool,
+        bend: Callable[..., Any],
+        apply: Applied | None,
+        affine: frozenset[fx.Node],
     ) -> Any:
+        """The result of an operator on what moves."""
+        args: Any = fx.map_arg(node.args, env.__getitem__)
+        kwargs: Any = fx.map_arg(node.kwargs, env.__getitem__)
+        if node.target is operator.getitem:
+            return args[0][args[1]]
+        if node in affine:
+            return executed(node, args, kwargs, apply)
+        name = base_name(node.target)
+        try:
+            if name not in KINKS:
+                raise Refusal("it is neither affine nor known to the solvers")
+            return KINKS[name](with_columns(bend), args, dict(kwargs))
+        except Refusal as refusal:
+            raise Refusal(f"{place_of(node)} cannot be opened: {refusal.reason}", refusal.remedy) from None
+
+    def computed(
+        self, node: fx.Node, env: dict[fx.Node, Any], inputs: Sequence[Any], live: bool, apply: Applied | None
+    ) -> Any:
+        """The result of a node that is executed as it is."""
         if node.op == "placeholder":
             source = self.program.sources[str(node.target)]
             if source.kind == "input":
@@ -85,12 +143,123 @@ class Opened:
             return usable(operator.attrgetter(str(node.target))(self.program.module))
         args: Any = fx.map_arg(node.args, env.__getitem__)
         kwargs: Any = fx.map_arg(node.kwargs, env.__getitem__)
-        name = base_name(node.target)
         if node.target is operator.getitem:
             return args[0][args[1]]
-        if name in KINKS and node in self.moving:
-            return KINKS[name](with_columns(bend), args, dict(kwargs))
-        return functional(node.target, name)(*map(exact, args), **{key: exact(value) for key, value in kwargs.items()})
+        return executed(node, args, kwargs, apply)
+
+    def affinities(self) -> frozenset[fx.Node]:
+        """The operators on what moves whose own rule calls them affine in it."""
+        if self.affine is None:
+            with torch.no_grad():
+                self.affine = frozenset(self.found_affine())
+        return self.affine
+
+    def found_affine(self) -> Iterator[fx.Node]:
+        """Run the program on the example, for the shapes, and ask the rule of each operator on what moves."""
+        env: dict[fx.Node, Any] = {}
+        facts: dict[fx.Node, Any] = {}
+        for node in self.nodes:
+            env[node] = self.computed(node, env, self.program.inputs, False, None)
+            parts = env[node] if isinstance(env[node], (list, tuple)) else [env[node]]
+            self.cells += sum(part.numel() for part in parts if isinstance(part, Tensor))
+            if node.op == "call_function" and node in self.moving and node.target is not operator.getitem:
+                if is_affine(node, fx.map_arg((node.args, node.kwargs), facts.__getitem__), env[node]):
+                    yield node
+            facts[node] = fact_of(env[node], node in self.moving, node in self.other)
+
+
+def is_count(node: fx.Node, counts: set[fx.Node]) -> bool:
+    """Whether a node is a size, or computed from sizes alone."""
+    if node.op != "call_function" or isinstance(node.meta.get("val"), (Tensor, list, tuple)):
+        return False
+    if base_name(node.target).startswith("sym_"):
+        return True
+    return bool(node.all_input_nodes) and counts.issuperset(node.all_input_nodes)
+
+
+def fact_of(value: Any, moves: bool, given: bool) -> Any:
+    """What is assumed of a value: affine where it moves, any constant where other inputs make it, else as it is."""
+    if isinstance(value, (list, tuple)):
+        return tuple(fact_of(part, moves, given) for part in value)
+    if not isinstance(value, Tensor):
+        return value
+    integral = not value.dtype.is_floating_point
+    if moves:
+        return replace(constant(value.shape), varies=uniform(True, value.shape, torch.bool), integral=integral)
+    return replace(constant(value.shape), integral=integral) if given else known(value)
+
+
+def is_affine(node: fx.Node, arguments: tuple[Any, Any], result: Any) -> bool:
+    """Whether the rule of an operator gives affine results."""
+    name = base_name(node.target)
+    if name.startswith(("empty", "new_empty")):  # whatever the memory holds does not depend on anything
+        return True
+    rule = TABLE.get(name)
+    results = [value for value in (result if isinstance(result, (list, tuple)) else [result]) if value is not None]
+    if rule is None or not results or not all(isinstance(value, Tensor) for value in results):
+        return False
+    floating = [value.dtype.is_floating_point for value in results]
+    shapes = tuple(tuple(value.shape) for value in results)
+    call = Call(functional(node.target, name), name, arguments[0], dict(arguments[1]), shapes, floating[0])
+    if not floating[0]:
+        return False
+    try:
+        facts = rule(call)
+    except (Refusal, RuntimeError, TypeError, ValueError, IndexError):  # a rule that does not cover the call
+        return False
+    listed = facts if isinstance(facts, tuple) else (facts,)
+    return len(listed) == len(shapes) and all(
+        fact.curvature in (CONSTANT, AFFINE) and tuple(fact.shape) == shape
+        for fact, shape, real in zip(listed, shapes, floating, strict=True)
+        if real
+    )
+
+
+def place_of(node: fx.Node) -> str:
+    """An operator with its module and its source line, for messages."""
+    path, line = module_path(node), source_line(node)
+    where = ", ".join(part for part in (path and f"in {path}", line) if part)
+    return f"{base_name(node.target)} ({where})" if where else base_name(node.target)
+
+
+@lru_cache(maxsize=4096)
+def way_of(target: Any) -> tuple[str, Callable[..., Any], int]:
+    """An operator's name, its out-of-place form, and where the operands of its own graph begin (0: it has none)."""
+    name = base_name(target)
+    return name, functional(target, name), next((n for region, n in REGIONS.items() if region in str(target)), 0)
+
+
+def executed(node: fx.Node, args: Any, kwargs: Any, apply: Applied | None) -> Any:
+    """An operator on its arguments, out of place, in float64, and with what it computes open to differentiation."""
+    name, function, first = way_of(node.target)
+    if name == "detach":  # the identity; and what does not hold for autograd must not hold for a tangent
+        return args[0]
+    if first:
+        return inlined(args[first - 1], args[first:], apply)
+    if apply is not None:
+        return apply(name, function, args, kwargs)
+    return function(*map(exact, args), **{key: exact(value) for key, value in kwargs.items()})
+
+
+def inlined(inner: Any, operands: Sequence[Any], apply: Applied | None) -> Any:
+    """The results of a region with a graph of its own."""
+    env: dict[fx.Node, Any] = {}
+    given = iter(operands)
+    for node in inner.graph.nodes:
+        if node.op == "placeholder":
+            env[node] = next(given)
+        elif node.op == "get_attr":
+            env[node] = usable(operator.attrgetter(str(node.target))(inner))
+        elif node.op == "output":
+            return tuple(fx.map_arg(node.args[0], env.__getitem__))
+        else:
+            args: Any = fx.map_arg(node.args, env.__getitem__)
+            kwargs: Any = fx.map_arg(node.kwargs, env.__getitem__)
+            if node.target is operator.getitem:
+                env[node] = args[0][args[1]]
+            else:
+                env[node] = executed(node, args, kwargs, apply)
+    return ()
 
 
 def usable(tensor: Any) -> Any:

@@ -54,6 +54,7 @@ class State:
     radius: Tensor
     strong: Tensor | None
     weight: Tensor  # (B, 1) of one unit in f
+    size: Tensor  # (B,) by which f was divided
     below: Tensor
     above: Tensor
     centre: Tensor

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from convexnet.solve.drive import Found, Offer, Problem
+from convexnet.solve.drive import Evidence, Found, Offer, Problem, picked
 from convexnet.solve.kink_form import KinkForm
 from convexnet.solve.rows import Parts, Program, chosen, distance, kinked, over, times, zeros
 
@@ -104,7 +104,15 @@ class PDHG:
         value, bound = problem.f.value(y), problem.least(g, b)
         self.restart(program, state, value - bound)
         f = problem.f
-        return Offer(y, value, bound, gates=(lambda: f.gates_of(multipliers)) if isinstance(f, KinkForm) else None)
+
+        def evidence(rows: Tensor) -> Evidence:
+            some = picked(multipliers, rows)
+            if isinstance(f, KinkForm):
+                return Evidence(touch=y[rows], gates=f.rows(rows).gates_of(some))
+            listed = [some[k] for k in range(len(f.bends))]
+            return Evidence(touch=y[rows], multipliers=listed, touching=listed)
+
+        return Offer(y, value, bound, evidence=evidence)
 
     def iterate(self, problem: Problem, program: Program, state: State) -> None:
         short = SHORT / state.norm

@@ -1,74 +1,163 @@
-"""A module as a batch of convex functions, by autograd alone: for forwards that cannot be opened."""
+"""Functions that are not opened: a traced program as a whole, differentiated as it is; and a module's own values."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from convexnet.curvature.arguments import copied, in_float64
 from convexnet.curvature.trace import evaluating
+from convexnet.solve.opened import Applied, Opened
+from convexnet.solve.rounding import Tracked
 
 INSIDE = 1e-9
 """How far towards the centre, as a share of the way, a function that is convex on a box only is differentiated."""
 
 
-class Plain:
-    """f(y) for each sample of a batch: a float64 copy of a module, called as it is.
+class Whole:
+    """f(y) for each sample of a batch: a program, executed as it is.
 
-    What autograd returns at a kink is a subgradient, because the module is composed as the calculus asks. A module that
-    is convex on a box only may have a kink that bends downwards on its border, where autograd may choose the slope of
-    the other side. So it is differentiated a little inside, and the tangent there is what `subgradient` describes.
+    What automatic differentiation returns at a kink is a subgradient, because the program is composed as the calculus
+    asks. It is the traced program that is differentiated, not the module: a module may cut its gradients off, or have
+    its own idea of them. A function that is convex on a box only may have a kink that bends downwards on its border,
+    where the slope of the other side may be chosen. So it is differentiated a little inside, and the tangent there is
+    what `subgradient` describes.
 
     Args:
-        module: the module; copied, unless it is such a copy.
+        opened: the program.
         inputs: a batch of each.
-        variable: the number of the input that y stands for.
+        pairs: the program is for a batch of two, and takes more of them two by two.
         centre: of the box (B, n), where f is convex on a box only.
 
     Example:
-        >>> f = Plain(nn.ReLU(), [torch.zeros(2, 1)], 0)
+        >>> from convexnet.curvature.trace import trace
+        >>> y = torch.zeros(2, 1)
+        >>> f = Whole(Opened(trace(nn.ReLU(), y, any_batch=True), 0), [y])
         >>> [part.tolist() for part in f.subgradient(torch.tensor([[1.0], [-1.0]]).double())]
         [[1.0, 0.0], [[1.0], [0.0]]]
     """
 
     def __init__(
-        self,
-        module: nn.Module,
-        inputs: Sequence[Tensor],
-        variable: int,
-        centre: Tensor | None = None,
-        copy: bool = True,
+        self, opened: Opened, inputs: Sequence[Tensor], pairs: bool = False, centre: Tensor | None = None
     ) -> None:
-        self.module = copied(module).double().requires_grad_(False) if copy else module
+        self.opened = opened
         self.inputs = [in_float64(tensor.detach()) for tensor in inputs]
-        self.variable = variable
+        self.shape = inputs[opened.variable].shape[1:]
+        self.pairs = pairs
         self.centre = centre
-        self.batch = inputs[0].shape[0]
-        self.size = inputs[variable][0].numel()
 
-    def called(self, y: Tensor) -> Tensor:
-        inputs = list(self.inputs)
-        inputs[self.variable] = y.view(inputs[self.variable].shape)
-        with evaluating(self.module):
-            return self.module(*inputs).reshape(self.batch)
+    @property
+    def batch(self) -> int:
+        """B."""
+        return self.inputs[0].shape[0]
+
+    @property
+    def size(self) -> int:
+        """n."""
+        return self.shape.numel()
+
+    def run(self, y: Tensor, error: Tensor | None = None, apply: Applied | None = None) -> Any:
+        """The program at y (B, n), with errors (B, n) if they are given; (B,)."""
+        parts: list[Any] = []
+        step = 2 if self.pairs else max(1, len(y))
+        for first in range(0, len(y), step):
+            rows = torch.arange(first, first + step, device=y.device).clamp(max=len(y) - 1)
+            count = min(step, len(y) - first)
+            inputs: list[Any] = [tensor if step >= len(y) and not self.pairs else tensor[rows] for tensor in self.inputs]
+            shape = (len(rows), *self.shape)
+            here: Any = y[rows].reshape(shape)
+            if error is not None:
+                here = Tracked(here, error[rows].reshape(shape))
+            inputs[self.opened.variable] = here
+            out = self.opened.run(inputs, None, apply=apply)
+            if isinstance(out, Tracked):
+                parts.append(Tracked(out.value.expand(len(rows))[:count], out.error.expand(len(rows))[:count], out.unit))
+            else:
+                parts.append(out.to(y).expand(len(rows))[:count])
+        if isinstance(parts[0], Tracked):
+            return Tracked(
+                torch.cat([p.value for p in parts]), torch.cat([p.error for p in parts]), max(p.unit for p in parts)
+            )
+        return torch.cat(parts)
 
     def value(self, y: Tensor) -> Tensor:
         """f(y), (B,)."""
         with torch.no_grad():
-            return self.called(y)
+            return self.run(y)
+
+    def touched(self, y: Tensor) -> Tensor:
+        """Where it is differentiated for y."""
+        return y.detach() if self.centre is None else torch.lerp(y.detach(), self.centre, INSIDE)
 
     def subgradient(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """A slope (B, n) and the value (B,) at y of an affine function below f that touches it at y, or beside it."""
+        """The value (B,) at y and the slope (B, n) of an affine function below f that touches it at y, or beside it."""
         with torch.enable_grad():
-            point = y.detach() if self.centre is None else torch.lerp(y.detach(), self.centre, INSIDE)
-            point = point.clone().requires_grad_()
-            value = self.called(point)
-            (g,) = torch.autograd.grad(value, point, torch.ones_like(value))
+            point = self.touched(y).clone().requires_grad_()
+            value = self.run(point)
+            if not value.requires_grad:
+                return value, torch.zeros_like(point)
+            (g,) = torch.autograd.grad(
+                value, point, torch.ones_like(value), allow_unused=True, materialize_grads=True
+            )
         return value.detach() + (g * (y - point.detach())).sum(1), g
 
-    def rows(self, index: Tensor) -> Plain:
+    def rows(self, index: Tensor) -> Whole:
         """The functions of some samples."""
         centre = None if self.centre is None else self.centre[index]
-        return Plain(self.module, [tensor[index] for tensor in self.inputs], self.variable, centre, copy=False)
+        return Whole(self.opened, [tensor[index] for tensor in self.inputs], self.pairs, centre)
+
+
+class Own:
+    """The values of a module: its own forward in eval mode, with parameters, buffers and inputs in float64.
+
+    What the forward itself casts stays cast. Where a module does not run in float64 (a tensor that it holds in a list
+    stays in float32, and meets others in a product), its traced program is run instead.
+
+    Args:
+        module: copied, and left as it is.
+        inputs: a batch of each.
+        variable: the number of the input that y stands for.
+        program: what to run where the module does not.
+    """
+
+    def __init__(self, module: nn.Module, inputs: Sequence[Tensor], variable: int, program: Whole) -> None:
+        self.inputs = [in_float64(tensor.detach()) for tensor in inputs]
+        self.variable = variable
+        self.program = program
+        try:
+            self.module: nn.Module | None = copied(module).double().requires_grad_(False)
+        except Exception:  # whatever a module's own ways of being copied and converted raise
+            self.module = None
+
+    def rows(self, index: Tensor) -> Own:
+        """The values of some samples."""
+        made = copy.copy(self)
+        made.inputs = [tensor[index] for tensor in self.inputs]
+        made.program = self.program.rows(index)
+        return made
+
+    def value(self, y: Tensor) -> Tensor:
+        """f(y), (B,), at y (B, n)."""
+        with torch.no_grad():
+            if self.module is not None:
+                inputs = list(self.inputs)
+                inputs[self.variable] = y.reshape(inputs[self.variable].shape)
+                try:
+                    with evaluating(self.module):
+                        found = leaf_of(self.module(*inputs))
+                    return found.reshape(len(y)).double()
+                except (RuntimeError, TypeError, ValueError):  # types that do not fit together
+                    self.module = None
+            return self.program.value(y)
+
+
+def leaf_of(output: Any) -> Tensor:
+    """The one tensor of an output."""
+    while not isinstance(output, Tensor):
+        parts = list(output.values()) if isinstance(output, dict) else list(output)
+        output = next(part for part in parts if part is not None)
+    return output

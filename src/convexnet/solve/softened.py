@@ -50,7 +50,7 @@ def softened(f: Function, y: Tensor, mu: Sequence[Tensor]) -> Sweep:
     """
     if not isinstance(f, (KinkForm, Layers)):
         value, g = f.subgradient(y)
-        return Sweep(value, g, value - (g * y).sum(1), [])
+        return Sweep(value, g, value - (g * y).sum(1), [], [])
     gates: list[Tensor] = []
 
     def result(k: int, a: Tensor) -> Tensor:
@@ -68,7 +68,13 @@ def softened(f: Function, y: Tensor, mu: Sequence[Tensor]) -> Sweep:
     for k in range(len(f.bends)):
         arguments.append(f.argument(k, y, results))
         results.append(result(k, arguments[k]))
-    return Sweep(f.value_of(y, results), *f.minorant(gates, arguments), arguments)
+    chosen: dict[int, Tensor] = {}
+    intercept = f.constant
+    for k in reversed(range(len(f.bends))):
+        chosen[k], rest = choice(k, arguments[k], f.arriving(k, chosen))
+        intercept = intercept + rest
+    multipliers = [chosen[k] for k in range(len(f.bends))]
+    return Sweep(f.value_of(y, results), *f.affine(chosen, intercept), arguments, multipliers)
 
 
 def smooth_value(f: Function, y: Tensor, mu: Sequence[Tensor]) -> Tensor:

@@ -14,10 +14,13 @@ class Solution:
 
     Attributes:
         x: the points (B, *shape), in the type of `given`. Gradients flow through it.
-        value: f at x, (B,) in float64. Gradients flow through it.
+        value: f at x, by the module's own forward, (B,) in float64. Gradients flow through it.
         lower_bound: below the minimum of each sample, (B,) in float64; −inf where nothing could be proved.
-        gap: value − lower_bound.
-        converged: gap <= tol · max(|value|, f(centre) − value, 1e-12), (B,) booleans.
+        upper_bound: above it: the value.
+        gap: upper_bound − lower_bound, at least 0.
+        converged: gap <= atol + tol · S and rounding, (B,) booleans; see `minimise`.
+        status: B strings: "converged", "stopped" (by a budget, or since nothing more could be proved) or "unbounded"
+            (where f certainly has no least value).
         steps: of the iterative solvers, (B,).
         solver: which solver was used.
         message: what happened, in a sentence, and what to try where samples have not converged.
@@ -31,8 +34,10 @@ class Solution:
     x: Tensor
     value: Tensor
     lower_bound: Tensor
+    upper_bound: Tensor
     gap: Tensor
     converged: Tensor
+    status: tuple[str, ...]
     steps: Tensor
     solver: str
     message: str
@@ -53,6 +58,8 @@ def said(
     why: str,
     compact: bool,
     rounded: tuple[torch.dtype, Tensor] | None = None,
+    unbounded: Tensor | None = None,
+    closed: str = "",
 ) -> str:
     """The message of a solution.
 
@@ -63,11 +70,18 @@ def said(
         why: how far the worst is from it.
         compact: whether all bounds of the domain are finite.
         rounded: the type of the points, and which samples had converged before they were rounded to it.
+        unbounded: which samples certainly have no least value.
+        closed: why the function was not opened, if it was not.
     """
+    if closed:
+        solver = f"{solver}, on its values and tangents alone: {closed}"
     count, done = len(converged), int(converged.sum())
     if done == count:
         return f"all {count} converged ({solver})" if count > 1 else f"converged ({solver})"
     text = f"{done} of {count} converged ({solver}); {why}"
+    if unbounded is not None and bool(unbounded.any()):
+        which = ", ".join(str(i) for i in unbounded.nonzero()[:8, 0].tolist())
+        return f"{text}. f falls without end on this domain (sample {which}): give finite bounds"
     if not compact and bool(torch.isinf(bound).any()):
         return (
             f"{text}. On an unbounded domain nothing can be proved without strong convexity: give finite bounds, or a "

@@ -1,0 +1,505 @@
+"""How far rounding may take the operators of a program from real arithmetic: a running error analysis.
+
+Every number carries a bound of its error. An affine operator sends a bound e through the absolute values of its
+coefficients, and adds what its own sums of ℓ products may be off by, (ℓ + 1) u Σ |w| |a| (Higham, Accuracy and Stability
+of Numerical Algorithms, 3.3 and 3.5). Both are one run of the operator itself, on absolute values:
+
+    |W| e + (ℓ + 1) u (|W| |a| + |b|)  =  κ (|W| (|a| + e / κ) + |b|),    κ = (ℓ + 1) u
+
+What has been cast to a lower precision has the u of that type from there on. An operator without a rule here has an
+error without an end, and so makes no bound.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from convexnet.curvature.pointwise import Pointwise
+from convexnet.curvature.shapes import Moved, reshaped
+from convexnet.curvature.table import TABLE
+
+UNIT = 2.0**-53
+"""The relative error of one operation in float64."""
+
+UNDERFLOW = 1e-300
+"""More than what all products of one operator lose where they are too small for their precision."""
+
+
+@dataclass(eq=False)
+class Tracked:
+    """Numbers with a bound of their errors, and the relative error of the precision that they are in.
+
+    Example:
+        >>> one = Tracked(torch.ones(1), torch.zeros(1))
+        >>> float((one + one).error) > 0, float((-one).error)
+        (True, 0.0)
+    """
+
+    value: Tensor
+    error: Tensor
+    unit: float = UNIT
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.value.shape
+
+    @property
+    def ndim(self) -> int:
+        return self.value.ndim
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.value.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.value.device
+
+    def moved(self, move: Callable[[Tensor], Tensor]) -> Tracked:
+        """The same operator, which moves entries only, on values and errors."""
+        return Tracked(move(self.value), move(self.error), self.unit)
+
+    def rounded(self, value: Tensor, error: Tensor, *others: Any) -> Tracked:
+        """A result with one rounding."""
+        unit = max([self.unit, *(other.unit for other in others if isinstance(other, Tracked))])
+        return Tracked(value, error + 2 * unit * value.detach().abs(), unit)
+
+    def __add__(self, other: Any) -> Tracked:
+        return self.rounded(self.value + value_of(other), self.error + error_of(other), other)
+
+    def __sub__(self, other: Any) -> Tracked:
+        return self.rounded(self.value - value_of(other), self.error + error_of(other), other)
+
+    def __rsub__(self, other: Any) -> Tracked:
+        return self.rounded(other - self.value, 0.0 + self.error)
+
+    def __mul__(self, other: Any) -> Tracked:
+        size = other.detach().abs() if isinstance(other, Tensor) else abs(other)
+        return self.rounded(self.value * other, self.error * size)
+
+    def __neg__(self) -> Tracked:
+        return Tracked(-self.value, self.error, self.unit)
+
+    __radd__, __rmul__ = __add__, __mul__
+
+    def __getitem__(self, index: Any) -> Tracked:
+        return self.moved(lambda t: t[index])
+
+    def flatten(self, *dims: int) -> Tracked:
+        return self.moved(lambda t: t.flatten(*dims))
+
+    def unflatten(self, dim: int, sizes: Any) -> Tracked:
+        return self.moved(lambda t: t.unflatten(dim, sizes))
+
+    def movedim(self, source: Any, target: Any) -> Tracked:
+        return self.moved(lambda t: t.movedim(source, target))
+
+    def unsqueeze(self, dim: int) -> Tracked:
+        return self.moved(lambda t: t.unsqueeze(dim))
+
+    def squeeze(self, *dims: Any) -> Tracked:
+        return self.moved(lambda t: t.squeeze(*dims))
+
+    def narrow(self, dim: int, start: int, length: int) -> Tracked:
+        return self.moved(lambda t: t.narrow(dim, start, length))
+
+    def reshape(self, *shape: Any) -> Tracked:
+        return self.moved(lambda t: t.reshape(*shape))
+
+
+def value_of(number: Any) -> Any:
+    return number.value if isinstance(number, Tracked) else number
+
+
+def error_of(number: Any) -> Any:
+    return number.error if isinstance(number, Tracked) else 0.0
+
+
+def mapped(arguments: Any, change: Callable[[Any], Any]) -> Any:
+    """Arguments of an operator with every one changed, within lists too."""
+    if isinstance(arguments, (list, tuple)):
+        return [mapped(part, change) for part in arguments]
+    if isinstance(arguments, dict):
+        return {key: mapped(part, change) for key, part in arguments.items()}
+    return change(arguments)
+
+
+def listed(arguments: Any) -> Iterator[Any]:
+    if isinstance(arguments, (list, tuple)):
+        for part in arguments:
+            yield from listed(part)
+    elif isinstance(arguments, dict):
+        yield from listed(list(arguments.values()))
+    else:
+        yield arguments
+
+
+@dataclass
+class Call:
+    """An operator on tracked numbers."""
+
+    name: str
+    function: Callable[..., Any]
+    args: Sequence[Any]
+    kwargs: dict[str, Any]
+    results: list[Tensor]
+    unit: float
+    lengths: float = 1.0  # of the sums that it makes, forwards or backwards
+
+    def argument(self, place: int, name: str, default: Any = None) -> Any:
+        return self.args[place] if len(self.args) > place else self.kwargs.get(name, default)
+
+    def run(self, change: Callable[[Any], Any]) -> list[Tensor]:
+        out = self.function(*mapped(self.args, change), **mapped(self.kwargs, change))
+        return list(out) if isinstance(out, (list, tuple)) else [out]
+
+    def tracked(self) -> list[Tracked]:
+        return [part for part in listed([list(self.args), self.kwargs]) if isinstance(part, Tracked)]
+
+    def tensors(self) -> list[Tensor]:
+        """All floating arguments."""
+        parts = (value_of(part) for part in listed([list(self.args), self.kwargs]))
+        return [part for part in parts if isinstance(part, Tensor) and part.is_floating_point()]
+
+
+Errors = Callable[[Call], list[Tensor]]
+
+
+@dataclass
+class Rounding:
+    """Executes operators on tracked numbers, as `Opened.run` asks for.
+
+    Attributes:
+        lengths: how many roundings a slope that is carried back through all of them may have.
+        unit: the largest relative error of one.
+    """
+
+    lengths: float = 8.0
+    unit: float = UNIT
+    missing: set[str] = field(default_factory=set[str])
+
+    def __call__(self, name: str, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        plain = mapped([list(args), kwargs], lambda part: as_float64(value_of(part)))
+        out = function(*plain[0], **plain[1])
+        several = isinstance(out, (list, tuple))
+        results: list[Any] = list(out) if several else [out]
+        if not any(isinstance(part, Tracked) for part in listed([list(args), kwargs])):
+            return out
+        unit = max(cast_unit(name, args, kwargs), unit_of(args, kwargs))
+        call = Call(name, function, mapped(list(args), as_float64), mapped(kwargs, as_float64), results, unit)
+        errors = self.errors(call)
+        self.lengths += call.lengths + 2
+        self.unit = max(self.unit, unit)
+        made = [
+            Tracked(value, error, unit) if isinstance(value, Tensor) and value.is_floating_point() else value
+            for value, error in zip(results, errors, strict=True)
+        ]
+        return tuple(made) if several else made[0]
+
+    def errors(self, call: Call) -> list[Tensor]:
+        rule = TABLE.get(call.name)
+        made = ERRORS.get(call.name)
+        if made is None and (isinstance(rule, Moved) or rule is reshaped):
+            made = moved
+        if made is None and isinstance(rule, Pointwise):
+            made = pointwise
+        if made is None:
+            self.missing.add(call.name)
+            return [torch.full_like(value, math.inf) if is_real(value) else value for value in call.results]
+        return made(call)
+
+
+def is_real(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
+def as_float64(setting: Any) -> Any:
+    return torch.float64 if isinstance(setting, torch.dtype) and setting.is_floating_point else setting
+
+
+def cast_unit(name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> float:
+    """The relative error of a type that is asked for."""
+    if name == "type_as":
+        return args[1].unit if isinstance(args[1], Tracked) else UNIT
+    kinds = [part for part in listed([list(args), kwargs]) if isinstance(part, torch.dtype) and part.is_floating_point]
+    return max([torch.finfo(kind).eps / 2 for kind in kinds], default=UNIT)
+
+
+def unit_of(args: Sequence[Any], kwargs: dict[str, Any]) -> float:
+    """That of the arguments: results have the highest precision of those."""
+    units = [
+        part.unit if isinstance(part, Tracked) else UNIT
+        for part in listed([list(args), kwargs])
+        if isinstance(part, Tracked) or (is_real(part) and part.ndim > 0)
+    ]
+    tracked = [part.unit for part in listed([list(args), kwargs]) if isinstance(part, Tracked)]
+    # A constant may have been cast as well, and then lifts nothing: the lowest precision counts.
+    return max(tracked, default=min(units, default=UNIT))
+
+
+# --- the rules ------------------------------------------------------------------------------------------------------
+
+
+def moved(call: Call) -> list[Tensor]:
+    """Entries are moved; constants among them have no error."""
+    zero = call.run(lambda part: torch.zeros_like(value_of(part)) if is_real(value_of(part)) else part)
+    out = call.run(lambda part: error_of(part) + 0.0 if isinstance(part, Tracked) else zeroed(part))
+    fan = [value.numel() for value in call.results if is_real(value)]
+    call.lengths = max(fan, default=1) / max(1, len(call.results[0])) if call.name in FANS else 1.0
+    return [
+        torch.where((a - b).isnan(), 0.0, (a - b).abs()) if is_real(a) else a for a, b in zip(out, zero, strict=True)
+    ]
+
+
+def zeroed(part: Any) -> Any:
+    return torch.zeros_like(part) if is_real(part) else part
+
+
+FANS = (
+    "expand", "expand_as", "broadcast_to", "index_select", "index", "gather", "take", "repeat", "tile",
+    "repeat_interleave", "unfold", "im2col", "index_put",
+)  # fmt: skip
+"""Which may use one entry many times."""
+
+
+def cast(call: Call) -> list[Tensor]:
+    (x,) = call.tracked()[:1]
+    extra = 2 * call.unit * call.results[0].detach().abs() if call.unit > x.unit else 0.0
+    return [x.error + extra]
+
+
+def summed(inner: Callable[[Call], float]) -> Errors:
+    """An operator whose results are sums of products of its arguments, with inner(call) terms."""
+
+    def errors(call: Call) -> list[Tensor]:
+        call.lengths = max(1.0, inner(call))
+        kappa = (call.lengths + 4) * call.unit
+
+        def size(part: Any) -> Any:
+            if isinstance(part, Tracked):
+                return part.value.detach().abs() + part.error / kappa
+            return part.detach().abs() if is_real(part) else part
+
+        call = Call(
+            call.name, call.function, call.args, {k: abs(v) if k in ("alpha", "beta") else v for k, v in
+            call.kwargs.items()}, call.results, call.unit, call.lengths,
+        )  # fmt: skip
+        return [kappa * value + UNDERFLOW for value in call.run(size)]
+
+    def counted(call: Call) -> list[Tensor]:
+        found = errors(call)
+        sizes = [t.numel() / max(1, t.shape[0] if t.ndim else 1) for t in [*call.tensors(), *call.results] if is_real(t)]
+        call.lengths = max(call.lengths, min(max(sizes, default=1.0), widest(call)))
+        return found
+
+    return counted
+
+
+def widest(call: Call) -> float:
+    """An upper bound for the terms of a sum that is carried back: a weight's entries by its smaller side."""
+    weights = [part for part in listed([list(call.args), call.kwargs]) if is_real(part) and part.ndim > 1]
+    return float(max((part.numel() / max(1, min(part.shape[:2])) for part in weights), default=math.inf))
+
+
+def added(sign: float, turned: bool = False) -> Errors:
+    def errors(call: Call) -> list[Tensor]:
+        a, b = call.args[:2]
+        alpha = abs(float(call.argument(2, "alpha", 1.0)))
+        a_size, b_size = (alpha, 1.0) if turned else (1.0, alpha)
+        size = a_size * absolute(a) + b_size * absolute(b)
+        return [a_size * error_of(a) + b_size * error_of(b) + 2 * call.unit * size + 0 * call.results[0].detach()]
+
+    return errors
+
+
+def absolute(part: Any) -> Any:
+    value = value_of(part)
+    return value.detach().abs() if isinstance(value, Tensor) else abs(value)
+
+
+def negated(call: Call) -> list[Tensor]:
+    return [call.args[0].error]
+
+
+def multiplied(call: Call) -> list[Tensor]:
+    a, b = call.args[:2]
+    total = error_of(a) * absolute(b) + error_of(b) * absolute(a) + error_of(a) * error_of(b)
+    return [total + 2 * call.unit * call.results[0].detach().abs() + UNDERFLOW]
+
+
+def divided(call: Call) -> list[Tensor]:
+    a, b = call.args[:2]
+    size = absolute(b)
+    return [error_of(a) / size + 2 * call.unit * call.results[0].detach().abs() + UNDERFLOW]
+
+
+def addcmul(call: Call) -> list[Tensor]:
+    a, b, c = call.args[:3]
+    value = abs(float(call.argument(3, "value", 1.0)))
+    part = error_of(b) * absolute(c) + error_of(c) * absolute(b)
+    size = absolute(a) + value * absolute(b) * absolute(c)
+    return [error_of(a) + value * part + 4 * call.unit * size + UNDERFLOW]
+
+
+def lerp(call: Call) -> list[Tensor]:
+    a, b, share = call.args[:3]
+    rest, share = 1 + absolute(share), absolute(share)
+    size = absolute(a) * rest + absolute(b) * share
+    return [error_of(a) * rest + error_of(b) * share + 6 * call.unit * size + UNDERFLOW]
+
+
+def normalised(call: Call) -> list[Tensor]:
+    """Batch norm in eval mode: (x − mean) weight / sqrt(var + eps) + bias."""
+    kappa = 10 * call.unit
+    x, weight, bias, mean, var = call.args[:5]
+    size = x.value.detach().abs() + x.error / kappa
+    given = [None if part is None else part.detach().abs() for part in (weight, bias)]
+    out = call.function(size, *given, -mean.detach().abs(), var, *call.args[5:], **call.kwargs)
+    first, *rest = list(out) if isinstance(out, (list, tuple)) else [out]
+    return [kappa * first, *[torch.zeros_like(part) for part in rest]]
+
+
+def interpolated(call: Call) -> list[Tensor]:
+    """Bicubic interpolation: coefficients of both signs, whose absolute values add up to less than 2 in each window."""
+    (x,) = call.tracked()[:1]
+    call.lengths = float(x.shape[-1] * x.shape[-2])
+    size = 2 * (x.error + 40 * call.unit * x.value.detach().abs()).flatten(-2).amax(-1)
+    return [size[..., None, None].expand(call.results[0].shape) + 0.0]
+
+
+def pointwise(call: Call) -> list[Tensor]:
+    """A function of single entries, by its derivative there."""
+    x = call.args[0]
+    if not isinstance(x, Tracked):
+        return [torch.full_like(call.results[0], math.inf)]
+    with torch.enable_grad():
+        at = x.value.detach().clone().requires_grad_()
+        out = call.function(at, *call.args[1:], **call.kwargs)
+        steep = torch.autograd.grad(out, at, torch.ones_like(out))[0] if out.requires_grad else torch.zeros_like(at)
+    size = out.detach().abs() + steep.abs() * at.detach().abs()
+    short = softplus_short(call) if call.name == "softplus" else 0.0
+    return [steep.abs() * x.error + 8 * call.unit * size + short + UNDERFLOW]
+
+
+def softplus_short(call: Call) -> float:
+    beta, limit = float(call.argument(1, "beta", 1.0)), float(call.argument(2, "threshold", 20.0))
+    return math.log1p(math.exp(-limit)) / beta
+
+
+def within(steep: float | Callable[[Tensor], Tensor]) -> Errors:
+    """An operator of which no result moves by more than `steep` times what any of its arguments moves."""
+
+    def errors(call: Call) -> list[Tensor]:
+        call.lengths = float(max(t.numel() for t in call.tensors()))
+        total: Any = 0.0
+        for part in call.tracked():
+            slope = steep if isinstance(steep, (int, float)) else steep(part.value.detach())
+            own = part.error + 4 * call.unit * part.value.detach().abs()
+            rows = slope * own.reshape(len(own), -1).sum(1)
+            total = total + rows
+        constants = [part for part in call.tensors() if not any(part is one.value for one in call.tracked())]
+        room = 8 * call.unit * sum((part.detach().abs().sum() for part in constants), torch.zeros(()).double())
+        found: list[Tensor] = []
+        for value in call.results:
+            if not is_real(value):
+                found.append(value)
+                continue
+            rows = (total + room).reshape(-1, *[1] * (value.ndim - 1)) if value.ndim else (total + room).sum()
+            found.append(rows.expand(value.shape) + 8 * call.unit * value.detach().abs())
+        return found
+
+    return errors
+
+
+def farthest(x: Tensor) -> Tensor:
+    """The largest slope of a variance, for each sample."""
+    return 2 * x.abs().reshape(len(x), -1).amax(1)
+
+
+def all_but_first(call: Call) -> float:
+    return float(max(t.numel() // max(1, t.shape[0] if t.ndim else 1) for t in call.tensors()))
+
+
+def entries(call: Call) -> float:
+    return float(max(t.numel() for t in call.tensors()))
+
+
+def of_matrix(place: int) -> Callable[[Call], float]:
+    return lambda call: float(value_of(call.args[place]).shape[-1])
+
+
+def kernel(call: Call) -> float:
+    return float(value_of(call.args[1])[0].numel())
+
+
+def kernel_transposed(call: Call) -> float:
+    weight = value_of(call.args[1])
+    return float(weight.numel() // weight.shape[1])
+
+
+def kernel_either(call: Call) -> float:
+    return max(kernel(call), kernel_transposed(call))
+
+
+LIPSCHITZ = within(1.0)
+ERRORS: dict[str, Errors] = {
+    **dict.fromkeys(("clone", "contiguous", "alias", "lift_fresh_copy", "positive"), cast),
+    **dict.fromkeys(("to", "_to_copy", "type_as"), cast),
+    **dict.fromkeys(("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"), cast),
+    **dict.fromkeys(("cat", "stack", "pad", "constant_pad_nd", "where", "masked_fill", "copy"), moved),
+    **dict.fromkeys(("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full", "fill", "zero"), moved),
+    **dict.fromkeys(("empty_like", "new_empty", "empty"), lambda call: [torch.zeros_like(v) for v in call.results]),
+    "add": added(1.0),
+    "sub": added(-1.0),
+    "rsub": added(-1.0, turned=True),
+    "neg": negated,
+    "mul": multiplied,
+    "div": divided,
+    "addcmul": addcmul,
+    "lerp": lerp,
+    "sum": summed(all_but_first),
+    "mean": summed(all_but_first),
+    **{f"{kind}_pool{d}d": summed(all_but_first) for kind in ("avg", "adaptive_avg") for d in (1, 2, 3)},
+    "_adaptive_avg_pool2d": summed(all_but_first),
+    "_adaptive_avg_pool3d": summed(all_but_first),
+    **dict.fromkeys(
+        (
+            "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "_upsample_nearest_exact1d",
+            "_upsample_nearest_exact2d", "_upsample_nearest_exact3d", "upsample_linear1d", "upsample_bilinear2d",
+            "upsample_trilinear3d", "_upsample_bilinear2d_aa",
+        ),
+        summed(all_but_first),
+    ),
+    "upsample_bicubic2d": interpolated,
+    "_upsample_bicubic2d_aa": interpolated,
+    "linear": summed(of_matrix(1)),
+    "matmul": summed(of_matrix(0)),
+    "mm": summed(of_matrix(0)),
+    "bmm": summed(of_matrix(0)),
+    "mv": summed(of_matrix(0)),
+    "dot": summed(of_matrix(0)),
+    "outer": summed(lambda call: 1.0),
+    "addmm": summed(of_matrix(1)),
+    "baddbmm": summed(of_matrix(1)),
+    "einsum": summed(entries),
+    **{f"conv{d}d": summed(kernel) for d in (1, 2, 3)},
+    **{f"conv_transpose{d}d": summed(kernel_transposed) for d in (1, 2, 3)},
+    "convolution": summed(kernel_either),
+    "batch_norm": normalised,
+    "_native_batch_norm_legit_no_training": normalised,
+    # Those that are only met where a function stays closed.
+    **dict.fromkeys(("square", "sqrt", "rsqrt", "reciprocal", "pow", "log", "clamp", "clamp_min", "clamp_max"), pointwise),
+    **dict.fromkeys(("maximum", "minimum", "max", "min", "amax", "amin", "prelu", "_prelu_kernel"), LIPSCHITZ),
+    **{f"{kind}max_pool{d}d{end}": LIPSCHITZ for kind in ("", "adaptive_") for d in (1, 2, 3) for end in (
+        "", "_with_indices")},
+    **dict.fromkeys(("linalg_vector_norm", "norm", "std", "cdist", "logsumexp"), LIPSCHITZ),
+    **dict.fromkeys(("log_softmax", "_log_softmax"), within(2.0)),
+    "var": within(farthest),
+}  # fmt: skip
+"""How errors go through an operator; others that move entries, or are functions of single ones, follow their kind."""
