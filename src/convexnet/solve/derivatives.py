@@ -148,7 +148,7 @@ def through_program(opened: Opened, at: Minimum, to_value: Tensor | None, held: 
             y.requires_grad_()
         inputs = list(at.inputs)
         inputs[at.variable] = y.view(len(y), *at.box.shape)
-        out = opened.run(inputs, gated, live=True)
+        out = opened.run(inputs, gated, live={})
         total = out.new_zeros(())
         if to_value is not None:
             total = total + (to_value * out).sum()

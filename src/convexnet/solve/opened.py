@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,8 +23,12 @@ ADDITIVE = ("add", "sub", "rsub", "cat", "stack", "maximum", "max", "minimum", "
 class Opened:
     """A traced program whose bends can be exchanged.
 
+    Several threads may run one; only `fixed`, what does not depend on the inputs, is filled as it runs, and always with
+    the same tensors.
+
     Attributes:
         gated: other inputs may multiply what moves with the variable.
+        values: the values of the model's tensors, by the `id` of each; of one that is missing, its present value.
     """
 
     def __init__(self, program: Program, variable: int) -> None:
@@ -43,29 +48,38 @@ class Opened:
                 self.gated |= bool(mixed) and base_name(node.target) not in ADDITIVE
             elif given or self.other.intersection(node.all_input_nodes):
                 self.other.add(node)
+        self.values: Mapping[int, Tensor] = {}
         self.fixed: dict[fx.Node, Any] = {}
 
-    def forget(self) -> None:
-        """The model's tensors have changed."""
-        self.fixed.clear()
+    def valued(self, values: Mapping[int, Tensor]) -> Opened:
+        """The same program for given values of the model's tensors, by the `id` of each."""
+        made = copy.copy(self)
+        made.values, made.fixed = values, {}
+        return made
 
-    def run(self, inputs: Sequence[Tensor], bend: Callable[..., Tensor], live: bool = False) -> Tensor:
+    def run(
+        self, inputs: Sequence[Tensor], bend: Callable[..., Tensor], live: Mapping[int, Tensor] | None = None
+    ) -> Tensor:
         """Execute the program in float64 with `bend(a, slope or Bend)` for every bend that sees the variable.
 
         Args:
             inputs: a batch of each.
             bend: what to compute instead.
-            live: let gradients flow to the model's parameters.
+            live: tensors to take in the place of those of the model with these `id`s, so that gradients flow to them.
 
         Returns:
             The output, (B,).
         """
-        env: dict[fx.Node, Any] = {} if live else dict(self.fixed)
+        fixed = self.fixed
+        env: dict[fx.Node, Any] = dict(fixed) if live is None else {}
+        fresh: dict[fx.Node, Any] = {}
         for node in self.program.graph.nodes:
             if node not in env and node.op != "output":
                 env[node] = self.computed(node, env, inputs, bend, live)
-                if not live and node not in self.moving and node not in self.other:
-                    self.fixed[node] = env[node]
+                if live is None and node not in self.moving and node not in self.other:
+                    fresh[node] = env[node]
+        if fresh:
+            self.fixed = fixed | fresh  # never changed in place: other threads may be copying it
         return env[self.output].reshape(-1)
 
     def computed(
@@ -74,13 +88,16 @@ class Opened:
         env: dict[fx.Node, Any],
         inputs: Sequence[Tensor],
         bend: Callable[..., Tensor],
-        live: bool,
+        live: Mapping[int, Tensor] | None,
     ) -> Any:
         if node.op == "placeholder":
             source = self.program.sources[str(node.target)]
             if source.kind == "input":
                 return in_float64(inputs[source.index])
-            return usable(source.tensor if live or source.tensor is None else source.tensor.detach())
+            own = source.tensor
+            if own is not None:
+                own = self.values.get(id(own), own).detach() if live is None or id(own) not in live else live[id(own)]
+            return usable(own)
         if node.op == "get_attr":
             return usable(operator.attrgetter(str(node.target))(self.program.module))
         args: Any = fx.map_arg(node.args, env.__getitem__)

@@ -55,7 +55,7 @@ def smoothed(opened: Opened, inputs: Sequence[Tensor], problem: Problem, y: Tens
         return z.reshape(a.shape if bend.group == 1 else a.shape[:-1])
 
     with torch.enable_grad():
-        value = opened.run(shown(inputs, opened, at), bent, live=True)
+        value = opened.run(shown(inputs, opened, at), bent, live={})
         (g,) = torch.autograd.grad(value, at, torch.ones_like(value), create_graph=True)
         rows = [torch.autograd.grad(g[:, j].sum(), at, retain_graph=True)[0] for j in range(at.shape[1])]
         hessian = torch.stack(rows, 1).detach()
@@ -77,11 +77,11 @@ def unrolled(opened: Opened, inputs: Sequence[Tensor], problem: Problem, start: 
         y = start.detach().clone().requires_grad_()
         speed = torch.zeros_like(y)
         for _ in range(STEPS):
-            value = opened.run(shown(inputs, opened, y), unchanged, live=True)
+            value = opened.run(shown(inputs, opened, y), unchanged, live={})
             (g,) = torch.autograd.grad(value, y, torch.ones_like(value), create_graph=True)
             speed = MOMENTUM * speed - rate * g
             y = problem.inside(y + speed)
-        return y, opened.run(shown(inputs, opened, y), unchanged, live=True)
+        return y, opened.run(shown(inputs, opened, y), unchanged, live={})
 
 
 def shown(inputs: Sequence[Tensor], opened: Opened, y: Tensor) -> list[Tensor]:
