@@ -9,109 +9,259 @@ the second derivative through smooth bends, and b, f the coordinates at bounds a
     [ J_f    0   ] [ dmu  ]  = - [ d(a)        + J_b  dy_b ]
 
 where L is the network with dual gates. Without H this is the vertex formula, without J the implicit function theorem.
-Everything is computed in the backward pass only.
+Everything is computed in the backward pass only, for the values that the network had in the forward pass.
+
+Derivatives of these derivatives are right where no kink holds the minimiser (`implicit`), and an error elsewhere.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
+from torch import Tensor, fx, nn
 
+from convexnet.curvature.graph import base_name, module_path, source_line
+from convexnet.curvature.trace import TRACING
 from convexnet.domains import Box
 from convexnet.solve.bends import Bend
-from convexnet.solve.drive import Found
+from convexnet.solve.drive import Found, Function
 from convexnet.solve.holding import Held, held_by
+from convexnet.solve.implicit import derived, moved, once, standing
+from convexnet.solve.kink_form import KinkForm
+from convexnet.solve.layers import Layers
 from convexnet.solve.opened import Opened, value_of
-from convexnet.solve.reading import Reading
+from convexnet.solve.reading import Reading, tensors_of
+from convexnet.solve.settling import settled
+from convexnet.solve.softened import units
+from convexnet.solve.variants import barriers, softly
+
+EXACT = ("newton", "newton in full", "lp")
+"""Solvers whose gates say which kinks hold the minimiser."""
 
 
-def wants_gradients(module: nn.Module, inputs: Sequence[Tensor], box: Box) -> bool:
+def sources_of(reading: Reading, module: nn.Module) -> list[Tensor]:
+    """The tensors of a module that a solution depends on: its parameters, and what else its forward reads, as buffers,
+    attributes and the tensors that took the place of parameters."""
+    with TRACING:  # while a module is traced, it holds others
+        own = {id(tensor): tensor for tensor in [*module.parameters(), *tensors_of(reading.program)]}
+    return list(own.values())
+
+
+def wants_gradients(own: Sequence[Tensor], inputs: Sequence[Tensor], box: Box) -> bool:
     """Whether anything a solution depends on takes part in autograd."""
-    return torch.is_grad_enabled() and any(t.requires_grad for t in [*inputs, box.lo, box.hi, *module.parameters()])
-
-
-def attached(
-    reading: Reading,
-    module: nn.Module,
-    inputs: Sequence[Tensor],
-    variable: int,
-    box: Box,
-    found: Found,
-    x: Tensor,
-    value: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """x (B, *shape) and value (B,) as functions of the other inputs, the module's parameters and the box."""
-    others = [t for i, t in enumerate(inputs) if i != variable and t.is_floating_point()]
-    tensors = [t for t in [*others, *module.parameters()] if t.requires_grad]
-    at = Minimum(reading, list(inputs), variable, found, tensors, box, list(module.parameters()))
-    with torch.enable_grad():
-        return Attach.apply(at, x, value, box.lo, box.hi, *tensors)
+    return torch.is_grad_enabled() and any(t.requires_grad for t in [*inputs, box.lo, box.hi, *own])
 
 
 @dataclass
 class Minimum:
-    """What the backward pass needs."""
+    """What the backward pass needs: all of it as it was in the forward pass.
+
+    Attributes:
+        reading: the module.
+        f: the functions that were minimised.
+        inputs: copies of the inputs.
+        variable: the number of the one minimised over.
+        found: minimisers and gates.
+        lo, hi: copies of the bounds, (B, n).
+        box: the domain.
+        name: the solver.
+        others: the numbers of the inputs that gradients go to.
+        own: the module's tensors that they go to.
+        exact: whether the gates say which kinks hold the minimiser.
+        smoothed: whether x has the derivatives of the smoothed function.
+    """
 
     reading: Reading
+    f: Function
     inputs: list[Tensor]
     variable: int
     found: Found
-    tensors: list[Tensor]
+    lo: Tensor
+    hi: Tensor
     box: Box
-    parameters: list[Tensor]
+    name: str
+    others: list[int]
+    own: list[Tensor]
+    exact: bool
+    smoothed: bool
+
+    def aliases(self, tensors: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor], dict[int, Tensor]]:
+        """Stand-ins for the tensors that gradients go to, inputs and own ones, with the values of the forward pass;
+        all inputs with them; the module's by `id`."""
+        values = self.reading.values
+        inputs = list(self.inputs)
+        count = len(self.others)
+        made: list[Tensor] = []
+        for index, tensor in zip(self.others, tensors[:count], strict=True):
+            inputs[index] = standing(tensor, self.inputs[index])
+            made.append(inputs[index])
+        live: dict[int, Tensor] = {}
+        for own, tensor in zip(self.own, tensors[count:], strict=True):
+            live[id(own)] = standing(tensor, values.get(id(own), own))
+            made.append(live[id(own)])
+        return made, inputs, live
+
+    def form(self) -> KinkForm:
+        """The functions as matrices.
+
+        Raises:
+            RuntimeError: they are not known that way.
+        """
+        if isinstance(self.f, KinkForm):
+            return self.f
+        raise RuntimeError(missing(self.f, self.reading, self.name))
+
+    def settle(self, rows: Tensor | None = None) -> None:
+        """Find the minimisers and their gates to the last digits, of all samples or some."""
+        form = self.form()
+        if rows is None:
+            self.found, self.exact = settled(form, self.found, self.lo, self.hi), True
+            return
+        part = settled(form.rows(rows), rows_of_found(self.found, rows), self.lo[rows], self.hi[rows])
+        self.found.put(rows, part)
+
+
+def rows_of_found(found: Found, rows: Tensor) -> Found:
+    gates = None if found.gates is None else [gate[rows] for gate in found.gates]
+    return Found(found.y[rows], found.value[rows], found.bound[rows], found.steps[rows], found.centre[rows], gates)
+
+
+def attached(
+    reading: Reading,
+    f: Function,
+    inputs: Sequence[Tensor],
+    own: Sequence[Tensor],
+    variable: int,
+    box: Box,
+    bounds: tuple[Tensor, Tensor],
+    found: Found,
+    used: Sequence[str],
+    x: Tensor,
+    value: Tensor,
+    smoothed: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """x (B, *shape) and value (B,) as functions of the other inputs, the module's tensors and the box.
+
+    Args:
+        reading: the module.
+        f: the functions that were minimised.
+        inputs: of the module, as they take part in autograd.
+        own: the module's tensors.
+        variable: the number of the input minimised over.
+        box: the domain, as it takes part.
+        bounds: of all samples, (B, n) each.
+        found: points and gates.
+        used: the solvers that found them.
+        x, value: what is returned.
+        smoothed: let x have the derivatives of the smoothed function.
+    """
+    others = [i for i, t in enumerate(inputs) if i != variable and t.requires_grad]
+    own = [t for t in own if t.requires_grad]
+    copies = [t.detach().clone() for t in inputs]
+    lo, hi = (bound.detach().clone() for bound in bounds)
+    exact = found.gates is not None and all(name in EXACT for name in used)
+    kept = rows_of_found(found, torch.arange(len(lo), device=lo.device))
+    at = Minimum(reading, f, copies, variable, kept, lo, hi, box, used[0], others, own, exact, smoothed)
+    with torch.enable_grad():
+        return Attach.apply(at, x, value, box.lo, box.hi, *(inputs[i] for i in others), *own)
+
+
+def check_derivatives(reading: Reading, f: Function, name: str, inputs: Sequence[Tensor], box: Box) -> None:
+    """Refuse tensors that ask for derivatives which are not available.
+
+    Only those that are given with the call: that parameters of a module take part is its ordinary state, and no wish.
+
+    Raises:
+        ValueError: an input or a bound takes part in autograd, and the functions are not known as matrices.
+    """
+    if not isinstance(f, KinkForm) and any(t.requires_grad for t in [*inputs, box.lo, box.hi]):
+        raise ValueError(missing(f, reading, name))
+
+
+def check_transforms(tensors: Sequence[Tensor]) -> None:
+    """Refuse the tensors of torch.func, whose transforms cannot see through a solver.
+
+    Raises:
+        NotImplementedError: `vmap`, `grad`, `jacrev` or another transform is at work on one of them.
+    """
+    if any(torch._C._functorch.is_functorch_wrapped_tensor(t) for t in tensors):  # pyright: ignore
+        raise NotImplementedError(
+            "minimise cannot run inside of torch.func transforms (vmap, grad, vjp, jvp, jacrev, hessian): give the "
+            "samples as a batch, which is solved at once, and use torch.autograd.grad, torch.autograd.functional or "
+            "backward() for derivatives"
+        )
 
 
 class Attach(torch.autograd.Function):
-    """x and value as they are; their gradients by `pulled_back`."""
+    """x and value as they are, with their gradients. What is saved is also x itself, so that gradients can move it."""
 
     @staticmethod
     def forward(ctx: Any, at: Minimum, x: Tensor, value: Tensor, lo: Tensor, hi: Tensor, *tensors: Tensor) -> Any:
         ctx.at = at
-        ctx.save_for_backward(lo, hi, *at.inputs, *at.parameters)  # so that torch notices when they have changed
+        x, value = x.clone(), value.clone()
+        ctx.save_for_backward(x, lo, hi, *tensors)  # so that torch notices, too, when they have changed
         ctx.set_materialize_grads(False)
-        return x.clone(), value.clone()
+        return x, value
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor | None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, *grads: Any) -> Any:
         to_x, to_value = grads
-        _ = ctx.saved_tensors
-        lo, hi, others = pulled_back(ctx.at, to_x, to_value)
-        return None, None, None, lo, hi, *others
+        at: Minimum = ctx.at
+        x, lo, hi, *tensors = ctx.saved_tensors
+        check_transforms([t for t in grads if t is not None])
+        if at.smoothed:
+            ends, others = smoothly(at, x, lo, hi, tensors, to_x, to_value)
+        elif torch.is_grad_enabled():
+            ends, others = again(at, x, lo, hi, tensors, to_x, to_value)
+        else:
+            ends, others = pulled_back(at, tensors, to_x, to_value)
+        return None, None, None, *ends, *others
 
 
-def pulled_back(
-    at: Minimum, to_x: Tensor | None, to_value: Tensor | None
-) -> tuple[Tensor, Tensor, list[Tensor | None]]:
+Gradients = tuple[tuple[Tensor, Tensor], list[Tensor]]
+"""Those of both bounds, and those of the tensors."""
+
+
+def pulled_back(at: Minimum, tensors: list[Tensor], to_x: Tensor | None, to_value: Tensor | None) -> Gradients:
     """Gradients of the bounds and of the other tensors, for those of x and of the value."""
-    found, opened, pieces = at.found, at.reading.opened, at.reading.pieces
-    if opened is None or pieces is None or found.gates is None:
-        raise RuntimeError(
-            "derivatives of this minimum are not available: the network was minimised as a whole, without being opened "
-            "at its bends (its forward reads the size of its batch, or it is convex on the domain only, or too large)"
-        )
-    y, gates = found.y, found.gates
-    batch = len(y)
+    form, batch = at.form(), len(at.lo)
     with torch.no_grad():
-        form = pieces.form([t.detach() for t in at.inputs])
-        chosen, arriving = form.pulled(gates)
-        g = form.gradient(chosen)
-        lo, hi = (end.detach().to(y).expand(batch, *at.box.shape).reshape(y.shape) for end in (at.box.lo, at.box.hi))
-        to_lo, to_hi = torch.zeros_like(y), torch.zeros_like(y)
+        if not at.exact:
+            at.settle()
         held: Held | None = None
+        if to_x is not None:
+            held = holding(at, to_x.reshape(batch, -1).double())
+        gates = at.found.gates
+        assert gates is not None
+        to_lo, to_hi = torch.zeros_like(at.lo), torch.zeros_like(at.lo)
         if to_value is not None:
+            g = form.gradient(form.pulled(gates)[0])
             share = to_value.double()[:, None]
             to_lo, to_hi = to_lo + share * g.clamp(min=0), to_hi + share * g.clamp(max=0)
-        if to_x is not None:
-            held = held_by(form, found, gates, arriving, g, lo, hi, to_x.reshape(y.shape).double())
+        if held is not None:
             to_lo, to_hi = to_lo + torch.where(held.low, held.to_y, 0.0), to_hi + torch.where(held.high, held.to_y, 0.0)
-    tensors = through_program(opened, at, to_value, held)
-    return shaped(to_lo, at.box.lo, at.box.shape), shaped(to_hi, at.box.hi, at.box.shape), tensors
+    others = through_program(at, tensors, to_value, held)
+    return (shaped(to_lo, at.box.lo, at.box.shape), shaped(to_hi, at.box.hi, at.box.shape)), others
+
+
+def holding(at: Minimum, to_x: Tensor) -> Held:
+    """What holds the minimisers; where that is not sure, they are found to the last digits first."""
+    form = at.form()
+    if not at.exact:
+        at.settle()
+    gates = at.found.gates
+    assert gates is not None
+    held = held_by(form, at.found, gates, at.lo, at.hi, to_x)
+    doubtful = (~held.sure).nonzero()[:, 0]
+    if len(doubtful):
+        at.settle(doubtful)
+        part, bounds = rows_of_found(at.found, doubtful), (at.lo[doubtful], at.hi[doubtful])
+        assert part.gates is not None
+        held.put(doubtful, held_by(form.rows(doubtful), part, part.gates, *bounds, to_x[doubtful]))
+    return held
 
 
 def shaped(gradient: Tensor, bound: Tensor, shape: torch.Size) -> Tensor:
@@ -123,12 +273,12 @@ def shaped(gradient: Tensor, bound: Tensor, shape: torch.Size) -> Tensor:
 # --- through the program ---------------------------------------------------------------------------------------------
 
 
-def through_program(opened: Opened, at: Minimum, to_value: Tensor | None, held: Held | None) -> list[Tensor | None]:
+def through_program(at: Minimum, tensors: list[Tensor], to_value: Tensor | None, held: Held | None) -> list[Tensor]:
     """The gradients of the other tensors: one run of the program with dual gates, and autograd."""
-    if not at.tensors:
+    opened, gates = at.reading.opened, at.found.gates
+    if not tensors:
         return []
-    gates = at.found.gates
-    assert gates is not None
+    assert opened is not None and gates is not None
     arguments: list[Tensor] = []
 
     def gated(a: Tensor, bend: float | Tensor | Bend = 0.0) -> Tensor:
@@ -142,22 +292,173 @@ def through_program(opened: Opened, at: Minimum, to_value: Tensor | None, held: 
         return (bend + (1 - bend) * gate) * a
 
     with torch.enable_grad():
+        made, inputs, live = at.aliases(tensors)
         y = at.found.y.clone()
         along = None if held is None or not bool(held.along.any()) else held.along
         if along is not None:
             y.requires_grad_()
-        inputs = list(at.inputs)
         inputs[at.variable] = y.view(len(y), *at.box.shape)
-        out = opened.run(inputs, gated, live={})
-        total = out.new_zeros(())
-        if to_value is not None:
-            total = total + (to_value * out).sum()
+        out = opened.run(inputs, gated, live).expand(len(y))
+        heads, weights = [out], [torch.zeros_like(out) if to_value is None else to_value.double()]
         if held is not None:
-            for force, a in zip(held.forces, arguments, strict=True):
-                total = total - (force * a).sum()
+            heads, weights = [*heads, *arguments], [*weights, *(-force for force in held.forces)]
             if along is not None:
-                (slope,) = torch.autograd.grad(out.sum(), y, create_graph=True)
-                total = total - (slope * along).sum()
-        if not total.requires_grad:
-            return [None] * len(at.tensors)
-        return list(torch.autograd.grad(total, at.tensors, allow_unused=True))
+                (slope,) = derived([out], [y], [torch.ones_like(out)])
+                heads, weights = [*heads, slope], [*weights, -along]
+        return [gradient.to(tensor) for gradient, tensor in zip(derived(heads, made, weights, False), tensors, strict=True)]
+
+
+# --- again -----------------------------------------------------------------------------------------------------------
+
+
+def again(
+    at: Minimum,
+    x: Tensor,
+    lo: Tensor,
+    hi: Tensor,
+    tensors: list[Tensor],
+    to_x: Tensor | None,
+    to_value: Tensor | None,
+) -> Gradients:
+    """The gradients of `pulled_back`, which can be differentiated in their turn where no kink holds the minimiser."""
+    flat = torch.zeros_like(at.lo) if to_x is None else to_x.detach().reshape(at.lo.shape).double()
+    at.form()
+    with torch.no_grad():
+        held = holding(at, flat)
+    opened = at.reading.opened
+    assert opened is not None
+    kinks = [k for k, samples in held.kinks.items() if bool(samples.any())]
+    if kinks:
+        sample = int(held.kinks[kinks[0]].nonzero()[0])
+        plain = pulled_back(at, [t.detach() for t in tensors], *(None if t is None else t.detach() for t in (to_x, to_value)))
+        results = [*plain[0], *plain[1]]
+        arrived = [t for t in (to_x, to_value, x, lo, hi, *tensors) if t is not None]
+        lower, upper, *rest = once(lambda: unsmooth(at, kinks[0], sample), results, arrived)
+        return (lower, upper), rest
+    made, inputs, live = at.aliases(tensors)
+
+    def f(y: Tensor) -> Tensor:
+        inputs[at.variable] = y.view(len(y), *at.box.shape)
+        return opened.run(inputs, value_of, live).expand(len(y))
+
+    y = standing(x.reshape(at.lo.shape).double(), at.found.y)
+    arriving = (
+        None if to_x is None else to_x.reshape(at.lo.shape).double(),
+        None if to_value is None else to_value.double(),
+    )
+    to_lo, to_hi, others = moved(f, y, made, held.low, held.high, *arriving)
+    ends = shaped(to_lo, at.box.lo, at.box.shape), shaped(to_hi, at.box.hi, at.box.shape)
+    return ends, [gradient.to(tensor) for gradient, tensor in zip(others, tensors, strict=True)]
+
+
+def smoothly(
+    at: Minimum,
+    x: Tensor,
+    lo: Tensor,
+    hi: Tensor,
+    tensors: list[Tensor],
+    to_x: Tensor | None,
+    to_value: Tensor | None,
+) -> Gradients:
+    """The gradients of x with the functions smoothed; those of the value are exact, and their derivatives smoothed."""
+    opened, more = at.reading.opened, torch.is_grad_enabled()
+    if opened is None:
+        raise RuntimeError(missing(at.f, at.reading, at.name))
+    with torch.enable_grad():
+        made, inputs, live = at.aliases(tensors)
+        run = softly(opened, units(at.f, at.lo, at.hi))
+
+        def f(y: Tensor) -> Tensor:
+            inputs[at.variable] = y.view(len(y), *at.box.shape)
+            return run(inputs, live).expand(len(y))
+
+        y = standing(x.reshape(at.lo.shape).double(), at.found.y)
+        to_lo, to_hi = torch.zeros_like(at.lo), torch.zeros_like(at.lo)
+        others = [torch.zeros_like(tensor) for tensor in made]
+        if to_x is not None:
+            below, above = (
+                standing(over(end, at.box.shape, len(at.lo)), kept) for end, kept in ((lo, at.lo), (hi, at.hi))
+            )
+            size = (at.found.centre - at.found.value).clamp(min=1e-12)[:, None]
+            fixed = at.lo == at.hi
+            arriving = to_x.reshape(at.lo.shape).double()
+            walls = barriers(y, below, above, size)
+            to_lo, to_hi, others = moved(f, y, made, fixed, torch.zeros_like(fixed), arriving, None, walls)
+        if to_value is not None:
+            low, high = (y == at.lo).detach(), (y == at.hi).detach()
+            soft = moved(f, y, made, low, high, None, to_value.double())
+            ends, exact = pulled_back(at, [t.detach() for t in tensors], None, to_value.detach())
+            to_lo, to_hi = (end + (part - part.detach()) for end, part in ((to_lo, soft[0]), (to_hi, soft[1])))
+            others = [
+                own + part.to(own) + (curved - curved.detach())
+                for own, part, curved in zip(others, exact, soft[2], strict=True)
+            ]
+        bounds = [shaped(end, bound, at.box.shape) for end, bound in ((to_lo, at.box.lo), (to_hi, at.box.hi))]
+        if to_value is not None:
+            bounds = [bound + end for bound, end in zip(bounds, ends, strict=True)]
+        results = [*bounds, *(gradient.to(tensor) for gradient, tensor in zip(others, tensors, strict=True))]
+    if not more:
+        results = [gradient.detach() for gradient in results]
+    return (results[0], results[1]), results[2:]
+
+
+def over(bound: Tensor, shape: torch.Size, batch: int) -> Tensor:
+    """A bound as one of all samples, (B, n)."""
+    return bound.expand(batch, *shape).reshape(batch, -1)
+
+
+# --- errors ----------------------------------------------------------------------------------------------------------
+
+
+def unsmooth(at: Minimum, k: int, sample: int) -> str:
+    """Why there is no second derivative: the bend k holds a sample."""
+    opened = at.reading.opened
+    assert opened is not None
+    where = origin(opened, at.inputs, k)
+    return (
+        f"second derivatives of this minimum are not available: the minimiser of sample {sample} sits on a kink of "
+        f"{described(where)}, where only first derivatives exist. Use a smooth activation (softplus) with a quadratic "
+        'term, or derivative="smoothed"'
+    )
+
+
+def described(node: fx.Node | None) -> str:
+    """An operator with its module and its line."""
+    if node is None:
+        return "its forward"
+    path, line = module_path(node), source_line(node)
+    place = ", ".join(part for part in (f"layer {path}" if path else "", line) if part)
+    return f"{base_name(node.target)} ({place or 'no source line'})"
+
+
+def origin(opened: Opened, inputs: Sequence[Tensor], k: int) -> fx.Node | None:
+    """The operator that bend k of a program belongs to."""
+    count = 0
+
+    def counted(a: Tensor, bend: float | Tensor | Bend = 0.0) -> Tensor:
+        nonlocal count
+        count += 1
+        return value_of(a, bend)
+
+    env: dict[fx.Node, Any] = {}
+    with torch.no_grad():
+        for node in opened.program.graph.nodes:
+            if node.op != "output":
+                env[node] = opened.computed(node, env, [t[:1] for t in inputs], counted, None)
+                if count > k:
+                    return node
+    return None
+
+
+def missing(f: Function, reading: Reading, name: str) -> str:
+    """Why there are no derivatives at all."""
+    if isinstance(f, Layers):
+        why = f"it has {f.size} variables or maps that are too large for the matrices that derivatives need"
+    elif reading.opened is None:
+        why = "its forward reads the size of its batch"
+    else:
+        why = "it was minimised as a whole, without being opened at its bends"
+    return (
+        f"derivatives of this minimum of {reading.program.model} (solver {name!r}) are not available: {why}. "
+        'Call minimise under torch.no_grad() if you need none, or use derivative="unrolled"'
+    )

@@ -11,21 +11,30 @@ import torch
 from torch import Tensor, fx, nn
 
 from convexnet.curvature.call import Refusal
+from convexnet.curvature.trace import TRACING
 from convexnet.domains import Box
 from convexnet.errors import NotCertified, NotTraceable
 from convexnet.solve.asked import Asked, checked, misfit
 from convexnet.solve.choose import MANY, MATRICES, chosen_solver, rescue, run
-from convexnet.solve.derivatives import attached, wants_gradients
+from convexnet.solve.derivatives import (
+    attached,
+    check_derivatives,
+    check_transforms,
+    over,
+    sources_of,
+    wants_gradients,
+)
 from convexnet.solve.drive import Found, Function, Problem, nothing_yet, picked
 from convexnet.solve.kink_form import KinkForm
 from convexnet.solve.layers import Layers
 from convexnet.solve.opened import Opened
 from convexnet.solve.pieces import TooLarge
 from convexnet.solve.plain import Plain
+from convexnet.solve.implicit import standing
 from convexnet.solve.reading import Reading, read
-from convexnet.solve.softened import units
+from convexnet.solve.settling import refined
 from convexnet.solve.solution import Solution, said
-from convexnet.solve.variants import smoothed, unrolled
+from convexnet.solve.variants import unrolled
 
 
 def minimise(
@@ -90,21 +99,28 @@ def minimise(
         with torch.inference_mode(False), torch.no_grad():
             rest = (max_steps, time_limit)
             return minimise(f, domain, given, tol, solver, start, *rest, wrt=wrt, derivative=derivative)
-    asked = checked(f, domain, given, start, wrt, tol, solver, max_steps, time_limit, derivative)
+    with TRACING:  # while another thread traces the module, its tensors are others
+        asked = checked(f, domain, given, start, wrt, tol, solver, max_steps, time_limit, derivative)
     deadline = math.inf if time_limit is None else monotonic() + time_limit
     try:
         reading = read(asked.module, asked.inputs, asked.variable)
     except NotTraceable as error:
         raise NotTraceable(f"{error}{misfit(asked)}") from error.__cause__
     everywhere = certified(reading, asked)
-    keep = wants_gradients(asked.module, asked.inputs, domain)
+    own = sources_of(reading, asked.module)
+    check_transforms([*asked.inputs, domain.lo, domain.hi, *own])
+    keep = wants_gradients(own, asked.inputs, domain)
     with torch.no_grad():
         function = function_of(reading, asked, everywhere, solver)
+        if keep and derivative == "exact":
+            check_derivatives(reading, function, solver, asked.inputs, domain)
         strong = function.strong() if isinstance(function, KinkForm) and not function.piecewise_linear else None
         problem = Problem(function, asked.lo, asked.hi, strong)
         name, size = chosen_solver(solver, problem)
         found, why = solve(problem, name, size, asked, tol, max_steps, deadline, keep, solver == "auto")
-        return answer(reading, asked, problem, found, tol, why, keep, derivative)
+        if keep and derivative == "exact":
+            refined(problem, found)
+        return answer(reading, asked, problem, found, tol, why, own if keep else None, derivative)
 
 
 def solve(
@@ -146,13 +162,17 @@ def answer(
     found: Found,
     tol: float,
     used: list[str],
-    keep: bool,
+    own: list[Tensor] | None,
     derivative: str,
 ) -> Solution:
-    """The solution: points in the caller's type, and their values in float64."""
+    """The solution: points in the caller's type, and their values in float64, with gradients to the module's `own`
+    tensors and to all others, if they are wanted."""
     y, descended = found.y, found.value
     if derivative == "unrolled":
-        y, descended = unrolled(opened_of(reading, derivative), asked.inputs, problem, begun_at(asked, problem))
+        opened, ends = opened_of(reading, derivative), (asked.box.lo, asked.box.hi)
+        lo, hi = (over(end, asked.box.shape, asked.batch).to(y) for end in ends)
+        live = {id(t): standing(t, reading.values.get(id(t), t)) for t in own or []}
+        y, descended = unrolled(opened, asked.inputs, live, Problem(problem.f, lo, hi), asked.start)
         found = replace(found, y=y.detach(), value=descended.detach())
     x = rounded_inside(y, asked.lo, asked.hi, asked.dtype)
     value = found.value
@@ -169,12 +189,11 @@ def answer(
     x = x.view(asked.batch, *asked.box.shape)
     if derivative == "unrolled":
         x, value = following(x, y), following(value, descended)
-    elif keep:
-        exact, value = attached(reading, asked.module, asked.inputs, asked.variable, asked.box, found, x, value)
+    elif own is not None:
         if derivative == "smoothed":
-            opened = opened_of(reading, derivative)
-            exact = following(x, smoothed(opened, asked.inputs, problem, y, units(problem.f, problem.lo, problem.hi)))
-        x = exact
+            opened_of(reading, derivative)
+        rest = asked.inputs, own, asked.variable, asked.box, (asked.lo, asked.hi), found, used, x, value
+        x, value = attached(reading, problem.f, *rest, derivative == "smoothed")
     return Solution(x, value, bound, gap, converged, found.steps, name, message)
 
 
@@ -188,10 +207,6 @@ def opened_of(reading: Reading, derivative: str) -> Opened:
     if reading.opened is None:
         raise ValueError(f"derivative={derivative!r} needs a forward that does not read the size of its batch")
     return reading.opened
-
-
-def begun_at(asked: Asked, problem: Problem) -> Tensor:
-    return problem.centre() if asked.start is None else problem.inside(asked.start)
 
 
 def rounded_inside(y: Tensor, lo: Tensor, hi: Tensor, dtype: torch.dtype) -> Tensor:
