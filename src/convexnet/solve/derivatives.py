@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.autograd import forward_ad
 
 from convexnet.curvature.graph import base_name, module_path, source_line
 from convexnet.curvature.trace import TRACING
@@ -181,18 +182,31 @@ def check_derivatives(reading: Reading, f: Function, name: str, inputs: Sequence
         raise ValueError(missing(f, reading, name))
 
 
-def check_transforms(tensors: Sequence[Tensor]) -> None:
-    """Refuse the tensors of torch.func, whose transforms cannot see through a solver.
+def check_transforms(tensors: Sequence[Any]) -> None:
+    """Refuse to run inside of transforms that do not see through a solver.
 
     Raises:
-        NotImplementedError: `vmap`, `grad`, `jacrev` or another transform is at work on one of them.
+        NotImplementedError: a transform of torch.func (vmap, grad, jacrev) or forward-mode differentiation is at work.
     """
-    if any(torch._C._functorch.is_functorch_wrapped_tensor(t) for t in tensors):  # pyright: ignore
+    inside = torch._C._functorch.peek_interpreter_stack() is not None or any(map(is_batched, tensors))  # pyright: ignore
+    if inside or any(has_tangent(t) for t in tensors if isinstance(t, Tensor)):
         raise NotImplementedError(
-            "minimise cannot run inside of torch.func transforms (vmap, grad, vjp, jvp, jacrev, hessian): give the "
-            "samples as a batch, which is solved at once, and use torch.autograd.grad, torch.autograd.functional or "
-            "backward() for derivatives"
+            "minimise, and the backward pass of a minimum, do not run inside of torch.func transforms (vmap, grad, "
+            "vjp, jvp, jacrev, hessian, vectorize=True) or forward-mode differentiation: give the samples as a batch, "
+            "which is solved at once, and use backward(), torch.autograd.grad or torch.autograd.functional"
         )
+
+
+def is_batched(tensor: Any) -> bool:
+    """Whether a tensor stands for those of all gradients at once (`is_grads_batched`)."""
+    return isinstance(tensor, Tensor) and torch._C._functorch.is_legacy_batchedtensor(tensor)  # pyright: ignore
+
+
+def has_tangent(tensor: Tensor) -> bool:
+    """Whether forward-mode differentiation goes through a tensor."""
+    if forward_ad._current_level < 0:  # pyright: ignore
+        return False
+    return forward_ad.unpack_dual(tensor).tangent is not None
 
 
 class Attach(torch.autograd.Function):

@@ -99,6 +99,7 @@ def minimise(
         with torch.inference_mode(False), torch.no_grad():
             rest = (max_steps, time_limit)
             return minimise(f, domain, given, tol, solver, start, *rest, wrt=wrt, derivative=derivative)
+    check_transforms([*([given] if isinstance(given, Tensor) else given or ()), start, *vars(domain).values()])
     with TRACING:  # while another thread traces the module, its tensors are others
         asked = checked(f, domain, given, start, wrt, tol, solver, max_steps, time_limit, derivative)
     deadline = math.inf if time_limit is None else monotonic() + time_limit
@@ -108,7 +109,7 @@ def minimise(
         raise NotTraceable(f"{error}{misfit(asked)}") from error.__cause__
     everywhere = certified(reading, asked)
     own = sources_of(reading, asked.module)
-    check_transforms([*asked.inputs, domain.lo, domain.hi, *own])
+    check_transforms(own)
     keep = wants_gradients(own, asked.inputs, domain)
     with torch.no_grad():
         function = function_of(reading, asked, everywhere, solver)

@@ -11,8 +11,10 @@ under the lock of tracing, during which they are not what they are otherwise, no
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Generator, Hashable, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -94,22 +96,67 @@ def read(module: nn.Module, inputs: Sequence[Tensor], variable: int) -> Reading:
         structure = structure_of(module)
         reading = kept.get((variable, kinds))
         if reading is None or reading.structure != structure:
-            reading = kept[variable, kinds] = fresh(module, inputs, variable, structure)
+            with as_parameters(module) as originals:
+                reading = fresh(module, inputs, variable, structure, originals)
+            if originals:  # which are there for this call only
+                kept.pop((variable, kinds), None)
+            else:
+                kept[variable, kinds] = reading
         elif not reading.unchanged():
             reading = kept[variable, kinds] = reading.refreshed()
         return reading
 
 
-def fresh(module: nn.Module, inputs: Sequence[Tensor], variable: int, structure: Hashable) -> Reading:
-    program = trace(module, tuple(inputs))
+def fresh(
+    module: nn.Module, inputs: Sequence[Tensor], variable: int, structure: Hashable, originals: Mapping[int, Tensor]
+) -> Reading:
+    """A new reading.
+
+    Args:
+        module, inputs, variable: see `read`.
+        structure: of the module.
+        originals: the tensors that parameters stand for while it is traced, by the `id` of the parameter.
+    """
+
+    def traced(any_batch: bool) -> Program:
+        program = trace(module, tuple(inputs), any_batch=any_batch)
+        sources = {
+            name: source if source.tensor is None else replace(source, tensor=originals.get(id(source.tensor), source.tensor))
+            for name, source in program.sources.items()
+        }
+        return replace(program, sources=sources)
+
+    program = traced(False)
     values = values_of(program)
     try:
-        whole = Opened(trace(module, tuple(inputs), any_batch=True), variable) if one_output(program) else None
+        whole = Opened(traced(True), variable) if one_output(program) else None
     except NotTraceable:
         whole = None  # its forward reads the size of its batch
     opened = None if whole is None else whole.valued(values)
     pieces = None if opened is None else Pieces(opened)
     return Reading(program, structure, opened, pieces, certify_program(program, variable), variable, values)
+
+
+@contextmanager
+def as_parameters(module: nn.Module) -> Generator[dict[int, Tensor]]:
+    """Put parameters in the place of tensors that stand for them (`torch.func.functional_call`, a hypernetwork), which
+    torch.export refuses; gives the tensors, by the `id` of what took their place."""
+    made: dict[int, Tensor] = {}
+    changed: list[tuple[dict[str, Any], str, Tensor]] = []
+    stands: dict[int, nn.Parameter] = {}
+    try:
+        for part in module.modules():
+            held: dict[str, Any] = part._parameters  # pyright: ignore[reportPrivateUsage]
+            for name, tensor in held.items():
+                if isinstance(tensor, Tensor) and not isinstance(tensor, nn.Parameter):
+                    stand = stands.setdefault(id(tensor), nn.Parameter(tensor.detach(), requires_grad=False))
+                    made[id(stand)] = tensor
+                    changed.append((held, name, tensor))
+                    held[name] = stand
+        yield made
+    finally:
+        for held, name, tensor in changed:
+            held[name] = tensor
 
 
 def tensors_of(program: Program) -> list[Tensor]:
