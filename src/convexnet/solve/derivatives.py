@@ -28,8 +28,9 @@ from convexnet.curvature.graph import base_name, module_path, source_line
 from convexnet.curvature.trace import TRACING
 from convexnet.domains import Box
 from convexnet.solve.bends import Bend
-from convexnet.solve.drive import Found, Function
-from convexnet.solve.holding import Held, held_by
+from convexnet.solve.choose import together
+from convexnet.solve.drive import Found, Function, Problem
+from convexnet.solve.holding import Held, gates_at, held_by
 from convexnet.solve.implicit import derived, moved, once, standing
 from convexnet.solve.kink_form import KinkForm
 from convexnet.solve.layers import Layers
@@ -116,13 +117,13 @@ class Minimum:
         raise RuntimeError(missing(self.f, self.reading, self.name))
 
     def settle(self, rows: Tensor | None = None) -> None:
-        """Find the minimisers and their gates to the last digits, of all samples or some."""
+        """Find the minimisers and their gates to the last digits, of all samples or some, in parts that fit."""
         form = self.form()
-        if rows is None:
-            self.found, self.exact = settled(form, self.found, self.lo, self.hi), True
-            return
-        part = settled(form.rows(rows), rows_of_found(self.found, rows), self.lo[rows], self.hi[rows])
-        self.found.put(rows, part)
+        rows = torch.arange(len(self.lo), device=self.lo.device) if rows is None else rows
+        for part in rows.split(together(Problem(form, self.lo, self.hi))):
+            few = settled(form.rows(part), rows_of_found(self.found, part), self.lo[part], self.hi[part])
+            self.found.put(part, few)
+        self.exact |= len(rows) == len(self.lo)
 
 
 def rows_of_found(found: Found, rows: Tensor) -> Found:
@@ -252,7 +253,8 @@ def pulled_back(at: Minimum, tensors: list[Tensor], to_x: Tensor | None, to_valu
         assert gates is not None
         to_lo, to_hi = torch.zeros_like(at.lo), torch.zeros_like(at.lo)
         if to_value is not None:
-            g = form.gradient(form.pulled(gates)[0])
+            smooth = any(bend.smooth for bend in form.bends)
+            g = form.gradient(form.pulled(gates_at(form, gates, form.arguments(at.found.y)) if smooth else gates)[0])
             share = to_value.double()[:, None]
             to_lo, to_hi = to_lo + share * g.clamp(min=0), to_hi + share * g.clamp(max=0)
         if held is not None:
@@ -307,7 +309,7 @@ def through_program(at: Minimum, tensors: list[Tensor], to_value: Tensor | None,
 
     with torch.enable_grad():
         made, inputs, live = at.aliases(tensors)
-        y = at.found.y.clone()
+        y = (at.found.y if held is None else held.y).clone()
         along = None if held is None or not bool(held.along.any()) else held.along
         if along is not None:
             y.requires_grad_()
@@ -319,7 +321,9 @@ def through_program(at: Minimum, tensors: list[Tensor], to_value: Tensor | None,
             if along is not None:
                 (slope,) = derived([out], [y], [torch.ones_like(out)])
                 heads, weights = [*heads, slope], [*weights, -along]
-        return [gradient.to(tensor) for gradient, tensor in zip(derived(heads, made, weights, False), tensors, strict=True)]
+        return [
+            gradient.to(tensor) for gradient, tensor in zip(derived(heads, made, weights, False), tensors, strict=True)
+        ]
 
 
 # --- again -----------------------------------------------------------------------------------------------------------
@@ -344,7 +348,7 @@ def again(
     kinks = [k for k, samples in held.kinks.items() if bool(samples.any())]
     if kinks:
         sample = int(held.kinks[kinks[0]].nonzero()[0])
-        plain = pulled_back(at, [t.detach() for t in tensors], *(None if t is None else t.detach() for t in (to_x, to_value)))
+        plain = pulled_back(at, tensors, *(None if t is None else t.detach() for t in (to_x, to_value)))
         results = [*plain[0], *plain[1]]
         arrived = [t for t in (to_x, to_value, x, lo, hi, *tensors) if t is not None]
         lower, upper, *rest = once(lambda: unsmooth(at, kinks[0], sample), results, arrived)
@@ -355,7 +359,7 @@ def again(
         inputs[at.variable] = y.view(len(y), *at.box.shape)
         return opened.run(inputs, value_of, live).expand(len(y))
 
-    y = standing(x.reshape(at.lo.shape).double(), at.found.y)
+    y = standing(x.reshape(at.lo.shape).double(), held.y)
     arriving = (
         None if to_x is None else to_x.reshape(at.lo.shape).double(),
         None if to_value is None else to_value.double(),
@@ -401,7 +405,7 @@ def smoothly(
         if to_value is not None:
             low, high = (y == at.lo).detach(), (y == at.hi).detach()
             soft = moved(f, y, made, low, high, None, to_value.double())
-            ends, exact = pulled_back(at, [t.detach() for t in tensors], None, to_value.detach())
+            ends, exact = pulled_back(at, tensors, None, to_value.detach())
             to_lo, to_hi = (end + (part - part.detach()) for end, part in ((to_lo, soft[0]), (to_hi, soft[1])))
             others = [
                 own + part.to(own) + (curved - curved.detach())

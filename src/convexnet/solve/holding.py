@@ -27,6 +27,9 @@ LOOSE = 1e5
 CLOSE = 1e-7
 """How far from its place what is looked up may be, in its unit."""
 
+NEAR = 1e-2
+"""How far, as a share of the box, the minimiser may be from where it was found, to be looked for by one step."""
+
 
 @dataclass
 class Held:
@@ -39,6 +42,7 @@ class Held:
         forces: the part of the solution that belongs to each argument (B, in_k).
         sure: samples (B,) for which it was looked up that these kinks and bounds hold the minimiser, and no others.
         kinks: by the number of a bend, the samples (B,) that it holds; none for smooth ones.
+        y: where they put the minimiser, (B, n); where that is not sure, where it was found.
     """
 
     low: Tensor
@@ -48,23 +52,23 @@ class Held:
     forces: list[Tensor]
     sure: Tensor
     kinks: dict[int, Tensor]
+    y: Tensor
 
     def put(self, index: Tensor, part: Held) -> None:
         """The solution for some samples."""
-        mine = [self.low, self.high, self.to_y, self.along, self.sure, *self.forces, *self.kinks.values()]
-        theirs = [part.low, part.high, part.to_y, part.along, part.sure, *part.forces, *part.kinks.values()]
+        mine = [self.low, self.high, self.to_y, self.along, self.sure, self.y, *self.forces, *self.kinks.values()]
+        theirs = [part.low, part.high, part.to_y, part.along, part.sure, part.y, *part.forces, *part.kinks.values()]
         for whole, some in zip(mine, theirs, strict=True):
             whole[index] = some
 
 
-def held_by(
-    form: KinkForm, found: Found, gates: list[Tensor], lo: Tensor, hi: Tensor, to_x: Tensor
-) -> Held:
+def held_by(form: KinkForm, found: Found, gates: list[Tensor], lo: Tensor, hi: Tensor, to_x: Tensor) -> Held:
     """Find the kinks and bounds that hold the minimiser, and solve for the gradient (B, n) of x."""
     y = found.y
+    arguments = form.arguments(y)
+    gates = gates_at(form, gates, arguments)
     chosen, arriving = form.pulled(gates)
     g = form.gradient(chosen)
-    arguments = form.arguments(y)
     units, size = units_around(form, y, arguments, lo, hi)
     width = (hi - lo).clamp(max=1e12)
     scale = torch.where(width > 0, width, 1.0)
@@ -122,13 +126,20 @@ def held_by(
     sure = looked_up(form, gates, chosen, arriving, parts[1], units, there)
     inside = (there >= lo - CLOSE * scale) & (there <= hi + CLOSE * scale)
     rest = slope + pulled[..., 1]
-    typical = (g.abs() + (jacobian.abs() * forces[..., 1:].mT.abs().mT).sum(1) + size / scale)
+    typical = g.abs() + (jacobian.abs() * forces[..., 1:].mT.abs().mT).sum(1) + size / scale
     still = torch.where(free > 0, rest.abs() <= CLOSE * typical, True)
     rising = torch.where(low & (width > 0), rest >= -CLOSE * typical, True)
     falling = torch.where(high, rest <= CLOSE * typical, True)
     sure &= (inside & still & rising & falling).all(1)
     kinks = {k: (mask > 0).any(1) for k, mask in enumerate(masks) if mask is not None}
-    return Held(low, high, to_y, along[..., 0] if smooth else torch.zeros_like(y), parts[0], sure, kinks)
+    near = (there - y).abs().amax(1) <= NEAR * torch.where(width < 1e12, width, 1.0).amax(1)
+    there = torch.where((sure & near)[:, None], torch.minimum(torch.maximum(there, lo), hi), y)
+    return Held(low, high, to_y, along[..., 0] if smooth else torch.zeros_like(y), parts[0], sure, kinks, there)
+
+
+def gates_at(form: KinkForm, gates: list[Tensor], arguments: list[Tensor]) -> list[Tensor]:
+    """The gates, those of smooth bends where the arguments are: a solver's are of its last step."""
+    return [bend.gates(a) if bend.smooth else gate for bend, gate, a in zip(form.bends, gates, arguments, strict=True)]
 
 
 def looked_up(

@@ -121,7 +121,9 @@ def fresh(
     def traced(any_batch: bool) -> Program:
         program = trace(module, tuple(inputs), any_batch=any_batch)
         sources = {
-            name: source if source.tensor is None else replace(source, tensor=originals.get(id(source.tensor), source.tensor))
+            name: source
+            if source.tensor is None
+            else replace(source, tensor=originals.get(id(source.tensor), source.tensor))
             for name, source in program.sources.items()
         }
         return replace(program, sources=sources)
