@@ -16,22 +16,17 @@ from convexnet.domains import Box
 from convexnet.errors import NotCertified, NotTraceable
 from convexnet.solve.asked import Asked, checked, misfit
 from convexnet.solve.choose import MANY, MATRICES, chosen_solver, rescue, run
-from convexnet.solve.derivatives import (
-    attached,
-    check_derivatives,
-    check_transforms,
-    over,
-    sources_of,
-    wants_gradients,
-)
+from convexnet.solve.derivatives import attached, sources_of, wants_gradients
 from convexnet.solve.drive import Found, Function, Problem, nothing_yet, picked
+from convexnet.solve.implicit import standing
 from convexnet.solve.kink_form import KinkForm
 from convexnet.solve.layers import Layers
+from convexnet.solve.minimum import over
 from convexnet.solve.opened import Opened
 from convexnet.solve.pieces import TooLarge
 from convexnet.solve.plain import Plain
-from convexnet.solve.implicit import standing
 from convexnet.solve.reading import Reading, read
+from convexnet.solve.refusals import check_derivatives, check_transforms
 from convexnet.solve.settling import refined
 from convexnet.solve.solution import Solution, said
 from convexnet.solve.variants import unrolled

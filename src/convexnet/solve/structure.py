@@ -86,10 +86,10 @@ def inside(part: nn.Module, seen: Seen) -> tuple[Hashable, ...]:
     return type(part), settled(of_class(type(part)), seen), settled(settings, seen)
 
 
-def of_class(kind: type) -> dict[str, Any]:
+def of_class(kind: type) -> dict[Hashable, Any]:
     """The forward of a class, and what all its objects share, also with those of its bases."""
     own = [base for base in kind.__mro__ if is_own(base)]
-    shared = {
+    shared: dict[Hashable, Any] = {
         (base.__qualname__, key): value
         for base in own
         for key, value in vars(base).items()
