@@ -12,6 +12,7 @@ import copy
 import io
 import logging
 import operator
+import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Generator, Mapping, Sequence
@@ -38,6 +39,9 @@ from convexnet.curvature.graph import (
 from convexnet.errors import NotTraceable
 
 Kind = Literal["input", "parameter", "buffer", "constant"]
+
+TRACING = threading.RLock()
+"""Held while a module is traced: torch.export is not safe to run twice at once, and it changes modules for that time."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +124,7 @@ def trace(model: nn.Module, example: Tensor | Sequence[Tensor], any_batch: bool 
     inner = unwrapped(model)
     check_modes(inner)
     inputs = tuple(two_rows(tensor) for tensor in as_example(example))
-    with evaluating(inner), warnings.catch_warnings(), quiet_logs():
+    with TRACING, evaluating(inner), warnings.catch_warnings(), quiet_logs():
         warnings.simplefilter("ignore")
         check_lazy(inner)
         try:

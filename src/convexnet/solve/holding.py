@@ -1,4 +1,9 @@
-"""What holds a minimiser: kinks, bounds and curvature; and the linear system of the docstring of `derivatives`."""
+"""What holds a minimiser: kinks, bounds and curvature; and the linear system of the docstring of `derivatives`.
+
+Which kinks and bounds hold it is read off where a solver stopped, which is near to the minimiser and not at it. So the
+same system, solved for the slope and the arguments that are left over, says where the minimiser is and what its gates
+are if these hold it; and this is looked up there.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from convexnet.solve.bends import Kinks
 from convexnet.solve.drive import Found
-from convexnet.solve.groups import Grouped
+from convexnet.solve.groups import Grouped, grouped
 from convexnet.solve.kink_form import KinkForm
 from convexnet.solve.tangents import rows_of
 
@@ -17,6 +23,12 @@ TINY = 1e-11
 
 LOOSE = 1e5
 """How much longer than the right-hand side a solution may be, in units of the largest curvature."""
+
+CLOSE = 1e-7
+"""How far from its place what is looked up may be, in its unit."""
+
+NEAR = 1e-2
+"""How far, as a share of the box, the minimiser may be from where it was found, to be looked for by one step."""
 
 
 @dataclass
@@ -28,6 +40,9 @@ class Held:
         to_y: the gradient (B, n) of these bounds.
         along: w (B, n), zero at bounds and where nothing is smooth.
         forces: the part of the solution that belongs to each argument (B, in_k).
+        sure: samples (B,) for which it was looked up that these kinks and bounds hold the minimiser, and no others.
+        kinks: by the number of a bend, the samples (B,) that it holds; none for smooth ones.
+        y: where they put the minimiser, (B, n); where that is not sure, where it was found.
     """
 
     low: Tensor
@@ -35,28 +50,31 @@ class Held:
     to_y: Tensor
     along: Tensor
     forces: list[Tensor]
+    sure: Tensor
+    kinks: dict[int, Tensor]
+    y: Tensor
+
+    def put(self, index: Tensor, part: Held) -> None:
+        """The solution for some samples."""
+        mine = [self.low, self.high, self.to_y, self.along, self.sure, self.y, *self.forces, *self.kinks.values()]
+        theirs = [part.low, part.high, part.to_y, part.along, part.sure, part.y, *part.forces, *part.kinks.values()]
+        for whole, some in zip(mine, theirs, strict=True):
+            whole[index] = some
 
 
-def held_by(
-    form: KinkForm,
-    found: Found,
-    gates: list[Tensor],
-    arriving: list[Tensor],
-    g: Tensor,
-    lo: Tensor,
-    hi: Tensor,
-    to_x: Tensor,
-) -> Held:
-    """Find the kinks and bounds that hold the minimiser, and solve for the gradient of x."""
+def held_by(form: KinkForm, found: Found, gates: list[Tensor], lo: Tensor, hi: Tensor, to_x: Tensor) -> Held:
+    """Find the kinks and bounds that hold the minimiser, and solve for the gradient (B, n) of x."""
     y = found.y
-    size = torch.maximum(found.value.abs(), found.centre - found.value).clamp(min=1e-12)[:, None]
+    arguments = form.arguments(y)
+    gates = gates_at(form, gates, arguments)
+    chosen, arriving = form.pulled(gates)
+    g = form.gradient(chosen)
+    units, size = units_around(form, y, arguments, lo, hi)
     width = (hi - lo).clamp(max=1e12)
     scale = torch.where(width > 0, width, 1.0)
     low = ((y - lo) / scale < g * width / size) | (width == 0)
     high = ((hi - y) / scale < -g * width / size) & ~low
     free = (~(low | high)).to(y)
-    arguments = form.arguments(y)
-    units = units_around(form, y, lo, hi)
     picked: list[Tensor | None] = []
     masks: list[Tensor | None] = []
     for bend, a, gate, v in zip(form.bends, arguments, gates, arriving, strict=True):
@@ -74,46 +92,123 @@ def held_by(
     n = form.size
     hessian = y.new_zeros(len(y), n, n)
     holding: list[Tensor] = []
+    left: list[Tensor] = []
     for k, (bend, row) in enumerate(zip(form.bends, rows, strict=True)):
-        mask = masks[k]
-        if mask is None:
+        mask, index = masks[k], picked[k]
+        if mask is None or index is None:
             full = row if isinstance(row, Tensor) else row.columns(len(y))
             curved = bend.curved(arguments[k], bend.value(arguments[k]), gates[k], y.new_full((len(y), 1), 1e-12))
             rooted = bend.centred(curved, full) * bend.weighed(arriving[k], curved).clamp(min=0).sqrt()[:, :, None]
             hessian = torch.baddbmm(hessian, rooted.mT, rooted)
         else:
             assert isinstance(row, Tensor)
+            own = arguments[k].gather(1, index)
             if isinstance(bend, Grouped):
                 row = row - rows_of_leaders(form, k, gates, picked, bend)
+                own = own - arguments[k].gather(1, leaders(gates[k], index, bend))
             holding.append(row * mask[:, :, None])
+            left.append(own * mask)
     jacobian = torch.cat(holding, 1) if holding else y.new_zeros(len(y), 0, n)
+    ahead = torch.cat(left, 1) if left else y.new_zeros(len(y), 0)
     smooth = any(bend.smooth for bend in form.bends)
-    along, forces = saddle(hessian if smooth else None, jacobian, free, to_x * free)
-    pulled = (jacobian.mT @ forces[:, :, None])[..., 0]
+    at_bounds = torch.where(low, lo - y, torch.where(high, hi - y, 0.0))  # to where these coordinates are
+    at_bounds = torch.where(at_bounds.isfinite(), at_bounds, 0.0)
+    slope, ahead = g, ahead + (jacobian @ at_bounds[:, :, None])[..., 0]
     if smooth:
-        pulled = pulled + (hessian @ along[:, :, None])[..., 0]
-    to_y = (to_x - pulled) * (1 - free)
-    return Held(low, high, to_y, along, spread(form, forces, picked, masks, gates))
+        slope = slope + (hessian @ at_bounds[:, :, None])[..., 0]
+    right = torch.stack([to_x * free, -slope * free], 2)
+    down = torch.stack([torch.zeros_like(ahead), -ahead], 2)
+    along, forces = saddle(hessian if smooth else None, jacobian, free, right, down)
+    pulled = jacobian.mT @ forces + (hessian @ along if smooth else 0.0)
+    to_y = (to_x - pulled[..., 0]) * (1 - free)
+    parts = [spread(form, forces[..., i], picked, masks, gates) for i in (0, 1)]
+    there = y + along[..., 1] + at_bounds
+    sure = looked_up(form, gates, chosen, arriving, parts[1], units, there)
+    inside = (there >= lo - CLOSE * scale) & (there <= hi + CLOSE * scale)
+    rest = slope + pulled[..., 1]
+    typical = g.abs() + (jacobian.abs() * forces[..., 1:].mT.abs().mT).sum(1) + size / scale
+    still = torch.where(free > 0, rest.abs() <= CLOSE * typical, True)
+    rising = torch.where(low & (width > 0), rest >= -CLOSE * typical, True)
+    falling = torch.where(high, rest <= CLOSE * typical, True)
+    sure &= (inside & still & rising & falling).all(1)
+    kinks = {k: (mask > 0).any(1) for k, mask in enumerate(masks) if mask is not None}
+    near = (there - y).abs().amax(1) <= NEAR * torch.where(width < 1e12, width, 1.0).amax(1)
+    there = torch.where((sure & near)[:, None], torch.minimum(torch.maximum(there, lo), hi), y)
+    return Held(low, high, to_y, along[..., 0] if smooth else torch.zeros_like(y), parts[0], sure, kinks, there)
 
 
-def units_around(form: KinkForm, y: Tensor, lo: Tensor, hi: Tensor, points: int = 4) -> list[Tensor]:
-    """The size (B, in_k) of each argument in the box: the mean of |a| over a few points that are nothing special."""
+def gates_at(form: KinkForm, gates: list[Tensor], arguments: list[Tensor]) -> list[Tensor]:
+    """The gates, those of smooth bends where the arguments are: a solver's are of its last step."""
+    return [bend.gates(a) if bend.smooth else gate for bend, gate, a in zip(form.bends, gates, arguments, strict=True)]
+
+
+def looked_up(
+    form: KinkForm,
+    gates: list[Tensor],
+    chosen: dict[int, Tensor],
+    arriving: list[Tensor],
+    forces: list[Tensor],
+    units: list[Tensor],
+    there: Tensor,
+) -> Tensor:
+    """Whether, where the kinks that seem to hold the minimiser put it, (B, n), they have gates in their range and all
+    others are on the side that theirs says, (B,)."""
+    sure = there.isfinite().all(1)
+    for k, (bend, a) in enumerate(zip(form.bends, form.arguments(there), strict=True)):
+        if bend.smooth:
+            continue
+        v, new = arriving[k], chosen[k] + forces[k]
+        counts = bend.pull(torch.ones_like(gates[k]), v) > CLOSE * v.amax(1, keepdim=True).clamp(min=1e-300)
+        near = a / units[k]
+        if isinstance(bend, Kinks):
+            least = bend.slope * v
+            reach = (v - least).clamp(min=1e-300)
+            gate = (new - least) / reach
+            ranged = (gate >= -CLOSE) & (gate <= 1 + CLOSE)
+            right = torch.where(gate > 1 - CLOSE, near >= -CLOSE, torch.where(gate < CLOSE, near <= CLOSE, True))
+            between = (gate >= CLOSE) & (gate <= 1 - CLOSE)
+            fine = ranged & right & (~between | (near.abs() <= CLOSE)) | (bend.slope >= 1)
+        else:
+            share = new / torch.where(v > 0, v, 1.0).repeat_interleave(bend.group, 1)
+            below = (grouped(a, bend.group).amax(-1, keepdim=True) - grouped(a, bend.group)).flatten(1) / units[k]
+            fine = (share >= -CLOSE) & ((share <= CLOSE) | (below <= CLOSE))
+        sure &= (fine | ~counts).all(1)
+    return sure
+
+
+def units_around(
+    form: KinkForm, y: Tensor, arguments: list[Tensor], lo: Tensor, hi: Tensor, points: int = 4
+) -> tuple[list[Tensor], Tensor]:
+    """The size (B, in_k) of each argument in the box, the mean of |a| over a few points that are nothing special, and
+    how much higher than at y the function is there, (B, 1)."""
     low, high = torch.maximum(lo, y - 1 - y.abs()), torch.minimum(hi, y + 1 + y.abs())
     low, high = torch.where(lo.isfinite(), lo, low), torch.where(hi.isfinite(), hi, high)
     generator = torch.Generator().manual_seed(0)
     total = [torch.zeros_like(c) for c in form.constants]
+
+    def height(at: Tensor, arguments: list[Tensor]) -> Tensor:
+        results = [bend.value(a) for bend, a in zip(form.bends, arguments, strict=True)]
+        return form.value_of(at, results) - form.constant
+
+    least = height(y, arguments)
+    rise = torch.zeros_like(least)
     for _ in range(points):
         share = torch.rand(1, form.size, generator=generator, dtype=torch.float64).to(y)
-        for sum_, bend, a in zip(total, form.bends, form.arguments(torch.lerp(low, high, share)), strict=True):
-            here = a if bend.group == 1 else a.unflatten(1, (-1, bend.group))
+        point = torch.lerp(low, high, share)
+        here = form.arguments(point)
+        rise = torch.fmax(rise, height(point, here) - least)
+        for sum_, bend, a in zip(total, form.bends, here, strict=True):
+            size = a if bend.group == 1 else a.unflatten(1, (-1, bend.group))
             if bend.group > 1:  # differences within a group are what counts
-                here = (here - here.mean(-1, keepdim=True)).abs().mean(-1, keepdim=True).expand_as(here).flatten(1)
-            sum_ += here.abs() / points
-    return [torch.where(size > 0, size, 1.0) for size in total]
+                size = (size - size.mean(-1, keepdim=True)).abs().mean(-1, keepdim=True).expand_as(size).flatten(1)
+            sum_ += size.abs() / points
+    return [torch.where(size > 0, size, 1.0) for size in total], torch.where(rise > 0, rise, 1e-300)[:, None]
 
 
-def saddle(hessian: Tensor | None, jacobian: Tensor, free: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-    """Solve [[H_ff, J_f'], [J_f, 0]] [w; nu] = [right; 0].
+def saddle(
+    hessian: Tensor | None, jacobian: Tensor, free: Tensor, right: Tensor, down: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Solve [[H_ff, J_f'], [J_f, 0]] [w; nu] = [right; down] for c right-hand sides.
 
     Directions that nothing holds, neither rows nor curvature, get no w: there the minimiser is not unique.
 
@@ -121,51 +216,54 @@ def saddle(hessian: Tensor | None, jacobian: Tensor, free: Tensor, right: Tensor
         hessian: (B, n, n), or None where nothing is smooth.
         jacobian: (B, m, n); rows of zeros get a multiplier of zero.
         free: 1 for free coordinates and 0 for those at bounds, (B, n).
-        right: (B, n), zero where not free.
+        right: (B, n, c), zero where not free.
+        down: (B, m, c).
     """
     rows = jacobian * free[:, None, :]
     size = rows.norm(dim=2, keepdim=True)
     size = torch.where(size > 0, size, 1.0)
-    rows = rows / size
-    along = torch.zeros_like(right)
-    if hessian is not None:
-        top = hessian * free[:, :, None] * free[:, None, :]
-        scale = top.diagonal(dim1=1, dim2=2).amax(1)
-        scale = torch.where(scale > 1e-20, scale, 1.0)[:, None]
-        right, top = right / scale, top / scale[:, :, None]
-        along = along_curves(top, rows, free, right)
-        forces = forces_of(rows, right - (top @ along[:, :, None])[..., 0]) * scale
-        return along, forces / size[..., 0]
-    return along, forces_of(rows, right) / size[..., 0]
-
-
-def forces_of(rows: Tensor, right: Tensor) -> Tensor:
-    """The shortest nu (B, m) with R' nu nearest to `right`, for rows R of length 1 or 0."""
-    used = rows.abs().amax(2) > 0
-    small = torch.where(used, TINY, 1.0).to(rows)
+    rows, down = rows / size, down / size
+    used = (rows.abs().amax(2) > 0)[:, :, None]
+    down = torch.where(used, down, 0.0)
+    small = torch.where(used[..., 0], TINY, 1.0).to(rows)
     factor, _ = torch.linalg.cholesky_ex(rows @ rows.mT + torch.diag_embed(small))
-    found = torch.zeros_like(small)
+    if hessian is None:
+        return rows.mT @ torch.cholesky_solve(down, factor), forces_of(rows, factor, right) / size
+    top = hessian * free[:, :, None] * free[:, None, :]
+    scale = top.diagonal(dim1=1, dim2=2).amax(1)
+    scale = torch.where(scale > 1e-20, scale, 1.0)[:, None, None]
+    right, top = right / scale, top / scale
+    along = along_curves(top, rows, free, right, down)
+    return along, forces_of(rows, factor, right - top @ along) * scale / size
+
+
+def forces_of(rows: Tensor, factor: Tensor, right: Tensor) -> Tensor:
+    """The shortest nu (B, m, c) with R' nu nearest to `right`, for rows R of length 1 or 0."""
+    found = torch.zeros(*rows.shape[:2], right.shape[2], dtype=rows.dtype, device=rows.device)
     for _ in range(3):  # takes away what the regularisation adds
-        rest = right - (rows.mT @ found[:, :, None])[..., 0]
-        found = found + torch.cholesky_solve(rows @ rest[:, :, None], factor)[..., 0]
+        found = found + torch.cholesky_solve(rows @ (right - rows.mT @ found), factor)
     return found
 
 
-def along_curves(top: Tensor, rows: Tensor, free: Tensor, right: Tensor) -> Tensor:
-    """The shortest w (B, n), orthogonal to all rows, with H w nearest to `right` but for multiples of the rows."""
-    n, m = top.shape[1], rows.shape[1]
+def along_curves(top: Tensor, rows: Tensor, free: Tensor, right: Tensor, down: Tensor) -> Tensor:
+    """The shortest w (B, n, c) with R w = down and H w nearest to `right` but for multiples of the rows R.
+
+    Only the first of the right-hand sides is guaranteed to be short.
+    """
+    n = top.shape[1]
     padded = torch.where(rows.abs().amax(2) > 0, TINY, 1.0).to(rows)
     held = torch.cat([top + torch.diag_embed(torch.where(free > 0, TINY, 1.0).to(rows)), rows.mT], 2)
     system = torch.cat([held, torch.cat([rows, -torch.diag_embed(padded)], 2)], 1)
-    solution = torch.linalg.solve(system, torch.cat([right, right.new_zeros(len(right), m)], 1)[:, :, None])[:, :n, 0]
-    found = solution * free
-    loose = (found.norm(dim=1) > LOOSE * right.norm(dim=1)).nonzero()[:, 0]
+    solution = torch.linalg.solve(system, torch.cat([right, down], 1))[:, :n]
+    found = solution * free[:, :, None]
+    first = right[..., 0]
+    loose = (found[..., 0].norm(dim=1) > LOOSE * first.norm(dim=1)).nonzero()[:, 0]
     if len(loose):
         across = rows[loose]
         flat = torch.eye(n, dtype=top.dtype, device=top.device) - torch.linalg.pinv(across, rtol=1e-9) @ across
         flat = flat * free[loose][:, None, :]
         inverse = torch.linalg.pinv(flat @ top[loose] @ flat.mT, rtol=1e-9, hermitian=True)
-        found[loose] = (flat.mT @ inverse @ flat @ right[loose][:, :, None])[..., 0]
+        found[loose, :, 0] = (flat.mT @ inverse @ flat @ first[loose][:, :, None])[..., 0]
     return found
 
 

@@ -11,23 +11,26 @@ import torch
 from torch import Tensor, fx, nn
 
 from convexnet.curvature.call import Refusal
+from convexnet.curvature.trace import TRACING
 from convexnet.domains import Box
 from convexnet.errors import NotCertified, NotTraceable
 from convexnet.solve.asked import Asked, checked, misfit
 from convexnet.solve.choose import MANY, MATRICES, chosen_solver, rescue, run
-from convexnet.solve.derivatives import attached, wants_gradients
+from convexnet.solve.derivatives import attached, sources_of, wants_gradients
 from convexnet.solve.drive import Found, Problem, Progress, Watch, nothing_yet, picked, scale_of, signs
+from convexnet.solve.implicit import standing
 from convexnet.solve.kink_form import KinkForm
 from convexnet.solve.layers import Layers
+from convexnet.solve.minimum import over
 from convexnet.solve.opened import Opened
 from convexnet.solve.pieces import TooLarge
 from convexnet.solve.plain import Own, Whole
 from convexnet.solve.proof import PART, cells_of, proved
 from convexnet.solve.reading import Reading, read
-from convexnet.solve.softened import units
+from convexnet.solve.refusals import check_derivatives, check_transforms
+from convexnet.solve.settling import refined
 from convexnet.solve.solution import Solution, said
-from convexnet.solve.variants import smoothed, unrolled
-
+from convexnet.solve.variants import unrolled
 
 MUCH = 1e-7
 """The share of a value, or of its rise, up to which what is lost to rounding counts as rounding."""
@@ -119,21 +122,29 @@ def minimise(
                 f, domain, given, tol, solver, start, max_steps, time_limit,
                 wrt=wrt, atol=atol, derivative=derivative, verbose=verbose, callback=callback,
             )  # fmt: skip
-    asked = checked(f, domain, given, start, wrt, tol, solver, max_steps, time_limit, derivative)
+    check_transforms([*([given] if isinstance(given, Tensor) else given or ()), start, getattr(domain, "lo", None), getattr(domain, "hi", None)])
+    with TRACING:  # while another thread traces the module, its tensors are others
+        asked = checked(f, domain, given, start, wrt, tol, solver, max_steps, time_limit, derivative)
     deadline = math.inf if time_limit is None else monotonic() + time_limit
     try:
         reading = read(asked.module, asked.inputs, asked.variable)
     except NotTraceable as error:
         raise NotTraceable(f"{error}{misfit(asked)}") from error.__cause__
     everywhere = certified(reading, asked)
-    keep = wants_gradients(asked.module, asked.inputs, domain)
+    own = sources_of(reading, asked.module)
+    check_transforms(own)
+    keep = wants_gradients(own, asked.inputs, domain)
     watch = Watch(callback, verbose)
     with torch.no_grad():
         problem, closed = problem_of(reading, asked, everywhere, solver)
+        if keep and derivative == "exact":
+            check_derivatives(reading, problem.f, solver, asked.inputs, domain)
         allowed = allowance(atol, problem)
         name, size = chosen_solver(solver, problem, closed)
         found, used = solve(problem, name, size, asked, tol, allowed, max_steps, deadline, watch, solver == "auto")
-        return answer(reading, asked, problem, found, tol, used, keep, derivative, closed)
+        if keep and derivative == "exact":
+            refined(problem, found)
+        return answer(reading, asked, problem, found, tol, used, own if keep else None, derivative, closed)
 
 
 def allowance(atol: float | Tensor, problem: Problem) -> Tensor:
@@ -190,19 +201,23 @@ def answer(
     found: Found,
     tol: float,
     used: list[str],
-    keep: bool,
+    own: list[Tensor] | None,
     derivative: str,
     closed: str,
 ) -> Solution:
-    """The solution: points in the caller's type, their values by the module, and bounds that are proved."""
+    """The solution: points in the caller's type, their values by the module, and bounds that are proved; with gradients
+    to the module's `own` tensors and to all others, if they are wanted."""
     y, descended = found.y, found.value
     if derivative == "unrolled":
-        y, descended = unrolled(opened_of(reading, derivative), asked.inputs, problem, begun_at(asked, problem))
+        opened, ends = opened_of(reading, derivative), (asked.box.lo, asked.box.hi)
+        lo, hi = (over(end, asked.box.shape, asked.batch).to(y) for end in ends)
+        live = {id(t): standing(t, reading.values.get(id(t), t)) for t in own or []}
+        y, descended = unrolled(opened, asked.inputs, live, Problem(problem.f, lo, hi), asked.start)
         found = replace(found, y=y.detach(), value=descended.detach())
     x = rounded_inside(y, asked.lo, asked.hi, asked.dtype)
     opened = problem.exact.opened
-    own = Own(asked.module, asked.inputs, asked.variable, whole_of(reading, asked, None))
-    value = in_parts(own, x.double(), opened)
+    itself = Own(asked.module, asked.inputs, asked.variable, whole_of(reading, asked, None))
+    value = in_parts(itself, x.double(), opened)
     proof, rounding = proved(problem, found)
     bound = torch.minimum(proof, value)  # they may cross by what rounding leaves
     gap = value - bound
@@ -223,12 +238,11 @@ def answer(
     x = x.view(asked.batch, *asked.box.shape)
     if derivative == "unrolled":
         x, value = following(x, y), following(value, descended)
-    elif keep:
-        exact, value = attached(reading, asked.module, asked.inputs, asked.variable, asked.box, found, x, value)
+    elif own is not None:
         if derivative == "smoothed":
-            opened = opened_of(reading, derivative)
-            exact = following(x, smoothed(opened, asked.inputs, problem, y, units(problem.f, problem.lo, problem.hi)))
-        x = exact
+            opened_of(reading, derivative)
+        rest = asked.inputs, own, asked.variable, asked.box, (asked.lo, asked.hi), found, used, x, value
+        x, value = attached(reading, problem.f, *rest, derivative == "smoothed")
     return Solution(x, value, bound, value, gap, converged, status, found.steps, name, message)
 
 
@@ -270,10 +284,6 @@ def opened_of(reading: Reading, derivative: str) -> Opened:
     if reading.opened is None:
         raise ValueError(f"derivative={derivative!r} needs a forward that does not read the size of its batch")
     return reading.opened
-
-
-def begun_at(asked: Asked, problem: Problem) -> Tensor:
-    return problem.centre() if asked.start is None else problem.inside(asked.start)
 
 
 def rounded_inside(y: Tensor, lo: Tensor, hi: Tensor, dtype: torch.dtype) -> Tensor:
@@ -358,4 +368,5 @@ def whole_of(reading: Reading, asked: Asked, centre: Tensor | None) -> Whole:
     opened = reading.opened
     if opened is not None:
         return Whole(opened, asked.inputs, centre=centre)
-    return Whole(Opened(reading.program, asked.variable), asked.inputs, pairs=True, centre=centre)
+    pairs = Opened(reading.program, asked.variable).valued(reading.values)
+    return Whole(pairs, asked.inputs, pairs=True, centre=centre)

@@ -7,8 +7,9 @@ says so, for arguments that are affine and otherwise unknown; what its rule does
 
 from __future__ import annotations
 
+import copy
 import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -38,8 +39,12 @@ Applied = Callable[[str, Callable[..., Any], Sequence[Any], dict[str, Any]], Any
 class Opened:
     """A traced program whose bends can be exchanged.
 
+    Several threads may run one; only `fixed`, what does not depend on the inputs, is filled as it runs, and always with
+    the same tensors.
+
     Attributes:
         gated: other inputs may multiply what moves with the variable.
+        values: the values of the model's tensors, by the `id` of each; of one that is missing, its present value.
     """
 
     def __init__(self, program: Program, variable: int) -> None:
@@ -65,20 +70,22 @@ class Opened:
             elif given or (self.other | self.counts).intersection(node.all_input_nodes):
                 self.other.add(node)
         self.lasting = {node for node in self.nodes} - self.moving - self.other - self.counts
+        self.values: Mapping[int, Tensor] = {}
         self.fixed: dict[fx.Node, Any] = {}
         self.affine: frozenset[fx.Node] | None = None  # those of `moving`; found when it is first asked for
         self.cells = 0  # how many numbers it makes of a batch of two
 
-    def forget(self) -> None:
-        """The model's tensors have changed."""
-        self.fixed.clear()
-        self.affine = None
+    def valued(self, values: Mapping[int, Tensor]) -> Opened:
+        """The same program for given values of the model's tensors, by the `id` of each."""
+        made = copy.copy(self)
+        made.values, made.fixed, made.affine = values, {}, None
+        return made
 
     def run(
         self,
         inputs: Sequence[Any],
         bend: Callable[..., Any] | None,
-        live: bool = False,
+        live: Mapping[int, Tensor] | None = None,
         apply: Applied | None = None,
     ) -> Any:
         """Execute the program in float64 with `bend(a, slope or Bend)` for every bend that sees the variable.
@@ -86,7 +93,7 @@ class Opened:
         Args:
             inputs: a batch of each.
             bend: what to compute instead; None: every operator as it is, bends too.
-            live: let gradients flow to the model's parameters.
+            live: tensors to take in the place of those of the model with these `id`s, so that gradients flow to them.
             apply: how to execute an operator on what moves: (name, operator, arguments, keyword arguments) -> results.
 
         Returns:
@@ -96,15 +103,19 @@ class Opened:
             Refusal: an operator is not affine in what moves, and has no row in `KINKS`.
         """
         affine = None if bend is None else self.affinities()
-        env: dict[fx.Node, Any] = {} if live else dict(self.fixed)
+        fixed = self.fixed
+        env: dict[fx.Node, Any] = dict(fixed) if live is None else {}
+        fresh: dict[fx.Node, Any] = {}
         for node in self.nodes:
             if node not in env:
                 if node in self.moving and bend is not None and node.op == "call_function":
                     env[node] = self.moved(node, env, bend, apply, affine or frozenset())
                 else:
                     env[node] = self.computed(node, env, inputs, live, apply if node in self.moving else None)
-                if not live and node in self.lasting:
-                    self.fixed[node] = env[node]
+                if live is None and node in self.lasting:
+                    fresh[node] = env[node]
+        if fresh:
+            self.fixed = fixed | fresh  # never changed in place: other threads may be copying it
         return env[self.output].reshape(-1) if isinstance(self.output, fx.Node) else torch.tensor([float(self.output)])
 
     def moved(
@@ -131,14 +142,22 @@ class Opened:
             raise Refusal(f"{place_of(node)} cannot be opened: {refusal.reason}", refusal.remedy) from None
 
     def computed(
-        self, node: fx.Node, env: dict[fx.Node, Any], inputs: Sequence[Any], live: bool, apply: Applied | None
+        self,
+        node: fx.Node,
+        env: dict[fx.Node, Any],
+        inputs: Sequence[Any],
+        live: Mapping[int, Tensor] | None,
+        apply: Applied | None,
     ) -> Any:
         """The result of a node that is executed as it is."""
         if node.op == "placeholder":
             source = self.program.sources[str(node.target)]
             if source.kind == "input":
                 return in_float64(inputs[source.index])
-            return usable(source.tensor if live or source.tensor is None else source.tensor.detach())
+            own = source.tensor
+            if own is not None:
+                own = self.values.get(id(own), own).detach() if live is None or id(own) not in live else live[id(own)]
+            return usable(own)
         if node.op == "get_attr":
             return usable(operator.attrgetter(str(node.target))(self.program.module))
         args: Any = fx.map_arg(node.args, env.__getitem__)
@@ -159,7 +178,7 @@ class Opened:
         env: dict[fx.Node, Any] = {}
         facts: dict[fx.Node, Any] = {}
         for node in self.nodes:
-            env[node] = self.computed(node, env, self.program.inputs, False, None)
+            env[node] = self.computed(node, env, self.program.inputs, None, None)
             parts = env[node] if isinstance(env[node], (list, tuple)) else [env[node]]
             self.cells += sum(part.numel() for part in parts if isinstance(part, Tensor))
             if node.op == "call_function" and node in self.moving and node.target is not operator.getitem:

@@ -7,8 +7,9 @@ out and checked with random vectors rather than assumed.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -75,15 +76,33 @@ Maps = dict[tuple[int, int], Map]
 """By (target, source); source 0 is y and source j + 1 the results of bend j; the last target is the output."""
 
 
+@dataclass(frozen=True)
+class Matrices:
+    """What was read off a program. It is never changed, so that threads may share it.
+
+    Attributes:
+        maps: the affine maps.
+        bends: those of the program; such that see results of others, only with multipliers that are not negative.
+        kept: room for what solvers compute from the maps.
+    """
+
+    maps: Maps
+    bends: tuple[Bend, ...]
+    kept: dict[str, object] = field(default_factory=dict[str, object])
+
+
 class Pieces:
-    """The affine pieces of an opened program as matrices, read once and kept for other samples."""
+    """The affine pieces of an opened program as matrices, read once and kept for other samples.
+
+    Where other inputs multiply what moves, they are read for each batch; the last ones are then only a first guess.
+    Several threads may ask for forms.
+    """
 
     def __init__(self, opened: Opened) -> None:
         self.opened = opened
-        self.maps: Maps | None = None
-        self.bends: tuple[Bend, ...] = ()
+        self.last: Matrices | None = None
         self.base: list[Tensor] | None = None
-        self.kept: dict[str, object] = {}
+        self.lock = threading.Lock()
 
     def form(self, inputs: Sequence[Tensor]) -> KinkForm:
         """The form for a batch.
@@ -94,9 +113,7 @@ class Pieces:
         Raises:
             Refusal: a map is too large for a matrix, or the program is not made of bends and affine maps.
         """
-        if self.maps is None or self.opened.gated:
-            self.read(inputs)
-        assert self.maps is not None
+        found = self.matrices(inputs)
         alone = len(inputs) == 1
         count, device = inputs[0].shape[0], inputs[0].device
         n = inputs[self.opened.variable][0].numel()
@@ -109,21 +126,32 @@ class Pieces:
             if alone and not self.opened.other:
                 self.base = [part[:1].clone() for part in base]
         base = [part[:1].expand(count, -1) if alone else part for part in base]
-        last, one = len(self.bends), empty.new_ones(count, 1)
-        maps = self.maps
+        last, one = len(found.bends), empty.new_ones(count, 1)
+        maps = found.maps
         return KinkForm(
             constants=tuple(base[:last]),
-            bends=self.bends,
+            bends=found.bends,
             from_y=tuple(maps.get((k, 0)) for k in range(last)),
             between={(k, source - 1): m for (k, source), m in maps.items() if source > 0 and k < last},
             constant=base[last][:, 0],
             slope=maps[last, 0].transposed(one) if (last, 0) in maps else empty,
             weights={k: maps[last, k + 1].transposed(one) for k in range(last) if (last, k + 1) in maps},
-            kept=self.kept,
+            kept=found.kept,
         )
 
-    def read(self, inputs: Sequence[Tensor]) -> None:
-        """Read all maps off the program."""
+    def matrices(self, inputs: Sequence[Tensor]) -> Matrices:
+        """The maps and bends for a batch: one reading for all of them, or one of its own."""
+        if self.opened.gated:
+            last = self.last
+            self.last = found = self.read(inputs, {} if last is None else last.maps)
+            return found
+        with self.lock:
+            if self.last is None:
+                self.last = self.read(inputs, {})
+            return self.last
+
+    def read(self, inputs: Sequence[Tensor], known: Maps) -> Matrices:
+        """Read all maps off the program; `known` ones of other samples are looked at first."""
         cut = Cut(self.opened, inputs)
         if not self.opened.gated:  # one sample stands for all
             cut.inputs = [tensor[:1] for tensor in inputs]
@@ -136,12 +164,9 @@ class Pieces:
             for target, arrives in enumerate(base):
                 if target >= source and size * arrives.shape[1] > LARGEST:
                     raise TooLarge(f"its map of {size} x {arrives.shape[1]} entries is too large for a matrix")
-            maps.update(maps_from(Source(cut, source, size, base, everyone), self.maps or {}))
+            maps.update(maps_from(Source(cut, source, size, base, everyone), known))
         inner = {k for k, source in maps if source > 0}
-        self.maps = maps
-        self.kept = {}
-        self.bends = tuple(bend.rising() if k in inner else bend for k, bend in enumerate(cut.bends))
-        self.base = None
+        return Matrices(maps, tuple(bend.rising() if k in inner else bend for k, bend in enumerate(cut.bends)))
 
 
 def kink_form(program: Program, variable: int, inputs: Sequence[Tensor]) -> KinkForm:

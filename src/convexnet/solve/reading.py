@@ -3,19 +3,25 @@
 Tracing costs far more than minimising. So a reading is kept with its module and used again while nothing has changed:
 neither the modules, their settings, hooks and modes, nor, bit for bit, the values of parameters and buffers. When only
 values have changed, the program stays and what was computed from them is read again.
+
+A reading is never changed: what is computed with it, also later in a backward pass, is of the values that it was made
+for, whatever other threads or steps of training make of the module meanwhile. Modules are read by one thread at a time,
+under the lock of tracing, during which they are not what they are otherwise, nor those that share parts with them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Generator, Hashable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from convexnet.curvature.certificate import ALL, Certificate, certify_program
-from convexnet.curvature.trace import Program, trace
+from convexnet.curvature.trace import TRACING, Program, trace
 from convexnet.domains import Box
 from convexnet.errors import NotTraceable
 from convexnet.solve.opened import Opened
@@ -25,7 +31,7 @@ from convexnet.solve.structure import structure_of
 KEPT: WeakKeyDictionary[nn.Module, dict[Hashable, Reading]] = WeakKeyDictionary()
 
 
-@dataclass
+@dataclass(frozen=True)
 class Reading:
     """A module, read for the minimum over one of its inputs.
 
@@ -34,6 +40,7 @@ class Reading:
         structure: of the module when it was traced.
         opened, pieces: the program with an open batch size; None where it cannot be traced that way.
         certificate: over the whole space.
+        values: of the module's own tensors that the program reads, by the `id` of each.
         local: certificates over boxes, by the bounds, for functions that are convex there only.
     """
 
@@ -43,30 +50,24 @@ class Reading:
     pieces: Pieces | None
     certificate: Certificate
     variable: int
-    values: list[Tensor] = field(default_factory=list[Tensor])
+    values: Mapping[int, Tensor]
     local: dict[bytes, Certificate] = field(default_factory=dict[bytes, Certificate])
 
-    def tensors(self) -> list[Tensor]:
-        """The module's own tensors that the program reads."""
-        return [source.tensor for source in self.program.sources.values() if source.tensor is not None]
-
     def unchanged(self) -> bool:
-        """Whether they still have the values they had."""
-        now = self.tensors()
-        return len(now) == len(self.values) and all(
+        """Whether the module's tensors still have the values they had."""
+        return all(
             a.dtype == b.dtype and a.shape == b.shape and a.device == b.device and torch.equal(a, b)
-            for a, b in zip(now, self.values, strict=True)
+            for a, b in ((tensor, self.values[id(tensor)]) for tensor in tensors_of(self.program))
         )
 
-    def refresh(self) -> None:
-        """Take the values as they are now."""
-        self.values = [tensor.detach().clone() for tensor in self.tensors()]
-        if self.certificate.scope != ALL:
-            self.certificate = certify_program(self.program, self.variable)
-        self.local.clear()
-        if self.opened is not None:
-            self.opened.forget()
-        self.pieces = None if self.opened is None else Pieces(self.opened)
+    def refreshed(self) -> Reading:
+        """The reading for the values as they are now."""
+        values = values_of(self.program)
+        lasting = self.certificate.scope == ALL
+        certificate = self.certificate if lasting else certify_program(self.program, self.variable)
+        opened = None if self.opened is None else self.opened.valued(values)
+        pieces = None if opened is None else Pieces(opened)
+        return replace(self, opened=opened, pieces=pieces, certificate=certificate, values=values, local={})
 
     def on(self, box: Box) -> Certificate:
         """The certificate on a box, for a module that is not certified everywhere."""
@@ -90,26 +91,84 @@ def read(module: nn.Module, inputs: Sequence[Tensor], variable: int) -> Reading:
         True
     """
     kinds = tuple((tuple(t.shape[1:]), t.dtype, t.device) for t in inputs)
-    kept = KEPT.setdefault(module, {})
-    structure = structure_of(module)
-    reading = kept.get((variable, kinds))
-    if reading is None or reading.structure != structure:
-        reading = kept[variable, kinds] = fresh(module, inputs, variable, structure)
-    elif not reading.unchanged():
-        reading.refresh()
-    return reading
+    with TRACING:
+        kept = KEPT.setdefault(module, {})
+        structure = structure_of(module)
+        reading = kept.get((variable, kinds))
+        if reading is None or reading.structure != structure:
+            with as_parameters(module) as originals:
+                reading = fresh(module, inputs, variable, structure, originals)
+            if originals:  # which are there for this call only
+                kept.pop((variable, kinds), None)
+            else:
+                kept[variable, kinds] = reading
+        elif not reading.unchanged():
+            reading = kept[variable, kinds] = reading.refreshed()
+        return reading
 
 
-def fresh(module: nn.Module, inputs: Sequence[Tensor], variable: int, structure: Hashable) -> Reading:
-    program = trace(module, tuple(inputs))
+def fresh(
+    module: nn.Module, inputs: Sequence[Tensor], variable: int, structure: Hashable, originals: Mapping[int, Tensor]
+) -> Reading:
+    """A new reading.
+
+    Args:
+        module, inputs, variable: see `read`.
+        structure: of the module.
+        originals: the tensors that parameters stand for while it is traced, by the `id` of the parameter.
+    """
+
+    def traced(any_batch: bool) -> Program:
+        program = trace(module, tuple(inputs), any_batch=any_batch)
+        sources = {
+            name: source
+            if source.tensor is None
+            else replace(source, tensor=originals.get(id(source.tensor), source.tensor))
+            for name, source in program.sources.items()
+        }
+        return replace(program, sources=sources)
+
+    program = traced(False)
+    values = values_of(program)
     try:
-        opened = Opened(trace(module, tuple(inputs), any_batch=True), variable) if one_output(program) else None
+        whole = Opened(traced(True), variable) if one_output(program) else None
     except NotTraceable:
-        opened = None  # its forward reads the size of its batch
+        whole = None  # its forward reads the size of its batch
+    opened = None if whole is None else whole.valued(values)
     pieces = None if opened is None else Pieces(opened)
-    reading = Reading(program, structure, opened, pieces, certify_program(program, variable), variable)
-    reading.values = [tensor.detach().clone() for tensor in reading.tensors()]
-    return reading
+    return Reading(program, structure, opened, pieces, certify_program(program, variable), variable, values)
+
+
+@contextmanager
+def as_parameters(module: nn.Module) -> Generator[dict[int, Tensor]]:
+    """Put parameters in the place of tensors that stand for them (`torch.func.functional_call`, a hypernetwork), which
+    torch.export refuses; gives the tensors, by the `id` of what took their place."""
+    made: dict[int, Tensor] = {}
+    changed: list[tuple[dict[str, Any], str, Tensor]] = []
+    stands: dict[int, nn.Parameter] = {}
+    try:
+        for part in module.modules():
+            held: dict[str, Any] = part._parameters  # pyright: ignore[reportPrivateUsage]
+            for name, tensor in held.items():
+                if isinstance(tensor, Tensor) and not isinstance(tensor, nn.Parameter):
+                    stand = stands.setdefault(id(tensor), nn.Parameter(tensor.detach(), requires_grad=False))
+                    made[id(stand)] = tensor
+                    changed.append((held, name, tensor))
+                    held[name] = stand
+        yield made
+    finally:
+        for held, name, tensor in changed:
+            held[name] = tensor
+
+
+def tensors_of(program: Program) -> list[Tensor]:
+    """The module's own tensors that a program reads."""
+    return [source.tensor for source in program.sources.values() if source.tensor is not None]
+
+
+def values_of(program: Program) -> dict[int, Tensor]:
+    """Copies of these tensors, by the `id` of each."""
+    return {id(tensor): tensor.detach().clone() for tensor in tensors_of(program)}
 
 
 def one_output(program: Program) -> bool:

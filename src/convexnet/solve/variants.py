@@ -4,20 +4,22 @@ The exact ones (`derivatives`) are what a minimiser that sits on kinks really do
 changes, and a jump when another does. Learning through it sometimes goes better with derivatives that see more:
 
 - *smoothed*: those of the minimiser of the function with its bends smoothed and a barrier at the bounds, by the
-  implicit function theorem, taken at the exact minimiser. They are not the derivatives of what is returned.
+  implicit function theorem, taken at the exact minimiser. They are not the derivatives of what is returned. Those of
+  the value stay exact; its second derivatives, and those of x, are of the smoothed function.
 - *unrolled*: those of gradient descent with momentum, which is then also what is returned as x; its value is larger
   than the minimum, and its gap says by how much (Domke 2012; Amos, Xu & Kolter 2017, section 5, for the settings).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from convexnet.solve.bends import Bend
 from convexnet.solve.drive import Problem
+from convexnet.solve.implicit import derived
 from convexnet.solve.layers import unchanged
 from convexnet.solve.opened import Opened, bend_of
 from convexnet.solve.softened import soft
@@ -31,57 +33,65 @@ STEPS, RATE, MOMENTUM = 30, 0.01, 0.9
 """Of unrolled descent, for a box of width 1: in one of another width, the rate is multiplied by its square."""
 
 
-def smoothed(opened: Opened, inputs: Sequence[Tensor], problem: Problem, y: Tensor, units: Sequence[Tensor]) -> Tensor:
-    """y (B, n) with the derivatives of the minimiser of the smoothed function.
+def softly(opened: Opened, units: Sequence[Tensor]) -> Callable[..., Tensor]:
+    """The smoothed functions: (inputs, tensors in the place of the model's) -> values (B,).
+
+    Args:
+        opened: the program.
+        units: what one unit of smoothing is at each bend, (B, 1).
+    """
+
+    def run(inputs: Sequence[Tensor], live: Mapping[int, Tensor]) -> Tensor:
+        count = 0
+
+        def bent(a: Tensor, bend: float | Tensor | Bend = 0.0) -> Tensor:
+            nonlocal count
+            mu = SMOOTHING * units[count]
+            count += 1
+            bend = bend_of(a, bend)
+            z, _ = soft(bend, a.flatten(1), mu)
+            return z.reshape(len(z), *(a.shape[1:] if bend.group == 1 else a.shape[1:-1]))
+
+        return opened.run(inputs, bent, live)
+
+    return run
+
+
+def barriers(y: Tensor, lo: Tensor, hi: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
+    """The second derivatives (B, n) of barriers at the bounds; the size (B, 1) is how much the functions rise."""
+    width = (hi - lo).clamp(max=1e12)
+    found: list[Tensor] = []
+    for distance in (y - lo, hi - y):
+        near = torch.maximum(distance, 1e-3 * width)
+        counts = near.isfinite() & (near > 0)
+        found.append(torch.where(counts, SMOOTHING * size / torch.where(counts, near, 1.0) ** 2, 0.0))
+    return found[0], found[1]
+
+
+def unrolled(
+    opened: Opened, inputs: Sequence[Tensor], live: Mapping[int, Tensor], problem: Problem, start: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Where descent with momentum comes to, (B, n), and the value there; gradients go through all steps.
 
     Args:
         opened: the program.
         inputs: as they take part in autograd.
-        problem: the same functions with their bounds.
-        y: the exact minimisers.
-        units: what one unit of smoothing is at each bend, (B, 1).
-
-    Source: the implicit function theorem, dy = −(∇² F)⁻¹ d(∇F) with F the smoothed function and the barrier.
+        live: the model's tensors as they take part, by the `id` of each.
+        problem: the same functions, with bounds as they take part.
+        start: (B, n), from which the steps go; the domain's centre where it is None.
     """
-    at = y.detach().clone().requires_grad_()
-    count = 0
-
-    def bent(a: Tensor, bend: float | Tensor | Bend = 0.0) -> Tensor:
-        nonlocal count
-        mu = SMOOTHING * units[count]
-        count += 1
-        bend = bend_of(a, bend)
-        z, _ = soft(bend, a.flatten(1), mu)
-        return z.reshape(a.shape if bend.group == 1 else a.shape[:-1])
-
     with torch.enable_grad():
-        value = opened.run(shown(inputs, opened, at), bent, live=True)
-        (g,) = torch.autograd.grad(value, at, torch.ones_like(value), create_graph=True)
-        rows = [torch.autograd.grad(g[:, j].sum(), at, retain_graph=True)[0] for j in range(at.shape[1])]
-        hessian = torch.stack(rows, 1).detach()
-        width = (problem.hi - problem.lo).clamp(max=1e12)
-        scale = value.detach().abs().clamp(min=1e-12)[:, None]
-        for distance in (problem.hi - at.detach(), at.detach() - problem.lo):
-            near = distance.clamp(min=1e-3 * width)
-            hessian = hessian + torch.diag_embed(torch.where(near.isfinite(), SMOOTHING * scale / near**2, 0.0))
-        moves = torch.linalg.solve(hessian, (g - g.detach())[:, :, None])[..., 0]
-        free = (problem.hi > problem.lo).to(y)
-        return y.detach() - free * moves
-
-
-def unrolled(opened: Opened, inputs: Sequence[Tensor], problem: Problem, start: Tensor) -> tuple[Tensor, Tensor]:
-    """Where descent with momentum comes to from `start` (B, n), and the value there; gradients go through all steps."""
-    width = (problem.hi - problem.lo).where((problem.hi - problem.lo).isfinite(), torch.ones_like(problem.lo))
-    rate = RATE * width**2
-    with torch.enable_grad():
-        y = start.detach().clone().requires_grad_()
+        width = problem.hi - problem.lo
+        rate = RATE * torch.where(width.isfinite(), width, 1.0) ** 2
+        y = problem.centre() if start is None else problem.inside(start)
+        y = y if y.requires_grad else y.detach().requires_grad_()
         speed = torch.zeros_like(y)
         for _ in range(STEPS):
-            value = opened.run(shown(inputs, opened, y), unchanged, live=True)
-            (g,) = torch.autograd.grad(value, y, torch.ones_like(value), create_graph=True)
+            value = opened.run(shown(inputs, opened, y), unchanged, live).expand(len(y))
+            (g,) = derived([value], [y], [torch.ones_like(value)])
             speed = MOMENTUM * speed - rate * g
             y = problem.inside(y + speed)
-        return y, opened.run(shown(inputs, opened, y), unchanged, live=True)
+        return y, opened.run(shown(inputs, opened, y), unchanged, live).expand(len(y))
 
 
 def shown(inputs: Sequence[Tensor], opened: Opened, y: Tensor) -> list[Tensor]:
