@@ -27,6 +27,9 @@ EVERY = 10
 PATIENCE = 5
 """Steps without a gap that is a tenth smaller before Adam takes smaller ones."""
 
+REMEMBERED = 2_000_000
+"""Numbers that the points of averaged tangents may have; the oldest go."""
+
 START = 0.3
 """The first mu, in units of what typically arrives at a bend."""
 
@@ -44,13 +47,21 @@ class Descent:
     total: Tensor
     multipliers: list[Tensor]  # the averages of those of the arguments, and of the arguments: what it is made of
     touching: list[Tensor]
+    points: list[Tensor]  # where the tangents of a function that is not opened touch, and their weights
+    weights: list[Tensor]
 
     def smoothing(self) -> list[Tensor]:
         """The amount at each bend, (B, 1)."""
         return [self.mu * unit for unit in self.unit]
 
-    def average(self, at: Sweep, weight: Tensor) -> None:
+    def average(self, at: Sweep, weight: Tensor, point: Tensor) -> None:
         """Take another minorant into the average."""
+        if not at.multipliers:
+            if bool((self.total == 0).any()):
+                self.weights = [torch.where(self.total == 0, 0.0, w) for w in self.weights]
+            self.points, self.weights = [*self.points, point], [*self.weights, weight]
+            most = max(1, REMEMBERED // max(1, point.numel()))
+            self.points, self.weights = self.points[-most:], self.weights[-most:]
         self.total = self.total + weight
         share = weight / self.total
         self.g = torch.lerp(self.g, at.g, share.expand_as(at.g))
@@ -68,10 +79,15 @@ class Descent:
         """What the better bound is made of."""
         last = (problem.least(at.g, at.b) > problem.least(self.g, self.b[:, 0]))[:, None]
         multipliers, touching = self.multipliers or at.multipliers, self.touching or at.arguments
+        points, weights = self.points, self.weights
 
         def some(rows: Tensor) -> Evidence:
-            if not at.multipliers:  # a tangent of the function itself; averages are left to be found again
-                return Evidence(points=point[rows, None], shares=torch.ones_like(point[rows, :1]))
+            if not at.multipliers:
+                single = last[rows]
+                shares = torch.cat([w[rows] for w in weights], 1)
+                shares = shares / shares.sum(1, keepdim=True).clamp(min=1e-300)
+                shares = torch.cat([torch.where(single, 0.0, shares), single.to(shares)], 1)
+                return Evidence(points=torch.stack([p[rows] for p in [*points, point]], 1), shares=shares)
             pairs = zip(multipliers, at.multipliers, strict=True), zip(touching, at.arguments, strict=True)
             chosen = [[torch.where(last, new, mean)[rows] for mean, new in pair] for pair in pairs]
             return Evidence(touch=point[rows], multipliers=chosen[0], touching=chosen[1])
@@ -90,7 +106,7 @@ def begun(problem: Problem, found: Found) -> Descent:
     scale = torch.where(finite, (problem.hi - problem.lo) / 2, 1.0)
     one = torch.ones_like(scale[:, :1])
     unit = units(problem.f, problem.lo, problem.hi)
-    return Descent(scale, unit, START * one, found.y.clone(), torch.zeros_like(scale), 0 * one, 0 * one, [], [])
+    return Descent(scale, unit, START * one, found.y.clone(), torch.zeros_like(scale), 0 * one, 0 * one, [], [], [], [])
 
 
 # --- accelerated gradients --------------------------------------------------------------------------------------------
@@ -167,7 +183,7 @@ class Fista:
         descent.y = torch.where(fine, y, descent.y)
         state.ahead = torch.where(fine, ahead, state.ahead)
         state.at = softened(problem.f, state.ahead, descent.smoothing())
-        descent.average(state.at, torch.where(fine, state.momentum, 0.0).clamp(min=1e-300))
+        descent.average(state.at, torch.where(fine, state.momentum, 0.0).clamp(min=1e-300), state.ahead)
         self.sharpen(problem, state)
 
     def sharpen(self, problem: Problem, state: Accelerated) -> None:
@@ -243,7 +259,7 @@ class Adam:
         for _ in range(EVERY):
             before = descent.y
             at = softened(problem.f, descent.y, descent.smoothing())
-            descent.average(at, torch.ones_like(descent.mu))
+            descent.average(at, torch.ones_like(descent.mu), before)
             self.iterate(problem, state, at)
             middle = middle + descent.y / EVERY
         assert at is not None

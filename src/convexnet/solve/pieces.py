@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from convexnet.curvature.call import Refusal
 from convexnet.curvature.trace import Program
@@ -25,7 +26,8 @@ LARGEST = 20_000_000
 """Entries of a map that is stored as a matrix."""
 
 EXACT = 1e-9
-"""Relative difference up to which two ways to compute one map count as the same."""
+"""Difference up to which two ways to compute one map count as the same, as a share of what its own entries add up to
+in each row. Maps only steer the search: bounds are proved on the program itself."""
 
 
 class TooLarge(Refusal):
@@ -204,9 +206,27 @@ class Source:
 
     def arrives(self, x: Tensor, rows: Tensor) -> list[Tensor]:
         """What x (R, size) adds at every later bend and at the output, for samples (R,)."""
+        if not x.requires_grad:
+            try:
+                return self.tangents(x, rows)
+            except (NotImplementedError, RuntimeError):  # an operator without a forward derivative
+                pass
+        return [a - b[rows] for a, b in zip(self.cut(*self.placed(x, rows), rows), self.base, strict=True)]
+
+    def placed(self, x: Tensor, rows: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
+        """y and the results of bends for x."""
         like = x.new_zeros(len(rows), self.cut.n)
-        y, results = (x, {}) if self.number == 0 else (like, {self.number - 1: x})
-        return [a - b[rows] for a, b in zip(self.cut(y, results, rows), self.base, strict=True)]
+        return (x, {}) if self.number == 0 else (like, {self.number - 1: x})
+
+    def tangents(self, x: Tensor, rows: Tensor) -> list[Tensor]:
+        """The same as derivatives along x, in which a large constant costs no digits."""
+        with forward_ad.dual_level():
+            dual = forward_ad.make_dual(torch.zeros_like(x), x)
+            found: list[Tensor] = []
+            for part in self.cut(*self.placed(dual, rows), rows):
+                plain, along = forward_ad.unpack_dual(part)
+                found.append(torch.zeros_like(plain) if along is None else along)
+            return found
 
     def random(self, seed: int, *shape: int) -> Tensor:
         generator = torch.Generator().manual_seed(seed)
@@ -247,7 +267,7 @@ def maps_from(source: Source, known: Maps) -> Maps:
         m = old.get(target)
         if m is not None and target in sums:
             m = Map(m.matrix, scales(sums[target][1], sums[target][0] @ m.matrix))
-        if m is not None and m.matrix.ndim == 2 and same(m(probe), seen[target]):
+        if m is not None and m.matrix.ndim == 2 and same(m, probe, seen[target]):
             found[target, source.number] = m
         else:
             missing.append(target)
@@ -256,7 +276,7 @@ def maps_from(source: Source, known: Maps) -> Maps:
         differing: list[int] = []
         for target in missing:
             shared = Map(columns[target].T.contiguous())
-            if same(shared(probe), seen[target]):
+            if same(shared, probe, seen[target]):
                 found[target, source.number] = shared
             else:
                 differing.append(target)
@@ -276,7 +296,7 @@ def scaled_map(source: Source, target: int, probe: Tensor, seen: Tensor, sums: T
     best = sums.abs().argmax(0)
     columns = source.columns(best)[target]
     found = Map(columns.T.contiguous(), scales(sums, sums.gather(0, best[None])[0]))
-    if same(found(probe), seen):
+    if same(found, probe, seen):
         return found
     size, everyone = source.size, source.everyone
     if len(everyone) * size * seen.shape[1] > LARGEST:
@@ -288,10 +308,13 @@ def scaled_map(source: Source, target: int, probe: Tensor, seen: Tensor, sums: T
         basis = torch.eye(size, dtype=torch.float64, device=probe.device).repeat(len(everyone), 1)
         each = source.arrives(basis, rows)[target].unflatten(0, (len(everyone), size)).mT.contiguous()
     found = Map(each)
-    if not same(found(probe), seen):
+    if not same(found, probe, seen):
         raise Refusal("it is not made of bends and affine maps")
     return found
 
 
-def same(a: Tensor, b: Tensor) -> bool:
-    return bool((a - b).abs().max() <= EXACT * (1 + b.abs().max()))
+def same(m: Map, probe: Tensor, seen: Tensor) -> bool:
+    """Whether a map sends `probe` (B, d) to what is seen (B, h), each row up to rounding of its own entries."""
+    scale = None if m.scale is None else m.scale.abs()
+    size = Map(m.matrix.abs(), scale)(probe.abs())
+    return bool(((m(probe) - seen).abs() <= EXACT * size).all())
