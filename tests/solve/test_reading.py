@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -82,9 +82,9 @@ def triple(net: Net) -> None:
 class Shared(Net):
     """Settings that all objects of a class share, in a base."""
 
-    numbers: Any = [0.0]
-    table: Any = {"slope": {"k": 0.0}}
-    several: Any = {0.0}
+    numbers: ClassVar[Any] = [0.0]
+    table: ClassVar[Any] = {"slope": {"k": 0.0}}
+    several: ClassVar[Any] = {0.0}
     settings = Settings(0.0)
     tensor = torch.zeros(1)
     layer = nn.LeakyReLU(0.0)
