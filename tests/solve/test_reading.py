@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -79,6 +79,90 @@ def triple(net: Net) -> None:
         net.a.weight.mul_(3)
 
 
+class Shared(Net):
+    """Settings that all objects of a class share, in a base."""
+
+    numbers: ClassVar[Any] = [0.0]
+    table: ClassVar[Any] = {"slope": {"k": 0.0}}
+    several: ClassVar[Any] = {0.0}
+    settings = Settings(0.0)
+    tensor = torch.zeros(1)
+    layer = nn.LeakyReLU(0.0)
+    array = np.zeros(1)
+
+    @staticmethod
+    def helper(z: Tensor) -> Tensor:
+        return F.leaky_relu(z, 0.0)
+
+    @property
+    def slope(self) -> float:
+        return self.numbers[0]
+
+
+class Heir(Shared):
+    """Inherits them."""
+
+
+class Classy:
+    """An object whose setting is that of its class."""
+
+    slope = 0.0
+
+    def __init__(self) -> None:
+        self.name = "one"
+
+
+SLOPES = [0.0]
+SLOPE = 0.0
+CONFIG = SimpleNamespace(slope=0.0)
+TENSOR = torch.zeros(1)
+
+
+def by_a_global(z: Tensor) -> Tensor:
+    return F.leaky_relu(z, SLOPE)
+
+
+def class_changes() -> dict[str, tuple[Callable[[], Net], Callable[[Any], object]]]:
+    """What classes, their bases, the classes of objects and global variables hold."""
+    module = globals()
+    bends: dict[str, tuple[Callable[[Net, Tensor], Tensor], Callable[[Any, float], object]]] = {
+        "list": (lambda n, z: F.leaky_relu(z, n.numbers[0]), lambda _, s: Shared.numbers.__setitem__(0, s)),
+        "property": (lambda n, z: F.leaky_relu(z, n.slope), lambda _, s: Shared.numbers.__setitem__(0, s)),
+        "dictionary": (
+            lambda n, z: F.leaky_relu(z, n.table["slope"]["k"]), lambda _, s: Shared.table["slope"].update(k=s),
+        ),
+        "set": (
+            lambda n, z: F.leaky_relu(z, sum(n.several)), lambda _, s: (Shared.several.clear(), Shared.several.add(s)),
+        ),
+        "object": (lambda n, z: F.leaky_relu(z, n.settings.slope), lambda _, s: setattr(Shared.settings, "slope", s)),
+        "tensor": (lambda n, z: z.relu() + n.tensor * z.abs(), lambda _, s: Shared.tensor.fill_(s)),
+        "other tensor": (
+            lambda n, z: z.relu() + n.tensor * z.abs(), lambda _, s: setattr(Shared, "tensor", torch.full((1,), s)),
+        ),
+        "module": (lambda n, z: n.layer(z), lambda _, s: setattr(Shared.layer, "negative_slope", s)),
+        "array": (lambda n, z: F.leaky_relu(z, float(n.array[0])), lambda _, s: Shared.array.fill(s)),
+        "method": (
+            lambda n, z: n.helper(z),
+            lambda _, s: setattr(Shared, "helper", staticmethod(lambda z: F.leaky_relu(z, s))),
+        ),
+        "an object's class": (lambda n, z: F.leaky_relu(z, n.s.slope), lambda _, s: setattr(Classy, "slope", s)),
+        "a global list": (lambda n, z: F.leaky_relu(z, SLOPES[0]), lambda _, s: SLOPES.__setitem__(0, s)),
+        "a global number": (lambda n, z: by_a_global(z), lambda _, s: module.update(SLOPE=s)),
+        "a global object": (lambda n, z: F.leaky_relu(z, CONFIG.slope), lambda _, s: setattr(CONFIG, "slope", s)),
+        "a global tensor": (lambda n, z: z.relu() + TENSOR * z.abs(), lambda _, s: TENSOR.fill_(s)),
+        "a global class": (lambda n, z: F.leaky_relu(z, Classy.slope), lambda _, s: setattr(Classy, "slope", s)),
+    }  # fmt: skip
+    found: dict[str, tuple[Callable[[], Net], Callable[[Any], object]]] = {}
+    for name, (bend, put) in bends.items():
+
+        def make(bend: Callable[[Net, Tensor], Tensor] = bend, put: Callable[[Any, float], object] = put) -> Net:
+            put(None, 0.0)
+            return Heir(bend, s=Classy())
+
+        found[f"of a class, {name}"] = make, lambda net, put=put: put(net, 0.5)
+    return found
+
+
 CHANGES: dict[str, tuple[Callable[[], Net], Callable[[Any], object]]] = {
     "a weight in place": (lambda: Net(plain), triple),
     "a weight's data": (lambda: Net(plain), lambda net: net.a.weight.data.mul_(3)),
@@ -129,6 +213,7 @@ CHANGES: dict[str, tuple[Callable[[], Net], Callable[[Any], object]]] = {
         lambda: Net(lambda n, z: n.s[0](z), s=[nn.LeakyReLU(0.0)]),
         lambda net: setattr(net.s[0], "negative_slope", 0.5),
     ),
+    **class_changes(),
 }  # fmt: skip
 
 

@@ -41,7 +41,7 @@ from convexnet.errors import NotTraceable
 Kind = Literal["input", "parameter", "buffer", "constant"]
 
 TRACING = threading.RLock()
-"""Held while a module is traced: torch.export is not safe to run twice at once, and it changes modules for that time."""
+"""Held while a module is traced: torch.export cannot run twice at once, and it changes modules for that time."""
 
 
 @dataclass(frozen=True)

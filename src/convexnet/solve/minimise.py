@@ -89,14 +89,23 @@ def minimise(
         what an operator's program differs from its function (torch's softplus beyond its threshold: 2.1e-9 / beta). A
         function that cannot be opened at its nonlinearities is minimised by its tangents alone; the message names the
         operator.
-        Gradients flow through `x` and `value` to `given`, the parameters of f and the bounds: of x by the vertex
-        formula where f is piecewise linear and by the implicit function theorem where it is smooth, of the value by
-        the dual gates. Where the minimiser is not unique, only those of the value mean anything.
+        Gradients flow through `x` and `value` to `given`, the bounds, the parameters of f and every other tensor that
+        its forward reads (buffers, attributes, what `torch.func.functional_call` puts in the place of parameters): of x
+        by the vertex formula where f is piecewise linear and by the implicit function theorem where it is smooth, of
+        the value by the dual gates. They are those of the minimum, whatever solver was chosen, and of the values that
+        all these tensors had in the call, whatever was written to them since; a derivative that is zero is a tensor of
+        zeros. Where the minimiser is not unique, only those of the value mean anything. Where no kink holds the
+        minimiser, they can be differentiated again, to any order (`create_graph=True`); where one does, a second
+        derivative is a RuntimeError that names the operator and its line.
 
     Raises:
         NotCertified: f is not proved convex in y.
         NotTraceable: `torch.export` cannot turn f into one program.
-        ValueError, TypeError: wrong arguments.
+        ValueError, TypeError: wrong arguments; or derivatives are asked for that are not available, because f could
+            not be opened at its kinks or is too large: at the call where `given` or a bound requires grad. That the
+            parameters of a module require grad is its ordinary state, and no wish: then the call returns, and the
+            error, a RuntimeError, comes from `backward()` if that is called.
+        NotImplementedError: the call is inside of a transform of `torch.func` (vmap, grad, jacrev).
         ImportError: a solver needs a package of the extra `solve`.
 
     Source: Amos & Kolter (2016) and Amos, Xu & Kolter (2017) pose the problem and the linear program; the method of
@@ -213,6 +222,10 @@ def answer(
         lo, hi = (over(end, asked.box.shape, asked.batch).to(y) for end in ends)
         live = {id(t): standing(t, reading.values.get(id(t), t)) for t in own or []}
         y, descended = unrolled(opened, asked.inputs, live, Problem(problem.f, lo, hi), asked.start)
+        if own is None:
+            y, descended = y.detach(), descended.detach()
+        else:
+            y, descended = (taking_part(part, [*asked.inputs, *ends, *own]) for part in (y, descended))
         found = replace(found, y=y.detach(), value=descended.detach())
     x = rounded_inside(y, asked.lo, asked.hi, asked.dtype)
     opened = problem.exact.opened
@@ -278,6 +291,13 @@ def following(x: Tensor, moving: Tensor) -> Tensor:
     """x with the gradient of `moving`."""
     with torch.enable_grad():
         return x + (moving - moving.detach()).view(x.shape).to(x.dtype)
+
+
+def taking_part(y: Tensor, tensors: Sequence[Tensor]) -> Tensor:
+    """y (or its value), with gradients of zero for the tensors that it does not depend on."""
+    with torch.enable_grad():
+        nothing = [t.reshape(-1)[:0].sum().to(y) for t in tensors if t.requires_grad]
+        return y + sum(nothing) if nothing else y
 
 
 def opened_of(reading: Reading, derivative: str) -> Opened:
