@@ -113,6 +113,7 @@ def start(cp: Any, item: Any, place: int, variable: int) -> Any:
             f"given[{place}] depends on a variable, and the network is convex in input {variable} only: give a "
             "Parameter or an array"
         )
-    whole = bool(item.is_integer() or item.is_boolean()) if hasattr(item, "is_integer") else False
+    attributes = getattr(item, "attributes", {})  # of a parameter itself
+    whole = bool(attributes.get("integer") or attributes.get("boolean"))
     value = np.zeros(item.shape) if item.value is None else np.asarray(item.value, dtype=np.float64)
     return one_value(torch.as_tensor(value.astype(np.int64) if whole else value), place)
