@@ -124,7 +124,8 @@ class Box:
                 f"they have {tuple(given.shape)} and {tuple(where.shape)}"
             ) from None
         room_below, room_above = (room(given, end, own.dtype) for end in (lo, hi))
-        wrong = where & ~((given >= lo - room_below) & (given <= hi + room_above))  # NaN is wrong too
+        within = (given >= lo - room_below) & (given <= hi + room_above)  # of NaN neither holds
+        wrong = where & ~(within & given.isfinite())
         if bool(wrong.any()):
             at = first(wrong)
             value, low, high = told_apart(float(given[at]), float(lo[at]), float(hi[at]))
@@ -163,7 +164,7 @@ class Box:
         x = own.double()
         lo, hi = self.lo.detach().to(x.device), self.hi.detach().to(x.device)
         inside = (x >= lo - room(x, lo, own.dtype)) & (x <= hi + room(x, hi, own.dtype))
-        return inside.reshape(len(x), -1).all(1)
+        return (inside & x.isfinite()).reshape(len(x), -1).all(1)
 
     def project(self, points: Tensor | Any) -> Tensor:
         """The nearest points of the box, same shape and dtype as `points` (B, *shape).

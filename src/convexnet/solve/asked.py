@@ -171,8 +171,9 @@ def wrong_batch(asked: Asked) -> str:
     inputs, variable, shape = asked.inputs, asked.variable, asked.box.shape
     flat = [i for i, tensor in enumerate(inputs) if tensor.ndim == 1 and i != variable]
     if flat:
-        rows = [t[None] if i in flat else t[:1] for i, t in enumerate(inputs)]
-        if output_of(asked.module, rows, inputs[variable].dtype) is not None:
+        own = inputs[variable].dtype
+        rows = with_floats(asked.module, [t[None] if i in flat else t[:1] for i, t in enumerate(inputs)], own)
+        if output_of(asked.module, rows, own) is not None:
             place = flat[0] - (flat[0] > variable)
             name = "given" if len(inputs) == 2 else f"given[{place}]"
             size = len(inputs[flat[0]])
