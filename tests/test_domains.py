@@ -105,6 +105,7 @@ WRONG: dict[str, tuple[Any, Any, str]] = {
     "values too long": ([0.0, 0.0, 0.0], True, r"shape \(2,\)"),
     "numbers of coordinates for a mask": (0.5, [0, 1, 1], r"shape \(2,\)"),
     "two batches": (torch.zeros(3, 2), torch.ones(2, 2, dtype=torch.bool), r"\(3, 2\) and \(2, 2\)"),
+    "a mask of shares": (0.5, [0.2, 0.0], "must hold booleans"),
     "a dimension too many": (torch.zeros(2, 3, 2), True, r"\(2, 3, 2\)"),
 }
 

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import convexnet as cx
+from convexnet import initialise as distributions
 from convexnet import zoo as typed_zoo
 
 # arguments of other types than the declared ones are what is tested here
@@ -19,6 +20,7 @@ zoo: Any = typed_zoo
 FICNN, ICRNN, PICNN, ConvFICNN, ConvPICNN = own.FICNN, own.ICRNN, own.PICNN, own.ConvFICNN, own.ConvPICNN
 ConvexConv2d, ConvexLinear, FreeHead = own.ConvexConv2d, own.ConvexLinear, own.FreeHead
 IMAGE = (1, 6, 6)
+PLAIN, EXAMPLE = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)), torch.zeros(1, 2)
 
 # --- what is accepted alike ------------------------------------------------------------------------------------------
 
@@ -40,6 +42,8 @@ SAME: dict[str, tuple[Callable[[], nn.Module], Callable[[], nn.Module]]] = {
         lambda: ConvPICNN(IMAGE, np.array(IMAGE), [(np.int64(2), 3)], np.int64(5)),
         lambda: ConvPICNN(IMAGE, IMAGE, [(2, 3)], (5,)),
     ),
+    "a norm of one dimension": (lambda: own.BatchNormAlong(3, 1), lambda: own.BatchNormAlong(np.int64(3), [1])),
+    "a padding by name": (lambda: ConvexConv2d(1, 2, 3, padding="same"), lambda: ConvexConv2d(1, 2, 3, padding="same")),
     "a layer": (lambda: ConvexLinear(np.int64(2), np.int64(3)), lambda: ConvexLinear(2, 3)),
     "columns by a mask": (
         lambda: ConvexLinear(2, 3, columns=np.array([False, True])),
@@ -180,6 +184,33 @@ WRONG: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     ),
     "a projected constraint": (lambda: ConvexLinear(2, 3, constraint="clip"), ValueError, r"cx\.constrain"),
     "a mistyped constraint": (lambda: ConvexLinear(2, 3, constraint="squre"), ValueError, r"did you mean 'square'\?"),
+    "a weight of another shape": (
+        lambda: setattr(ConvexLinear(2, 3), "weight", np.ones((3, 3))),
+        ValueError,
+        r"the weight of this ConvexLinear has shape \(3, 2\), not \(3, 3\)",
+    ),
+    "a weight in words": (
+        lambda: setattr(ConvexLinear(2, 3), "weight", "ones"),
+        TypeError,
+        "the weight must be a tensor",
+    ),
+    "no channels": (lambda: own.PooledSum(0), ValueError, "channels must be an integer of at least 1, not 0"),
+    "features in words": (lambda: own.Affine("3"), ValueError, "features must be an integer"),
+    "the batch for features": (lambda: own.BatchNormAlong(3, dims=0), ValueError, "dimension 0, the batch"),
+    "dimensions in words": (lambda: own.Affine(3, dims="last"), TypeError, r"dims must be a dimension or a sequence"),
+    "a mistyped method": (
+        lambda: cx.constrain(PLAIN, EXAMPLE, "clp"),
+        ValueError,
+        r"unknown method 'clp' \(did you mean 'clip'",
+    ),
+    "a list of methods": (lambda: cx.constrain(PLAIN, EXAMPLE, ["clip"]), ValueError, r"unknown method \['clip'\]"),  # pyright: ignore
+    "a mistyped norm": (
+        lambda: cx.convexify(PLAIN, EXAMPLE, norm="btch"),
+        ValueError,
+        r"norm must be .* \(did you mean 'batch'\?\)",
+    ),
+    "a mistyped start": (lambda: cx.convexify(PLAIN, EXAMPLE, init="papr"), ValueError, r"did you mean 'paper'\?"),
+    "a mistyped distribution": (lambda: distributions.moments("sofplus"), ValueError, r"did you mean 'softplus'\?"),
     "a head": (lambda: FreeHead(4, "3"), ValueError, "out_features must be an integer"),
     "a perceptron": (lambda: zoo.MLP(4, 2, (8, 0)), ValueError, r"hidden\[1\] must be at least 1, not 0"),
     "a perceptron in words": (lambda: zoo.MLP(4, 2, "8"), TypeError, "hidden must be an integer or a sequence"),

@@ -108,7 +108,10 @@ class Box:
         """
         own = as_tensor(values, "values")
         given = own.double()
-        where = as_tensor(mask, "mask").bool()
+        where = as_tensor(mask, "mask")
+        if not bool(((where == 0) | (where == 1)).all()):
+            raise ValueError("mask says which elements are fixed, and must hold booleans (or 0 and 1)")
+        where = where.bool()
         ends = [self.lo.to(given.device), self.hi.to(given.device)]
         where = where.to(given.device)
         sizes = {t.shape[0] for t in (given, where, self.lo) if t.ndim > len(self.shape)} - {1}

@@ -104,6 +104,15 @@ def test_wrt_names_the_input_that_varies() -> None:
         assert optimum(cx.to_lp(SWAPPED, BOX, given=value, wrt=0)) == pytest.approx(problem.solution.opt_val, abs=1e-6)
 
 
+def test_a_scalar_variable_is_a_vector_of_one() -> None:
+    net, y = cx.nn.FICNN(1, (4,)), cp.Variable()
+    cost = cx.to_cvxpy(net, y)
+    y.value = 0.3
+    assert float(cost.value) == pytest.approx(net(torch.tensor([0.3])).item(), abs=1e-6)
+    with pytest.raises(cx.NotTraceable, match=r"takes y of shape \(\.\.\., 2\), not \(2, 1\)"):
+        cx.to_cvxpy(PLAIN, y)
+
+
 def test_a_box_with_a_batch_of_one_is_one_sample() -> None:
     box = cx.Box([[-1.0, -1.0]], 1.0, batch=1)
     assert optimum(cx.to_lp(NET, box, given=X)) == pytest.approx(optimum(cx.to_lp(NET, BOX, given=X)))

@@ -61,7 +61,7 @@ def arranged(model: nn.Module, given: Sequence[Tensor], shape: Sequence[int], va
     """
     held = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(0, dtype=torch.float64))
     given = [t.to(held.device, held.dtype if t.is_floating_point() else t.dtype) for t in given]
-    shapes = [tuple(shape)]
+    shapes = [tuple(shape)] if len(shape) else [(1,), ()]  # a scalar variable is a vector of one, if either
     recorded = recall(model, EXAMPLE)
     if recorded is not None and len(recorded) == len(given) + 1:
         own = torch.Size(recorded[variable][0])

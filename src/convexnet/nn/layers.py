@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from convexnet.arrays import as_size, as_sizes, as_tensor
+from convexnet.arrays import as_size, as_sizes, as_tensor, is_whole
 from convexnet.errors import meant
 from convexnet.initialise.moments import Activation
 from convexnet.initialise.weights import lognormal_
@@ -74,7 +74,7 @@ class NonnegativeWeight(nn.Module):
         """The free parameter of a weight; constrained entries below 1e-6 count as 1e-6.
 
         Raises:
-            ValueError: a constrained entry is negative, or an entry is not finite.
+            ValueError: a constrained entry is negative, an entry is not finite, or the shape is another.
 
         Example:
             >>> layer = ConvexLinear(2, 1)
@@ -82,7 +82,12 @@ class NonnegativeWeight(nn.Module):
             >>> layer.weight.detach()
             tensor([[0.5000, 3.0000]])
         """
-        weight = weight.detach().to(self.raw)
+        given = as_tensor(weight, "the weight").detach()
+        if given.shape != self.raw.shape:
+            raise ValueError(
+                f"the weight of this {type(self).__name__} has shape {tuple(self.raw.shape)}, not {tuple(given.shape)}"
+            )
+        weight = given.to(self.raw)
         kept = weight if self.columns is None else weight.masked_fill(~self.columns, 0.0)
         if not bool((kept >= 0).all() & weight.isfinite().all()):
             raise ValueError(
@@ -212,7 +217,8 @@ class ConvexConv2d(NonnegativeWeight):
                 f"{', '.join(map(repr, PADDINGS))}"
             )
         stride, dilation = pair(stride, "stride"), pair(dilation, "dilation")
-        padding = padding if isinstance(padding, str) else pair(padding, "padding", least=0)
+        if not isinstance(padding, str):
+            padding = as_size(padding, "padding", 0) if is_whole(padding) else pair(padding, "padding", 0)
         if in_channels % groups or out_channels % groups:
             raise ValueError(
                 f"{groups} groups must divide the {in_channels} channels that come and {out_channels} made"
