@@ -100,8 +100,8 @@ def evaluated(activation: Activation, x: Tensor) -> Tensor:
     """φ(x) in float64; the activation by its name or itself."""
     if isinstance(activation, str) and activation not in ACTIVATIONS:
         raise ValueError(
-            f"unknown activation {activation!r}: the names are {', '.join(ACTIVATIONS)}{meant(activation, ACTIVATIONS)}; "
-            "anything else can be given as a function of a tensor"
+            f"unknown activation {activation!r}: the names are {', '.join(ACTIVATIONS)}"
+            f"{meant(activation, ACTIVATIONS)}; anything else can be given as a function of a tensor"
         )
     function = ACTIVATIONS[activation] if isinstance(activation, str) else activation
     with torch.no_grad():
