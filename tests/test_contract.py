@@ -47,7 +47,7 @@ PUBLIC = [
 
 # Parameter names, kinds and defaults. A change here is a change of the contract.
 SIGNATURES = {
-    "Box": "(lo, hi, shape=None)",
+    "Box": "(lo, hi, shape=None, batch=None)",
     "certify": "(model, example, wrt=None, domain=None)",
     "bake": "(model, example=None)",
     "changes": "(model)",
@@ -64,8 +64,8 @@ SIGNATURES = {
     ),
     "save": "(model, path)",
     "split": "(model, example=None)",
-    "to_cvxpy": "(model, variable, given=None)",
-    "to_lp": "(model, domain, given=None)",
+    "to_cvxpy": "(model, variable, given=None, *, wrt=-1)",
+    "to_lp": "(model, domain, given=None, *, wrt=-1)",
     "Cone.attach": "(self, optimizer, *others)",
     "Cone.detach": "(self)",
     "Cone.project": "(self)",
@@ -91,19 +91,20 @@ PLANNED = [
 # Each room may import those on its right, itself, and nothing else of the package. Rooms are listed from the bottom up.
 BELOW: dict[str, set[str]] = {
     "errors": set(),
-    "domains": {"errors"},
+    "arrays": set(),
+    "domains": {"errors", "arrays"},
     "curvature": {"errors", "domains"},
     "memory": {"errors", "domains", "curvature"},
-    "constraints": {"errors", "domains", "curvature", "memory"},
-    "initialise": {"errors", "domains", "curvature"},
-    "nn": {"errors", "domains", "curvature", "memory", "constraints", "initialise"},
-    "zoo": set(),
+    "constraints": {"errors", "arrays", "domains", "curvature", "memory"},
+    "initialise": {"errors", "arrays", "domains", "curvature"},
+    "nn": {"errors", "arrays", "domains", "curvature", "memory", "constraints", "initialise"},
+    "zoo": {"errors", "arrays"},
     "differences": {"errors", "curvature"},
     "split": {"errors", "curvature", "memory", "differences"},
     "storage": {"errors", "curvature", "memory"},
-    "solve": {"errors", "domains", "curvature", "memory"},
-    "export": {"errors", "domains", "curvature", "memory", "solve"},
-    "conversion": {"errors", "domains", "curvature", "memory", "constraints", "initialise", "nn"},
+    "solve": {"errors", "arrays", "domains", "curvature", "memory"},
+    "export": {"errors", "arrays", "domains", "curvature", "memory", "solve"},
+    "conversion": {"errors", "arrays", "domains", "curvature", "memory", "constraints", "initialise", "nn"},
 }
 BELOW["__init__"] = {*BELOW}
 BELOW["lab"] = {"", *BELOW} - {"__init__"}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 
 class ConvexNetError(Exception):
     """Base class of every error that is particular to convexnet.
@@ -41,3 +44,15 @@ class NotCertified(ConvexNetError):
     def __init__(self, message: str, findings: tuple[object, ...] = ()) -> None:
         super().__init__(message)
         self.findings = findings
+
+
+def meant(name: object, known: Iterable[str]) -> str:
+    """Return a question that names the known word nearest to a mistyped one, for an error; empty if none is near.
+
+    Example:
+        >>> meant("rleu", ["relu", "softplus"]), meant("tanh", ["relu", "softplus"])
+        (" (did you mean 'relu'?)", '')
+    """
+    words = {word.lower(): word for word in known}
+    found = get_close_matches(name.lower(), words, n=1) if isinstance(name, str) else []
+    return f" (did you mean {words[found[0]]!r}?)" if found else ""

@@ -31,7 +31,9 @@ def minimised(cost: Any, constraints: list[Any]) -> float:
 MISUSES: dict[str, Callable[[Any, Any], Any]] = {
     "maximised": lambda cost, y: cp.Problem(cp.Maximize(cost)),
     "set equal": lambda cost, y: cp.Problem(cp.Minimize(0), [cost == 1]),
-    "bounded from below": lambda cost, y: cp.Problem(cp.Minimize(0), [cost >= 1]),
+    "bounded from below, negated": lambda cost, y: cp.Problem(cp.Minimize(0), [-cost <= -1]),
+    "bounded from below in a sum": lambda cost, y: cp.Problem(cp.Minimize(0), [cost + cp.sum(y) >= 1]),
+    "bounded from below by an expression": lambda cost, y: cp.Problem(cp.Minimize(0), [cp.sum(y) <= cost]),
     "negated": lambda cost, y: cp.Problem(cp.Minimize(-cost)),
     "in a difference": lambda cost, y: cp.Problem(cp.Minimize(cp.sum_squares(y) - 0.1 * cost)),
     "in what may fall": lambda cost, y: cp.Problem(cp.Minimize(cp.square(cost))),
@@ -362,11 +364,11 @@ NONSENSE: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "nothing given": (lambda: cx.to_cvxpy(cx.nn.PICNN(3, 2), Y), cx.NotTraceable, "missing a required argument"),
     "a batch of x": (
         lambda: cx.to_cvxpy(cx.nn.PICNN(3, 2, (4,)), Y, given=torch.zeros(5, 3)),
-        cx.NotTraceable,
-        r"inputs of shape \(2, 5, 3\), \(2, 2\)",
+        ValueError,
+        r"given has shape \(5, 3\), a batch of 5 samples, and an export is for one .* given\[0\]",
     ),
     "NaN": (lambda: cx.to_cvxpy(cx.nn.PICNN(1, 2), Y, given=[np.array([np.nan])]), ValueError, r"given\[0\] holds NaN"),
-    "words": (lambda: cx.to_cvxpy(cx.nn.PICNN(1, 2), Y, given="x"), TypeError, r"given\[0\] is a str"),
+    "words": (lambda: cx.to_cvxpy(cx.nn.PICNN(1, 2), Y, given="x"), TypeError, r"given\[0\] must be .*, not str"),
     "a variable as given": (
         lambda: cx.to_cvxpy(cx.nn.PICNN(2, 2), Y, given=cp.Variable(2)),
         TypeError,

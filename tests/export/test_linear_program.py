@@ -145,7 +145,7 @@ def test_nonsense_is_named() -> None:
         cx.to_lp(net, cx.Box(-1, 1, shape=(5,)))
     with pytest.raises(cx.NotCertified, match=r"aten\.tanh"):
         cx.to_lp(Function(lambda y: y.tanh().sum(1)), BOX)
-    with pytest.raises(TypeError, match=r"given\[0\] is a Parameter: give an array"):
+    with pytest.raises(TypeError, match=r"given\[0\] must be a tensor, an array .*, not Parameter"):
         cx.to_lp(cx.nn.PICNN(1, 2), BOX, given=pytest.importorskip("cvxpy").Parameter(1))
     with pytest.raises(TypeError, match="complex"):
         cx.to_lp(cx.nn.PICNN(1, 2), BOX, given=torch.zeros(1, dtype=torch.complex64))

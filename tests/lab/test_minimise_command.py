@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -83,3 +84,100 @@ def test_a_file_that_is_no_network(tmp_path: Path) -> None:
     done = minimise(str(path), "--box", "0,1")
     assert done.exit_code == 2
     assert "cannot be loaded" in " ".join(done.output.split())
+
+
+def flat(done: Result) -> str:
+    return " ".join(done.output.split())
+
+
+FILES = {
+    "header.csv": "temperature,load\n0.5,-1\n0,2\n",
+    "plain.csv": "0.5,-1\n\n# the second\n0,2\n",
+    "three.csv": "1,2,3\n",
+    "ragged.csv": "1,2\n3\n",
+    "word.csv": "1,2\n3,x\n",
+    "hole.csv": "1,2\n3,\n",
+    "semicolons.csv": "1;2\n3;4\n",
+    "empty.csv": "\n",
+    "bounds.csv": "lo,hi\n-1,1\n0,0.5\n-2,-1\n",
+    "two.csv": "-1,1\n0,0.5\n",
+}
+
+
+@pytest.fixture
+def folder(saved: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the saved network, with files of numbers beside it."""
+    monkeypatch.chdir(saved.parent)
+    for name, text in FILES.items():
+        Path(name).write_text(text, encoding="utf-8")
+    rows = np.array([[0.5, -1.0], [0.0, 2.0]])
+    np.save("rows.npy", rows)
+    np.savez("rows.npz", x=rows)
+    np.save("bounds.npy", np.array([[-1.0, 1.0], [0.0, 0.5], [-2.0, -1.0]]))
+    np.save("words.npy", np.array(["a", "b"]))
+    np.save("whole.npy", np.array([[1, -1], [0, 2]]))
+    Path("latin.csv").write_bytes(b"\xff\xfe1,2")
+    return saved.parent
+
+
+def values(words: list[str], tmp: str = "found.npz") -> Any:
+    done = minimise("network.safetensors", *words, "--out", tmp)
+    assert done.exit_code == 0, done.output
+    with np.load(tmp) as found:
+        return found["value"], found["x"], done
+
+
+@pytest.mark.parametrize("name", ["header.csv", "plain.csv", "rows.npy", "rows.npz"])
+def test_given_from_every_kind_of_file(folder: Path, name: str) -> None:
+    found, _, done = values(["--box", "-1,1", "--given", name])
+    assert ("header (temperature, load)" in flat(done)) == (name == "header.csv")
+    rows = torch.tensor([[0.5, -1.0], [0.0, 2.0]])
+    expected = cx.minimise(cx.load("network.safetensors"), cx.Box(-1, 1, shape=3), given=rows).value.detach().numpy()
+    assert np.allclose(found, expected)
+
+
+def test_whole_numbers_are_numbers(folder: Path) -> None:
+    found, _, _ = values(["--box", "-1,1", "--given", "whole.npy"])
+    rows = torch.tensor([[1.0, -1.0], [0.0, 2.0]])
+    assert np.allclose(found, cx.minimise(cx.load("network.safetensors"), cx.Box(-1, 1, shape=3), rows).value.detach())
+
+
+BOUNDS = [["--box", "-1,1", "--box", "0,0.5", "--box", "-2,-1"], ["--box", "bounds.csv"], ["--box", "bounds.npy"]]
+
+
+@pytest.mark.parametrize("words", BOUNDS, ids=str)
+def test_bounds_of_each_coordinate(folder: Path, words: list[str]) -> None:
+    found, x, _ = values([*words, "--given", "plain.csv"])
+    box = cx.Box([-1.0, 0.0, -2.0], [1.0, 0.5, -1.0])
+    rows = torch.tensor([[0.5, -1.0], [0.0, 2.0]])
+    expected = cx.minimise(cx.load("network.safetensors"), box, given=rows)
+    assert np.allclose(found, expected.value.detach().numpy())
+    assert bool(box.contains(x).all())
+
+
+GIVEN = ["--given", "plain.csv"]
+MISTAKES: dict[str, tuple[list[str], str]] = {
+    "two bounds for three": (["--box", "0,1", "--box", "0,1", *GIVEN], "--box is given 2 times, and there are 3 coord"),
+    "a file of two bounds": (["--box", "two.csv", *GIVEN], "a row LO,HI for each of the 3 coordinates, (3, 2), and it"),
+    "no file of bounds": (["--box", "bound.csv", *GIVEN], "--box bound.csv: there is no such file"),
+    "three columns": (["--box", "0,1", "--given", "three.csv"], "has 3 numbers in a row, and the network takes 2"),
+    "a row too short": (["--box", "0,1", "--given", "ragged.csv"], "line 2 has 1 columns, and line 1 has 2"),
+    "a word": (["--box", "0,1", "--given", "word.csv"], "word.csv, line 2, column 2 cannot be read as a number: 'x'"),
+    "an empty cell": (["--box", "0,1", "--given", "hole.csv"], "hole.csv, line 2, column 2 is empty"),
+    "semicolons": (["--box", "0,1", "--given", "semicolons.csv"], "separated by semicolons: use commas"),
+    "nothing": (["--box", "0,1", "--given", "empty.csv"], "holds no rows"),
+    "another encoding": (["--box", "0,1", "--given", "latin.csv"], "not a text file in UTF-8"),
+    "letters in an array": (["--box", "0,1", "--given", "words.npy"], "holds entries of type <U1, not real numbers"),
+    "two inputs": (["--box", "0,1", *GIVEN, *GIVEN], "--given must hold 1 of them, not 2"),
+    "another input": (["--box", "0,1", *GIVEN, "--wrt", "2"], "--wrt 2 is none of the network's 2 inputs"),
+    "a mistyped solver": (["--box", "0,1", *GIVEN, "--solver", "newtn"], "(did you mean 'newton'?)"),
+    "no folder": (["--box", "0,1", *GIVEN, "--out", "nowhere/x.npz"], "there is no folder nowhere"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes_are_named(folder: Path, name: str) -> None:
+    words, said = MISTAKES[name]
+    done = minimise("network.safetensors", *words)
+    assert done.exit_code == 2
+    assert said in flat(done)

@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from convexnet.errors import meant
+
 INF = math.inf
 
 
@@ -211,8 +213,10 @@ def method_of(name: str | None, epsilon: float, recorded: Method | None = None) 
         if recorded is None or (isinstance(recorded, Exponentiate) and epsilon != Exponentiate.epsilon):
             return Exponentiate(epsilon)
         return recorded
-    if name not in METHODS:
-        raise ValueError(f"unknown method {name!r}; the methods are {', '.join(map(repr, METHODS))}")
+    if not isinstance(name, str) or name not in METHODS:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ValueError(
+            f"unknown method {name!r}{meant(name, METHODS)}; the methods are {', '.join(map(repr, METHODS))}"
+        )
     return Exponentiate(epsilon) if name == "exponentiate" else METHODS[name]()
 
 

@@ -18,7 +18,7 @@ from convexnet.conversion.widen import widen_first as widen
 from convexnet.curvature.arguments import as_example, copied, two_rows, unwrapped
 from convexnet.curvature.findings import Finding
 from convexnet.curvature.trace import check_lazy, trace
-from convexnet.errors import NotCertified
+from convexnet.errors import NotCertified, meant
 from convexnet.initialise import initialise
 from convexnet.memory import CHANGES, ONLY, part_of, recall, remember_example
 
@@ -148,7 +148,8 @@ def convexify(
 def check(name: str, value: object, allowed: Sequence[object]) -> None:
     """A keyword must have one of its values."""
     if value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {value!r}")
+        near = meant(value, [word for word in allowed if isinstance(word, str)])
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {value!r}{near}")
 
 
 def check_replacements(replace: Mapping[type[nn.Module], Callable[[nn.Module], nn.Module]]) -> None:

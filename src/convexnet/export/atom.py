@@ -5,6 +5,8 @@ it, to set it equal to something, or to put anything into it that is not affine.
 a solution, so that what a solver left loose does not show.
 
 This module imports cvxpy, and is imported where that is wanted.
+
+Long because the atom and its conic form are one thought.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import numpy as np
 import torch
 from cvxpy.atoms import EXP_ATOMS, NONPOS_ATOMS, SOC_ATOMS
 from cvxpy.atoms.atom import Atom
+from cvxpy.error import DCPError
 from cvxpy.reductions.dcp2cone.canonicalizers import CANON_METHODS
 from scipy import sparse
 from torch import Tensor
@@ -25,6 +28,7 @@ from convexnet.export.bends import BENDS
 from convexnet.export.form import Form
 from convexnet.export.reading import GATE, Cut
 from convexnet.export.sender import Sender, Vector
+from convexnet.export.tightness import LOWER_BOUND
 
 Expression = Any
 Constraints = list[Any]
@@ -32,13 +36,13 @@ Graph = tuple[Expression, Constraints]
 
 
 class Given:
-    """The inputs before the variable, some of them parameters, and what the form makes of their values.
+    """The inputs besides the variable, some of them parameters, and what the form makes of their values.
 
     Args:
         sender: runs the network.
         form: its form.
         inputs: (1, ...) each; where an item of `items` is a CVXPY expression, its value takes the place.
-        items: for each input before the variable, an expression, or None for what stays as it is.
+        items: for each input an expression, or None for what stays as it is.
         positive: which gates must not be negative.
     """
 
@@ -71,9 +75,8 @@ class Given:
                 if item.value is None:
                     return None
                 own = self.inputs[place]
-                found[place] = (
-                    torch.as_tensor(np.asarray(item.value, dtype=np.float64)).reshape(own.shape).to(own.device)
-                )
+                value = torch.as_tensor(np.asarray(item.value, dtype=np.float64)).reshape(own.shape).to(own.device)
+                found[place] = value if own.is_floating_point() else value.to(own.dtype)
         return found
 
     def now(self) -> tuple[list[Vector], list[Vector]] | None:
@@ -124,6 +127,12 @@ class Network(Atom):
 
     def name(self) -> str:
         return f"{self.given.sender.reading.program.model}({self.args[0].name()})"
+
+    def __ge__(self, other: Any) -> Any:
+        """Refuse a lower bound in words, where CVXPY's own error would come when the problem is solved."""
+        if self.is_concave():  # of a constant
+            return super().__ge__(other)
+        raise DCPError(f"{self.name()} >= {other} {LOWER_BOUND}")
 
     def at(self, y: Any) -> Tensor:
         """The network at y (n,), with gradients."""

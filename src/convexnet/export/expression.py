@@ -8,31 +8,39 @@ import numpy as np
 import torch
 from torch import nn
 
+from convexnet.arrays import listed_inputs
 from convexnet.curvature.arguments import unwrapped
 from convexnet.export.bends import BENDS
-from convexnet.export.samples import arranged, as_listed, as_tensor, read
+from convexnet.export.samples import arranged, one_value, read, variable_of
 from convexnet.export.tightness import check_tight
 from convexnet.solve.lp import need
 
 
-def to_cvxpy(model: nn.Module, variable: Any, given: Any = None) -> Any:
-    """A network that is convex in its last input, as a convex expression of CVXPY, for one sample.
+def to_cvxpy(model: nn.Module, variable: Any, given: Any = None, *, wrt: int = -1) -> Any:
+    """A network that is convex in one of its inputs, as a convex expression of CVXPY, for one sample.
 
     The expression obeys the rules of disciplined convex programming like any convex atom: it may be minimised, bounded
     from above, added and multiplied by what is not negative. CVXPY itself refuses to maximise it or to set it equal to
     something. Its `value` is the network's, in float64.
 
+    A lower bound, expression >= c, is not a convex constraint, and is refused by name. The tangent plane at a point
+    lies below the network, so that `cvxpy.linearize(expression) >= c`, taken where the variable has that value, is a
+    convex constraint that is stricter: an inner approximation. CVXPY's own error comes where the same is written in
+    another way, as -expression <= -c.
+
     For affine layers of every kind, convolutions, BatchNorm, pooling, skips, concatenation, ReLU, LeakyReLU, PReLU,
     ELU, CELU, softplus, exponentials, log-sum-exp, squares, norms, absolute values and maxima.
 
     Args:
-        model: a module that is proved convex in its last input, and returns one tensor. Evaluated in eval mode, as it
-            is now: training it further does not change the expression.
+        model: a module that is proved convex in that input, and returns one tensor. Evaluated in eval mode, as it is
+            now: training it further does not change the expression.
         variable: a `cvxpy.Variable`, or an affine expression, with the shape of one sample of that input. A network
             that takes (..., n) also takes a matrix (T, n), and is then applied to each row. One of images that
             remembers its example (those of `convexnet.nn`, and what was constrained or converted) takes flat ones too.
-        given: one value for each input before the last: an array, a tensor (with a batch dimension of 1 or without), or
-            a `cvxpy.Parameter`, for a problem that is compiled once (DPP) and solved for many values.
+        given: one value for each other input, in order: a tensor, an array or a list of numbers (with a batch dimension
+            of 1 or without), or a `cvxpy.Parameter`, for a problem that is compiled once (DPP) and solved for many
+            values. For several inputs a tuple of them.
+        wrt: the number of the input that the variable stands for; -1 is the last.
 
     Returns:
         An expression of the shape of one sample's output, each element convex; a scalar for (B,) and (B, 1).
@@ -40,7 +48,7 @@ def to_cvxpy(model: nn.Module, variable: Any, given: Any = None) -> Any:
     Raises:
         NotCertified: not proved convex, or an operator has no form here: named, with source line and remedy.
         NotTraceable: `torch.export` cannot record the forward.
-        ValueError, TypeError: wrong arguments.
+        ValueError, TypeError: wrong arguments, or a batch of several samples.
         ImportError: cvxpy is missing; the error names the extra.
 
     Source: Grant & Boyd, Graph Implementations for Nonsmooth Convex Programs (2008): each nonlinearity is stated as
@@ -64,13 +72,16 @@ def to_cvxpy(model: nn.Module, variable: Any, given: Any = None) -> Any:
 
     inner = unwrapped(model)
     expression = checked_variable(cp, variable)
-    items = [item if is_expression(cp, item) and item.parameters() else None for item in as_listed(given)]
-    values = [start(cp, item, place) for place, item in enumerate(as_listed(given))]
-    inputs = arranged(inner, values, expression.shape)
+    listed = listed_inputs(given)
+    number = variable_of(wrt, len(listed))
+    items = [item if is_expression(cp, item) and item.parameters() else None for item in listed]
+    values = [start(cp, item, place, number) for place, item in enumerate(listed)]
+    inputs = arranged(inner, values, expression.shape, number)
+    items.insert(number, None)
     parameters = [place for place, item in enumerate(items) if item is not None]
-    form, sender = read(inner, inputs, parameters, list(BENDS))
+    form, sender = read(inner, inputs, parameters, list(BENDS), number)
     positive = check_tight(form, type(inner).__name__)
-    flat = cp.reshape(expression, (expression.size,), order="C")
+    flat = expression if expression.ndim == 1 else cp.reshape(expression, (expression.size,), order="C")
     return network(flat, Given(sender, form, inputs, items, positive))
 
 
@@ -93,14 +104,16 @@ def checked_variable(cp: Any, variable: Any) -> Any:
     return variable
 
 
-def start(cp: Any, item: Any, place: int) -> Any:
+def start(cp: Any, item: Any, place: int, variable: int) -> Any:
     """A value to read the network with: of a parameter that has none yet, zeros."""
     if not is_expression(cp, item):
-        return as_tensor(item, place)
+        return one_value(item, place)
     if item.variables():
         raise TypeError(
-            f"given[{place}] depends on a variable, and the network is convex in its last input only: give a Parameter "
-            "or an array"
+            f"given[{place}] depends on a variable, and the network is convex in input {variable} only: give a "
+            "Parameter or an array"
         )
+    attributes = getattr(item, "attributes", {})  # of a parameter itself
+    whole = bool(attributes.get("integer") or attributes.get("boolean"))
     value = np.zeros(item.shape) if item.value is None else np.asarray(item.value, dtype=np.float64)
-    return as_tensor(torch.as_tensor(value), place)
+    return one_value(torch.as_tensor(value.astype(np.int64) if whole else value), place)

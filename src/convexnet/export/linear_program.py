@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from convexnet.arrays import listed_inputs
 from convexnet.curvature.arguments import unwrapped
 from convexnet.domains import Box
 from convexnet.export.bends import BENDS
 from convexnet.export.form import Form
-from convexnet.export.samples import arranged, as_listed, as_tensor, read
+from convexnet.export.samples import arranged, one_value, read, variable_of
 from convexnet.export.tightness import check_tight
 from convexnet.solve.lp import need
 
@@ -22,8 +23,8 @@ Rows = tuple[Any, Any]
 """A sparse matrix over all columns, and the lower bounds of its rows."""
 
 
-def to_lp(model: nn.Module, domain: Box, given: Tensor | Sequence[Tensor] | None = None) -> Any:
-    """A network that is piecewise linear and convex in its last input, as a linear program.
+def to_lp(model: nn.Module, domain: Box, given: Tensor | Sequence[Any] | Any = None, *, wrt: int = -1) -> Any:
+    """A network that is piecewise linear and convex in one of its inputs, as a linear program.
 
         minimise f(given, y) over y in the domain,   with z >= a and z >= s a in place of z = max(s a, a)
 
@@ -31,10 +32,12 @@ def to_lp(model: nn.Module, domain: Box, given: Tensor | Sequence[Tensor] | None
     here: `lp.run()` does, and before it other columns, rows and costs may be added.
 
     Args:
-        model: a module with one number for each sample, (B,) or (B, 1), proved convex in its last input; of affine
+        model: a module with one number for each sample, (B,) or (B, 1), proved convex in that input; of affine
             layers, ReLU, LeakyReLU, PReLU, absolute values, maxima and max-pooling. Evaluated in eval mode.
-        domain: bounds of the last input, for one sample; `inf` leaves an element free, equal bounds fix it.
-        given: one value for each input before the last; with a batch dimension of 1 or without one.
+        domain: bounds of that input, for one sample; `inf` leaves an element free, equal bounds fix it.
+        given: one value for each other input, in order: a tensor, an array or a list of numbers, with a batch dimension
+            of 1 or without one; for several inputs a tuple of them.
+        wrt: the number of the input that is minimised over; -1 is the last.
 
     Returns:
         A `highspy.Highs` that holds the problem, silent, not yet run. Columns are named `y(i)`, by the place in the
@@ -68,13 +71,22 @@ def to_lp(model: nn.Module, domain: Box, given: Tensor | Sequence[Tensor] | None
             f"the domain is a Box with the shape of one sample, not {type(domain).__name__}: use "
             "Box(-inf, inf, shape=...) and add rows of your own to the result"
         )
-    tensors = [as_tensor(value, place) for place, value in enumerate(as_listed(given))]
-    inputs = arranged(inner, tensors, domain.shape)
-    form, _ = read(inner, inputs, (), [name for name, bend in BENDS.items() if bend.piecewise_linear])
+    if domain.batch is not None:
+        if domain.batch > 1:
+            raise ValueError(
+                f"the domain holds bounds for {domain.batch} samples, and a linear program is for one sample at a "
+                "time: give Box(box.lo[i], box.hi[i]) for each (cx.minimise takes whole batches)"
+            )
+        domain = Box(domain.lo[0], domain.hi[0], domain.shape)
+    tensors = [one_value(value, place) for place, value in enumerate(listed_inputs(given))]
+    number = variable_of(wrt, len(tensors))
+    inputs = arranged(inner, tensors, domain.shape, number)
+    form, _ = read(inner, inputs, (), [name for name, bend in BENDS.items() if bend.piecewise_linear], number)
     if form.shape:
         raise ValueError(
             f"{type(inner).__name__} returns {tuple(form.shape)} numbers for each sample, and a linear program "
-            "minimises one: wrap the model in a module that returns the one you mean, as (B,)"
+            f"minimises one: wrap the model in a module that returns the one you mean, as (B,). One sample of the "
+            f"input has the domain's shape, {tuple(domain.shape)}"
         )
     check_tight(form, type(inner).__name__)
     return as_highs(form, domain)
@@ -87,7 +99,7 @@ def as_highs(form: Form, domain: Box) -> Any:
     width = starts[-1]
     lower = np.full(width, -np.inf)
     upper = np.full(width, np.inf)
-    lower[: form.size], upper[: form.size] = domain.lo.flatten().numpy(), domain.hi.flatten().numpy()
+    lower[: form.size], upper[: form.size] = (end.detach().cpu().flatten().numpy() for end in (domain.lo, domain.hi))
     names = named("y", domain.shape)
     rows: list[str] = []
     blocks: list[Rows] = []

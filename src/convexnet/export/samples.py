@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from convexnet.arrays import as_tensor, is_whole
 from convexnet.curvature.arguments import two_rows
 from convexnet.curvature.certificate import certify_program
 from convexnet.curvature.fields import BATCH
@@ -18,47 +20,74 @@ from convexnet.export.form import Form, form_of
 from convexnet.export.reading import Reading
 from convexnet.export.sender import Sender
 from convexnet.memory import EXAMPLE, recall
+from convexnet.solve.asked import with_floats
 
 
-def as_listed(given: Any) -> list[Any]:
-    """`given` as a list with one item for each input before the variable."""
-    if given is None:
-        return []
-    return list(given) if isinstance(given, (tuple, list)) else [given]
+def one_value(value: Any, place: int) -> Tensor:
+    """One value of an input: a tensor, an array or a list of numbers, checked.
 
-
-def as_tensor(value: Any, place: int) -> Tensor:
-    """One value of an input: a tensor or an array, checked."""
-    try:
-        tensor = value.detach() if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
-    except (TypeError, ValueError) as error:
-        raise TypeError(
-            f"given[{place}] is a {type(value).__name__}: give an array or a tensor for each input before the variable"
-        ) from error
-    if tensor.is_complex():
-        raise TypeError(f"given[{place}] is complex, and inputs are real")
+    Raises:
+        TypeError: it does not hold real numbers.
+        ValueError: it holds NaN or infinite entries.
+    """
+    tensor = as_tensor(value, f"given[{place}]").detach()
     if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
         raise ValueError(f"given[{place}] holds NaN or infinite entries")
     return tensor
 
 
-def arranged(model: nn.Module, given: Sequence[Tensor], shape: Sequence[int]) -> tuple[Tensor, ...]:
-    """The inputs of one sample, (1, ...) each, the variable (zeros) last.
+def variable_of(wrt: Any, others: int) -> int:
+    """The number of the input that varies, for this many other inputs.
+
+    Example:
+        >>> variable_of(-1, 2), variable_of(0, 2)
+        (2, 0)
+    """
+    if not is_whole(wrt):
+        raise TypeError(f"wrt is the number of an input of the model, not {wrt!r}")
+    if not -others - 1 <= int(wrt) <= others:
+        raise ValueError(f"wrt={wrt} is none of the {others + 1} inputs that given and the variable make")
+    return int(wrt) % (others + 1)
+
+
+def arranged(model: nn.Module, given: Sequence[Tensor], shape: Sequence[int], variable: int) -> tuple[Tensor, ...]:
+    """The inputs of one sample, (1, ...) each, the variable as zeros.
 
     `given` may come with a batch dimension of 1 or without one, and a flat variable may stand for one of the shape that
     the model remembers: what makes the model return one number is right, else what it accepts at all.
+
+    Raises:
+        ValueError: `given` is a batch of several samples.
     """
     held = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(0, dtype=torch.float64))
     given = [t.to(held.device, held.dtype if t.is_floating_point() else t.dtype) for t in given]
-    shapes = [tuple(shape)]
+    shapes = [tuple(shape)] if len(shape) else [(1,), ()]  # a scalar variable is a vector of one, if either
     recorded = recall(model, EXAMPLE)
-    if recorded is not None and torch.Size(recorded[-1][0]).numel() == torch.Size(shape).numel():
-        shapes.append(tuple(recorded[-1][0]))
+    if recorded is not None and len(recorded) == len(given) + 1:
+        own = torch.Size(recorded[variable][0])
+        shapes += [tuple(own)] if own.numel() == torch.Size(shape).numel() else []
+
+    def inputs_of(rows: Sequence[Tensor], s: tuple[int, ...]) -> tuple[Tensor, ...]:
+        y = torch.zeros(1, *s, dtype=held.dtype, device=held.device)
+        return tuple(with_floats(model, [*rows[:variable], y, *rows[variable:]], held.dtype))
+
     batches = [[t[None] for t in given]]
-    if given and all(t.ndim > 1 and t.shape[0] == 1 for t in given):
+    if given and all(t.ndim > 0 and t.shape[0] == 1 for t in given):
         batches.append(given)
-    tried = [(*rows, torch.zeros(1, *s, dtype=held.dtype, device=held.device)) for rows in batches for s in shapes]
-    return min(tried, key=lambda inputs: numbers(model, inputs))
+    tried = [inputs_of(rows, s) for rows in batches for s in shapes]
+    best = min(tried, key=lambda inputs: numbers(model, inputs))
+    many = [i for i, t in enumerate(given) if t.ndim > 0 and t.shape[0] > 1]
+    for batched in (many, [i for i in many if given[i].ndim > 1]):
+        first = [t[:1] if i in batched else t[None] for i, t in enumerate(given)]
+        alone = min(numbers(model, inputs_of(first, s)) for s in shapes)
+        if batched and alone < numbers(model, best):
+            own = given[batched[0]].shape
+            name = "given" if len(given) == 1 else f"given[{batched[0]}]"
+            raise ValueError(
+                f"{name} has shape {tuple(own)}, a batch of {own[0]} samples, and an export is for one sample at a "
+                f"time: give one of them, as {name}[0], and export each on its own (cx.minimise takes whole batches)"
+            )
+    return best
 
 
 def numbers(model: nn.Module, inputs: Sequence[Tensor]) -> float:
@@ -73,16 +102,28 @@ def numbers(model: nn.Module, inputs: Sequence[Tensor]) -> float:
 
 
 def read(
-    model: nn.Module, inputs: Sequence[Tensor], parameters: Collection[int], allowed: Collection[str]
+    model: nn.Module,
+    inputs: Sequence[Tensor],
+    parameters: Collection[int],
+    allowed: Collection[str],
+    variable: int = -1,
 ) -> tuple[Form, Sender]:
-    """Certify a model in its last input, and read its form.
+    """Certify a model in one of its inputs, the last if none is named, and read its form.
 
     Raises:
         NotCertified: it is not proved convex, or it holds an operator that cannot be exported.
         NotTraceable: `torch.export` cannot record the forward.
         ValueError: it does not return one tensor (B, ...).
     """
-    variable = len(inputs) - 1
+    variable %= len(inputs)
+    try:
+        inspect.signature(model.forward).bind(*inputs)
+    except TypeError as error:
+        count = f"{len(inputs)} input{'s' if len(inputs) > 1 else ''}"
+        raise NotTraceable(
+            f"{type(model).__name__} cannot be called: with the variable, `given` makes {count} ({error}): give every "
+            "input of the forward but the variable, in order, as given=(...)"
+        ) from None
     fixed = trace(model, inputs)
     check_output(fixed)
     certify_program(fixed, variable).require()
@@ -101,6 +142,6 @@ def check_output(program: Program) -> None:
     value = leaf.meta.get("val") if isinstance(leaf, fx.Node) else None
     if not isinstance(value, Tensor) or not value.is_floating_point():
         raise ValueError(
-            f"{program.model} returns {len(program.outputs)} outputs, or one that is no floating-point tensor: an "
+            f"{program.model} returns {len(program.outputs)} outputs, or one that is not a floating-point tensor: an "
             "export is of one real tensor; wrap the model in a module that returns it"
         )

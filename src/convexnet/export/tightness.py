@@ -91,3 +91,8 @@ LOOSE_REMEDY = (
     "the network is convex for a reason of ranges: write it without (a ReLU of what is never negative is no ReLU), or "
     "minimise it with cx.minimise"
 )
+LOWER_BOUND = (
+    "is not a convex constraint: the points where a convex function is at least c need not form a convex set. The "
+    "tangent plane at a point lies below the network, so that it gives an inner approximation: set the variable's "
+    "value and write cvxpy.linearize(expression) >= c, which is stricter. (An upper bound, expression <= c, is convex.)"
+)

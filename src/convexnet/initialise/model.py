@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from convexnet.curvature.arguments import as_example, unwrapped
 from convexnet.curvature.trace import evaluating
+from convexnet.errors import meant
 from convexnet.initialise.moments import Activation, moments
 from convexnet.initialise.weights import fill_lognormal, identity_, in_full, paper_
 
@@ -59,7 +60,9 @@ def initialise(
         [False, True, True]
     """
     if how not in HOWS:
-        raise ValueError(f"unknown initialisation {how!r}: choose one of {', '.join(map(repr, HOWS))}")
+        raise ValueError(
+            f"unknown initialisation {how!r}{meant(how, HOWS)}: choose one of {', '.join(map(repr, HOWS))}"
+        )
     chosen = {name: checked(model, name, mask) for name, mask in masks.items()}
     constants = moments(activation) if how == "lognormal" else None
 

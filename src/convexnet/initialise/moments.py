@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from convexnet.errors import meant
+
 Activation = str | Callable[[Tensor], Tensor]
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -98,8 +100,8 @@ def evaluated(activation: Activation, x: Tensor) -> Tensor:
     """φ(x) in float64; the activation by its name or itself."""
     if isinstance(activation, str) and activation not in ACTIVATIONS:
         raise ValueError(
-            f"unknown activation {activation!r}: the names are {', '.join(ACTIVATIONS)}; anything else can be given as "
-            "a function of a tensor"
+            f"unknown activation {activation!r}: the names are {', '.join(ACTIVATIONS)}"
+            f"{meant(activation, ACTIVATIONS)}; anything else can be given as a function of a tensor"
         )
     function = ACTIVATIONS[activation] if isinstance(activation, str) else activation
     with torch.no_grad():

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -14,6 +15,8 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import convexnet as cx
+from convexnet.arrays import as_tensor
+from convexnet.lab.number_files import ENDINGS, arrays_of
 from convexnet.lab.terminal import refuse, stops_cleanly
 from convexnet.lab.user_model import UsageError, limits_of
 from convexnet.memory import example_of
@@ -30,13 +33,21 @@ def minimise(
     checkpoint: Annotated[
         Path, typer.Argument(exists=True, dir_okay=False, help="A network that `convexnet.save` wrote.")
     ],
-    box: Annotated[str, typer.Option(help="Bounds of every coordinate, LO,HI; inf and -inf leave a side open.")],
+    box: Annotated[
+        list[str],
+        typer.Option(
+            metavar="LO,HI|FILE",
+            help="Bounds: once for all coordinates, or repeated, once for each in their order; inf and -inf leave a "
+            "side open. Or a .csv or .npy file with a row LO,HI for each coordinate.",
+        ),
+    ],
     given: Annotated[
-        Path | None,
+        list[Path] | None,
         typer.Option(
             exists=True,
             dir_okay=False,
-            help="The other inputs: .npy, .csv for one of them, .npz for several in the order of their names.",
+            help="The other inputs, one sample a row: .csv or .npy for one of them, .npz for several in the order of "
+            "their names. May be repeated.",
             show_default=False,
         ),
     ] = None,
@@ -53,29 +64,36 @@ def minimise(
     Exit status: 0 every sample proved to the tolerance; 1 some are not, or the network is not certified convex; 2 wrong
     usage.
 
-    Example: convexnet minimise network.safetensors --box -1,1
+    Examples: convexnet minimise network.safetensors --box -1,1
+
+    convexnet minimise network.safetensors --box 0,1 --box -2,2 --given samples.csv
     """
     with stops_cleanly("nothing was written."):
         try:
-            limits = limits_of(box)
+            if out is not None and not out.parent.is_dir():
+                raise UsageError(f"--out {out}: there is no folder {out.parent}")
             network = loaded(checkpoint)
-            others = read_given(given)
-            index = wrt % (len(others) + 1)
             example = example_of(network)
-            if len(example) != len(others) + 1:
+            if not -len(example) <= wrt < len(example):
+                raise UsageError(f"--wrt {wrt} is none of the network's {len(example)} inputs, which count from 0")
+            index = wrt % len(example)
+            domain = box_of(box, example[index].shape[1:])
+            others = [part for i, part in enumerate(example) if i != index]
+            inputs = [array for path in given or [] for array in arrays_of(path, "--given")]
+            if len(inputs) != len(others):
                 raise UsageError(
-                    f"the network takes {len(example)} inputs: --given must hold {len(example) - 1} of them, not "
-                    f"{len(others)}"
+                    f"the network takes {len(example)} inputs: --given must hold {len(others)} of them, not "
+                    f"{len(inputs)}"
                 )
-            home = example[index].dtype
             solution = cx.minimise(
                 network,
-                cx.Box(*limits, shape=tuple(example[index].shape[1:])),
-                given=tuple(tensor.to(home) for tensor in others) or None,
+                domain,
+                given=tuple(fitted(array, *pair) for array, pair in zip(inputs, enumerate(others), strict=True))
+                or None,
                 tol=tol,
                 solver=solver,
                 time_limit=time_limit,
-                wrt=wrt,
+                wrt=index - len(example),
             )
         except UsageError as error:
             raise refuse(str(error)) from None
@@ -97,23 +115,58 @@ def loaded(path: Path) -> nn.Module:
         raise UsageError(f"{path} cannot be loaded: {error}") from None
 
 
-def read_given(path: Path | None) -> list[Tensor]:
-    """The other inputs from a file."""
-    if path is None:
-        return []
-    try:
-        if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as file:
-                arrays = [file[name] for name in sorted(file.files)]
-        elif path.suffix == ".npy":
-            arrays = [np.load(path, allow_pickle=False)]
-        elif path.suffix == ".csv":
-            arrays = [np.loadtxt(path, delimiter=",", ndmin=2)]
-        else:
-            raise UsageError(f"--given is a .npy, .npz or .csv file, not {path.name}")
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path} cannot be read as numbers: {error}") from None
-    return [torch.as_tensor(array) for array in arrays]
+def box_of(words: Sequence[str], shape: torch.Size) -> cx.Box:
+    """The domain that `--box` describes, for one sample of this shape.
+
+    Raises:
+        UsageError: it is not a box, or not one for this many coordinates.
+    """
+    count = shape.numel()
+    if len(words) == 1 and Path(words[0]).suffix.lower() in ENDINGS:
+        path = Path(words[0])
+        if not path.is_file():
+            raise UsageError(f"--box {path}: there is no such file")
+        arrays = arrays_of(path, "--box")
+        if len(arrays) != 1 or arrays[0].shape != (count, 2):
+            found = arrays[0].shape if len(arrays) == 1 else f"{len(arrays)} arrays"
+            raise UsageError(
+                f"--box {path} must hold a row LO,HI for each of the {count} coordinates, ({count}, 2), and it holds "
+                f"{found}"
+            )
+        limits = [(float(lo), float(hi)) for lo, hi in arrays[0]]
+    else:
+        limits = [limits_of(word) for word in words]
+        if len(limits) not in (1, count):
+            raise UsageError(
+                f"--box is given {len(limits)} times, and there are {count} coordinates: give it once for all of them, "
+                "once for each, or name a file with a row LO,HI for each"
+            )
+    limits *= count if len(limits) == 1 else 1
+    lo, hi = torch.tensor(limits, dtype=torch.float64).unbind(1)
+    return cx.Box(lo.reshape(shape), hi.reshape(shape))
+
+
+def fitted(array: Any, number: int, like: Tensor) -> Tensor:
+    """An input from a file in the type and shape that the network takes.
+
+    Args:
+        array: (B, ...).
+        number: which of the inputs in `--given` it is.
+        like: an example of the input, with a batch.
+
+    Raises:
+        UsageError: it does not fit.
+    """
+    shape = like.shape[1:]
+    tensor = as_tensor(array, "--given")
+    where = f"--given, input {number}"
+    if tensor.ndim == 0 or tensor.shape[0] == 0 or tensor[0].numel() != shape.numel():
+        rows = "has no rows" if tensor.ndim == 0 or not len(tensor) else f"has {tensor[0].numel()} numbers in a row"
+        one = "; one sample is one row" if tensor.numel() == shape.numel() else ""
+        raise UsageError(f"{where} {rows}, and the network takes {shape.numel()} for each sample{one}")
+    if not like.is_floating_point() and not bool((tensor.double() == tensor.double().round()).all()):
+        raise UsageError(f"{where} must hold whole numbers, as the network takes them ({like.dtype})")
+    return tensor.reshape(len(tensor), *shape).to(like.dtype)
 
 
 def show(solution: cx.Solution, console: Console) -> None:

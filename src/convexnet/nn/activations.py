@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from convexnet.curvature import certify
+from convexnet.errors import meant
 from convexnet.initialise.moments import Activation
 
 ACTIVATIONS: Mapping[str, Callable[[], nn.Module]] = MappingProxyType(
@@ -54,12 +55,11 @@ def activation_of(activation: str | nn.Module, by_construction: bool = True) -> 
     if isinstance(activation, str):
         if activation not in ACTIVATIONS:
             raise ValueError(
-                f"unknown activation {activation!r}: use {', '.join(ACTIVATIONS)}, or a module that is convex and "
-                "non-decreasing"
+                f"unknown activation {activation!r}{meant(activation, ACTIVATIONS)}: use {', '.join(ACTIVATIONS)}, or "
+                "a module that is convex and non-decreasing"
             )
         return ACTIVATIONS[activation]()
-    if not isinstance(activation, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise TypeError(f"the activation must be a name or an nn.Module, not {type(activation).__name__}")
+    require_module(activation)
     own = copy.deepcopy(activation)
     parameter = next(own.parameters(), torch.empty(0))
     certificate = certify(OfConvex(own), torch.zeros(2, 2, dtype=parameter.dtype, device=parameter.device))
@@ -83,7 +83,26 @@ def free_activation_of(activation: str | nn.Module) -> nn.Module:
         >>> free_activation_of(nn.Tanh())
         Tanh()
     """
-    return activation_of(activation) if isinstance(activation, str) else copy.deepcopy(activation)
+    if isinstance(activation, str):
+        return activation_of(activation)
+    require_module(activation)
+    return copy.deepcopy(activation)
+
+
+def require_module(activation: object) -> None:
+    """Refuse what is not a module.
+
+    Raises:
+        TypeError: it is a class, a function or something else.
+    """
+    if isinstance(activation, nn.Module):
+        return
+    if isinstance(activation, type) and issubclass(activation, nn.Module):
+        raise TypeError(
+            f"the activation must be a name or an nn.Module, not the class {activation.__name__}: write "
+            f"nn.{activation.__name__}()"
+        )
+    raise TypeError(f"the activation must be a name or an nn.Module, not {type(activation).__name__}")
 
 
 def function_of(activation: nn.Module) -> Activation:

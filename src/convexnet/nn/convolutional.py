@@ -12,18 +12,20 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from convexnet.arrays import as_size, as_sizes
 from convexnet.nn.activations import activation_of, free_activation_of
 from convexnet.nn.grids import (
     Convolutions,
     convex_conv,
     flattened,
     gate,
+    image_of,
     plain_conv,
     planned,
     reduction,
     require_image,
 )
-from convexnet.nn.layers import POSITIVE, require_sizes
+from convexnet.nn.layers import POSITIVE
 from convexnet.nn.picnn import power_after
 from convexnet.nn.steps import (
     FullStep,
@@ -48,7 +50,7 @@ class ConvFICNN(nn.Module):
     Args:
         image: (C, H, W) of one sample.
         convolutions: for each convolutional layer, a `Convolution` or a tuple: channels, kernel, stride, padding.
-        hidden: width of each dense hidden layer.
+        hidden: width of each dense hidden layer, or one width for one layer.
         out_features: outputs, each convex.
         activation, constraint: as for `FICNN`.
         passthrough: W^(y) in every layer; without it, in the first layer only.
@@ -73,7 +75,7 @@ class ConvFICNN(nn.Module):
         self,
         image: tuple[int, int, int],
         convolutions: Convolutions,
-        hidden: Sequence[int] = (),
+        hidden: int | Sequence[int] = (),
         out_features: int = 1,
         activation: str | nn.Module = "softplus",
         passthrough: bool = True,
@@ -81,7 +83,8 @@ class ConvFICNN(nn.Module):
     ) -> None:
         super().__init__()
         check_constraint(constraint)
-        plan = planned(image, convolutions, hidden, out_features)
+        image, widths, out_features = image_of(image), as_sizes(hidden, "hidden"), as_size(out_features, "out_features")
+        plan = planned(image, convolutions)
         self.image, self.out_features, self.constraint = image, out_features, constraint
         self.activation = activation_of(activation, by_construction=constraint in POSITIVE)
         self.reductions, self.layers = nn.ModuleList(), nn.ModuleList()
@@ -98,7 +101,7 @@ class ConvFICNN(nn.Module):
             if passthrough:
                 self.reductions.append(reduction(channels, layer))
             width, cells = layer.channels, grid[0] * grid[1]
-        for index, size in enumerate([*hidden, out_features]):
+        for index, size in enumerate([*widths, out_features]):
             inside = width * cells if index == 0 else width
             step = FullStep(
                 z=flattened(convex_linear(inside, size, constraint, bias=not passthrough)),
@@ -135,7 +138,7 @@ class ConvPICNN(nn.Module):
     Args:
         x_image, y_image: (C, H, W) of one sample of each; their heights and widths agree.
         convolutions: for each convolutional layer, a `Convolution` or a tuple: channels, kernel, stride, padding.
-        hidden: width of each dense hidden layer.
+        hidden: width of each dense hidden layer, or one width for one layer.
         out_features: outputs, each convex in y.
         activation, x_activation, x_norm, constraint, passthrough: as for `PICNN`.
 
@@ -161,7 +164,7 @@ class ConvPICNN(nn.Module):
         x_image: tuple[int, int, int],
         y_image: tuple[int, int, int],
         convolutions: Convolutions,
-        hidden: Sequence[int] = (),
+        hidden: int | Sequence[int] = (),
         out_features: int = 1,
         activation: str | nn.Module = "softplus",
         x_activation: str | nn.Module = "relu",
@@ -171,8 +174,9 @@ class ConvPICNN(nn.Module):
     ) -> None:
         super().__init__()
         check_constraint(constraint)
-        plan = planned(y_image, convolutions, hidden, out_features)
-        require_sizes(**{f"x_image[{i}]": side for i, side in enumerate(x_image)})
+        x_image, y_image = image_of(x_image, "x_image"), image_of(y_image, "y_image")
+        widths, out_features = as_sizes(hidden, "hidden"), as_size(out_features, "out_features")
+        plan = planned(y_image, convolutions)
         if x_image[1:] != y_image[1:]:
             raise ValueError(
                 f"x is {x_image[1]} x {x_image[2]} and y {y_image[1]} x {y_image[2]}, but x gates y pixel by pixel: "
@@ -199,8 +203,8 @@ class ConvPICNN(nn.Module):
                 self.reductions.append(reduction(channels, layer))
             width = x_width = layer.channels
             power, cells = after, grid[0] * grid[1]
-        for index, size in enumerate([*hidden, out_features]):
-            first, last = index == 0, index == len(hidden)
+        for index, size in enumerate([*widths, out_features]):
+            first, last = index == 0, index == len(widths)
             inside, outside = (width * cells if first else width), channels * cells
             y_gate = gate(width, channels) if first else nn.Linear(width, outside)
             step = PartialStep(

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from convexnet.arrays import as_size, as_sizes, is_whole
 from convexnet.nn.activations import activation_of
-from convexnet.nn.layers import POSITIVE, mask_of, require_sizes
+from convexnet.nn.layers import POSITIVE, mask_of
 from convexnet.nn.steps import (
     FullStep,
     assign,
@@ -40,8 +41,12 @@ class Quadratic(nn.Module):
 
     def __init__(self, in_features: int, out_features: int, rank: int) -> None:
         super().__init__()
-        if not isinstance(rank, int) or isinstance(rank, bool) or rank < 0:  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ValueError(f"quadratic is the rank of A, an integer of at least 0 (0: diagonal only), not {rank!r}")
+        if not is_whole(rank) or int(rank) < 0:
+            raise ValueError(
+                f"quadratic is the rank of A, an integer of at least 0 (0: diagonal only), not {rank!r}: it says how "
+                "many rows A has, not how strong the term is, which is learnt"
+            )
+        rank = int(rank)
         self.rank, self.out_features = rank, out_features
         self.factor = nn.Parameter(torch.randn(out_features, rank, in_features) / max(rank * in_features, 1) ** 0.5)
         start = torch.tensor(1 / in_features).expm1().log()  # softplus of it is 1 / n
@@ -72,7 +77,7 @@ class FICNN(nn.Module):
 
     Args:
         in_features: n, the length of y.
-        hidden: width of each hidden layer; () is an affine function.
+        hidden: width of each hidden layer, or one width for one layer; () is an affine function.
         out_features: outputs, each convex.
         activation: g, the same in every layer: relu, leaky_relu, elu, celu, softplus, or a module that is proved convex
             and non-decreasing.
@@ -106,18 +111,18 @@ class FICNN(nn.Module):
     def __init__(
         self,
         in_features: int,
-        hidden: Sequence[int] = (200, 200),
+        hidden: int | Sequence[int] = (200, 200),
         out_features: int = 1,
         activation: str | nn.Module = "softplus",
         passthrough: bool = True,
         constraint: str = "softplus",
         quadratic: int | None = None,
-        monotone: Sequence[int] | Tensor | None = None,
+        monotone: int | Sequence[int] | Tensor | None = None,
     ) -> None:
         super().__init__()
         check_constraint(constraint)
-        require_sizes(in_features=in_features, out_features=out_features)
-        require_sizes(**{f"hidden[{i}]": width for i, width in enumerate(hidden)})
+        in_features, out_features = as_size(in_features, "in_features"), as_size(out_features, "out_features")
+        widths = as_sizes(hidden, "hidden")
         if monotone is not None and quadratic is not None:
             raise ValueError("monotone and quadratic exclude each other: y² decreases where y < 0")
         self.in_features, self.out_features, self.constraint = in_features, out_features, constraint
@@ -128,7 +133,7 @@ class FICNN(nn.Module):
         self.layers = nn.ModuleList()
         kept: list[tuple[nn.Module, Tensor | None]] = []
         width = 0
-        for index, size in enumerate([*hidden, out_features]):
+        for index, size in enumerate([*widths, out_features]):
             through = passthrough or index == 0
             step = FullStep(
                 z=convex_linear(width, size, constraint, bias=not through) if index else None,

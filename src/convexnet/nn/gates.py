@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from convexnet.arrays import as_size
+
 
 class PooledSum(nn.Module):
     """z + W pool(z), the average over positions: squeeze-and-excitation's information, added instead of multiplied.
@@ -23,6 +25,7 @@ class PooledSum(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
+        channels = as_size(channels, "channels")
         self.mix = nn.Linear(channels, channels)
         nn.init.zeros_(self.mix.weight)
         nn.init.zeros_(self.mix.bias)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from convexnet.nn.layers import POSITIVE, ConvexConv2d, pair, require_sizes
+from convexnet.arrays import as_size, as_sizes
+from convexnet.nn.layers import POSITIVE, ConvexConv2d, pair
 
 
 class Convolution(NamedTuple):
@@ -33,7 +34,7 @@ class Convolution(NamedTuple):
         """Kernel, stride and padding, each for height and width."""
         kernel, stride = pair(self.kernel), pair(self.stride)
         if self.padding is not None:
-            return kernel, stride, pair(self.padding)
+            return kernel, stride, pair(self.padding, "padding", least=0)
         high, wide = (max(k - s + 1, 0) // 2 for k, s in zip(kernel, stride, strict=True))
         return kernel, stride, (high, wide)
 
@@ -46,28 +47,40 @@ class Convolution(NamedTuple):
 Convolutions = Sequence[tuple[Any, ...]]
 
 
-def planned(
-    image: tuple[int, int, int], convolutions: Convolutions, hidden: Sequence[int], out_features: int
-) -> list[tuple[Convolution, tuple[int, int]]]:
-    """The convolutional layers and the grid after each, checked.
+def image_of(image: Sequence[int], name: str = "image") -> tuple[int, int, int]:
+    """Return (channels, height, width) of one sample, checked.
 
     Example:
-        >>> [grid for _, grid in planned((1, 64, 32), [(32, 8, (4, 2)), (64, 4, 2), (64, 3)], (512,), 1)]
+        >>> image_of([1, 8, 8])
+        (1, 8, 8)
+    """
+    sizes = as_sizes(image, name)
+    if len(sizes) != 3:
+        called = "the image" if name == "image" else name
+        raise ValueError(f"{called} is (channels, height, width) of one sample, not {image!r}")
+    return sizes[0], sizes[1], sizes[2]
+
+
+def planned(image: tuple[int, int, int], convolutions: Convolutions) -> list[tuple[Convolution, tuple[int, int]]]:
+    """Return the convolutional layers and the grid after each, checked.
+
+    Example:
+        >>> [grid for _, grid in planned((1, 64, 32), [(32, 8, (4, 2)), (64, 4, 2), (64, 3)])]
         [(16, 16), (8, 8), (8, 8)]
     """
-    if len(image) != 3:
-        raise ValueError(f"the image is (channels, height, width) of one sample, not {tuple(image)}")
-    require_sizes(channels=image[0], height=image[1], width=image[2], out_features=out_features)
-    require_sizes(**{f"hidden[{i}]": width for i, width in enumerate(hidden)})
-    if not convolutions:
+    if isinstance(convolutions, (str, bytes)) or not isinstance(convolutions, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"convolutions is a list with {EACH} for each layer, not {convolutions!r}")
+    listed = list(convolutions)
+    if not listed:
         raise ValueError("there must be at least one convolution; without any, flatten the image: FICNN or PICNN")
     plan: list[tuple[Convolution, tuple[int, int]]] = []
     sides = image[1], image[2]
-    for index, item in enumerate(convolutions):
-        layer = Convolution(*item)
-        kernel, stride, _ = layer.geometry()
-        sizes = {"channels": layer.channels, "kernel": min(kernel), "stride": min(stride)}
-        require_sizes(**{f"convolutions[{index}].{name}": size for name, size in sizes.items()})
+    for index, item in enumerate(listed):
+        name = f"convolutions[{index}]"
+        if not isinstance(item, (tuple, list)) or not 2 <= len(item) <= 4:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"{name} is {EACH}, not {item!r}")
+        layer = checked_convolution(Convolution(*item), name)
+        kernel = pair(layer.kernel)
         after = layer.grid(sides)
         if min(after) < 1:
             raise ValueError(
@@ -77,6 +90,19 @@ def planned(
         plan.append((layer, after))
         sides = after
     return plan
+
+
+EACH = "a Convolution or a tuple (channels, kernel[, stride[, padding]])"
+
+
+def checked_convolution(layer: Convolution, name: str) -> Convolution:
+    """Return a convolutional layer with sizes that are ints, or raise an error that names the wrong one."""
+    return Convolution(
+        as_size(layer.channels, f"{name}.channels"),
+        pair(layer.kernel, f"{name}.kernel"),
+        pair(layer.stride, f"{name}.stride"),
+        None if layer.padding is None else pair(layer.padding, f"{name}.padding", least=0),
+    )
 
 
 def convex_conv(channels: int, layer: Convolution, constraint: str, bias: bool) -> ConvexConv2d | nn.Conv2d:

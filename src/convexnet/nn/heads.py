@@ -5,6 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from convexnet.arrays import as_size
+
 
 class FreeHead(nn.Linear):
     """A last linear layer with free V that computes with V - min_k V: convex logits of a convex x for every V.
@@ -24,6 +26,7 @@ class FreeHead(nn.Linear):
     """
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
+        in_features, out_features = as_size(in_features, "in_features"), as_size(out_features, "out_features")
         if out_features < 2:
             raise ValueError(f"a free head needs at least two outputs, not {out_features}: its weights are relative")
         super().__init__(in_features, out_features, bias)

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from convexnet.arrays import as_size, as_sizes, as_tensor, is_whole
+from convexnet.errors import meant
 from convexnet.initialise.moments import Activation
 from convexnet.initialise.weights import lognormal_
 
@@ -46,11 +48,11 @@ class NonnegativeWeight(nn.Module):
 
     def __init__(self, shape: Sequence[int], bias: bool, constraint: str, columns: Tensor | None = None) -> None:
         super().__init__()
-        if constraint not in POSITIVE:
+        if not isinstance(constraint, str) or constraint not in POSITIVE:  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ValueError(
-                f"unknown constraint {constraint!r} for a weight that is non-negative by construction: use one of "
-                f"{', '.join(map(repr, POSITIVE))}. The others act after the step of an optimiser: use nn.Linear or "
-                "nn.Conv2d and cx.constrain(model, example).attach(optimizer)"
+                f"unknown constraint {constraint!r}{meant(constraint, POSITIVE)} for a weight that is non-negative by "
+                f"construction: use one of {', '.join(map(repr, POSITIVE))}. The others act after the step of an "
+                "optimiser: use nn.Linear or nn.Conv2d and cx.constrain(model, example).attach(optimizer)"
             )
         self.constraint = constraint
         self.raw = nn.Parameter(torch.empty(*shape))
@@ -72,7 +74,7 @@ class NonnegativeWeight(nn.Module):
         """The free parameter of a weight; constrained entries below 1e-6 count as 1e-6.
 
         Raises:
-            ValueError: a constrained entry is negative, or an entry is not finite.
+            ValueError: a constrained entry is negative, an entry is not finite, or the shape is another.
 
         Example:
             >>> layer = ConvexLinear(2, 1)
@@ -80,7 +82,12 @@ class NonnegativeWeight(nn.Module):
             >>> layer.weight.detach()
             tensor([[0.5000, 3.0000]])
         """
-        weight = weight.detach().to(self.raw)
+        given = as_tensor(weight, "the weight").detach()
+        if given.shape != self.raw.shape:
+            raise ValueError(
+                f"the weight of this {type(self).__name__} has shape {tuple(self.raw.shape)}, not {tuple(given.shape)}"
+            )
+        weight = given.to(self.raw)
         kept = weight if self.columns is None else weight.masked_fill(~self.columns, 0.0)
         if not bool((kept >= 0).all() & weight.isfinite().all()):
             raise ValueError(
@@ -137,9 +144,9 @@ class ConvexLinear(NonnegativeWeight):
         out_features: int,
         bias: bool = True,
         constraint: str = "softplus",
-        columns: Sequence[int] | None = None,
+        columns: int | Sequence[int] | Tensor | None = None,
     ) -> None:
-        require_sizes(in_features=in_features, out_features=out_features)
+        in_features, out_features = as_size(in_features, "in_features"), as_size(out_features, "out_features")
         mask = None if columns is None else mask_of(columns, in_features, "columns")
         super().__init__((out_features, in_features), bias, constraint, mask)
         self.in_features, self.out_features = in_features, out_features
@@ -201,16 +208,24 @@ class ConvexConv2d(NonnegativeWeight):
         bias: bool = True,
         constraint: str = "softplus",
     ) -> None:
-        kernel = pair(kernel_size)
-        require_sizes(in_channels=in_channels, out_channels=out_channels, groups=groups)
-        require_sizes(**{f"kernel_size[{i}]": side for i, side in enumerate(kernel)})
+        kernel = pair(kernel_size, "kernel_size")
+        in_channels, out_channels = as_size(in_channels, "in_channels"), as_size(out_channels, "out_channels")
+        groups = as_size(groups, "groups")
+        if isinstance(padding, str) and padding not in PADDINGS:
+            raise ValueError(
+                f"unknown padding {padding!r}{meant(padding, PADDINGS)}: use a number of pixels, or one of "
+                f"{', '.join(map(repr, PADDINGS))}"
+            )
+        stride, dilation = pair(stride, "stride"), pair(dilation, "dilation")
+        if not isinstance(padding, str):
+            padding = as_size(padding, "padding", 0) if is_whole(padding) else pair(padding, "padding", 0)
         if in_channels % groups or out_channels % groups:
             raise ValueError(
                 f"{groups} groups must divide the {in_channels} channels that come and {out_channels} made"
             )
         super().__init__((out_channels, in_channels // groups, *kernel), bias, constraint)
         self.in_channels, self.out_channels, self.kernel_size = in_channels, out_channels, kernel
-        self.stride, self.padding, self.dilation = pair(stride), padding, pair(dilation)
+        self.stride, self.padding, self.dilation = stride, padding, dilation
         self.groups = groups
         self.reset_parameters()
 
@@ -258,41 +273,42 @@ def filled(plain: Plain, layer: NonnegativeWeight) -> Plain:
 # --- arguments -------------------------------------------------------------------------------------------------------
 
 
-def pair(size: int | tuple[int, int]) -> tuple[int, int]:
-    """A size for height and width.
+PADDINGS = ("valid", "same")
+"""Paddings of a convolution by name."""
+
+
+def pair(size: int | Sequence[int], name: str = "size", least: int = 1) -> tuple[int, int]:
+    """Return a size for height and width, from one number or two.
 
     Example:
         >>> pair(3), pair((4, 2))
         ((3, 3), (4, 2))
     """
-    return (size, size) if isinstance(size, int) else (size[0], size[1])
+    sizes = as_sizes(size, name, least)
+    if len(sizes) not in (1, 2):
+        raise ValueError(f"{name} is one size for height and width, or a pair of them, not {size!r}")
+    return sizes[0], sizes[-1]
 
 
-def require_sizes(**sizes: int) -> None:
-    """Refuse sizes that are not positive integers.
+def mask_of(indices: int | Sequence[int] | Tensor, size: int, name: str) -> Tensor:
+    """Return a boolean mask of this size, from an index, a list of indices or a mask.
 
-    Example:
-        >>> require_sizes(out_features=0)
-        Traceback (most recent call last):
-        ValueError: out_features must be an integer of at least 1, not 0
-    """
-    for name, size in sizes.items():
-        if not isinstance(size, int) or isinstance(size, bool) or size < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ValueError(f"{name} must be an integer of at least 1, not {size!r}")
-
-
-def mask_of(indices: Sequence[int] | Tensor, size: int, name: str) -> Tensor:
-    """A boolean mask of this size, from a list of indices or from a mask.
+    Raises:
+        TypeError: neither indices nor booleans.
+        ValueError: an index that does not exist, or a mask of another length.
 
     Example:
-        >>> mask_of([0, -1], 3, "columns")
-        tensor([ True, False,  True])
+        >>> mask_of([0, -1], 3, "columns"), mask_of([True, False, True], 3, "columns")
+        (tensor([ True, False,  True]), tensor([ True, False,  True]))
     """
-    if isinstance(indices, Tensor) and indices.dtype == torch.bool:
-        if indices.shape != (size,):
-            raise ValueError(f"the mask {name} must have shape ({size},), not {tuple(indices.shape)}")
-        return indices.detach().clone()
-    listed = [int(index) for index in indices]
+    given = as_tensor(indices, name).detach().cpu()
+    if given.dtype == torch.bool:
+        if given.shape != (size,):
+            raise ValueError(f"the mask {name} must have shape ({size},), not {tuple(given.shape)}")
+        return given.clone()
+    if given.is_floating_point() and given.numel():
+        raise TypeError(f"{name} must hold indices of inputs or be a boolean mask, not {indices!r}")
+    listed = [int(index) for index in given.flatten().tolist()]
     wrong = [index for index in listed if not -size <= index < size]
     if wrong:
         raise ValueError(f"{name} names input {wrong[0]}, and there are {size} of them")

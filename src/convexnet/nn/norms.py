@@ -3,9 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from convexnet.arrays import as_size, is_whole
+
+
+def dims_of(dims: int | Sequence[int]) -> tuple[int, ...]:
+    """One dimension or several as a tuple of ints.
+
+    Raises:
+        TypeError: neither; ValueError: the batch is among them, or none is.
+    """
+    listed: list[Any] = []
+    if is_whole(dims):
+        listed = [dims]
+    elif isinstance(dims, Sequence) and not isinstance(dims, str):
+        listed = list(dims)
+    if not listed or not all(is_whole(dim) for dim in listed):
+        raise TypeError(f"dims must be a dimension or a sequence of them, as (1,), not {dims!r}")
+    found = tuple(int(dim) for dim in listed)
+    if 0 in found:
+        raise ValueError(f"dims must not name dimension 0, the batch: {dims!r}")
+    return found
 
 
 def features_first(x: Tensor, dims: Sequence[int]) -> tuple[Tensor, torch.Size]:
@@ -37,9 +59,9 @@ class BatchNormAlong(nn.BatchNorm1d):
         True
     """
 
-    def __init__(self, features: int, dims: Sequence[int] = (-1,), eps: float = 1e-5) -> None:
-        super().__init__(features, eps=eps)
-        self.dims = tuple(dims)
+    def __init__(self, features: int, dims: int | Sequence[int] = (-1,), eps: float = 1e-5) -> None:
+        super().__init__(as_size(features, "features"), eps=eps)
+        self.dims = dims_of(dims)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, dims={self.dims}"
@@ -66,9 +88,9 @@ class Affine(nn.Module):
         torch.Size([2, 3, 4, 4])
     """
 
-    def __init__(self, features: int, dims: Sequence[int] = (1,)) -> None:
+    def __init__(self, features: int, dims: int | Sequence[int] = (1,)) -> None:
         super().__init__()
-        self.dims = tuple(dims)
+        features, self.dims = as_size(features, "features"), dims_of(dims)
         self.weight = nn.Parameter(torch.ones(features))
         self.bias = nn.Parameter(torch.zeros(features))
 

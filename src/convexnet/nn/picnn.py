@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from convexnet.arrays import as_size, as_sizes
 from convexnet.initialise.moments import moments
 from convexnet.nn.activations import activation_of, free_activation_of, function_of
 from convexnet.nn.ficnn import Quadratic
-from convexnet.nn.layers import POSITIVE, require_sizes
+from convexnet.nn.layers import POSITIVE
 from convexnet.nn.norms import BatchNormAlong
 from convexnet.nn.steps import (
     PartialStep,
@@ -36,7 +37,7 @@ class PICNN(nn.Module):
 
     Args:
         x_features, y_features: lengths of x and y.
-        hidden: width of each hidden layer z_1, z_2, ...
+        hidden: width, or widths, of the hidden layers z_1, z_2, ...
         out_features: outputs, each convex in y.
         x_hidden: width of u_1, u_2, ...: as many as `hidden`, or None: the same.
         activation: g, convex and non-decreasing; as for `FICNN`.
@@ -71,9 +72,9 @@ class PICNN(nn.Module):
         self,
         x_features: int,
         y_features: int,
-        hidden: Sequence[int] = (200, 200),
+        hidden: int | Sequence[int] = (200, 200),
         out_features: int = 1,
-        x_hidden: Sequence[int] | None = None,
+        x_hidden: int | Sequence[int] | None = None,
         activation: str | nn.Module = "softplus",
         x_activation: str | nn.Module = "relu",
         x_norm: bool = False,
@@ -83,14 +84,14 @@ class PICNN(nn.Module):
     ) -> None:
         super().__init__()
         check_constraint(constraint)
-        widths, x_widths = list(hidden), list(hidden if x_hidden is None else x_hidden)
+        widths = as_sizes(hidden, "hidden")
+        x_widths = widths if x_hidden is None else as_sizes(x_hidden, "x_hidden")
         if len(widths) != len(x_widths):
             raise ValueError(
                 f"hidden has {len(widths)} layers and x_hidden {len(x_widths)}: layer i of z reads layer i of u"
             )
-        require_sizes(x_features=x_features, y_features=y_features, out_features=out_features)
-        require_sizes(**{f"hidden[{i}]": width for i, width in enumerate(widths)})
-        require_sizes(**{f"x_hidden[{i}]": width for i, width in enumerate(x_widths)})
+        x_features, y_features = as_size(x_features, "x_features"), as_size(y_features, "y_features")
+        out_features = as_size(out_features, "out_features")
         self.x_features, self.y_features, self.out_features = x_features, y_features, out_features
         self.constraint = constraint
         self.activation = activation_of(activation, by_construction=constraint in POSITIVE)

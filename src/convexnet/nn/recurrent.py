@@ -7,10 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from convexnet.arrays import as_size, as_sizes
+from convexnet.errors import meant
 from convexnet.initialise.moments import moments
 from convexnet.initialise.weights import identity_
 from convexnet.nn.activations import activation_of, function_of
-from convexnet.nn.layers import POSITIVE, require_sizes
+from convexnet.nn.layers import POSITIVE
 from convexnet.nn.steps import (
     assign,
     check_constraint,
@@ -91,7 +93,7 @@ class ICRNN(nn.Module):
 
     Args:
         in_features: n, the length of each x_t.
-        hidden: width of each level.
+        hidden: width of each level, or one width for one level.
         out_features: length of each o_t.
         activation, constraint: as for `FICNN`.
         outputs: "all" of o_1, ..., o_T, or the "last".
@@ -116,7 +118,7 @@ class ICRNN(nn.Module):
     def __init__(
         self,
         in_features: int,
-        hidden: Sequence[int] = (64,),
+        hidden: int | Sequence[int] = (64,),
         out_features: int = 1,
         activation: str | nn.Module = "relu",
         constraint: str = "softplus",
@@ -124,17 +126,18 @@ class ICRNN(nn.Module):
     ) -> None:
         super().__init__()
         check_constraint(constraint)
-        require_sizes(in_features=in_features, out_features=out_features, levels=len(hidden))
-        require_sizes(**{f"hidden[{i}]": width for i, width in enumerate(hidden)})
+        in_features, out_features = as_size(in_features, "in_features"), as_size(out_features, "out_features")
+        widths = as_sizes(hidden, "hidden")
+        as_size(len(widths), "the number of hidden levels")
         if outputs not in ("all", "last"):
-            raise ValueError(f"outputs is 'all' or 'last', not {outputs!r}")
+            raise ValueError(f"outputs is 'all' or 'last', not {outputs!r}{meant(outputs, ('all', 'last'))}")
         self.in_features, self.out_features, self.outputs = in_features, out_features, outputs
         self.constraint = constraint
         self.activation = activation_of(activation, by_construction=constraint in POSITIVE)
         self.levels = nn.ModuleList()
         kept: list[nn.Module] = []
         below = 0
-        for width in hidden:
+        for width in widths:
             level = RecurrentLevel(in_features, width, below, self.activation, constraint)
             self.levels.append(level)
             kept += [level.recurrent] if level.below is None else [level.recurrent, level.below]

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from convexnet.constraints.keeping import keep
 from convexnet.constraints.sets import METHODS, Interval, method_of
+from convexnet.errors import meant
 from convexnet.initialise.moments import moments
 from convexnet.initialise.weights import fill_lognormal
 from convexnet.memory import remember_example
@@ -89,12 +90,13 @@ def check_constraint(constraint: str) -> None:
         Traceback (most recent call last):
         ValueError: unknown constraint 'positive': softplus, exp, square compute non-negative weights, so ...
     """
-    if constraint not in POSITIVE and constraint not in METHODS:
+    known = dict.fromkeys([*POSITIVE, *METHODS])
+    if not isinstance(constraint, str) or constraint not in known:  # pyright: ignore[reportUnnecessaryIsInstance]
         projected = ", ".join(name for name in METHODS if name not in POSITIVE)
         raise ValueError(
-            f"unknown constraint {constraint!r}: {', '.join(POSITIVE)} compute non-negative weights, so that the "
-            f"network is convex for all parameters; {projected} keep plain weights non-negative by "
-            "cx.constrain(model, example).attach(optimizer)"
+            f"unknown constraint {constraint!r}{meant(constraint, known)}: {', '.join(POSITIVE)} compute non-negative "
+            f"weights, so that the network is convex for all parameters; {projected} keep plain weights non-negative "
+            "by cx.constrain(model, example).attach(optimizer)"
         )
 
 

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from convexnet.curvature.arguments import unwrapped
+from convexnet.arrays import as_tensor, is_real, is_whole, listed_inputs, refuse_transformed
+from convexnet.curvature.arguments import two_rows, unwrapped
+from convexnet.curvature.trace import evaluating
 from convexnet.domains import Box
+from convexnet.errors import NotTraceable, meant
 from convexnet.solve.choose import NAMES
+from convexnet.solve.solution import Solution
 from convexnet.solve.variants import DERIVATIVES
 
 
@@ -28,6 +34,9 @@ class Asked:
     hi: Tensor
     start: Tensor | None
     dtype: torch.dtype
+    tol: float
+    max_steps: int | None
+    time_limit: float | None
 
     @property
     def batch(self) -> int:
@@ -37,8 +46,8 @@ class Asked:
 def checked(
     f: nn.Module,
     domain: Box,
-    given: Tensor | Sequence[Tensor] | None,
-    start: Tensor | None,
+    given: Any,
+    start: Any,
     wrt: int,
     tol: float,
     solver: str,
@@ -50,62 +59,59 @@ def checked(
     module = unwrapped(f)
     if not isinstance(domain, Box):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(f"the domain must be a convexnet Box, as Box(-1, 1, shape=(3,)), not {type(domain).__name__}")
-    if not (is_number(tol) and 0 < tol < math.inf):
+    if not (is_real(tol) and 0 < float(tol) < math.inf):
         raise ValueError(f"tol is a relative gap and must be a positive number, not {tol!r}")
-    if solver not in NAMES:
-        raise ValueError(f"unknown solver {solver!r}; it is one of {', '.join(NAMES)}")
-    if derivative not in DERIVATIVES:
-        raise ValueError(f"unknown derivative {derivative!r}; it is one of {', '.join(DERIVATIVES)}")
-    if max_steps is not None and not (is_number(max_steps, int) and max_steps >= 1):
+    check_choice("solver", solver, NAMES)
+    check_choice("derivative", derivative, DERIVATIVES)
+    if max_steps is not None and not (is_whole(max_steps) and int(max_steps) >= 1):
         raise ValueError(f"max_steps must be a whole number of at least 1, not {max_steps!r}")
-    if time_limit is not None and not (is_number(time_limit) and time_limit >= 0):
+    if time_limit is not None and not (is_real(time_limit) and float(time_limit) >= 0):
         raise ValueError(f"time_limit is in seconds and must not be negative, not {time_limit!r}")
-    if not is_number(wrt, int):
+    if not is_whole(wrt):
         raise TypeError(f"wrt is the number of an input of f, not {wrt!r}")
-    others = [] if given is None else [given] if isinstance(given, Tensor) else list(given)
+    held = [*module.parameters(), *module.buffers()]
+    for tensor in held:
+        refuse_transformed(tensor, "a parameter of f")
+    for name, end in (("lo", domain.lo), ("hi", domain.hi)):
+        refuse_transformed(end, f"{name} of the domain")
+    home = next((t for t in held if t.is_floating_point()), None)
+    listed = listed_inputs(given)
+    others = [as_tensor(item, f"given[{i}]") for i, item in enumerate(listed)]
     for i, tensor in enumerate(others):
         check_given(i, tensor, others[0])
     others = [tensor.clone() if tensor.is_inference() else tensor for tensor in others]
+    if home is not None:  # what is no tensor comes from no device
+        others = [t if isinstance(item, Tensor) else t.to(home.device) for t, item in zip(others, listed, strict=True)]
+    wrt = int(wrt)
     if not -len(others) - 1 <= wrt <= len(others):
         raise ValueError(f"wrt={wrt} is none of the {len(others) + 1} inputs that given and y make")
     variable = wrt % (len(others) + 1)
     batch = batch_of(domain, others)
-    home = next((t for t in [*module.parameters(), *module.buffers()] if t.is_floating_point()), None)
     like = next((t for t in others if t.is_floating_point()), home)
     dtype = torch.get_default_dtype() if like is None else like.dtype
     own = dtype if home is None else home.dtype
     device = torch.device("cpu") if like is None else like.device
-    y = torch.zeros(batch, *domain.shape, dtype=own, device=device)
-    inputs = [*others[:variable], y, *others[variable:]]
     size = domain.shape.numel()
     if size == 0:
         raise ValueError(f"the domain has shape {tuple(domain.shape)}: there is nothing to minimise over")
+    y = torch.zeros(batch, *domain.shape, dtype=own, device=device)
+    inputs = with_floats(module, [*others[:variable], y, *others[variable:]], own)
     lo, hi = (
         end.detach().to(device).expand(batch, *domain.shape).reshape(batch, size) for end in (domain.lo, domain.hi)
     )
-    return Asked(module, inputs, variable, domain, lo, hi, begun(start, batch, domain, device), dtype)
+    begin = begun(start, batch, domain, device)
+    steps = None if max_steps is None else int(max_steps)
+    limit = None if time_limit is None else float(time_limit)
+    return Asked(module, inputs, variable, domain, lo, hi, begin, dtype, float(tol), steps, limit)
 
 
-def is_number(value: object, kind: type | tuple[type, ...] = (int, float)) -> bool:
-    return isinstance(value, kind) and not isinstance(value, bool)
-
-
-def misfit(asked: Asked) -> str:
-    """What is wrong with the number of inputs, if anything is."""
-    try:
-        inspect.signature(asked.module.forward).bind(*asked.inputs)
-    except TypeError as error:
-        count = len(asked.inputs)
-        return (
-            f"\n  with y, `given` makes {count} input{'s' if count > 1 else ''} ({error}): give every input of the "
-            "forward but y, in order, as given=(...)"
-        )
-    return ""
+def check_choice(name: str, value: object, known: Sequence[str]) -> None:
+    """Refuse a word that is none of the known ones."""
+    if value not in known:
+        raise ValueError(f"unknown {name} {value!r}{meant(value, known)}; it is one of {', '.join(known)}")
 
 
 def check_given(index: int, tensor: Tensor, first: Tensor) -> None:
-    if not isinstance(tensor, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise TypeError(f"given[{index}] must be a tensor, not {type(tensor).__name__}: use torch.as_tensor")
     if tensor.ndim == 0 or tensor.shape[0] == 0:
         raise ValueError(f"given[{index}] needs a batch dimension of at least 1; its shape is {tuple(tensor.shape)}")
     if tensor.shape[0] != first.shape[0]:
@@ -117,6 +123,80 @@ def check_given(index: int, tensor: Tensor, first: Tensor) -> None:
         raise ValueError(f"given[{index}] holds NaN or infinity, first in row {row}")
 
 
+def with_floats(module: nn.Module, inputs: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    """The inputs with whole numbers as floating ones, where the forward takes them only so.
+
+    Labels and indices stay what they are: integers are tried first, and then as few floating ones as possible.
+    """
+    whole = [i for i, tensor in enumerate(inputs) if not tensor.is_floating_point()]
+    if not whole or output_of(module, inputs, dtype) is not None:
+        return inputs
+    for count in range(1, len(whole) + 1):
+        for chosen in itertools.combinations(whole, count):
+            tried = [t.to(dtype) if i in chosen else t for i, t in enumerate(inputs)]
+            if output_of(module, tried, dtype) is not None:
+                return tried
+    return inputs
+
+
+def output_of(module: nn.Module, inputs: Sequence[Tensor], dtype: torch.dtype) -> Any:
+    """What the forward returns for two rows of the inputs, floating ones in the module's type; None where it fails."""
+    rows = [two_rows(tensor) for tensor in inputs]
+    try:
+        with torch.no_grad(), evaluating(module):
+            return module(*(row.to(dtype) if row.is_floating_point() else row for row in rows))
+    except Exception:  # whatever a user's forward raises
+        return None
+
+
+# --- what to say when tracing fails ----------------------------------------------------------------------------------
+
+
+def misread(asked: Asked, error: NotTraceable) -> Exception:
+    """The error to raise where f could not be traced: one that names the wrong argument, if there is one."""
+    inputs = asked.inputs
+    try:
+        inspect.signature(asked.module.forward).bind(*inputs)
+    except TypeError as problem:
+        count = f"{len(inputs)} input{'s' if len(inputs) > 1 else ''}"
+        return NotTraceable(
+            f"{error}\n  with y, `given` makes {count} ({problem}): give every input "
+            "of the forward but y, in order, as given=(...)"
+        )
+    return ValueError(wrong) if (wrong := wrong_batch(asked)) else error
+
+
+def wrong_batch(asked: Asked) -> str:
+    """A sentence where f runs with the batch understood in another way; otherwise nothing."""
+    inputs, variable, shape = asked.inputs, asked.variable, asked.box.shape
+    flat = [i for i, tensor in enumerate(inputs) if tensor.ndim == 1 and i != variable]
+    if flat:
+        own = inputs[variable].dtype
+        rows = with_floats(asked.module, [t[None] if i in flat else t[:1] for i, t in enumerate(inputs)], own)
+        if output_of(asked.module, rows, own) is not None:
+            place = flat[0] - (flat[0] > variable)
+            name = "given" if len(inputs) == 2 else f"given[{place}]"
+            size = len(inputs[flat[0]])
+            return (
+                f"{name} has shape ({size},): its first dimension is the batch, so that it would be {size} samples of "
+                f"one number each. f takes (B, {size}): one sample of {size} numbers is {name}[None], of shape "
+                f"(1, {size})"
+            )
+    if asked.box.batch is None and len(shape) > 0 and (asked.batch in (1, shape[0])):
+        others = [t.expand(shape[0], *t.shape[1:]) for t in inputs]
+        y = inputs[variable].new_zeros(shape)
+        out = output_of(asked.module, [*others[:variable], y, *others[variable + 1 :]], y.dtype)
+        if isinstance(out, Tensor) and tuple(out.shape) in ((2,), (2, 1)):
+            return (
+                f"the domain has shape {tuple(shape)}, which is taken for that of one sample of y; for bounds of each "
+                f"of {shape[0]} samples' own write Box(lo, hi, batch={shape[0]})"
+            )
+    return ""
+
+
+# --- the batch and the starting point --------------------------------------------------------------------------------
+
+
 def batch_of(domain: Box, others: Sequence[Tensor]) -> int:
     """B, from `given` and the domain."""
     rows = others[0].shape[0] if others else domain.batch or 1
@@ -125,14 +205,14 @@ def batch_of(domain: Box, others: Sequence[Tensor]) -> int:
     return rows
 
 
-def begun(start: Tensor | None, batch: int, domain: Box, device: torch.device) -> Tensor | None:
+def begun(start: Any, batch: int, domain: Box, device: torch.device) -> Tensor | None:
+    """The starting points, (B, n) in float64."""
     if start is None:
         return None
-    if not isinstance(start, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise TypeError(f"start must be a tensor, not {type(start).__name__}: use torch.as_tensor")
+    points = as_tensor(start.x if isinstance(start, Solution) else start, "start").detach()
     shape = tuple(domain.shape)
-    if tuple(start.shape) not in (shape, (batch, *shape)):
-        raise ValueError(f"start has shape {tuple(start.shape)}; it must be {shape} or {(batch, *shape)}")
-    if not bool(start.isfinite().all()):
+    if tuple(points.shape) not in (shape, (1, *shape), (batch, *shape)):
+        raise ValueError(f"start has shape {tuple(points.shape)}; it must be {shape} or {(batch, *shape)}")
+    if not bool(points.isfinite().all()):
         raise ValueError("start holds NaN or infinity")
-    return start.detach().to(device, torch.float64).expand(batch, *shape).reshape(batch, -1)
+    return points.to(device, torch.float64).expand(batch, *shape).reshape(batch, -1)

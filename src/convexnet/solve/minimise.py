@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from time import monotonic
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -14,7 +15,7 @@ from convexnet.curvature.call import Refusal
 from convexnet.curvature.trace import TRACING
 from convexnet.domains import Box
 from convexnet.errors import NotCertified, NotTraceable
-from convexnet.solve.asked import Asked, checked, misfit
+from convexnet.solve.asked import Asked, checked, misread, wrong_batch
 from convexnet.solve.choose import MANY, MATRICES, chosen_solver, rescue, run
 from convexnet.solve.derivatives import attached, sources_of, wants_gradients
 from convexnet.solve.drive import Found, Problem, Progress, Watch, nothing_yet, picked, scale_of, signs
@@ -39,10 +40,10 @@ MUCH = 1e-7
 def minimise(
     f: nn.Module,
     domain: Box,
-    given: Tensor | Sequence[Tensor] | None = None,
+    given: Tensor | Sequence[Any] | Any = None,
     tol: float = 1e-6,
     solver: str = "auto",
-    start: Tensor | None = None,
+    start: Solution | Tensor | Sequence[Any] | Any = None,
     max_steps: int | None = None,
     time_limit: float | None = None,
     *,
@@ -60,7 +61,9 @@ def minimise(
     Args:
         f: returns (B,) or (B, 1); convex in y.
         domain: a `Box` of one sample of y; coordinates are fixed with `Box.fix`.
-        given: the other inputs, a tensor or a tuple; its first dimension is B. Without it B is 1, or the domain's.
+        given: the other inputs, a tensor or an array, or a tuple of them; the first dimension of each is B. Whole
+            numbers stay what they are where f takes them (labels, indices), and become floating ones elsewhere.
+            Without it B is 1, or the domain's.
         tol: a sample has converged when its gap, upper_bound − lower_bound, is at most atol + tol · S, and what
             rounding takes off the bound. S is the largest rise of f from x to x + d over a few fixed patterns of signs,
             |d_j| = min(hi_j − lo_j, max(1, |x_j|)), cut off at the bounds (extrapolated from a step of length 1 where
@@ -69,7 +72,7 @@ def minimise(
         solver: "auto", or one by name: "newton" (primal-dual path following), "bundle" (level bundle, for few
             variables), "pdhg" and "admm" (on the layers; piecewise linear f only), "fista" and "adam" (on a smoothed f,
             for many variables), "lp" (HiGHS; piecewise linear f only; extra `solve`).
-        start: where to begin, (B, *shape) or (*shape); it changes the way, not the result.
+        start: where to begin, (B, *shape) or (*shape), or an earlier `Solution`; it changes the way, not the result.
         max_steps: of an iterative solver, for each sample.
         time_limit: in seconds. What has been found by then is returned.
         wrt: the number of the input of f that is minimised over; the others are `given`, in order.
@@ -131,14 +134,16 @@ def minimise(
                 f, domain, given, tol, solver, start, max_steps, time_limit,
                 wrt=wrt, atol=atol, derivative=derivative, verbose=verbose, callback=callback,
             )  # fmt: skip
-    check_transforms([*([given] if isinstance(given, Tensor) else given or ()), start, getattr(domain, "lo", None), getattr(domain, "hi", None)])
+    others = given if isinstance(given, (list, tuple)) else [given]
+    check_transforms([*others, start, *(getattr(domain, end, None) for end in ("lo", "hi"))])
     with TRACING:  # while another thread traces the module, its tensors are others
         asked = checked(f, domain, given, start, wrt, tol, solver, max_steps, time_limit, derivative)
+    tol, max_steps, time_limit = asked.tol, asked.max_steps, asked.time_limit
     deadline = math.inf if time_limit is None else monotonic() + time_limit
     try:
         reading = read(asked.module, asked.inputs, asked.variable)
     except NotTraceable as error:
-        raise NotTraceable(f"{error}{misfit(asked)}") from error.__cause__
+        raise misread(asked, error) from error.__cause__
     everywhere = certified(reading, asked)
     own = sources_of(reading, asked.module)
     check_transforms(own)
@@ -333,7 +338,7 @@ def certified(reading: Reading, asked: Asked) -> bool:
         what = f"{len(outputs)} outputs" if len(outputs) != 1 else one
         raise ValueError(
             f"{certificate.model} returns {what}, and only one number for each sample, (B,) or (B, 1), can be "
-            "minimised: wrap it in a module that picks or adds up what you mean"
+            f"minimised: {wrong_batch(asked) or 'wrap it in a module that picks or adds up what you mean'}"
         )
     if certificate.convex:
         return True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -25,6 +25,9 @@ class Solution:
         solver: which solver was used.
         message: what happened, in a sentence, and what to try where samples have not converged.
 
+    x and value carry gradients where `given`, the parameters of f or the bounds do, as the results of any PyTorch
+    function. For numpy, take `solution.detach()` first, or call `minimise` under `torch.no_grad()`, which is faster.
+
     Example:
         >>> import convexnet as cx
         >>> cx.minimise(torch.nn.Linear(3, 1), cx.Box(-1, 1, shape=(3,)))
@@ -41,6 +44,18 @@ class Solution:
     steps: Tensor
     solver: str
     message: str
+
+    def detach(self) -> Solution:
+        """Return the same solution without gradients, so that `solution.detach().x.numpy()` is an array.
+
+        Example:
+            >>> import convexnet as cx
+            >>> solution = cx.minimise(torch.nn.Linear(3, 1), cx.Box(-1, 1, shape=(3,)))
+            >>> solution.x.requires_grad, solution.detach().x.numpy().shape
+            (True, (1, 3))
+        """
+        held = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: part.detach() for name, part in held.items() if isinstance(part, Tensor)})
 
     def __repr__(self) -> str:
         worst = float(self.gap.max()) if len(self.gap) else 0.0
@@ -84,8 +99,9 @@ def said(
         return f"{text}. f falls without end on this domain (sample {which}): give finite bounds"
     if not compact and bool(torch.isinf(bound).any()):
         return (
-            f"{text}. On an unbounded domain nothing can be proved without strong convexity: give finite bounds, or a "
-            "network with a quadratic term (FICNN(quadratic=...))"
+            f"{text}. On an unbounded domain a bound is proved from strong convexity, and none was found: it is "
+            "looked for in the squares of single coordinates. Give finite bounds, or a network with a quadratic term "
+            "(FICNN(quadratic=...))"
         )
     if rounded is not None and bool(rounded[1].any()):
         kind = str(rounded[0]).removeprefix("torch.")

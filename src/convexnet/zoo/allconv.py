@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
 
+from convexnet.errors import meant
 from convexnet.zoo.parts import activation_named, require_images, require_positive, with_keras_defaults
 
 
@@ -131,8 +132,11 @@ class AllConv(nn.Module):
     ) -> None:
         super().__init__()
         require_positive(classes=classes, in_channels=in_channels, first=first)
-        if table not in TABLES:
-            raise ValueError(f"unknown table {table!r}; the layer tables of AllConv are {', '.join(TABLES)}")
+        classes, in_channels, first = int(classes), int(in_channels), int(first)
+        if not isinstance(table, str) or table not in TABLES:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ValueError(
+                f"unknown table {table!r}{meant(table, TABLES)}; the layer tables of AllConv are {', '.join(TABLES)}"
+            )
         rows, self.least = TABLES[table]
         self.in_channels = in_channels
         layers: OrderedDict[str, nn.Module] = OrderedDict()

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from convexnet.zoo.parts import activation_named, require_images, require_positive, with_keras_defaults
+from convexnet.zoo.parts import activation_named, as_widths, require_images, require_positive, with_keras_defaults
 
 
 class DenseLayer(nn.Module):
@@ -106,7 +106,7 @@ class DenseNet(nn.Module):
 
     def __init__(
         self,
-        blocks: Sequence[int],
+        blocks: int | Sequence[int],
         growth: int,
         classes: int = 10,
         *,
@@ -121,20 +121,22 @@ class DenseNet(nn.Module):
     ) -> None:
         super().__init__()
         require_positive(growth=growth, classes=classes, in_channels=in_channels, first=first, pooled=pooled)
+        growth, classes, in_channels, first, pooled = map(int, (growth, classes, in_channels, first, pooled))
         if transition_channels is not None:
             require_positive(transition_channels=transition_channels)
-        if not blocks:
+            transition_channels = int(transition_channels)
+        counts = as_widths(blocks, "blocks")
+        if not counts:
             raise ValueError("blocks is empty: give the number of layers of each block, as (12, 12, 12)")
         if not 0 < compression <= 1:
             raise ValueError(f"compression must be in (0, 1], not {compression}: the share of channels that is kept")
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), not {dropout}: the share of elements that is dropped")
         self.in_channels = in_channels
-        self.least = pooled * 2 ** (len(blocks) - 1)
+        self.least = pooled * 2 ** (len(counts) - 1)
         layers: OrderedDict[str, nn.Module] = OrderedDict(first=nn.Conv2d(in_channels, first, 3, padding=1, bias=False))
         channels = first
-        for number, count in enumerate(blocks, 1):
-            require_positive(**{f"blocks[{number - 1}]": count})
+        for number, count in enumerate(counts, 1):
             block: OrderedDict[str, nn.Module] = OrderedDict()
             for index in range(1, count + 1):
                 block[f"layer{index}"] = DenseLayer(
@@ -142,7 +144,7 @@ class DenseNet(nn.Module):
                 )
                 channels += growth
             layers[f"block{number}"] = nn.Sequential(block)
-            if number < len(blocks):
+            if number < len(counts):
                 width = transition_channels or int(compression * channels)
                 if width < 1:
                     raise ValueError(f"compression {compression} keeps none of {channels} channels")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from convexnet.zoo.parts import activation_named, require_positive, with_keras_defaults
+from convexnet.zoo.parts import activation_named, as_widths, require_positive, with_keras_defaults
 
 
 class MLP(nn.Module):
@@ -26,7 +26,7 @@ class MLP(nn.Module):
     Args:
         in_features: numbers in one sample: 3072 for 3 x 32 x 32.
         classes: logits.
-        hidden: width of each hidden layer; none at all leaves a linear classifier.
+        hidden: width of each hidden layer, or one width for one layer; none at all leaves a linear classifier.
         activation: relu, elu, celu, softplus or leaky_relu.
         norm: BatchNorm between each hidden linear layer and its activation.
 
@@ -49,17 +49,18 @@ class MLP(nn.Module):
         self,
         in_features: int,
         classes: int,
-        hidden: Sequence[int] = (800, 800, 800),
+        hidden: int | Sequence[int] = (800, 800, 800),
         activation: str = "relu",
         norm: bool = True,
     ) -> None:
         super().__init__()
         require_positive(in_features=in_features, classes=classes)
+        in_features, classes = int(in_features), int(classes)
+        widths = as_widths(hidden, "hidden")
         self.in_features = in_features
         layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
         width = in_features
-        for index, size in enumerate(hidden, 1):
-            require_positive(**{f"hidden[{index - 1}]": size})
+        for index, size in enumerate(widths, 1):
             layers[f"linear{index}"] = nn.Linear(width, size)
             if norm:
                 layers[f"norm{index}"] = nn.BatchNorm1d(size)
@@ -82,7 +83,7 @@ def mlp_published(
     in_features: int = 3072,
     classes: int = 10,
     *,
-    hidden: Sequence[int] = (800, 800, 800),
+    hidden: int | Sequence[int] = (800, 800, 800),
     activation: str = "relu",
 ) -> MLP:
     """The MLP as the published code builds it: with BatchNorm, Glorot-uniform weights and Keras's BatchNorm settings.

@@ -6,10 +6,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
+from typing import cast
 
 from torch import Tensor, nn
+
+from convexnet.arrays import is_whole
+from convexnet.errors import meant
 
 ACTIVATIONS: Mapping[str, type[nn.Module]] = MappingProxyType(
     {"relu": nn.ReLU, "elu": nn.ELU, "celu": nn.CELU, "softplus": nn.Softplus, "leaky_relu": nn.LeakyReLU}
@@ -30,10 +34,10 @@ def activation_named(name: str) -> nn.Module:
         >>> activation_named("leaky_relu")
         LeakyReLU(negative_slope=0.01)
     """
-    if name not in ACTIVATIONS:
+    if not isinstance(name, str) or name not in ACTIVATIONS:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ValueError(
-            f"unknown activation {name!r}; use one of {', '.join(ACTIVATIONS)}: each is convex and non-decreasing, as "
-            "the activations of a convex counterpart must be"
+            f"unknown activation {name!r}; use one of {', '.join(ACTIVATIONS)}{meant(name, ACTIVATIONS)}: each is "
+            "convex and non-decreasing, as the activations of a convex counterpart must be"
         )
     return ACTIVATIONS[name]()
 
@@ -51,10 +55,27 @@ def require_positive(**sizes: object) -> None:
         ValueError: classes must be at least 1, not 0
     """
     for name, size in sizes.items():
-        if not isinstance(size, int) or isinstance(size, bool):
+        if not is_whole(size):
             raise TypeError(f"{name} must be an integer, not {size!r}")
-        if size < 1:
+        if int(cast("int", size)) < 1:
             raise ValueError(f"{name} must be at least 1, not {size}")
+
+
+def as_widths(sizes: object, name: str) -> tuple[int, ...]:
+    """One size or a sequence of them as a tuple of ints, each at least 1.
+
+    Raises:
+        TypeError, ValueError: with the name of the argument.
+
+    Example:
+        >>> as_widths(16, "hidden"), as_widths([8, 4], "hidden")
+        ((16,), (8, 4))
+    """
+    if isinstance(sizes, (str, bytes)) or not (is_whole(sizes) or isinstance(sizes, Iterable)):
+        raise TypeError(f"{name} must be an integer or a sequence of integers, as (16, 16), not {sizes!r}")
+    listed: list[object] = list(sizes) if isinstance(sizes, Iterable) and not is_whole(sizes) else [sizes]
+    require_positive(**{f"{name}[{index}]": size for index, size in enumerate(listed)})
+    return tuple(int(cast("int", size)) for size in listed)
 
 
 def require_images(images: Tensor, *, channels: int, least: int, network: str) -> None:
