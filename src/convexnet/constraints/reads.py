@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from convexnet.constraints.demand import COEFFICIENTS, unbroadcast
+from convexnet.constraints.demand import COEFFICIENTS, NORMS, unbroadcast
 from convexnet.curvature.arithmetic import dropout, identity
 from convexnet.curvature.graph import base_name, executed
 from convexnet.curvature.pointwise import Pointwise
@@ -124,6 +124,8 @@ def of_argument(node: fx.Node, argument: fx.Node, read: dict[int, Tensor], known
     whole = len(read) == len(shapes_of(node)) and all(map(is_whole, read.values()))
     straight = isinstance(rule, (Reduction, Window)) and rule.bends == "straight"
     try:
+        if name in NORMS:
+            return through_norm(node, argument, read, known)
         if rule is fresh and node.args[0] is argument:
             return torch.zeros(argument.meta["val"].shape, dtype=torch.bool)
         if isinstance(rule, Moved) or rule in MOVING or name in WEIGHTED or straight:
@@ -145,6 +147,17 @@ def of_argument(node: fx.Node, argument: fx.Node, read: dict[int, Tensor], known
     except (RuntimeError, TypeError, ValueError, IndexError, KeyError):
         pass  # then it reads everything
     return None
+
+
+def through_norm(node: fx.Node, argument: fx.Node, read: dict[int, Tensor], known: Known) -> Tensor | None:
+    """What a BatchNorm in eval mode reads: element by element, except in channels whose scale is known to be zero."""
+    gamma = node.args[1]
+    if argument is not node.args[0] or set(read) != {0}:
+        return None
+    if not isinstance(gamma, fx.Node):
+        return read[0]
+    scale = nonzero(gamma, known) != 0
+    return read[0] & scale.reshape(-1, *[1] * (read[0].ndim - 2))
 
 
 def factors(node: fx.Node, argument: fx.Node) -> list[fx.Node]:
