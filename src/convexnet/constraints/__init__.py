@@ -2,8 +2,8 @@
 
 Read in this order: `sets` (intervals and the methods that bring a weight into one), `demand` (what one operator asks of
 its coefficients, and of the parameters they are computed from), `derive` (the walk that collects the demands),
-`parametrised` (weights that cannot leave their interval), `cone` (the projection after each step), `keeping`
-(`constrain`).
+`parametrised` (weights that cannot leave their interval), `held` (what an optimiser holds), `cone` (the projection
+after each step), `keeping` (`constrain`).
 """
 
 from convexnet.constraints.cone import Cone as Cone

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+import weakref
+from collections.abc import Collection, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from convexnet.constraints.held import Holding, tensors
 from convexnet.constraints.parametrised import is_parametrised, owner, value_of
 from convexnet.constraints.sets import Interval, Method, is_computed, project
 
@@ -36,8 +40,18 @@ class Cone:
         self.intervals = dict(intervals)
         self.method = method
         self.only = only
-        self._handles: list[RemovableHandle] = []
+        self._attached: weakref.WeakKeyDictionary[torch.optim.Optimizer, RemovableHandle]
+        self._attached = weakref.WeakKeyDictionary()
+        self._holdings: list[Holding] = []
+        self._unheld: list[nn.Parameter] = []
         self._local: dict[tuple[Any, ...], Interval] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy is attached to nothing, as a copied model is."""
+        return {**self.__dict__, "_attached": None, "_holdings": [], "_unheld": [], "_local": {}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _attached=weakref.WeakKeyDictionary())
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -69,7 +83,7 @@ class Cone:
 
     @torch.no_grad()
     def project(self) -> None:
-        """Bring every constrained parameter into its interval, in place.
+        """Bring every constrained parameter into its interval, in place; where none is outside, nothing is written.
 
         Example:
             >>> from convexnet import constrain
@@ -84,15 +98,16 @@ class Cone:
             return
         try:
             for name, interval in self.intervals.items():
-                tensor = value_of(self.model, name)
-                if is_sharded(tensor):
-                    self._check_shards()
-                    project(tensor.to_local(), self._shard_of(interval, tensor), self.method)
-                else:
-                    project(tensor, interval, self.method)
+                self._bring_inside(value_of(self.model, name), interval)
         except (AttributeError, RuntimeError):
             self._check_there()  # which says so, if the model is not what it was; else the error is another
             raise
+
+    def _bring_inside(self, tensor: Any, interval: Interval, look: bool = True) -> None:
+        if is_sharded(tensor):
+            self._check_shards()
+            tensor, interval = tensor.to_local(), self._shard_of(interval, tensor)
+        project(tensor, interval, self.method, look)
 
     @torch.no_grad()
     def violation(self) -> float:
@@ -113,17 +128,25 @@ class Cone:
         return float(torch.stack(sizes).max()) + 0.0 if sizes else 0.0
 
     def attach(self, optimizer: torch.optim.Optimizer, *others: torch.optim.Optimizer) -> Cone:
-        """Project now and after every step of an optimiser (skipped exactly when GradScaler skips the step).
+        """Project now, and after every step of an optimiser what that optimiser holds.
+
+        **Without it ordinary training loses convexity.** A step that GradScaler skips is skipped here too. A step
+        touches the parameters of its own optimiser only, those of groups that were added later included, and writes
+        nothing where nothing is outside: several optimisers may take their steps between two backward passes, and one
+        optimiser for each parameter may take them inside of a backward.
 
         A parameter that is frozen now need not be in an optimiser; attach the optimiser that moves it when it thaws.
 
         Args:
             optimizer: the one that moves the constrained parameters.
-            others: where several share them, all the others.
+            others: where several share them, all the others, now or in a later call.
 
         Raises:
-            ValueError: the optimisers do not move every constrained parameter that trains, or the parameters are
-                sharded (FSDP2) and the method is not elementwise.
+            ValueError: the optimisers, with those attached before, do not move every constrained parameter that trains,
+                or these move none; or the parameters are sharded (FSDP2) and the method is not elementwise.
+
+        Warns:
+            UserWarning: at a step, if a parameter that was frozen trains now and no attached optimiser holds it.
 
         Example:
             >>> from convexnet import constrain
@@ -139,31 +162,77 @@ class Cone:
         for each in optimizers:
             if not isinstance(each, torch.optim.Optimizer):  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise TypeError(f"attach takes a torch.optim.Optimizer, not {type(each).__name__}")
-        held = {id(p) for each in optimizers for group in each.param_groups for p in group["params"]}
-        missing = [name for name in self.intervals if self.trains(name) - held]
+        self._check_held(optimizers)
+        self._check_shards()
+        if is_computed(self.method):
+            return self
+        self.project()
+        for each in optimizers:
+            if each not in self._attached:
+                holding = Holding()
+                self._holdings.append(holding)
+                self._attached[each] = each.register_step_post_hook(partial(self._after_step, holding))
+        held = {id(p) for p in tensors(self._attached)}
+        self._unheld = [p for name in self.intervals for p in self._behind(name) if id(p) not in held]
+        return self
+
+    def _check_held(self, optimizers: Collection[torch.optim.Optimizer]) -> None:
+        """Every constrained parameter that trains is held by these optimisers or by those attached before."""
+        own, every = ({id(p) for p in tensors(group)} for group in (optimizers, [*optimizers, *self._attached]))
+        training = {name: {id(p) for p in self._behind(name) if p.requires_grad} for name in self.intervals}
+        missing = [name for name, behind in training.items() if behind - every]
+        if not any(id(p) in own for name in self.intervals for p in self._behind(name)):
+            missing = [name for name, behind in training.items() if behind]
         if missing:
             raise ValueError(
                 f"the optimiser does not hold {', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}: attach the "
                 "cone to the optimiser that updates the constrained parameters (of this model, not of a copy); where "
                 "several optimisers share them, attach(first, second)"
             )
-        self._check_shards()
-        if not is_computed(self.method):
-            self.project()
-            self._handles += [each.register_step_post_hook(self._after_step) for each in optimizers]
-        return self
 
-    def trains(self, name: str) -> set[int]:
-        """The identities of the trainable tensors behind a constrained parameter."""
+    def _behind(self, name: str) -> list[nn.Parameter]:
+        """The parameters that a constrained weight is, or is computed from."""
         module, leaf = owner(self.model, name)
         if is_parametrised(self.model, name):
             computed: nn.Module = module.parametrizations[leaf]  # pyright: ignore
-            return {id(p) for p in computed.parameters() if p.requires_grad}
-        parameter = module.get_parameter(leaf)
-        return {id(parameter)} if parameter.requires_grad else set()
+            return list(computed.parameters())
+        return [module.get_parameter(leaf)]
 
-    def _after_step(self, *_: Any) -> None:
-        self.project()
+    @torch.no_grad()
+    def _after_step(self, holding: Holding, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        """Project what an optimiser holds."""
+        if not holding.is_current(optimizer):
+            if holding.is_exchanged:
+                for each in self._holdings:  # what the model has instead may be in another optimiser
+                    each.seen = []
+            try:
+                holding.look(optimizer, self.intervals, partial(owner, self.model))
+            except AttributeError:
+                self._check_there()
+                raise
+        for each in holding.constrained:
+            # Without a look nothing waits for an accelerator. Where autograd has seen no write since the last
+            # projection, it sees none here: what was inside is only written again as it is.
+            look, unseen = each.tensor.device.type == "cpu", each.tensor._version == each.version
+            self._bring_inside(each.tensor if look or not unseen else each.tensor.data, each.interval, look)
+            each.version = each.tensor._version
+        self._warn_of_unheld()
+
+    def _warn_of_unheld(self) -> None:
+        """Say once that a parameter which was frozen trains now, and that nothing projects it."""
+        if not any(p.requires_grad for p in self._unheld):
+            return
+        held = {id(p) for p in tensors(self._attached)}
+        thawed = {id(p) for p in self._unheld if p.requires_grad}
+        self._unheld = [p for p in self._unheld if id(p) not in thawed]
+        names = [n for n in self.intervals if any(id(p) in thawed and id(p) not in held for p in self._behind(n))]
+        if names:
+            warnings.warn(
+                f"{', '.join(names)} trains now (requires_grad=True), but no attached optimiser holds it, so nothing "
+                "keeps it in its interval: attach the optimiser that moves it, cone.attach(optimizer)",
+                UserWarning,
+                stacklevel=2,
+            )
 
     def detach(self) -> None:
         """Stop projecting after the steps of the optimisers attached so far.
@@ -174,9 +243,11 @@ class Cone:
             >>> cone = constrain(net, torch.zeros(1, 2)).attach(torch.optim.SGD(net.parameters(), lr=1.0))
             >>> cone.detach()
         """
-        for handle in self._handles:
+        for handle in self._attached.values():
             handle.remove()
-        self._handles.clear()
+        self._attached.clear()
+        self._holdings.clear()
+        self._unheld.clear()
 
     # --- shards (FSDP2) ------------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from convexnet.curvature.call import Call
 from convexnet.curvature.facts import Fact
-from convexnet.curvature.fields import core, where_any
+from convexnet.curvature.fields import compact, core, where_any
 from convexnet.curvature.layers import per_dimension
 from convexnet.curvature.linear import seen_taps
 
@@ -47,12 +47,13 @@ class Demand:
     hi: Tensor
 
 
-def demands(call: Call, wanted: int) -> Iterator[Demand]:
+def demands(call: Call, wanted: int, read: Tensor | None = None) -> Iterator[Demand]:
     """What an operator asks of its coefficients, except of those whose sign is right for all parameters.
 
     Args:
         call: the operator, with its facts.
         wanted: +1 if what reads the result needs it convex, -1 if concave, 0 if nothing is known of that.
+        read: mask of the elements of the result that matter; None: all do.
     """
     if call.name not in COEFFICIENTS:
         return
@@ -61,11 +62,11 @@ def demands(call: Call, wanted: int) -> Iterator[Demand]:
         return
     for place, coefficient, moving in pairs(call):
         if call.name == "prelu":
-            asked = of_slope(moving, coefficient, wanted)
+            asked = of_slope(moving, coefficient, wanted, read)
         elif call.name == "lerp":
-            asked = of_blend(call, coefficient)
+            asked = of_blend(call, coefficient, read)
         else:
-            asked = of_signs(call, coefficient, moving, wanted)
+            asked = of_signs(call, coefficient, moving, wanted, read)
         if asked is not None:
             yield Demand(place, coefficient, *asked)
 
@@ -98,7 +99,7 @@ def multiplied(call: Call, position: int, index: int) -> Fact | None:
 # --- signs -----------------------------------------------------------------------------------------------------------
 
 
-def of_signs(call: Call, coefficient: Fact, x: Fact, wanted: int) -> tuple[Tensor, Tensor] | None:
+def of_signs(call: Call, coefficient: Fact, x: Fact, wanted: int, read: Tensor | None) -> tuple[Tensor, Tensor] | None:
     """>= 0 where the coefficient meets what must keep its curvature, <= 0 where it meets what must turn it.
 
     What bends upwards in some elements and downwards in others is brought to the wanted curvature, convex if none is
@@ -108,27 +109,37 @@ def of_signs(call: Call, coefficient: Fact, x: Fact, wanted: int) -> tuple[Tenso
     if not bends_up and not bends_down:
         return None
     nothing = torch.zeros([1] * len(coefficient.shape), dtype=torch.bool)
-    up = meets(call, coefficient, x, x.nonconcave) if bends_up else nothing
-    down = meets(call, coefficient, x, x.nonconvex) if bends_down else nothing
+    up = meets(call, coefficient, x, x.nonconcave, read) if bends_up else nothing
+    down = meets(call, coefficient, x, x.nonconvex, read) if bends_down else nothing
+    if coefficient.value is None:  # what is zero for all parameters is asked nothing
+        may_differ = (core(coefficient.lo) < 0) | (core(coefficient.hi) > 0)
+        up, down = up & may_differ, down & may_differ
     turn = wanted < 0 if bends_up else wanted > 0
     rise, fall = (up, down) if bends_up else (down, nothing)
     if turn:
         rise, fall = fall, rise
     wrong = rise & (core(coefficient.lo) < 0), fall & (core(coefficient.hi) > 0)
     known_right = coefficient.value is None and not any(bool(mask.any()) for mask in wrong)
-    if known_right or bool((rise & fall).any()):
+    if known_right or bool((rise & fall).any()) or not bool((rise | fall).any()):
         return None
     return torch.where(rise, 0.0, -INF).double(), torch.where(fall, 0.0, INF).double()
 
 
-def meets(call: Call, coefficient: Fact, x: Fact, mask: Tensor) -> Tensor:
-    """Mask of the coefficients that multiply a marked element of `x`; it broadcasts to their shape."""
+def meets(call: Call, coefficient: Fact, x: Fact, mask: Tensor, read: Tensor | None) -> Tensor:
+    """Mask of the coefficients that multiply a marked element of `x` for a result that is read.
+
+    It broadcasts to their shape.
+    """
     inner = core(mask)
     if call.name == "linear":
-        return inner.reshape(-1, inner.shape[-1]).any(0, keepdim=True)
+        if read is None:
+            return inner.reshape(-1, inner.shape[-1]).any(0, keepdim=True)
+        rows, columns = read.reshape(-1, read.shape[-1]), mask.reshape(-1, mask.shape[-1])
+        return rows.double().T @ columns.double() > 0
     if call.name in NORMS:
-        return inner.movedim(1, 0).flatten(1).any(1)
-    if call.name in CONVOLUTIONS and all(length == 1 for length in inner.shape[2:]):
+        both = inner if read is None else core(compact(mask & read))
+        return both.movedim(1, 0).flatten(1).any(1)
+    if read is None and call.name in CONVOLUTIONS and all(length == 1 for length in inner.shape[2:]):
         return channels(call, coefficient, inner.expand(-1, x.shape[1], *inner.shape[2:]).flatten(1).any(0))
     with torch.enable_grad():
         variable = torch.zeros(coefficient.shape, requires_grad=True)
@@ -139,8 +150,19 @@ def meets(call: Call, coefficient: Fact, x: Fact, mask: Tensor) -> Tensor:
             return mask.float() if fact is x else torch.zeros(fact.shape)
 
         out = call.recorded(exchange)
-        (met,) = torch.autograd.grad(out.sum(), variable, allow_unused=True, materialize_grads=True)
+        total = out.sum() if read is None else (out * read).sum()
+        (met,) = torch.autograd.grad(total, variable, allow_unused=True, materialize_grads=True)
     return met != 0
+
+
+def unbroadcast(mask: Tensor, shape: Sequence[int]) -> Tensor:
+    """Mask of the elements of a broadcast argument that go into a marked element of the result."""
+    while mask.ndim > len(shape):
+        mask = mask.any(0)
+    for dim, length in enumerate(shape[len(shape) - mask.ndim :]):
+        if length == 1 and mask.shape[dim] > 1:
+            mask = mask.any(dim, keepdim=True)
+    return mask.expand(tuple(shape))
 
 
 def channels(call: Call, coefficient: Fact, marked: Tensor) -> Tensor:
@@ -164,13 +186,17 @@ def channels(call: Call, coefficient: Fact, marked: Tensor) -> Tensor:
 # --- slopes, blends, recurrent weights -------------------------------------------------------------------------------
 
 
-def of_slope(x: Fact, slope: Fact, wanted: int) -> tuple[Tensor, Tensor] | None:
+def of_slope(x: Fact, slope: Fact, wanted: int, read: Tensor | None) -> tuple[Tensor, Tensor] | None:
     """PReLU is convex for slopes up to 1 (concave from 1 on), and non-decreasing for slopes from 0 on."""
     single = slope.shape.numel() == 1
     falls = core(x.lo) < 0  # elsewhere the slope is never used
+    if read is not None:
+        falls = core(compact(falls & read))
     needs = falls.any() if single else falls.expand(-1, x.shape[1], *falls.shape[2:]).movedim(1, 0).flatten(1).any(1)
     needs = needs.reshape(-1) if len(slope.shape) else needs
     bent = core(x.nonconcave) | core(x.nonconvex)
+    if read is not None:
+        bent = core(compact(bent & read))
     if not single:
         bent = bent.movedim(1, 0).flatten(1).any(1)
     rises = needs & bent.any() if single else needs & bent
@@ -184,7 +210,7 @@ def of_slope(x: Fact, slope: Fact, wanted: int) -> tuple[Tensor, Tensor] | None:
     return low.double(), high.double()
 
 
-def of_blend(call: Call, weight: Fact) -> tuple[Tensor, Tensor] | None:
+def of_blend(call: Call, weight: Fact, read: Tensor | None) -> tuple[Tensor, Tensor] | None:
     """start + w (end - start): w in [0, 1] where both ends bend upwards."""
     start, end = call.args[:2]
     if not isinstance(start, Fact) or not isinstance(end, Fact):
@@ -192,8 +218,11 @@ def of_blend(call: Call, weight: Fact) -> tuple[Tensor, Tensor] | None:
     bends = where_any(start.nonconcave), where_any(end.nonconcave)
     if where_any(start.nonconvex) or where_any(end.nonconvex) or not any(bends):
         return None
-    one = torch.ones([1] * len(weight.shape), dtype=torch.float64)
-    return (one * 0.0 if bends[1] else -INF * one), (one if bends[0] else INF * one)
+    asked = torch.ones([1] * len(weight.shape), dtype=torch.bool) if read is None else unbroadcast(read, weight.shape)
+    if not bool(asked.any()):
+        return None
+    lo, hi = (0.0 if bends[1] else -INF), (1.0 if bends[0] else INF)
+    return torch.where(asked, lo, -INF).double(), torch.where(asked, hi, INF).double()
 
 
 def of_rnn(call: Call) -> Iterator[Demand]:

@@ -5,6 +5,8 @@ affine, its coefficients are asked to have a sign (`demand`), the parameters the
 and the walk goes on under that assumption. So it proves convexity for *all* values the constrained parameters may take:
 "all but the first layer" is a result here, not a recipe.
 
+Nothing is asked of coefficients whose products nobody reads (`reads`): the rows of a weight that a slice cuts off.
+
 A coefficient may either keep curvature or turn it. It keeps it, unless the model then fails to come out convex: what a
 tensor is needed as is then looked up from the outputs backwards, and the walk is made once more with that knowledge.
 """
@@ -14,13 +16,15 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from convexnet.constraints.demand import NORMS, Demand, demands
-from convexnet.constraints.pushback import Unreachable, push_back
+from convexnet.constraints.demand import COEFFICIENTS, NORMS, Demand, demands
+from convexnet.constraints.pushback import Unreachable, number, push_back
+from convexnet.constraints.reads import nonzero, partly, reads
 from convexnet.constraints.sets import Interval
 from convexnet.curvature import explain
 from convexnet.curvature.arguments import chosen
@@ -68,11 +72,14 @@ def derive_program(program: Program, model: nn.Module, wrt: int | Sequence[int] 
     if broken:
         raise NotCertified("\n".join([f"{program.model} cannot be made convex:", *map(str, broken)]), broken)
     facts = given(program, variables, {}, apart(program, trains))
-    first = attempt(program, facts, model, {})
-    done = first
-    if not proved(first.walked):
-        second = attempt(program, facts, model, needed(program, facts))
-        done = second if proved(second.walked) else first
+    read = partly(reads(program, partial(number, facts)))
+    for masks in (read, {}) if read else ({},):
+        done = first = attempt(program, facts, model, {}, masks)
+        if not proved(first.walked):
+            second = attempt(program, facts, model, needed(program, facts), masks)
+            done = second if proved(second.walked) else first
+        if proved(done.walked):
+            break
     done.check()
     if not proved(done.walked):
         findings = done.findings(program)
@@ -130,13 +137,24 @@ def opposed(name: str, uses: Sequence[str] = ()) -> str:
     )
 
 
-def attempt(program: Program, facts: Callable[[str], Fact], model: nn.Module, needs: dict[fx.Node, int]) -> Attempt:
-    """Walk once; `needs` says which results must come out convex (+1) or concave (-1)."""
+def attempt(
+    program: Program,
+    facts: Callable[[str], Fact],
+    model: nn.Module,
+    needs: dict[fx.Node, int],
+    read: dict[fx.Node, Tensor],
+) -> Attempt:
+    """Walk once.
+
+    `needs` says which results must come out convex (+1) or concave (-1), `read` which of their elements matter where
+    not all do.
+    """
     found = Attempt({id(p): name for name, p in model.named_parameters()})
 
     def ask(call: Call, node: fx.Node) -> Call:
         call = forgetful(call)
-        for demand in demands(call, needs.get(node, 0)):
+        call = with_zeros(call, node, partial(number, facts))
+        for demand in demands(call, needs.get(node, 0), read.get(node)):
             call = satisfied(program, facts, found, call, node, demand)
         return call
 
@@ -149,6 +167,23 @@ def forgetful(call: Call) -> Call:
     if call.name in NORMS and isinstance(call.args[3], Fact):
         return replace(call, args=(*call.args[:3], constant(call.args[3].shape), *call.args[4:]))
     return call
+
+
+def with_zeros(call: Call, node: fx.Node, known: Callable[[fx.Node], Tensor | None]) -> Call:
+    """The call whose coefficients are bounded by zero where they are zero for all parameters: pruned weights are."""
+    args = list(call.args)
+    for place in COEFFICIENTS.get(call.name, ()):
+        origin: object = node.args[place] if place < len(node.args) else None
+        fact = args[place] if place < len(args) else None
+        if not isinstance(fact, Fact) or not isinstance(origin, fx.Node) or origin.op != "call_function":
+            continue
+        if fact.value is not None or not fact.constant:
+            continue
+        free = nonzero(origin, known) != 0
+        if not bool(free.all()):
+            lo, hi = (torch.where(free, bound.double(), 0.0) for bound in (fact.lo, fact.hi))
+            args[place] = fact.bounded(compact(lo), compact(hi))
+    return replace(call, args=tuple(args))
 
 
 def satisfied(

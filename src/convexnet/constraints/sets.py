@@ -220,9 +220,14 @@ def method_of(name: str | None, epsilon: float, recorded: Method | None = None) 
     return Exponentiate(epsilon) if name == "exponentiate" else METHODS[name]()
 
 
-def project(weight: Tensor, interval: Interval, method: Method) -> None:
-    """Bring a weight into its interval, in place; entries inside are not touched (except by `Shift`)."""
-    if not weight.numel():
+def project(weight: Tensor, interval: Interval, method: Method, look: bool = True) -> None:
+    """Bring a weight into its interval, in place; entries inside are not touched (except by `Shift`).
+
+    Where nothing is outside nothing is written, so that autograd's version of the weight stays what it was: a backward
+    that still needs the weight goes through. To look costs a read of the weight, and on an accelerator a wait for it:
+    `look=False` leaves that out and writes the entries that are inside again, as they are.
+    """
+    if not weight.numel() or (look and not is_outside(weight, interval)):
         return
     if isinstance(method, (Softplus, Exp)):  # is_computed, said so that types follow
         method = Exponentiate()  # the start of a parametrised weight: inside, and not on the bound
@@ -241,6 +246,26 @@ def project(weight: Tensor, interval: Interval, method: Method) -> None:
             weight.copy_(mirrored.neg_())
     if from_above:  # a short interval may have been crossed
         weight.copy_(torch.minimum(torch.maximum(weight, lo), hi))
+
+
+def is_outside(weight: Tensor, interval: Interval) -> bool:
+    """Whether an entry of a weight lies outside its interval; a NaN may count as one.
+
+    Example:
+        >>> columns = Interval.above(0.0, torch.tensor([[True, False]]))
+        >>> [is_outside(torch.tensor([row]), columns) for row in ([0.0, -1.0], [-1.0, 0.0])]
+        [False, True]
+    """
+    (from_below, from_above), value = interval.ends, weight.detach()
+    lo, hi = interval.bounds(value)
+    if value.device.type == "cpu" and value.dtype in PLAIN:  # numpy's comparisons are several times faster
+        array = value.numpy()
+        if interval.nonnegative:
+            return not array.min() >= 0
+        return bool((from_below and (array < lo.numpy()).any()) or (from_above and (array > hi.numpy()).any()))
+    if interval.nonnegative:
+        return not bool(value.min() >= 0)
+    return bool((from_below and (value < lo).any()) or (from_above and (value > hi).any()))
 
 
 def lift(weight: Tensor, lo: Tensor | None, method: Exponentiate | Clip | Absolute | Shift) -> None:

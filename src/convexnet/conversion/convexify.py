@@ -14,6 +14,7 @@ from convexnet.constraints.sets import method_of
 from convexnet.conversion.changes import placed
 from convexnet.conversion.head import free_head
 from convexnet.conversion.rewrites import ACTIVATIONS, EXCHANGED, NORMS, SQUASHING, Rewriter, Seen, watch
+from convexnet.conversion.statistics import Probe, estimate, inputs_of_norms, overflow, probe_of
 from convexnet.conversion.widen import widen_first as widen
 from convexnet.curvature.arguments import as_example, copied, two_rows, unwrapped
 from convexnet.curvature.findings import Finding
@@ -47,10 +48,16 @@ def convexify(
     there, as by `constrain`. Weights are copied, not trained again: **accuracy is not preserved**, and a warning says
     so. To train the result and keep it convex: `constrain(ioc, example).attach(optimizer)`.
 
+    A BatchNorm behind weights that were changed gets new running statistics, with which the result can be evaluated at
+    once: those of the example where it looks like data, else of random inputs in its shape. They are a start. On data,
+    `torch.optim.swa_utils.update_bn(loader, ioc)` estimates them all in one call; do that before an evaluation, for
+    running averages that lag a little in every layer are far off in the last one (see the page on training).
+
     Args:
         model: a network as torchvision, timm or you write it, made of modules. Activations called as functions inside a
             `forward` cannot be exchanged, and are reported with their line.
-        example: a tensor (B, ...) or tuple of positional tensors, as for `certify`.
+        example: a tensor (B, ...) or tuple of positional tensors, as for `certify`. Of 16 rows or more, which are not
+            all the same, BatchNorm's statistics are taken too (see below).
         method, epsilon: how the constraint is kept, as for `constrain`.
         activation: of the new network: "elu" (the paper's), "celu", "softplus", "leaky_relu" or "relu"; every
             activation module becomes this one, except PReLU, whose slope is constrained. None: those that are convex
@@ -74,7 +81,7 @@ def convexify(
         ValueError, TypeError: wrong arguments; `head="free"` with fewer than two outputs or with something behind it.
 
     Warns:
-        UserWarning: accuracy is not preserved.
+        UserWarning: accuracy is not preserved; and if the outputs overflow, in which layer that begins.
 
     Source: Sivaprasad et al., The Curious Case of Convex Neural Networks (2021), sections 3 and 4.
 
@@ -104,6 +111,8 @@ def convexify(
     check_replacements(replace)
     whole = copied(unwrapped(model))
     check_lazy(whole)
+    probe = probe_of(inputs)
+    before = inputs_of_norms(whole, probe)
     target, seen = (whole, inputs) if only is None else part_of(whole, only, inputs)
     rewriter = Rewriter(activation, norm, dict(replace), watched(target, seen))
     new = rewriter.rewrite(target)
@@ -137,12 +146,38 @@ def convexify(
     else:
         whole.__dict__[ONLY] = tuple(dict.fromkeys((*(recall(whole, ONLY) or ()), only)))
         remember_example(whole, inputs)
-    warnings.warn(
-        "convexify projects weights that were trained without the constraint: accuracy is not preserved, train again",
-        UserWarning,
-        stacklevel=2,
-    )
+    renewed = estimate(whole, probe, before)
+    warnings.warn(loss_of_accuracy(renewed, probe), UserWarning, stacklevel=2)
+    layer = overflow(whole, inputs, probe)
+    if layer is not None:
+        warnings.warn(loss_of_numbers(layer, init), UserWarning, stacklevel=2)
     return whole
+
+
+def loss_of_accuracy(renewed: int, probe: Probe) -> str:
+    """What a conversion warns of: it says what became of BatchNorm's statistics where they are new."""
+    text = "convexify projects weights that were trained without the constraint: accuracy is not preserved, train again"
+    if not renewed:
+        return text
+    norms = f"{renewed} BatchNorm{'' if renewed == 1 else 's'} behind them {'has' if renewed == 1 else 'have'}"
+    source = "the example" if probe.is_data else "random inputs in the example's shape"
+    return (
+        f"{text}; {norms} the statistics of {source}: before an evaluation estimate them on training data, "
+        "torch.optim.swa_utils.update_bn(loader, model)"
+    )
+
+
+def loss_of_numbers(layer: str, init: str | None) -> str:
+    """What to say of a network whose outputs overflow."""
+    remedy = (
+        "put a BatchNorm behind its layers"
+        if init in ("identity", "lognormal")
+        else "init='identity' or init='lognormal' draws weights that keep the size of what they see"
+    )
+    return (
+        f"the converted network overflows, first in {layer or 'its own forward'}: its weights are of one sign, and "
+        f"what they add up grows from layer to layer; {remedy}"
+    )
 
 
 def check(name: str, value: object, allowed: Sequence[object]) -> None:
