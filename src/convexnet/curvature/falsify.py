@@ -23,7 +23,7 @@ from convexnet.domains import Box
 __all__ = ["Counterexample", "default_double", "falsify", "guided_chords"]
 
 SCALES = (1.0, 0.1, 10.0, 3.0, 60.0, 0.01)
-GUIDED = 0.4
+GUIDED = 0.8
 """The share of the budget that the guided search may use."""
 
 

@@ -21,12 +21,16 @@ import torch
 from torch import Tensor
 
 from convexnet.curvature.chords import Chords, column
-from convexnet.curvature.kinks import Recorder, Site
+from convexnet.curvature.kinks import Gate, Recorder, Site, Slopes, Softened, at_random
 
 NEWTON = 4
 LENGTHS = (3.0, 0.5, 0.1, 0.02, 4e-3, 5e-4)
 SCANS = 3  # points that are only looked at, for each pair that is followed
-PATIENCE = 18  # rounds without a unit of the wrong sign
+LOOKS = 4
+SCALED = (1.0, 0.1, 10.0)
+SHARES = (0.02, 0.08, 0.25, 0.6)
+STEPS = 8
+STRIDES = ((0.5, 0.5), (0.2, 0.2), (0.05, 0.1))
 
 
 @dataclass(frozen=True)
@@ -55,57 +59,177 @@ def guided(chords: Chords, budget: int, scales: Sequence[float]) -> None:
 
     Never raises: what cannot be opened is left to the other searches.
     """
-    search = _Guided(chords)
-    end = max(chords.left - budget, 0)
-    idle = round_ = 0
+    search = _Guided(chords, max(chords.left - budget, 0))
     try:
         with torch.enable_grad():
-            while chords.best is None and idle < PATIENCE and search.affords(end):
-                idle = 0 if search.round(scales[round_ % len(scales)]) else idle + 1
-                round_ += 1
-    except Exception:  # operators without a derivative, in-place writes, forwards that do not run under a recorder
+            search.run(scales)
+    except ZeroDivisionError:  # operators without a derivative, in-place writes, forwards that do not run under a recorder
         return
 
 
 class _Guided:
-    def __init__(self, chords: Chords) -> None:
+    def __init__(self, chords: Chords, end: int = 0) -> None:
         self.chords = chords
+        self.end = end
         self.pairs = max(2, chords.width)
         self.scan = SCANS * self.pairs
 
-    def affords(self, end: int) -> bool:
-        most = 2 * self.scan + self.pairs * (2 * NEWTON + 3 + 3 * len(LENGTHS))
-        return self.chords.left - end >= most
-
-    def round(self, scale: float) -> bool:
-        """One set of points; whether any unit had the wrong sign."""
+    def run(self, scales: Sequence[float]) -> None:
         chords = self.chords
-        opened = self.open(chords.centres(self.scan, scale))
+        at = iter(scale for _ in iter(int, 1) for scale in scales)
+        for scale, _ in zip(at, range(LOOKS), strict=False):
+            if chords.best is None and self.affords(self.across_cost):
+                self.look(scale)
+        while chords.best is None and self.affords(self.suspect_cost):
+            pairs = self.suspects(scales)
+            if not len(pairs.site):
+                return
+            order = torch.randperm(len(pairs.site), generator=chords.generator).to(pairs.site.device)
+            for part in order.split(self.pairs):
+                part = part.repeat(-(-self.pairs // len(part)))[: self.pairs]
+                scale = next(at)
+                if chords.best is None and self.affords(self.descent_cost):
+                    self.descend(pairs[part], scale)
+                if chords.best is None and self.affords(self.across_cost):
+                    self.look(next(at))
+
+    def affords(self, samples: int) -> bool:
+        return self.chords.left - self.end >= samples
+
+    @property
+    def across_cost(self) -> int:
+        return 2 * self.scan + self.pairs * (2 * NEWTON + 3 + 3 * len(LENGTHS))
+
+    @property
+    def suspect_cost(self) -> int:
+        return 2 * self.scan * len(SCALED)
+
+    @property
+    def descent_cost(self) -> int:
+        return self.pairs * (len(STRIDES) * (5 * STEPS + 2 * NEWTON + 3 + 3 * len(LENGTHS)))
+
+    def look(self, scale: float) -> None:
+        """Follow the units that have the wrong sign at random points."""
+        opened = self.open(self.chords.centres(self.scan, scale))
         if not opened.sites:
-            return False
-        count = opened.outputs.shape[1]
-        outputs = torch.randint(count, (self.scan,), generator=chords.generator).to(opened.outputs.device)
-        wrong = self.wrong(opened, outputs)
-        rows, pairs = self.choose(opened.sites, wrong, outputs)
-        if not len(rows):
-            return False
-        points = [p.detach()[rows] for p in opened.points]
+            return
+        outputs = self.any_output(opened)
+        rows, pairs = self.choose(opened.sites, self.wrong(opened, outputs), outputs)
+        if len(rows):
+            self.across(self.newton([p.detach()[rows] for p in opened.points], pairs), pairs, scale)
+
+    def any_output(self, opened: Opened) -> Tensor:
+        n, count = opened.outputs.shape
+        return torch.randint(count, (n,), generator=self.chords.generator).to(opened.outputs.device)
+
+    def suspects(self, scales: Sequence[float]) -> Pairs:
+        """The units that have the wrong sign for some slopes of the others, whether or not any point has those."""
+        found: dict[tuple[int, int], int] = {}
+        generator = self.chords.generator
+        for scale in scales[: len(SCALED)]:
+            share = torch.tensor(SHARES, dtype=torch.float64)[torch.randint(len(SHARES), (self.scan,), generator=generator)]
+            opened = self.open(self.chords.centres(self.scan, scale), at_random(generator, share))
+            if not opened.sites:
+                break
+            outputs = self.any_output(opened)
+            for number, mask in enumerate(self.wrong(opened, outputs)):
+                if mask is not None:
+                    rows, columns = mask.nonzero(as_tuple=True)
+                    for row, column_ in zip(rows.tolist(), columns.tolist(), strict=True):
+                        found[number, column_] = int(outputs[row])
+        device = self.chords.inputs[0].device
+        sites, columns = torch.tensor([*found] or [[0, 0]], device=device)[: len(found)].T
+        return Pairs(sites, columns, torch.tensor(list(found.values()), dtype=torch.long, device=device))
+
+    def descend(self, pairs: Pairs, scale: float) -> None:
+        """Move along the zero set of each pair's unit to where its sign is wrong, down the derivative of the output with
+        respect to its result, in which the slopes of the other units change gradually."""
+        chords = self.chords
+        points = chords.centres(len(pairs.site), scale)
+        for stride, width in STRIDES:
+            for _ in range(STEPS):
+                slopes = Softened(width)
+                opened = self.open(points, slopes)
+                if not fits(opened.sites, pairs):
+                    return
+                points = self.downhill(opened, slopes.gates, pairs, stride * scale)
+            self.across(self.newton(points, pairs), pairs, scale)
+            if chords.best is not None:
+                return
+
+    def downhill(self, opened: Opened, gates: Sequence[Gate], pairs: Pairs, stride: float) -> list[Tensor]:
+        """One step along the zero sets of the pairs' units, and back onto them.
+
+        The derivative of the output with respect to a unit's result is a sum over paths, each a product of slopes. Slopes
+        on paths of the right sign are to become smaller and slopes on those of the wrong sign larger, each by its share
+        of the sum of its kind: a logistic loss in the distances of all other units from their kinks.
+        """
+        chords = self.chords
+        distance, slopes = self.slopes(opened, pairs)
+        points = [p.detach() for p in opened.points]
+        loss = self.loss(opened, gates, pairs)
+        if loss is not None and loss.requires_grad:
+            chords.left -= len(pairs.site)
+            wrt = [opened.points[i] for i in chords.variables]
+            up = torch.autograd.grad(loss, wrt, retain_graph=True, allow_unused=True, materialize_grads=True)
+            up = [u.nan_to_num(0.0, 0.0, 0.0) for u in up]
+            along = torch.stack([(u * s).flatten(1).sum(1) for u, s in zip(up, slopes, strict=True)]).sum(0)
+            share = along / square(slopes).clamp(min=1e-30)
+            up = [u - column(share, u) * s for u, s in zip(up, slopes, strict=True)]
+            size = square(up).sqrt().clamp(min=1e-30)
+            step = stride * torch.rand(len(size), generator=chords.generator, dtype=torch.float64).to(size.device)
+            for i, u in zip(chords.variables, up, strict=True):
+                points[i] = points[i] - column(step * root(u) / size, u) * u
+        return self.moved(points, distance, slopes, opened.sites, pairs)
+
+    def loss(self, opened: Opened, gates: Sequence[Gate], pairs: Pairs) -> Tensor | None:
+        numbers = [n for n in pairs.site.unique().tolist() if opened.sites[n].result is not None]
+        if not numbers or not gates or not opened.outputs.requires_grad:
+            return None
+        self.chords.left -= 2 * len(pairs.site)
+        chosen = opened.outputs.gather(1, pairs.output[:, None]).sum()
+        edges = [opened.sites[n].result for n in numbers]
+        gradients = torch.autograd.grad(chosen, edges, create_graph=True, allow_unused=True)
+        adjoint = opened.outputs.new_zeros(())
+        for number, gradient in zip(numbers, gradients, strict=True):
+            site = opened.sites[number]
+            found = site.adjoint(gradient)
+            if found is not None:
+                rows = (pairs.site == number).nonzero()[:, 0]
+                columns = pairs.column[rows]
+                adjoint = adjoint + (found[rows, columns] * site.sign[rows, columns].sign()).sum()
+        if not adjoint.requires_grad:
+            return None
+        leaves = [leaf for gate in gates for leaf in (gate.factor, gate.change)]
+        parts = torch.autograd.grad(adjoint, leaves, retain_graph=True, allow_unused=True, materialize_grads=True)
+        n = len(pairs.site)
+        used = [(g, c.reshape(n, -1), b.reshape(n, -1)) for g, c, b in zip(gates, parts[::2], parts[1::2], strict=True)
+                if g.factor.numel() and g.factor.shape[0] == n]
+        right = sum((c.clamp(min=0).sum(1, keepdim=True) for _, c, _ in used), torch.zeros(())).clamp(min=1e-300)
+        wrong = sum((c.clamp(max=0).sum(1, keepdim=True) for _, c, _ in used), torch.zeros(())).clamp(max=-1e-300)
+        loss = opened.outputs.new_zeros(())
+        for gate, c, b in used:
+            weight = torch.where(c > 0, c / right, 2 * c / wrong)
+            away = b.sign() * gate.sign.reshape(n, -1) * gate.distance.reshape(n, -1) / gate.width
+            loss = loss + (weight * torch.nn.functional.softplus(away)).sum()
+        return loss
+
+    def newton(self, points: list[Tensor], pairs: Pairs) -> list[Tensor]:
         for _ in range(NEWTON):
             opened = self.open(points)
             if not fits(opened.sites, pairs):
-                return True
+                break
             distance, slopes = self.slopes(opened, pairs)
-            points = self.moved(points, distance, slopes, opened.sites, pairs)
-        self.across(points, pairs, scale)
-        return True
+            points = self.moved([p.detach() for p in opened.points], distance, slopes, opened.sites, pairs)
+        return points
 
     # --- what a forward says ---
 
-    def open(self, points: Sequence[Tensor]) -> Opened:
-        """Evaluate the model, recording its units."""
+    def open(self, points: Sequence[Tensor], slopes: Slopes | None = None) -> Opened:
+        """Evaluate the model, recording its units, perhaps with other slopes than its own."""
         chords = self.chords
         points = [p.detach().requires_grad_(i in chords.variables) for i, p in enumerate(points)]
-        recorder = Recorder(points[0].shape[0])
+        recorder = Recorder(points[0].shape[0], slopes)
         chords.left -= points[0].shape[0]
         with recorder:
             outputs = chords.values(points)
@@ -252,3 +376,8 @@ def fits(sites: Sequence[Site], pairs: Pairs) -> bool:
 def square(tensors: Sequence[Tensor]) -> Tensor:
     """The sum of squares of each row over several tensors."""
     return torch.stack([t.square().flatten(1).sum(1) for t in tensors]).sum(0)
+
+
+def root(tensor: Tensor) -> float:
+    """The length of a point whose entries are 1."""
+    return float(tensor[0].numel()) ** 0.5

@@ -21,8 +21,8 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
 Bend = tuple[Tensor, Tensor | float, bool]
-"""Distance of each element from the kink, the kink's sign (1 convex, -1 concave, 0 not known), and whether it is a
-kink, which has to be reached, or curvature that is there already."""
+"""Distance s of each element from a kink, and by how much the slope of the result along s jumps at s = 0 (0: not known);
+or, where the last is False, curvature that is there already, and its sign."""
 Opening = Callable[["Applied"], Iterator[Bend]]
 
 
@@ -54,8 +54,8 @@ class Site:
     """The elements of one operator, by row of the batch: distances and signs are (n, m)."""
 
     distance: Tensor
-    sign: Tensor
-    kink: bool
+    sign: Tensor  # 1 convex, -1 concave, 0 not known
+    kink: bool  # it has to be reached
     result: GradientEdge | None  # None: the derivative with respect to it says nothing
     batch: int  # the dimension of the result that is the batch
 
@@ -81,23 +81,23 @@ def at(*points: tuple[float, float]) -> Opening:
 
 def leaky(call: Applied) -> Iterator[Bend]:
     slope = call.get(1, "negative_slope", 0.01)
-    yield call.x, _sign(1.0 - slope), True
+    yield call.x, 1.0 - slope, True
 
 
 def rrelu(call: Applied) -> Iterator[Bend]:
     lower, upper = call.get(1, "lower", 1 / 8), call.get(2, "upper", 1 / 3)
-    yield call.x, _sign(1.0 - (lower + upper) / 2), True
+    yield call.x, 1.0 - (lower + upper) / 2, True
 
 
 def prelu(call: Applied) -> Iterator[Bend]:
     weight: Tensor = call.get(1, "weight").detach()
     if weight.numel() > 1 and weight.ndim == 1 and call.x.ndim > 1:
         weight = weight.reshape(-1, *[1] * (call.x.ndim - 2))
-    yield call.x, torch.sign(1.0 - weight), True
+    yield call.x, 1.0 - weight, True
 
 
 def softplus(call: Applied) -> Iterator[Bend]:
-    yield call.x, _sign(float(call.get(1, "beta", 1.0))), True
+    yield call.x, 1.0, True
     if float(call.get(2, "threshold", 20.0)) < 20:  # a step, and small
         yield call.x - call.get(2, "threshold", 20.0) / call.get(1, "beta", 1.0), 0.0, True
     yield from curved(call)
@@ -105,7 +105,7 @@ def softplus(call: Applied) -> Iterator[Bend]:
 
 def elu(call: Applied) -> Iterator[Bend]:
     steep = call.get(1, "alpha", 1.0) * call.get(3, "input_scale", 1.0)
-    yield call.x, _sign(1.0 - steep) or 1.0, True
+    yield call.x, 1.0 if steep <= 1 else 1.0 - steep, True
     yield from curved(call)
 
 
@@ -159,7 +159,9 @@ def curved(call: Applied) -> Iterator[Bend]:
     x = call.x.detach()
     with torch.no_grad():
         h = 1e-3 * (1 + x.abs())
-        second = call.on(x + h) + call.on(x - h) - 2 * call.on(x)
+        right, middle, left = call.on(x + h), call.on(x), call.on(x - h)
+        second = right + left - 2 * middle
+        second = torch.where(second.abs() > 1e-14 * (right.abs() + left.abs() + 1e-300), second, 0.0)
     yield call.x, second.nan_to_num(0.0, 0.0, 0.0), False
 
 
@@ -279,22 +281,18 @@ def _lead(x: Tensor, sign: float) -> Tensor:
     return top[..., 0] - top[..., 1]
 
 
-def _sign(value: float) -> float:
-    return float(value > 0) - float(value < 0)
-
-
 S_SHAPED = bent((-0.7, 1.0), (0.7, -1.0))
 DIP = bent((0.0, 1.0), (-2.5, -1.0), (2.5, -1.0))
 
-ROWS: tuple[tuple[str, Opening], ...] = (
+POINTWISE: tuple[tuple[str, Opening], ...] = (
     ("relu", at((0.0, 1.0))),
     ("relu6", at((0.0, 1.0), (6.0, -1.0))),
     ("leaky_relu", leaky),
     ("rrelu", rrelu),
     ("prelu", prelu),
     ("prelu_kernel", prelu),
-    ("abs", at((0.0, 1.0))),
-    ("absolute", at((0.0, 1.0))),
+    ("abs", at((0.0, 2.0))),
+    ("absolute", at((0.0, 2.0))),
     ("elu", elu),
     ("celu", bent((0.0, 1.0))),
     ("selu", bent((0.0, -1.0), (-0.5, 1.0))),
@@ -324,6 +322,11 @@ ROWS: tuple[tuple[str, Opening], ...] = (
     ("round", step(0.5)),
     ("sign", at((0.0, 0.0))),
     ("heaviside", at((0.0, 0.0))),
+)  # fmt: skip
+"""Functions of each element."""
+
+ROWS: tuple[tuple[str, Opening], ...] = (
+    *POINTWISE,
     *((name, between(0.0)) for name in (
         "gt", "ge", "lt", "le", "greater", "less", "greater_equal", "less_equal")),
     ("maximum", between(1.0)),
@@ -348,6 +351,9 @@ ROWS: tuple[tuple[str, Opening], ...] = (
 )  # fmt: skip
 
 OPENINGS: dict[str, Opening] = dict(ROWS)
+ELEMENTWISE = frozenset(name for name, _ in POINTWISE)
+SMOOTH = frozenset(("elu", "celu", "softplus", "gelu", "silu", "mish", "sigmoid", "tanh", "log_sigmoid", "logsigmoid"))
+"""Operators whose slope changes gradually by itself."""
 assert len(OPENINGS) == len(ROWS), "an operator is listed twice"
 
 
@@ -360,12 +366,17 @@ def base(function: Any) -> str:
 # --- recording -------------------------------------------------------------------------------------------------------
 
 
-class Recorder(TorchFunctionMode):
-    """Collects the sites of a forward on n rows, in the order of its calls."""
+Slopes = Callable[[Tensor, Sequence[Bend], Applied], Tensor]
+"""Gives a result other derivatives, and leaves its values."""
 
-    def __init__(self, n: int) -> None:
+
+class Recorder(TorchFunctionMode):
+    """Collects the sites of a forward on n rows, in the order of its calls; `slopes` may exchange their derivatives."""
+
+    def __init__(self, n: int, slopes: Slopes | None = None) -> None:
         super().__init__()
         self.n = n
+        self.slopes = slopes
         self.sites: list[Site] = []
 
     def __torch_function__(
@@ -382,10 +393,17 @@ class Recorder(TorchFunctionMode):
         opening = OPENINGS.get(name)
         if opening is None or not torch.is_grad_enabled():
             return func(*args, **kwargs)
-        bends = self.bends(opening, Applied(func, self.kept(func, args, kwargs), without_place(kwargs)))
-        result = func(*args, **kwargs)
-        if bends:
-            self.note(bends, result)
+        call = Applied(func, self.kept(func, args, kwargs), without_place(kwargs))
+        bends = self.bends(opening, call)
+        if not bends:
+            return func(*args, **kwargs)
+        if self.slopes is None:
+            result = func(*args, **kwargs)
+        elif call.args is args:
+            result = exchanged(self.slopes, func(*args, **kwargs), bends, call)
+        else:  # in place: a result that was changed after it was saved could not be differentiated
+            result = args[0].copy_(exchanged(self.slopes, call.on(call.x.clone()), bends, call))
+        self.note(bends, result)
         return result
 
     def kept(self, function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Sequence[Any]:
@@ -426,6 +444,87 @@ class Recorder(TorchFunctionMode):
         if distance.ndim and distance.shape[0] % self.n == 0:
             return 0
         return next((d for d in range(1, distance.ndim) if distance.shape[d] == self.n), None)
+
+
+def exchanged(slopes: Slopes, result: Any, bends: Sequence[Bend], call: Applied) -> Any:
+    """The result with other derivatives; of several results (values and indices), the first."""
+    if isinstance(result, Tensor):
+        return slopes(result, bends, call) if result.requires_grad else result
+    if isinstance(result, tuple) and hasattr(result, "values") and hasattr(result, "indices"):
+        return type(result)([slopes(result[0], bends, call), *result[1:]])  # torch.return_types
+    return result
+
+
+@dataclass(frozen=True)
+class Gate:
+    """The slopes of one elementwise operator, opened for differentiation: `factor` is 1 and multiplies them, `change` is 0
+    and is added to them. `distance` is what moves them, in the direction of `sign`, over a width."""
+
+    factor: Tensor
+    change: Tensor
+    distance: Tensor
+    sign: Tensor
+    width: float
+
+
+class Softened:
+    """Slopes that pass from one side of a kink to the other gradually, over a share of the usual distance from it. The
+    gates of a forward say how a derivative of the outputs depends on each slope."""
+
+    def __init__(self, share: float) -> None:
+        self.share = share
+        self.gates: list[Gate] = []
+
+    def __call__(self, result: Tensor, bends: Sequence[Bend], call: Applied) -> Tensor:
+        first: tuple[Tensor, Tensor | float, Tensor] | None = None
+        for distance, jump, kink in bends:
+            if not kink or distance.shape != result.shape:
+                continue
+            near = torch.where(distance.isfinite(), distance, 0.0)
+            width = self.share * near.detach().abs().mean().clamp(min=1e-30)
+            if base(call.function) not in SMOOTH:
+                rise = width * torch.nn.functional.softplus(near / width) - near.clamp(min=0.0)
+                result = result + jump * (rise - rise.detach())
+            first = first or (near, jump, width)
+        if first is None or base(call.function) not in ELEMENTWISE:
+            return result
+        near, jump, width = first
+        factor, change = (torch.full_like(result.detach(), v, requires_grad=True) for v in (1.0, 0.0))
+        sign = torch.as_tensor(jump, device=near.device).sign().expand(near.shape)
+        self.gates.append(Gate(factor, change, near, sign, float(width)))
+        x = call.x - call.x.detach()
+        return result.detach() + factor * (result - result.detach()) + change * x
+
+
+def at_random(generator: torch.Generator, share: Tensor) -> Slopes:
+    """Slopes as they are far to the right of the kinks or far to the left, at random: in row r a share[r] of them is on
+    the right."""
+
+    def right(like: Tensor) -> Tensor:
+        drawn = torch.rand(like.shape, generator=generator, dtype=torch.float64).to(like.device)
+        batch = next((d for d in range(like.ndim) if like.shape[d] == len(share)), None)
+        limit = 0.3 if batch is None else share.to(like.device).reshape(-1, *[1] * (like.ndim - 1 - batch))
+        return drawn < limit
+
+    def slopes(result: Tensor, bends: Sequence[Bend], call: Applied) -> Tensor:
+        if base(call.function) in ELEMENTWISE:
+            x = call.x
+            far = 10.0 + 3.0 * float(x.detach().abs().nan_to_num(0.0, 0.0, 0.0).max())
+            with torch.no_grad():
+                ends = [call.on(torch.full_like(x, sign * far + side)) for sign in (-1, 1) for side in (0.0, 1.0)]
+                left, high = ends[1] - ends[0], ends[3] - ends[2]
+            slope = torch.where(right(x), high, left)
+            if not bool((slope.abs() <= 10).all()):  # it grows without bound, as exp does
+                return result
+            return result.detach() + slope * (x - x.detach())
+        for distance, jump, kink in bends:
+            if kink and distance.shape == result.shape:
+                near = torch.where(distance.isfinite(), distance, 0.0)
+                change = jump * (right(near).double() - (near.detach() > 0).double()) * near
+                result = result + torch.where(distance.isfinite(), change - change.detach(), 0.0)
+        return result
+
+    return slopes
 
 
 def without_place(kwargs: Mapping[str, Any]) -> dict[str, Any]:
