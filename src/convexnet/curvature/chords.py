@@ -202,7 +202,7 @@ class Chords:
 
 def hull(box: Box) -> Box:
     """The smallest box that holds those of all samples."""
-    return box if box.batch is None else Box(box.lo.amin(0), box.hi.amax(0), box.shape)
+    return box if box.batch is None else Box(box.lo.amin(0), box.hi.amax(0), tuple(box.shape))
 
 
 def excess(f: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:

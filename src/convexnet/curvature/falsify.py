@@ -9,6 +9,7 @@ the others need no derivative, or no nonlinearity that is listed.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ from convexnet.domains import Box
 __all__ = ["Counterexample", "default_double", "falsify", "guided_chords"]
 
 SCALES = (1.0, 0.1, 10.0, 3.0, 60.0, 0.01)
-GUIDED = 0.8
+GUIDED = 0.7
 """The share of the budget that the guided search may use."""
 
 
@@ -76,7 +77,7 @@ def falsify(
     twin.double().requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
     chords = Chords(twin, inputs, variables, boxes, budget, generator, single_precision(twin))
-    with evaluating(twin), default_double():
+    with evaluating(twin), default_double(), torch.enable_grad():
         attempt(chords, type(source).__name__)
         return _Search(chords).run()
 
@@ -105,11 +106,11 @@ def guided_chords(
     """
     chords = Chords(function, inputs, variables, boxes or {}, budget, torch.Generator().manual_seed(seed))
     with default_double():
-        guided(chords, budget, SCALES)
+        guided(chords, budget)
     return chords.best
 
 
-def default_double():
+def default_double() -> AbstractContextManager[None]:
     """Tensors that a forward creates are float64 too."""
     return default(torch.float64)
 
@@ -127,8 +128,8 @@ def attempt(chords: Chords, name: str) -> None:
         shapes = ", ".join(str(tuple(tensor.shape)) for tensor in points)
         raise ValueError(
             f"{name} cannot be evaluated on inputs of shape {shapes}: {type(error).__name__}: {first}\n"
-            "  give an example that the model takes, one positional tensor for each input, batch first; it is evaluated "
-            "in float64, so its forward must not compute in a fixed precision"
+            "  give an example that the model takes, one positional tensor for each input, batch first; it is "
+            "evaluated in float64, so its forward must not compute in a fixed precision"
         ) from error.with_traceback(None)
 
 
@@ -141,7 +142,7 @@ class _Search:
         """Guided chords first, then random ones, a tenth of the budget; then ascents until the budget ends."""
         chords = self.chords
         start = chords.left
-        guided(chords, int(GUIDED * start), SCALES)
+        guided(chords, int(GUIDED * start))
         start = chords.left
         round_ = 0
         while chords.left > start * 0.9 and chords.left >= 3 and chords.best is None:
