@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from convexnet.domains import Box
 
 TOLERANCE = 1e-8
 """Relative; above the 2e-9 step that PyTorch's softplus makes at its threshold of 20."""
+
+SHORTENED, SHORTER = 24, 0.05
+"""How many chords that are shorter at one end have to confirm a violation, and by which share of it at most."""
 
 Forward = Callable[..., object]
 
@@ -77,7 +79,6 @@ class Chords:
         boxes: the boxes of those that have one.
         budget: how many samples may be evaluated.
         generator: of the points.
-        single: the same forward in single precision, made when first needed; None: rounding is not measured.
     """
 
     def __init__(
@@ -88,7 +89,6 @@ class Chords:
         boxes: Mapping[int, Box],
         budget: int,
         generator: torch.Generator,
-        single: Callable[[], Forward] | None = None,
     ) -> None:
         self.forward = forward
         self.inputs = tuple(t.detach().double() if t.is_floating_point() else t.detach() for t in inputs)
@@ -96,7 +96,6 @@ class Chords:
         self.boxes = {i: hull(box) for i, box in boxes.items()}
         self.left = budget
         self.generator = generator
-        self.single = single
         elements = max(1, sum(t[0].numel() for t in self.inputs))
         self.width = max(2, min(64, 2_000_000 // elements, budget // 12))
         self.best: Counterexample | None = None
@@ -133,10 +132,10 @@ class Chords:
 
     # --- values ---
 
-    def values(self, points: Sequence[Tensor], forward: Forward | None = None) -> Tensor:
+    def values(self, points: Sequence[Tensor]) -> Tensor:
         """All floating outputs, flattened: (n, outputs)."""
         n = points[0].shape[0]
-        out = [leaf for leaf in pytree.tree_leaves((forward or self.forward)(*points)) if isinstance(leaf, Tensor)]
+        out = [leaf for leaf in pytree.tree_leaves(self.forward(*points)) if isinstance(leaf, Tensor)]
         out = [leaf for leaf in out if leaf.is_floating_point()]
         if not out:
             raise ValueError("the model has no floating-point output")
@@ -174,30 +173,29 @@ class Chords:
         self.best = self.confirmed(found, [p[row] for p in x], [p[row] for p in y]) or self.best
 
     def confirmed(self, found: Counterexample, x: Sequence[Tensor], y: Sequence[Tensor]) -> Counterexample | None:
-        """The same chord with each of its three points alone in a batch, so that no row can influence another; None if
-        the violation is not there, or no larger than what the model itself loses by rounding.
+        """The same chord with its points in a batch of their own, so that no other row can influence them; None if the
+        violation is not there, or may be rounding.
 
-        That loss is measured and not guessed: a forward in single precision differs by its own rounding, which is
-        2^29 times that of double precision.
+        Where large terms cancel, a forward is a staircase of rounding errors, and those differ from one chord to the
+        next. So a violation has to show in all of many chords that are a little shorter at one end, or in all of those
+        that are shorter at the other: at a jump, only one side lies above its chords.
         """
-        t = torch.tensor([found.t], dtype=torch.float64, device=x[0].device)
-        ends = [[p[None] for p in x], [p[None] for p in y]]
-        points = [*ends, self.middle(*ends, t)]
-        twice = [[p.expand(2, *p.shape[1:]).clone() for p in point] for point in points]  # one row may be squeezed away
-        f = torch.cat([self.values(point)[:1] for point in twice])
-        gap, tolerance = (part[0, found.output] for part in excess(f, t))
-        noise = 0.0
-        if self.single is not None:
-            try:
-                forward = self.single()
-                lower = [[p.float() if p.is_floating_point() else p for p in point] for point in twice]
-                with default(torch.float32):
-                    g = torch.cat([self.values(point, forward)[:1] for point in lower])
-                noise = float((f - g)[:, found.output].abs().max().nan_to_num(0.0, 0.0, 0.0)) * 2.0**-26
-            except Exception:  # a forward that computes in float64 whatever it is given
-                noise = 0.0
-        violation = float(gap)
-        return replace(found, violation=violation) if violation > max(float(tolerance), noise) else None
+        device = x[0].device
+        cut = SHORTER * torch.rand(SHORTENED + 1, generator=self.generator, dtype=torch.float64).to(device)
+        cut[0] = 0.0
+        left = torch.cat([cut, torch.zeros_like(cut)])
+        right = left.roll(len(cut))
+        n = len(left)
+        start, end = ([p.expand(n, *p.shape).clone() for p in point] for point in (x, y))
+        nearer = self.middle(end, start, left)  # of x, moved towards y
+        farther = self.middle(start, end, right)
+        t = torch.full((n,), found.t, dtype=torch.float64, device=device)
+        gap, tolerance = (part[:, found.output] for part in self.chord(nearer, farther, t))
+        violation = float(gap[0])
+        if not violation > float(tolerance[0]):
+            return None
+        ways = (gap > 0.25 * violation).reshape(2, -1).all(1)
+        return replace(found, violation=violation) if bool(ways.any()) else None
 
 
 def hull(box: Box) -> Box:
@@ -222,18 +220,6 @@ def default(dtype: torch.dtype) -> Generator[None]:
         yield
     finally:
         torch.set_default_dtype(before)
-
-
-def single_precision(model: nn.Module) -> Callable[[], Forward]:
-    """A float32 copy of a model, made when first asked for."""
-    made: list[nn.Module] = []
-
-    def forward() -> Forward:
-        if not made:
-            made.append(copy.deepcopy(model).float())
-        return made[0]
-
-    return forward
 
 
 def column(mask: Tensor, like: Tensor) -> Tensor:

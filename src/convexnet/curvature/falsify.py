@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from convexnet.curvature.arguments import as_example, chosen, copied, unwrapped
 from convexnet.curvature.certificate import Domain, domains_of
-from convexnet.curvature.chords import Chords, Counterexample, column, default, single_precision
+from convexnet.curvature.chords import Chords, Counterexample, column, default
 from convexnet.curvature.guided import guided
 from convexnet.curvature.trace import evaluating
 from convexnet.domains import Box
@@ -39,8 +39,8 @@ def falsify(
     """Search for a violation of convexity; None if the budget ends without one (which proves nothing).
 
     Each row of a batch counts as a sample of its own. The model is left untouched: a float64 copy is evaluated, in
-    eval mode. A violation that is found is evaluated once more, its three points alone, and must be larger than the
-    rounding of the model, which the difference from single precision measures; those twelve samples are not counted.
+    eval mode. A violation that is found must show again in a batch of its own, and in chords that are a little shorter,
+    so that it is not the rounding of terms that cancel; those 150 samples are not counted.
 
     Args:
         model: any module with floating outputs whose first dimension is the batch.
@@ -76,7 +76,7 @@ def falsify(
         twin = copied(source)
     twin.double().requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
-    chords = Chords(twin, inputs, variables, boxes, budget, generator, single_precision(twin))
+    chords = Chords(twin, inputs, variables, boxes, budget, generator)
     with evaluating(twin), default_double(), torch.enable_grad():
         attempt(chords, type(source).__name__)
         return _Search(chords).run()

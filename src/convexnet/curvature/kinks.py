@@ -296,7 +296,8 @@ POINTWISE: tuple[tuple[str, Opening], ...] = (
     ("logsigmoid", bent((0.0, -1.0))),
     *((name, curved) for name in (
         "exp", "exp2", "expm1", "log", "log1p", "log2", "log10", "square", "sqrt", "rsqrt", "reciprocal", "pow",
-        "sin", "cos", "tan", "sinh", "cosh", "acosh", "erfc", "lgamma", "erfinv", "logit", "sinc", "float_power")),
+        "sin", "cos", "tan", "rdiv", "rtruediv", "rpow", "sinh", "cosh", "acosh", "erfc", "lgamma", "erfinv", "logit",
+        "sinc", "float_power")),
     *((name, step(0.0)) for name in ("floor", "ceil", "trunc", "frac")),
     ("round", step(0.5)),
     ("sign", at((0.0, 0.0))),

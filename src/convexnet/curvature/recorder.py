@@ -213,8 +213,7 @@ def recurrent(activation: Callable[[Tensor], Tensor]) -> Callable[..., Any]:
         x: Tensor, state: Any, parameters: Any, biases: bool, layers: int, dropout: float, train: bool,
         both: bool, batch_first: bool,
     ) -> Any:  # fmt: skip
-        del dropout
-        if train or not isinstance(parameters, (list, tuple)):  # packed sequences have other arguments
+        if (train and dropout) or not isinstance(parameters, (list, tuple)):  # packed sequences have other arguments
             return None
         steps = list(x.unbind(1 if batch_first else 0))
         per, last = (4 if biases else 2), []
