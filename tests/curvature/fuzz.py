@@ -30,6 +30,7 @@ import convexnet as cx
 from convexnet.curvature import Program, certify_program, explain
 from convexnet.curvature.certificate import domains_of, given
 from convexnet.curvature.facts import Fact
+from convexnet.curvature.falsify import guided_chords
 from convexnet.curvature.trace import Source
 from convexnet.curvature.walk import walk
 
@@ -985,6 +986,7 @@ def check(built: Built, thorough: bool = False) -> str:
                     )
     if certificate.convex and thorough:
         ascend(built, runner, tensors, generator)
+        cross(built, runner, tensors)
     if built.kind == "convex" and not certificate.convex:
         raise Violation(f"convex by construction, but refused:\n{certificate}\n{built.describe()}")
     return "certified" if certificate.convex else "refused"
@@ -1039,6 +1041,45 @@ def ascend(
             if p.grad is not None:
                 p.grad.nan_to_num_(0.0, 0.0, 0.0)
         optimizer.step()
+
+
+def cross(built: Built, runner: Runner, tensors: dict[str, Tensor]) -> None:
+    """Chords of the outputs across the zero sets of the program's nonlinearities."""
+    leaves = [
+        built.nodes.index(leaf)
+        for _, leaf in built.program.outputs
+        if leaf in runner.depends and leaf.meta["val"].is_floating_point()
+    ]
+    if built.mixes or not leaves:
+        return
+    sources = built.program.sources
+
+    def run(*points: Tensor) -> list[Any]:
+        given_ = [points[sources[p].index] if sources[p].kind == "input" else tensors[p] for p in runner.placeholders]
+        return list(runner.module(*given_))
+
+    boxes = domains_of(built.program.inputs, built.variables, built.domain)
+    found = guided_chords(
+        lambda *points: [values[i] for values in [run(*points)] for i in leaves],
+        [p[:1] for p in built.program.inputs],
+        built.variables,
+        boxes,
+        budget=8_000,
+        seed=built.seed % 2**31,
+    )
+    if found is None:
+        return
+    size = 0.0
+    for end in (found.x, found.y):
+        parts = {"chosen": iter(end), "other": iter(found.others)}
+        point = [
+            next(parts["chosen" if i in built.variables else "other"])[None] for i in range(len(built.program.inputs))
+        ]
+        with torch.no_grad():
+            reals = [v for v in run(*point) if isinstance(v, Tensor) and v.is_floating_point() and v.numel()]
+        size = max([size, *(float(v.abs().nan_to_num(0.0, 0.0, 0.0).max()) for v in reals)])
+    if found.violation > ROOM * (1 + size):
+        complain(built, "the certificate, across a kink,", built.nodes[leaves[0]], found.violation)
 
 
 # --- whole modules, with writes through views ------------------------------------------------------------------------

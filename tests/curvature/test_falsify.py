@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable
 
 import pytest
@@ -235,6 +236,36 @@ def test_models_without_a_gradient() -> None:
 
     assert cx.falsify(Function(step), torch.zeros(2, 3)) is not None
     assert cx.falsify(Function(lambda x: torch.relu(x).detach()), torch.zeros(2, 3), budget=2_000) is None
+
+
+def test_a_counterexample_as_a_sentence() -> None:
+    model = Function(lambda u, x: torch.stack([x.square().sum(1), -x.square().sum(1) + u[:, 0]], 1))
+    found = cx.falsify(model, (torch.zeros(2, 1), torch.zeros(2, 3)), wrt=1)
+    assert found is not None
+    text = str(found)
+    assert text.startswith(f"Not convex: at {found.t:.4g} x + ")
+    assert f"element 1 of the outputs lies {found.violation:.4g} above its chord" in text
+    for value in (found.x[0][2], found.y[0][0], found.others[0][0]):
+        assert f"{float(value):.6g}" in text
+    picture = cx.falsify(Function(lambda x: -x.square().flatten(1).sum(1)), torch.zeros(2, 3, 4))
+    assert "...] of shape (3, 4)" in str(picture)
+    assert len(str(picture)) < 500
+
+
+@pytest.mark.parametrize("shapes", [[(2, 4)], [(2, 2, 2)], [(2, 3), (2, 3)]])
+def test_an_example_that_the_model_cannot_take_is_an_error_in_words(shapes: list[tuple[int, ...]]) -> None:
+    text = "Linear cannot be evaluated on inputs of shape " + ", ".join(map(str, shapes))
+    with pytest.raises(ValueError, match=re.escape(text)):
+        cx.falsify(nn.Linear(3, 1), tuple(torch.zeros(shape) for shape in shapes))
+
+
+def test_a_box_for_each_sample_is_taken_as_their_hull() -> None:
+    box = cx.Box(-1, 1, shape=(2,)).fix(torch.tensor([[0.5, 0.0], [0.7, 0.0], [0.1, 0.0]]), [True, False])
+    model = Function(
+        lambda x: x[:, 1].square() + torch.where((x[:, 0] >= 0.1) & (x[:, 0] <= 0.7), 0.0, -9.0 * x[:, 1] ** 2)
+    )
+    assert cx.falsify(model, torch.zeros(2, 2), domain=box, budget=2_000) is None
+    assert cx.falsify(model, torch.zeros(2, 2), budget=2_000) is not None
 
 
 def test_errors() -> None:
