@@ -20,7 +20,8 @@ from convexnet.curvature import certify
 from convexnet.curvature.arguments import chosen, copied, unwrapped
 from convexnet.curvature.falsify import default_double
 from convexnet.curvature.findings import Finding, not_finite, rewritten
-from convexnet.curvature.trace import check_lazy, check_modes, evaluating
+from convexnet.curvature.trace import check_lazy, check_modes
+from convexnet.curvature.undisturbed import evaluating, in_eval_mode
 from convexnet.differences.arithmetic import parts
 from convexnet.differences.part import ConvexPart, traced
 from convexnet.errors import NotCertified, NotTraceable
@@ -228,7 +229,7 @@ def measured(model: nn.Module, part: ConvexPart, inputs: Sequence[Tensor]) -> fl
 
 def value(model: nn.Module, batch: Sequence[Tensor]) -> Tensor:
     """The model in float64, including the tensors that its forward makes."""
-    with evaluating(model), default_double():
+    with in_eval_mode(model), default_double():
         return model(*batch)
 
 

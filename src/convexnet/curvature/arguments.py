@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from convexnet.curvature.fields import BATCH
+from convexnet.curvature.undisturbed import TRACING
 
 
 def as_example(example: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -115,7 +116,8 @@ def copied(model: nn.Module) -> nn.Module:
         ValueError: a module holds a weight that was computed with gradients (pruning, the old `weight_norm`).
     """
     try:
-        return copy.deepcopy(model)
+        with TRACING:  # another thread may have put it into eval mode for a while
+            return copy.deepcopy(model)
     except RuntimeError as error:
         for path, module in model.named_modules():
             for name, value in vars(module).items():

@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 
 from convexnet.curvature.arguments import as_example, chosen, copied, unwrapped
 from convexnet.curvature.certificate import Domain, domains_of
-from convexnet.curvature.trace import evaluating
+from convexnet.curvature.undisturbed import TRACING, evaluating
 from convexnet.domains import Box
 
 SCALES = (1.0, 0.1, 10.0, 3.0, 60.0, 0.01)
@@ -98,12 +98,13 @@ def falsify(
 @contextmanager
 def default_double() -> Generator[None]:
     """Tensors that a forward creates are float64 too."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
+    with TRACING:  # torch has one default for all threads
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float64)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(before)
 
 
 class _Search:

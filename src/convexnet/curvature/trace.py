@@ -8,12 +8,10 @@ still see, the graph is replaced by its functional decomposition, in which such 
 
 from __future__ import annotations
 
-import copy
 import io
 import logging
 import operator
 import warnings
-from collections import OrderedDict
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
@@ -35,7 +33,10 @@ from convexnet.curvature.graph import (
     without_idle_dropout,
     writes_through,
 )
+from convexnet.curvature.undisturbed import TRACING, calling, evaluating
 from convexnet.errors import NotTraceable
+
+__all__ = ["TRACING", "Program", "Source", "evaluating", "trace"]
 
 Kind = Literal["input", "parameter", "buffer", "constant"]
 
@@ -67,33 +68,6 @@ class Program:
     def operators(self) -> int:
         """How many operators the graph holds."""
         return sum(node.op == "call_function" and node.target is not operator.getitem for node in self.graph.nodes)
-
-
-# --- the model, undisturbed ------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Generator[None]:
-    """Eval mode for every submodule; afterwards every attribute is what it was, whatever the forward assigned."""
-    modules = list(model.modules())
-    saved = [(module, dict(module.__dict__)) for module in modules]
-    held = {id(value): value for _, attributes in saved for value in attributes.values() if type(value) in CONTAINERS}
-    contents = [(value, copy.copy(value)) for value in held.values()]
-    try:
-        for module in modules:
-            module.training = False
-        yield
-    finally:
-        for module, attributes in saved:
-            module.__dict__.clear()
-            module.__dict__.update(attributes)
-        for container, content in contents:
-            container.clear()
-            (container.extend if isinstance(container, list) else container.update)(content)
-
-
-CONTAINERS = (list, dict, set, OrderedDict)
-"""What a forward may append to; parameters, buffers and submodules are held in dictionaries too."""
 
 
 # --- tracing ---------------------------------------------------------------------------------------------------------
@@ -276,7 +250,7 @@ def explain(model: nn.Module, inputs: Sequence[Tensor], error: Exception) -> str
         remedy = "an input or output has a type that torch.export does not know; return tensors, tuples or dictionaries"
     else:
         try:
-            with torch.no_grad():
+            with calling(model):
                 model(*inputs)
         except Exception:
             remedy = "its forward also fails when simply called on two rows of the example: check shapes and types"

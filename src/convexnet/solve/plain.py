@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from convexnet.curvature.arguments import copied, in_float64
-from convexnet.curvature.trace import evaluating
+from convexnet.curvature.undisturbed import in_eval_mode
 
 INSIDE = 1e-9
 """How far towards the centre, as a share of the way, a function that is convex on a box only is differentiated."""
@@ -51,7 +51,7 @@ class Plain:
     def called(self, y: Tensor) -> Tensor:
         inputs = list(self.inputs)
         inputs[self.variable] = y.view(inputs[self.variable].shape)
-        with evaluating(self.module):
+        with in_eval_mode(self.module):
             return self.module(*inputs).reshape(self.batch)
 
     def value(self, y: Tensor) -> Tensor:
