@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from convexnet.curvature.accepted import check_example
 from convexnet.curvature.fields import BATCH
 from convexnet.curvature.undisturbed import TRACING
 
@@ -32,24 +33,23 @@ def as_example(example: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
         )
     if not tensors:
         raise ValueError("the example is empty: give one tensor per positional argument of the model")
-    for i, tensor in enumerate(tensors):
+    plain: list[Tensor] = []
+    for i, given in enumerate(tensors):
         where = f"example[{i}]"
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"{where} must be a tensor, not {type(tensor).__name__}: use torch.as_tensor")
-        if tensor.is_complex():
-            raise TypeError(f"{where} is complex; convexity is defined for real inputs: pass real and imaginary parts")
-        if tensor.is_sparse or tensor.is_quantized:
-            raise TypeError(f"{where} is sparse or quantised; pass a dense tensor")
+        if not isinstance(given, Tensor):
+            raise TypeError(f"{where} must be a tensor, not {type(given).__name__}: use torch.as_tensor")
+        tensor = check_example(given, where)
         if tensor.ndim == 0:
             raise ValueError(f"{where} has no batch dimension: its shape is (); use x.unsqueeze(0)")
         if tensor.shape[0] == 0:
             raise ValueError(f"{where} has an empty batch: its shape is {tuple(tensor.shape)}")
-        if tensor.shape[0] != tensors[0].shape[0]:
+        if plain and tensor.shape[0] != plain[0].shape[0]:
             raise ValueError(
-                f"the batch comes first in every input, but example[0] has {tensors[0].shape[0]} rows and {where} "
+                f"the batch comes first in every input, but example[0] has {plain[0].shape[0]} rows and {where} "
                 f"has {tensor.shape[0]}"
             )
-    return tensors
+        plain.append(tensor)
+    return tuple(plain)
 
 
 def chosen(inputs: Sequence[Tensor], wrt: int | Sequence[int] | None) -> tuple[int, ...]:

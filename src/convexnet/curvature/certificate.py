@@ -15,7 +15,7 @@ from convexnet.curvature.facts import AFFINE, CONCAVE, CONSTANT, CONVEX, UNKNOWN
 from convexnet.curvature.fields import aligned_rows, compact, uniform
 from convexnet.curvature.findings import Finding, aligned, findings_of, not_finite, rewritten
 from convexnet.curvature.graph import base_name, module_path, source_line
-from convexnet.curvature.trace import Program, Source, trace
+from convexnet.curvature.trace import Program, Source, place, trace
 from convexnet.curvature.walk import Walk, walk
 from convexnet.domains import Box
 from convexnet.errors import NotCertified
@@ -199,11 +199,6 @@ def apart(program: Program, moves: Callable[[Source], bool]) -> Callable[[Source
     """Which tensors of a model lie in no memory of one that `moves`; a buffer may share it with a parameter."""
     memory = {place(s.tensor) for s in program.sources.values() if s.tensor is not None and moves(s)}
     return lambda source: source.tensor is None or place(source.tensor) not in memory
-
-
-def place(tensor: Tensor) -> int:
-    """Where a tensor's memory starts; a buffer may share it with a parameter."""
-    return tensor.untyped_storage().data_ptr() or id(tensor)
 
 
 def _describe(boxes: Mapping[int, Box]) -> str:

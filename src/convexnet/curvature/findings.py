@@ -94,10 +94,19 @@ def not_finite(program: Program) -> tuple[Finding, ...]:
 
 
 def rewritten(program: Program) -> tuple[Finding, ...]:
-    """A finding for every buffer that the outputs depend on and that the forward changes: the next call is another."""
+    """A finding for each thing that makes the next call another function: random numbers that are not torch's, and
+    buffers that the outputs depend on and that the forward changes."""
+    drawn = tuple(
+        Finding(
+            "", "", name, "",
+            f"the forward draws from {name}, so the next call may be another function",
+            "draw random numbers in training mode only",
+        )
+        for name in program.draws
+    )  # fmt: skip
     nodes = [leaf for _, leaf in program.outputs if isinstance(leaf, fx.Node)]
     used = {str(node.target) for leaf in nodes for node in ancestors(leaf) if node.op == "placeholder"}
-    return tuple(
+    return drawn + tuple(
         Finding(
             source.name.rpartition(".")[0], "", "buffer", "",
             f"the forward changes {source.name}, so the next call is another function",

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import logging
 import random
+import sys
 import threading
+import warnings
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
@@ -221,6 +223,47 @@ def surroundings() -> Generator[None]:
             draws.restore()
 
 
+@contextmanager
+def quiet() -> Generator[None]:
+    """Without torch's warnings, logs and prints about a graph that it could not finish; we report that ourselves."""
+    logger = logging.getLogger("torch")
+    level = logger.level
+    with warnings.catch_warnings(), silent("stderr"):
+        warnings.simplefilter("ignore")
+        logger.setLevel(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
+
+
+@contextmanager
+def silent(*names: str) -> Generator[None]:
+    """Without what this thread prints, to stdout and stderr or to one of them; other threads still print."""
+    before = {name: getattr(sys, name) for name in names or ("stdout", "stderr")}
+    try:
+        for name, stream in before.items():
+            setattr(sys, name, Muted(stream, threading.get_ident()))
+        yield
+    finally:
+        for name, stream in before.items():
+            setattr(sys, name, stream)
+
+
+class Muted:
+    """A stream as all threads see it, but one."""
+
+    def __init__(self, stream: Any, thread: int) -> None:
+        self._stream = stream
+        self._thread = thread
+
+    def write(self, text: str) -> int:
+        return len(text) if threading.get_ident() == self._thread else self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 def loggers() -> list[logging.Logger]:
     named = [logger for logger in logging.root.manager.loggerDict.copy().values() if isinstance(logger, logging.Logger)]
     return [logging.root, *named]
@@ -235,12 +278,18 @@ class Generators:
         self.torch = torch.get_rng_state()
         self.cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
 
+    def moved(self) -> tuple[str, ...]:
+        """Which of Python's and NumPy's have been drawn from since."""
+        now: Any = np.random.get_state()  # noqa: NPY002
+        same = now[2:] == self.numpy[2:] and np.array_equal(now[1], self.numpy[1])
+        return ("random",) * (random.getstate() != self.python) + ("numpy.random",) * (not same)
+
     def restore(self) -> None:
         """Put back those that have moved."""
-        if random.getstate() != self.python:
+        moved = self.moved()
+        if "random" in moved:
             random.setstate(self.python)
-        now: Any = np.random.get_state()  # noqa: NPY002
-        if now[2:] != self.numpy[2:] or not np.array_equal(now[1], self.numpy[1]):
+        if "numpy.random" in moved:
             np.random.set_state(self.numpy)  # noqa: NPY002
         if not torch.equal(torch.get_rng_state(), self.torch):
             torch.set_rng_state(self.torch)
