@@ -138,7 +138,7 @@ def certify(
         wrt: the input or inputs to be convex in; the others are parameters (partial convexity). None: jointly
             convex in all floating inputs.
         domain: a `Box` of one sample that the chosen input stays in (or one for each chosen input; None: free). The
-            certificate then holds on that box.
+            certificate then holds on that box; where it is one for each sample, on the smallest that holds them all.
 
     Raises:
         TypeError, ValueError: wrong arguments.
@@ -201,9 +201,28 @@ def apart(program: Program, moves: Callable[[Source], bool]) -> Callable[[Source
     return lambda source: source.tensor is None or place(source.tensor) not in memory
 
 
+FACTORS = 4
+"""Elements of a box that are printed one by one."""
+
+
 def _describe(boxes: Mapping[int, Box]) -> str:
-    parts = [f"input {i} in [{float(box.lo.min()):g}, {float(box.hi.max()):g}]" for i, box in boxes.items()]
-    return "; ".join(parts)
+    return "; ".join(f"input {index} in {_shown(box)}" for index, box in boxes.items())
+
+
+def _shown(box: Box) -> str:
+    """A box in words: no more than it holds is claimed."""
+    sides = list(zip(box.lo.flatten().tolist(), box.hi.flatten().tolist(), strict=True))
+    if len(set(sides)) <= 1 or len(sides) <= FACTORS:
+        factors = [f"[{_number(lo)}, {_number(hi)}]" for lo, hi in (sides[:1] if len(set(sides)) <= 1 else sides)]
+        return " x ".join(factors)
+    least, greatest = min(lo for lo, _ in sides), max(hi for _, hi in sides)
+    return f"its box, whose bounds differ between elements and lie in [{_number(least)}, {_number(greatest)}]"
+
+
+def _number(value: float) -> str:
+    """Short where that is exact."""
+    short = f"{value:g}"
+    return short if float(short) == value else repr(value)
 
 
 def _step(node: fx.Node, result: str) -> Step:
@@ -211,7 +230,7 @@ def _step(node: fx.Node, result: str) -> Step:
 
 
 def domains_of(inputs: Sequence[Tensor], variables: Sequence[int], domain: Domain) -> dict[int, Box]:
-    """The box of each chosen input that has one."""
+    """The box of each chosen input that has one; of a box for each sample, the one that holds them all."""
     if domain is None:
         return {}
     listed = [domain] if isinstance(domain, Box) else list(domain)
@@ -226,7 +245,8 @@ def domains_of(inputs: Sequence[Tensor], variables: Sequence[int], domain: Domai
         shape = inputs[index].shape[1:]
         if box.shape != shape:
             raise ValueError(f"the domain of input {index} has shape {tuple(box.shape)}, one sample has {tuple(shape)}")
-        boxes[index] = box
+        hull = box.hull()
+        boxes[index] = Box(hull.lo.detach(), hull.hi.detach(), hull.shape)
     return boxes
 
 

@@ -150,7 +150,10 @@ def order_of(program: Program) -> Callable[[fx.Node], int]:
 
 def of_output(path: str, fact: Fact, node: fx.Node, step: int) -> Finding:
     """A finding of an output's own: concave, of mixed curvature, or out of line with the batch."""
-    if not aligned(fact):
+    if not fact.shape or fact.shape[0] != BATCH:
+        reason = f"its shape is {tuple(fact.shape)} for two samples: the first dimension is not the batch"
+        remedy = "keep the batch in the first dimension: one row for each sample"
+    elif not aligned(fact):
         reason = "its row i depends on other rows of the batch than row i, so it is no function of one sample"
         remedy = "keep the batch in the first dimension, and do not reorder or reduce it"
     elif fact.curvature == CONCAVE:
