@@ -21,7 +21,7 @@ from convexnet.curvature.accepted import check_model
 from convexnet.curvature.arguments import chosen, copied, unwrapped
 from convexnet.curvature.falsify import default_double
 from convexnet.curvature.findings import Finding, not_finite, rewritten
-from convexnet.curvature.undisturbed import evaluating, in_eval_mode
+from convexnet.curvature.undisturbed import evaluating, in_eval_mode, surroundings
 from convexnet.differences.arithmetic import parts
 from convexnet.differences.part import ConvexPart, traced
 from convexnet.errors import NotCertified, NotTraceable
@@ -228,7 +228,7 @@ def measured(model: nn.Module, part: ConvexPart, inputs: Sequence[Tensor]) -> fl
 
 def value(model: nn.Module, batch: Sequence[Tensor]) -> Tensor:
     """The model in float64, including the tensors that its forward makes."""
-    with in_eval_mode(model), default_double():
+    with surroundings(), in_eval_mode(model), default_double():
         return model(*batch)
 
 

@@ -17,6 +17,7 @@ from convexnet.curvature.graph import base_name, functional
 from convexnet.curvature.shapes import Moved, reshaped
 from convexnet.curvature.table import TABLE
 from convexnet.curvature.trace import Program, trace
+from convexnet.curvature.undisturbed import surroundings
 from convexnet.errors import ConvexNetError
 from convexnet.memory import CONSTRAINT, ONLY, example_of
 from convexnet.nn.heads import FreeHead
@@ -239,7 +240,7 @@ def check_same(model: nn.Module, plain: nn.Module, inputs: Sequence[Tensor]) -> 
         torch.randn(t.shape, generator=generator, dtype=torch.float64).to(t.device) if t.is_floating_point() else t
         for t in inputs
     ]
-    with torch.no_grad():
+    with surroundings(), torch.no_grad():
         one, other = (flat(copy.deepcopy(net).eval().double()(*probes)) for net in (model, plain))
     for a, b in zip(one, other, strict=True):
         size = float(a.abs().max()) if a.numel() else 0.0

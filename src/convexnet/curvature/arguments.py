@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from convexnet.curvature.accepted import check_example
+from convexnet.curvature.accepted import check_example, check_modules, check_tensors
 from convexnet.curvature.fields import BATCH
 from convexnet.curvature.undisturbed import TRACING
 
@@ -113,12 +113,15 @@ def copied(model: nn.Module) -> nn.Module:
     """A deep copy, or an error that names what cannot be copied.
 
     Raises:
+        NotTraceable: it holds tensors or modules that are not torch's plain ones (see `accepted`).
         ValueError: a module holds a weight that was computed with gradients (pruning, the old `weight_norm`).
     """
     try:
         with TRACING:  # another thread may have put it into eval mode for a while
             return copy.deepcopy(model)
-    except RuntimeError as error:
+    except (RuntimeError, NotImplementedError) as error:
+        check_modules(model)
+        check_tensors(model)
         for path, module in model.named_modules():
             for name, value in vars(module).items():
                 if isinstance(value, Tensor) and not value.is_leaf:
