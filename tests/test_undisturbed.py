@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import random
 import sys
-import threading
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -81,7 +80,6 @@ def of_surroundings() -> dict[str, Any]:
         "transforms": torch._C._functorch.maybe_current_level(),
         "exporting": (torch.compiler.is_exporting(), torch.compiler.is_compiling()),
         "device": torch.get_default_device(),
-        "threads of Python": threading.active_count(),
     }
 
 
