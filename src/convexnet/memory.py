@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from convexnet.curvature.arguments import as_example, two_rows, unwrapped
-from convexnet.curvature.trace import evaluating
+from convexnet.curvature.undisturbed import calling
 
 EXAMPLE = "_convexnet_example"
 CONSTRAINT = "_convexnet_constraint"
@@ -90,7 +90,7 @@ def guesses(model: nn.Module) -> Iterator[Tensor]:
 def runs(model: nn.Module, guess: Tensor) -> bool:
     """Whether a batch passes through a model."""
     try:
-        with torch.no_grad(), evaluating(model):
+        with calling(model):
             model(guess)
     except (RuntimeError, ValueError, TypeError, IndexError):
         return False
@@ -129,7 +129,7 @@ def part_of(model: nn.Module, path: str, inputs: Sequence[Tensor]) -> tuple[nn.M
 
     handle = target.register_forward_pre_hook(catch)
     try:
-        with torch.no_grad(), evaluating(model):
+        with calling(model):
             model(*(two_rows(tensor) for tensor in inputs))
     finally:
         handle.remove()

@@ -17,10 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from convexnet.curvature import certify
+from convexnet.curvature.accepted import check_model
 from convexnet.curvature.arguments import chosen, copied, unwrapped
 from convexnet.curvature.falsify import default_double
 from convexnet.curvature.findings import Finding, not_finite, rewritten
-from convexnet.curvature.trace import check_lazy, check_modes, evaluating
+from convexnet.curvature.undisturbed import evaluating, in_eval_mode, surroundings
 from convexnet.differences.arithmetic import parts
 from convexnet.differences.part import ConvexPart, traced
 from convexnet.errors import NotCertified, NotTraceable
@@ -176,8 +177,7 @@ def decomposed(
 
 def in_float64(model: nn.Module) -> nn.Module:
     """A frozen copy in float64 and eval mode."""
-    check_modes(model)
-    check_lazy(model)
+    check_model(model)
     with evaluating(model):
         twin = copied(model)
     return twin.double().requires_grad_(False)
@@ -228,7 +228,7 @@ def measured(model: nn.Module, part: ConvexPart, inputs: Sequence[Tensor]) -> fl
 
 def value(model: nn.Module, batch: Sequence[Tensor]) -> Tensor:
     """The model in float64, including the tensors that its forward makes."""
-    with evaluating(model), default_double():
+    with surroundings(), in_eval_mode(model), default_double():
         return model(*batch)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 
 import torch
@@ -17,6 +16,7 @@ from convexnet.curvature.graph import base_name, functional
 from convexnet.curvature.shapes import Moved, reshaped
 from convexnet.curvature.table import TABLE
 from convexnet.curvature.trace import Program, trace
+from convexnet.curvature.undisturbed import in_eval_mode, surroundings
 from convexnet.errors import ConvexNetError
 from convexnet.memory import CONSTRAINT, ONLY, example_of
 from convexnet.nn.heads import FreeHead
@@ -239,8 +239,8 @@ def check_same(model: nn.Module, plain: nn.Module, inputs: Sequence[Tensor]) -> 
         torch.randn(t.shape, generator=generator, dtype=torch.float64).to(t.device) if t.is_floating_point() else t
         for t in inputs
     ]
-    with torch.no_grad():
-        one, other = (flat(copy.deepcopy(net).eval().double()(*probes)) for net in (model, plain))
+    with surroundings(), torch.no_grad():
+        one, other = (flat(called(copied(net).double(), probes)) for net in (model, plain))
     for a, b in zip(one, other, strict=True):
         size = float(a.abs().max()) if a.numel() else 0.0
         worst = float((a - b).abs().max()) if a.numel() else 0.0
@@ -249,6 +249,12 @@ def check_same(model: nn.Module, plain: nn.Module, inputs: Sequence[Tensor]) -> 
                 f"the baked copy of {type(model).__name__} differs by {worst:.3g} where outputs reach {size:.3g}, more "
                 "than rounding explains: a layer looks at the parameters of another, or its weights are not finite"
             )
+
+
+def called(model: nn.Module, inputs: Sequence[Tensor]) -> object:
+    """What a copy makes of some inputs, in eval mode."""
+    with in_eval_mode(model):
+        return model(*inputs)
 
 
 def flat(value: object) -> list[Tensor]:

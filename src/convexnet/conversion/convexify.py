@@ -16,9 +16,10 @@ from convexnet.conversion.head import free_head
 from convexnet.conversion.rewrites import ACTIVATIONS, EXCHANGED, NORMS, SQUASHING, Rewriter, Seen, watch
 from convexnet.conversion.statistics import Probe, estimate, inputs_of_norms, overflow, probe_of
 from convexnet.conversion.widen import widen_first as widen
+from convexnet.curvature.accepted import check_modules, check_tensors
 from convexnet.curvature.arguments import as_example, copied, two_rows, unwrapped
 from convexnet.curvature.findings import Finding
-from convexnet.curvature.trace import check_lazy, trace
+from convexnet.curvature.trace import trace
 from convexnet.errors import NotCertified, meant
 from convexnet.initialise import initialise
 from convexnet.memory import CHANGES, ONLY, part_of, recall, remember_example
@@ -109,8 +110,9 @@ def convexify(
     how = method_of(method, epsilon)
     inputs = as_example(example)
     check_replacements(replace)
+    check_tensors(unwrapped(model))
+    check_modules(unwrapped(model))
     whole = copied(unwrapped(model))
-    check_lazy(whole)
     probe = probe_of(inputs)
     before = inputs_of_norms(whole, probe)
     target, seen = (whole, inputs) if only is None else part_of(whole, only, inputs)

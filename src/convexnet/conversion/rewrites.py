@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 
 from convexnet.conversion.changes import Change, described
 from convexnet.curvature import certify
-from convexnet.curvature.trace import evaluating
+from convexnet.curvature.undisturbed import calling, in_eval_mode
 from convexnet.errors import ConvexNetError
 from convexnet.nn.norms import Affine, BatchNormAlong
 
@@ -208,7 +208,7 @@ def watch(model: nn.Module, inputs: tuple[Tensor, ...]) -> Seen:
 
     handles = [module.register_forward_hook(note) for module in model.modules()]
     try:
-        with torch.no_grad(), evaluating(model):
+        with calling(model):
             outputs = {id(leaf) for leaf in pytree.tree_leaves(model(*inputs))}
     finally:
         for handle in handles:
@@ -224,7 +224,7 @@ def is_sample_norm(module: nn.Module) -> bool:
 def probe(module: nn.Module, x: Tensor) -> Tensor | None:
     """What a module makes of an input, in eval mode; None where it fails."""
     try:
-        with torch.no_grad(), evaluating(module), warnings.catch_warnings():
+        with torch.no_grad(), in_eval_mode(module), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             out = module(x)
     except (RuntimeError, ValueError, TypeError, IndexError):

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from convexnet.curvature.accepted import check_example, check_modules, check_tensors
 from convexnet.curvature.fields import BATCH
+from convexnet.curvature.undisturbed import TRACING
 
 
 def as_example(example: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -31,24 +33,23 @@ def as_example(example: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
         )
     if not tensors:
         raise ValueError("the example is empty: give one tensor per positional argument of the model")
-    for i, tensor in enumerate(tensors):
+    plain: list[Tensor] = []
+    for i, given in enumerate(tensors):
         where = f"example[{i}]"
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"{where} must be a tensor, not {type(tensor).__name__}: use torch.as_tensor")
-        if tensor.is_complex():
-            raise TypeError(f"{where} is complex; convexity is defined for real inputs: pass real and imaginary parts")
-        if tensor.is_sparse or tensor.is_quantized:
-            raise TypeError(f"{where} is sparse or quantised; pass a dense tensor")
+        if not isinstance(given, Tensor):
+            raise TypeError(f"{where} must be a tensor, not {type(given).__name__}: use torch.as_tensor")
+        tensor = check_example(given, where)
         if tensor.ndim == 0:
             raise ValueError(f"{where} has no batch dimension: its shape is (); use x.unsqueeze(0)")
         if tensor.shape[0] == 0:
             raise ValueError(f"{where} has an empty batch: its shape is {tuple(tensor.shape)}")
-        if tensor.shape[0] != tensors[0].shape[0]:
+        if plain and tensor.shape[0] != plain[0].shape[0]:
             raise ValueError(
-                f"the batch comes first in every input, but example[0] has {tensors[0].shape[0]} rows and {where} "
+                f"the batch comes first in every input, but example[0] has {plain[0].shape[0]} rows and {where} "
                 f"has {tensor.shape[0]}"
             )
-    return tensors
+        plain.append(tensor)
+    return tuple(plain)
 
 
 def chosen(inputs: Sequence[Tensor], wrt: int | Sequence[int] | None) -> tuple[int, ...]:
@@ -112,11 +113,15 @@ def copied(model: nn.Module) -> nn.Module:
     """A deep copy, or an error that names what cannot be copied.
 
     Raises:
+        NotTraceable: it holds tensors or modules that are not torch's plain ones (see `accepted`).
         ValueError: a module holds a weight that was computed with gradients (pruning, the old `weight_norm`).
     """
     try:
-        return copy.deepcopy(model)
-    except RuntimeError as error:
+        with TRACING:  # another thread may have put it into eval mode for a while
+            return copy.deepcopy(model)
+    except (RuntimeError, NotImplementedError) as error:
+        check_modules(model)
+        check_tensors(model)
         for path, module in model.named_modules():
             for name, value in vars(module).items():
                 if isinstance(value, Tensor) and not value.is_leaf:

@@ -17,7 +17,14 @@ from convexnet.curvature.pointwise import Profile, apply_profile
 from convexnet.curvature.profiles import clamp, power
 from convexnet.curvature.reductions import Reduction, below
 
-PRODUCT = "it multiplies two quantities that both depend on the input, and such a product is convex in neither"
+PRODUCT = (
+    "it multiplies two quantities that both depend on the input, and such a product is in general not convex in both "
+    "together"
+)
+LOG = Profile(
+    concave=((5e-324, INF),), rising=((5e-324, INF),), nonneg=((1.0, INF),), nonpos=((0.0, 1.0),),
+    note="the logarithm is concave: it is convex only after a sum of exponentials",
+)  # fmt: skip
 
 
 # --- sums and products -----------------------------------------------------------------------------------------------
@@ -146,7 +153,7 @@ def pow_(call: Call) -> Fact:
     base, exponent = call.args[0], call.args[1]
     if isinstance(exponent, Fact):
         if exponent.value is None or exponent.value.numel() != 1:
-            if isinstance(base, Fact) or not exponent.constant:
+            if isinstance(base, Fact) and exponent.constant:
                 raise Refusal("its exponent is not one fixed number", "use a constant exponent")
         exponent = float(exponent.value) if exponent.value is not None else exponent
     if isinstance(base, Fact) and not isinstance(exponent, Fact):
@@ -160,11 +167,7 @@ def powers(exponent: float) -> Callable[[Call], Fact]:
 
 def log(call: Call) -> Fact:
     """Concave and rising, and convex after a sum of exponentials (log-convex functions)."""
-    profile = Profile(
-        concave=((5e-324, INF),), rising=((5e-324, INF),), nonneg=((1.0, INF),), nonpos=((0.0, 1.0),),
-        note="the logarithm is concave: it is convex only after a sum of exponentials",
-    )  # fmt: skip
-    result = apply_profile(profile, call.on, call.x)
+    result = apply_profile(LOG, call.on, call.x)
     if call.x.power == INF:
         return replace(result, nonconvex=uniform(False, result.shape, torch.bool))
     return result

@@ -15,7 +15,7 @@ from convexnet.curvature.facts import AFFINE, CONCAVE, CONSTANT, CONVEX, UNKNOWN
 from convexnet.curvature.fields import aligned_rows, compact, uniform
 from convexnet.curvature.findings import Finding, aligned, findings_of, not_finite, rewritten
 from convexnet.curvature.graph import base_name, module_path, source_line
-from convexnet.curvature.trace import Program, Source, trace
+from convexnet.curvature.trace import Program, Source, place, trace
 from convexnet.curvature.walk import Walk, walk
 from convexnet.domains import Box
 from convexnet.errors import NotCertified
@@ -138,7 +138,7 @@ def certify(
         wrt: the input or inputs to be convex in; the others are parameters (partial convexity). None: jointly
             convex in all floating inputs.
         domain: a `Box` of one sample that the chosen input stays in (or one for each chosen input; None: free). The
-            certificate then holds on that box.
+            certificate then holds on that box; where it is one for each sample, on the smallest that holds them all.
 
     Raises:
         TypeError, ValueError: wrong arguments.
@@ -201,14 +201,28 @@ def apart(program: Program, moves: Callable[[Source], bool]) -> Callable[[Source
     return lambda source: source.tensor is None or place(source.tensor) not in memory
 
 
-def place(tensor: Tensor) -> int:
-    """Where a tensor's memory starts; a buffer may share it with a parameter."""
-    return tensor.untyped_storage().data_ptr() or id(tensor)
+FACTORS = 4
+"""Elements of a box that are printed one by one."""
 
 
 def _describe(boxes: Mapping[int, Box]) -> str:
-    parts = [f"input {i} in [{float(box.lo.min()):g}, {float(box.hi.max()):g}]" for i, box in boxes.items()]
-    return "; ".join(parts)
+    return "; ".join(f"input {index} in {_shown(box)}" for index, box in boxes.items())
+
+
+def _shown(box: Box) -> str:
+    """A box in words: no more than it holds is claimed."""
+    sides = list(zip(box.lo.flatten().tolist(), box.hi.flatten().tolist(), strict=True))
+    if len(set(sides)) <= 1 or len(sides) <= FACTORS:
+        factors = [f"[{_number(lo)}, {_number(hi)}]" for lo, hi in (sides[:1] if len(set(sides)) <= 1 else sides)]
+        return " x ".join(factors)
+    least, greatest = min(lo for lo, _ in sides), max(hi for _, hi in sides)
+    return f"its box, whose bounds differ between elements and lie in [{_number(least)}, {_number(greatest)}]"
+
+
+def _number(value: float) -> str:
+    """Short where that is exact."""
+    short = f"{value:g}"
+    return short if float(short) == value else repr(value)
 
 
 def _step(node: fx.Node, result: str) -> Step:
@@ -216,7 +230,7 @@ def _step(node: fx.Node, result: str) -> Step:
 
 
 def domains_of(inputs: Sequence[Tensor], variables: Sequence[int], domain: Domain) -> dict[int, Box]:
-    """The box of each chosen input that has one."""
+    """The box of each chosen input that has one; of a box for each sample, the one that holds them all."""
     if domain is None:
         return {}
     listed = [domain] if isinstance(domain, Box) else list(domain)
@@ -231,7 +245,8 @@ def domains_of(inputs: Sequence[Tensor], variables: Sequence[int], domain: Domai
         shape = inputs[index].shape[1:]
         if box.shape != shape:
             raise ValueError(f"the domain of input {index} has shape {tuple(box.shape)}, one sample has {tuple(shape)}")
-        boxes[index] = box
+        hull = box.hull()
+        boxes[index] = Box(hull.lo.detach(), hull.hi.detach(), hull.shape)
     return boxes
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from convexnet.curvature.undisturbed import TRACING
 from convexnet.domains import Box
 
 TOLERANCE = 1e-8
@@ -214,12 +215,13 @@ def excess(f: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
 @contextmanager
 def default(dtype: torch.dtype) -> Generator[None]:
     """Tensors that a forward creates are of this type."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
+    with TRACING:  # torch has one default for all threads
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(dtype)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(before)
 
 
 def column(mask: Tensor, like: Tensor) -> Tensor:

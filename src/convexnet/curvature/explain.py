@@ -1,52 +1,87 @@
-"""Words for a step that loses convexity: why the composition theorem does not apply, and what to do."""
+"""Words for a step that loses convexity: why the composition theorem does not apply, and what to do.
+
+A reason is about the call at hand: what the operator is (with these settings, on the range its argument is known to lie
+in), and what its arguments are. It is chosen by what is known of them, never by the operator's name alone.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from torch import Tensor
 
+from convexnet.curvature.arithmetic import LOG
 from convexnet.curvature.call import Call, Refusal
-from convexnet.curvature.facts import CONCAVE, CONSTANT, CONVEX, INF, UNKNOWN, Fact
+from convexnet.curvature.facts import AFFINE, CONCAVE, CONSTANT, CONVEX, INF, UNKNOWN, Fact, as_fact
 from convexnet.curvature.fields import core, where_any
 from convexnet.curvature.opaque import Opaque
 from convexnet.curvature.pointwise import Pointwise, Profile, outside
+from convexnet.curvature.profiles import clamp, power
 from convexnet.curvature.reductions import Reduction, Window
 from convexnet.curvature.table import ACTIVATION_REMEDY, TABLE
 
 WEIGHTED = {
     "linear": 1, "conv1d": 1, "conv2d": 1, "conv3d": 1, "conv_transpose1d": 1, "conv_transpose2d": 1,
     "conv_transpose3d": 1, "convolution": 1, "batch_norm": 1, "_native_batch_norm_legit_no_training": 1, "matmul": 1,
-    "mm": 1, "bmm": 1, "mv": 1, "addmm": 2, "baddbmm": 2, "mul": 1, "div": 1, "einsum": 1, "prelu": 1,
+    "mm": 1, "bmm": 1, "mv": 1, "dot": 1, "outer": 1, "addmm": 2, "baddbmm": 2, "mul": 1, "div": 1, "einsum": 1,
 }  # fmt: skip
+EITHER_SIDE = ("matmul", "mm", "bmm", "mv", "dot", "outer", "mul", "addmm", "baddbmm")
+"""Weighted operators whose coefficients may be on either side."""
+
+POWERS = {"square": 2.0, "sqrt": 0.5, "rsqrt": -0.5, "reciprocal": -1.0}
+STARTS = {"log": 0.0, "log1p": -1.0, "sqrt": 0.0, "rsqrt": 0.0}
+"""From where on a function of one number is real."""
+
+RISES = "non-decreasing in every argument"
+KINDS = {
+    "maximum": ("convex", RISES), "max": ("convex", RISES), "clamp": ("convex", RISES), "clamp_min": ("convex", RISES),
+    "minimum": ("concave", RISES), "min": ("concave", RISES), "clamp_max": ("concave", RISES),
+    "log_softmax": ("concave", "non-decreasing in one element and non-increasing in the others"),
+    "_log_softmax": ("concave", "non-decreasing in one element and non-increasing in the others"),
+    "cdist": ("convex", "neither non-decreasing nor non-increasing"),
+}  # fmt: skip
+"""Functions of several numbers: their curvature, and how they move."""
+
+POLE = Refusal(
+    "its argument does not depend on the input, but may be 0, where the result is infinite and of either sign",
+    "keep it away from 0, as softplus(c) + 1 or exp(c) does",
+)
+KEEP = "bring it an affine argument, or one of the curvature that it keeps"
+SEPARATE = "keep the two kinds apart, or make all of them convex"
 
 
 def explain(call: Call) -> Refusal:
     """The reason and the remedy for a call whose result is unknown though its arguments were not."""
     rule = TABLE[call.name]
+    if not joined(call):
+        return of_constants(call)
     if isinstance(rule, Opaque):
-        return Refusal(rule.reason, rule.remedy)
-    if isinstance(rule, Pointwise):
-        return of_function(call.name, rule.of(call), call.x)
-    if call.name == "prelu":
-        return Refusal(
-            "a slope lies outside [0, 1], and PReLU is convex and non-decreasing only for slopes in between",
-            "clamp the slopes to [0, 1], or use LeakyReLU",
-        )
+        return of_opaque(call, rule)
+    profile, x = function_of(call)
+    if profile is not None and x is not None:
+        return of_function(call.name, profile, x)
+    if call.name in ("prelu", "_prelu_kernel"):
+        return of_prelu(call)
     if call.name.startswith("rnn_relu"):
         return of_rnn(call)
+    if call.name == "lerp" and as_fact(call.args[2]).value is None:
+        return Refusal(
+            f"its weight is not known to lie in [0, 1], and its ends are {joined(call)}", "use a constant weight"
+        )
     weight = weights_of(call)
     if weight is not None:
         return of_weights(call, weight)
     if isinstance(rule, (Reduction, Window)):
-        shape = {"up": "convex", "down": "concave", "straight": "linear with coefficients of either sign"}[rule.bends]
-        return Refusal(
-            f"{call.name} is {shape} here, and its argument is {joined(call)}",
-            "make the argument affine, or convex where the operator is convex and rises with it",
-        )
+        return of_reduction(call, rule)
     if call.name in ("add", "sub", "rsub"):
         return Refusal(
             "it adds what bends upwards to what bends downwards, or subtracts two that bend alike: the sum is neither",
             "let at most one of the two be non-affine, or add quantities of one curvature",
         )
+    if call.name in KINDS:
+        own, moves = KINDS[call.name]
+        return Refusal(f"{call.name} is {own} and {moves}, but its arguments are {joined(call)}", KEEP)
     return Refusal(
         f"{call.name} of {joined(call)} is covered by no case of the composition theorem",
         "bring convex quantities together only by sums, maxima and non-negative multiples",
@@ -55,33 +90,170 @@ def explain(call: Call) -> Refusal:
 
 def joined(call: Call) -> str:
     """The curvatures of the arguments that vary."""
-    found = dict.fromkeys(
-        ("partly convex and partly concave" if fact.curvature == UNKNOWN else fact.curvature)
-        for fact in call.facts()
-        if fact.curvature != CONSTANT
-    )
+    found = dict.fromkeys(bend(fact) for fact in call.facts() if fact.curvature != CONSTANT)
+    if len(found) > 1:
+        found.pop(AFFINE, None)  # an affine argument stands in nobody's way
     return " and ".join(found)
+
+
+def bend(fact: Fact) -> str:
+    return "partly convex and partly concave" if fact.curvature == UNKNOWN else fact.curvature
+
+
+# --- functions of one number -----------------------------------------------------------------------------------------
+
+
+def function_of(call: Call) -> tuple[Profile | None, Fact | None]:
+    """The function of one number that a call is, and its argument."""
+    rule = TABLE[call.name]
+    if isinstance(rule, Pointwise):
+        return rule.of(call), call.x
+    if call.name in POWERS:
+        return power(POWERS[call.name]), call.x
+    if call.name == "log":
+        return LOG, call.x
+    if call.name == "pow" and isinstance(call.args[0], Fact):
+        exponent = number(call.args[1])
+        return (None, None) if exponent is None else (power(exponent), call.x)
+    if call.name == "mul" and len({id(fact) for fact in call.facts()}) == 1 and len(call.facts()) == 2:
+        return power(2.0), call.x
+    if call.name == "div" and as_fact(call.args[0]).constant and as_fact(call.args[1]).curvature != AFFINE:
+        return power(-1.0), as_fact(call.args[1])
+    if call.name in ("clamp", "clamp_min", "clamp_max"):
+        names = ("min", "max") if call.name == "clamp" else (call.name.removeprefix("clamp_"),)
+        ends = {name: call.arg(i + 1, name) for i, name in enumerate(names)}
+        if not any(isinstance(end, Fact) for end in ends.values()):
+            return clamp(ends.get("min"), ends.get("max")), call.x
+    return None, None
+
+
+def number(value: Any) -> float | None:
+    """A Python number, or the one in a tensor of one element."""
+    if isinstance(value, Fact):
+        return None if value.value is None or value.value.numel() != 1 else float(value.value)
+    return float(value)
 
 
 def of_function(name: str, profile: Profile, x: Fact) -> Refusal:
     """Why a function of one number breaks convexity at this argument."""
-    bends_up, bends_down = where_any(outside(x, profile.concave)), where_any(outside(x, profile.convex))
+    called = {"div": "1/x", "mul": "x * x"}.get(name, name)
     low, high = float(core(x.lo).min()), float(core(x.hi).max())
     span = "" if (low, high) == (-INF, INF) else f" on [{low:.3g}, {high:.3g}]"
+    if name in STARTS and low < STARTS[name]:
+        start = f"{STARTS[name]:g}"
+        known = f"nothing keeps its argument above {start}" if low == -INF else f"its argument may be {low:.3g}"
+        return Refusal(
+            f"{name} is a real number above {start} only, and {known}",
+            "add a constant, or say with a domain how low the input may be",
+        )
+    bends_up, bends_down = where_any(outside(x, profile.concave)), where_any(outside(x, profile.convex))
+    remedy = ACTIVATION_REMEDY if isinstance(TABLE[name], Pointwise) else KEEP
     if bends_up and bends_down:
         note = f": {profile.note}" if profile.note else ""
-        return Refusal(f"{name} is neither convex nor concave{span}{note}", ACTIVATION_REMEDY)
-    own = "concave" if bends_down else "convex"
+        return Refusal(f"{called} is neither convex nor concave{span}{note}", remedy)
+    own = "concave" if bends_down else "convex" if bends_up else "affine"
     falls = where_any(outside(x, profile.rising))
     moves = "non-decreasing" if not falls else "not non-decreasing"
-    bends = "partly convex and partly concave" if x.curvature == UNKNOWN else x.curvature
-    reason = f"{name} is {own} and {moves}{span}, but its argument is {bends}, not affine"
-    if falls and x.curvature == CONVEX:
+    reason = f"{called} is {own} and {moves}{span}, but its argument is {bend(x)}, not affine"
+    if remedy == KEEP:
+        return Refusal(reason, KEEP)
+    if falls and x.curvature == CONVEX and own == "convex":
         return Refusal(
             f"{reason}: where it falls it turns what bends upwards into what bends downwards",
             f"here, after a nonlinearity, an activation must not decrease: {ACTIVATION_REMEDY}",
         )
     return Refusal(reason, f"here, after a nonlinearity, {ACTIVATION_REMEDY}")
+
+
+def of_constants(call: Call) -> Refusal:
+    """Why the result may vary although no argument does."""
+    if call.name in ("reciprocal", "rsqrt", "pow", "div"):
+        return POLE
+    return Refusal(
+        f"nothing is known of the values that {call.name} is applied to, though they do not depend on the input",
+        "compute it from constants, or from inputs of known sign",
+    )
+
+
+def of_opaque(call: Call, rule: Opaque) -> Refusal:
+    """The reason of an operator about which nothing is claimed; it is about the first argument."""
+    facts = call.facts()
+    if rule.reason and not facts[0].constant:
+        return Refusal(rule.reason, rule.remedy)
+    return Refusal(
+        f"nothing is claimed about {call.name} where another argument than the first depends on the input",
+        rule.remedy or "let only the first argument depend on the input",
+    )
+
+
+def of_prelu(call: Call) -> Refusal:
+    """PReLU at slopes that are known, or may be anything."""
+    slope = call.args[1]
+    if slope.value is None:
+        wrong = "its slopes are not known to lie in [0, 1]"
+    elif bool(((slope.value < 0) | (slope.value > 1)).any()):
+        wrong = "a slope lies outside [0, 1]"
+    else:
+        bends = bend(call.x)
+        return Refusal(f"PReLU is convex and non-decreasing, but its argument is {bends}, not affine", KEEP)
+    return Refusal(
+        f"{wrong}, and PReLU is convex and non-decreasing only for slopes in between",
+        "clamp the slopes to [0, 1], or use LeakyReLU",
+    )
+
+
+# --- functions of many numbers ---------------------------------------------------------------------------------------
+
+
+def of_reduction(call: Call, rule: Reduction | Window) -> Refusal:
+    """Sums, averages, maxima and norms."""
+    wrong = rule.allows(call) if isinstance(rule, Reduction) else ""
+    if isinstance(rule, Window) and call.name.startswith("avg_pool") and call.arg(6, "divisor_override") is not None:
+        wrong = "its divisor is not the size of the window"
+    if wrong:
+        return Refusal(wrong, "use an order from 1" if isinstance(rule, Reduction) else "leave out divisor_override")
+    bends = bend(call.x)
+    if isinstance(rule, Window) and rule.signed:
+        return Refusal(f"{call.name} is linear with coefficients of either sign, and its argument is {bends}", KEEP)
+    if rule.bends == "straight":
+        return Refusal(f"{call.name} adds up elements that are {bends}: the sum is neither", SEPARATE)
+    own = {"up": "convex", "down": "concave"}[rule.bends]
+    moves = rule.moves if isinstance(rule, Reduction) else "up"
+    how = {
+        "up": "non-decreasing in every element",
+        "by size": "rises with the size of an element, so that it falls where one is negative",
+        "both": "may rise and fall with every element",
+    }[moves]
+    low = "" if moves != "by size" else " and may be negative" if call.x.goes_below_zero else " and non-negative"
+    remedy = KEEP if moves != "by size" else "bring it an affine argument, or a convex one that is non-negative"
+    return Refusal(f"{call.name} is {own} and {how}, but its argument is {bends}{low}", remedy)
+
+
+def of_rnn(call: Call) -> Refusal:
+    """Which of a ReLU RNN's weights are negative where they must not be: all but the first layer's input weights."""
+    whole = isinstance(call.args[2], (list, tuple))
+    flat: Sequence[Any] = call.args[2] if whole else call.args[2:]
+    matrices = [w for w in flat if isinstance(w, Fact) and len(w.shape) == 2]
+    directions = 2 if whole and call.args[7] else 1
+    wrong: list[str] = []
+    unsure = False
+    for place, w in enumerate(matrices):
+        layer, rest = divmod(place, 2 * directions)
+        direction, recurrent = divmod(rest, 2)
+        if layer == 0 and not recurrent and call.x.curvature in (CONSTANT, AFFINE):
+            continue  # of an affine argument, any combination is affine
+        name = f"weight_{'hh' if recurrent else 'ih'}" + (f"_l{layer}" if whole else "") + "_reverse" * direction
+        if w.value is None:
+            unsure = True
+        elif bool((w.value < 0).any()):
+            wrong.append(f"{int((w.value < 0).sum()):,} of {w.value.numel():,} entries of {name}")
+    remedy = "make the recurrent weights, and the input weights of every layer after the first, non-negative"
+    each = "each step sees a relu of the step before"
+    if wrong:
+        return Refusal(f"{each}, and {' and '.join(wrong)} are negative", remedy)
+    if unsure:
+        return Refusal(f"{each}, and its weights are not known to be non-negative", remedy)
+    return Refusal(f"{each}, and its arguments are {joined(call)}", "start it from affine or convex quantities")
 
 
 def turned(call: Call) -> Refusal:
@@ -102,6 +274,9 @@ def turned(call: Call) -> Refusal:
     )
 
 
+# --- weights ---------------------------------------------------------------------------------------------------------
+
+
 def weights_of(call: Call) -> Fact | None:
     """The coefficients of a weighted linear operator, where it has them."""
     if call.name not in WEIGHTED:
@@ -109,45 +284,25 @@ def weights_of(call: Call) -> Fact | None:
     candidates = [call.args[WEIGHTED[call.name]]] if len(call.args) > WEIGHTED[call.name] else []
     if call.name == "einsum":
         candidates = list(call.args[1])
-    if call.name in ("matmul", "mm", "bmm", "mul", "addmm", "baddbmm"):
+    if call.name in EITHER_SIDE:
         candidates = list(call.args)
-    constants = [c for c in candidates if isinstance(c, Fact) and c.constant and not c.integral]
+    if call.name == "div" and as_fact(call.args[0]).constant:
+        candidates = [call.args[0]]
+    constants = [c for c in candidates if isinstance(c, Fact) and c.constant]
     return constants[-1] if constants else None
-
-
-def of_rnn(call: Call) -> Refusal:
-    """Which of a ReLU RNN's weights are negative where they must not be: all but the first layer's input weights."""
-    flat = call.args[2] if isinstance(call.args[2], (list, tuple)) else call.args[2:]
-    matrices = [w for w in flat if isinstance(w, Fact) and len(w.shape) == 2 and w.value is not None]
-    names = [f"weight_{kind}_l{layer}" for layer in range(len(matrices)) for kind in ("ih", "hh")]
-    wrong = [
-        f"{int((w.value < 0).sum()):,} of {w.value.numel():,} entries of {name}"
-        for name, w in list(zip(names, matrices, strict=False))[1:]
-        if w.value is not None and bool((w.value < 0).any())
-    ]
-    return Refusal(
-        f"each step sees a relu of the step before, and {' and '.join(wrong)} are negative"
-        if wrong
-        else "each step sees a relu of the step before, and its recurrent weights may be negative",
-        "make the recurrent weights, and the input weights of every layer after the first, non-negative",
-    )
 
 
 def of_weights(call: Call, weight: Fact) -> Refusal:
     """How many coefficients have the wrong sign, and the worst of them."""
     bends = joined(call)
     if weight.value is None:
-        return Refusal(
-            f"a coefficient of unknown sign multiplies a quantity that is {bends}, not affine",
-            "keep it non-negative whatever the parameters are (softplus, exp, square); a weight that a parametrization "
-            "computes can be plain again with torch.nn.utils.parametrize.remove_parametrizations",
-        )
+        return of_unknown_weights(bends, weight)
     value = weight.value
     down = bends == CONCAVE
     wrong = value > 0 if down else value < 0
     count = int(wrong.sum())
     if count == 0:
-        return Refusal("its argument holds both convex and concave elements, and their sum is neither", "separate them")
+        return Refusal(f"it adds up what is {bends}, and the sum is neither", SEPARATE)
     verb = "is" if count == 1 else "are"
     worst = float(value.max() if down else value.min())
     name, where, direction = ("positive", -value, "downwards") if down else ("negative", value, "upwards")
@@ -158,6 +313,23 @@ def of_weights(call: Call, weight: Fact) -> Refusal:
         f"{place(where)}), and its argument is {bends}, not affine: a {name} multiple of what bends {direction} "
         f"{turned}",
         "bring it a convex argument" if down else "make the coefficients that meet non-affine elements non-negative",
+    )
+
+
+def of_unknown_weights(bends: str, weight: Fact) -> Refusal:
+    """Coefficients whose values are not known: parameters, other inputs, and what is computed from them."""
+    signed = weight.goes_below_zero and weight.goes_above_zero and not weight.integral
+    known = "of unknown sign" if signed else "whose value is not known"
+    kind = "a truth value or integer" if weight.integral else "a coefficient"
+    if where_any(weight.rows):
+        return Refusal(
+            f"{kind} {known}, which depends on another input, multiplies a quantity that is {bends}, not affine",
+            "keep it non-negative whatever that input is (softplus, exp, square)",
+        )
+    return Refusal(
+        f"{kind} {known} multiplies a quantity that is {bends}, not affine",
+        "keep it non-negative whatever the parameters are (softplus, exp, square); a weight that a parametrization "
+        "computes can be plain again with torch.nn.utils.parametrize.remove_parametrizations",
     )
 
 

@@ -18,7 +18,7 @@ from convexnet.curvature.arguments import as_example, chosen, copied, unwrapped
 from convexnet.curvature.certificate import Domain, domains_of
 from convexnet.curvature.chords import Chords, Counterexample, column, default
 from convexnet.curvature.guided import guided
-from convexnet.curvature.trace import evaluating
+from convexnet.curvature.undisturbed import evaluating
 from convexnet.domains import Box
 
 __all__ = ["Counterexample", "default_double", "falsify", "guided_chords"]

@@ -94,10 +94,19 @@ def not_finite(program: Program) -> tuple[Finding, ...]:
 
 
 def rewritten(program: Program) -> tuple[Finding, ...]:
-    """A finding for every buffer that the outputs depend on and that the forward changes: the next call is another."""
+    """A finding for each thing that makes the next call another function: random numbers that are not torch's, and
+    buffers that the outputs depend on and that the forward changes."""
+    drawn = tuple(
+        Finding(
+            "", "", name, "",
+            f"the forward draws from {name}, so the next call may be another function",
+            "draw random numbers in training mode only",
+        )
+        for name in program.draws
+    )  # fmt: skip
     nodes = [leaf for _, leaf in program.outputs if isinstance(leaf, fx.Node)]
     used = {str(node.target) for leaf in nodes for node in ancestors(leaf) if node.op == "placeholder"}
-    return tuple(
+    return drawn + tuple(
         Finding(
             source.name.rpartition(".")[0], "", "buffer", "",
             f"the forward changes {source.name}, so the next call is another function",
@@ -141,7 +150,10 @@ def order_of(program: Program) -> Callable[[fx.Node], int]:
 
 def of_output(path: str, fact: Fact, node: fx.Node, step: int) -> Finding:
     """A finding of an output's own: concave, of mixed curvature, or out of line with the batch."""
-    if not aligned(fact):
+    if not fact.shape or fact.shape[0] != BATCH:
+        reason = f"its shape is {tuple(fact.shape)} for two samples: the first dimension is not the batch"
+        remedy = "keep the batch in the first dimension: one row for each sample"
+    elif not aligned(fact):
         reason = "its row i depends on other rows of the batch than row i, so it is no function of one sample"
         remedy = "keep the batch in the first dimension, and do not reorder or reduce it"
     elif fact.curvature == CONCAVE:

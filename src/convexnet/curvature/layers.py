@@ -186,10 +186,12 @@ def cdist(call: Call) -> Fact:
     """Distances to fixed points: norms of x - c, convex where x is affine."""
     x, points = call.args[0], call.args[1]
     p = float(call.arg(2, "p", 2.0))
-    if not points.constant or where_any(points.rows) or p < 1:
-        raise Refusal(
-            "it is a distance between two quantities that both depend on the input", "fix the second argument"
-        )
+    if p < 1:
+        raise Refusal(f"its order is {p:g}; a norm is convex for orders from 1", "use an order from 1")
+    if not points.constant:
+        raise Refusal("it is a distance to points that depend on the input", "fix the second argument")
+    if where_any(points.rows):
+        raise Refusal("it is a distance to points that differ between samples", "fix the second argument")
 
     def reach(mask: Tensor) -> Tensor:
         return core(mask).any(-1, keepdim=True).expand(*mask.shape[:-1], call.shape[-1]).expand(tuple(call.shape))

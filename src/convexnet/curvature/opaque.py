@@ -8,9 +8,35 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from convexnet.curvature.call import Call, Result
+from convexnet.curvature.call import Call, Refusal, Result
 from convexnet.curvature.facts import Fact, constant, spread_rows, unknown
 from convexnet.curvature.fields import core, uniform, where_any
+
+UNRULED = "replace it by an operator the calculus knows, or add a rule for it"
+DISCRETE = Refusal("its result is a whole number or a truth value that depends on the input", "write it as a maximum")
+COMPLEX = Refusal(
+    "its result is complex and depends on the input, and curvature is a property of real numbers",
+    "work on the real and the imaginary part, as real tensors; a Fourier transform is a matrix product in each",
+)
+VMAP = Refusal(
+    "it belongs to torch.vmap, whose operators work on one element of a batch: the calculus follows whole batches",
+    "write the function for the batch, with its first dimension kept",
+)
+
+
+def unruled(name: str) -> Refusal:
+    """Why an operator without a rule says nothing."""
+    if name in ("_add_batch_dim", "_remove_batch_dim") or name.startswith("_vmap"):
+        return VMAP
+    if name in ("complex", "polar", "view_as_complex") or name.startswith("fft_"):
+        return COMPLEX
+    return Refusal(f"aten.{name} has no rule, and what is unknown is not assumed to be fine", UNRULED)
+
+
+def unreal(value: object) -> Refusal:
+    """Why a result that is not of real numbers, and depends on the input, says nothing."""
+    values: Sequence[object] = value if isinstance(value, (list, tuple)) else [value]
+    return COMPLEX if any(isinstance(v, Tensor) and v.is_complex() for v in values) else DISCRETE
 
 
 @dataclass(frozen=True)

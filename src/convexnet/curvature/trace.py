@@ -8,27 +8,19 @@ still see, the graph is replaced by its functional decomposition, in which such 
 
 from __future__ import annotations
 
-import copy
-import io
-import logging
 import operator
-import threading
-import warnings
-from collections import OrderedDict
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.modules.lazy import LazyModuleMixin
 from torch.utils import _pytree as pytree
 
+from convexnet.curvature.accepted import check_model, strays
 from convexnet.curvature.arguments import as_example, two_rows, unwrapped
+from convexnet.curvature.failures import REGISTER, explain
 from convexnet.curvature.graph import (
-    FRAME,
-    TORCH,
     base_name,
     hidden_write,
     simplified,
@@ -36,12 +28,12 @@ from convexnet.curvature.graph import (
     without_idle_dropout,
     writes_through,
 )
+from convexnet.curvature.undisturbed import TRACING, Generators, evaluating, quiet
 from convexnet.errors import NotTraceable
 
-Kind = Literal["input", "parameter", "buffer", "constant"]
+__all__ = ["TRACING", "Program", "Source", "evaluating", "trace"]
 
-TRACING = threading.RLock()
-"""Held while a module is traced: torch.export cannot run twice at once, and it changes modules for that time."""
+Kind = Literal["input", "parameter", "buffer", "constant"]
 
 
 @dataclass(frozen=True)
@@ -66,38 +58,12 @@ class Program:
     module: nn.Module  # what the graph's get_attr nodes refer to
     functional: bool = False
     rewritten: frozenset[str] = frozenset()  # buffers that the forward itself changes
+    draws: tuple[str, ...] = ()  # the modules whose random numbers the forward uses, outside torch
 
     @property
     def operators(self) -> int:
         """How many operators the graph holds."""
         return sum(node.op == "call_function" and node.target is not operator.getitem for node in self.graph.nodes)
-
-
-# --- the model, undisturbed ------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Generator[None]:
-    """Eval mode for every submodule; afterwards every attribute is what it was, whatever the forward assigned."""
-    modules = list(model.modules())
-    saved = [(module, dict(module.__dict__)) for module in modules]
-    held = {id(value): value for _, attributes in saved for value in attributes.values() if type(value) in CONTAINERS}
-    contents = [(value, copy.copy(value)) for value in held.values()]
-    try:
-        for module in modules:
-            module.training = False
-        yield
-    finally:
-        for module, attributes in saved:
-            module.__dict__.clear()
-            module.__dict__.update(attributes)
-        for container, content in contents:
-            container.clear()
-            (container.extend if isinstance(container, list) else container.update)(content)
-
-
-CONTAINERS = (list, dict, set, OrderedDict)
-"""What a forward may append to; parameters, buffers and submodules are held in dictionaries too."""
 
 
 # --- tracing ---------------------------------------------------------------------------------------------------------
@@ -122,26 +88,21 @@ def trace(model: nn.Module, example: Tensor | Sequence[Tensor], any_batch: bool 
         2
     """
     inner = unwrapped(model)
-    check_modes(inner)
     inputs = tuple(two_rows(tensor) for tensor in as_example(example))
-    with TRACING, evaluating(inner), warnings.catch_warnings(), quiet_logs():
-        warnings.simplefilter("ignore")
-        check_lazy(inner)
-        try:
-            exported = torch.export.export(inner, inputs, dynamic_shapes=open_batch(inputs, any_batch), strict=False)
-            without_idle_dropout(exported.graph)
-            functional = writes_through(exported.graph, exported.graph_module)
-            if functional:
-                check_writes(inner, exported.graph)
-                exported.graph_module.recompile()
-                exported = exported.run_decompositions({})
-        except NotTraceable:
-            raise
-        except Exception as error:
-            # torch's own frames would bury the message: keep the cause, without its traceback
-            raise NotTraceable(explain(inner, inputs, error)) from error.with_traceback(None)
+    with TRACING:
+        check_model(inner)
+        with evaluating(inner), quiet():
+            before = Generators()
+            exported, functional = export(inner, inputs, any_batch)
+            moved = before.moved()
+            if moved:  # by this forward, or by another thread: then it will not move as far again
+                after = Generators()
+                before.restore()
+                export(inner, inputs, any_batch)
+                moved = () if after.moved() else moved
     if not any_batch:
         check_shapes(inner, exported.graph)
+    check_captured(inner, exported)
     return Program(
         graph=simplified(exported.graph),
         sources=sources(exported, inputs),
@@ -151,7 +112,26 @@ def trace(model: nn.Module, example: Tensor | Sequence[Tensor], any_batch: bool 
         module=exported.graph_module,
         functional=functional,
         rewritten=frozenset(map(str, exported.graph_signature.buffers_to_mutate.values())),
+        draws=moved,
     )
+
+
+def export(model: nn.Module, inputs: tuple[Tensor, ...], any_batch: bool) -> tuple[torch.export.ExportedProgram, bool]:
+    """The exported program, and whether it had to be made functional."""
+    try:
+        exported = torch.export.export(model, inputs, dynamic_shapes=open_batch(inputs, any_batch), strict=False)
+        without_idle_dropout(exported.graph)
+        functional = writes_through(exported.graph, exported.graph_module)
+        if functional:
+            check_writes(model, exported.graph)
+            exported.graph_module.recompile()
+            exported = exported.run_decompositions({})
+    except NotTraceable:
+        raise
+    except Exception as error:
+        # torch's own frames would bury the message: keep the cause, without its traceback
+        raise NotTraceable(explain(model, inputs, error)) from error.with_traceback(None)
+    return exported, functional
 
 
 def open_batch(inputs: Sequence[Tensor], any_batch: bool) -> Any:
@@ -187,50 +167,23 @@ def check_writes(model: nn.Module, graph: fx.Graph) -> None:
         )
 
 
-@contextmanager
-def quiet_logs() -> Generator[None]:
-    """torch.export logs, and prints to stderr, what it had of a graph it could not finish; we report that ourselves."""
-    logger = logging.getLogger("torch")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        with redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        logger.setLevel(level)
+def check_captured(model: nn.Module, exported: torch.export.ExportedProgram) -> None:
+    """Refuse weights that the program holds as constants, because the model does not own them."""
+    used = {place(value): value for value in exported.constants.values() if isinstance(value, Tensor)}
+    owned = {place(tensor) for tensor in model.parameters()}
+    for path, module in strays(model):
+        for name, tensor in module.named_parameters(recurse=False):
+            if place(tensor) in used and place(tensor) not in owned:
+                raise NotTraceable(
+                    f"{path}.{name} is used, and is not a parameter of {type(model).__name__}: it is held in a plain "
+                    f"list or dictionary, which parameters(), eval() and to() do not reach. {REGISTER[0].upper()}"
+                    f"{REGISTER[1:]}"
+                )
 
 
-def is_waiting(module: Any) -> bool:
-    """Whether a lazy module has not seen a batch yet."""
-    return bool(module.has_uninitialized_params())
-
-
-def check_modes(model: nn.Module) -> None:
-    """A `train` of the model's own may do anything, and is not ours to call."""
-    for name, module in model.named_modules():
-        if module.training and type(module).train is not nn.Module.train:
-            raise NotTraceable(
-                f"{name or type(module).__name__} is in training mode and overrides train(), which may change more "
-                "than a flag: call model.eval() before certifying"
-            )
-
-
-def check_lazy(model: nn.Module) -> None:
-    for name, parameter in model.named_parameters():
-        if parameter.is_meta:
-            raise NotTraceable(
-                f"{name} is on the meta device and has no values: materialise the model with to_empty first"
-            )
-        if type(parameter).__name__ == "DTensor" or type(parameter.data).__name__ == "DTensor":
-            raise NotTraceable(
-                f"{name} is sharded over processes (FSDP2, tensor parallel), and a shard cannot be traced: constrain, "
-                "convert and certify the model before sharding it, and certify a copy with its full weights afterwards"
-            )
-    for name, module in model.named_modules():
-        if isinstance(module, LazyModuleMixin) and is_waiting(module):
-            raise NotTraceable(
-                f"{name or 'the model'} is a lazy module without shapes yet: run one batch through it first"
-            )
+def place(tensor: Tensor) -> int:
+    """Where a tensor's memory starts; a buffer may share it with a parameter."""
+    return tensor.untyped_storage().data_ptr() or id(tensor)
 
 
 def sources(exported: torch.export.ExportedProgram, inputs: Sequence[Tensor]) -> dict[str, Source]:
@@ -264,28 +217,3 @@ def leaves(exported: torch.export.ExportedProgram) -> tuple[tuple[str, Any], ...
     named, _ = pytree.tree_flatten_with_path(tree)
     names = {number: "output" + pytree.keystr(path) for path, number in named}
     return tuple((names.get(i, f"output {i}"), value) for i, value in enumerate(values))
-
-
-def explain(model: nn.Module, inputs: Sequence[Tensor], error: Exception) -> str:
-    """What went wrong while tracing, in our words first."""
-    shapes = ", ".join(str(tuple(tensor.shape)) for tensor in inputs)
-    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    text = str(error)
-    head = (
-        f"{type(model).__name__} could not be traced on inputs of shape {shapes}: {type(error).__name__}: {first[:300]}"
-    )
-    if "data-dependent" in text.lower() or "GuardOnDataDependent" in type(error).__name__ or "torch.cond" in text:
-        remedy = "its forward branches on the values of a tensor; write the choice as a maximum or torch.where"
-    elif "Unsupported" in type(error).__name__ or "unsupported" in text.lower():
-        remedy = "an input or output has a type that torch.export does not know; return tensors, tuples or dictionaries"
-    else:
-        try:
-            with torch.no_grad():
-                model(*inputs)
-        except Exception:
-            remedy = "its forward also fails when simply called on two rows of the example: check shapes and types"
-        else:
-            remedy = "its forward runs, but torch.export cannot record it: see the cause above this error"
-    place = [f for f in FRAME.findall(text) if not f[0].startswith(TORCH)]
-    where = f"\n  at {place[-1][0]}:{place[-1][1]} in {place[-1][2]}" if place else ""
-    return f"{head}{where}\n  {remedy}"

@@ -14,7 +14,7 @@ from convexnet.curvature.call import Call, Refusal, Result
 from convexnet.curvature.facts import CONSTANT, UNKNOWN, Fact, constant, known, unknown
 from convexnet.curvature.fields import core, elementwise, is_aligned, level, uniform, where_any
 from convexnet.curvature.graph import ancestors, called, is_mutable
-from convexnet.curvature.opaque import Opaque
+from convexnet.curvature.opaque import UNRULED, Opaque, unreal, unruled
 from convexnet.curvature.shapes import Moved, reshaped
 from convexnet.curvature.table import TABLE
 from convexnet.curvature.trace import Program
@@ -126,6 +126,7 @@ class _Runner:
             return inlined
         listed = isinstance(node.meta.get("val"), (list, tuple))
         call, floating = called(node, args, kwargs)
+        call = without_templates(call, node)
         result = self.apply(self.before(call, node) if self.before else call, node)
         results = result if isinstance(result, tuple) else (result,)
         if any(tuple(r.shape) != tuple(shape) for r, shape in zip(results, call.shapes, strict=True)):
@@ -161,16 +162,13 @@ class _Runner:
         if not moving and any(fact.value is None for fact in facts) and not exact(call, node):
             return Opaque("")(call)
         if moving and not call.floating and call.name in TABLE and not isinstance(TABLE[call.name], Opaque):
-            return self.blame(node, call, DISCRETE)
+            return self.blame(node, call, unreal(node.meta.get("val")))
         rule = TABLE.get(call.name)
         try:
             if all(fact.value is not None for fact in facts) and not draws(call):
                 return computed(call)
             if rule is None:
-                raise Refusal(
-                    f"aten.{call.name} has no rule, and what is unknown is not assumed to be fine",
-                    UNRULED,
-                )
+                raise unruled(call.name)
             result = rule(call)
         except (RuntimeError, TypeError, ValueError, IndexError) as error:  # never let a gap in a rule pass, or crash
             self.found.errors.append(error)
@@ -204,13 +202,29 @@ class _Runner:
         return results[0] if len(results) == 1 else results
 
 
-UNRULED = "replace it by an operator the calculus knows, or add a rule for it"
 RANDOM = Refusal("it draws random numbers", "make the forward deterministic in eval mode")
-DISCRETE = Refusal("its result is a whole number or a truth value that depends on the input", "write it as a maximum")
 MIXING = Refusal(
     "it mixes the rows of the batch: the samples influence each other, and the output is no function of one sample",
     "reduce over the dimensions of a sample only (dim 1 and up)",
 )
+
+
+LIKE = ("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full")
+AS = {"expand_as": "expand", "view_as": "reshape"}
+
+
+def without_templates(call: Call, node: fx.Node) -> Call:
+    """The call without an argument of which only the shape is read: the result does not depend on its values."""
+    if not isinstance(first := call.args[0] if call.args else None, Fact):
+        return call
+    if call.name in AS and len(call.args) > 1:
+        operator_ = getattr(torch.ops.aten, AS[call.name]).default
+        return replace(call, operator=operator_, name=AS[call.name], args=(first, list(call.shape)), kwargs={})
+    if call.name in LIKE and not first.constant:
+        value = node.all_input_nodes[0].meta["val"]
+        blank = known(torch.zeros((), dtype=value.dtype).expand(tuple(value.shape)))
+        return replace(call, args=(blank, *call.args[1:]))
+    return call
 
 
 def draws(call: Call) -> bool:

@@ -23,10 +23,10 @@ from convexnet.curvature.falsify import default_double
 from convexnet.curvature.fields import BATCH
 from convexnet.curvature.findings import Finding
 from convexnet.curvature.graph import base_name, functional, module_path, results_of, source_line
-from convexnet.curvature.opaque import Opaque
+from convexnet.curvature.opaque import Opaque, unreal, unruled
 from convexnet.curvature.table import TABLE as KNOWN
 from convexnet.curvature.trace import Program
-from convexnet.curvature.walk import DISCRETE, RANDOM, UNRULED, last_uses
+from convexnet.curvature.walk import RANDOM, last_uses
 from convexnet.differences.arithmetic import Difference, Operation, inside, parts
 from convexnet.differences.rules import TABLE
 from convexnet.errors import NotTraceable
@@ -87,6 +87,7 @@ class ConvexPart(nn.Module):
             values[node] = self.graph.node_copy(node, values.__getitem__)
             values[node].meta = {
                 "floating": results_of(node)[1][0],
+                "unreal": unreal(node.meta.get("val")),
                 "tensor": isinstance(node.meta.get("val"), Tensor),
                 "listed": isinstance(node.meta.get("val"), (list, tuple)),
                 "place": (module_path(node), source_line(node)),
@@ -197,7 +198,7 @@ def step(node: fx.Node, env: dict[str, Any]) -> Any:
         if name not in TABLE:
             raise RANDOM if draws(node) else unsplit(name)
         if not node.meta["floating"]:
-            raise DISCRETE
+            raise node.meta["unreal"]
         run = functional(node.target, name)  # writes in place are left only where nobody else can see them
         result = TABLE[name](Operation(run, name, args, kwargs))
     except (RuntimeError, TypeError, ValueError, IndexError, ZeroDivisionError) as error:
@@ -224,7 +225,10 @@ def draws(node: fx.Node) -> bool:
     """Whether a node draws random numbers."""
     if torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
         return False
-    return "dropout" not in base_name(node.target) or bool(node.args[2])
+    name = base_name(node.target)
+    if name.startswith("rnn_") or name in ("lstm", "gru"):  # they draw in training mode only, between their layers
+        return False
+    return "dropout" not in name or bool(node.args[2])
 
 
 def unsplit(name: str) -> Refusal:
@@ -233,7 +237,9 @@ def unsplit(name: str) -> Refusal:
     if isinstance(rule, Opaque) and rule.reason:
         return Refusal(rule.reason, rule.remedy)
     if rule is None:
-        return Refusal(f"aten.{name} has no rule, and what is unknown is not assumed to be fine", UNRULED)
+        return unruled(name)
+    if name.startswith("rnn_relu"):
+        return Refusal("it is a whole recurrent network in one operator", "write its steps with nn.Linear and nn.ReLU")
     return Refusal(
         "it is neither linear nor a maximum, and only those are written as differences of convex functions here",
         "use a piecewise linear one: ReLU, LeakyReLU, PReLU, abs, Hardtanh, a maximum",

@@ -14,7 +14,8 @@ from convexnet.arrays import as_tensor, is_whole
 from convexnet.curvature.arguments import two_rows
 from convexnet.curvature.certificate import certify_program
 from convexnet.curvature.fields import BATCH
-from convexnet.curvature.trace import Program, evaluating, trace
+from convexnet.curvature.trace import Program, trace
+from convexnet.curvature.undisturbed import calling
 from convexnet.errors import NotTraceable
 from convexnet.export.form import Form, form_of
 from convexnet.export.reading import Reading
@@ -93,7 +94,7 @@ def arranged(model: nn.Module, given: Sequence[Tensor], shape: Sequence[int], va
 def numbers(model: nn.Module, inputs: Sequence[Tensor]) -> float:
     """How many numbers a sample's output has; infinitely many where the model fails."""
     try:
-        with torch.no_grad(), evaluating(model):
+        with calling(model):
             out = model(*map(two_rows, inputs))
     except (RuntimeError, ValueError, TypeError, IndexError):
         return np.inf

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from convexnet.curvature.arguments import as_example, unwrapped
-from convexnet.curvature.trace import evaluating
+from convexnet.curvature.undisturbed import calling
 from convexnet.errors import meant
 from convexnet.initialise.moments import Activation, moments
 from convexnet.initialise.weights import fill_lognormal, identity_, in_full, paper_
@@ -154,7 +154,7 @@ def correlation(model: nn.Module, inputs: Tensor | Sequence[Tensor]) -> dict[str
 
         return record
 
-    with torch.no_grad(), evaluating(inner):
+    with calling(inner):
         handles = [
             layer.register_forward_hook(recorder(path))
             for path, layer in inner.named_modules()

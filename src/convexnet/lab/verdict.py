@@ -14,7 +14,7 @@ from convexnet.constraints.keeping import Kept
 from convexnet.constraints.sets import Interval
 from convexnet.curvature.arguments import unwrapped
 from convexnet.curvature.certificate import ALL
-from convexnet.curvature.trace import evaluating
+from convexnet.curvature.undisturbed import calling
 from convexnet.differences.part import ConvexPart
 from convexnet.errors import NotCertified
 from convexnet.memory import CONSTRAINT, example_of, recall
@@ -97,7 +97,7 @@ def tier_of(model: nn.Module, example: Tensor | Sequence[Tensor]) -> str:
 def outputs(model: nn.Module, example: Tensor | Sequence[Tensor]) -> int:
     """How many numbers a sample gives."""
     inputs = example_of(model, example)
-    with evaluating(model):
+    with calling(model):
         found = model(*inputs)
     if not isinstance(found, Tensor):
         raise TypeError(f"a tier is that of one tensor of outputs; {type(model).__name__} returns {type(found)}")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from convexnet.curvature.arguments import copied, in_float64
-from convexnet.curvature.trace import evaluating
+from convexnet.curvature.undisturbed import in_eval_mode
 from convexnet.solve.opened import Applied, Opened
 from convexnet.solve.rounding import Tracked
 
@@ -147,7 +147,7 @@ class Own:
                 inputs = list(self.inputs)
                 inputs[self.variable] = y.reshape(inputs[self.variable].shape)
                 try:
-                    with evaluating(self.module):
+                    with in_eval_mode(self.module):
                         found = leaf_of(self.module(*inputs))
                     return found.reshape(len(y)).double()
                 except (RuntimeError, TypeError, ValueError):  # types that do not fit together
