@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx
 
 from convexnet.curvature.arithmetic import dropout, identity
-from convexnet.curvature.call import Call
+from convexnet.curvature.call import SHAPE_ONLY, Call
 from convexnet.curvature.layers import einsum
 from convexnet.curvature.shapes import Moved, reshaped
 from convexnet.curvature.table import TABLE
@@ -169,6 +169,17 @@ def ancestors(node: fx.Node) -> set[fx.Node]:
 
 
 # --- executing a node ------------------------------------------------------------------------------------------------
+
+
+def parents(node: fx.Node) -> list[fx.Node]:
+    """The nodes whose elements an operator reads: of some arguments it takes no more than the shape or the type."""
+    places = SHAPE_ONLY.get(base_name(node.target)) if node.op == "call_function" else None
+    if places is None:
+        return node.all_input_nodes
+    found: dict[fx.Node, None] = {}
+    read = [arg for i, arg in enumerate(node.args) if i not in places]
+    fx.map_arg((tuple(read), node.kwargs), lambda other: found.setdefault(other))
+    return list(found)
 
 
 def types_of(node: fx.Node) -> tuple[torch.dtype | None, ...]:

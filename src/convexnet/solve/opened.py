@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from convexnet.curvature.arguments import in_float64
-from convexnet.curvature.graph import base_name, functional
+from convexnet.curvature.graph import base_name, functional, parents
 from convexnet.curvature.trace import Program
 from convexnet.solve.bends import Bend, Kinks
 from convexnet.solve.kinks import KINKS
@@ -37,11 +37,12 @@ class Opened:
             source = program.sources.get(str(node.target)) if node.op == "placeholder" else None
             given = source is not None and source.kind == "input"
             chosen = source is not None and given and source.index == variable
-            if chosen or self.moving.intersection(node.all_input_nodes):
+            read = parents(node)
+            if chosen or self.moving.intersection(read):
                 self.moving.add(node)
-                mixed = self.other.intersection(node.all_input_nodes)
+                mixed = self.other.intersection(read)
                 self.gated |= bool(mixed) and base_name(node.target) not in ADDITIVE
-            elif given or self.other.intersection(node.all_input_nodes):
+            elif given or self.other.intersection(node.all_input_nodes) or self.moving.intersection(node.all_input_nodes):
                 self.other.add(node)
         self.fixed: dict[fx.Node, Any] = {}
 
@@ -89,7 +90,7 @@ class Opened:
         if node.target is operator.getitem:
             return args[0][args[1]]
         if name in KINKS and node in self.moving:
-            return KINKS[name](with_columns(bend), args, dict(kwargs))
+            return KINKS[name](with_columns(bend), tuple(map(real, args)), {k: real(v) for k, v in kwargs.items()})
         return functional(node.target, name)(*map(exact, args), **{key: exact(value) for key, value in kwargs.items()})
 
 
@@ -97,6 +98,11 @@ def usable(tensor: Any) -> Any:
     """A tensor of the model in float64, and not one of inference mode, which automatic differentiation refuses."""
     made = in_float64(tensor)
     return made.clone() if isinstance(made, Tensor) and made.is_inference() else made
+
+
+def real(value: Any) -> Any:
+    """An argument of a bend: its rule computes with it, and integers of a tensor would wrap around."""
+    return value.double() if isinstance(value, Tensor) and not value.is_complex() else value
 
 
 def exact(setting: Any) -> Any:
