@@ -179,6 +179,14 @@ def bounds_of(value: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(rounded, below, bound), torch.where(rounded, above, bound)
 
 
+def is_finite(tensor: Tensor) -> bool:
+    """Whether no entry is infinite or NaN; a finite sum tells without a mask as large as the tensor."""
+    if not tensor.is_floating_point():
+        return True
+    tensor = tensor if tensor.dtype in REAL else tensor.to(torch.float64)
+    return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
+
+
 EXACT = 2.0**53
 """Below it every integer is a float64."""
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from convexnet.curvature.call import Call, Refusal, Result
-from convexnet.curvature.facts import CONSTANT, UNKNOWN, Fact, constant, known, typed, unknown
+from convexnet.curvature.facts import CONSTANT, UNKNOWN, Fact, constant, is_finite, known, typed, unknown
 from convexnet.curvature.fields import core, elementwise, is_aligned, level, uniform, where_any
 from convexnet.curvature.graph import ancestors, called, is_mutable, numbers_in
 from convexnet.curvature.opaque import Opaque
@@ -342,11 +342,6 @@ def computed(call: Call) -> Any:
     if not isinstance(out, (Tensor, tuple, list)):
         return out
     return tuple(result(o) for o in out) if isinstance(out, (tuple, list)) else result(out)
-
-
-def is_finite(tensor: Tensor) -> bool:
-    """Whether no entry is infinite or NaN; a finite sum tells without a mask as large as the tensor."""
-    return not tensor.is_floating_point() or bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
 
 
 def describe(fact: Fact) -> str:
