@@ -1,9 +1,10 @@
 """Random programs against the calculus: whatever it certifies must survive float64 chords, element by element.
 
-Two generators build a `torch.fx` graph of aten operators directly, which is a hundred times faster than exporting a
-module, and a third writes forwards with in-place operators and views, which only `torch.export` can judge:
+Three generators build a `torch.fx` graph of aten operators directly, which is a hundred times faster than exporting a
+module, and a fourth writes forwards with in-place operators and views, which only `torch.export` can judge:
 
     anything      a random graph over most of the rule table, with weights that are mostly non-negative
+    integers      the same, with integers, booleans and numbers read from tensors nearly everywhere
     convex        only steps that disciplined convex programming allows: every such program must be certified
     modules       a random `forward` with writes through views, traced by `cx.certify`
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import operator
 import random
 import sys
 import time
@@ -27,7 +29,8 @@ import torch
 from torch import Tensor, fx, nn
 
 import convexnet as cx
-from convexnet.curvature import Program, certify_program, explain
+from convexnet.curvature import Program, certify_program, explain, trace
+from convexnet.curvature.arguments import chosen
 from convexnet.curvature.certificate import domains_of, given
 from convexnet.curvature.facts import Fact
 from convexnet.curvature.falsify import guided_chords
@@ -76,7 +79,7 @@ class Built:
 
     @property
     def variables(self) -> tuple[int, ...]:
-        return tuple(range(len(self.program.inputs))) if self.wrt is None else (self.wrt,)
+        return chosen(self.program.inputs, self.wrt)
 
 
 @dataclass
@@ -89,6 +92,7 @@ class Builder:
     values: dict[fx.Node, Any] = field(default_factory=dict)
     sources: dict[str, Source] = field(default_factory=dict)
     inputs: list[Tensor] = field(default_factory=list)
+    whole: list[fx.Node] = field(default_factory=list)  # inputs of integers
     nodes: list[fx.Node] = field(default_factory=list)
     placeholders: int = 0
     mixes: bool = False
@@ -112,6 +116,13 @@ class Builder:
         value = torch.randn((2, *shape), generator=self.generator(), dtype=torch.float64)
         self.inputs.append(value)
         return self.placeholder(value, lambda _: Source("input", f"input {index}", index))
+
+    def labels(self, shape: Sequence[int], dtype: torch.dtype) -> fx.Node:
+        """An input of integers, which no certificate is about: class labels, an image of bytes, a mask."""
+        index = len(self.inputs)
+        self.inputs.append(integers((2, *shape), dtype, self.generator()))
+        self.whole.append(self.placeholder(self.inputs[-1], lambda _: Source("input", f"input {index}", index)))
+        return self.whole[-1]
 
     def generator(self) -> torch.Generator:
         return torch.Generator().manual_seed(self.rng.getrandbits(40))
@@ -153,8 +164,6 @@ class Builder:
         return node
 
     def item(self, node: fx.Node, index: int) -> fx.Node:
-        import operator
-
         return self.emit(operator.getitem, node, index)
 
     def shape(self, node: fx.Node) -> tuple[int, ...]:
@@ -444,6 +453,8 @@ def partner(b: Builder, x: fx.Node) -> fx.Node | None:
             continue
         if node.op == "placeholder" and b.sources[str(node.target)].kind != "input":
             continue
+        if node.target is A.empty_like.default:  # whatever the memory holds
+            continue
         if all(n in (1, m) for n, m in zip(value.shape, shape, strict=True)):
             found.append(node)
     return b.rng.choice(found) if found else None
@@ -545,9 +556,213 @@ def recurrent(b: Builder, x: fx.Node) -> fx.Node | None:
     return b.item(result, 0)
 
 
+# --- integers and booleans -------------------------------------------------------------------------------------------
+
+INTEGERS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
+
+def integers(shape: Sequence[int], dtype: torch.dtype, generator: torch.Generator, far: bool = False) -> Tensor:
+    """Small numbers of either sign as far as the type has them, or numbers at the type's limits."""
+    if dtype == torch.bool:
+        return torch.rand(tuple(shape), generator=generator) < 0.5
+    low, high = torch.iinfo(dtype).min, torch.iinfo(dtype).max
+    small_ = torch.randint(max(low, -2), 4, tuple(shape), generator=generator)
+    if not far:
+        return small_.to(dtype)
+    ends = torch.tensor([low, high, low + 1, high - 1, 0, 1])
+    return torch.where(
+        torch.rand(tuple(shape), generator=generator) < 0.5,
+        small_,
+        ends[torch.randint(6, tuple(shape), generator=generator)],
+    ).to(dtype)
+
+
+def narrower(b: Builder, shape: Sequence[int]) -> tuple[int, ...]:
+    """A shape that broadcasts to the given one."""
+    kept = tuple(n if b.rng.random() < 0.7 else 1 for n in shape)
+    return kept if b.rng.random() < 0.8 else kept[1:]
+
+
+def whole(b: Builder, shape: Sequence[int]) -> fx.Node:
+    """Integers or booleans that broadcast to `shape`: a buffer, another input, a comparison; as they are or computed."""
+    rng, dtype = b.rng, b.rng.choice(INTEGERS)
+    given_ = [n for n in b.whole if b.values[n].shape[1:] == tuple(shape)[1:]]
+    kind = rng.randrange(8)
+    if given_ and kind < 4:
+        node = rng.choice(given_)
+    elif kind == 4:
+        node = b.emit(rng.choice((A.gt, A.le, A.eq)).Scalar, b.weight(narrower(b, shape[1:]), "any"), 0.3)
+    else:
+        far = dtype not in (torch.bool, torch.int32, torch.int64) and rng.random() < 0.3
+        node = b.tensor(integers(narrower(b, shape[1:]), dtype, b.generator(), far or rng.random() < 0.03))
+    for _ in range(rng.choice((0, 0, 0, 1, 1, 2))):
+        node = counted(b, node)
+    return node
+
+
+def counted(b: Builder, node: fx.Node) -> fx.Node:
+    """Arithmetic of integers: it wraps around, rounds and shifts."""
+    rng, value = b.rng, b.values[node]
+    other = b.tensor(integers(value.shape[-1:], rng.choice(INTEGERS), b.generator(), rng.random() < 0.2))
+    kind = rng.randrange(16)
+    if kind == 0:
+        return b.emit(rng.choice((A.add, A.mul)).Tensor, node, rng.choice((1, 2, 3, True)))
+    if kind == 1:
+        return b.emit(rng.choice((A.add, A.mul, A.bitwise_xor, A.bitwise_and, A.bitwise_or)).Tensor, node, other)
+    if kind == 2:
+        return b.emit(A.sub.Tensor, node, other)
+    if kind == 3:
+        return b.emit(rng.choice((A.neg, A.abs, A.square, A.bitwise_not, A.sign)).default, node)
+    if kind == 4:
+        return b.emit(rng.choice((A.bitwise_left_shift, A.bitwise_right_shift)).Tensor_Scalar, node, rng.choice((1, 3)))
+    if kind == 5:
+        return b.emit(A.remainder.Scalar, node, rng.choice((2, 3, -2)))
+    if kind == 6:
+        return b.emit(A.div.Tensor_mode, node, rng.choice((2, -2)), rounding_mode=rng.choice(("floor", "trunc")))
+    if kind == 7:
+        return b.emit(rng.choice((A.clamp_min, A.clamp_max)).default, node, rng.choice((0, 1)))
+    if kind == 8:
+        return b.emit(A.to.dtype, node, rng.choice(INTEGERS))
+    if kind == 9:
+        return b.emit(rng.choice((A.gt, A.ne, A.ge)).Scalar, node, rng.choice((0, 1)))
+    if kind == 10:
+        return b.emit(rng.choice((A.maximum, A.minimum)).default, node, other)
+    if kind == 11 and value.ndim:
+        return b.emit(A.cumsum.default, node, -1) if rng.random() < 0.5 else b.emit(A.flip.default, node, [-1])
+    if kind == 12:
+        return b.emit(A.logical_not.default, node)
+    if kind == 13:
+        return b.emit(A.where.self, b.emit(A.gt.Scalar, other, 0), node, other)
+    if kind == 14:
+        return b.emit(A.rsub.Scalar, node, rng.choice((0, 1)))
+    return b.emit(A.to.dtype, b.emit(A.mul.Tensor, b.emit(A.to.dtype, node, torch.float64), 1.5), rng.choice(INTEGERS))
+
+
+def as_real(b: Builder, node: fx.Node, x: fx.Node) -> fx.Node:
+    """Integers that become real numbers."""
+    kind = b.rng.randrange(7)
+    if kind < 3:
+        return b.emit(A.type_as.default, node, x)
+    if kind == 3:
+        return b.emit(A.to.dtype, node, torch.float64)
+    if kind == 4:
+        return b.emit(A._to_copy.default, node, dtype=torch.float64)
+    if kind == 5:
+        fresh = b.emit(b.rng.choice((A.empty_like, A.zeros_like)).default, x)
+        return b.emit(A.copy.default, fresh, node)
+    return b.emit(A.mul.Tensor, node, b.rng.choice((1.0, 0.5, -1.0)))
+
+
+def typed(b: Builder, x: fx.Node) -> fx.Node | None:
+    """Integers and booleans meet real numbers, in each of the ways in which a tensor may change its type."""
+    rng, shape = b.rng, b.shape(x)
+    if len(shape) < 2:
+        return None
+    kind = rng.randrange(12)
+    if kind == 0:  # masks
+        mask = as_real(b, whole(b, shape), x)
+        mask = b.emit(A.rsub.Scalar, mask, rng.choice((1, 1, 1.5, 0))) if rng.random() < 0.6 else mask
+        return b.emit(A.mul.Tensor, x, mask)
+    if kind == 1:
+        real = as_real(b, whole(b, shape), x)
+        real = b.emit(A.neg.default, real) if rng.random() < 0.4 else real
+        real = b.emit(A.add.Tensor, real, real) if rng.random() < 0.3 else real
+        real = b.emit(A.sub.Tensor, real, rng.choice((1, 1, 2, 0.5))) if rng.random() < 0.5 else real
+        return b.emit(rng.choice((A.add, A.sub, A.mul, A.div)).Tensor, x, real)
+    if kind == 2:  # types are promoted
+        return b.emit(rng.choice((A.add, A.sub, A.mul, A.mul, A.div)).Tensor, x, whole(b, shape))
+    if kind == 3:
+        return b.emit(rng.choice((A.sub, A.mul)).Tensor, whole(b, shape), x)
+    if kind == 4:
+        return b.emit(rng.choice((A.maximum, A.minimum)).default, x, whole(b, shape))
+    if kind == 5:
+        return written(b, x)
+    if kind in (6, 7):
+        return numbered(b, x)
+    if kind == 8:
+        mask = b.emit(A.to.dtype, whole(b, shape), torch.bool)
+        if rng.random() < 0.5:
+            return b.emit(A.masked_fill.Scalar, x, mask, rng.choice((0, 1, -1, -2.0, False)))
+        return b.emit(A.where.self, mask, *rng.sample((x, whole(b, shape)), 2))
+    if kind == 9:
+        full = b.emit(A.add.Tensor, b.emit(A.zeros_like.default, x, dtype=rng.choice(INTEGERS)), whole(b, shape))
+        parts = rng.sample((x, full, b.emit(A.mul.Tensor, x, 0.5)), rng.choice((2, 3)))
+        return b.emit(rng.choice((A.cat, A.stack)).default, parts, rng.randrange(1, len(shape)))
+    if kind == 10:
+        limits = [rng.choice((None, whole(b, shape))), whole(b, shape)]
+        return b.emit(A.clamp.Tensor, x, *rng.sample(limits, 2))
+    return b.emit(A.addcmul.default, x, as_real(b, whole(b, shape), x), rng.choice((x, partner(b, x) or x)))
+
+
+def written(b: Builder, x: fx.Node) -> fx.Node:
+    """What `y = torch.empty_like(x); y[:] = b; y[:, i:j] = x[:, i:j]` becomes, and its kin."""
+    rng, shape = b.rng, b.shape(x)
+    dim = rng.randrange(1, len(shape))
+    kind = rng.randrange(5)
+    if kind == 0:
+        base = b.emit(A.fill.Tensor, x, b.tensor(integers((), rng.choice(INTEGERS), b.generator(), rng.random() < 0.2)))
+    elif kind == 1:
+        base = b.emit(A.full_like.default, x, rng.choice((1, True, -1, 2.5)))
+    else:
+        base = b.emit(A.copy.default, b.emit(A.empty_like.default, x), whole(b, shape))
+    start = rng.randrange(shape[dim])
+    length = rng.randint(1, shape[dim] - start)
+    if rng.random() < 0.3:
+        index = b.tensor(torch.tensor(sorted(rng.sample(range(shape[dim]), length))))
+        part = b.emit(A.index_select.default, x, dim, index)
+        return b.emit(A.index_put.default, base, [*[None] * dim, index], part)
+    if rng.random() < 0.3:
+        return b.emit(A.select_scatter.default, base, b.emit(A.select.int, x, dim, start), dim, start)
+    part = b.emit(A.slice.Tensor, x, dim, start, start + length)
+    if rng.random() < 0.3:  # integers into real numbers
+        part = b.emit(A.copy.default, part, whole(b, b.shape(part)))
+        base = x
+    return b.emit(A.slice_scatter.default, base, part, dim, start, start + length)
+
+
+def number(b: Builder, value: Tensor) -> fx.Node:
+    """A number read from a tensor of the model, with arithmetic of Python's own now and then."""
+    node = b.emit(A.item.default, b.tensor(value))
+    if b.rng.random() < 0.3 and not isinstance(b.values[node], bool):
+        node = b.emit(operator.sub, b.emit(operator.mul, node, 2), b.values[node])
+    return node
+
+
+def numbered(b: Builder, x: fx.Node) -> fx.Node | None:
+    """An index, or a factor, that `.item()` reads from a tensor."""
+    rng, shape = b.rng, b.shape(x)
+    dim = rng.randrange(1, len(shape))
+    n = shape[dim]
+    at = torch.tensor(rng.randrange(-n, n), dtype=rng.choice((torch.int64, torch.int32, torch.int8)))
+    k = number(b, at)
+    kind = rng.randrange(10)
+    if kind in (0, 1):
+        # so that the elements have different curvatures
+        both = b.emit(A.stack.default, [x, b.emit(A.abs.default, x)], 1)
+        one = b.emit(A.select.int, both, 1, number(b, torch.tensor(rng.randrange(2))))
+        return b.emit(A.neg.default, one) if rng.random() < 0.5 else one
+    if kind == 2:
+        return b.emit(A.slice.Tensor, x, dim, number(b, torch.tensor(rng.randrange(n))), n)
+    if kind == 3:
+        return b.emit(A.roll.default, x, [k], [dim])
+    if kind == 4 and len(shape) > 2:
+        return b.emit(rng.choice((A.tril, A.triu)).default, x, k)
+    if kind == 5 and len(shape) > 2:
+        return b.emit(A.select.int, x, dim, k)
+    if kind == 6:
+        return b.emit(A.narrow.default, x, dim, number(b, torch.tensor(rng.randrange(n))), 1)
+    if kind == 7:
+        factor = number(b, b.numbers((), "any") if rng.random() < 0.5 else at)
+        return b.emit(rng.choice((A.mul, A.add, A.sub)).Tensor, x, factor)
+    if kind == 8:
+        return b.emit(A.full_like.default, x, number(b, rng.choice((at, torch.tensor(True), torch.tensor(0.5)))))
+    index = b.emit(A.remainder.Scalar, b.tensor(integers((rng.randint(1, 3),), torch.int64, b.generator())), n)
+    return b.emit(A.index.Tensor, x, [*[None] * dim, index])
+
+
 FAMILIES: tuple[tuple[Step, float], ...] = (
     (activation, 6), (linear, 3), (convolution, 4), (batch_norm, 1.5), (reduction, 3), (pooling, 2.5), (moved, 4),
-    (arithmetic, 5), (join, 1.5), (batch_mixing, 0.5), (recurrent, 0.3),
+    (arithmetic, 5), (join, 1.5), (batch_mixing, 0.5), (recurrent, 0.3), (typed, 4),
 )  # fmt: skip
 SHAPES = ((2,), (4,), (3,), (6,), (2, 4), (3, 3), (1, 5), (2, 3, 3), (1, 4, 4), (4, 2, 3))
 
@@ -573,9 +788,11 @@ def begin(seed: int, salt: str) -> tuple[Builder, list[fx.Node], int | None, tup
     if rng.random() < 0.2:
         nodes.append(b.input(shape if rng.random() < 0.7 else rng.choice(SHAPES)))
         wrt = rng.choice((None, 0, 1, 1))
+    variables = list(range(len(nodes))) if wrt is None else [wrt]
+    if rng.random() < 0.15:
+        b.labels(shape, rng.choice(INTEGERS))
     domain = None
     if rng.random() < 0.35:
-        variables = range(len(nodes)) if wrt is None else [wrt]
         domain = tuple(random_box(b, b.inputs[i].shape[1:]) for i in variables)
     return b, nodes, wrt, domain
 
@@ -587,11 +804,11 @@ def small(b: Builder, node: fx.Node) -> bool:
     return value.ndim >= 2 and value.shape[0] == 2 and value.ndim <= 4
 
 
-def anything(seed: int) -> Built:
+def anything(seed: int, kind: str = "anything", families: Sequence[tuple[Step, float]] = FAMILIES) -> Built:
     """A random graph of 3 to 14 operators."""
-    b, pool, wrt, domain = begin(seed, "anything")
+    b, pool, wrt, domain = begin(seed, kind)
     rng = b.rng
-    steps, odds = zip(*FAMILIES, strict=True)
+    steps, odds = zip(*families, strict=True)
     length = rng.randint(3, 14)
     for _ in range(4 * length):
         if len(b.nodes) >= length:
@@ -611,7 +828,12 @@ def anything(seed: int) -> Built:
         results = [b.emit(A.relu.default, pool[0])]
     count = 1 if rng.random() < 0.8 else 2
     outputs = [results[-1], *rng.sample(results, min(count - 1, len(results)))]
-    return b.finish(outputs, seed, "anything", wrt, domain)
+    return b.finish(outputs, seed, kind, wrt, domain)
+
+
+def mostly_typed(seed: int) -> Built:
+    """A short random graph in which integers and booleans meet real numbers nearly everywhere."""
+    return anything(seed, "integers", ((activation, 2), (arithmetic, 2), (moved, 1), (typed, 8)))
 
 
 # --- convex by construction ------------------------------------------------------------------------------------------
@@ -710,7 +932,20 @@ def arrange(b: Builder, x: fx.Node, sign: str) -> fx.Node | None:
 def keep(b: Builder, x: fx.Node, sign: str) -> fx.Node | None:
     del sign
     rng, rank = b.rng, len(b.shape(x))
-    kind = rng.randrange(7)
+    kind = rng.randrange(12)
+    if kind in (7, 8):
+        return masked(b, x)
+    if kind == 9:  # an offset of integers, and a factor that is read from a tensor
+        y = b.emit(A.sub.Tensor, x, b.tensor(integers(narrower(b, b.shape(x)[1:]), rng.choice(REAL), b.generator())))
+        return b.emit(A.mul.Tensor, y, b.emit(A.item.default, b.tensor(torch.tensor(rng.choice((0, 1, 2, True, 0.5))))))
+    if kind == 10:
+        dim = rng.randrange(1, rank)
+        at = b.emit(A.item.default, b.tensor(torch.tensor(rng.randrange(-b.shape(x)[dim], b.shape(x)[dim]))))
+        one = b.emit(A.select.int, x, dim, at) if rank > 2 else b.emit(A.roll.default, x, [at], [dim])
+        return b.emit(A.add.Tensor, one, at)
+    if kind == 11:
+        index = b.tensor(torch.randint(b.shape(x)[1], (rng.randint(1, 4),), generator=b.generator()))
+        return b.emit(A.index_select.default, x, 1, b.emit(A.remainder.Scalar, index, 2)) if b.shape(x)[1] > 1 else x
     if kind == 0:
         return rectifier(b, x)
     if kind == 1:
@@ -724,6 +959,33 @@ def keep(b: Builder, x: fx.Node, sign: str) -> fx.Node | None:
     if kind == 5 and rank in (3, 4):
         return pooling_up(b, x)
     return b.emit(A.mul.Tensor, x, b.weight(b.shape(x)[1:], "+"))
+
+
+REAL = INTEGERS[1:]
+"""Integers that can be subtracted from real numbers."""
+
+
+def masked(b: Builder, x: fx.Node) -> fx.Node:
+    """Non-negative multiples and choices by a mask: a buffer, or another input of bytes or truth values."""
+    rng, shape = b.rng, b.shape(x)
+    inputs = [n for n in b.whole if b.shape(n) == shape and b.values[n].dtype in (torch.bool, torch.uint8)]
+    if inputs and rng.random() < 0.5:
+        return b.emit(A.mul.Tensor, x, b.emit(A.type_as.default, rng.choice(inputs), x))
+    mask = b.tensor(integers(narrower(b, shape[1:]), torch.bool, b.generator()))
+    kind = rng.randrange(6)
+    if kind == 0:
+        return b.emit(A.mul.Tensor, x, b.emit(A.rsub.Scalar, b.emit(A.type_as.default, mask, x), 1))
+    if kind == 1:
+        return b.emit(A.mul.Tensor, x, b.emit(A.bitwise_not.default, mask))
+    if kind == 2:
+        return b.emit(A.masked_fill.Scalar, x, mask, rng.choice((-1, 0, 2.5)))
+    if kind == 3:
+        levels = b.tensor(integers(narrower(b, shape[1:]), rng.choice(REAL), b.generator()))
+        return b.emit(A.maximum.default, x, b.emit(A.where.self, mask, levels, levels))
+    if kind == 4:
+        return b.emit(A.mul.Tensor, x, b.emit(A.expand_as.default, mask, x))
+    base = b.emit(A.copy.default, b.emit(A.empty_like.default, x), mask)
+    return b.emit(A.slice_scatter.default, base, b.emit(A.slice.Tensor, x, 1, 0, 1), 1, 0, 1)
 
 
 def pooling_up(b: Builder, x: fx.Node) -> fx.Node:
@@ -766,8 +1028,10 @@ class Runner:
             if node.op == "placeholder":
                 if built.program.sources[str(node.target)].kind == "input":
                     self.depends.add(node)
-            elif any(parent in self.depends for parent in node.all_input_nodes):
-                self.depends.add(node)
+            else:  # of the second argument of type_as nothing but the type is read
+                parents = node.all_input_nodes[:1] if node.target is A.type_as.default else node.all_input_nodes
+                if self.depends.intersection(parents):
+                    self.depends.add(node)
 
     def once(self, points: Sequence[Tensor], tensors: dict[str, Tensor]) -> list[Any]:
         sources = self.built.program.sources
@@ -784,19 +1048,19 @@ class Runner:
             return {
                 node: torch.stack([run[i] for run in runs])
                 for i, node in enumerate(nodes)
-                if isinstance(runs[0][i], Tensor)
+                if isinstance(runs[0][i], Tensor) and node.target is not A.empty_like.default
             }
         values = self.once([p[:, 0] for p in points], tensors)
         found: dict[fx.Node, Tensor] = {}
         for node, value in zip(nodes, values, strict=True):
-            if isinstance(value, Tensor):
+            if isinstance(value, Tensor) and node.target is not A.empty_like.default:  # whatever the memory holds
                 found[node] = value.unsqueeze(1) if node in self.depends else value.expand(n, *value.shape)
         return found
 
     def sizes(self, points: Sequence[Tensor], values: dict[fx.Node, Tensor]) -> dict[fx.Node, Tensor]:
         """The largest finite magnitude on the way to each node, for each point."""
         found: dict[fx.Node, Tensor] = {}
-        start = torch.stack([p.abs().flatten(1).amax(1) for p in points]).amax(0)
+        start = torch.stack([p.double().abs().flatten(1).amax(1) for p in points]).amax(0)
         for node in self.built.program.graph.nodes:
             if node.op not in ("placeholder", "call_function"):
                 continue
@@ -804,7 +1068,7 @@ class Runner:
             for parent in node.all_input_nodes:
                 size = torch.maximum(size, found[parent])
             if node in values:
-                own = values[node].double().abs().nan_to_num(0.0, 0.0, 0.0).flatten(1)
+                own = values[node].double().abs().nan_to_num(0.0, 0.0, 0.0).reshape(len(size), -1)
                 size = torch.maximum(size, own.amax(1)) if own.shape[1] else size
             found[node] = size
         return found
@@ -839,6 +1103,9 @@ def draw(built: Built, generator: torch.Generator, n: int) -> list[Tensor]:
     scales = torch.tensor(SCALES, dtype=torch.float64)[torch.randint(0, len(SCALES), (n,), generator=generator)]
     points: list[Tensor] = []
     for i, like in enumerate(built.program.inputs):
+        if not like.is_floating_point():
+            points.append(integers((n, *like.shape), like.dtype, generator))
+            continue
         free = torch.randn((n, *like.shape), generator=generator, dtype=torch.float64)
         value = free * scales.reshape(-1, *[1] * like.ndim)
         if i in boxes:
@@ -890,8 +1157,15 @@ def check_fact(built: Built, node: fx.Node, fact: Fact, values: Tensor, t: Tenso
             f"{label}: the fact of {node} has shape {tuple(fact.shape)}, not {tuple(values.shape[1:])}\n"
             f"{built.describe()}"
         )
-    if fact.integral or not values.is_floating_point():
-        return
+    if fact.value is not None:
+        if fact.value.dtype != values.dtype:
+            raise Violation(f"{label}: {node} is known as {fact.value.dtype}, not {values.dtype}\n{built.describe()}")
+        off = (values.double() - fact.value.double()).abs() > 1e-12 * fact.value.double().abs()
+        if bool(off.any()):
+            complain(built, f"{label}: the value", node, float(off.sum()))
+    if fact.integral == values.is_floating_point():
+        raise Violation(f"{label}: {node} counts as integral={fact.integral}, not {values.dtype}\n{built.describe()}")
+    values = values.double()
     at = size.reshape(-1, *[1] * (values.ndim - 1))
     room = ROOM * (1 + torch.stack([at[:n], at[n : 2 * n], at[2 * n :]]).amax(0))
     gap = excess(values, t)
@@ -929,13 +1203,15 @@ def check_rows(
     """An element whose fact does not name row 1 stays what it is when row 1 of every input is replaced."""
     points = [p[:2].clone() for p in draw(built, generator, 2)]
     for p in points:
-        p[1] = p[0]
-        p[1, 1] = p[1, 0] + 0.7 * (p[1, 1] - p[1, 0])
+        p[1, 0] = p[0, 0]
+        if p.is_floating_point():
+            p[1, 1] = p[0, 1] + 0.7 * (p[1, 1] - p[0, 1])
     first, second = (runner.once([p[i] for p in points], tensors) for i in range(2))
     for node, a, b in zip(built.nodes, first, second, strict=True):
         fact = facts.get(node)
-        if fact is None or not isinstance(a, Tensor) or not a.is_floating_point() or fact.integral:
+        if fact is None or not isinstance(a, Tensor) or node.target is A.empty_like.default:
             continue
+        a, b = a.double(), b.double()
         changed = (a - b).abs() > 1e-9 * (1 + a.abs())
         wrong = changed & ((fact.rows & 2) == 0) & a.isfinite() & b.isfinite()
         if bool(wrong.any()):
@@ -1002,14 +1278,14 @@ def ascend(
     leaves = [built.nodes.index(leaf) for _, leaf in built.program.outputs if leaf in runner.depends]
     if built.mixes or not leaves:
         return
-    a, b = [p[:, 0].clone().requires_grad_() for p in x], [p[:, 0].clone().requires_grad_() for p in y]
-    optimizer = torch.optim.Adam([*a, *b], lr=0.2)
+    a, b = ([p[:, 0].clone().requires_grad_(p.is_floating_point()) for p in ends] for ends in (x, y))
+    optimizer = torch.optim.Adam([p for p in (*a, *b) if p.requires_grad], lr=0.2)
     for _ in range(steps):
         ends = []
         for i, (p, q) in enumerate(zip(a, b, strict=True)):
             q = q if i in built.variables else p
             ends.append([boxes[i].project(v) if i in boxes else v for v in (p, q)])
-        points = [torch.cat([p, q, 0.5 * (p + q)]) for p, q in ends]
+        points = [torch.cat([p, q, 0.5 * (p + q) if p.is_floating_point() else p]) for p, q in ends]
         sources = built.program.sources
         values = runner.module(
             *(points[sources[p].index] if sources[p].kind == "input" else tensors[p] for p in runner.placeholders)
@@ -1019,7 +1295,7 @@ def ascend(
             size = torch.zeros(3 * n, dtype=torch.float64)
             for node, v in zip(built.nodes, values, strict=True):
                 if isinstance(v, Tensor) and v.is_floating_point() and node in runner.depends:
-                    if v.shape[0] == 3 * n:
+                    if v.ndim > 1 and v.shape[0] == 3 * n:
                         size = torch.maximum(size, v.abs().nan_to_num(0.0, 0.0, 0.0).flatten(1).amax(1))
             size = size.reshape(3, n).amax(0)
         for leaf in leaves:
@@ -1098,8 +1374,14 @@ class Scribbler(nn.Module):
         with torch.no_grad():
             self.first.weight.copy_(torch.randn(self.width, self.width, generator=generator))
             self.second.weight.copy_(torch.randn(self.width, self.width, generator=generator).abs())
+        self.register_buffer("bytes", integers((self.width,), torch.uint8, generator))
+        self.register_buffer("small", integers((self.width,), torch.int8, generator, far=True))
+        self.register_buffer("mask", integers((self.width,), torch.bool, generator))
+        self.register_buffer("pick", torch.randint(self.width, (self.width,), generator=generator))
+        self.register_buffer("place", torch.randint(self.width, (), generator=generator))
+        self.register_buffer("scale", torch.randn((), generator=generator))
         self.plan = [
-            (rng.randrange(21), rng.randrange(8), rng.randrange(8), rng.randrange(4), rng.random() < 0.12)
+            (rng.randrange(40), rng.randrange(8), rng.randrange(8), rng.randrange(4), rng.random() < 0.12)
             for _ in range(rng.randint(3, 8))
         ]
 
@@ -1156,6 +1438,45 @@ class Scribbler(nn.Module):
                 return a.detach()
             case 19:
                 return a.unsqueeze(1).squeeze(1)
+            case 20 | 21:
+                fresh = torch.empty_like(a)
+                fresh[:] = (self.bytes, self.small, self.mask)[k % 3]
+                fresh[:, :1] = b[:, :1]
+                return fresh
+            case 22:
+                return a * (self.mask.type_as(a) - 1) if k else a * (1 - self.mask.type_as(a))
+            case 23:
+                a[:, k] = self.bytes[k]
+            case 24:
+                a.sub_(self.bytes)
+            case 25:
+                a.mul_(self.small if k else self.mask)
+            case 26:
+                return a[:, self.place.item()].unsqueeze(1).expand(-1, self.width) + b
+            case 27:
+                return torch.stack([a, a.abs()], 1)[:, self.mask[0].long().item()]
+            case 28:
+                a[:, self.pick[:2]] = b[:, :2]
+            case 29:
+                return a[:, self.pick]
+            case 30:
+                a *= self.scale.item()
+            case 31:
+                return torch.full_like(a, self.bytes[k].item()) - a
+            case 32:
+                a.copy_(self.small)
+            case 33:
+                a.masked_fill_(self.mask, self.place.item())
+            case 34:
+                return torch.where(self.mask, a, self.bytes) if k else a.where(self.mask, b)
+            case 35:
+                return (self.bytes + self.bytes - 2).to(a.dtype) * a
+            case 36:
+                a.fill_(self.place).neg_()
+            case 37:
+                return a.roll(self.place.item(), 1)
+            case 38:
+                return a * (self.bytes == self.place) + b * torch.nn.functional.one_hot(self.place, self.width)
             case _:
                 return a.expand_as(b) if k else a.contiguous()
         return None
@@ -1166,9 +1487,13 @@ def check_module(seed: int) -> str:
     model = Scribbler(seed).double()
     example = torch.zeros(2, model.width, dtype=torch.float64)
     try:
-        certificate = cx.certify(model, example)
+        program = trace(model, example)
     except cx.NotTraceable:
         return "not traceable"
+    certificate = certify_program(program)
+    errors = walk(program, given(program, (0,), {}, lambda _: True), explain).errors
+    if errors:
+        raise Violation(f"a rule failed on Scribbler({seed}): {errors[0]!r}\n{model.plan}") from errors[0]
     if not certificate.convex:
         return "refused"
     generator = torch.Generator().manual_seed(seed)
@@ -1189,7 +1514,7 @@ def check_module(seed: int) -> str:
 
 # --- runs ------------------------------------------------------------------------------------------------------------
 
-GENERATORS: dict[str, Callable[[int], Built]] = {"anything": anything, "convex": convex}
+GENERATORS: dict[str, Callable[[int], Built]] = {"anything": anything, "integers": mostly_typed, "convex": convex}
 
 
 def run_one(kind: str, seed: int, thorough: bool = False) -> str:
@@ -1208,7 +1533,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     start = shown = time.monotonic()
     seed, failures = options.seed, 0
     while time.monotonic() - start < options.seconds:
-        for kind in ("anything", "anything", "anything", "convex", *(["modules"] if seed % 25 == 0 else [])):
+        for kind in ("anything", "integers", "anything", "convex", *(["modules"] if seed % 25 == 0 else [])):
             number = 4 * seed + counts["programs"] % 4
             try:
                 verdict = run_one(kind, number, thorough=seed % 10 == 0)

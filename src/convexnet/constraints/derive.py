@@ -16,14 +16,13 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from convexnet.constraints.demand import COEFFICIENTS, NORMS, Demand, demands
-from convexnet.constraints.pushback import Unreachable, number, push_back
+from convexnet.constraints.pushback import NUMBER, Known, Unreachable, push_back, value_of
 from convexnet.constraints.reads import nonzero, partly, reads
 from convexnet.constraints.sets import Interval
 from convexnet.curvature import explain
@@ -33,7 +32,7 @@ from convexnet.curvature.certificate import apart, given, proved
 from convexnet.curvature.facts import CONCAVE, CONVEX, UNKNOWN, Fact, constant
 from convexnet.curvature.fields import aligned_rows, batched, compact, core, elementwise, uniform
 from convexnet.curvature.findings import Finding, findings_of, not_finite, rewritten
-from convexnet.curvature.graph import base_name, called, module_path, source_line
+from convexnet.curvature.graph import base_name, called, module_path, parents, source_line
 from convexnet.curvature.table import TABLE
 from convexnet.curvature.trace import Program, Source, trace
 from convexnet.curvature.walk import Walk, walk
@@ -72,7 +71,7 @@ def derive_program(program: Program, model: nn.Module, wrt: int | Sequence[int] 
     if broken:
         raise NotCertified("\n".join([f"{program.model} cannot be made convex:", *map(str, broken)]), broken)
     facts = given(program, variables, {}, apart(program, trains))
-    read = partly(reads(program, partial(number, facts)))
+    read = partly(reads(program, Known(facts)))
     for masks in (read, {}) if read else ({},):
         done = first = attempt(program, facts, model, {}, masks)
         if not proved(first.walked):
@@ -153,7 +152,7 @@ def attempt(
 
     def ask(call: Call, node: fx.Node) -> Call:
         call = forgetful(call)
-        call = with_zeros(call, node, partial(number, facts))
+        call = with_zeros(call, node, Known(facts))
         for demand in demands(call, needs.get(node, 0), read.get(node)):
             call = satisfied(program, facts, found, call, node, demand)
         return call
@@ -251,7 +250,7 @@ def needed(program: Program, facts: Callable[[str], Fact]) -> dict[fx.Node, int]
     moving: set[fx.Node] = set()
     for node in nodes:
         chosen_here = node.op == "placeholder" and not facts(str(node.target)).constant
-        if chosen_here or moving.intersection(node.all_input_nodes):
+        if chosen_here or moving.intersection(parents(node)):
             moving.add(node)
     wants: dict[fx.Node, set[int]] = {leaf: {1} for _, leaf in program.outputs if isinstance(leaf, fx.Node)}
     for node in reversed(nodes):
@@ -259,7 +258,7 @@ def needed(program: Program, facts: Callable[[str], Fact]) -> dict[fx.Node, int]
             continue
         want = wants.get(node, {0})
         own = next(iter(want)) if len(want) == 1 and want != {0} else 1  # where that is open: as the outputs
-        for argument in moving.intersection(node.all_input_nodes):
+        for argument in moving.intersection(parents(node)):
             listed = node.target is operator.getitem
             value = own if listed else direction(facts, moving, node, argument, own)
             if value:
@@ -270,13 +269,15 @@ def needed(program: Program, facts: Callable[[str], Fact]) -> dict[fx.Node, int]
 def direction(facts: Callable[[str], Fact], moving: set[fx.Node], node: fx.Node, argument: fx.Node, own: int) -> int:
     """What an operator needs one argument as, if its result is needed as `own`."""
     rule = TABLE.get(base_name(node.target))
-    values = [n.meta.get("val") for n in node.all_input_nodes]
-    if rule is None or not all(isinstance(value, Tensor) for value in values):
+    if rule is None or not all(isinstance(n.meta.get("val"), (Tensor, *NUMBER)) for n in node.all_input_nodes):
         return 0
     results: list[str] = []
     for bends in (CONVEX, CONCAVE):
 
-        def fact(n: fx.Node, bends: str = bends) -> Fact:
+        def fact(n: fx.Node, bends: str = bends) -> Any:
+            if not isinstance(n.meta["val"], Tensor):
+                value = value_of(facts, n)
+                return constant(()) if value is None else value
             shape = n.meta["val"].shape
             if n.op == "placeholder":
                 return facts(str(n.target))

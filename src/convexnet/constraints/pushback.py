@@ -7,7 +7,7 @@ on the parameters that are sufficient for it: exact for what moves elements, add
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,17 +16,14 @@ from torch import Tensor, fx
 from convexnet.constraints.sets import INF, Interval
 from convexnet.curvature.arithmetic import identity
 from convexnet.curvature.facts import Fact
-from convexnet.curvature.graph import base_name, executed
+from convexnet.curvature.graph import base_name, executed, is_real, parents, results_of
 from convexnet.curvature.shapes import Moved, cat, reshaped, stack
 from convexnet.curvature.table import TABLE
 from convexnet.curvature.trace import Program, Source
 
 Asked = dict[str, tuple[Source, Interval]]
-Known = Callable[[Any], Tensor | None]
-"""The value of an argument that training does not change; None of another."""
-
-Step = Callable[[Known, fx.Node, Interval], list[tuple[fx.Node, Interval]]]
-"""The arguments of an operator, and where each must lie for the result to lie in an interval."""
+NUMBER = (int, float, torch.SymInt, torch.SymFloat, torch.SymBool)
+"""What a program has for a number that it reads from a tensor."""
 
 
 class Unreachable(Exception):
@@ -49,7 +46,7 @@ def push_back(program: Program, facts: Callable[[str], Fact], node: fx.Node, int
         Unreachable: the coefficient is computed in a way that no rule here inverts, or depends on an input.
     """
     found: Asked = {}
-    reach(program, partial(number, facts), node, interval, found)
+    reach(program, Known(facts), node, interval, found)
     return found
 
 
@@ -68,26 +65,31 @@ def reach(program: Program, known: Known, node: fx.Node, interval: Interval, fou
         return
     if node.op != "call_function":
         raise Unreachable("it is computed from a constant")
+    value = known(node)
+    if value is not None:
+        if not interval.contains(value):
+            raise Unreachable("it is computed from numbers that training does not change, and has the wrong sign")
+        return
     name = base_name(node.target)
     rule = TABLE.get(name)
-    if rule is identity:  # casts round, and keep signs
+    if rule is identity and is_real(node) and is_real(node.all_input_nodes[0]):  # casts round, and keep signs
         reach(program, known, node.all_input_nodes[0], interval, found)
         return
     if isinstance(rule, Moved) or rule in (reshaped, cat, stack):
-        for argument in dict.fromkeys(node.all_input_nodes):
-            if argument.meta["val"].is_floating_point():
-                reach(program, known, argument, origins(node, argument, interval), found)
+        for argument in parents(node):
+            if is_real(argument):
+                reach(program, known, argument, origins(known, node, argument, interval), found)
         return
     step = STEPS.get(name)
     if step is None:
         raise Unreachable(f"it is computed by aten.{name}")
     for argument, asked in step(known, node, interval):
-        shape = tuple(argument.meta["val"].shape)
+        shape = results_of(argument)[0][0]
         bounds = Interval(narrowed(asked.lo, shape, max), narrowed(asked.hi, shape, min))
         reach(program, known, argument, bounds, found)
 
 
-def origins(node: fx.Node, argument: fx.Node, interval: Interval) -> Interval:
+def origins(known: Known, node: fx.Node, argument: fx.Node, interval: Interval) -> Interval:
     """The bounds of an argument's elements: the shape operator is run on their numbers to see where each one goes."""
     shape = argument.meta["val"].shape
     numbers = torch.arange(1, shape.numel() + 1, dtype=torch.float64).reshape(shape)
@@ -97,14 +99,16 @@ def origins(node: fx.Node, argument: fx.Node, interval: Interval) -> Interval:
             return value
         if value is argument:
             return numbers
-        other = value.meta["val"]
-        if not other.is_floating_point():
+        if is_real(value):
+            return torch.zeros(results_of(value)[0][0], dtype=torch.float64)
+        picks = known.exactly(value)
+        if picks is None:
             raise Unreachable("its elements are picked by another tensor")
-        return torch.zeros(other.shape, dtype=torch.float64)
+        return picks
 
     try:
         where = executed(node, exchange)
-    except (RuntimeError, TypeError) as error:
+    except (RuntimeError, TypeError, IndexError) as error:
         raise Unreachable(f"it is computed by aten.{base_name(node.target)}") from error
     if not isinstance(where, Tensor):
         raise Unreachable("it is one of several results")
@@ -128,25 +132,60 @@ def narrowed(bound: Tensor, shape: tuple[int, ...], keep: Callable[[float, float
     return bound
 
 
-def number(facts: Callable[[str], Fact], value: Any) -> Tensor | None:
-    """The value of an argument that does not depend on anything that moves; None of one that does."""
-    if isinstance(value, (int, float)):
-        return torch.tensor(float(value), dtype=torch.float64)
+def value_of(facts: Callable[[str], Fact], value: Any, seen: dict[fx.Node, Any] | None = None) -> Any:
+    """The value of an argument that does not depend on anything that moves, as the model computes it: integers stay
+    integers, which wrap around and divide in their own way. None of an argument that does. `seen` are values found
+    before, to look at each operator once."""
     if not isinstance(value, fx.Node):
-        return None
+        return value if isinstance(value, (int, float)) else None
+    seen = {} if seen is None else seen
+    if value not in seen:
+        seen[value] = computed(facts, value, seen)
+    return seen[value]
+
+
+def computed(facts: Callable[[str], Fact], value: fx.Node, seen: dict[fx.Node, Any]) -> Any:
+    """The value of a node, from those of the elements that it reads."""
     if value.op == "placeholder":
-        fixed = facts(str(value.target)).value
-        return None if fixed is None else fixed.double()
+        return facts(str(value.target)).value
     if value.op != "call_function" or torch.Tag.nondeterministic_seeded in getattr(value.target, "tags", ()):
         return None
-    parts = {part: number(facts, part) for part in value.all_input_nodes}
-    if any(part is None for part in parts.values()):
+    if base_name(value.target).startswith(("empty", "new_empty")):
         return None
+    parts: dict[fx.Node, Any] = {}
+    for part in parents(value):
+        parts[part] = value_of(facts, part, seen)
+        if parts[part] is None:
+            return None
+    for other in value.all_input_nodes:
+        if other not in parts:  # no element of it is read
+            like = other.meta.get("val")
+            if not isinstance(like, Tensor):
+                return None
+            parts[other] = torch.zeros((), dtype=like.dtype).expand(tuple(like.shape))
     try:
-        made = executed(value, parts.__getitem__)
-    except (RuntimeError, TypeError):
+        return executed(value, parts.__getitem__)
+    except (RuntimeError, TypeError, IndexError, ValueError):
         return None
-    return made.double() if isinstance(made, Tensor) else None
+
+
+@dataclass(frozen=True)
+class Known:
+    """The values of arguments that training does not change."""
+
+    facts: Callable[[str], Fact]
+    seen: dict[fx.Node, Any] = field(default_factory=dict[fx.Node, Any])
+
+    def exactly(self, value: Any) -> Any:
+        """The value in its own type; None of an argument that training changes, or that depends on an input."""
+        return value_of(self.facts, value, self.seen)
+
+    def __call__(self, value: Any) -> Tensor | None:
+        """The value as real numbers."""
+        found = self.exactly(value)
+        if isinstance(found, (int, float)):
+            return torch.tensor(float(found), dtype=torch.float64)
+        return found.double() if isinstance(found, Tensor) else None
 
 
 def of_negation(known: Known, node: fx.Node, interval: Interval) -> list[tuple[fx.Node, Interval]]:
@@ -228,6 +267,9 @@ def check_signs(interval: Interval, what: str = "two parameters") -> None:
         if bool(((bound != 0) & bound.isfinite()).any()):
             raise Unreachable(f"it is computed from {what}, and must keep a bound that is not zero")
 
+
+Step = Callable[[Known, fx.Node, Interval], list[tuple[fx.Node, Interval]]]
+"""The arguments of an operator, and where each must lie for the result to lie in an interval."""
 
 STEPS: Mapping[str, Step] = {
     "neg": of_negation,

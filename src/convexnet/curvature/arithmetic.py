@@ -31,10 +31,11 @@ LOG = Profile(
 
 
 def identity(call: Call) -> Fact:
-    """Copies, casts between floating types, dropout in eval mode: exact in real arithmetic."""
+    """Copies, and casts to a floating type: exact in real arithmetic. Of a value that is known the walk makes the copy
+    itself, so that it has the type it is given."""
     if not call.floating and not call.x.integral:
         raise Refusal("it rounds to whole numbers", "keep the model in floating point")
-    return replace(call.x, integral=False) if call.floating and call.x.integral else call.x
+    return call.x if call.x.value is None else replace(call.x, value=None)
 
 
 def dropout(call: Call) -> Fact:

@@ -28,8 +28,10 @@ class Refusal(Exception):
 class Call:
     """An operator with its arguments, tensors replaced by their facts.
 
-    `operator` is the functional overload (relu for relu_), `shapes` the shapes of its results and `floating` whether
-    those are real numbers. Two arguments that are the same tensor are the same `Fact` object.
+    `operator` is the functional overload (relu for relu_), `shapes` the shapes of its results, `dtypes` their types (None
+    for a number outside tensors) and `floating` whether the first is real. Two arguments that are the same tensor are
+    the same `Fact` object. A number that was read from a tensor is a Python number, or a fact of shape () if it is not
+    known.
     """
 
     operator: Callable[..., Any]
@@ -38,6 +40,7 @@ class Call:
     kwargs: Mapping[str, Any]
     shapes: tuple[Shape, ...]
     floating: bool = True
+    dtypes: tuple[torch.dtype | None, ...] = ()
 
     @property
     def shape(self) -> Shape:
@@ -63,7 +66,19 @@ class Call:
 
     def facts(self) -> list[Fact]:
         """All tensor arguments, in order."""
-        return list(_facts((self.args, tuple(self.kwargs.values()))))
+        return list(facts_in((self.args, tuple(self.kwargs.values()))))
+
+    def read(self) -> list[Fact]:
+        """The tensor arguments whose elements the operator looks at: of others it takes the shape or the type."""
+        places = SHAPE_ONLY.get(self.name)
+        if places is None:
+            return self.facts()
+        return list(facts_in(([a for i, a in enumerate(self.args) if i not in places], tuple(self.kwargs.values()))))
+
+    def blank(self, fact: Fact) -> Tensor:
+        """A tensor in place of one of which only the shape or the type is taken."""
+        dtype = self.dtypes[0] if self.dtypes else None
+        return torch.zeros((), dtype=dtype or torch.float64).expand(fact.shape)
 
     def run(self, exchange: Callable[[Fact], Tensor]) -> Any:
         """Execute the operator with every fact exchanged for a tensor, without recording it for autograd."""
@@ -92,12 +107,22 @@ class Call:
             return self.operator(x, *self.args[1:], **self.kwargs)
 
 
-def _facts(value: Any) -> Iterator[Fact]:
+SHAPE_ONLY: dict[str, tuple[int, ...]] = {
+    **dict.fromkeys(("expand_as", "view_as", "reshape_as", "type_as", "to"), (1,)),
+    **dict.fromkeys(("zeros_like", "ones_like", "full_like", "empty_like", "new_zeros", "new_ones", "new_full"), (0,)),
+    **dict.fromkeys(("new_empty", "fill", "zero", "copy", "sym_size", "sym_numel", "sym_stride"), (0,)),
+}
+"""Operators that take no element of some of their arguments, and the places of these: `to` has its second one in
+`x.to(y)`. The result of these operators has the type of such an argument, or does not depend on it."""
+
+
+def facts_in(value: Any) -> Iterator[Fact]:
+    """The facts among arguments, in lists too."""
     if isinstance(value, Fact):
         yield value
     elif isinstance(value, Sequence) and not isinstance(value, str):
         for item in value:
-            yield from _facts(item)
+            yield from facts_in(item)
 
 
 def _exchange(value: Any, exchange: Callable[[Fact], Tensor]) -> Any:

@@ -11,6 +11,15 @@ sum of masks is a logical "or".
     rows        bit i is set: the element may depend on row i of the batch (through any input)
     lo, hi      bounds, rounded outwards; zero is exact, so `lo >= 0` is a statement about the sign
 
+Bounds are real numbers whatever the tensor holds: float64, except that a known floating tensor is its own bounds.
+Integers and booleans have bounds too (those of their type, if nothing better is known), so that a fact stays true where
+they become real numbers; but arithmetic of integers wraps around, so no rule is asked about it.
+
+A fact speaks of the points at which the value is a number. Where a function is undefined (the logarithm of a negative
+number, 0/0) the value is NaN, and so is nearly everything computed from it. `undefined` says that there may be such
+points, also of a tensor that does not vary. An operator that makes a number of NaN (`sign` makes 0) may rest nothing on
+the bounds of such an argument.
+
 Every field has the tensor's full shape, but costs only what it says; see `fields`.
 """
 
@@ -56,7 +65,8 @@ class Fact:
     and exp(u) has infinity (it is log-convex). Non-negative sums and maxima keep the smallest degree (Minkowski,
     Hoelder), so hand-written norms and log-sum-exps are recognised without a pattern matcher.
 
-    `value` is the tensor itself where it is known; `integral` tensors (indices, masks) hold no real numbers.
+    `value` is the tensor itself where it is known, in its own type; `integral` tensors (indices, masks) hold no real
+    numbers; `undefined` ones may hold NaN (or an infinity, which the next operator may turn into one).
     """
 
     nonconvex: Tensor
@@ -68,6 +78,7 @@ class Fact:
     degree: float = 1.0
     value: Tensor | None = None
     integral: bool = False
+    undefined: bool = False
 
     @property
     def shape(self) -> torch.Size:
@@ -124,7 +135,7 @@ class Fact:
             return self
         value = None if self.value is None else self.value.expand(tuple(shape))
         a, b, c, rows, lo, hi = (widened(field, shape) for field in self.fields())
-        return Fact(a, b, c, rows, lo, hi, self.degree, value, self.integral)
+        return Fact(a, b, c, rows, lo, hi, self.degree, value, self.integral, self.undefined)
 
     def fields(self) -> tuple[Tensor, ...]:
         return self.nonconvex, self.nonconcave, self.varies, self.rows, self.lo, self.hi
@@ -136,8 +147,6 @@ def told(bound: Tensor, sign: float) -> Tensor:
     largest = torch.finfo(torch.float64).max
     if value is not None:
         return bound if value * sign != -INF else uniform(-sign * largest, bound.shape, bound.dtype)
-    if not bound.is_floating_point():
-        return bound
     inner = core(bound)
     if bool(inner.isfinite().all()):
         return bound
@@ -145,22 +154,75 @@ def told(bound: Tensor, sign: float) -> Tensor:
     return inner.double().nan_to_num(nan=sign * INF, **ends).expand(bound.shape)
 
 
+REAL = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+"""Types whose numbers are their own bounds, and with which PyTorch computes."""
+
+
 def known(value: Tensor) -> Fact:
-    """The fact of a tensor whose entries are at hand. Bounds share its memory; nothing is copied."""
-    no = uniform(False, value.shape, torch.bool)
-    bounds = value.detach()
-    if bounds.dtype == torch.bool or bounds.is_complex() or bounds.is_quantized:
-        bounds = bounds.to(torch.float64) if bounds.dtype == torch.bool else uniform(0.0, value.shape, torch.float64)
-    return Fact(
-        no,
-        no,
-        no,
-        uniform(0, value.shape, torch.uint8),
-        bounds,
-        bounds,
-        value=value,
-        integral=not value.dtype.is_floating_point,
-    )
+    """The fact of a tensor whose entries are at hand. Bounds of real numbers share its memory; nothing is copied."""
+    no, rows = uniform(False, value.shape, torch.bool), uniform(0, value.shape, torch.uint8)
+    lo, hi = bounds_of(value.detach())
+    return Fact(no, no, no, rows, lo, hi, value=value, integral=not value.dtype.is_floating_point)
+
+
+def bounds_of(value: Tensor) -> tuple[Tensor, Tensor]:
+    """Lower and upper bounds of known entries; complex and quantised ones have none."""
+    if value.dtype in REAL:
+        return value, value
+    if value.is_complex() or value.is_quantized:
+        return uniform(-INF, value.shape, torch.float64), uniform(INF, value.shape, torch.float64)
+    bound = value.to(torch.float64)
+    if value.dtype not in (torch.int64, torch.uint64) or not bool((bound.abs() >= EXACT).any()):
+        return bound, bound
+    rounded = bound.abs() >= EXACT
+    below, above = (torch.nextafter(bound, torch.tensor(end, dtype=torch.float64)) for end in (-INF, INF))
+    return torch.where(rounded, below, bound), torch.where(rounded, above, bound)
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether no entry is infinite or NaN; a finite sum tells without a mask as large as the tensor."""
+    if not tensor.is_floating_point():
+        return True
+    tensor = tensor if tensor.dtype in REAL else tensor.to(torch.float64)
+    return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
+
+
+EXACT = 2.0**53
+"""Below it every integer is a float64."""
+
+
+def range_of(dtype: torch.dtype) -> tuple[float, float]:
+    """Between which numbers the entries of a type lie."""
+    if dtype == torch.bool:
+        return 0.0, 1.0
+    if dtype.is_floating_point or dtype.is_complex:
+        return -INF, INF
+    try:
+        limits = torch.iinfo(dtype)
+    except TypeError:  # a quantised type
+        return -INF, INF
+    return float(limits.min), float(limits.max)
+
+
+def typed(fact: Fact, dtype: torch.dtype | None, undefined: bool = False) -> Fact:
+    """The fact of a tensor (or, for None, of an integer outside tensors) of a type: what follows from the type is
+    added.
+
+    Raises:
+        TypeError: the fact is not one of such a tensor: its value has another type, or its bounds are not real.
+    """
+    if fact.value is not None and fact.value.dtype != dtype:
+        raise TypeError(f"a tensor of {dtype} is known as {fact.value.dtype}")
+    if fact.lo.dtype not in REAL or fact.hi.dtype not in REAL:
+        raise TypeError(f"a tensor of {dtype} has bounds of {fact.lo.dtype}")
+    integral = dtype is None or not dtype.is_floating_point
+    lo, hi = fact.lo, fact.hi
+    if integral and dtype is not None and (level(lo), level(hi)) == (-INF, INF):
+        lo, hi = (uniform(end, fact.shape, torch.float64) for end in range_of(dtype))
+    undefined = fact.undefined or undefined
+    if integral == fact.integral and undefined == fact.undefined and lo is fact.lo:
+        return fact
+    return replace(fact, integral=integral, undefined=undefined, lo=lo, hi=hi)
 
 
 def constant(shape: Shape, rows: Tensor | None = None) -> Fact:
@@ -183,7 +245,7 @@ def as_fact(value: Any) -> Fact:
 
 
 def viewed(fact: Fact, move: Callable[[Tensor], Tensor]) -> Fact:
-    """The fact of a view: `move` is applied to every field, and to the value."""
+    """The fact of a view: `move` is applied to every field, and to the value. What moves elements keeps their type."""
 
     def moved(field: Tensor) -> Tensor:
         value = level(field)
@@ -191,7 +253,7 @@ def viewed(fact: Fact, move: Callable[[Tensor], Tensor]) -> Fact:
 
     a, b, c, rows, lo, hi = (moved(field) for field in fact.fields())
     value = None if fact.value is None else move(fact.value)
-    return Fact(a, b, c, rows, lo, hi, fact.degree, value, fact.integral)
+    return Fact(a, b, c, rows, lo, hi, fact.degree, value, fact.integral, fact.undefined)
 
 
 # --- the composition theorem -----------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
-from convexnet.curvature.facts import AFFINE, CONCAVE, CONSTANT, CONVEX, UNKNOWN, Fact
+from convexnet.curvature.facts import AFFINE, CONCAVE, CONSTANT, CONVEX, UNKNOWN, Fact, is_finite
 from convexnet.curvature.fields import BATCH, core
 from convexnet.curvature.graph import ancestors, base_name, module_path, source_line
 from convexnet.curvature.trace import Program
@@ -74,22 +74,19 @@ def not_finite(program: Program) -> tuple[Finding, ...]:
     found: list[Finding] = []
     for name, source in program.sources.items():
         tensor = source.tensor
-        if name not in used or tensor is None or not tensor.is_floating_point() or source.kind == "constant":
+        if name not in used or tensor is None or source.kind == "constant" or is_finite(tensor):
             continue
-        if bool(tensor.sum().isfinite()):
-            continue  # the usual case, without a mask as large as the weights
-        bad = int((~tensor.isfinite()).sum())
-        if bad:
-            found.append(
-                Finding(
-                    path=source.name.rpartition(".")[0],
-                    source="",
-                    operator=source.kind,
-                    argument="",
-                    reason=f"{bad:,} of {tensor.numel():,} entries of {source.name} are NaN or infinite",
-                    remedy="restore the last good weights; look for the step where the loss became infinite",
-                )
+        bad = int((~tensor.double().isfinite()).sum())
+        found.append(
+            Finding(
+                path=source.name.rpartition(".")[0],
+                source="",
+                operator=source.kind,
+                argument="",
+                reason=f"{bad:,} of {tensor.numel():,} entries of {source.name} are NaN or infinite",
+                remedy="restore the last good weights; look for the step where the loss became infinite",
             )
+        )
     return tuple(found)
 
 

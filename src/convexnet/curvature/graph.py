@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx
 
 from convexnet.curvature.arithmetic import dropout, identity
-from convexnet.curvature.call import Call
+from convexnet.curvature.call import SHAPE_ONLY, Call
 from convexnet.curvature.layers import einsum
 from convexnet.curvature.shapes import Moved, reshaped
 from convexnet.curvature.table import TABLE
@@ -171,13 +171,57 @@ def ancestors(node: fx.Node) -> set[fx.Node]:
 # --- executing a node ------------------------------------------------------------------------------------------------
 
 
+def parents(node: fx.Node) -> list[fx.Node]:
+    """The nodes whose elements an operator reads: of some arguments it takes no more than the shape or the type."""
+    places = SHAPE_ONLY.get(base_name(node.target)) if node.op == "call_function" else None
+    if places is None:
+        return node.all_input_nodes
+    found: dict[fx.Node, None] = {}
+    read = [arg for i, arg in enumerate(node.args) if i not in places]
+    fx.map_arg((tuple(read), node.kwargs), lambda other: found.setdefault(other))
+    return list(found)
+
+
+def types_of(node: fx.Node) -> tuple[torch.dtype | None, ...]:
+    """The types of a node's results: None for an integer or a truth value outside tensors, as `item` makes; real
+    numbers there have float64's."""
+    value = node.meta.get("val")
+    values = [v for v in (value if isinstance(value, (list, tuple)) else [value]) if isinstance(v, Tensor)]
+    if values:
+        return tuple(v.dtype for v in values)
+    return (torch.float64 if isinstance(value, (float, torch.SymFloat)) else None,)
+
+
 def results_of(node: fx.Node) -> tuple[tuple[Sequence[int], ...], tuple[bool, ...]]:
     """Shapes of a node's results, and which of them are real."""
     value = node.meta.get("val")
     values = [v for v in (value if isinstance(value, (list, tuple)) else [value]) if isinstance(v, Tensor)]
-    if not values:  # a number, as `item` makes
-        return ((),), (True,)
-    return tuple(tuple(v.shape) for v in values), tuple(v.dtype.is_floating_point for v in values)
+    real = tuple(dtype is not None and dtype.is_floating_point for dtype in types_of(node))
+    return (tuple(tuple(v.shape) for v in values) or ((),)), real
+
+
+def is_real(node: Any) -> bool:
+    """Whether a node's first result is a real tensor, or a real number."""
+    return isinstance(node, fx.Node) and results_of(node)[1][0]
+
+
+def numbers_in(node: fx.Node) -> tuple[fx.Node, ...]:
+    """The arguments that stand where the operator takes a number that is not a factor or a term: an index, a size, a
+    slope. Only a known number says what such an operator does."""
+    schema = getattr(node.target, "_schema", None)
+    if schema is None or base_name(node.target) in SCALED:
+        return ()
+    found: list[fx.Node] = []
+    for i, argument in enumerate(schema.arguments):
+        value = node.args[i] if i < len(node.args) else node.kwargs.get(argument.name)
+        if "Tensor" not in str(argument.type):
+            found += [v for v in (value if isinstance(value, (list, tuple)) else [value]) if isinstance(v, fx.Node)]
+    return tuple(found)
+
+
+SCALED = frozenset(("add", "sub", "rsub", "mul", "div", "addcmul", "lerp", "where", "masked_fill", "fill", "clamp",
+                    "clamp_min", "clamp_max"))  # fmt: skip
+"""Operators whose rules take a number as they take a tensor, as a quantity of which perhaps the sign is known."""
 
 
 def functional(target: Any, name: str) -> Callable[..., Any]:
@@ -200,7 +244,10 @@ def called(node: fx.Node, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[
     """A node with its arguments looked up, as a rule sees it, and which of its results are real numbers."""
     shapes, floating = results_of(node)
     name = base_name(node.target)
-    return Call(functional(node.target, name), name, tuple(args), dict(kwargs), shapes, floating[0]), floating
+    call = Call(
+        functional(node.target, name), name, tuple(args), dict(kwargs), shapes, floating[0], types_of(node)
+    )
+    return call, floating
 
 
 # --- where things come from ------------------------------------------------------------------------------------------

@@ -6,14 +6,14 @@ Such an operator is its own rule: run on each field of a fact, it puts every ele
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from convexnet.curvature.call import Call, Refusal, Result
-from convexnet.curvature.facts import Fact, as_fact, constant, known, viewed
+from convexnet.curvature.call import Call, Refusal, Result, facts_in
+from convexnet.curvature.facts import Fact, as_fact, constant, viewed
 from convexnet.curvature.fields import Shape, compact, core, elementwise, level, uniform
 from convexnet.curvature.opaque import Opaque
 
@@ -28,15 +28,17 @@ class Moved:
 
     fills: bool = False
     as_float: bool = False  # the operator has no boolean or integer kernel
+    picks: tuple[int, str] | None = None  # the argument that says which elements are meant, in tensors of integers
 
     def __call__(self, call: Call) -> Result:
         if any(isinstance(arg, torch.dtype) for arg in call.args) or call.arg(3, "accumulate") is True:
             raise Refusal("it reinterprets bits, or adds to what is there", "use add, or a cast")
-        facts = [fact for fact in call.facts() if not fact.integral]
-        if not facts:
-            return Opaque("it only moves integers")(call)
+        picks = {id(fact) for fact in facts_in(call.arg(*self.picks))} if self.picks else set[int]()
+        facts = [fact for fact in call.read() if id(fact) not in picks]
+        if not facts or (self.picks and call.arg(*self.picks) is None):
+            return Opaque("it makes indices of integers")(call)
         columns = [
-            self.field(call, facts, [fact.fields()[which] for fact in facts], fill)
+            self.field(call, facts, picks, [fact.fields()[which] for fact in facts], fill)
             for which, fill in enumerate((max, max, max, max, min, max))
         ]
         power = min(fact.power for fact in facts)
@@ -44,7 +46,12 @@ class Moved:
         return moved[0] if len(moved) == 1 else moved
 
     def field(
-        self, call: Call, facts: Sequence[Fact], fields: Sequence[Tensor], fill: Callable[[float, float], float]
+        self,
+        call: Call,
+        facts: Sequence[Fact],
+        picks: set[int],
+        fields: Sequence[Tensor],
+        fill: Callable[[float, float], float],
     ) -> list[Tensor]:
         """One field of the results."""
         dtype = fields[0].dtype if fields[0].dtype in (torch.bool, torch.uint8) else torch.float64
@@ -58,7 +65,14 @@ class Moved:
                 return [uniform(fill(value, 0.0) if self.fills else value, shape, dtype) for shape in call.shapes]
         work = torch.float64 if self.as_float else dtype
         table = {id(fact): inner.to(work).expand(fact.shape) for fact, inner in zip(facts, cores, strict=True)}
-        out = call.run(lambda fact: address(fact) if fact.integral else table[id(fact)])
+
+        def exchange(fact: Fact) -> Tensor:
+            if id(fact) in picks:
+                return address(fact)
+            found = table.get(id(fact))
+            return call.blank(fact) if found is None else found
+
+        out = call.run(exchange)
         parts: Sequence[Tensor] = out if isinstance(out, (tuple, list)) else (out,)
         return [retype(part, dtype) for part in parts]
 
@@ -88,15 +102,15 @@ def reshaped(call: Call) -> Fact:
 
 def fresh(call: Call) -> Fact:
     """zeros_like, new_ones, full_like, fill: the result depends on the shape of the argument only."""
-    filler = call.arg(1, "value")
-    if isinstance(filler, Fact):
-        return filler.expanded(call.shape)
-    return known(call.run(lambda fact: torch.zeros(fact.shape, dtype=torch.float64)))
+    for filler in (call.arg(1, "value"), call.arg(2, "fill_value")):
+        if isinstance(filler, Fact):
+            return replace(filler, value=None).expanded(call.shape)
+    raise Refusal("what it fills with is not known")
 
 
 def copy(call: Call) -> Fact:
-    """b copied into a."""
-    return call.args[1].expanded(call.shape)
+    """b copied into a, whose type may be another; of a value that is known the walk makes a copy itself."""
+    return replace(call.args[1], value=None).expanded(call.shape)
 
 
 def masked_fill(call: Call) -> Fact:

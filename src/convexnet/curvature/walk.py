@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, fx
 
 from convexnet.curvature.call import Call, Refusal, Result
-from convexnet.curvature.facts import CONSTANT, UNKNOWN, Fact, constant, known, unknown
+from convexnet.curvature.facts import CONSTANT, UNKNOWN, Fact, constant, is_finite, known, typed, unknown
 from convexnet.curvature.fields import core, elementwise, is_aligned, level, uniform, where_any
-from convexnet.curvature.graph import ancestors, called, is_mutable
+from convexnet.curvature.graph import ancestors, called, is_mutable, numbers_in
 from convexnet.curvature.opaque import UNRULED, Opaque, unreal, unruled
-from convexnet.curvature.shapes import Moved, reshaped
-from convexnet.curvature.table import TABLE
+from convexnet.curvature.shapes import Moved, cat, reshaped, stack
+from convexnet.curvature.table import FORGIVING, PARTIAL, TABLE
 from convexnet.curvature.trace import Program
 
 
@@ -74,7 +74,8 @@ def walk(
         The walk; `stopped` if it was cut short.
     """
     found = Walk()
-    runner = _Runner(words, found, fast, before)
+    constants = frozenset(name for name, source in program.sources.items() if source.kind == "constant")
+    runner = _Runner(words, found, fast, before, constants)
     try:
         outputs = runner.graph(program.graph, program.module, given)
     except _Stop:
@@ -93,6 +94,7 @@ class _Runner:
     found: Walk
     fast: bool
     before: Callable[[Call, fx.Node], Call] | None
+    constants: frozenset[str]  # placeholders of tensors that the forward makes or holds
 
     def graph(self, graph: fx.Graph, module: torch.nn.Module, given: Callable[[str], Any]) -> Callable[[Any], Any]:
         """Walk one graph; returns a function that looks up the values of its outputs."""
@@ -107,7 +109,7 @@ class _Runner:
             if node not in last:
                 continue
             if node.op == "placeholder":
-                env[node] = given(str(node.target))
+                env[node] = self.placed(given(str(node.target)), node)
             elif node.op == "get_attr":
                 env[node] = attribute(module, str(node.target))
             elif node.op == "call_function":
@@ -125,17 +127,45 @@ class _Runner:
         if inlined is not None:
             return inlined
         listed = isinstance(node.meta.get("val"), (list, tuple))
-        call, floating = called(node, args, kwargs)
-        call = without_templates(call, node)
-        result = self.apply(self.before(call, node) if self.before else call, node)
-        results = result if isinstance(result, tuple) else (result,)
-        if any(tuple(r.shape) != tuple(shape) for r, shape in zip(results, call.shapes, strict=True)):
-            lost = self.blame(node, call, Refusal("its rule does not cover this call (the shapes differ)", UNRULED))
-            results = lost if isinstance(lost, tuple) else (lost,)
-        results = tuple(replace(r, integral=not real) for r, real in zip(results, floating, strict=True))
+        call, _ = called(node, args, kwargs)
+        outside = any(not isinstance(other.meta.get("val"), (Tensor, tuple, list)) for other in node.all_input_nodes)
+        unread = outside and any(isinstance(lookup(number), Fact) for number in numbers_in(node))
+        result = self.apply(self.before(call, node) if self.before else call, node, unread)
+        if not isinstance(result, (Fact, tuple)):
+            return result  # a number that is known
+        results = self.checked(result, call, node)
         if results and results[0].curvature != CONSTANT:
             self.found.steps.append((node, describe(results[0])))
         return results if listed else results[0]
+
+    def checked(self, result: Result, call: Call, node: fx.Node) -> tuple[Fact, ...]:
+        """The results, if each is a fact of a tensor of its node's shape and type; else a rule is at fault."""
+        results = result if isinstance(result, tuple) else (result,)
+        rule = TABLE.get(call.name)
+        undefined = isinstance(rule, Opaque) or any(fact.undefined for fact in call.read())
+        undefined = undefined or (call.name in PARTIAL and PARTIAL[call.name](call))
+        try:
+            if any(tuple(r.shape) != tuple(shape) for r, shape in zip(results, call.shapes, strict=True)):
+                raise TypeError("the shapes differ")
+            return tuple(typed(r, dtype, undefined) for r, dtype in zip(results, call.dtypes, strict=True))
+        except (TypeError, ValueError) as error:
+            self.found.errors.append(error)
+            lost = self.blame(node, call, Refusal(f"its rule does not cover this call ({error})", UNRULED))
+        return tuple(
+            typed(r, dtype, True)
+            for r, dtype in zip(lost if isinstance(lost, tuple) else (lost,), call.dtypes, strict=True)
+        )
+
+    def placed(self, value: Any, node: fx.Node) -> Any:
+        """The fact of a placeholder, which is the tensor of the program that it is for."""
+        like = node.meta.get("val")
+        if not isinstance(value, Fact) or not isinstance(like, Tensor):
+            return value
+        if value.value is None:
+            return typed(value, like.dtype)
+        if str(node.target) in self.constants and not is_finite(value.value):  # parameters and buffers have a finding
+            return replace(value, undefined=True)
+        return value
 
     def inline(self, node: fx.Node, args: Sequence[Any]) -> Any:
         """Regions of no_grad or autocast compute the same real function: walk what is inside."""
@@ -150,23 +180,28 @@ class _Runner:
         (output,) = (n for n in inner.graph.nodes if n.op == "output")
         return tuple(lookup(value) for value in output.args[0])
 
-    def apply(self, call: Call, node: fx.Node) -> Result:
+    def apply(self, call: Call, node: fx.Node, unread: bool) -> Result:
         """One operator: computed where everything is known, else by its rule; blamed where it breaks something."""
-        facts = call.facts()
+        facts = call.read()
         random = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
         if draws(call) or (random and call.name not in TABLE):
             return self.blame(node, call, RANDOM)
         if call.name.startswith(("empty", "new_empty")):  # whatever the memory holds
             return constant(call.shape)
         moving = any(not fact.constant for fact in facts)
-        if not moving and any(fact.value is None for fact in facts) and not exact(call, node):
-            return Opaque("")(call)
+        at_hand = all(fact.value is not None for fact in facts)
+        if not moving and not at_hand and not exact(call, node):
+            return beyond(call)
         if moving and not call.floating and call.name in TABLE and not isinstance(TABLE[call.name], Opaque):
             return self.blame(node, call, unreal(node.meta.get("val")))
         rule = TABLE.get(call.name)
         try:
-            if all(fact.value is not None for fact in facts) and not draws(call):
+            if at_hand:
                 return computed(call)
+            if unread:
+                raise UNREAD
+            if call.name in FORGIVING and any(fact.undefined for fact in facts):
+                raise GAP
             if rule is None:
                 raise unruled(call.name)
             result = rule(call)
@@ -176,7 +211,7 @@ class _Runner:
             return self.blame(node, call, Refusal(f"its rule does not cover this call ({cause})", UNRULED))
         except Refusal as refusal:
             if not moving:
-                return Opaque("")(call)
+                return beyond(call)
             return self.blame(node, call, refusal)
         results = result if isinstance(result, tuple) else (result,)
         if not any(where_any(r.unknown) for r in results[:1]):
@@ -197,34 +232,35 @@ class _Runner:
         facts = call.facts()
         if always or not any(where_any(f.unknown) for f in facts):
             self.found.blames.append(blamed(node, call, refusal))
-        rows = uniform(3 if any(where_any(f.rows) for f in facts) else 0, (), torch.uint8)
-        results = tuple(unknown(shape, rows.expand(tuple(shape))) for shape in call.shapes)
+        rows = 3 if any(where_any(f.rows) for f in facts) else 0
+        results = tuple(
+            replace(unknown(shape, uniform(rows, shape, torch.uint8)), undefined=True) for shape in call.shapes
+        )
         return results[0] if len(results) == 1 else results
 
 
+def beyond(call: Call) -> Result:
+    """The result of an operator on what does not vary, of which no rule speaks: constant, and perhaps undefined."""
+    result = Opaque("")(call)
+    if isinstance(result, tuple):
+        return tuple(replace(part, undefined=True) for part in result)
+    return replace(result, undefined=True)
+
+
 RANDOM = Refusal("it draws random numbers", "make the forward deterministic in eval mode")
+UNREAD = Refusal(
+    "it takes a number (an index, a size, a setting) that is read from a tensor whose value is not known: from an "
+    "input, or from a parameter",
+    "read it from a buffer, or give a Python number",
+)
+GAP = Refusal(
+    "it makes a number of NaN, and its argument may be undefined at some points",
+    "keep the arguments of powers, logarithms and quotients where these are defined",
+)
 MIXING = Refusal(
     "it mixes the rows of the batch: the samples influence each other, and the output is no function of one sample",
     "reduce over the dimensions of a sample only (dim 1 and up)",
 )
-
-
-LIKE = ("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full")
-AS = {"expand_as": "expand", "view_as": "reshape"}
-
-
-def without_templates(call: Call, node: fx.Node) -> Call:
-    """The call without an argument of which only the shape is read: the result does not depend on its values."""
-    if not isinstance(first := call.args[0] if call.args else None, Fact):
-        return call
-    if call.name in AS and len(call.args) > 1:
-        operator_ = getattr(torch.ops.aten, AS[call.name]).default
-        return replace(call, operator=operator_, name=AS[call.name], args=(first, list(call.shape)), kwargs={})
-    if call.name in LIKE and not first.constant:
-        value = node.all_input_nodes[0].meta["val"]
-        blank = known(torch.zeros((), dtype=value.dtype).expand(tuple(value.shape)))
-        return replace(call, args=(blank, *call.args[1:]))
-    return call
 
 
 def draws(call: Call) -> bool:
@@ -237,7 +273,8 @@ def draws(call: Call) -> bool:
 def exact(call: Call, node: fx.Node) -> bool:
     """Whether the rules, which are about real numbers, speak of this call of constants: integers wrap and casts of
     them cut, and complex numbers have no sign. Moving elements is always exact."""
-    if isinstance(TABLE.get(call.name), Moved) or TABLE.get(call.name) is reshaped:
+    rule = TABLE.get(call.name)
+    if isinstance(rule, Moved) or rule in (reshaped, cat, stack):
         return True
     values = [n.meta.get("val") for n in (node, *node.all_input_nodes)]
     if any(isinstance(value, Tensor) and value.is_complex() for value in values):
@@ -277,24 +314,28 @@ def attribute(module: torch.nn.Module, path: str) -> Any:
     value: Any = module
     for part in path.split("."):
         value = getattr(value, part)
-    return known(value) if isinstance(value, Tensor) else value
+    if not isinstance(value, Tensor):
+        return value
+    return known(value) if is_finite(value) else replace(known(value), undefined=True)
 
 
-def computed(call: Call) -> Result:
-    """The result of an operator all of whose arguments are known."""
+def computed(call: Call) -> Any:
+    """The result of an operator all of whose arguments are known: facts, or a Python number."""
     mutable = is_mutable(call.operator)
 
     def value(fact: Fact) -> Tensor:
-        assert fact.value is not None
-        return fact.value.clone() if mutable else fact.value
+        found = call.blank(fact) if fact.value is None else fact.value
+        return found.clone() if mutable else found
 
-    def result(out: Any) -> Fact:
-        tensor = out if isinstance(out, Tensor) else torch.tensor(out)
-        if tensor.is_floating_point() and bool(tensor.sum().isnan()) and bool(tensor.isnan().any()):
-            return constant(tensor.shape)  # not a number: nothing is known of it
-        return known(tensor)
+    def result(tensor: Tensor) -> Fact:
+        if is_finite(tensor):
+            return known(tensor)
+        fact = constant(tensor.shape) if bool(tensor.isnan().any()) else known(tensor)
+        return replace(fact, undefined=True)  # not a number: nothing is known of it
 
     out = call.run(value)
+    if not isinstance(out, (Tensor, tuple, list)):
+        return out
     return tuple(result(o) for o in out) if isinstance(out, (tuple, list)) else result(out)
 
 

@@ -39,11 +39,16 @@ Value = Difference | Tensor | float
 
 def parts(value: Value) -> tuple[Any, Tensor | None, bool]:
     """p, q and whether p − q is affine; what does not depend on the inputs is its own p."""
-    return (value.p, value.q, value.affine) if isinstance(value, Difference) else (value, None, True)
+    return (value.p, value.q, value.affine) if isinstance(value, Difference) else (real(value), None, True)
 
 
 def difference(value: Any) -> Difference:
-    return value if isinstance(value, Difference) else Difference(value, None, True)
+    return value if isinstance(value, Difference) else Difference(real(value), None, True)
+
+
+def real(value: Any) -> Any:
+    """Integers and booleans of a tensor as real numbers: as integers they would wrap around."""
+    return value.double() if isinstance(value, Tensor) and not value.is_complex() else value
 
 
 def total(a: Any, b: Any) -> Any:
@@ -103,7 +108,7 @@ def larger(a: Value, b: Value) -> Difference:
 
 def smaller(a: Difference, b: Value) -> Difference:
     """min(a, b) = −max(−a, −b)."""
-    return negated(larger(negated(a), negated(b) if isinstance(b, Difference) else -b))
+    return negated(larger(negated(a), negated(b) if isinstance(b, Difference) else -real(b)))
 
 
 def between(x: Difference, low: Value | None, high: Value | None) -> Difference:

@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 
 from convexnet.curvature import trace
 from convexnet.curvature.arguments import in_float64
-from convexnet.curvature.call import Refusal
+from convexnet.curvature.call import SHAPE_ONLY, Refusal
 from convexnet.curvature.falsify import default_double
 from convexnet.curvature.fields import BATCH
 from convexnet.curvature.findings import Finding
@@ -183,6 +183,8 @@ def step(node: fx.Node, env: dict[str, Any]) -> Any:
     values = list(inside((args, tuple(kwargs.values()))))
     if any(value is LOST for value in values):
         return LOST
+    unread = SHAPE_ONLY.get(base_name(node.target), ())
+    read = list(inside(([arg for i, arg in enumerate(args) if i not in unread], tuple(kwargs.values()))))
     if node.target is operator.getitem:
         if isinstance(args[0], tuple) and args[1] >= len(args[0]):
             raise INDICES
@@ -191,10 +193,10 @@ def step(node: fx.Node, env: dict[str, Any]) -> Any:
     if not hasattr(node.target, "_schema") and any(isinstance(value, (Difference, Tensor)) for value in values):
         raise REGION
     try:
-        if not any(isinstance(value, Difference) for value in values):
+        if not any(isinstance(value, Difference) for value in read):
             if draws(node):
                 raise RANDOM
-            return constant(node, args, kwargs)
+            return constant(node, tuple(arg.p if isinstance(arg, Difference) else arg for arg in args), kwargs)
         if name not in TABLE:
             raise RANDOM if draws(node) else unsplit(name)
         if not node.meta["floating"]:
@@ -211,6 +213,8 @@ def constant(node: fx.Node, args: Any, kwargs: Mapping[str, Any]) -> Any:
     """An operator on what does not depend on the inputs, in float64."""
     values = list(inside((args, tuple(kwargs.values()))))
     tensors = any(isinstance(value, Tensor) for value in values)
+    if base_name(node.target) == "item" and node.meta["floating"]:  # a tensor still, for the part is traced itself
+        return args[0].double().reshape(())
     schema = getattr(node.target, "_schema", None)
     if schema is not None and not tensors and node.meta["floating"] and node.meta["tensor"]:
         if any(argument.name == "dtype" for argument in schema.arguments):  # torch.full, torch.linspace, ...

@@ -50,9 +50,10 @@ def moved(call: Operation, indexed: bool = False) -> Any:
         return value.p if isinstance(value, Difference) else value
 
     def lower(value: Any) -> Any:
+        if indexed and isinstance(value, Tensor) and not value.is_floating_point():
+            return value
         p, q, _ = parts(value)
-        keeps = indexed and not p.is_floating_point()
-        return q if q is not None else (p if keeps else torch.zeros_like(p))
+        return q if q is not None else torch.zeros_like(p)
 
     p = call.run(upper)
     q = None if all(v.q is None for v in given) else call.run(lower)

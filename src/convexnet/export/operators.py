@@ -101,12 +101,6 @@ AFFINE: frozenset[str] = frozenset((
 ))  # fmt: skip
 """Operators that are executed as they are: affine in what the calculus lets them be applied to."""
 
-SHAPE_ONLY = frozenset((
-    "zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full", "sym_size", "sym_numel", "sym_stride",
-))  # fmt: skip
-"""Operators that look at the shape of their argument, and do not see the variable."""
-
-
 INSTEAD = {
     "sqrt": "if it is a norm, write it as one: torch.linalg.vector_norm",
     "log": "if it is the logarithm of a sum of exponentials, write it as one: torch.logsumexp",

@@ -17,11 +17,11 @@ from torch import Tensor, fx
 from convexnet.curvature.arguments import in_float64
 from convexnet.curvature.call import Refusal
 from convexnet.curvature.findings import Finding
-from convexnet.curvature.graph import ancestors, base_name, functional, module_path, source_line
+from convexnet.curvature.graph import ancestors, base_name, functional, module_path, parents, source_line
 from convexnet.curvature.trace import Program
 from convexnet.errors import NotCertified
 from convexnet.export.bends import BENDS
-from convexnet.export.operators import AFFINE, BENT, FACTORS, INSTEAD, SHAPE_ONLY
+from convexnet.export.operators import AFFINE, BENT, FACTORS, INSTEAD
 from convexnet.export.rules import Use
 
 OFFSETS = frozenset(("maximum", "minimum", "max", "min", "clamp", "clamp_min", "clamp_max"))
@@ -92,7 +92,7 @@ class Reading:
             source = self.program.sources.get(str(node.target)) if node.op == "placeholder" else None
             if source is not None and source.kind == "input" and source.index in inputs:
                 found.add(node)
-            elif base_name(node.target) not in SHAPE_ONLY and found.intersection(node.all_input_nodes):
+            elif found.intersection(parents(node)):
                 found.add(node)
         return found
 
@@ -114,7 +114,7 @@ class Reading:
             name in BENT
             and name not in OFFSETS
             and name != "mul"
-            and any(self.changes(value) for value in node.all_input_nodes)
+            and any(self.changes(value) for value in parents(node))
         ):
             return [finding(node, Refusal("what it does depends on a parameter", ARRAY))]
         return []
@@ -149,6 +149,8 @@ class Reading:
         if node.target is operator.getitem:
             return args[0][args[1]]
         name = base_name(node.target)
+        if node in self.moving and name in BENT:
+            args, kwargs = real(args), real(kwargs)
         use = Use(functional(node.target, name), args, kwargs)
 
         def here(bend: str, a: Tensor, setting: float | Tensor = 0.0, group: bool = False) -> Tensor:
@@ -204,6 +206,15 @@ def widened(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value)(map(widened, value)) if type(value) in (list, tuple) else value
     return {key: widened(item) for key, item in value.items()} if isinstance(value, dict) else value
+
+
+def real(value: Any) -> Any:
+    """Arguments of a function of `bends`, whose form is computed from them: integers of a tensor would wrap around."""
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(real, value)) if type(value) in (list, tuple) else value
+    if isinstance(value, dict):
+        return {key: real(item) for key, item in value.items()}
+    return value.double() if isinstance(value, Tensor) and not value.is_complex() else value
 
 
 def finding(node: fx.Node, refusal: Refusal) -> Finding:

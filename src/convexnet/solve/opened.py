@@ -21,7 +21,7 @@ from convexnet.curvature.arguments import in_float64
 from convexnet.curvature.call import Call, Refusal
 from convexnet.curvature.facts import AFFINE, CONSTANT, constant, known
 from convexnet.curvature.fields import uniform
-from convexnet.curvature.graph import ancestors, base_name, functional, module_path, source_line
+from convexnet.curvature.graph import ancestors, base_name, functional, module_path, parents, source_line
 from convexnet.curvature.table import TABLE
 from convexnet.curvature.trace import Program
 from convexnet.solve.bends import Bend, Kinks
@@ -61,13 +61,14 @@ class Opened:
             source = program.sources.get(str(node.target)) if node.op == "placeholder" else None
             given = source is not None and source.kind == "input"
             chosen = source is not None and given and source.index == variable
+            read = parents(node)
             if is_count(node, self.counts):
                 self.counts.add(node)
-            elif chosen or self.moving.intersection(node.all_input_nodes):
+            elif chosen or self.moving.intersection(read):
                 self.moving.add(node)
-                mixed = self.other.intersection(node.all_input_nodes)
+                mixed = self.other.intersection(read)
                 self.gated |= bool(mixed) and base_name(node.target) not in ADDITIVE
-            elif given or (self.other | self.counts).intersection(node.all_input_nodes):
+            elif given or (self.other | self.counts | self.moving).intersection(node.all_input_nodes):
                 self.other.add(node)
         self.lasting = {node for node in self.nodes} - self.moving - self.other - self.counts
         self.values: Mapping[int, Tensor] = {}
@@ -137,7 +138,7 @@ class Opened:
         try:
             if name not in KINKS:
                 raise Refusal("it is neither affine nor known to the solvers")
-            return KINKS[name](with_columns(bend), args, dict(kwargs))
+            return KINKS[name](with_columns(bend), tuple(map(real, args)), {k: real(v) for k, v in kwargs.items()})
         except Refusal as refusal:
             raise Refusal(f"{place_of(node)} cannot be opened: {refusal.reason}", refusal.remedy) from None
 
@@ -219,7 +220,8 @@ def is_affine(node: fx.Node, arguments: tuple[Any, Any], result: Any) -> bool:
         return False
     floating = [value.dtype.is_floating_point for value in results]
     shapes = tuple(tuple(value.shape) for value in results)
-    call = Call(functional(node.target, name), name, arguments[0], dict(arguments[1]), shapes, floating[0])
+    types = tuple(value.dtype for value in results)
+    call = Call(functional(node.target, name), name, arguments[0], dict(arguments[1]), shapes, floating[0], types)
     if not floating[0]:
         return False
     try:
@@ -285,6 +287,11 @@ def usable(tensor: Any) -> Any:
     """A tensor of the model in float64, and not one of inference mode, which automatic differentiation refuses."""
     made = in_float64(tensor)
     return made.clone() if isinstance(made, Tensor) and made.is_inference() else made
+
+
+def real(value: Any) -> Any:
+    """An argument of a bend: its rule computes with it, and integers of a tensor would wrap around."""
+    return value.double() if isinstance(value, Tensor) and not value.is_complex() else value
 
 
 def exact(setting: Any) -> Any:
