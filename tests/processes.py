@@ -24,7 +24,11 @@ HANGING = 1800.0
 """Seconds after which a process is taken to hang. A limit below that would fail on a busy machine, not on a fault."""
 
 IMPORTED = (
-    "torch", "torchvision.models", "timm", "lightning.fabric", "sklearn.datasets", "matplotlib.pyplot",
+    "torch", "torchvision.models", "timm", "lightning.fabric", "matplotlib.pyplot",
+    "sklearn.datasets", "sklearn.metrics", "sklearn.model_selection",
+    # what torch.export imports when it is first used
+    "networkx", "torch._export.non_strict_utils", "torch._export.serde", "torch._functorch.aot_autograd",
+    "torch._inductor.codecache",
     "torch.distributed.fsdp", "torch.distributed.optim", "torch.nn.parallel", "torch.distributed.checkpoint.state_dict",
     "convexnet", "convexnet.lab.commands", "convexnet.lab.runs", "convexnet.lab.studies", "convexnet.lab.report",
     "tests.lab.killed", "tests.lab.parallel", "tests.distributed",
