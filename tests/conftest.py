@@ -58,6 +58,16 @@ def seed_of(name: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed_base()} {name}".encode()).digest()[:4], "big")
 
 
+@pytest.fixture(scope="session")
+def forge() -> Iterator[Any]:
+    """Fresh processes without the time that imports take: see tests/processes.py."""
+    from tests.processes import Forge
+
+    made = Forge()
+    yield made
+    made.close()
+
+
 class Surroundings:
     """Fixtures and reports for doctests under src too, which a plain conftest.py would reach only under tests/."""
 

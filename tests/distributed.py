@@ -1,21 +1,26 @@
-"""What the processes of distributed tests run: importable functions, because each process starts afresh.
+"""What the processes of distributed tests run: importable functions, because each process is a fresh one.
 
-A worker joins a group of two through a file, trains, and leaves what it found in `{rank}.pt` in its folder; the tests
-look at that. `alone` is the same training in one process, on the batches of both.
+`library` and `laboratory` fork two workers (see `tests.processes`). A worker joins a group of two through a file,
+trains, and leaves what it found in `{rank}.pt` in its folder; the tests look at that. `alone` is the same training in
+one process, on the batches of both.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import os
+import traceback
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
+from torch._C._distributed_c10d import TCPStore
 from torch.nn import functional as F
 
 import convexnet as cx
+from tests.processes import ended, fork
 
 ROW = torch.zeros(2, 3)
 STEPS = 5
@@ -87,8 +92,61 @@ def alone(method: str) -> dict[str, Tensor]:
     return model.state_dict()
 
 
+def pair(act: Callable[[int], Any]) -> None:
+    """Fork two processes, wait for both, and fail if one of them does."""
+    succeeded([fork(lambda r=rank: status_of(act, r)) for rank in range(2)])
+
+
+def succeeded(children: list[int]) -> None:
+    """Wait for processes, and fail if one of them did."""
+    failed = [status for status in map(ended, children) if status]
+    if failed:
+        raise SystemExit(f"{len(failed)} of {len(children)} processes failed, with status {failed}")
+
+
+def status_of(act: Callable[[int], Any], rank: int) -> int:
+    try:
+        act(rank)
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def library(folder: str) -> None:
+    """The library's checks, in two processes."""
+    pair(lambda rank: both(rank, folder))
+
+
+def laboratory(folder: str) -> None:
+    """A run of the laboratory, in two processes that find around them what `torchrun` gives its own.
+
+    The store by which they meet is this process's, as torchrun's is its agent's: its port is taken while they run.
+    """
+    from tests.lab import parallel
+
+    waiting, telling = os.pipe()
+
+    def act(rank: int) -> None:
+        with os.fdopen(os.dup(waiting), "rb", buffering=0) as told:
+            port = told.read(8).decode().strip()
+        numbers = {"RANK": rank, "LOCAL_RANK": rank, "ROLE_RANK": rank, "GROUP_RANK": 0, "MASTER_PORT": port}
+        sizes = dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE", "ROLE_WORLD_SIZE"), 2) | {"GROUP_WORLD_SIZE": 1}
+        words = {"MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_RUN_ID": "tests", "TORCHELASTIC_USE_AGENT_STORE": "True"}
+        counts = {"TORCHELASTIC_RESTART_COUNT": 0, "TORCHELASTIC_MAX_RESTARTS": 0}
+        os.environ.update({name: str(value) for name, value in {**numbers, **sizes, **words, **counts}.items()})
+        os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+        parallel.main(folder)
+
+    children = [fork(lambda r=rank: status_of(act, r)) for rank in range(2)]
+    # made after the forks, for it has threads
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    os.write(telling, f"{store.port:>8}".encode() * 2)
+    succeeded(children)
+
+
 @contextmanager
-def group(rank: int, folder: str) -> Iterator[dict[str, Any]]:
+def group(rank: int, folder: str) -> Generator[dict[str, Any]]:
     """Two processes that talk through a file; what is put into the dictionary is saved at the end."""
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{folder}/init", rank=rank, world_size=2)

@@ -17,10 +17,11 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.processes import HANGING
+from tests.processes import HANGING, Forge
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -96,7 +97,7 @@ def test_python_blocks(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_console_blocks(page: Path, tmp_path: Path) -> None:
+def test_console_blocks(page: Path, tmp_path: Path, forge: Forge) -> None:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     environment = {**os.environ, "PATH": path, "NO_COLOR": "1", "COLUMNS": "120"}
     for block in blocks(page):
@@ -112,9 +113,13 @@ def test_console_blocks(page: Path, tmp_path: Path) -> None:
                 assert not missing, f"{where}: the Makefile has no {missing}"
             elif program not in NOT_RUN and command != "echo $?":
                 assert program in ("convexnet", "python"), f"{where}: only convexnet and python are run here"
-                done = subprocess.run(
-                    words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=HANGING, check=False
-                )
+                if program == words[0] == "convexnet":
+                    done = forge.run("convexnet.lab.cli:main", folder=tmp_path, argv=words)
+                else:
+                    limits: dict[str, Any] = {"timeout": HANGING, "check": False}
+                    done = subprocess.run(
+                        words, cwd=tmp_path, env=environment, capture_output=True, text=True, **limits
+                    )
                 assert "Traceback (most recent call last)" not in done.stderr, f"{where}\n{done.stderr}"
                 after = listed[index + 1] if index + 1 < len(listed) else ("", "")
                 expected = int(after[1]) if after[0] == "echo $?" else 0

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, distributed, multiprocessing, nn
+from torch import Tensor, distributed, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import convexnet as cx
@@ -27,6 +27,7 @@ from convexnet.constraints import Cone
 from convexnet.constraints.sets import METHODS
 from tests import distributed as workers
 from tests.distributed import INTERVALS, ROW, Every, batch, loss_of
+from tests.processes import Forge
 
 PROJECTED = ("exponentiate", "clip", "absolute", "shift")
 COMPUTED = ("softplus", "exp")
@@ -458,10 +459,11 @@ def test_compiled_to_machine_code(method: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, Any]]:
+def pair(tmp_path_factory: pytest.TempPathFactory, forge: Forge) -> tuple[dict[str, Any], dict[str, Any]]:
     """What two processes found."""
     folder = tmp_path_factory.mktemp("pair")
-    multiprocessing.spawn(workers.both, (str(folder),), nprocs=2)
+    done = forge.run("tests.distributed:library", str(folder), folder=folder)
+    assert done.returncode == 0, done.stderr
     first, second = (torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     return first, second
 

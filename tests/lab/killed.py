@@ -1,7 +1,8 @@
-"""A process that starts a run again and again, and kills it at random moments: python -m tests.lab.killed FOLDER SEED.
+"""A run that is started again and again, and killed at chosen moments: `main(FOLDER, SEED)` in a process of its own.
 
-It forks, so that a child starts at once; each child goes on from the checkpoint that the one before left. Prints how
-many were killed before they were done. The last child is left alone and writes the record and the network.
+Each child goes on from the checkpoint that the one before left, until it comes to its moment and kills itself, as
+`kill -9` would. The moments are those at which something is half done; which step or epoch it is, is drawn. Prints how
+many were killed. The last child is left alone and writes the record and the network.
 """
 
 from __future__ import annotations
@@ -10,52 +11,131 @@ import json
 import os
 import random
 import signal
-import sys
-import time
+from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from convexnet.lab import models
+from convexnet.lab.checkpoints import NAME
 from convexnet.lab.jobs import Job
 from convexnet.lab.runs import run
 from tests.lab import small
+from tests.processes import ended, fork
 
-KILLS = 4
+EPOCHS = 8
+Moment = Callable[[int], None]
 
 
 def settings() -> Job:
-    """Enough epochs for every child to be killed in the midst of them."""
-    return small.job(epochs=60, augment="crop-flip", average=0.9)
+    """Three steps an epoch, and epochs enough for every child to be killed in the midst of them."""
+    return small.job(epochs=EPOCHS, augment="crop-flip", average=0.9)
 
 
-def child(folder: Path) -> None:
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def before(owner: Any, name: str, count: int, wanted: Callable[..., bool] = lambda *_: True) -> None:
+    """Die when a function is called for the `count`-th time with arguments that are `wanted`."""
+    original, seen = getattr(owner, name), 0
+
+    def guarded(*arguments: Any, **keywords: Any) -> Any:
+        nonlocal seen
+        seen += wanted(*arguments)
+        if seen == count:
+            die()
+        return original(*arguments, **keywords)
+
+    setattr(owner, name, guarded)
+
+
+def in_an_epoch(count: int) -> None:
+    """Between two steps of the optimiser."""
+    before(torch.optim.Adam, "step", 3 + count)
+
+
+def while_a_checkpoint_is_written(count: int) -> None:
+    """With half of its bytes in the file."""
+    original, seen = torch.save, 0
+
+    def half(content: Any, file: Any, *arguments: Any, **keywords: Any) -> None:
+        nonlocal seen
+        seen += 1
+        if seen < count:
+            original(content, file, *arguments, **keywords)
+            return
+        whole = BytesIO()
+        original(content, whole)
+        file.write(whole.getvalue()[: len(whole.getvalue()) // 2])
+        file.flush()
+        die()
+
+    torch.save = half
+
+
+def is_checkpoint(source: Path, target: Any) -> bool:
+    del source
+    return Path(target).name == NAME
+
+
+def before_a_checkpoint_takes_its_place(count: int) -> None:
+    """Written whole, and under its temporary name."""
+    before(Path, "replace", count, is_checkpoint)
+
+
+def after_a_checkpoint_took_its_place(count: int) -> None:
+    """Before anything else is done."""
+    original, seen = Path.replace, 0
+
+    def guarded(self: Path, target: Any) -> Path:
+        nonlocal seen
+        done = original(self, target)
+        seen += is_checkpoint(self, target)
+        if seen == count:
+            die()
+        return done
+
+    Path.replace = guarded
+
+
+def before_the_network_is_written(count: int) -> None:
+    """Trained to the end, and measured."""
+    import safetensors.torch
+
+    del count
+    before(safetensors.torch, "save_file", 1)
+
+
+MOMENTS: tuple[Moment, ...] = (
+    in_an_epoch,
+    while_a_checkpoint_is_written,
+    before_a_checkpoint_takes_its_place,
+    after_a_checkpoint_took_its_place,
+    before_the_network_is_written,
+)
+
+
+def child(folder: Path, moment: Callable[[], None]) -> int:
     """One attempt."""
     torch.set_num_threads(1)
+    moment()
     row = run(settings(), small.place(folder, network=True))
     (folder / "row.json").write_text(json.dumps(row), encoding="utf-8")
+    return 0
 
 
-def main(folder: Path, seed: int) -> None:
+def main(folder: str, seed: str) -> None:
     """Kill, and at last let live."""
     models.HIDDEN = small.HIDDEN
-    draw = random.Random(seed)
+    draw = random.Random(int(seed))
     killed = 0
-    for attempt in range(KILLS + 1):
-        pid = os.fork()
-        if pid == 0:
-            child(folder)
-            os._exit(0)
-        if attempt < KILLS:
-            time.sleep(draw.uniform(0.2, 1.5))
-            os.kill(pid, signal.SIGKILL)
-        _, status = os.waitpid(pid, 0)
-        killed += os.WIFSIGNALED(status)
-        if not os.WIFSIGNALED(status):
-            assert os.waitstatus_to_exitcode(status) == 0
-            break
+    for moment in MOMENTS:
+        count = draw.choice((1, 2))
+        status = ended(fork(lambda m=moment, n=count: child(Path(folder), lambda: m(n))))
+        assert status in (0, -signal.SIGKILL), f"{moment.__name__}: {status}"
+        killed += status != 0
+    assert ended(fork(lambda: child(Path(folder), lambda: None))) == 0
     print(killed)
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))

@@ -20,14 +20,14 @@ def settings() -> Job:
     return small.job("ficnn", batch=51, epochs=3, average=0.8)
 
 
-def main(folder: Path) -> None:
+def main(folder: str) -> None:
     """Train with the other process."""
     torch.set_num_threads(1)
     models.HIDDEN = small.HIDDEN
-    row = run(settings(), small.place(folder, devices=2, network=True))
+    row = run(settings(), small.place(Path(folder), devices=2, network=True))
     leave()
-    (folder / f"row{os.environ['RANK']}.json").write_text(json.dumps(row), encoding="utf-8")
+    (Path(folder) / f"row{os.environ['RANK']}.json").write_text(json.dumps(row), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(sys.argv[1])

@@ -16,19 +16,18 @@ from convexnet.lab import models
 from convexnet.lab.runs import run
 from tests.lab import small
 from tests.lab.parallel import settings
-from tests.processes import HANGING
+from tests.processes import HANGING, Forge
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_two_processes_are_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models, "HIDDEN", small.HIDDEN)
-    alone = run(settings(), small.place(tmp_path / "alone", network=True))
+def under_torchrun(folder: Path) -> subprocess.CompletedProcess[str]:
+    """The command itself, with an agent and two processes that import everything."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1"]
     command += ["--master-port=0", "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "--local-addr=127.0.0.1"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    done = subprocess.run(
-        [*command, str(ROOT / "tests" / "lab" / "parallel.py"), str(tmp_path / "both")],
+    return subprocess.run(
+        [*command, str(ROOT / "tests" / "lab" / "parallel.py"), str(folder)],
         cwd=ROOT,
         env=environment,
         capture_output=True,
@@ -36,6 +35,17 @@ def test_two_processes_are_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         timeout=HANGING,
         check=False,
     )
+
+
+@pytest.mark.parametrize("how", ["in its surroundings", pytest.param("torchrun", marks=pytest.mark.slow)])
+def test_two_processes_are_as_one(how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forge: Forge) -> None:
+    """Started by torchrun itself, or forked with the variables that torchrun sets, which is quick."""
+    monkeypatch.setattr(models, "HIDDEN", small.HIDDEN)
+    alone = run(settings(), small.place(tmp_path / "alone", network=True))
+    if how == "torchrun":
+        done = under_torchrun(tmp_path / "both")
+    else:
+        done = forge.run("tests.distributed:laboratory", str(tmp_path / "both"), folder=tmp_path)
     assert done.returncode == 0, done.stderr
     rows = [json.loads((tmp_path / "both" / f"row{rank}.json").read_text(encoding="utf-8")) for rank in (0, 1)]
     assert rows[0] == rows[1]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +18,8 @@ from convexnet.lab.jobs import Job
 from convexnet.lab.models import Model
 from convexnet.lab.runs import run
 from tests.lab import small
-from tests.lab.killed import settings
-from tests.processes import HANGING
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.lab.killed import MOMENTS, settings
+from tests.processes import Forge
 
 
 @pytest.fixture(autouse=True)
@@ -82,12 +78,11 @@ def test_dropout_is_drawn_again_as_it_was(tmp_path: Path, monkeypatch: pytest.Mo
     assert equal(tmp_path / "whole", tmp_path / "parts")
 
 
-def test_killed_at_random_moments(tmp_path: Path, seed: int) -> None:
+def test_killed_at_the_worst_moments(tmp_path: Path, seed: int, forge: Forge) -> None:
     whole = run(settings(), small.place(tmp_path / "whole", network=True))
-    command = [sys.executable, "-m", "tests.lab.killed", str(tmp_path / "parts"), str(seed)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=HANGING, check=False)
+    done = forge.run("tests.lab.killed:main", str(tmp_path / "parts"), str(seed), folder=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout.split()[-1]) > 0, "no child was killed before it was done"
+    assert int(done.stdout.split()[-1]) == len(MOMENTS), "a child was done before its moment came"
     resumed = json.loads((tmp_path / "parts" / "row.json").read_text(encoding="utf-8"))
     assert small.same(resumed) == small.same(json.loads(json.dumps(whole)))
     assert equal(tmp_path / "whole", tmp_path / "parts")

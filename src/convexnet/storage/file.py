@@ -35,7 +35,8 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
     module is saved. The file is written beside its place and then renamed: a save that fails leaves the old one whole.
 
     Args:
-        model: any module made of importable classes.
+        model: any module made of importable classes. Those of a script or notebook itself (`__main__`) are saved with
+            a warning, for no other script can load them.
         path: of the file, usually `*.safetensors`; its folder must exist.
 
     Raises:
@@ -63,6 +64,7 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
     recipe, tensors = described(model)
     classes = [entry["class"] for entry in recipe["modules"]]
     text = json.dumps({"format": FORMAT, "versions": versions(classes), **recipe}, allow_nan=False)
+    note_scripts(classes, target)
     size = len(json.dumps(text))  # as it stands in the header, with its quotes escaped
     if size > LIMIT:
         raise ValueError(
@@ -133,6 +135,13 @@ def load(path: str | os.PathLike[str], allow: Sequence[str] = (), device: str | 
     except torch.OutOfMemoryError:
         raise
     except tensor_files.SafetensorError as error:
+        if is_pickled(source):
+            raise ValueError(
+                f"{source} is no safetensors file but one of torch.save, a pickle, which can run code when it is read: "
+                "build the model, then model.load_state_dict(torch.load(path, weights_only=True)), and from then on "
+                "convexnet.save(model, path). If it holds a whole module and you trust its author, "
+                "torch.load(path, weights_only=False) reads it"
+            ) from error
         raise ValueError(f"{source} is no safetensors file, or a truncated or corrupt one: {error}") from error
     except ValueError as error:
         raise ValueError(f"{source} cannot be loaded: {error}") from error
@@ -140,6 +149,33 @@ def load(path: str | os.PathLike[str], allow: Sequence[str] = (), device: str | 
         raise ValueError(
             f"{source} is damaged: its recipe does not describe a model ({type(error).__name__}: {error})"
         ) from error
+
+
+def is_pickled(source: Path) -> bool:
+    """Whether a file begins as those of torch.save do: an archive, or before torch 1.6 a pickle.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     torch.save({}, f"{folder}/weights.pt")
+        ...     is_pickled(Path(folder) / "weights.pt")
+        True
+    """
+    with source.open("rb") as file:
+        start = file.read(4)
+    return start == b"PK\x03\x04" or start[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+
+
+def note_scripts(classes: Sequence[str], target: Path) -> None:
+    """Say so where a class is known to the present script alone, so that no other one can load the file."""
+    own = sorted({path.partition(":")[2] for path in classes if path.startswith("__main__:")})
+    if own:
+        warnings.warn(
+            f"{target}: {', '.join(own)} {'is a class' if len(own) == 1 else 'are classes'} of this script or notebook "
+            f"(__main__), and no other one can load the file: put {'it' if len(own) == 1 else 'them'} into a module, "
+            "import from there and save again. Here, load(path, allow=('__main__',)) reads the file",
+            stacklevel=3,
+        )
 
 
 def recipe_of(found: dict[str, str], source: Path) -> dict[str, Any]:
