@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from convexnet.arrays import as_tensor, is_real, is_whole, listed_inputs, refuse_transformed
 from convexnet.curvature.arguments import two_rows, unwrapped
-from convexnet.curvature.trace import evaluating
+from convexnet.curvature.undisturbed import calling
 from convexnet.domains import Box
 from convexnet.errors import NotTraceable, meant
 from convexnet.solve.choose import NAMES
@@ -143,7 +143,7 @@ def output_of(module: nn.Module, inputs: Sequence[Tensor], dtype: torch.dtype) -
     """What the forward returns for two rows of the inputs, floating ones in the module's type; None where it fails."""
     rows = [two_rows(tensor) for tensor in inputs]
     try:
-        with torch.no_grad(), evaluating(module):
+        with calling(module):
             return module(*(row.to(dtype) if row.is_floating_point() else row for row in rows))
     except Exception:  # whatever a user's forward raises
         return None
