@@ -182,6 +182,11 @@ def test_bounds_of_each_sample() -> None:
     assert ANY([[0.0, 1.0]], 2, batch=4).lo.tolist() == [[0.0, 1.0]] * 4
 
 
+def test_no_points_and_large_numbers() -> None:
+    assert cx.Box(0, 1, shape=2).contains(torch.zeros(0, 2)).tolist() == []
+    assert cx.Box(0, [10**30, 1]).hi.tolist() == [1e30, 1.0]
+
+
 def test_a_box_is_no_window_on_the_tensors_it_was_made_of() -> None:
     lo = torch.zeros(2, dtype=torch.float64)
     box = ANY(lo, 1)
@@ -224,6 +229,7 @@ EMPTY: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         "lo of the Box is a list whose rows have different",
     ),
     "tensors that do not fit": (lambda: ANY([torch.zeros(1), torch.zeros(2)], 1), ValueError, "do not fit together"),
+    "without numbers": (lambda: ANY(torch.zeros(2, device="meta"), 1), TypeError, "the device 'meta'"),
     "sparse": (lambda: ANY(torch.zeros(2).to_sparse(), 1), TypeError, "to_dense"),
     "two lengths": (lambda: ANY([0, 0], [1, 1, 1]), ValueError, r"lo has shape \(2,\) and hi \(3,\)"),
     "a batch without saying so": (

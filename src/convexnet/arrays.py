@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 REAL = "biuf"
 """The kinds of numpy's types that hold real numbers."""
@@ -41,6 +42,8 @@ def as_tensor(value: Any, name: str) -> Tensor:
         refuse_transformed(value, name)
         if value.is_complex():
             raise TypeError(f"{name} is complex, and only real numbers have an order: give real and imaginary parts")
+        if value.is_meta:
+            raise TypeError(f"{name} is a tensor of the device 'meta', which holds no numbers")
         if value.layout != torch.strided or value.is_quantized:
             raise TypeError(f"{name} is sparse or quantised: give a dense tensor, as {name}.to_dense()")
         return value
@@ -51,9 +54,11 @@ def as_tensor(value: Any, name: str) -> Tensor:
             raise ValueError(f"the tensors of {name} do not fit together: {error}") from None
     try:
         array = np.asarray(value)
+        if array.dtype.kind == "O" and is_nested(value):  # integers beyond 64 bits, fractions
+            array = np.asarray(value, dtype=np.float64)
     except ValueError:
         raise ValueError(f"{name} is a list whose rows have different lengths: give an array or a tensor") from None
-    except (TypeError, RuntimeError) as error:
+    except (TypeError, RuntimeError, OverflowError) as error:
         raise TypeError(f"{name} cannot be read as an array: {error}") from None
     if array.dtype.kind == "c":
         raise TypeError(f"{name} is complex, and only real numbers have an order: give real and imaginary parts")
@@ -99,16 +104,17 @@ def is_nested(value: Any) -> bool:
 
 
 def refuse_transformed(tensor: Tensor, name: str) -> None:
-    """Refuse a tensor that stands for others inside `torch.vmap`, `torch.func.grad` and their kin.
+    """Refuse a tensor that stands for others inside `torch.vmap`, `torch.func.grad` and forward-mode derivatives.
 
     Raises:
         TypeError: it does.
     """
-    if torch._C._functorch.is_functorch_wrapped_tensor(tensor):  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
+    inside = torch._C._functorch.is_functorch_wrapped_tensor(tensor)  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
+    if inside or forward_ad.unpack_dual(tensor).tangent is not None:
         raise TypeError(
-            f"{name} is a tensor of torch.vmap or torch.func, which cannot be looked into: call the function outside. "
-            "It takes a whole batch at once (the batch comes first), and gradients come from backward() or "
-            "torch.autograd.grad"
+            f"{name} is a tensor of torch.vmap or torch.func, or a dual one, which cannot be looked into: call the "
+            "function outside. It takes a whole batch at once (the batch comes first), and gradients come from "
+            "backward() or torch.autograd.grad"
         )
 
 

@@ -167,7 +167,7 @@ class Box:
         x = own.double()
         lo, hi = self.lo.detach().to(x.device), self.hi.detach().to(x.device)
         inside = (x >= lo - room(x, lo, own.dtype)) & (x <= hi + room(x, hi, own.dtype))
-        return (inside & x.isfinite()).reshape(len(x), -1).all(1)
+        return (inside & x.isfinite()).reshape(len(x), self.shape.numel()).all(1)
 
     def project(self, points: Tensor | Any) -> Tensor:
         """The nearest points of the box, same shape and dtype as `points` (B, *shape).

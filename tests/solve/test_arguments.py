@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 import convexnet as cx
 from tests.modules import Function
@@ -171,6 +172,11 @@ def under_grad(x: Tensor) -> Tensor:
     return torch.func.grad(lambda rows: cx.minimise(NET, BOX, given=rows).value.sum())(x)
 
 
+def of_dual_numbers(x: Tensor) -> cx.Solution:
+    with forward_ad.dual_level():
+        return cx.minimise(NET, BOX, given=forward_ad.make_dual(x, torch.ones_like(x)))
+
+
 def of_parameters() -> Any:
     named = {name: parameter.detach() for name, parameter in NET.named_parameters()}
 
@@ -266,6 +272,11 @@ WRONG: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "wrt in words": (lambda: MINIMISE(PLAIN, BOX, wrt="y"), TypeError, "wrt is the number of an input"),
     "vmap": (lambda: under_vmap(torch.tensor(ROWS)), TypeError, r"torch\.vmap or torch\.func.*a whole batch at once"),
     "torch.func": (lambda: under_grad(torch.tensor(ROWS)), TypeError, r"gradients come from backward\(\)"),
+    "dual numbers": (
+        lambda: of_dual_numbers(torch.tensor(ROWS)),
+        TypeError,
+        r"given\[0\] is a tensor of .* or a dual one",
+    ),
     "parameters of torch.func": (
         of_parameters,
         TypeError,
@@ -274,6 +285,7 @@ WRONG: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own forward-mode derivatives
 @pytest.mark.parametrize("name", WRONG)
 def test_what_is_wrong_is_named(name: str) -> None:
     call, kind, words = WRONG[name]
