@@ -7,7 +7,7 @@ input has changed gets new statistics, those of one batch: of the example where 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
@@ -69,7 +69,7 @@ def probe_of(example: tuple[Tensor, ...]) -> Probe:
 
 
 @contextmanager
-def hooked(model: nn.Module) -> Iterator[ExitStack]:
+def hooked(model: nn.Module) -> Generator[ExitStack]:
     """Eval mode without gradients; handles of hooks that are entered are removed afterwards."""
     with torch.no_grad(), evaluating(model), ExitStack() as stack:
         yield stack
