@@ -106,6 +106,12 @@ def chords(model: nn.Module, shape: tuple[int, ...], pairs: int = 6) -> tuple[fl
     return worst, most
 
 
+@torch.no_grad()
+def evaluated(model: nn.Module, x: Tensor) -> list[Tensor]:
+    """The outputs in eval mode of a copy, which leaves the modes of the model alone."""
+    return leaves(copy.deepcopy(model).eval()(x))
+
+
 def leaves(output: Any) -> list[Tensor]:
     return [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
 
@@ -329,6 +335,13 @@ LARGE = {
     "timm mixer_s32": Case(of_timm("mixer_s32_224", img_size=64), (3, 64, 64), init="identity"),
     "timm resmlp_12": Case(of_timm("resmlp_12_224", img_size=32), method="clip", activation="relu"),
     "timm efficientnet_b0": Case(of_timm("efficientnet_b0"), method="exp", replace={SqueezeExcite: removed}),
+    "torchvision inception_v3": Case(
+        lambda: tv.inception_v3(weights=None, num_classes=10, init_weights=False, aux_logits=False), (3, 96, 96)
+    ),
+    "timm dla34": Case(of_timm("dla34"), (3, 64, 64)),
+    "timm mobileone_s0": Case(of_timm("mobileone_s0"), (3, 64, 64)),
+    "timm convmixer": Case(of_timm("convmixer_768_32"), (3, 56, 56)),
+    "torchvision densenet121, exponentiate": Case(lambda: tv.densenet121(num_classes=10), (3, 64, 64)),
     "timm resnetv2_50d_gn": Case(of_timm("resnetv2_50d_gn"), activation="relu", method="clip"),
 }
 CASES = SMALL | LARGE
@@ -353,6 +366,8 @@ def test_converted_trained_and_still_convex(name: str) -> None:
     assert not {id(p) for p in net.parameters()} & {id(p) for p in ioc.parameters()}
     assert cx.certify(ioc, example).convex
     check_changes(net, ioc)
+    for outputs in evaluated(ioc, example), evaluated(ioc, 0 * example), evaluated(ioc, torch.randn(8, *case.shape)):
+        assert all(bool(output.isfinite().all()) for output in outputs)  # before any training
 
     optimiser = case.optimiser(ioc)
     cone = cx.constrain(ioc, example).attach(optimiser)

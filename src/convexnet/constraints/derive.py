@@ -72,13 +72,9 @@ def derive_program(program: Program, model: nn.Module, wrt: int | Sequence[int] 
         raise NotCertified("\n".join([f"{program.model} cannot be made convex:", *map(str, broken)]), broken)
     facts = given(program, variables, {}, apart(program, trains))
     read = partly(reads(program, Known(facts)))
-    for masks in (read, {}) if read else ({},):
-        done = first = attempt(program, facts, model, {}, masks)
-        if not proved(first.walked):
-            second = attempt(program, facts, model, needed(program, facts), masks)
-            done = second if proved(second.walked) else first
-        if proved(done.walked):
-            break
+    done = twice(program, facts, model, read)
+    if read and not proved(done.walked):  # what nobody reads may hide behind an operator that says too little
+        done = twice(program, facts, model, {})
     done.check()
     if not proved(done.walked):
         findings = done.findings(program)
@@ -134,6 +130,15 @@ def opposed(name: str, uses: Sequence[str] = ()) -> str:
         f"{name} {used if places else 'is constrained twice'}, and the uses ask for opposite signs: the entries in "
         "question would have to be zero. Give each use a parameter of its own"
     )
+
+
+def twice(program: Program, facts: Callable[[str], Fact], model: nn.Module, read: dict[fx.Node, Tensor]) -> Attempt:
+    """Walk once, and once more with what is needed of each result where that does not come out convex."""
+    first = attempt(program, facts, model, {}, read)
+    if proved(first.walked):
+        return first
+    second = attempt(program, facts, model, needed(program, facts), read)
+    return second if proved(second.walked) else first
 
 
 def attempt(

@@ -84,12 +84,10 @@ def partly(found: Reads) -> dict[fx.Node, Tensor]:
 
 
 def shapes_of(node: fx.Node) -> list[torch.Size]:
-    value = node.meta.get("val")
-    return [v.shape if isinstance(v, Tensor) else torch.Size() for v in (value if is_listed(value) else [value])]
-
-
-def is_listed(value: object) -> bool:
-    return isinstance(value, (list, tuple))
+    """The shapes of a node's results; a number has none."""
+    value: Any = node.meta.get("val")
+    results: Sequence[Any] = value if isinstance(value, (list, tuple)) else [value]
+    return [result.shape if isinstance(result, Tensor) else torch.Size() for result in results]
 
 
 def read_whole(found: Reads, node: fx.Node) -> None:

@@ -70,7 +70,7 @@ def convex_mlp(inputs: Tensor, outputs: int, *, width: int, depth: int, seed: in
         with warnings.catch_warnings():
             # It warns that a trained network loses accuracy. This one has learnt nothing yet.
             warnings.filterwarnings("ignore", "convexify projects weights", UserWarning)
-            return cx.convexify(
+            converted = cx.convexify(
                 network,
                 inputs[:2],
                 method=how.method,
@@ -80,6 +80,15 @@ def convex_mlp(inputs: Tensor, outputs: int, *, width: int, depth: int, seed: in
                 head="free" if how.free_head else "nonnegative",
                 activation=how.activation,
             )
+    return as_new(converted)
+
+
+def as_new(network: nn.Module) -> nn.Module:
+    """Let BatchNorm's statistics start as the papers' do, from mean 0 and variance 1, not from what `convexify` saw."""
+    for module in network.modules():
+        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            module.reset_running_stats()
+    return network
 
 
 def is_scale(model: nn.Module, name: str) -> bool:
