@@ -67,7 +67,9 @@ def derive_program(program: Program, model: nn.Module, wrt: int | Sequence[int] 
     broken = (*not_finite(program), *rewritten(program))
     if broken:
         raise NotCertified("\n".join([f"{program.model} cannot be made convex:", *map(str, broken)]), broken)
-    facts = given(program, variables, {}, apart(program, trains))
+    facts = given(
+        program, variables, {}, apart(program, lambda source: trains(source) or source.name in program.captured)
+    )
     first = attempt(program, facts, model, {})
     done = first
     if not proved(first.walked):

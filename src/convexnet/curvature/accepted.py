@@ -6,6 +6,9 @@ tensor. `check_example` is for what a caller passes, `check_model` for what a mo
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import types
 from collections.abc import Iterator
 from typing import Any
 
@@ -84,6 +87,8 @@ def oddity(tensor: Tensor) -> tuple[str, str] | None:
         return "is quantised", "use .dequantize(), or the model from before its quantisation"
     if dispatches(tensor):
         return f"is a {name}, whose operators are its own (__torch_dispatch__)", "use the plain tensor it stands for"
+    if tensor.is_floating_point() and tensor.element_size() == 1:
+        return f"is stored in 8 bits ({tensor.dtype}), which have no arithmetic", "use .float()"
     if tensor.is_meta:
         return "is on the meta device and has no values", "materialise the model with to_empty first, and load it"
     return None
@@ -235,14 +240,37 @@ def attributes(model: nn.Module) -> Iterator[tuple[str, Any]]:
         seen.add(id(value))
         if isinstance(value, (Tensor, nn.Module)):
             yield name, value
+        elif callable(value):
+            pending += reversed([(f"{name}{CLOSURE}{key}", item) for key, item in reads(value) if is_worth("", item)])
         else:
             items: Any = value.items() if isinstance(value, dict) else enumerate(value)
             pending += reversed([(f"{name}[{key!r}]", item) for key, item in items if is_worth("", item)])
 
 
+CLOSURE = ": "
+"""Between the name of a function and that of a variable it reads."""
+FUNCTIONS = (types.FunctionType, types.MethodType, functools.partial)
+
+
 def is_worth(name: str, value: Any) -> bool:
     """Whether an attribute may hold tensors or modules."""
-    return name not in TORCHS and isinstance(value, (Tensor, nn.Module, list, tuple, set, dict))
+    return name not in TORCHS and isinstance(value, (Tensor, nn.Module, list, tuple, set, dict, *FUNCTIONS))
+
+
+def reads(function: Any) -> Iterator[tuple[str, Any]]:
+    """What a function finds in its closure, its defaults, and among the globals that it names."""
+    if isinstance(function, functools.partial):
+        yield from enumerate((function.func, *function.args, *function.keywords.values()))  # pyright: ignore
+    elif isinstance(function, types.MethodType):
+        yield "self", function.__self__
+        yield from reads(function.__func__)
+    elif not function.__module__.startswith("torch."):
+        code = function.__code__
+        for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
+            with contextlib.suppress(ValueError):  # a variable that has no value yet
+                yield name, cell.cell_contents
+        names = [name for name in code.co_names if name in function.__globals__]
+        yield from ((name, function.__globals__[name]) for name in names)
 
 
 TORCHS = frozenset(vars(nn.Module()))

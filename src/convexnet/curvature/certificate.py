@@ -167,8 +167,8 @@ def certify_program(program: Program, wrt: int | Sequence[int] | None = None, do
     variables = chosen(program.inputs, wrt)
     boxes = domains_of(program.inputs, variables, domain)
     broken = (*not_finite(program), *rewritten(program))
-    parameters = any(source.kind == "parameter" for source in program.sources.values())
-    unknown_parameters = given(program, variables, boxes, apart(program, lambda source: source.kind == "parameter"))
+    parameters = any(is_weight(program, source) for source in program.sources.values())
+    unknown_parameters = given(program, variables, boxes, apart(program, lambda source: is_weight(program, source)))
     found = walk(program, unknown_parameters, explain, fast=parameters)
     scope = ALL
     if found.stopped or not proved(found):
@@ -193,6 +193,11 @@ def certify_program(program: Program, wrt: int | Sequence[int] | None = None, do
         operators=program.operators,
         steps=tuple(_step(node, result) for node, result in found.steps),
     )
+
+
+def is_weight(program: Program, source: Source) -> bool:
+    """Whether training may change a tensor: a parameter, or one of a module that a function of the model's reads."""
+    return source.kind == "parameter" or source.name in program.captured
 
 
 def apart(program: Program, moves: Callable[[Source], bool]) -> Callable[[Source], bool]:

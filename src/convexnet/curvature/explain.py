@@ -81,7 +81,7 @@ def explain(call: Call) -> Refusal:
         )
     if call.name in KINDS:
         own, moves = KINDS[call.name]
-        return Refusal(f"{call.name} is {own} and {moves}, but its arguments are {joined(call)}", KEEP)
+        return Refusal(f"{call.name} of {joined(call)} may be neither: it is {own} and {moves}", KEEP)
     return Refusal(
         f"{call.name} of {joined(call)} is covered by no case of the composition theorem",
         "bring convex quantities together only by sums, maxima and non-negative multiples",

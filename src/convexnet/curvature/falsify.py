@@ -15,8 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from convexnet.curvature.accepted import check_modules, check_tensors
 from convexnet.curvature.arguments import as_example, chosen, copied, unwrapped
 from convexnet.curvature.certificate import Domain, domains_of
+from convexnet.curvature.failures import evaluated
 from convexnet.curvature.undisturbed import TRACING, evaluating
 from convexnet.domains import Box
 
@@ -75,6 +77,7 @@ def falsify(
         The worst violation found, if above 1e-8 (1 + |f|).
 
     Raises:
+        NotTraceable: the model holds tensors or modules that are not torch's plain ones.
         TypeError, ValueError: wrong arguments, or outputs without a batch dimension.
 
     Example:
@@ -87,6 +90,8 @@ def falsify(
     boxes = domains_of([tensor[:1] for tensor in inputs], variables, domain)
     if budget < 1:
         raise ValueError(f"the budget must be at least 1, not {budget}")
+    check_modules(source)
+    check_tensors(source)
     with evaluating(source):
         twin = copied(source)
     twin.double().requires_grad_(False)
@@ -183,7 +188,7 @@ class _Search:
     def values(self, points: Sequence[Tensor]) -> Tensor:
         """All floating outputs, flattened: (n, outputs)."""
         n = points[0].shape[0]
-        out = [leaf for leaf in pytree.tree_leaves(self.model(*points)) if isinstance(leaf, Tensor)]
+        out = [leaf for leaf in pytree.tree_leaves(evaluated(self.model, points)) if isinstance(leaf, Tensor)]
         out = [leaf for leaf in out if leaf.is_floating_point()]
         if not out:
             raise ValueError("the model has no floating-point output")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from convexnet.curvature.accepted import check_example
 from convexnet.curvature.arguments import unwrapped
 from convexnet.domains import Box
 from convexnet.solve.choose import NAMES
@@ -106,6 +107,7 @@ def misfit(asked: Asked) -> str:
 def check_given(index: int, tensor: Tensor, first: Tensor) -> None:
     if not isinstance(tensor, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(f"given[{index}] must be a tensor, not {type(tensor).__name__}: use torch.as_tensor")
+    check_example(tensor, f"given[{index}]")
     if tensor.ndim == 0 or tensor.shape[0] == 0:
         raise ValueError(f"given[{index}] needs a batch dimension of at least 1; its shape is {tuple(tensor.shape)}")
     if tensor.shape[0] != first.shape[0]:
