@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
-from convexnet.curvature.undisturbed import TRACING
+from convexnet.curvature.undisturbed import TRACING, is_foreign
 from convexnet.errors import NotTraceable
 
 # --- tensors ---------------------------------------------------------------------------------------------------------
@@ -67,10 +67,10 @@ def oddity(tensor: Tensor) -> tuple[str, str] | None:
         >>> oddity(torch.eye(2).to_sparse())
         ('is sparse (torch.sparse_coo)', 'use .to_dense()')
     """
-    name = type(tensor).__name__
-    sharded = name == "DTensor" or (not dispatches(tensor) and type(tensor.data).__name__ == "DTensor")
     if is_in_transform(tensor):
         return "belongs to a torch.vmap or torch.func transform that is running", "call this outside of it"
+    name = type(tensor).__name__
+    sharded = name == "DTensor" or (not dispatches(tensor) and type(tensor.data).__name__ == "DTensor")
     if sharded:
         return (
             "is sharded over processes (FSDP2, tensor parallel), and a shard cannot be traced",
@@ -232,6 +232,8 @@ def attributes(model: nn.Module) -> Iterator[tuple[str, Any]]:
     for path, module in model.named_modules():
         prefix = f"{path}." if path else ""
         pending += [(prefix + name, value) for name, value in vars(module).items() if is_worth(name, value)]
+        if is_foreign(type(module)):
+            pending.append((f"{prefix}forward", type(module).forward))
     pending.reverse()
     while pending:
         name, value = pending.pop()
@@ -240,9 +242,9 @@ def attributes(model: nn.Module) -> Iterator[tuple[str, Any]]:
         seen.add(id(value))
         if isinstance(value, (Tensor, nn.Module)):
             yield name, value
-        elif callable(value):
+        elif isinstance(value, FUNCTIONS):
             pending += reversed([(f"{name}{CLOSURE}{key}", item) for key, item in reads(value) if is_worth("", item)])
-        else:
+        elif isinstance(value, (list, tuple, set, dict)):
             items: Any = value.items() if isinstance(value, dict) else enumerate(value)
             pending += reversed([(f"{name}[{key!r}]", item) for key, item in items if is_worth("", item)])
 
@@ -269,8 +271,8 @@ def reads(function: Any) -> Iterator[tuple[str, Any]]:
         for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
             with contextlib.suppress(ValueError):  # a variable that has no value yet
                 yield name, cell.cell_contents
-        names = [name for name in code.co_names if name in function.__globals__]
-        yield from ((name, function.__globals__[name]) for name in names)
+        named = {name: function.__globals__.get(name) for name in code.co_names}
+        yield from ((name, value) for name, value in named.items() if isinstance(value, (Tensor, nn.Module)))
 
 
 TORCHS = frozenset(vars(nn.Module()))

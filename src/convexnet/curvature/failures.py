@@ -62,6 +62,8 @@ def remedy_for(model: nn.Module, error: Exception, output: Any, seen: Seen | Non
     text, kind = str(error), type(error).__name__
     if "data-dependent" in text.lower() or "GuardOnDataDependent" in kind or "torch.cond" in text:
         return NUMBERS
+    if "format string" in text:
+        return NUMBERS
     if ".numpy()" in text or "__array__" in text:
         return NUMPY
     if "torch._C.Generator" in text:
