@@ -129,8 +129,10 @@ def certify(
     The proof is disciplined convex programming (Grant, Boyd & Ye 2006) carried through the traced program element by
     element: sufficient, not necessary. It holds in eval mode and real arithmetic, for samples of the example's shape.
     The program is traced with a batch of two: a forward that looks at the size of its batch, or at anything outside its
-    arguments and tensors (Python's random numbers, counters), is certified as it was at that moment. What does not
-    depend on the inputs is computed as the model computes it, in its own precision. The model is left untouched.
+    arguments and tensors (counters, files), is certified as it was at that moment; random numbers are a finding. What
+    does not depend on the inputs is computed as the model computes it, in its own precision. Weights of modules that a
+    function of the model's only refers to are taken at their values. The model is left untouched, and so are the
+    settings and random numbers of Python, NumPy and torch; threads wait for each other while a model is traced.
 
     Args:
         model: any `nn.Module` that `torch.export` can trace.
