@@ -70,7 +70,9 @@ def derive_program(program: Program, model: nn.Module, wrt: int | Sequence[int] 
     broken = (*not_finite(program), *rewritten(program))
     if broken:
         raise NotCertified("\n".join([f"{program.model} cannot be made convex:", *map(str, broken)]), broken)
-    facts = given(program, variables, {}, apart(program, trains))
+    facts = given(
+        program, variables, {}, apart(program, lambda source: trains(source) or source.name in program.captured)
+    )
     read = partly(reads(program, Known(facts)))
     done = twice(program, facts, model, read)
     if read and not proved(done.walked):  # what nobody reads may hide behind an operator that says too little

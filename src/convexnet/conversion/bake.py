@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 from convexnet.constraints.parametrised import plain_again
 from convexnet.conversion.rewrites import with_what_follows
 from convexnet.curvature.arguments import copied, unwrapped
+from convexnet.curvature.failures import evaluated
 from convexnet.curvature.graph import base_name, functional
 from convexnet.curvature.shapes import Moved, reshaped
 from convexnet.curvature.table import TABLE
@@ -42,6 +43,7 @@ def bake(model: nn.Module, example: Tensor | Sequence[Tensor] | None = None) -> 
 
     Raises:
         ValueError: no example is known, or a BatchNorm has no running statistics.
+        NotTraceable: `torch.export` cannot record the forward, or it fails in float64.
         ConvexNetError: the copy's outputs differ by more than 1e-6 relative to their size (in float64).
 
     Example:
@@ -254,7 +256,7 @@ def check_same(model: nn.Module, plain: nn.Module, inputs: Sequence[Tensor]) -> 
 def called(model: nn.Module, inputs: Sequence[Tensor]) -> object:
     """What a copy makes of some inputs, in eval mode."""
     with in_eval_mode(model):
-        return model(*inputs)
+        return evaluated(model, inputs)
 
 
 def flat(value: object) -> list[Tensor]:

@@ -6,6 +6,9 @@ tensor. `check_example` is for what a caller passes, `check_model` for what a mo
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import types
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
-from convexnet.curvature.undisturbed import TRACING
+from convexnet.curvature.undisturbed import TRACING, is_foreign
 from convexnet.errors import NotTraceable
 
 # --- tensors ---------------------------------------------------------------------------------------------------------
@@ -64,10 +67,10 @@ def oddity(tensor: Tensor) -> tuple[str, str] | None:
         >>> oddity(torch.eye(2).to_sparse())
         ('is sparse (torch.sparse_coo)', 'use .to_dense()')
     """
-    name = type(tensor).__name__
-    sharded = name == "DTensor" or (not dispatches(tensor) and type(tensor.data).__name__ == "DTensor")
     if is_in_transform(tensor):
         return "belongs to a torch.vmap or torch.func transform that is running", "call this outside of it"
+    name = type(tensor).__name__
+    sharded = name == "DTensor" or (not dispatches(tensor) and type(tensor.data).__name__ == "DTensor")
     if sharded:
         return (
             "is sharded over processes (FSDP2, tensor parallel), and a shard cannot be traced",
@@ -84,6 +87,8 @@ def oddity(tensor: Tensor) -> tuple[str, str] | None:
         return "is quantised", "use .dequantize(), or the model from before its quantisation"
     if dispatches(tensor):
         return f"is a {name}, whose operators are its own (__torch_dispatch__)", "use the plain tensor it stands for"
+    if tensor.is_floating_point() and tensor.element_size() == 1:
+        return f"is stored in 8 bits ({tensor.dtype}), which have no arithmetic", "use .float()"
     if tensor.is_meta:
         return "is on the meta device and has no values", "materialise the model with to_empty first, and load it"
     return None
@@ -227,6 +232,8 @@ def attributes(model: nn.Module) -> Iterator[tuple[str, Any]]:
     for path, module in model.named_modules():
         prefix = f"{path}." if path else ""
         pending += [(prefix + name, value) for name, value in vars(module).items() if is_worth(name, value)]
+        if is_foreign(type(module)):
+            pending.append((f"{prefix}forward", type(module).forward))
     pending.reverse()
     while pending:
         name, value = pending.pop()
@@ -235,14 +242,37 @@ def attributes(model: nn.Module) -> Iterator[tuple[str, Any]]:
         seen.add(id(value))
         if isinstance(value, (Tensor, nn.Module)):
             yield name, value
-        else:
+        elif isinstance(value, FUNCTIONS):
+            pending += reversed([(f"{name}{CLOSURE}{key}", item) for key, item in reads(value) if is_worth("", item)])
+        elif isinstance(value, (list, tuple, set, dict)):
             items: Any = value.items() if isinstance(value, dict) else enumerate(value)
             pending += reversed([(f"{name}[{key!r}]", item) for key, item in items if is_worth("", item)])
 
 
+CLOSURE = ": "
+"""Between the name of a function and that of a variable it reads."""
+FUNCTIONS = (types.FunctionType, types.MethodType, functools.partial)
+
+
 def is_worth(name: str, value: Any) -> bool:
     """Whether an attribute may hold tensors or modules."""
-    return name not in TORCHS and isinstance(value, (Tensor, nn.Module, list, tuple, set, dict))
+    return name not in TORCHS and isinstance(value, (Tensor, nn.Module, list, tuple, set, dict, *FUNCTIONS))
+
+
+def reads(function: Any) -> Iterator[tuple[str, Any]]:
+    """What a function finds in its closure, its defaults, and among the globals that it names."""
+    if isinstance(function, functools.partial):
+        yield from enumerate((function.func, *function.args, *function.keywords.values()))  # pyright: ignore
+    elif isinstance(function, types.MethodType):
+        yield "self", function.__self__
+        yield from reads(function.__func__)
+    elif not function.__module__.startswith("torch."):
+        code = function.__code__
+        for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
+            with contextlib.suppress(ValueError):  # a variable that has no value yet
+                yield name, cell.cell_contents
+        named = {name: function.__globals__.get(name) for name in code.co_names}
+        yield from ((name, value) for name, value in named.items() if isinstance(value, (Tensor, nn.Module)))
 
 
 TORCHS = frozenset(vars(nn.Module()))

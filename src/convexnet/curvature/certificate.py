@@ -129,8 +129,10 @@ def certify(
     The proof is disciplined convex programming (Grant, Boyd & Ye 2006) carried through the traced program element by
     element: sufficient, not necessary. It holds in eval mode and real arithmetic, for samples of the example's shape.
     The program is traced with a batch of two: a forward that looks at the size of its batch, or at anything outside its
-    arguments and tensors (Python's random numbers, counters), is certified as it was at that moment. What does not
-    depend on the inputs is computed as the model computes it, in its own precision. The model is left untouched.
+    arguments and tensors (counters, files), is certified as it was at that moment; random numbers are a finding. What
+    does not depend on the inputs is computed as the model computes it, in its own precision. Weights of modules that a
+    function of the model's only refers to are taken at their values. The model is left untouched, and so are the
+    settings and random numbers of Python, NumPy and torch; threads wait for each other while a model is traced.
 
     Args:
         model: any `nn.Module` that `torch.export` can trace.
@@ -167,8 +169,8 @@ def certify_program(program: Program, wrt: int | Sequence[int] | None = None, do
     variables = chosen(program.inputs, wrt)
     boxes = domains_of(program.inputs, variables, domain)
     broken = (*not_finite(program), *rewritten(program))
-    parameters = any(source.kind == "parameter" for source in program.sources.values())
-    unknown_parameters = given(program, variables, boxes, apart(program, lambda source: source.kind == "parameter"))
+    parameters = any(is_weight(program, source) for source in program.sources.values())
+    unknown_parameters = given(program, variables, boxes, apart(program, lambda source: is_weight(program, source)))
     found = walk(program, unknown_parameters, explain, fast=parameters)
     scope = ALL
     if found.stopped or not proved(found):
@@ -193,6 +195,11 @@ def certify_program(program: Program, wrt: int | Sequence[int] | None = None, do
         operators=program.operators,
         steps=tuple(_step(node, result) for node, result in found.steps),
     )
+
+
+def is_weight(program: Program, source: Source) -> bool:
+    """Whether training may change a tensor: a parameter, or one of a module that a function of the model's reads."""
+    return source.kind == "parameter" or source.name in program.captured
 
 
 def apart(program: Program, moves: Callable[[Source], bool]) -> Callable[[Source], bool]:

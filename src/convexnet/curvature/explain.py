@@ -9,25 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor
-
 from convexnet.curvature.arithmetic import LOG
 from convexnet.curvature.call import Call, Refusal
-from convexnet.curvature.facts import AFFINE, CONCAVE, CONSTANT, CONVEX, INF, UNKNOWN, Fact, as_fact
+from convexnet.curvature.explain_weights import SEPARATE, bend, joined, of_weights, place, weights_of
+from convexnet.curvature.facts import AFFINE, CONSTANT, CONVEX, INF, Fact, as_fact
 from convexnet.curvature.fields import core, where_any
 from convexnet.curvature.opaque import Opaque
 from convexnet.curvature.pointwise import Pointwise, Profile, outside
 from convexnet.curvature.profiles import clamp, power
 from convexnet.curvature.reductions import Reduction, Window
 from convexnet.curvature.table import ACTIVATION_REMEDY, TABLE
-
-WEIGHTED = {
-    "linear": 1, "conv1d": 1, "conv2d": 1, "conv3d": 1, "conv_transpose1d": 1, "conv_transpose2d": 1,
-    "conv_transpose3d": 1, "convolution": 1, "batch_norm": 1, "_native_batch_norm_legit_no_training": 1, "matmul": 1,
-    "mm": 1, "bmm": 1, "mv": 1, "dot": 1, "outer": 1, "addmm": 2, "baddbmm": 2, "mul": 1, "div": 1, "einsum": 1,
-}  # fmt: skip
-EITHER_SIDE = ("matmul", "mm", "bmm", "mv", "dot", "outer", "mul", "addmm", "baddbmm")
-"""Weighted operators whose coefficients may be on either side."""
 
 POWERS = {"square": 2.0, "sqrt": 0.5, "rsqrt": -0.5, "reciprocal": -1.0}
 STARTS = {"log": 0.0, "log1p": -1.0, "sqrt": 0.0, "rsqrt": 0.0}
@@ -48,7 +39,6 @@ POLE = Refusal(
     "keep it away from 0, as softplus(c) + 1 or exp(c) does",
 )
 KEEP = "bring it an affine argument, or one of the curvature that it keeps"
-SEPARATE = "keep the two kinds apart, or make all of them convex"
 
 
 def explain(call: Call) -> Refusal:
@@ -81,23 +71,11 @@ def explain(call: Call) -> Refusal:
         )
     if call.name in KINDS:
         own, moves = KINDS[call.name]
-        return Refusal(f"{call.name} is {own} and {moves}, but its arguments are {joined(call)}", KEEP)
+        return Refusal(f"{call.name} of {joined(call)} may be neither: it is {own} and {moves}", KEEP)
     return Refusal(
         f"{call.name} of {joined(call)} is covered by no case of the composition theorem",
         "bring convex quantities together only by sums, maxima and non-negative multiples",
     )
-
-
-def joined(call: Call) -> str:
-    """The curvatures of the arguments that vary."""
-    found = dict.fromkeys(bend(fact) for fact in call.facts() if fact.curvature != CONSTANT)
-    if len(found) > 1:
-        found.pop(AFFINE, None)  # an affine argument stands in nobody's way
-    return " and ".join(found)
-
-
-def bend(fact: Fact) -> str:
-    return "partly convex and partly concave" if fact.curvature == UNKNOWN else fact.curvature
 
 
 # --- functions of one number -----------------------------------------------------------------------------------------
@@ -237,8 +215,8 @@ def of_rnn(call: Call) -> Refusal:
     directions = 2 if whole and call.args[7] else 1
     wrong: list[str] = []
     unsure = False
-    for place, w in enumerate(matrices):
-        layer, rest = divmod(place, 2 * directions)
+    for index, w in enumerate(matrices):
+        layer, rest = divmod(index, 2 * directions)
         direction, recurrent = divmod(rest, 2)
         if layer == 0 and not recurrent and call.x.curvature in (CONSTANT, AFFINE):
             continue  # of an affine argument, any combination is affine
@@ -247,7 +225,10 @@ def of_rnn(call: Call) -> Refusal:
             unsure = True
         elif bool((w.value < 0).any()):
             wrong.append(f"{int((w.value < 0).sum()):,} of {w.value.numel():,} entries of {name}")
-    remedy = "make the recurrent weights, and the input weights of every layer after the first, non-negative"
+    if call.x.curvature in (CONSTANT, AFFINE):
+        remedy = "make the recurrent weights, and the input weights of every layer after the first, non-negative"
+    else:
+        remedy = "make all of its weights non-negative: its input is not affine"
     each = "each step sees a relu of the step before"
     if wrong:
         return Refusal(f"{each}, and {' and '.join(wrong)} are negative", remedy)
@@ -272,72 +253,3 @@ def turned(call: Call) -> Refusal:
         f"{call.name} turns what bends upwards into what bends downwards, and the output needs it upwards",
         "leave out the change of sign",
     )
-
-
-# --- weights ---------------------------------------------------------------------------------------------------------
-
-
-def weights_of(call: Call) -> Fact | None:
-    """The coefficients of a weighted linear operator, where it has them."""
-    if call.name not in WEIGHTED:
-        return None
-    candidates = [call.args[WEIGHTED[call.name]]] if len(call.args) > WEIGHTED[call.name] else []
-    if call.name == "einsum":
-        candidates = list(call.args[1])
-    if call.name in EITHER_SIDE:
-        candidates = list(call.args)
-    if call.name == "div" and as_fact(call.args[0]).constant:
-        candidates = [call.args[0]]
-    constants = [c for c in candidates if isinstance(c, Fact) and c.constant]
-    return constants[-1] if constants else None
-
-
-def of_weights(call: Call, weight: Fact) -> Refusal:
-    """How many coefficients have the wrong sign, and the worst of them."""
-    bends = joined(call)
-    if weight.value is None:
-        return of_unknown_weights(bends, weight)
-    value = weight.value
-    down = bends == CONCAVE
-    wrong = value > 0 if down else value < 0
-    count = int(wrong.sum())
-    if count == 0:
-        return Refusal(f"it adds up what is {bends}, and the sum is neither", SEPARATE)
-    verb = "is" if count == 1 else "are"
-    worst = float(value.max() if down else value.min())
-    name, where, direction = ("positive", -value, "downwards") if down else ("negative", value, "upwards")
-    other = "upwards" if direction == "downwards" else "downwards"
-    turned = "keeps it so, and the output needs it upwards" if down else f"bends {other}"
-    return Refusal(
-        f"{count:,} of {value.numel():,} coefficients {verb} {name} ({'greatest' if down else 'least'} {worst:.3g} at "
-        f"{place(where)}), and its argument is {bends}, not affine: a {name} multiple of what bends {direction} "
-        f"{turned}",
-        "bring it a convex argument" if down else "make the coefficients that meet non-affine elements non-negative",
-    )
-
-
-def of_unknown_weights(bends: str, weight: Fact) -> Refusal:
-    """Coefficients whose values are not known: parameters, other inputs, and what is computed from them."""
-    signed = weight.goes_below_zero and weight.goes_above_zero and not weight.integral
-    known = "of unknown sign" if signed else "whose value is not known"
-    kind = "a truth value or integer" if weight.integral else "a coefficient"
-    if where_any(weight.rows):
-        return Refusal(
-            f"{kind} {known}, which depends on another input, multiplies a quantity that is {bends}, not affine",
-            "keep it non-negative whatever that input is (softplus, exp, square)",
-        )
-    return Refusal(
-        f"{kind} {known} multiplies a quantity that is {bends}, not affine",
-        "keep it non-negative whatever the parameters are (softplus, exp, square); a weight that a parametrization "
-        "computes can be plain again with torch.nn.utils.parametrize.remove_parametrizations",
-    )
-
-
-def place(value: Tensor) -> str:
-    """The index of the smallest entry."""
-    flat = int(value.reshape(-1).argmin())
-    index: list[int] = []
-    for length in reversed(value.shape):
-        index.append(flat % length)
-        flat //= length
-    return "[" + ", ".join(map(str, reversed(index))) + "]"

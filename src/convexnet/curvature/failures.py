@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 from convexnet.curvature.accepted import strays
 from convexnet.curvature.graph import FRAME, TORCH
 from convexnet.curvature.undisturbed import calling, silent
+from convexnet.errors import ConvexNetError, NotTraceable
 
 OURS = str(Path(__file__).parent) + os.sep
 
@@ -61,6 +62,8 @@ def remedy_for(model: nn.Module, error: Exception, output: Any, seen: Seen | Non
     text, kind = str(error), type(error).__name__
     if "data-dependent" in text.lower() or "GuardOnDataDependent" in kind or "torch.cond" in text:
         return NUMBERS
+    if "format string" in text:
+        return NUMBERS
     if ".numpy()" in text or "__array__" in text:
         return NUMPY
     if "torch._C.Generator" in text:
@@ -75,7 +78,7 @@ def remedy_for(model: nn.Module, error: Exception, output: Any, seen: Seen | Non
         )
     held = next(iter(strays(model)), None)
     if held is not None:
-        return f"{held[0]} is held in a plain list or dictionary, which eval() does not reach: {REGISTER}"
+        return f"{held[0]} is held in a plain list, dictionary or closure, which eval() does not reach: {REGISTER}"
     if "fake tensor in the exported program" in text or "FakeTensor" in text:
         return HELD
     return UNSEEN
@@ -98,6 +101,30 @@ def tried(model: nn.Module, inputs: Sequence[Tensor]) -> tuple[Exception | None,
             return None, model(*inputs), seen
     except Exception as failure:
         return failure, None, None
+
+
+def evaluated(model: nn.Module, inputs: Sequence[Tensor]) -> Any:
+    """What a float64 copy of a model returns.
+
+    Raises:
+        NotTraceable: its forward fails there, with its place.
+    """
+    try:
+        return model(*inputs)
+    except ConvexNetError:
+        raise
+    except Exception as error:
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in inputs)
+        held = next(iter(strays(model)), None)
+        remedy = (
+            "its tensors must all follow .double(): make new ones with x.dtype, and cast integers to it"
+            if held is None
+            else f"{held[0]} is held in a plain list, dictionary or closure, which double() does not reach: {REGISTER}"
+        )
+        where = f"{in_short(error)}{place_of(error)}"
+        raise NotTraceable(
+            f"{type(model).__name__} fails in float64, on inputs of shape {shapes}: {where}\n  {remedy}"
+        ) from error.with_traceback(None)
 
 
 def unknown_leaf(output: Any) -> str | None:

@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor, nn
 
+from convexnet.curvature.accepted import check_modules, check_tensors
 from convexnet.curvature.arguments import as_example, chosen, copied, unwrapped
 from convexnet.curvature.certificate import Domain, domains_of
 from convexnet.curvature.chords import Chords, Counterexample, column, default
@@ -55,6 +56,7 @@ def falsify(
         The worst violation found, if above 1e-8 (1 + |f|).
 
     Raises:
+        NotTraceable: the model holds tensors or modules that are not torch's plain ones.
         TypeError, ValueError: wrong arguments, an example that the model cannot take, or outputs without a batch
             dimension.
 
@@ -72,6 +74,8 @@ def falsify(
     boxes = domains_of([tensor[:1] for tensor in inputs], variables, domain)
     if budget < 1:
         raise ValueError(f"the budget must be at least 1, not {budget}")
+    check_modules(source)
+    check_tensors(source)
     with evaluating(source):
         twin = copied(source)
     twin.double().requires_grad_(False)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from convexnet.curvature.accepted import check_model, strays
+from convexnet.curvature.accepted import CLOSURE, check_model, strays
 from convexnet.curvature.arguments import as_example, two_rows, unwrapped
 from convexnet.curvature.failures import REGISTER, explain
 from convexnet.curvature.graph import (
@@ -58,6 +58,7 @@ class Program:
     module: nn.Module  # what the graph's get_attr nodes refer to
     functional: bool = False
     rewritten: frozenset[str] = frozenset()  # buffers that the forward itself changes
+    captured: frozenset[str] = frozenset()  # constants that are weights of modules which the model does not own
     draws: tuple[str, ...] = ()  # the modules whose random numbers the forward uses, outside torch
 
     @property
@@ -102,7 +103,6 @@ def trace(model: nn.Module, example: Tensor | Sequence[Tensor], any_batch: bool 
                 moved = () if after.moved() else moved
     if not any_batch:
         check_shapes(inner, exported.graph)
-    check_captured(inner, exported)
     return Program(
         graph=simplified(exported.graph),
         sources=sources(exported, inputs),
@@ -113,6 +113,7 @@ def trace(model: nn.Module, example: Tensor | Sequence[Tensor], any_batch: bool 
         functional=functional,
         rewritten=frozenset(map(str, exported.graph_signature.buffers_to_mutate.values())),
         draws=moved,
+        captured=captured(inner, exported),
     )
 
 
@@ -167,18 +168,28 @@ def check_writes(model: nn.Module, graph: fx.Graph) -> None:
         )
 
 
-def check_captured(model: nn.Module, exported: torch.export.ExportedProgram) -> None:
-    """Refuse weights that the program holds as constants, because the model does not own them."""
-    used = {place(value): value for value in exported.constants.values() if isinstance(value, Tensor)}
+def captured(model: nn.Module, exported: torch.export.ExportedProgram) -> frozenset[str]:
+    """The constants of the program that are weights of modules in the closure of a function of the model's.
+
+    Raises:
+        NotTraceable: some are weights of modules in plain lists and dictionaries, where nobody trains them.
+    """
+    used = {place(value): name for name, value in exported.constants.items() if isinstance(value, Tensor)}
+    found: set[str] = set()
     owned = {place(tensor) for tensor in model.parameters()}
     for path, module in strays(model):
         for name, tensor in module.named_parameters(recurse=False):
-            if place(tensor) in used and place(tensor) not in owned:
+            if place(tensor) not in used or place(tensor) in owned:
+                continue
+            if CLOSURE in path:
+                found.add(used[place(tensor)])
+            else:
                 raise NotTraceable(
                     f"{path}.{name} is used, and is not a parameter of {type(model).__name__}: it is held in a plain "
                     f"list or dictionary, which parameters(), eval() and to() do not reach. {REGISTER[0].upper()}"
                     f"{REGISTER[1:]}"
                 )
+    return frozenset(found)
 
 
 def place(tensor: Tensor) -> int:

@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from convexnet.arrays import as_tensor, is_whole
 from convexnet.curvature.arguments import two_rows
 from convexnet.curvature.certificate import certify_program
+from convexnet.curvature.failures import in_short
 from convexnet.curvature.fields import BATCH
 from convexnet.curvature.trace import Program, trace
 from convexnet.curvature.undisturbed import calling
@@ -96,7 +97,7 @@ def numbers(model: nn.Module, inputs: Sequence[Tensor]) -> float:
     try:
         with calling(model):
             out = model(*map(two_rows, inputs))
-    except (RuntimeError, ValueError, TypeError, IndexError):
+    except Exception:  # whatever a forward raises: tracing says it in words
         return np.inf
     right = isinstance(out, Tensor) and out.ndim > 0 and out.shape[0] == BATCH
     return out[0].numel() if right else np.inf
@@ -133,8 +134,14 @@ def read(
         program = trace(model, inputs, any_batch=True)
     except NotTraceable:  # a forward that reads the size of its batch runs at the one it was traced with
         program, rows = fixed, BATCH
-    sender = Sender(Reading(program, variable, parameters, allowed), inputs, rows)
-    return form_of(sender), sender
+    try:
+        sender = Sender(Reading(program, variable, parameters, allowed), inputs, rows)
+        return form_of(sender), sender
+    except RuntimeError as error:
+        raise NotTraceable(
+            f"{program.model} cannot be evaluated in float64, one sample at a time: {in_short(error)}\n"
+            "  write its forward for batches of any size, and in the type of its input (x.dtype)"
+        ) from error.with_traceback(None)
 
 
 def check_output(program: Program) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from convexnet.arrays import as_tensor, is_real, is_whole, listed_inputs, refuse_transformed
+from convexnet.curvature.accepted import check_example
 from convexnet.curvature.arguments import two_rows, unwrapped
 from convexnet.curvature.undisturbed import calling
 from convexnet.domains import Box
@@ -112,6 +113,7 @@ def check_choice(name: str, value: object, known: Sequence[str]) -> None:
 
 
 def check_given(index: int, tensor: Tensor, first: Tensor) -> None:
+    check_example(tensor, f"given[{index}]")
     if tensor.ndim == 0 or tensor.shape[0] == 0:
         raise ValueError(f"given[{index}] needs a batch dimension of at least 1; its shape is {tuple(tensor.shape)}")
     if tensor.shape[0] != first.shape[0]:
