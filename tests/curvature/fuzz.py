@@ -583,7 +583,7 @@ def narrower(b: Builder, shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def whole(b: Builder, shape: Sequence[int]) -> fx.Node:
-    """Integers or booleans that broadcast to `shape`: a buffer, another input, a comparison; as they are or computed."""
+    """Integers or booleans that broadcast to `shape`: a buffer, an input, a comparison; or computed."""
     rng, dtype = b.rng, b.rng.choice(INTEGERS)
     given_ = [n for n in b.whole if b.values[n].shape[1:] == tuple(shape)[1:]]
     kind = rng.randrange(8)
@@ -1323,6 +1323,13 @@ def ascend(
 class Scribbler(nn.Module):
     """A forward that writes in place, through views, and reads old names again; its steps are drawn from a seed."""
 
+    bytes: Tensor
+    small: Tensor
+    mask: Tensor
+    pick: Tensor
+    place: Tensor
+    scale: Tensor
+
     def __init__(self, seed: int) -> None:
         super().__init__()
         rng = random.Random(f"module {seed}")
@@ -1411,9 +1418,9 @@ class Scribbler(nn.Module):
             case 25:
                 a.mul_(self.small if k else self.mask)
             case 26:
-                return a[:, self.place.item()].unsqueeze(1).expand(-1, self.width) + b
+                return a[:, int(self.place.item())].unsqueeze(1).expand(-1, self.width) + b
             case 27:
-                return torch.stack([a, a.abs()], 1)[:, self.mask[0].long().item()]
+                return torch.stack([a, a.abs()], 1)[:, int(self.mask[0].long().item())]
             case 28:
                 a[:, self.pick[:2]] = b[:, :2]
             case 29:
@@ -1433,7 +1440,7 @@ class Scribbler(nn.Module):
             case 36:
                 a.fill_(self.place).neg_()
             case 37:
-                return a.roll(self.place.item(), 1)
+                return a.roll(int(self.place.item()), 1)
             case 38:
                 return a * (self.bytes == self.place) + b * torch.nn.functional.one_hot(self.place, self.width)
             case _:

@@ -244,10 +244,8 @@ def called(node: fx.Node, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[
     """A node with its arguments looked up, as a rule sees it, and which of its results are real numbers."""
     shapes, floating = results_of(node)
     name = base_name(node.target)
-    call = Call(
-        functional(node.target, name), name, tuple(args), dict(kwargs), shapes, floating[0], types_of(node)
-    )
-    return call, floating
+    types = types_of(node)
+    return Call(functional(node.target, name), name, tuple(args), dict(kwargs), shapes, floating[0], types), floating
 
 
 # --- where things come from ------------------------------------------------------------------------------------------

@@ -42,7 +42,9 @@ class Opened:
                 self.moving.add(node)
                 mixed = self.other.intersection(read)
                 self.gated |= bool(mixed) and base_name(node.target) not in ADDITIVE
-            elif given or self.other.intersection(node.all_input_nodes) or self.moving.intersection(node.all_input_nodes):
+            elif (
+                given or self.other.intersection(node.all_input_nodes) or self.moving.intersection(node.all_input_nodes)
+            ):
                 self.other.add(node)
         self.fixed: dict[fx.Node, Any] = {}
 
