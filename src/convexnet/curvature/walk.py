@@ -15,7 +15,7 @@ from convexnet.curvature.call import Call, Refusal, Result
 from convexnet.curvature.constants import attribute, beyond, computed, draws, exact
 from convexnet.curvature.facts import CONSTANT, UNKNOWN, Fact, constant, typed, unknown
 from convexnet.curvature.fields import core, elementwise, is_aligned, level, uniform, where_any
-from convexnet.curvature.graph import ancestors, called, numbers_in
+from convexnet.curvature.graph import ancestors, called
 from convexnet.curvature.opaque import Opaque
 from convexnet.curvature.table import TABLE
 from convexnet.curvature.trace import Program
@@ -130,9 +130,7 @@ class _Runner:
             return inlined
         listed = isinstance(node.meta.get("val"), (list, tuple))
         call, _ = called(node, args, kwargs)
-        outside = any(not isinstance(other.meta.get("val"), (Tensor, tuple, list)) for other in node.all_input_nodes)
-        unread = outside and any(isinstance(lookup(number), Fact) for number in numbers_in(node))
-        result: Any = self.apply(self.before(call, node) if self.before else call, node, unread)
+        result: Any = self.apply(self.before(call, node) if self.before else call, node)
         if not isinstance(result, (Fact, tuple)):
             return result  # a number that is known
         results = self.checked(result, call, node)
@@ -182,7 +180,7 @@ class _Runner:
         (output,) = (n for n in inner.graph.nodes if n.op == "output")
         return tuple(lookup(value) for value in output.args[0])
 
-    def apply(self, call: Call, node: fx.Node, unread: bool) -> Result:
+    def apply(self, call: Call, node: fx.Node) -> Result:
         """One operator: computed where everything is known, else by its rule; blamed where it breaks something."""
         facts = call.read()
         random = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
@@ -200,7 +198,7 @@ class _Runner:
         try:
             if at_hand:
                 return computed(call)
-            if unread:
+            if call.unread:
                 raise UNREAD
             if call.name in FORGIVING and any(fact.undefined for fact in facts):
                 raise GAP
