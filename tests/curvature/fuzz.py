@@ -1274,8 +1274,8 @@ def ascend(
     n = 8
     x, y = draw(built, generator, n), draw(built, generator, n)
     leaves = [built.nodes.index(leaf) for _, leaf in built.program.outputs if leaf in runner.depends]
-    if built.mixes or not leaves:
-        return
+    if built.mixes or not leaves or any(node.target is A.copy.default for node in built.nodes):
+        return  # aten.copy, which only a traced program holds, has no derivative
     a, b = ([p[:, 0].clone().requires_grad_(p.is_floating_point()) for p in ends] for ends in (x, y))
     optimizer = torch.optim.Adam([p for p in (*a, *b) if p.requires_grad], lr=0.2)
     for _ in range(steps):
