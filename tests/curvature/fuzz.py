@@ -584,7 +584,7 @@ def narrower(b: Builder, shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def whole(b: Builder, shape: Sequence[int]) -> fx.Node:
-    """Integers or booleans that broadcast to `shape`: a buffer, another input, a comparison; as they are or computed."""
+    """Integers or booleans that broadcast to `shape`: a buffer, an input, a comparison; or computed."""
     rng, dtype = b.rng, b.rng.choice(INTEGERS)
     given_ = [n for n in b.whole if b.values[n].shape[1:] == tuple(shape)[1:]]
     kind = rng.randrange(8)
@@ -1276,8 +1276,8 @@ def ascend(
     n = 8
     x, y = draw(built, generator, n), draw(built, generator, n)
     leaves = [built.nodes.index(leaf) for _, leaf in built.program.outputs if leaf in runner.depends]
-    if built.mixes or not leaves:
-        return
+    if built.mixes or not leaves or any(node.target is A.copy.default for node in built.nodes):
+        return  # aten.copy, which only a traced program holds, has no derivative
     a, b = ([p[:, 0].clone().requires_grad_(p.is_floating_point()) for p in ends] for ends in (x, y))
     optimizer = torch.optim.Adam([p for p in (*a, *b) if p.requires_grad], lr=0.2)
     for _ in range(steps):
@@ -1363,6 +1363,13 @@ def cross(built: Built, runner: Runner, tensors: dict[str, Tensor]) -> None:
 
 class Scribbler(nn.Module):
     """A forward that writes in place, through views, and reads old names again; its steps are drawn from a seed."""
+
+    bytes: Tensor
+    small: Tensor
+    mask: Tensor
+    pick: Tensor
+    place: Tensor
+    scale: Tensor
 
     def __init__(self, seed: int) -> None:
         super().__init__()
@@ -1452,9 +1459,9 @@ class Scribbler(nn.Module):
             case 25:
                 a.mul_(self.small if k else self.mask)
             case 26:
-                return a[:, self.place.item()].unsqueeze(1).expand(-1, self.width) + b
+                return a[:, int(self.place.item())].unsqueeze(1).expand(-1, self.width) + b
             case 27:
-                return torch.stack([a, a.abs()], 1)[:, self.mask[0].long().item()]
+                return torch.stack([a, a.abs()], 1)[:, int(self.mask[0].long().item())]
             case 28:
                 a[:, self.pick[:2]] = b[:, :2]
             case 29:
@@ -1474,7 +1481,7 @@ class Scribbler(nn.Module):
             case 36:
                 a.fill_(self.place).neg_()
             case 37:
-                return a.roll(self.place.item(), 1)
+                return a.roll(int(self.place.item()), 1)
             case 38:
                 return a * (self.bytes == self.place) + b * torch.nn.functional.one_hot(self.place, self.width)
             case _:

@@ -35,6 +35,7 @@ def neighbour(name: str) -> Any:
 
 fuzz = neighbour("fuzz")
 
+
 def run(kind: str, seeds: Iterable[int]) -> Counter[str]:
     """The same programs on every run (`make fuzz` looks at others); the verdicts, counted."""
     verdicts: Counter[str] = Counter()
@@ -48,18 +49,18 @@ def run(kind: str, seeds: Iterable[int]) -> Counter[str]:
 
 @pytest.mark.parametrize("block", range(4))
 def test_whatever_is_certified_survives(block: int) -> None:
-    run("anything", range(10_000 + 150 * block, 10_000 + 150 * (block + 1)))
+    run("anything", range(10_000 + 100 * block, 10_000 + 100 * (block + 1)))
     run("integers", range(10_000 + 40 * block, 10_000 + 40 * (block + 1)))
 
 
 @pytest.mark.parametrize("block", range(2))
 def test_convex_by_construction_is_certified(block: int) -> None:
-    verdicts = run("convex", range(10_000 + 120 * block, 10_000 + 120 * (block + 1)))
+    verdicts = run("convex", range(10_000 + 80 * block, 10_000 + 80 * (block + 1)))
     assert set(verdicts) == {"certified"}
 
 
 def test_modules_that_write_in_place() -> None:
-    assert run("modules", range(10_000, 10_036))["certified"] >= 5
+    assert run("modules", range(10_000, 10_024))["certified"] >= 3
 
 
 def test_the_fuzzer_meets_certified_and_refused_programs_and_most_of_the_table() -> None:

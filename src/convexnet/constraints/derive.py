@@ -299,9 +299,11 @@ def direction(facts: Callable[[str], Fact], moving: set[fx.Node], node: fx.Node,
 
         table = {n: fact(n) for n in node.all_input_nodes}
 
-        args: Any = fx.map_arg(node.args, table.__getitem__)  # pyright: ignore[reportArgumentType]
-        kwargs: Any = fx.map_arg(node.kwargs, table.__getitem__)  # pyright: ignore[reportArgumentType]
+        args: Any = fx.map_arg(node.args, table.__getitem__)
+        kwargs: Any = fx.map_arg(node.kwargs, table.__getitem__)
         call, _ = called(node, args, kwargs)
+        if call.unread:
+            return 0
         try:
             result = rule(call)
         except (Refusal, RuntimeError, TypeError, ValueError, IndexError):

@@ -84,7 +84,7 @@ def reach(program: Program, known: Known, node: fx.Node, interval: Interval, fou
     if step is None:
         raise Unreachable(f"it is computed by aten.{name}")
     for argument, asked in step(known, node, interval):
-        shape = results_of(argument)[0][0]
+        shape = tuple(results_of(argument)[0][0])
         bounds = Interval(narrowed(asked.lo, shape, max), narrowed(asked.hi, shape, min))
         reach(program, known, argument, bounds, found)
 

@@ -28,10 +28,10 @@ class Refusal(Exception):
 class Call:
     """An operator with its arguments, tensors replaced by their facts.
 
-    `operator` is the functional overload (relu for relu_), `shapes` the shapes of its results, `dtypes` their types (None
-    for a number outside tensors) and `floating` whether the first is real. Two arguments that are the same tensor are
-    the same `Fact` object. A number that was read from a tensor is a Python number, or a fact of shape () if it is not
-    known.
+    `operator` is the functional overload (relu for relu_), `shapes` the shapes of its results, `dtypes` their types
+    (None for an integer outside tensors) and `floating` whether the first is real. Two arguments that are the same
+    tensor are the same `Fact` object. A number that was read from a tensor is a Python number, or a fact of shape () if
+    it is not known; `unread` says that such a fact stands where only a number says what the operator does.
     """
 
     operator: Callable[..., Any]
@@ -41,6 +41,7 @@ class Call:
     shapes: tuple[Shape, ...]
     floating: bool = True
     dtypes: tuple[torch.dtype | None, ...] = ()
+    unread: bool = False
 
     @property
     def shape(self) -> Shape:

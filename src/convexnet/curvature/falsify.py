@@ -21,6 +21,7 @@ from convexnet.curvature.chords import Chords, Counterexample, column, default
 from convexnet.curvature.guided import guided
 from convexnet.curvature.undisturbed import evaluating
 from convexnet.domains import Box
+from convexnet.errors import ConvexNetError
 
 __all__ = ["Counterexample", "default_double", "falsify", "guided_chords"]
 
@@ -127,7 +128,9 @@ def attempt(chords: Chords, name: str) -> None:
     chords.left -= rows
     try:
         chords.values(points)
-    except (RuntimeError, IndexError, TypeError) as error:
+    except (ConvexNetError, ValueError):
+        raise
+    except Exception as error:  # whatever a user's forward raises
         first = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
         shapes = ", ".join(str(tuple(tensor.shape)) for tensor in points)
         raise ValueError(

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
-from convexnet.curvature.facts import AFFINE, CONCAVE, CONSTANT, CONVEX, UNKNOWN, Fact, is_finite
+from convexnet.curvature.bounds import is_finite
+from convexnet.curvature.facts import AFFINE, CONCAVE, CONSTANT, CONVEX, UNKNOWN, Fact
 from convexnet.curvature.fields import BATCH, core
 from convexnet.curvature.graph import ancestors, base_name, module_path, source_line
 from convexnet.curvature.trace import Program

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor, fx
 
 from convexnet.curvature.arithmetic import dropout, identity
 from convexnet.curvature.call import SHAPE_ONLY, Call
+from convexnet.curvature.facts import Fact
 from convexnet.curvature.layers import einsum
 from convexnet.curvature.shapes import Moved, reshaped
 from convexnet.curvature.table import TABLE
@@ -205,18 +206,21 @@ def is_real(node: Any) -> bool:
     return isinstance(node, fx.Node) and results_of(node)[1][0]
 
 
-def numbers_in(node: fx.Node) -> tuple[fx.Node, ...]:
-    """The arguments that stand where the operator takes a number that is not a factor or a term: an index, a size, a
-    slope. Only a known number says what such an operator does."""
+def is_unread(node: fx.Node, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether a number that says what an operator does (an index, a size, a slope; no factor or term) is not known:
+    a fact stands in its place among the arguments."""
+    if all(isinstance(other.meta.get("val"), (Tensor, tuple, list)) for other in node.all_input_nodes):
+        return False  # the usual case: no number comes from the program
     schema = getattr(node.target, "_schema", None)
     if schema is None or base_name(node.target) in SCALED:
-        return ()
-    found: list[fx.Node] = []
+        return False
     for i, argument in enumerate(schema.arguments):
-        value = node.args[i] if i < len(node.args) else node.kwargs.get(argument.name)
+        value = args[i] if i < len(args) else kwargs.get(argument.name)
         if "Tensor" not in str(argument.type):
-            found += [v for v in (value if isinstance(value, (list, tuple)) else [value]) if isinstance(v, fx.Node)]
-    return tuple(found)
+            values: Sequence[Any] = value if isinstance(value, (list, tuple)) else [value]
+            if any(isinstance(v, Fact) for v in values):
+                return True
+    return False
 
 
 SCALED = frozenset(("add", "sub", "rsub", "mul", "div", "addcmul", "lerp", "where", "masked_fill", "fill", "clamp",
@@ -244,10 +248,10 @@ def called(node: fx.Node, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[
     """A node with its arguments looked up, as a rule sees it, and which of its results are real numbers."""
     shapes, floating = results_of(node)
     name = base_name(node.target)
-    call = Call(
-        functional(node.target, name), name, tuple(args), dict(kwargs), shapes, floating[0], types_of(node)
-    )
-    return call, floating
+    types = types_of(node)
+    unread = is_unread(node, args, kwargs)
+    run = functional(node.target, name)
+    return Call(run, name, tuple(args), dict(kwargs), shapes, floating[0], types, unread), floating
 
 
 # --- where things come from ------------------------------------------------------------------------------------------

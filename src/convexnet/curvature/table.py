@@ -7,26 +7,12 @@ refuses names that PyTorch does not have. To add an operator, add its row here a
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 
 from convexnet.curvature import arithmetic, layers, shapes
 from convexnet.curvature.call import Call, Rule
-from convexnet.curvature.facts import Fact, as_fact
-from convexnet.curvature.fields import where_any
 from convexnet.curvature.opaque import Opaque
-from convexnet.curvature.pointwise import (
-    HALVES,
-    INF,
-    LEFT,
-    LINE,
-    NEGATIVE,
-    POSITIVE,
-    RIGHT,
-    Pointwise,
-    Profile,
-    outside,
-)
+from convexnet.curvature.pointwise import HALVES, INF, LEFT, LINE, RIGHT, Pointwise, Profile
 from convexnet.curvature.profiles import (
     IDENTITY,
     celu,
@@ -269,43 +255,6 @@ ROWS: tuple[tuple[str, Rule], ...] = (
     *((name, Opaque("it compares, and the outcome depends on the input", "write the choice as a maximum"))
       for name in ("gt", "ge", "lt", "le", "eq", "ne", "logical_not", "argmax", "argmin")),
 )  # fmt: skip
-
-
-FORGIVING = frozenset(("sign",))
-"""Operators that make a number of NaN: no claim rests on the bounds of an argument that may be undefined."""
-
-
-def may_leave(*ranges: tuple[float, float]) -> Callable[[Call], bool]:
-    """Whether some element of the first argument may lie outside the ranges in which a function is defined."""
-    return lambda call: where_any(outside(call.x, ranges))
-
-
-def power_undefined(call: Call) -> bool:
-    base, exponent = call.args[:2]
-    if isinstance(exponent, Fact):
-        exponent = None if exponent.value is None or exponent.value.numel() != 1 else float(exponent.value)
-    if exponent is None or not isinstance(base, Fact):
-        return True
-    whole = float(exponent).is_integer()
-    if exponent >= 0:
-        return not whole and base.goes_below_zero
-    return where_any(outside(base, POSITIVE + NEGATIVE if whole else POSITIVE))
-
-
-PARTIAL: Mapping[str, Callable[[Call], bool]] = {
-    "sqrt": may_leave(*RIGHT),
-    "rsqrt": may_leave(*POSITIVE),
-    "log": may_leave(*POSITIVE),
-    "log1p": may_leave((math.nextafter(-1.0, 0.0), INF)),
-    "reciprocal": may_leave(*POSITIVE, *NEGATIVE),
-    "div": lambda call: where_any(outside(as_fact(call.args[1]), POSITIVE + NEGATIVE)),
-    "pow": power_undefined,
-    "var": lambda call: True,  # of one element, or of as many as are subtracted from their number
-    "std": lambda call: True,
-    "norm": lambda call: bool(norm_order(call)),
-    "linalg_vector_norm": lambda call: bool(norm_order(call)),
-}
-"""Operators of the table that are not defined everywhere, and whether a call may meet such a point."""
 
 
 def build(rows: Sequence[tuple[str, Rule]]) -> dict[str, Rule]:

@@ -10,14 +10,16 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, fx
 
+from convexnet.curvature.bounds import is_finite
 from convexnet.curvature.call import Call, Refusal, Result
-from convexnet.curvature.facts import CONSTANT, UNKNOWN, Fact, constant, is_finite, known, typed, unknown
+from convexnet.curvature.constants import attribute, beyond, computed, draws, exact
+from convexnet.curvature.facts import CONSTANT, UNKNOWN, Fact, constant, typed, unknown
 from convexnet.curvature.fields import core, elementwise, is_aligned, level, uniform, where_any
-from convexnet.curvature.graph import ancestors, called, is_mutable, numbers_in
+from convexnet.curvature.graph import ancestors, called
 from convexnet.curvature.opaque import UNRULED, Opaque, unreal, unruled
-from convexnet.curvature.shapes import Moved, cat, reshaped, stack
-from convexnet.curvature.table import FORGIVING, PARTIAL, TABLE
+from convexnet.curvature.table import TABLE
 from convexnet.curvature.trace import Program
+from convexnet.curvature.undefined import FORGIVING, PARTIAL
 
 
 @dataclass(frozen=True)
@@ -128,9 +130,7 @@ class _Runner:
             return inlined
         listed = isinstance(node.meta.get("val"), (list, tuple))
         call, _ = called(node, args, kwargs)
-        outside = any(not isinstance(other.meta.get("val"), (Tensor, tuple, list)) for other in node.all_input_nodes)
-        unread = outside and any(isinstance(lookup(number), Fact) for number in numbers_in(node))
-        result = self.apply(self.before(call, node) if self.before else call, node, unread)
+        result: Any = self.apply(self.before(call, node) if self.before else call, node)
         if not isinstance(result, (Fact, tuple)):
             return result  # a number that is known
         results = self.checked(result, call, node)
@@ -180,7 +180,7 @@ class _Runner:
         (output,) = (n for n in inner.graph.nodes if n.op == "output")
         return tuple(lookup(value) for value in output.args[0])
 
-    def apply(self, call: Call, node: fx.Node, unread: bool) -> Result:
+    def apply(self, call: Call, node: fx.Node) -> Result:
         """One operator: computed where everything is known, else by its rule; blamed where it breaks something."""
         facts = call.read()
         random = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
@@ -198,7 +198,7 @@ class _Runner:
         try:
             if at_hand:
                 return computed(call)
-            if unread:
+            if call.unread:
                 raise UNREAD
             if call.name in FORGIVING and any(fact.undefined for fact in facts):
                 raise GAP
@@ -239,14 +239,6 @@ class _Runner:
         return results[0] if len(results) == 1 else results
 
 
-def beyond(call: Call) -> Result:
-    """The result of an operator on what does not vary, of which no rule speaks: constant, and perhaps undefined."""
-    result = Opaque("")(call)
-    if isinstance(result, tuple):
-        return tuple(replace(part, undefined=True) for part in result)
-    return replace(result, undefined=True)
-
-
 RANDOM = Refusal("it draws random numbers", "make the forward deterministic in eval mode")
 UNREAD = Refusal(
     "it takes a number (an index, a size, a setting) that is read from a tensor whose value is not known: from an "
@@ -261,25 +253,6 @@ MIXING = Refusal(
     "it mixes the rows of the batch: the samples influence each other, and the output is no function of one sample",
     "reduce over the dimensions of a sample only (dim 1 and up)",
 )
-
-
-def draws(call: Call) -> bool:
-    """Whether an operator of the table draws random numbers with these settings."""
-    flag = {"dropout": 2, "feature_dropout": 2, "alpha_dropout": 2, "feature_alpha_dropout": 2, "rrelu": 3}
-    position = flag.get(call.name)
-    return position is not None and bool(call.arg(position, "train", call.kwargs.get("training", False)))
-
-
-def exact(call: Call, node: fx.Node) -> bool:
-    """Whether the rules, which are about real numbers, speak of this call of constants: integers wrap and casts of
-    them cut, and complex numbers have no sign. Moving elements is always exact."""
-    rule = TABLE.get(call.name)
-    if isinstance(rule, Moved) or rule in (reshaped, cat, stack):
-        return True
-    values = [n.meta.get("val") for n in (node, *node.all_input_nodes)]
-    if any(isinstance(value, Tensor) and value.is_complex() for value in values):
-        return False
-    return call.floating
 
 
 def blamed(node: fx.Node, call: Call, refusal: Refusal) -> Blame:
@@ -308,35 +281,6 @@ def last_uses(graph: fx.Graph, output: fx.Node) -> dict[fx.Node, list[fx.Node]]:
         if node not in kept and users:
             drops[max(users, key=order.__getitem__)].append(node)
     return drops
-
-
-def attribute(module: torch.nn.Module, path: str) -> Any:
-    value: Any = module
-    for part in path.split("."):
-        value = getattr(value, part)
-    if not isinstance(value, Tensor):
-        return value
-    return known(value) if is_finite(value) else replace(known(value), undefined=True)
-
-
-def computed(call: Call) -> Any:
-    """The result of an operator all of whose arguments are known: facts, or a Python number."""
-    mutable = is_mutable(call.operator)
-
-    def value(fact: Fact) -> Tensor:
-        found = call.blank(fact) if fact.value is None else fact.value
-        return found.clone() if mutable else found
-
-    def result(tensor: Tensor) -> Fact:
-        if is_finite(tensor):
-            return known(tensor)
-        fact = constant(tensor.shape) if bool(tensor.isnan().any()) else known(tensor)
-        return replace(fact, undefined=True)  # not a number: nothing is known of it
-
-    out = call.run(value)
-    if not isinstance(out, (Tensor, tuple, list)):
-        return out
-    return tuple(result(o) for o in out) if isinstance(out, (tuple, list)) else result(out)
 
 
 def describe(fact: Fact) -> str:

@@ -1,0 +1,73 @@
+"""Operators on what does not vary: computed where everything is known, and what is said of the others."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from convexnet.curvature.bounds import is_finite
+from convexnet.curvature.call import Call, Result
+from convexnet.curvature.facts import Fact, constant, known
+from convexnet.curvature.graph import is_mutable
+from convexnet.curvature.opaque import Opaque
+from convexnet.curvature.shapes import Moved, cat, reshaped, stack
+from convexnet.curvature.table import TABLE
+
+
+def attribute(module: torch.nn.Module, path: str) -> Any:
+    value: Any = module
+    for part in path.split("."):
+        value = getattr(value, part)
+    if not isinstance(value, Tensor):
+        return value
+    return known(value) if is_finite(value) else replace(known(value), undefined=True)
+
+
+def computed(call: Call) -> Any:
+    """The result of an operator all of whose arguments are known: facts, or a Python number."""
+    mutable = is_mutable(call.operator)
+
+    def value(fact: Fact) -> Tensor:
+        found = call.blank(fact) if fact.value is None else fact.value
+        return found.clone() if mutable else found
+
+    def result(tensor: Tensor) -> Fact:
+        if is_finite(tensor):
+            return known(tensor)
+        fact = constant(tensor.shape) if bool(tensor.isnan().any()) else known(tensor)
+        return replace(fact, undefined=True)  # not a number: nothing is known of it
+
+    out = call.run(value)
+    if not isinstance(out, (Tensor, tuple, list)):
+        return out
+    return tuple(result(o) for o in out) if isinstance(out, (tuple, list)) else result(out)
+
+
+def beyond(call: Call) -> Result:
+    """The result of an operator on what does not vary, of which no rule speaks: constant, and perhaps undefined."""
+    result = Opaque("")(call)
+    if isinstance(result, tuple):
+        return tuple(replace(part, undefined=True) for part in result)
+    return replace(result, undefined=True)
+
+
+def draws(call: Call) -> bool:
+    """Whether an operator of the table draws random numbers with these settings."""
+    flag = {"dropout": 2, "feature_dropout": 2, "alpha_dropout": 2, "feature_alpha_dropout": 2, "rrelu": 3}
+    position = flag.get(call.name)
+    return position is not None and bool(call.arg(position, "train", call.kwargs.get("training", False)))
+
+
+def exact(call: Call, node: fx.Node) -> bool:
+    """Whether the rules, which are about real numbers, speak of this call of constants: integers wrap and casts of
+    them cut, and complex numbers have no sign. Moving elements is always exact."""
+    rule = TABLE.get(call.name)
+    if isinstance(rule, Moved) or rule in (reshaped, cat, stack):
+        return True
+    values = [n.meta.get("val") for n in (node, *node.all_input_nodes)]
+    if any(isinstance(value, Tensor) and value.is_complex() for value in values):
+        return False
+    return call.floating
