@@ -179,7 +179,7 @@ def nonzero(node: fx.Node, known: Known) -> Tensor:
         >>> int(nonzero(product, known).sum())
         4
     """
-    value, shape = known(node), node.meta["val"].shape
+    value, shape = known(node), shapes_of(node)[0]
     if value is not None:
         return (value != 0).double().expand(shape)
     rule = TABLE.get(base_name(node.target)) if node.op == "call_function" else None
