@@ -95,7 +95,9 @@ class Bundle:
         value, g = problem.f.subgradient(y)
         h = value - (g * y).sum(1)
         bound = torch.fmax(found.bound, problem.least(g, h))
-        return State(g[:, None], h[:, None], y[:, None], y, value, bound, y, self.level + 0 * y[:, :1], REACH + 0 * y[:, :1])
+        return State(
+            g[:, None], h[:, None], y[:, None], y, value, bound, y, self.level + 0 * y[:, :1], REACH + 0 * y[:, :1]
+        )
 
     def step(self, problem: Problem, state: State) -> Offer:
         lo = torch.where(problem.lo.isfinite(), problem.lo, torch.minimum(problem.hi, state.best) - state.reach)

@@ -139,7 +139,9 @@ def scale_of(problem: Problem, y: Tensor, value: Tensor, f: Any = None) -> Tenso
     Example:
         >>> class Size:
         ...     batch, size = 1, 2
-        ...     def value(self, y): return 3 * y.abs().sum(1) + 7
+        ...
+        ...     def value(self, y):
+        ...         return 3 * y.abs().sum(1) + 7
         >>> zero = torch.zeros(1, 2)
         >>> float(scale_of(Problem(Size(), zero - 1e6, zero + 1e6), zero, torch.tensor([7.0])))
         6.0
@@ -220,7 +222,9 @@ class Evidence:
         made: dict[str, Any] = {}
         for each in fields(self):
             part = getattr(self, each.name)
-            made[each.name] = [room(t) for t in part] if isinstance(part, list) else None if part is None else room(part)
+            made[each.name] = (
+                [room(t) for t in part] if isinstance(part, list) else None if part is None else room(part)
+            )
         return Evidence(**made)
 
 
@@ -359,7 +363,9 @@ class Watch:
             progress = Progress(self.step, int(found.open(tol).sum()), found.gap.clone(), solver)
             if self.verbose:
                 worst = float(progress.gap.max())
-                print(f"step {self.step}: {solver}, {progress.open} of {len(progress.gap)} open, largest gap {worst:.3g}")
+                print(
+                    f"step {self.step}: {solver}, {progress.open} of {len(progress.gap)} open, largest gap {worst:.3g}"
+                )
             if self.callback is not None:
                 self.stopped = self.stopped or self.callback(progress) is True
         return self.stopped

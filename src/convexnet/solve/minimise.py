@@ -210,7 +210,7 @@ def answer(
     scale = scale_of(problem, x.double(), problem.f.value(x.double()))
     rounding = torch.minimum(rounding, MUCH * (value.abs() + scale)).nan_to_num(nan=0.0)
     allowed = found.atol + tol * scale + 2 * rounding + 2.0**-50 * value.abs() + 1e-280
-    converged = gap <= allowed
+    converged = (gap <= allowed) & gap.isfinite()
     name = used[0] if len(used) == 1 else f"{used[0]}, then {', '.join(used[1:])}"
     why = f"largest gap {float((gap / scale.clamp(min=1e-300)).max()):.2g} of the rise of f around x"
     rounded = None if asked.dtype == torch.float64 else (asked.dtype, ~found.open(tol) & ~converged)
@@ -350,6 +350,11 @@ def problem_of(reading: Reading, asked: Asked, everywhere: bool, solver: str) ->
                 return Problem(form, lo, hi, strong, layers), ""
     centre = None if everywhere else Problem(None, lo, hi).centre()
     whole = whole_of(reading, asked, centre)
+    if whole.pairs and not whole.symmetric(Problem(None, lo, hi).centre()):
+        raise ValueError(
+            "f does not treat the samples of a batch alike: it reads the size of its batch, or holds a tensor with a row "
+            "for each sample of one. Give such a tensor as an input, in given"
+        )
     return Problem(whole, lo, hi, None, whole), closed
 
 

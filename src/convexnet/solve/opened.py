@@ -25,6 +25,7 @@ from convexnet.curvature.table import TABLE
 from convexnet.curvature.trace import Program
 from convexnet.solve.bends import Bend, Kinks
 from convexnet.solve.kinks import KINKS
+from convexnet.solve.rounding import Tracked
 
 ADDITIVE = ("add", "sub", "rsub", "cat", "stack", "maximum", "max", "minimum", "clamp", "clamp_min")
 """Operators that add other inputs to what moves, and do not multiply the two."""
@@ -145,6 +146,8 @@ class Opened:
         kwargs: Any = fx.map_arg(node.kwargs, env.__getitem__)
         if node.target is operator.getitem:
             return args[0][args[1]]
+        if node in self.counts:  # a size is that of the numbers, whatever stands for them
+            args = tuple(value_of_tracked(part) for part in args)
         return executed(node, args, kwargs, apply)
 
     def affinities(self) -> frozenset[fx.Node]:
@@ -166,6 +169,10 @@ class Opened:
                 if is_affine(node, fx.map_arg((node.args, node.kwargs), facts.__getitem__), env[node]):
                     yield node
             facts[node] = fact_of(env[node], node in self.moving, node in self.other)
+
+
+def value_of_tracked(part: Any) -> Any:
+    return part.value if isinstance(part, Tracked) else part
 
 
 def is_count(node: fx.Node, counts: set[fx.Node]) -> bool:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -182,7 +182,6 @@ class Rounding:
 
     lengths: float = 8.0
     unit: float = UNIT
-    missing: set[str] = field(default_factory=set[str])
 
     def __call__(self, name: str, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         plain = mapped([list(args), kwargs], lambda part: as_float64(value_of(part)))
@@ -210,8 +209,7 @@ class Rounding:
         if made is None and isinstance(rule, Pointwise):
             made = pointwise
         if made is None:
-            self.missing.add(call.name)
-            return [torch.full_like(value, math.inf) if is_real(value) else value for value in call.results]
+            made = by_jacobian
         return made(call)
 
 
@@ -294,7 +292,9 @@ def summed(inner: Callable[[Call], float]) -> Errors:
 
     def counted(call: Call) -> list[Tensor]:
         found = errors(call)
-        sizes = [t.numel() / max(1, t.shape[0] if t.ndim else 1) for t in [*call.tensors(), *call.results] if is_real(t)]
+        sizes = [
+            t.numel() / max(1, t.shape[0] if t.ndim else 1) for t in [*call.tensors(), *call.results] if is_real(t)
+        ]
         call.lengths = max(call.lengths, min(max(sizes, default=1.0), widest(call)))
         return found
 
@@ -415,6 +415,42 @@ def within(steep: float | Callable[[Tensor], Tensor]) -> Errors:
         return found
 
     return errors
+
+
+MOST = 512
+"""Results of an operator without a rule of its own up to which its derivatives are computed one by one."""
+
+
+def by_jacobian(call: Call) -> list[Tensor]:
+    """Any other operator, by its derivatives; one with many results has an error without an end."""
+    tracked = list({id(part): part for part in call.tracked()}.values())
+    if sum(value.numel() for value in call.results if is_real(value)) > MOST:
+        return [torch.full_like(value, math.inf) if is_real(value) else value for value in call.results]
+    call.lengths = entries(call)
+    with torch.enable_grad():
+        leaves = {id(part): part.value.detach().clone().requires_grad_() for part in tracked}
+        out = call.run(lambda part: leaves[id(part)] if isinstance(part, Tracked) else part)
+        found: list[Tensor] = []
+        for value in out:
+            if not is_real(value):
+                found.append(value)
+                continue
+            errors: list[Tensor] = []
+            for entry in value.flatten():
+                slopes = (
+                    torch.autograd.grad(
+                        entry, list(leaves.values()), retain_graph=True, allow_unused=True, materialize_grads=True
+                    )
+                    if entry.requires_grad
+                    else [torch.zeros_like(leaf) for leaf in leaves.values()]
+                )
+                moved = sum(
+                    ((g.abs() * part.error).sum() for g, part in zip(slopes, tracked, strict=True)), 0 * entry.detach()
+                )
+                size = sum((leaf.detach().abs().sum() for leaf in leaves.values()), entry.detach().abs())
+                errors.append(moved + 8 * call.lengths * call.unit * size)
+            found.append(torch.stack(errors).reshape(value.shape))
+    return found
 
 
 def farthest(x: Tensor) -> Tensor:
