@@ -47,7 +47,8 @@ REACH = 10.0
 
 @dataclass
 class State:
-    """The planes (B, m, n) and (B, m) in y, the points (B, m, n) that they touch at, the best point, its value, the bound, and where the last point was."""
+    """The planes (B, m, n) and (B, m) in y, the points (B, m, n) that they touch at, the best point, its value, the
+    bound, and where the last point was."""
 
     slopes: Tensor
     offsets: Tensor

@@ -132,9 +132,9 @@ def scale_of(problem: Problem, y: Tensor, value: Tensor, f: Any = None) -> Tenso
 
         S = max over the signs of d of r · (f(y + d / r) − f(y)):
 
-    the rise to y + d where f is as steep there as it is nearer by, and no more where it grows faster (an exponential, far
-    from its minimum, rises by any amount). It has the units of f, does not see what is added to it, and stays what it is
-    on a wider box.
+    the rise to y + d where f is as steep there as it is nearer by, and no more where it grows faster (an exponential,
+    far from its minimum, rises by any amount). It has the units of f, does not see what is added to it, and stays what
+    it is on a wider box.
 
     Example:
         >>> class Size:

@@ -28,7 +28,6 @@ from convexnet.solve.softened import units
 from convexnet.solve.solution import Solution, said
 from convexnet.solve.variants import smoothed, unrolled
 
-
 MUCH = 1e-7
 """The share of a value, or of its rise, up to which what is lost to rounding counts as rounding."""
 
@@ -325,6 +324,7 @@ def problem_of(reading: Reading, asked: Asked, everywhere: bool, solver: str) ->
     """The batch of functions, in the best description that the module allows, and why there is no better one."""
     inputs = [tensor.detach() for tensor in asked.inputs]
     lo, hi = asked.lo, asked.hi
+    single = False
     if not everywhere:
         closed = "it is convex on the domain only"
     elif reading.pieces is None or reading.opened is None:
@@ -334,6 +334,8 @@ def problem_of(reading: Reading, asked: Asked, everywhere: bool, solver: str) ->
             layers = Layers(reading.opened, inputs).centred()
         except Refusal as refusal:
             closed = refusal.reason
+        except (RuntimeError, IndexError):  # settings of an operator that fit to a batch of two only
+            closed, single = "an operator has settings for one size of the batch", True
         else:
             if lo.shape[1] > MANY and solver not in MATRICES:
                 return Problem(layers, lo, hi, None, layers), ""
@@ -349,18 +351,18 @@ def problem_of(reading: Reading, asked: Asked, everywhere: bool, solver: str) ->
                 strong = None if form.piecewise_linear else form.strong()
                 return Problem(form, lo, hi, strong, layers), ""
     centre = None if everywhere else Problem(None, lo, hi).centre()
-    whole = whole_of(reading, asked, centre)
+    whole = whole_of(reading, asked, centre, single)
     if whole.pairs and not whole.symmetric(Problem(None, lo, hi).centre()):
         raise ValueError(
-            "f does not treat the samples of a batch alike: it reads the size of its batch, or holds a tensor with a row "
-            "for each sample of one. Give such a tensor as an input, in given"
+            "f does not treat the samples of a batch alike: it reads the size of its batch, or holds a tensor with a "
+            "row for each sample of one. Give such a tensor as an input, in given"
         )
     return Problem(whole, lo, hi, None, whole), closed
 
 
-def whole_of(reading: Reading, asked: Asked, centre: Tensor | None) -> Whole:
-    """The traced program as one function."""
+def whole_of(reading: Reading, asked: Asked, centre: Tensor | None, single: bool = False) -> Whole:
+    """The traced program as one function; `single` takes the one for a batch of two."""
     opened = reading.opened
-    if opened is not None:
+    if opened is not None and not single:
         return Whole(opened, asked.inputs, centre=centre)
     return Whole(Opened(reading.program, asked.variable), asked.inputs, pairs=True, centre=centre)

@@ -1,8 +1,8 @@
 """A traced program, cut open at its bends: it is executed with other functions in their place.
 
-Whether an operator is affine in what moves with the variable is never assumed. Its own rule in the table of the calculus
-says so, for arguments that are affine and otherwise unknown; what its rule does not call affine is lowered by a row of
-`kinks`, and where there is none, the program stays closed.
+Whether an operator is affine in what moves with the variable is never assumed. Its own rule in the table of the
+calculus says so, for arguments that are affine and otherwise unknown; what its rule does not call affine is lowered by
+a row of `kinks`, and where there is none, the program stays closed.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Opened:
                 self.gated |= bool(mixed) and base_name(node.target) not in ADDITIVE
             elif given or (self.other | self.counts).intersection(node.all_input_nodes):
                 self.other.add(node)
-        self.lasting = {node for node in self.nodes} - self.moving - self.other - self.counts
+        self.lasting = set(self.nodes) - self.moving - self.other - self.counts
         self.fixed: dict[fx.Node, Any] = {}
         self.affine: frozenset[fx.Node] | None = None  # those of `moving`; found when it is first asked for
         self.cells = 0  # how many numbers it makes of a batch of two
@@ -233,6 +233,8 @@ def place_of(node: fx.Node) -> str:
 def way_of(target: Any) -> tuple[str, Callable[..., Any], int]:
     """An operator's name, its out-of-place form, and where the operands of its own graph begin (0: it has none)."""
     name = base_name(target)
+    if name == "copy":  # which has no derivative
+        return name, lambda there, source, *_: source.expand(there.shape), 0
     return name, functional(target, name), next((n for region, n in REGIONS.items() if region in str(target)), 0)
 
 
