@@ -3,6 +3,8 @@
 A solver has a state for each sample of a batch. In every step it offers a point and a lower bound for each; the loop
 keeps the best of both, lets samples leave whose gap is small enough, and stops at a number of steps or a time. Samples
 do not see each other: each has its own best point, bound and count of steps.
+
+Long because the loop, what it keeps and what it tells are read together.
 """
 
 from __future__ import annotations

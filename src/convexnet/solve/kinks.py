@@ -4,6 +4,8 @@ A ReLU is the kink max(s a, a) with slope s = 0, an absolute value has s = -1, a
 table is keyed by operator; one without a row is affine, as its rule in the table of the calculus says, or stays closed.
 Arguments may be tensors or what stands for them (`rounding.Tracked`): a row uses sums, products with
 numbers, and moves.
+
+Long because it is a table with its rows.
 """
 
 from __future__ import annotations

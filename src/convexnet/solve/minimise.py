@@ -1,4 +1,7 @@
-"""`minimise`: the least value of a certified network over one of its inputs, with a proof of the gap."""
+"""`minimise`: the least value of a certified network over one of its inputs, with a proof of the gap.
+
+Long because the public docstring is, and the steps from arguments to answer belong to one story.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Lower bounds that hold in floating point: the traced program itself, with what a solver has found.
 
 A solver works on maps, in scaled units, some of it in float32; what it reports is never its own bound. For every
-sample, with that sample's own inputs, the program runs once forwards, at the point where the affine function below it touches,
+sample, with that sample's own inputs, the program runs once forwards, at the point where the affine function below
+it touches,
 and once backwards, with the gates that were found, clipped to their ranges. With gates, for multipliers λ_k of the
 arguments a_k, where v_k arrives at the results z_k,
 

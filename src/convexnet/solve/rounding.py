@@ -8,6 +8,8 @@ Stability of Numerical Algorithms, 3.3 and 3.5). Both are one run of the operato
 
 What has been cast to a lower precision has the u of that type from there on. An operator without a rule here has an
 error without an end, and so makes no bound.
+
+Long because it is a table with its rows.
 """
 
 from __future__ import annotations
