@@ -19,11 +19,11 @@ from torch import Tensor
 
 from convexnet.solve.kink_form import KinkForm
 
-PATTERNS = 3
+PATTERNS = 1
 """Random patterns of signs, beside the two of one sign and the two that alternate, along which f is looked at; and
 their opposites."""
 
-NEARLY = 10.0
+NEARLY = 3.0
 """A sample looks nearly done where its gap is this many times what is allowed with its last scale."""
 
 DIGITS = 4e-15

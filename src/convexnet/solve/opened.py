@@ -161,10 +161,12 @@ class Opened:
         """Run the program on the example, for the shapes, and ask the rule of each operator on what moves."""
         env: dict[fx.Node, Any] = {}
         facts: dict[fx.Node, Any] = {}
+        self.cells = 0
         for node in self.nodes:
             env[node] = self.computed(node, env, self.program.inputs, False, None)
             parts = env[node] if isinstance(env[node], (list, tuple)) else [env[node]]
-            self.cells += sum(part.numel() for part in parts if isinstance(part, Tensor))
+            if node in self.moving or node in self.other:
+                self.cells += sum(part.numel() for part in parts if isinstance(part, Tensor))
             if node.op == "call_function" and node in self.moving and node.target is not operator.getitem:
                 if is_affine(node, fx.map_arg((node.args, node.kwargs), facts.__getitem__), env[node]):
                     yield node
