@@ -214,7 +214,7 @@ def answer(
     allowed = found.atol + tol * scale + 2 * rounding + 2.0**-50 * value.abs() + 1e-280
     converged = (gap <= allowed) & gap.isfinite()
     name = used[0] if len(used) == 1 else f"{used[0]}, then {', '.join(used[1:])}"
-    why = f"largest gap {float((gap / scale.clamp(min=1e-300)).max()):.2g} of the rise of f around x"
+    why = f"largest gap {float((gap / scale.clamp(min=1e-300)).max()):.2g} of the size of f"
     rounded = None if asked.dtype == torch.float64 else (asked.dtype, ~found.open(tol) & ~converged)
     unbounded = ~converged & ~proof.isfinite() & falls_without_end(problem, found)
     message = said(converged, bound, name, why, problem.compact, rounded, unbounded, closed)
