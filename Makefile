@@ -38,8 +38,9 @@ docs: $(VENV)/.stamp-dev  ## write the documentation to site/
 slow: $(VENV)/.stamp-dev  ## the tests that `make test` leaves out for their length
 	@$(PYTEST) -m slow
 
-fuzz: $(VENV)/.stamp-dev  ## look for a certified network that is not convex (SECONDS=60)
-	@$(BIN)/python -m tests.curvature.fuzz --seconds $(SECONDS)
+fuzz: $(VENV)/.stamp-dev  ## look for a certified network that is not convex, and a wrong minimum (SECONDS=60)
+	@$(BIN)/python -m tests.curvature.fuzz --seconds $$(( $(SECONDS) / 2 ))
+	@$(BIN)/python -m tests.solve.fuzz --seconds $$(( $(SECONDS) - $(SECONDS) / 2 ))
 
 bench: $(VENV)/.stamp-dev  ## run every benchmark
 	@set -e; for file in benchmarks/*.py; do \

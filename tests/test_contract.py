@@ -60,7 +60,7 @@ SIGNATURES = {
     "load": "(path, allow=(), device='cpu')",
     "minimise": (
         "(f, domain, given=None, tol=1e-06, solver='auto', start=None, max_steps=None, time_limit=None, "
-        "*, wrt=-1, derivative='exact')"
+        "*, wrt=-1, atol=0.0, derivative='exact', verbose=False, callback=None)"
     ),
     "save": "(model, path)",
     "split": "(model, example=None)",

@@ -81,7 +81,6 @@ TENSORS: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "nested": (lambda t: torch.nested.nested_tensor(list(t)), "nested tensor: pad it"),
     "jagged": (lambda t: torch.nested.nested_tensor(list(t), layout=torch.jagged), "nested tensor: pad it"),
     "quantised": (lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8), "quantised: use .dequantize"),
-    "float8": (lambda t: t.to(torch.float8_e4m3fn), "8 bits"),
     "meta": (lambda t: t.to("meta"), "meta device and has no values"),
     "wrapped": (Wrapped, "a Wrapped, whose operators are its own"),
 }

@@ -103,7 +103,14 @@ def test_the_bound_is_true_whatever_the_multipliers_are(seed: int) -> None:
         G, h = scale * drawn(3, 6, 2), scale * drawn(3, 6)
         y = torch.zeros(3, 2, dtype=torch.float64)
         state = State(
-            G, h, y[:, None].expand(-1, 6, -1), y, h.amax(1), torch.full((3,), -torch.inf).double(), y, *2 * [torch.ones(3, 1).double() / 2]
+            G,
+            h,
+            y[:, None].expand(-1, 6, -1),
+            y,
+            h.amax(1),
+            torch.full((3,), -torch.inf).double(),
+            y,
+            *2 * [torch.ones(3, 1).double() / 2],
         )
         point, weights, _ = low_point(state, y - 1, y + 1)
         assert float(point.abs().max()) <= 1

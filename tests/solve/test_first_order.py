@@ -16,8 +16,8 @@ from convexnet.solve.drive import Problem, Solver
 from convexnet.solve.first_order import Adam, Fista
 from convexnet.solve.groups import Largest
 from convexnet.solve.lp import solve_lp
-from convexnet.solve.pdhg import PDHG
 from convexnet.solve.opened import Opened
+from convexnet.solve.pdhg import PDHG
 from convexnet.solve.plain import Whole
 from tests.solve.networks import NETWORKS
 from tests.solve.problems import BATCH, KNOWN, at, both, boxes, forms_of, solved

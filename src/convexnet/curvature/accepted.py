@@ -87,8 +87,6 @@ def oddity(tensor: Tensor) -> tuple[str, str] | None:
         return "is quantised", "use .dequantize(), or the model from before its quantisation"
     if dispatches(tensor):
         return f"is a {name}, whose operators are its own (__torch_dispatch__)", "use the plain tensor it stands for"
-    if tensor.is_floating_point() and tensor.element_size() == 1:
-        return f"is stored in 8 bits ({tensor.dtype}), which have no arithmetic", "use .float()"
     if tensor.is_meta:
         return "is on the meta device and has no values", "materialise the model with to_empty first, and load it"
     return None

@@ -3,6 +3,8 @@
 A solver has a state for each sample of a batch. In every step it offers a point and a lower bound for each; the loop
 keeps the best of both, lets samples leave whose gap is small enough, and stops at a number of steps or a time. Samples
 do not see each other: each has its own best point, bound and count of steps.
+
+Long because the loop, what it keeps and what it tells are read together.
 """
 
 from __future__ import annotations
@@ -17,11 +19,11 @@ from torch import Tensor
 
 from convexnet.solve.kink_form import KinkForm
 
-PATTERNS = 3
+PATTERNS = 1
 """Random patterns of signs, beside the two of one sign and the two that alternate, along which f is looked at; and
 their opposites."""
 
-NEARLY = 10.0
+NEARLY = 3.0
 """A sample looks nearly done where its gap is this many times what is allowed with its last scale."""
 
 DIGITS = 4e-15
@@ -132,14 +134,16 @@ def scale_of(problem: Problem, y: Tensor, value: Tensor, f: Any = None) -> Tenso
 
         S = max over the signs of d of r · (f(y + d / r) − f(y)):
 
-    the rise to y + d where f is as steep there as it is nearer by, and no more where it grows faster (an exponential, far
-    from its minimum, rises by any amount). It has the units of f, does not see what is added to it, and stays what it is
-    on a wider box.
+    the rise to y + d where f is as steep there as it is nearer by, and no more where it grows faster (an exponential,
+    far from its minimum, rises by any amount). It has the units of f, does not see what is added to it, and stays what
+    it is on a wider box.
 
     Example:
         >>> class Size:
         ...     batch, size = 1, 2
-        ...     def value(self, y): return 3 * y.abs().sum(1) + 7
+        ...
+        ...     def value(self, y):
+        ...         return 3 * y.abs().sum(1) + 7
         >>> zero = torch.zeros(1, 2)
         >>> float(scale_of(Problem(Size(), zero - 1e6, zero + 1e6), zero, torch.tensor([7.0])))
         6.0
@@ -220,7 +224,9 @@ class Evidence:
         made: dict[str, Any] = {}
         for each in fields(self):
             part = getattr(self, each.name)
-            made[each.name] = [room(t) for t in part] if isinstance(part, list) else None if part is None else room(part)
+            made[each.name] = (
+                [room(t) for t in part] if isinstance(part, list) else None if part is None else room(part)
+            )
         return Evidence(**made)
 
 
@@ -359,7 +365,9 @@ class Watch:
             progress = Progress(self.step, int(found.open(tol).sum()), found.gap.clone(), solver)
             if self.verbose:
                 worst = float(progress.gap.max())
-                print(f"step {self.step}: {solver}, {progress.open} of {len(progress.gap)} open, largest gap {worst:.3g}")
+                print(
+                    f"step {self.step}: {solver}, {progress.open} of {len(progress.gap)} open, largest gap {worst:.3g}"
+                )
             if self.callback is not None:
                 self.stopped = self.stopped or self.callback(progress) is True
         return self.stopped

@@ -67,7 +67,9 @@ class Descent:
         self.g = torch.lerp(self.g, at.g, share.expand_as(at.g))
         self.b = torch.lerp(self.b, at.b[:, None], share)
         old = self.multipliers or at.multipliers
-        self.multipliers = [torch.lerp(m, new, share.expand_as(new)) for m, new in zip(old, at.multipliers, strict=True)]
+        self.multipliers = [
+            torch.lerp(m, new, share.expand_as(new)) for m, new in zip(old, at.multipliers, strict=True)
+        ]
         old = self.touching or at.arguments
         self.touching = [torch.lerp(a, new, share.expand_as(new)) for a, new in zip(old, at.arguments, strict=True)]
 

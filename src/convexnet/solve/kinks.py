@@ -2,7 +2,10 @@
 
 A ReLU is the kink max(s a, a) with slope s = 0, an absolute value has s = -1, and max(a, b) is b + relu(a - b). The
 table is keyed by operator; one without a row is affine, as its rule in the table of the calculus says, or stays closed.
-Arguments may be tensors or what stands for them (`rounding.Tracked`): a row uses sums, products with numbers, and moves.
+Arguments may be tensors or what stands for them (`rounding.Tracked`): a row uses sums, products with
+numbers, and moves.
+
+Long because it is a table with its rows.
 """
 
 from __future__ import annotations
@@ -172,7 +175,7 @@ def adaptive_max_pool(z: Relu, args: Sequence[Any], kwargs: dict[str, Any], dims
 
 
 def largest_of(z: Relu, x: Tensor, places: Tensor, out: Sequence[int]) -> Tensor:
-    """The largest of the entries at flat places (windows, entries) of the last dimensions, which get the shape `out`."""
+    """The largest of the entries at flat places (windows, entries) of the last dimensions, which become `out`."""
     rank = x.ndim - len(out)
     entries = x.flatten(rank)[..., places.to(x.device).flatten()].unflatten(rank, tuple(places.shape))
     return largest_along(z, entries, -1).squeeze(-1).unflatten(rank, tuple(out))

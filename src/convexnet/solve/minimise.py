@@ -1,4 +1,7 @@
-"""`minimise`: the least value of a certified network over one of its inputs, with a proof of the gap."""
+"""`minimise`: the least value of a certified network over one of its inputs, with a proof of the gap.
+
+Long because the public docstring is, and the steps from arguments to answer belong to one story.
+"""
 
 from __future__ import annotations
 
@@ -243,9 +246,9 @@ def answer(
     scale = scale_of(problem, x.double(), problem.f.value(x.double()))
     rounding = torch.minimum(rounding, MUCH * (value.abs() + scale)).nan_to_num(nan=0.0)
     allowed = found.atol + tol * scale + 2 * rounding + 2.0**-50 * value.abs() + 1e-280
-    converged = gap <= allowed
+    converged = (gap <= allowed) & gap.isfinite()
     name = used[0] if len(used) == 1 else f"{used[0]}, then {', '.join(used[1:])}"
-    why = f"largest gap {float((gap / scale.clamp(min=1e-300)).max()):.2g} of the rise of f around x"
+    why = f"largest gap {float((gap / scale.clamp(min=1e-300)).max()):.2g} of the size of f"
     rounded = None if asked.dtype == torch.float64 else (asked.dtype, ~found.open(tol) & ~converged)
     unbounded = ~converged & ~proof.isfinite() & falls_without_end(problem, found)
     message = said(converged, bound, name, why, problem.compact, rounded, unbounded, closed)
@@ -360,6 +363,7 @@ def problem_of(reading: Reading, asked: Asked, everywhere: bool, solver: str) ->
     """The batch of functions, in the best description that the module allows, and why there is no better one."""
     inputs = [tensor.detach() for tensor in asked.inputs]
     lo, hi = asked.lo, asked.hi
+    single = False
     if not everywhere:
         closed = "it is convex on the domain only"
     elif reading.pieces is None or reading.opened is None:
@@ -369,6 +373,8 @@ def problem_of(reading: Reading, asked: Asked, everywhere: bool, solver: str) ->
             layers = Layers(reading.opened, inputs).centred()
         except Refusal as refusal:
             closed = refusal.reason
+        except (RuntimeError, IndexError):  # settings of an operator that fit to a batch of two only
+            closed, single = "an operator has settings for one size of the batch", True
         else:
             if lo.shape[1] > MANY and solver not in MATRICES:
                 return Problem(layers, lo, hi, None, layers), ""
@@ -384,14 +390,19 @@ def problem_of(reading: Reading, asked: Asked, everywhere: bool, solver: str) ->
                 strong = None if form.piecewise_linear else form.strong()
                 return Problem(form, lo, hi, strong, layers), ""
     centre = None if everywhere else Problem(None, lo, hi).centre()
-    whole = whole_of(reading, asked, centre)
+    whole = whole_of(reading, asked, centre, single)
+    if whole.pairs and not whole.symmetric(Problem(None, lo, hi).centre()):
+        raise ValueError(
+            "f does not treat the samples of a batch alike: it reads the size of its batch, or holds a tensor with a "
+            "row for each sample of one. Give such a tensor as an input, in given"
+        )
     return Problem(whole, lo, hi, None, whole), closed
 
 
-def whole_of(reading: Reading, asked: Asked, centre: Tensor | None) -> Whole:
-    """The traced program as one function."""
+def whole_of(reading: Reading, asked: Asked, centre: Tensor | None, single: bool = False) -> Whole:
+    """The traced program as one function; `single` takes the one for a batch of two."""
     opened = reading.opened
-    if opened is not None:
+    if opened is not None and not single:
         return Whole(opened, asked.inputs, centre=centre)
     pairs = Opened(reading.program, asked.variable).valued(reading.values)
     return Whole(pairs, asked.inputs, pairs=True, centre=centre)

@@ -7,6 +7,8 @@ multipliers they predict make the gradient exactly zero, so that the affine func
 
 Rows of the Jacobians that hardly weigh are left out of the Hessian; their gates then count as constant, in the
 multipliers too, so that these stay exact. Every sample has its own mu, which follows its gap.
+
+Long because a step and what it is made of are read together.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A traced program, cut open at its bends: it is executed with other functions in their place.
 
-Whether an operator is affine in what moves with the variable is never assumed. Its own rule in the table of the calculus
-says so, for arguments that are affine and otherwise unknown; what its rule does not call affine is lowered by a row of
-`kinks`, and where there is none, the program stays closed.
+Whether an operator is affine in what moves with the variable is never assumed. Its own rule in the table of the
+calculus says so, for arguments that are affine and otherwise unknown; what its rule does not call affine is lowered by
+a row of `kinks`, and where there is none, the program stays closed.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from convexnet.curvature.table import TABLE
 from convexnet.curvature.trace import Program
 from convexnet.solve.bends import Bend, Kinks
 from convexnet.solve.kinks import KINKS
+from convexnet.solve.rounding import Tracked
 
 ADDITIVE = ("add", "sub", "rsub", "cat", "stack", "maximum", "max", "minimum", "clamp", "clamp_min")
 """Operators that add other inputs to what moves, and do not multiply the two."""
@@ -70,7 +71,7 @@ class Opened:
                 self.gated |= bool(mixed) and base_name(node.target) not in ADDITIVE
             elif given or (self.other | self.counts | self.moving).intersection(node.all_input_nodes):
                 self.other.add(node)
-        self.lasting = {node for node in self.nodes} - self.moving - self.other - self.counts
+        self.lasting = set(self.nodes) - self.moving - self.other - self.counts
         self.values: Mapping[int, Tensor] = {}
         self.fixed: dict[fx.Node, Any] = {}
         self.affine: frozenset[fx.Node] | None = None  # those of `moving`; found when it is first asked for
@@ -165,6 +166,8 @@ class Opened:
         kwargs: Any = fx.map_arg(node.kwargs, env.__getitem__)
         if node.target is operator.getitem:
             return args[0][args[1]]
+        if node in self.counts:  # a size is that of the numbers, whatever stands for them
+            args = tuple(value_of_tracked(part) for part in args)
         return executed(node, args, kwargs, apply)
 
     def affinities(self) -> frozenset[fx.Node]:
@@ -178,14 +181,20 @@ class Opened:
         """Run the program on the example, for the shapes, and ask the rule of each operator on what moves."""
         env: dict[fx.Node, Any] = {}
         facts: dict[fx.Node, Any] = {}
+        self.cells = 0
         for node in self.nodes:
             env[node] = self.computed(node, env, self.program.inputs, None, None)
             parts = env[node] if isinstance(env[node], (list, tuple)) else [env[node]]
-            self.cells += sum(part.numel() for part in parts if isinstance(part, Tensor))
+            if node in self.moving or node in self.other:
+                self.cells += sum(part.numel() for part in parts if isinstance(part, Tensor))
             if node.op == "call_function" and node in self.moving and node.target is not operator.getitem:
                 if is_affine(node, fx.map_arg((node.args, node.kwargs), facts.__getitem__), env[node]):
                     yield node
             facts[node] = fact_of(env[node], node in self.moving, node in self.other)
+
+
+def value_of_tracked(part: Any) -> Any:
+    return part.value if isinstance(part, Tracked) else part
 
 
 def is_count(node: fx.Node, counts: set[fx.Node]) -> bool:
@@ -247,6 +256,8 @@ def place_of(node: fx.Node) -> str:
 def way_of(target: Any) -> tuple[str, Callable[..., Any], int]:
     """An operator's name, its out-of-place form, and where the operands of its own graph begin (0: it has none)."""
     name = base_name(target)
+    if name == "copy":  # which has no derivative
+        return name, lambda there, source, *_: source.expand(there.shape), 0
     return name, functional(target, name), next((n for region, n in REGIONS.items() if region in str(target)), 0)
 
 

@@ -8,6 +8,7 @@ out and checked with random vectors rather than assumed.
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -220,7 +221,8 @@ class Source:
 
     def tangents(self, x: Tensor, rows: Tensor) -> list[Tensor]:
         """The same as derivatives along x, in which a large constant costs no digits."""
-        with forward_ad.dual_level():
+        with warnings.catch_warnings(), forward_ad.dual_level():
+            warnings.simplefilter("ignore")  # of what torch itself imports for it
             dual = forward_ad.make_dual(torch.zeros_like(x), x)
             found: list[Tensor] = []
             for part in self.cut(*self.placed(dual, rows), rows):

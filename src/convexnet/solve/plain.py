@@ -67,7 +67,9 @@ class Whole:
         for first in range(0, len(y), step):
             rows = torch.arange(first, first + step, device=y.device).clamp(max=len(y) - 1)
             count = min(step, len(y) - first)
-            inputs: list[Any] = [tensor if step >= len(y) and not self.pairs else tensor[rows] for tensor in self.inputs]
+            inputs: list[Any] = [
+                tensor if step >= len(y) and not self.pairs else tensor[rows] for tensor in self.inputs
+            ]
             shape = (len(rows), *self.shape)
             here: Any = y[rows].reshape(shape)
             if error is not None:
@@ -75,7 +77,9 @@ class Whole:
             inputs[self.opened.variable] = here
             out = self.opened.run(inputs, None, apply=apply)
             if isinstance(out, Tracked):
-                parts.append(Tracked(out.value.expand(len(rows))[:count], out.error.expand(len(rows))[:count], out.unit))
+                parts.append(
+                    Tracked(out.value.expand(len(rows))[:count], out.error.expand(len(rows))[:count], out.unit)
+                )
             else:
                 parts.append(out.to(y).expand(len(rows))[:count])
         if isinstance(parts[0], Tracked):
@@ -89,6 +93,19 @@ class Whole:
         with torch.no_grad():
             return self.run(y)
 
+    def symmetric(self, y: Tensor) -> bool:
+        """Whether a sample has the same value in both places of a pair, near y (B, n)."""
+        first = torch.zeros(1, dtype=torch.int64, device=y.device)
+        with torch.no_grad():
+            for shift in (0.0, 0.37, -0.73):
+                here = self.rows(torch.cat([first, first + self.batch - 1]))
+                pair = y[[0, -1]] + shift * torch.linspace(0.2, 1.0, y.shape[1], device=y.device).to(y)
+                turned = here.rows(torch.tensor([1, 0], device=y.device))
+                there, back = here.value(pair), turned.value(pair.flip(0)).flip(0)
+                if not torch.allclose(there, back, rtol=1e-9, atol=1e-300, equal_nan=True):
+                    return False
+        return True
+
     def touched(self, y: Tensor) -> Tensor:
         """Where it is differentiated for y."""
         return y.detach() if self.centre is None else torch.lerp(y.detach(), self.centre, INSIDE)
@@ -100,9 +117,7 @@ class Whole:
             value = self.run(point)
             if not value.requires_grad:
                 return value, torch.zeros_like(point)
-            (g,) = torch.autograd.grad(
-                value, point, torch.ones_like(value), allow_unused=True, materialize_grads=True
-            )
+            (g,) = torch.autograd.grad(value, point, torch.ones_like(value), allow_unused=True, materialize_grads=True)
         return value.detach() + (g * (y - point.detach())).sum(1), g
 
     def rows(self, index: Tensor) -> Whole:

@@ -1,9 +1,9 @@
 """Lower bounds that hold in floating point: the traced program itself, with what a solver has found.
 
-A solver works on maps, in scaled units, some of it in float32; what it reports is never its own bound. For every sample,
-with that sample's own inputs, the program runs once forwards, at the point where the affine function below it touches,
-and once backwards, with the gates that were found, clipped to their ranges. With gates, for multipliers λ_k of the
-arguments a_k, where v_k arrives at the results z_k,
+A solver works on maps, in scaled units, some of it in float32; what it reports is never its own bound. For every
+sample, with that sample's own inputs, the program runs once forwards, at the point where the affine function below
+it touches, and once backwards, with the gates that were found, clipped to their ranges. With gates, for multipliers λ_k
+of the arguments a_k, where v_k arrives at the results z_k,
 
     f(y) >= f(t) + Σ_k (λ_k a_k(t) − v_k z_k(t) + rest_k) + g (y − t)    for all y
 
@@ -252,7 +252,7 @@ def mixed(plane: Plane, owner: Tensor, weights: Tensor, about: Tensor) -> Plane:
     return Plane(about, level, gathered(column * plane.slope), error + small * size, slack)
 
 
-# --- the bounds of what was found ---------------------------------------------------------------------------------------
+# --- the bounds of what was found ------------------------------------------------------------------------------------
 
 
 def proved(problem: Problem, found: Found) -> tuple[Tensor, Tensor]:

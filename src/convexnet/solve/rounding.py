@@ -1,20 +1,22 @@
 """How far rounding may take the operators of a program from real arithmetic: a running error analysis.
 
 Every number carries a bound of its error. An affine operator sends a bound e through the absolute values of its
-coefficients, and adds what its own sums of ℓ products may be off by, (ℓ + 1) u Σ |w| |a| (Higham, Accuracy and Stability
-of Numerical Algorithms, 3.3 and 3.5). Both are one run of the operator itself, on absolute values:
+coefficients, and adds what its own sums of ℓ products may be off by, (ℓ + 1) u Σ |w| |a| (Higham, Accuracy and
+Stability of Numerical Algorithms, 3.3 and 3.5). Both are one run of the operator itself, on absolute values:
 
     |W| e + (ℓ + 1) u (|W| |a| + |b|)  =  κ (|W| (|a| + e / κ) + |b|),    κ = (ℓ + 1) u
 
 What has been cast to a lower precision has the u of that type from there on. An operator without a rule here has an
 error without an end, and so makes no bound.
+
+Long because it is a table with its rows.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -182,7 +184,6 @@ class Rounding:
 
     lengths: float = 8.0
     unit: float = UNIT
-    missing: set[str] = field(default_factory=set[str])
 
     def __call__(self, name: str, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         plain = mapped([list(args), kwargs], lambda part: as_float64(value_of(part)))
@@ -210,8 +211,7 @@ class Rounding:
         if made is None and isinstance(rule, Pointwise):
             made = pointwise
         if made is None:
-            self.missing.add(call.name)
-            return [torch.full_like(value, math.inf) if is_real(value) else value for value in call.results]
+            made = by_jacobian
         return made(call)
 
 
@@ -294,7 +294,9 @@ def summed(inner: Callable[[Call], float]) -> Errors:
 
     def counted(call: Call) -> list[Tensor]:
         found = errors(call)
-        sizes = [t.numel() / max(1, t.shape[0] if t.ndim else 1) for t in [*call.tensors(), *call.results] if is_real(t)]
+        sizes = [
+            t.numel() / max(1, t.shape[0] if t.ndim else 1) for t in [*call.tensors(), *call.results] if is_real(t)
+        ]
         call.lengths = max(call.lengths, min(max(sizes, default=1.0), widest(call)))
         return found
 
@@ -417,6 +419,42 @@ def within(steep: float | Callable[[Tensor], Tensor]) -> Errors:
     return errors
 
 
+MOST = 512
+"""Results of an operator without a rule of its own up to which its derivatives are computed one by one."""
+
+
+def by_jacobian(call: Call) -> list[Tensor]:
+    """Any other operator, by its derivatives; one with many results has an error without an end."""
+    tracked = list({id(part): part for part in call.tracked()}.values())
+    if sum(value.numel() for value in call.results if is_real(value)) > MOST:
+        return [torch.full_like(value, math.inf) if is_real(value) else value for value in call.results]
+    call.lengths = entries(call)
+    with torch.enable_grad():
+        leaves = {id(part): part.value.detach().clone().requires_grad_() for part in tracked}
+        out = call.run(lambda part: leaves[id(part)] if isinstance(part, Tracked) else part)
+        found: list[Tensor] = []
+        for value in out:
+            if not is_real(value):
+                found.append(value)
+                continue
+            errors: list[Tensor] = []
+            for entry in value.flatten():
+                slopes = (
+                    torch.autograd.grad(
+                        entry, list(leaves.values()), retain_graph=True, allow_unused=True, materialize_grads=True
+                    )
+                    if entry.requires_grad
+                    else [torch.zeros_like(leaf) for leaf in leaves.values()]
+                )
+                moved = sum(
+                    ((g.abs() * part.error).sum() for g, part in zip(slopes, tracked, strict=True)), 0 * entry.detach()
+                )
+                size = sum((leaf.detach().abs().sum() for leaf in leaves.values()), entry.detach().abs())
+                errors.append(moved + 8 * call.lengths * call.unit * size)
+            found.append(torch.stack(errors).reshape(value.shape))
+    return found
+
+
 def farthest(x: Tensor) -> Tensor:
     """The largest slope of a variance, for each sample."""
     return 2 * x.abs().reshape(len(x), -1).amax(1)
@@ -453,7 +491,8 @@ ERRORS: dict[str, Errors] = {
     **dict.fromkeys(("to", "_to_copy", "type_as"), cast),
     **dict.fromkeys(("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"), cast),
     **dict.fromkeys(("cat", "stack", "pad", "constant_pad_nd", "where", "masked_fill", "copy"), moved),
-    **dict.fromkeys(("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full", "fill", "zero"), moved),
+    **dict.fromkeys(("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full"), moved),
+    **dict.fromkeys(("fill", "zero"), moved),
     **dict.fromkeys(("empty_like", "new_empty", "empty"), lambda call: [torch.zeros_like(v) for v in call.results]),
     "add": added(1.0),
     "sub": added(-1.0),
@@ -494,7 +533,8 @@ ERRORS: dict[str, Errors] = {
     "batch_norm": normalised,
     "_native_batch_norm_legit_no_training": normalised,
     # Those that are only met where a function stays closed.
-    **dict.fromkeys(("square", "sqrt", "rsqrt", "reciprocal", "pow", "log", "clamp", "clamp_min", "clamp_max"), pointwise),
+    **dict.fromkeys(("square", "sqrt", "rsqrt", "reciprocal", "pow", "log"), pointwise),
+    **dict.fromkeys(("clamp", "clamp_min", "clamp_max"), pointwise),
     **dict.fromkeys(("maximum", "minimum", "max", "min", "amax", "amin", "prelu", "_prelu_kernel"), LIPSCHITZ),
     **{f"{kind}max_pool{d}d{end}": LIPSCHITZ for kind in ("", "adaptive_") for d in (1, 2, 3) for end in (
         "", "_with_indices")},

@@ -1,0 +1,168 @@
+"""What `minimise` promises, for energies of every operator of the table, and minimal inputs with known minima."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import convexnet as cx
+from tests.solve.energies import NAMES, checked, drawn
+
+PARTS = 10
+"""Tests that the operators are shared out to."""
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+def test_every_operator_keeps_every_promise(part: int) -> None:
+    """An operator whose oracles make no energy (it is not convex, or has no batch) is not met; most are."""
+    met = closed = 0
+    for number, name in list(enumerate(NAMES))[part::PARTS]:
+        energies = (drawn(seed, name) for seed in (number, 1000 + number, 2000 + number))
+        energy = next((each for each in energies if each is not None), None)
+        if energy is None:
+            continue
+        solution = checked(energy, apart=number % 3 == 0)
+        met += solution is not None
+        closed += solution is not None and not bool(solution.converged.all())
+    assert met >= 10
+    assert closed <= 2
+
+
+class Function(nn.Module):
+    def __init__(self, function: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.function(*inputs)
+
+
+def box(lo: float, hi: float, n: int) -> cx.Box:
+    return cx.Box(torch.full((n,), lo).double(), torch.full((n,), hi).double())
+
+
+F = nn.functional
+LINE = torch.zeros(1, 1, dtype=torch.float64)
+MINIMA: dict[str, tuple[Callable[[Tensor], Tensor], cx.Box, float, list[float] | None]] = {
+    "a norm off its centre": (lambda y: torch.linalg.vector_norm(y + 100, dim=1), box(-1e3, 1e3, 2), 0.0, [-100.0] * 2),
+    "an exponential": (lambda y: (y.exp() - 50 * y).sum(1), box(0, 100, 1), 50 - 50 * 3.912023005428146, [3.912023]),
+    "a wide box": (lambda y: (y - 0.3).abs().sum(1), box(0, 1e6, 2), 0.0, [0.3, 0.3]),
+    "threshold": (lambda y: F.threshold(y, 0.5, 0.5).sum(1) - 0.2 * y.sum(1), box(-9, 9, 2), 0.8, [0.5, 0.5]),
+    "minus the smallest": (lambda y: (y - 3).abs().sum(1) - 2 * y.amin(1), box(-9, 9, 1), -12.0, [9.0]),
+    "minus clamp": (lambda y: -y.clamp(max=2.0).sum(1) + 0.1 * y.sum(1), box(-50, 50, 1), -1.8, [2.0]),
+    "minus log softmax": (
+        lambda y: -F.log_softmax(y + torch.tensor([30.0, -30.0, 0.0]).to(y), 1)[:, 1] + 0.5 * y[:, 1],
+        box(-1, 1, 3), float(torch.tensor([29.0, -29.0, -1.0]).double().logsumexp(0)) + 29.5, None,
+    ),
+    "minus log sigmoid": (lambda y: -F.logsigmoid(y - 30).sum(1) + y.sum(1), box(-50, 50, 1), 30.0, None),
+    "adaptive pooling": (
+        lambda y: F.adaptive_max_pool1d(y[:, None] - 7, 2).flatten(1).sum(1) + 2 * y.abs().sum(1), box(-9, 9, 5), -14.0,
+        [0.0] * 5,
+    ),
+    "a constant": (lambda y: 3 + 0 * y.sum(1), box(-9, 9, 2), 3.0, None),
+    "far off": (lambda y: 1e8 + (y - 0.3).abs().sum(1), box(-1, 1, 2), 1e8, [0.3, 0.3]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MINIMA)
+def test_minima_that_are_known(name: str) -> None:
+    function, domain, least, best = MINIMA[name]
+    start = domain.lo.clone()  # in float64, and so is x
+    solution = cx.minimise(Function(function).double(), domain.fix(start[None], [[False] * len(start)]), given=None)
+    assert solution.status == ("converged",), solution.message
+    rounding = 1e-12 * (1 + abs(least))
+    assert float(solution.lower_bound) <= least + rounding
+    assert abs(float(solution.value) - least) <= 3e-4 * max(1.0, float((solution.x**2).sum()) ** 0.5)
+    assert torch.equal(solution.value, solution.upper_bound)
+    if best is not None:
+        assert solution.x[0].tolist() == pytest.approx(best, abs=1e-3)
+
+
+def test_a_sample_has_its_own_gates_however_small_it_is() -> None:
+    x = torch.tensor([[-3.0], [0.0]], dtype=torch.float64)
+    f = Function(lambda x, y: 1e-10 * (x.exp() * (y - 0.3).abs() - y).sum(1))
+    solution = cx.minimise(f, box(-1, 1, 1), given=x)
+    assert solution.converged.tolist() == [True, True]
+    exact = torch.tensor([1e-10 * (torch.e**-3 * 0.7 - 1), -0.3e-10], dtype=torch.float64)
+    assert bool((solution.lower_bound <= exact + 1e-24).all())
+    assert torch.allclose(solution.value, exact, rtol=1e-5, atol=0.0)
+
+
+@pytest.mark.parametrize("scale", [1e-10, 1e10])
+@pytest.mark.parametrize("offset", [0.0, 1e3, -1e3, 1e8])
+def test_units_and_offsets_change_nothing(scale: float, offset: float) -> None:
+    torch.manual_seed(0)
+    net = cx.nn.PICNN(2, 3, hidden=(6, 6), activation="relu").double()
+    x = torch.randn(3, 2, dtype=torch.float64)
+    plain = cx.minimise(net, box(-1, 1, 3), given=x)
+    scaled = cx.minimise(Function(lambda x, y: scale * net(x, y) + scale * offset).double(), box(-1, 1, 3), given=x)
+    assert scaled.converged.tolist() == plain.converged.tolist() == [True] * 3
+    assert torch.allclose(scaled.value / scale - offset, plain.value, atol=1e-5 + 1e-15 * offset)
+    assert bool((scaled.gap / scale <= plain.gap + 1e-5 + 1e-13 * abs(offset)).all())
+
+
+def test_a_bad_sample_spoils_no_other() -> None:
+    x = torch.tensor([[0.0], [2e4], [1.0]], dtype=torch.float64)
+    f = Function(lambda x, y: (x * (y - 2)).square().exp().sum(1) + (y - 0.5).abs().sum(1))
+    solution = cx.minimise(f, box(-1, 1, 2), given=x)
+    assert solution.converged.tolist()[::2] == [True, True]
+    assert float(solution.value[0]) == pytest.approx(2.0, abs=1e-5)
+
+
+def test_what_falls_without_end_says_so() -> None:
+    line = cx.Box([-torch.inf], [torch.inf])
+    solution = cx.minimise(nn.Linear(1, 1), line, max_steps=5)
+    assert solution.status == ("unbounded",)
+    assert float(solution.lower_bound) == -torch.inf
+    assert cx.minimise(Function(lambda y: y.exp().sum(1)), line, max_steps=5).status == ("stopped",)
+
+
+def test_the_message_names_what_cannot_be_opened() -> None:
+    solution = cx.minimise(Function(lambda y: torch.linalg.vector_norm(y - 0.2, dim=1)), box(-1, 1, 2))
+    assert "linalg_vector_norm" in solution.message
+    assert "test_conformance.py" in solution.message
+    with pytest.raises(ValueError, match="linalg_vector_norm"):
+        cx.minimise(Function(lambda y: torch.linalg.vector_norm(y - 0.2, dim=1)), box(-1, 1, 2), solver="newton")
+
+
+class Straight(torch.autograd.Function):
+    """The absolute value, with a gradient of its own."""
+
+    @staticmethod
+    def forward(ctx: object, a: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return a.abs()
+
+    @staticmethod
+    def backward(ctx: object, *grads: Tensor) -> Tensor:
+        return grads[0]
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda y: torch.linalg.vector_norm(y.detach() - 0.2, dim=1) - 0.1 * y.sum(1),
+        lambda y: (y.detach() - 0.2).abs().sum(1) - 0.1 * y.sum(1),
+        lambda y: Straight.apply(y - 0.2).sum(1) + torch.linalg.vector_norm(y, dim=1),  # pyright: ignore
+    ],
+)
+def test_gradients_that_a_module_cuts_off_or_invents_make_no_bound(function: Callable[[Tensor], Tensor]) -> None:
+    solution = cx.minimise(Function(function), box(-1, 1, 2))
+    grid = torch.cartesian_prod(*2 * [torch.linspace(-1, 1, 101, dtype=torch.float64)])
+    assert float(solution.lower_bound) <= float(function(grid).min()) + 1e-12
+
+
+def test_steps_are_told_and_may_end_it(capsys: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(0)
+    net = cx.nn.FICNN(3, hidden=(8, 8), activation="relu")
+    seen: list[int] = []
+    cx.minimise(net, box(-1, 1, 3), callback=lambda progress: seen.append(progress.step), verbose=True)
+    assert seen == list(range(1, len(seen) + 1))
+    assert len(capsys.readouterr().out.splitlines()) == len(seen) > 2
+    stopped = cx.minimise(net, box(-1, 1, 3), callback=lambda progress: progress.step == 2)
+    assert int(stopped.steps) == 2
+    loose = cx.minimise(net, box(-1, 1, 3), atol=1e9)
+    assert int(loose.steps) < len(seen)
+    assert bool(loose.converged)
