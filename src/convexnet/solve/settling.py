@@ -32,7 +32,13 @@ NEAR = 1e-2
 def settled(form: KinkForm, found: Found, lo: Tensor, hi: Tensor, quick: bool = False) -> Found:
     """The minimisers with their gates, by the path-following method in full precision, from the points found.
 
-    With `quick`, as far as it comes with the rough steps that it takes by default. A constant that the function carries is left out, so that it hides nothing.
+    A constant that the function carries is left out, so that it hides nothing.
+
+    Args:
+        form: the functions.
+        found: what is known.
+        lo, hi: the bounds, (B, n).
+        quick: take the rough steps that the method takes by default, and stop earlier.
     """
     offset, tol = form.value(found.y), QUICK if quick else TIGHT
     problem = Problem(replace(form, constant=form.constant - offset), lo, hi)
