@@ -16,7 +16,7 @@ from convexnet.solve.tangents import tangents
 TIGHT = 1e-13
 """The gap to aim at, as `tol`: beyond what float64 allows for most functions, so that the steps end it."""
 
-QUICK = 1e-9
+QUICK = 1e-7
 """The same where it is only to be told which kinks hold the minimiser."""
 
 STEPS = 60
