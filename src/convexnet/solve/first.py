@@ -44,12 +44,13 @@ def held_at(at: Minimum, to_x: Tensor) -> Held:
     gates = at.found.gates
     assert gates is not None
     held = held_by(form, at.found, gates, at.lo, at.hi, to_x)
-    doubtful = (~held.sure).nonzero()[:, 0]
-    if len(doubtful):
-        at.settle(doubtful)
-        part, bounds = picked(at.found, doubtful), (at.lo[doubtful], at.hi[doubtful])
-        assert part.gates is not None
-        held.put(doubtful, held_by(form.rows(doubtful), part, part.gates, *bounds, to_x[doubtful]))
+    for quick in (True, False):
+        doubtful = (~held.sure).nonzero()[:, 0]
+        if len(doubtful):
+            at.settle(doubtful, quick)
+            part, bounds = picked(at.found, doubtful), (at.lo[doubtful], at.hi[doubtful])
+            assert part.gates is not None
+            held.put(doubtful, held_by(form.rows(doubtful), part, part.gates, *bounds, to_x[doubtful]))
     return held
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from convexnet.solve.bends import Kinks
+from convexnet.solve.bends import Bend, Kinks
 from convexnet.solve.drive import Found
 from convexnet.solve.groups import Grouped, grouped
 from convexnet.solve.kink_form import KinkForm
@@ -88,6 +88,12 @@ def held_by(form: KinkForm, found: Found, gates: list[Tensor], lo: Tensor, hi: T
         top = sure.topk(count, 1)
         picked.append(top.indices)
         masks.append((top.values > 0).to(y))
+    gates = [
+        gate if index is None or mask is None else settled_gates(bend, gate, index, mask)
+        for bend, gate, index, mask in zip(form.bends, gates, picked, masks, strict=True)
+    ]
+    chosen, arriving = form.pulled(gates)
+    g = form.gradient(chosen)
     rows = rows_of(form, gates, picked)
     n = form.size
     hessian = y.new_zeros(len(y), n, n)
@@ -123,7 +129,7 @@ def held_by(form: KinkForm, found: Found, gates: list[Tensor], lo: Tensor, hi: T
     to_y = (to_x - pulled[..., 0]) * (1 - free)
     parts = [spread(form, forces[..., i], picked, masks, gates) for i in (0, 1)]
     there = y + along[..., 1] + at_bounds
-    sure = looked_up(form, gates, chosen, arriving, parts[1], units, there)
+    sure = looked_up(form, gates, chosen, arriving, parts[1], units, there, picked, masks)
     inside = (there >= lo - CLOSE * scale) & (there <= hi + CLOSE * scale)
     rest = slope + pulled[..., 1]
     typical = g.abs() + (jacobian.abs() * forces[..., 1:].mT.abs().mT).sum(1) + size / scale
@@ -150,30 +156,43 @@ def looked_up(
     forces: list[Tensor],
     units: list[Tensor],
     there: Tensor,
+    picked: list[Tensor | None],
+    masks: list[Tensor | None],
 ) -> Tensor:
     """Whether, where the kinks that seem to hold the minimiser put it, (B, n), they have gates in their range and all
     others are on the side that theirs says, (B,)."""
     sure = there.isfinite().all(1)
     for k, (bend, a) in enumerate(zip(form.bends, form.arguments(there), strict=True)):
-        if bend.smooth:
+        index, mask = picked[k], masks[k]
+        if index is None or mask is None:
             continue
         v, new = arriving[k], chosen[k] + forces[k]
         counts = bend.pull(torch.ones_like(gates[k]), v) > CLOSE * v.amax(1, keepdim=True).clamp(min=1e-300)
-        near = a / units[k]
+        holds = torch.zeros_like(gates[k]).scatter_(1, index, mask) > 0
         if isinstance(bend, Kinks):
-            least = bend.slope * v
-            reach = (v - least).clamp(min=1e-300)
-            gate = (new - least) / reach
-            ranged = (gate >= -CLOSE) & (gate <= 1 + CLOSE)
-            right = torch.where(gate > 1 - CLOSE, near >= -CLOSE, torch.where(gate < CLOSE, near <= CLOSE, True))
-            between = (gate >= CLOSE) & (gate <= 1 - CLOSE)
-            fine = ranged & right & (~between | (near.abs() <= CLOSE)) | (bend.slope >= 1)
+            near = a / units[k]
+            reach = (v - bend.slope * v).clamp(min=1e-300)
+            gate = (new - bend.slope * v) / reach
+            at_kink = (near.abs() <= CLOSE) & (gate >= -CLOSE) & (gate <= 1 + CLOSE)
+            beside = torch.where(gates[k] > 0.5, near >= -CLOSE, near <= CLOSE) | (bend.slope >= 1)
         else:
             share = new / torch.where(v > 0, v, 1.0).repeat_interleave(bend.group, 1)
             below = (grouped(a, bend.group).amax(-1, keepdim=True) - grouped(a, bend.group)).flatten(1) / units[k]
-            fine = (share >= -CLOSE) & ((share <= CLOSE) | (below <= CLOSE))
-        sure &= (fine | ~counts).all(1)
+            at_kink = (share >= -CLOSE) & (below <= CLOSE)
+            beside = (share <= CLOSE) | ((share >= -CLOSE) & (below <= CLOSE))  # the leader is one of them
+        sure &= (torch.where(holds, at_kink, beside) | ~counts).all(1)
     return sure
+
+
+def settled_gates(bend: Bend, gate: Tensor, index: Tensor, mask: Tensor) -> Tensor:
+    """Gates with those that do not hold the minimiser at the ends of their range, where they are at the minimum."""
+    holds = torch.zeros_like(gate).scatter_(1, index, mask) > 0
+    if not isinstance(bend, Grouped):
+        return torch.where(holds, gate, (gate > 0.5).to(gate))
+    first = grouped(gate, bend.group).argmax(-1, keepdim=True)
+    leads = torch.zeros_like(grouped(gate, bend.group)).scatter_(-1, first, 1.0).flatten(1) > 0
+    share = grouped(torch.where(holds | leads, gate, 0.0), bend.group)
+    return (share / share.sum(-1, keepdim=True)).flatten(1)
 
 
 def units_around(

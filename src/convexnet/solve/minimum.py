@@ -80,12 +80,12 @@ class Minimum:
             return self.f
         raise RuntimeError(missing(self.f, self.reading, self.name))
 
-    def settle(self, rows: Tensor | None = None) -> None:
+    def settle(self, rows: Tensor | None = None, quick: bool = False) -> None:
         """Find the minimisers and their gates to the last digits, of all samples or some, in parts that fit."""
         form = self.form()
         rows = torch.arange(len(self.lo), device=self.lo.device) if rows is None else rows
         for part in rows.split(together(Problem(form, self.lo, self.hi))):
-            few = settled(form.rows(part), picked(self.found, part), self.lo[part], self.hi[part])
+            few = settled(form.rows(part), picked(self.found, part), self.lo[part], self.hi[part], quick)
             self.found.put(part, few)
         self.exact |= len(rows) == len(self.lo)
 

@@ -16,6 +16,9 @@ from convexnet.solve.tangents import tangents
 TIGHT = 1e-13
 """The gap to aim at, as `tol`: beyond what float64 allows for most functions, so that the steps end it."""
 
+QUICK = 1e-7
+"""The same where it is only to be told which kinks hold the minimiser."""
+
 STEPS = 60
 """Of the path-following method, whose gap falls by more than half in each."""
 
@@ -26,16 +29,22 @@ NEAR = 1e-2
 """How near to a bound, as a share of the width, a coordinate may be that is moved there."""
 
 
-def settled(form: KinkForm, found: Found, lo: Tensor, hi: Tensor) -> Found:
+def settled(form: KinkForm, found: Found, lo: Tensor, hi: Tensor, quick: bool = False) -> Found:
     """The minimisers with their gates, by the path-following method in full precision, from the points found.
 
     A constant that the function carries is left out, so that it hides nothing.
+
+    Args:
+        form: the functions.
+        found: what is known.
+        lo, hi: the bounds, (B, n).
+        quick: take the rough steps that the method takes by default, and stop earlier.
     """
-    offset = form.value(found.y)
+    offset, tol = form.value(found.y), QUICK if quick else TIGHT
     problem = Problem(replace(form, constant=form.constant - offset), lo, hi)
     begun = nothing_yet(problem)
     everyone = torch.arange(problem.batch, device=lo.device)
-    drive(Newton(rough=False, drop=0.0), problem, begun, TIGHT, STEPS, math.inf)
+    drive(Newton(rough=True) if quick else Newton(rough=False, drop=0.0), problem, begun, tol, STEPS, math.inf)
     begun.note(everyone, found.y, torch.zeros_like(offset), torch.full_like(offset, -torch.inf))
     if begun.gates is None:
         begun.keep(everyone, Evidence(gates=[torch.zeros_like(c) for c in form.constants]))
