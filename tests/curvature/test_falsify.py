@@ -259,6 +259,15 @@ def test_an_example_that_the_model_cannot_take_is_an_error_in_words(shapes: list
         cx.falsify(nn.Linear(3, 1), tuple(torch.zeros(shape) for shape in shapes))
 
 
+def test_models_that_take_one_size_of_batch() -> None:
+    for good, bad in (
+        (lambda x: x.reshape(2, 3).abs(), lambda x: x.reshape(2, 3).abs() - 2.5 * x.relu()),
+        (lambda x: x.abs() + torch.arange(2.0)[:, None], lambda x: torch.arange(2.0)[:, None] - x.abs()),
+    ):
+        assert cx.falsify(Function(good), torch.zeros(2, 3), budget=2_000) is None
+        assert cx.falsify(Function(bad), torch.zeros(2, 3), budget=2_000) is not None
+
+
 def test_a_box_for_each_sample_is_taken_as_their_hull() -> None:
     box = cx.Box(-1, 1, shape=(2,)).fix(torch.tensor([[0.5, 0.0], [0.7, 0.0], [0.1, 0.0]]), [True, False])
     model = Function(

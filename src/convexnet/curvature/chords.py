@@ -99,6 +99,7 @@ class Chords:
         self.generator = generator
         elements = max(1, sum(t[0].numel() for t in self.inputs))
         self.width = max(2, min(64, 2_000_000 // elements, budget // 12))
+        self.rows: int | None = None  # the only size of a batch that the forward takes
         self.best: Counterexample | None = None
 
     # --- points ---
@@ -136,6 +137,10 @@ class Chords:
     def values(self, points: Sequence[Tensor]) -> Tensor:
         """All floating outputs, flattened: (n, outputs)."""
         n = points[0].shape[0]
+        if self.rows is not None and n != self.rows:  # the last row once more where some are missing
+            at = torch.arange(-(-n // self.rows) * self.rows, device=points[0].device).clamp(max=n - 1)
+            parts = [self.values([p[rows] for p in points]) for rows in at.split(self.rows)]
+            return torch.cat(parts)[:n]
         out = [leaf for leaf in pytree.tree_leaves(self.forward(*points)) if isinstance(leaf, Tensor)]
         out = [leaf for leaf in out if leaf.is_floating_point()]
         if not out:

@@ -128,6 +128,7 @@ def attempt(chords: Chords, name: str) -> None:
     chords.left -= rows
     try:
         chords.values(points)
+        chords.rows = only_size(chords, points)
     except (ConvexNetError, ValueError):
         raise
     except Exception as error:  # whatever a user's forward raises
@@ -138,6 +139,19 @@ def attempt(chords: Chords, name: str) -> None:
             "  give an example that the model takes, one positional tensor for each input, batch first; it is "
             "evaluated in float64, so its forward must not compute in a fixed precision"
         ) from error.with_traceback(None)
+
+
+def only_size(chords: Chords, points: Sequence[Tensor]) -> int | None:
+    """The number of rows of these points, if the model takes no other; a batch may be reshaped to a fixed size."""
+    more = [torch.cat([p, p[:1]]) for p in points]
+    if chords.left < len(more[0]):
+        return None
+    chords.left -= len(more[0])
+    try:
+        chords.values(more)
+    except (RuntimeError, IndexError, TypeError, ValueError):
+        return len(points[0])
+    return None
 
 
 class _Search:

@@ -196,7 +196,8 @@ def at_random(generator: torch.Generator, share: Tensor) -> Slopes:
             if kink and distance.shape == result.shape:
                 near = torch.where(distance.isfinite(), distance, 0.0)
                 change = jump * (right(near).double() - (near.detach() > 0).double()) * near
-                result = result + torch.where(distance.isfinite(), change - change.detach(), 0.0)
+                used = distance.isfinite() & (near.detach() != 0)  # of equal entries, any may be the one that is taken
+                result = result + torch.where(used, change - change.detach(), 0.0)
         return result
 
     return slopes

@@ -92,7 +92,8 @@ class Units:
                 masks.append(None)
             else:
                 open_sign = (site.sign == 0) & (adjoint != 0) & site.kink
-                masks.append(usable & ((adjoint * site.sign < 0) | open_sign))
+                rounding = 1e-14 * adjoint.abs().amax(1, keepdim=True)
+                masks.append(usable & ((adjoint * site.sign.sign() < -rounding) | open_sign))
         return masks
 
     def slopes(self, opened: Opened, pairs: Pairs) -> tuple[Tensor, list[Tensor]]:
