@@ -19,7 +19,7 @@ from convexnet.conversion.widen import widen_first as widen
 from convexnet.curvature.accepted import check_modules, check_tensors
 from convexnet.curvature.arguments import as_example, copied, two_rows, unwrapped
 from convexnet.curvature.findings import Finding
-from convexnet.curvature.trace import trace
+from convexnet.curvature.trace import TRACING, trace
 from convexnet.errors import NotCertified, meant
 from convexnet.initialise import initialise
 from convexnet.memory import CHANGES, ONLY, part_of, recall, remember_example
@@ -110,9 +110,10 @@ def convexify(
     how = method_of(method, epsilon)
     inputs = as_example(example)
     check_replacements(replace)
-    check_tensors(unwrapped(model))
-    check_modules(unwrapped(model))
-    whole = copied(unwrapped(model))
+    with TRACING:  # while another thread traces the model, its tensors are others
+        check_tensors(unwrapped(model))
+        check_modules(unwrapped(model))
+        whole = copied(unwrapped(model))
     probe = probe_of(inputs)
     before = inputs_of_norms(whole, probe)
     target, seen = (whole, inputs) if only is None else part_of(whole, only, inputs)

@@ -19,7 +19,7 @@ from convexnet.curvature.arguments import as_example, chosen, copied, unwrapped
 from convexnet.curvature.certificate import Domain, domains_of
 from convexnet.curvature.chords import Chords, Counterexample, column, default
 from convexnet.curvature.guided import guided
-from convexnet.curvature.undisturbed import evaluating
+from convexnet.curvature.undisturbed import TRACING, evaluating
 from convexnet.domains import Box
 from convexnet.errors import ConvexNetError
 
@@ -75,10 +75,11 @@ def falsify(
     boxes = domains_of([tensor[:1] for tensor in inputs], variables, domain)
     if budget < 1:
         raise ValueError(f"the budget must be at least 1, not {budget}")
-    check_modules(source)
-    check_tensors(source)
-    with evaluating(source):
-        twin = copied(source)
+    with TRACING:  # while another thread traces the model, its tensors are others
+        check_modules(source)
+        check_tensors(source)
+        with evaluating(source):
+            twin = copied(source)
     twin.double().requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
     chords = Chords(twin, inputs, variables, boxes, budget, generator)

@@ -137,8 +137,6 @@ def minimise(
                 f, domain, given, tol, solver, start, max_steps, time_limit,
                 wrt=wrt, atol=atol, derivative=derivative, verbose=verbose, callback=callback,
             )  # fmt: skip
-    others = given if isinstance(given, (list, tuple)) else [given]
-    check_transforms([*others, start, *(getattr(domain, end, None) for end in ("lo", "hi"))])
     with TRACING:  # while another thread traces the module, its tensors are others
         asked = checked(f, domain, given, start, wrt, tol, solver, max_steps, time_limit, derivative)
     tol, max_steps, time_limit = asked.tol, asked.max_steps, asked.time_limit

@@ -11,7 +11,6 @@ import copy
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -25,16 +24,11 @@ from convexnet.curvature.graph import ancestors, base_name, functional, module_p
 from convexnet.curvature.table import TABLE
 from convexnet.curvature.trace import Program
 from convexnet.solve.bends import Bend, Kinks
+from convexnet.solve.execution import Applied, executed, real, usable
 from convexnet.solve.kinks import KINKS
-from convexnet.solve.rounding import Tracked
 
 ADDITIVE = ("add", "sub", "rsub", "cat", "stack", "maximum", "max", "minimum", "clamp", "clamp_min")
 """Operators that add other inputs to what moves, and do not multiply the two."""
-
-REGIONS = {"wrap_with_set_grad_enabled": 2, "wrap_with_autocast": 5}
-"""Operators that hold a graph of their own, and the number of their first operand."""
-
-Applied = Callable[[str, Callable[..., Any], Sequence[Any], dict[str, Any]], Any]
 
 
 class Opened:
@@ -166,8 +160,6 @@ class Opened:
         kwargs: Any = fx.map_arg(node.kwargs, env.__getitem__)
         if node.target is operator.getitem:
             return args[0][args[1]]
-        if node in self.counts:  # a size is that of the numbers, whatever stands for them
-            args = tuple(value_of_tracked(part) for part in args)
         return executed(node, args, kwargs, apply)
 
     def affinities(self) -> frozenset[fx.Node]:
@@ -191,10 +183,6 @@ class Opened:
                 if is_affine(node, fx.map_arg((node.args, node.kwargs), facts.__getitem__), env[node]):
                     yield node
             facts[node] = fact_of(env[node], node in self.moving, node in self.other)
-
-
-def value_of_tracked(part: Any) -> Any:
-    return part.value if isinstance(part, Tracked) else part
 
 
 def is_count(node: fx.Node, counts: set[fx.Node]) -> bool:
@@ -250,64 +238,6 @@ def place_of(node: fx.Node) -> str:
     path, line = module_path(node), source_line(node)
     where = ", ".join(part for part in (path and f"in {path}", line) if part)
     return f"{base_name(node.target)} ({where})" if where else base_name(node.target)
-
-
-@lru_cache(maxsize=4096)
-def way_of(target: Any) -> tuple[str, Callable[..., Any], int]:
-    """An operator's name, its out-of-place form, and where the operands of its own graph begin (0: it has none)."""
-    name = base_name(target)
-    if name == "copy":  # which has no derivative
-        return name, lambda there, source, *_: source.expand(there.shape), 0
-    return name, functional(target, name), next((n for region, n in REGIONS.items() if region in str(target)), 0)
-
-
-def executed(node: fx.Node, args: Any, kwargs: Any, apply: Applied | None) -> Any:
-    """An operator on its arguments, out of place, in float64, and with what it computes open to differentiation."""
-    name, function, first = way_of(node.target)
-    if name == "detach":  # the identity; and what does not hold for autograd must not hold for a tangent
-        return args[0]
-    if first:
-        return inlined(args[first - 1], args[first:], apply)
-    if apply is not None:
-        return apply(name, function, args, kwargs)
-    return function(*map(exact, args), **{key: exact(value) for key, value in kwargs.items()})
-
-
-def inlined(inner: Any, operands: Sequence[Any], apply: Applied | None) -> Any:
-    """The results of a region with a graph of its own."""
-    env: dict[fx.Node, Any] = {}
-    given = iter(operands)
-    for node in inner.graph.nodes:
-        if node.op == "placeholder":
-            env[node] = next(given)
-        elif node.op == "get_attr":
-            env[node] = usable(operator.attrgetter(str(node.target))(inner))
-        elif node.op == "output":
-            return tuple(fx.map_arg(node.args[0], env.__getitem__))
-        else:
-            args: Any = fx.map_arg(node.args, env.__getitem__)
-            kwargs: Any = fx.map_arg(node.kwargs, env.__getitem__)
-            if node.target is operator.getitem:
-                env[node] = args[0][args[1]]
-            else:
-                env[node] = executed(node, args, kwargs, apply)
-    return ()
-
-
-def usable(tensor: Any) -> Any:
-    """A tensor of the model in float64, and not one of inference mode, which automatic differentiation refuses."""
-    made = in_float64(tensor)
-    return made.clone() if isinstance(made, Tensor) and made.is_inference() else made
-
-
-def real(value: Any) -> Any:
-    """An argument of a bend: its rule computes with it, and integers of a tensor would wrap around."""
-    return value.double() if isinstance(value, Tensor) and not value.is_complex() else value
-
-
-def exact(setting: Any) -> Any:
-    """An argument of an operator, where a type that is asked for (`y.float()`) becomes float64, as everything here."""
-    return torch.float64 if isinstance(setting, torch.dtype) and setting.is_floating_point else setting
 
 
 def with_columns(bend: Callable[..., Tensor]) -> Callable[..., Tensor]:

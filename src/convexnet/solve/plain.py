@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from convexnet.curvature.accepted import attributes
 from convexnet.curvature.arguments import copied, in_float64
-from convexnet.curvature.undisturbed import in_eval_mode
-from convexnet.solve.opened import Applied, Opened
+from convexnet.curvature.undisturbed import Generators, in_eval_mode
+from convexnet.solve.execution import Applied
+from convexnet.solve.opened import Opened
 from convexnet.solve.rounding import Tracked
 
 INSIDE = 1e-9
@@ -130,7 +132,8 @@ class Own:
     """The values of a module: its own forward in eval mode, with parameters, buffers and inputs in float64.
 
     What the forward itself casts stays cast. Where a module does not run in float64 (a tensor that it holds in a list
-    stays in float32, and meets others in a product), its traced program is run instead.
+    stays in float32, and meets others in a product), or cannot be copied whole (its forward is a function that holds
+    modules), its traced program is run instead.
 
     Args:
         module: copied, and left as it is.
@@ -145,6 +148,8 @@ class Own:
         self.program = program
         try:
             self.module: nn.Module | None = copied(module).double().requires_grad_(False)
+            if any(isinstance(held, nn.Module) for _, held in attributes(self.module)):
+                self.module = None  # a copy would run modules of the caller's
         except Exception:  # whatever a module's own ways of being copied and converted raise
             self.module = None
 
@@ -161,12 +166,15 @@ class Own:
             if self.module is not None:
                 inputs = list(self.inputs)
                 inputs[self.variable] = y.reshape(inputs[self.variable].shape)
+                draws = Generators()
                 try:
                     with in_eval_mode(self.module):
                         found = leaf_of(self.module(*inputs))
                     return found.reshape(len(y)).double()
                 except (RuntimeError, TypeError, ValueError):  # types that do not fit together
                     self.module = None
+                finally:
+                    draws.restore()
             return self.program.value(y)
 
 
