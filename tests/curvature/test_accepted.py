@@ -345,3 +345,20 @@ def test_a_refused_trace_leaves_no_hook_behind() -> None:
         cx.certify(model, ROWS)
     assert model(ROWS).tolist() == ROWS.tolist()
     assert model.b.tolist() == [1.0, 1.0, 1.0]
+
+
+HELD = torch.eye(3).to_sparse()
+
+
+def test_a_global_counts_only_where_the_forward_reads_it() -> None:
+    """An attribute may have the name of one."""
+
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("HELD", torch.ones(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x.relu() * self.HELD
+
+    assert cx.certify(Scaled(), torch.zeros(1, 3)).convex

@@ -355,3 +355,18 @@ def test_nothing_rests_on_bounds_where_an_argument_may_be_undefined(source: Call
 def test_bounds_are_used_where_an_argument_is_defined() -> None:
     model = Held(lambda m, x, p: x.abs() * torch.sign(p.exp().sqrt() + 1) / (p.square() + 1) ** 0.25)
     assert cx.certify(model, (torch.zeros(2, 2), torch.zeros(2, 2)), wrt=0).convex
+
+
+def test_bytes_that_are_added_in_place_wrap_in_the_type_that_they_are_written_to() -> None:
+    class Counted(nn.Module):
+        def __init__(self, start: int) -> None:
+            super().__init__()
+            self.register_buffer("more", torch.tensor([start, 1], dtype=torch.uint8))
+
+        def forward(self, x: Tensor) -> Tensor:
+            total = torch.zeros(2, dtype=torch.int8)
+            total += self.more
+            return x.abs() * total
+
+    assert cx.certify(Counted(100), torch.zeros(1, 2)).convex
+    assert not cx.certify(Counted(200), torch.zeros(1, 2)).convex  # -56 in 8 bits

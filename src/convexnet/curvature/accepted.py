@@ -7,6 +7,7 @@ tensor. `check_example` is for what a caller passes, `check_model` for what a mo
 from __future__ import annotations
 
 import contextlib
+import dis
 import functools
 import types
 from collections.abc import Iterator
@@ -269,7 +270,8 @@ def reads(function: Any) -> Iterator[tuple[str, Any]]:
         for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
             with contextlib.suppress(ValueError):  # a variable that has no value yet
                 yield name, cell.cell_contents
-        named = {name: function.__globals__.get(name) for name in code.co_names}
+        loads = {step.argval for step in dis.get_instructions(code) if step.opname == "LOAD_GLOBAL"}
+        named = {name: function.__globals__.get(name) for name in code.co_names if name in loads}
         yield from ((name, value) for name, value in named.items() if isinstance(value, (Tensor, nn.Module)))
 
 

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -62,11 +63,12 @@ def chosen(inputs: Sequence[Tensor], wrt: int | Sequence[int] | None) -> tuple[i
                 f"no input is floating point (they are {kinds}); convexity needs real inputs: use x.float()"
             )
         return tuple(floating)
-    indices = [wrt] if isinstance(wrt, int) else list(wrt)
+    listed: Sequence[Any] = wrt if isinstance(wrt, Sequence) else [wrt]
+    indices = [int(index) if isinstance(index, np.integer) else index for index in listed]
     if not indices:
         raise ValueError("wrt is empty: name at least one input, or leave it None for all of them")
     for index in indices:
-        if not isinstance(index, int) or isinstance(index, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not isinstance(index, int) or isinstance(index, bool):
             raise TypeError(f"wrt must hold input numbers, not {index!r}")
         if not 0 <= index < len(inputs):
             raise ValueError(f"wrt names input {index}, but the example has inputs 0 to {len(inputs) - 1}")

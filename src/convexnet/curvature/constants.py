@@ -34,7 +34,9 @@ def computed(call: Call) -> Any:
         found = call.blank(fact) if fact.value is None else fact.value
         return found.clone() if mutable else found
 
-    def result(tensor: Tensor) -> Fact:
+    def result(tensor: Tensor, dtype: torch.dtype | None) -> Fact:
+        if dtype is not None and tensor.dtype != dtype:
+            tensor = tensor.to(dtype)  # written in place into a tensor of another type
         if is_finite(tensor):
             return known(tensor)
         fact = constant(tensor.shape) if bool(tensor.isnan().any()) else known(tensor)
@@ -43,7 +45,9 @@ def computed(call: Call) -> Any:
     out = call.run(value)
     if not isinstance(out, (Tensor, tuple, list)):
         return out
-    return tuple(result(o) for o in out) if isinstance(out, (tuple, list)) else result(out)
+    if isinstance(out, Tensor):
+        return result(out, call.dtypes[0])
+    return tuple(result(part, dtype) for part, dtype in zip(out, call.dtypes, strict=True))
 
 
 def beyond(call: Call) -> Result:
