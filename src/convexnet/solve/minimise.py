@@ -27,8 +27,8 @@ from convexnet.solve.kink_form import KinkForm
 from convexnet.solve.layers import Layers
 from convexnet.solve.minimum import over
 from convexnet.solve.opened import Opened
-from convexnet.solve.pieces import TooLarge
-from convexnet.solve.plain import Own, Whole
+from convexnet.solve.pieces import Pieces, TooLarge
+from convexnet.solve.plain import Own, Private, Whole
 from convexnet.solve.proof import PART, cells_of, proved
 from convexnet.solve.reading import Reading, read
 from convexnet.solve.refusals import check_derivatives, check_transforms
@@ -234,16 +234,19 @@ def answer(
             y, descended = y.detach(), descended.detach()
         else:
             y, descended = (taking_part(part, [*asked.inputs, *ends, *own]) for part in (y, descended))
-        found = replace(found, y=y.detach(), value=descended.detach())
+        nowhere = torch.zeros_like(found.looked)
+        found = replace(found, y=y.detach(), value=descended.detach(), looked=nowhere)
     x = rounded_inside(y, asked.lo, asked.hi, asked.dtype)
     opened = problem.exact.opened
-    itself = Own(asked.module, asked.inputs, asked.variable, whole_of(reading, asked, None))
+    copy = reading.itself
+    copy = Private(asked.module) if copy is None or copy.worn else copy
+    itself = Own(copy, asked.inputs, asked.variable, whole_of(reading, asked, None))
     value = in_parts(itself, x.double(), opened)
     proof, rounding = proved(problem, found)
     bound = torch.minimum(proof, value)  # they may cross by what rounding leaves
     gap = value - bound
     gap = torch.where(gap.isnan(), torch.inf, gap)
-    scale = scale_of(problem, x.double(), problem.f.value(x.double()))
+    scale = measured(problem, found, x.double())
     rounding = torch.minimum(rounding, MUCH * (value.abs() + scale)).nan_to_num(nan=0.0)
     allowed = found.atol + tol * scale + 2 * rounding + 2.0**-50 * value.abs() + 1e-280
     converged = (gap <= allowed) & gap.isfinite()
@@ -267,11 +270,24 @@ def answer(
     return Solution(x, value, bound, value, gap, converged, status, found.steps, name, message)
 
 
+def measured(problem: Problem, found: Found, x: Tensor) -> Tensor:
+    """The scale S at x, (B,), where it has not been looked at."""
+    known = found.looked & (found.y == x).all(1)
+    if bool(known.all()):
+        return found.scale
+    rows = (~known).nonzero()[:, 0]
+    part = problem if len(rows) == problem.batch else problem.rows(rows)
+    scale = found.scale.clone()
+    scale[rows] = scale_of(part, x[rows], part.f.value(x[rows]))
+    return scale
+
+
 def in_parts(own: Own, y: Tensor, opened: Opened) -> Tensor:
     """The module's values at y (B, n), of as many samples at a time as memory allows."""
     size = max(1, PART // max(1, 8 * cells_of(opened)))
-    parts = [own.rows(index).value(y[index]) for index in torch.arange(len(y), device=y.device).split(size)]
-    return torch.cat(parts) if len(y) > size else own.value(y)
+    if len(y) <= size:
+        return own.value(y)
+    return torch.cat([own.rows(index).value(y[index]) for index in torch.arange(len(y), device=y.device).split(size)])
 
 
 def falls_without_end(problem: Problem, found: Found) -> Tensor:
@@ -370,25 +386,16 @@ def problem_of(reading: Reading, asked: Asked, everywhere: bool, solver: str) ->
         closed = "its forward reads the size of its batch"
     else:
         try:
-            layers = Layers(reading.opened, inputs).centred()
+            f, layers, closed = opened_up(reading.opened, reading.pieces, inputs, lo.shape[1], solver)
         except Refusal as refusal:
             closed = refusal.reason
-        except (RuntimeError, IndexError):  # settings of an operator that fit to a batch of two only
+        except (RuntimeError, IndexError) as error:
+            if runs(reading.opened, inputs):
+                raise error
             closed, single = "an operator has settings for one size of the batch", True
         else:
-            if lo.shape[1] > MANY and solver not in MATRICES:
-                return Problem(layers, lo, hi, None, layers), ""
-            try:
-                form = reading.pieces.form(inputs)
-            except TooLarge as large:
-                return Problem(layers, lo, hi, None, layers), large.reason if solver in MATRICES else ""
-            except Refusal as refusal:
-                closed = refusal.reason
-            else:
-                constant = torch.zeros_like(form.constant)
-                form = replace(form, constant=constant)
-                strong = None if form.piecewise_linear else form.strong()
-                return Problem(form, lo, hi, strong, layers), ""
+            strong = f.strong() if isinstance(f, KinkForm) and not f.piecewise_linear else None
+            return Problem(f, lo, hi, strong, layers), closed
     centre = None if everywhere else Problem(None, lo, hi).centre()
     whole = whole_of(reading, asked, centre, single)
     if whole.pairs and not whole.symmetric(Problem(None, lo, hi).centre()):
@@ -397,6 +404,40 @@ def problem_of(reading: Reading, asked: Asked, everywhere: bool, solver: str) ->
             "row for each sample of one. Give such a tensor as an input, in given"
         )
     return Problem(whole, lo, hi, None, whole), closed
+
+
+def opened_up(
+    opened: Opened, pieces: Pieces, inputs: list[Tensor], size: int, solver: str
+) -> tuple[KinkForm | Layers, Layers, str]:
+    """The functions of `size` variables as matrices, or without where these are too large; the functions as they are
+    written; and what was too large for a solver that asks for matrices. All of them without what is constant.
+
+    Raises:
+        Refusal: an operator has no row among those that can be opened.
+        RuntimeError, IndexError: an operator does not take a batch of this size.
+    """
+    closed = ""
+    if size <= MANY or solver in MATRICES:
+        try:
+            form = pieces.form(inputs)
+        except TooLarge as large:
+            closed = large.reason if solver in MATRICES else ""
+        else:
+            constant = torch.where(form.constant.isfinite(), form.constant, 0.0)
+            whole = opened.gated  # the form was read with the batch itself
+            layers = Layers(opened, inputs, form.bends, constant if whole else None)
+            return replace(form, constant=0 * constant), layers if whole else layers.centred(), ""
+    layers = Layers(opened, inputs).centred()
+    return layers, layers, closed
+
+
+def runs(opened: Opened, inputs: Sequence[Tensor]) -> bool:
+    """Whether no operator has settings that fit to a batch of two only."""
+    try:
+        Layers(opened, inputs).centred()
+    except (RuntimeError, IndexError):
+        return False
+    return True
 
 
 def whole_of(reading: Reading, asked: Asked, centre: Tensor | None, single: bool = False) -> Whole:
