@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from convexnet.curvature.arguments import two_rows
-from convexnet.curvature.undisturbed import in_eval_mode
+from convexnet.curvature.undisturbed import evaluating
 
 BatchNorm = nn.modules.batchnorm._BatchNorm  # pyright: ignore[reportPrivateUsage]
 
@@ -71,7 +71,7 @@ def probe_of(example: tuple[Tensor, ...]) -> Probe:
 @contextmanager
 def hooked(model: nn.Module) -> Generator[ExitStack]:
     """Eval mode without gradients; handles of hooks that are entered are removed afterwards."""
-    with torch.no_grad(), in_eval_mode(model), ExitStack() as stack:
+    with torch.no_grad(), evaluating(model), ExitStack() as stack:
         yield stack
 
 

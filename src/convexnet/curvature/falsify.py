@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor, nn
 
-from convexnet.curvature.accepted import check_modules, check_tensors
+from convexnet.curvature.accepted import check_modes, check_modules, check_tensors
 from convexnet.curvature.arguments import as_example, chosen, copied, unwrapped
 from convexnet.curvature.certificate import Domain, domains_of
 from convexnet.curvature.chords import Chords, Counterexample, column, default
@@ -76,6 +76,7 @@ def falsify(
     if budget < 1:
         raise ValueError(f"the budget must be at least 1, not {budget}")
     with TRACING:  # while another thread traces the model, its tensors are others
+        check_modes(source)
         check_modules(source)
         check_tensors(source)
         with evaluating(source):

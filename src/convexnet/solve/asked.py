@@ -184,7 +184,8 @@ def wrong_batch(asked: Asked) -> str:
                 f"one number each. f takes (B, {size}): one sample of {size} numbers is {name}[None], of shape "
                 f"(1, {size})"
             )
-    if asked.box.batch is None and len(shape) > 0 and (asked.batch in (1, shape[0])):
+    runs = output_of(asked.module, inputs, inputs[variable].dtype) is not None
+    if not runs and asked.box.batch is None and len(shape) > 0 and (asked.batch in (1, shape[0])):
         others = [t.expand(shape[0], *t.shape[1:]) for t in inputs]
         y = inputs[variable].new_zeros(shape)
         out = output_of(asked.module, [*others[:variable], y, *others[variable + 1 :]], y.dtype)

@@ -23,6 +23,9 @@ PATTERNS = 1
 """Random patterns of signs, beside the two of one sign and the two that alternate, along which f is looked at; and
 their opposites."""
 
+TOGETHER = 64
+"""How many evaluations are made at once, so that a few samples do not cost many calls."""
+
 NEARLY = 3.0
 """A sample looks nearly done where its gap is this many times what is allowed with its last scale."""
 
@@ -153,10 +156,13 @@ def scale_of(problem: Problem, y: Tensor, value: Tensor, f: Any = None) -> Tenso
     reach = torch.minimum(problem.hi - problem.lo, length)
     far = length.amax(1, keepdim=True)
     best = torch.zeros_like(value)
-    for sign in signs(problem.size, y):
-        moved = problem.inside(y + sign * reach) - y
-        rise = far[:, 0] * (f.value(problem.inside(y + moved / far)) - value)
-        best = torch.where(rise.isfinite(), torch.maximum(best, rise), best)
+    everyone = torch.arange(len(y), device=y.device)
+    for some in signs(problem.size, y).split(max(1, TOGETHER // len(y))):
+        moved = problem.inside(y + some[:, None] * reach) - y
+        points = problem.inside(y + moved / far).flatten(0, 1)
+        many = f if len(some) == 1 else f.rows(everyone.repeat(len(some)))
+        rise = far[:, 0] * (many.value(points).view(len(some), -1) - value)
+        best = torch.where(rise.isfinite(), torch.maximum(rise, best), best).amax(0)
     return best
 
 
@@ -243,6 +249,7 @@ class Found:
     atol: Tensor  # (B,)
     evidence: dict[str, Evidence]  # of the best bounds of each kind
     kept: dict[str, Tensor]  # for which samples (B,) there is some
+    looked: Tensor  # (B,) whether the scale is that of the best point
 
     @property
     def gap(self) -> Tensor:
@@ -267,8 +274,10 @@ class Found:
         """Look at the scale again, where the best points are now; `problem` is that of these rows."""
         if rows is None:
             self.scale = scale_of(problem, self.y, self.value)
+            self.looked = torch.ones_like(self.looked)
         else:
             self.scale[rows] = scale_of(problem, self.y[rows], self.value[rows])
+            self.looked[rows] = True
 
     def note(
         self,
@@ -282,6 +291,7 @@ class Found:
         of."""
         better = value < self.value[active]
         self.value[active[better]], self.y[active[better]] = value[better], y[better]
+        self.looked[active[better]] = False
         higher = (bound > self.bound[active]).nonzero()[:, 0]
         self.bound[active[higher]] = bound[higher]
         if evidence is not None and len(higher):
@@ -299,7 +309,7 @@ class Found:
     def put(self, index: Tensor, part: Found) -> None:
         """What was found for some samples."""
         self.y[index], self.value[index], self.bound[index] = part.y, part.value, part.bound
-        self.steps[index], self.scale[index] = part.steps, part.scale
+        self.steps[index], self.scale[index], self.looked[index] = part.steps, part.scale, part.looked
         for kind, evidence in part.evidence.items():
             some = part.kept[kind].nonzero()[:, 0]
             if len(some):
@@ -314,7 +324,7 @@ def nothing_yet(problem: Problem, atol: float | Tensor = 0.0) -> Found:
     bound = torch.full_like(value, -torch.inf)
     steps = torch.zeros(problem.batch, dtype=torch.int64, device=y.device)
     atol = torch.as_tensor(atol, dtype=torch.float64, device=y.device).expand(problem.batch).clone()
-    return Found(y, value.clone(), bound, steps, value, torch.full_like(value, torch.nan), atol, {}, {})
+    return Found(y, value.clone(), bound, steps, value, torch.full_like(value, torch.nan), atol, {}, {}, steps > 0)
 
 
 @dataclass
@@ -465,6 +475,6 @@ def remeasured(part: Problem, found: Found, active: Tensor, tol: float) -> None:
     """Look at the scale again of the samples that look nearly done: it costs a few evaluations."""
     gap = found.gap[active]
     near = gap <= found.atol[active] + NEARLY * tol * found.scale[active] + DIGITS * found.value[active].abs()
-    rows = near.nonzero()[:, 0]
+    rows = (near & ~found.looked[active]).nonzero()[:, 0]
     if len(rows):
         found.measure(part if len(rows) == part.batch else part.rows(rows), active[rows])

@@ -41,6 +41,7 @@ def held_at(at: Minimum, to_x: Tensor) -> Held:
     form = at.form()
     if not at.exact:
         at.settle()
+    at.focus()
     gates = at.found.gates
     assert gates is not None
     held = held_by(form, at.found, gates, at.lo, at.hi, to_x)

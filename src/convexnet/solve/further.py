@@ -8,7 +8,6 @@ from torch import Tensor
 from convexnet.solve.first import held_at, pulled_back
 from convexnet.solve.implicit import moved, once, standing
 from convexnet.solve.minimum import Gradients, Minimum, over, shaped
-from convexnet.solve.opened import value_of
 from convexnet.solve.refusals import missing, unsmooth
 from convexnet.solve.softened import units
 from convexnet.solve.variants import barriers, softly
@@ -42,7 +41,7 @@ def again(
 
     def f(y: Tensor) -> Tensor:
         inputs[at.variable] = y.view(len(y), *at.box.shape)
-        return opened.run(inputs, value_of, live).expand(len(y))
+        return opened.run(inputs, unchanged, live).expand(len(y))
 
     y = standing(x.reshape(at.lo.shape).double(), held.y)
     arriving = (

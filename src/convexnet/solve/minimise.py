@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from convexnet.arrays import as_tensor
 from convexnet.curvature.call import Refusal
 from convexnet.curvature.trace import TRACING
 from convexnet.domains import Box
@@ -27,8 +28,8 @@ from convexnet.solve.kink_form import KinkForm
 from convexnet.solve.layers import Layers
 from convexnet.solve.minimum import over
 from convexnet.solve.opened import Opened
-from convexnet.solve.pieces import TooLarge
-from convexnet.solve.plain import Own, Whole
+from convexnet.solve.pieces import Pieces, TooLarge
+from convexnet.solve.plain import Own, Private, Whole
 from convexnet.solve.proof import PART, cells_of, proved
 from convexnet.solve.reading import Reading, read
 from convexnet.solve.refusals import check_derivatives, check_transforms
@@ -140,6 +141,8 @@ def minimise(
     with TRACING:  # while another thread traces the module, its tensors are others
         asked = checked(f, domain, given, start, wrt, tol, solver, max_steps, time_limit, derivative)
     tol, max_steps, time_limit = asked.tol, asked.max_steps, asked.time_limit
+    if callback is not None and not callable(callback):  # pyright: ignore[reportUnnecessaryComparison]
+        raise TypeError(f"callback must be a function of a Progress, not {callback!r}")
     deadline = math.inf if time_limit is None else monotonic() + time_limit
     try:
         reading = read(asked.module, asked.inputs, asked.variable)
@@ -168,7 +171,7 @@ def allowance(atol: float | Tensor, problem: Problem) -> Tensor:
     Raises:
         ValueError: it is negative or NaN, or of another shape.
     """
-    given = torch.as_tensor(atol, dtype=torch.float64, device=problem.lo.device).detach()
+    given = as_tensor(atol, "atol").detach().to(problem.lo)
     if given.ndim > 1 or (given.ndim == 1 and len(given) not in (1, problem.batch)) or not bool((given >= 0).all()):
         raise ValueError(f"atol is a gap in the units of f, a number >= 0 or one for each sample, not {atol!r}")
     return given.expand(problem.batch)
@@ -232,24 +235,33 @@ def answer(
             y, descended = y.detach(), descended.detach()
         else:
             y, descended = (taking_part(part, [*asked.inputs, *ends, *own]) for part in (y, descended))
-        found = replace(found, y=y.detach(), value=descended.detach())
+        nowhere = torch.zeros_like(found.looked)
+        found = replace(found, y=y.detach(), value=descended.detach(), looked=nowhere)
     x = rounded_inside(y, asked.lo, asked.hi, asked.dtype)
     opened = problem.exact.opened
-    itself = Own(asked.module, asked.inputs, asked.variable, whole_of(reading, asked, None))
+    copy = reading.itself
+    if copy is None or copy.worn:
+        with TRACING:
+            copy = Private(asked.module)
+    itself = Own(copy, asked.inputs, asked.variable, whole_of(reading, asked, None))
     value = in_parts(itself, x.double(), opened)
     proof, rounding = proved(problem, found)
+    scale = measured(problem, found, x.double())
+    much = MUCH * (value.abs() + scale)
+    other = proof > value + 2 * rounding.nan_to_num(nan=0.0) + much  # then the module is not what was traced
+    proof = torch.where(other, -torch.inf, proof)
     bound = torch.minimum(proof, value)  # they may cross by what rounding leaves
     gap = value - bound
     gap = torch.where(gap.isnan(), torch.inf, gap)
-    scale = scale_of(problem, x.double(), problem.f.value(x.double()))
-    rounding = torch.minimum(rounding, MUCH * (value.abs() + scale)).nan_to_num(nan=0.0)
-    allowed = found.atol + tol * scale + 2 * rounding + 2.0**-50 * value.abs() + 1e-280
+    rounding = torch.minimum(rounding, much).nan_to_num(nan=0.0)
+    rounding = 2 * rounding + forced(problem, x.double()) + 2.0**-50 * value.abs() + 1e-280
+    allowed = found.atol + tol * scale + rounding
     converged = (gap <= allowed) & gap.isfinite()
     name = used[0] if len(used) == 1 else f"{used[0]}, then {', '.join(used[1:])}"
     why = f"largest gap {float((gap / scale.clamp(min=1e-300)).max()):.2g} of the size of f"
     rounded = None if asked.dtype == torch.float64 else (asked.dtype, ~found.open(tol) & ~converged)
-    unbounded = ~converged & ~proof.isfinite() & falls_without_end(problem, found)
-    message = said(converged, bound, name, why, problem.compact, rounded, unbounded, closed)
+    unbounded = ~converged & ~other & ~proof.isfinite() & falls_without_end(problem, found)
+    message = said(converged, bound, name, why, problem.compact, rounded, unbounded, closed, other)
     status = tuple(
         "converged" if done else "unbounded" if endless else "stopped"
         for done, endless in zip(converged.tolist(), unbounded.tolist(), strict=True)
@@ -265,11 +277,24 @@ def answer(
     return Solution(x, value, bound, value, gap, converged, status, found.steps, name, message)
 
 
+def measured(problem: Problem, found: Found, x: Tensor) -> Tensor:
+    """The scale S at x, (B,), where it has not been looked at."""
+    known = found.looked & (found.y == x).all(1)
+    if bool(known.all()):
+        return found.scale
+    rows = (~known).nonzero()[:, 0]
+    part = problem if len(rows) == problem.batch else problem.rows(rows)
+    scale = found.scale.clone()
+    scale[rows] = scale_of(part, x[rows], part.f.value(x[rows]))
+    return scale
+
+
 def in_parts(own: Own, y: Tensor, opened: Opened) -> Tensor:
     """The module's values at y (B, n), of as many samples at a time as memory allows."""
     size = max(1, PART // max(1, 8 * cells_of(opened)))
-    parts = [own.rows(index).value(y[index]) for index in torch.arange(len(y), device=y.device).split(size)]
-    return torch.cat(parts) if len(y) > size else own.value(y)
+    if len(y) <= size:
+        return own.value(y)
+    return torch.cat([own.rows(index).value(y[index]) for index in torch.arange(len(y), device=y.device).split(size)])
 
 
 def falls_without_end(problem: Problem, found: Found) -> Tensor:
@@ -318,9 +343,17 @@ def rounded_inside(y: Tensor, lo: Tensor, hi: Tensor, dtype: torch.dtype) -> Ten
         return y.clone()
     x = y.to(dtype)
     infinity = torch.full_like(x, torch.inf)
-    x = torch.where(x.double() > hi, torch.nextafter(x, -infinity), x)
-    up = torch.nextafter(x, infinity)
+    down, up = torch.nextafter(x, -infinity), torch.nextafter(x, infinity)
+    x = torch.where((x.double() > hi) & (down.double() >= lo), down, x)
     return torch.where((x.double() < lo) & (up.double() <= hi), up, x)
+
+
+def forced(problem: Problem, x: Tensor) -> Tensor:
+    """How much of the value, (B,), is there only because no number of x's type lies between the bounds."""
+    inside = problem.inside(x)
+    if torch.equal(inside, x):
+        return x.new_zeros(len(x))
+    return (problem.f.value(x) - problem.f.value(inside)).abs().nan_to_num(nan=0.0, posinf=0.0)
 
 
 def certified(reading: Reading, asked: Asked) -> bool:
@@ -368,25 +401,16 @@ def problem_of(reading: Reading, asked: Asked, everywhere: bool, solver: str) ->
         closed = "its forward reads the size of its batch"
     else:
         try:
-            layers = Layers(reading.opened, inputs).centred()
+            f, layers, closed = opened_up(reading.opened, reading.pieces, inputs, lo.shape[1], solver)
         except Refusal as refusal:
             closed = refusal.reason
-        except (RuntimeError, IndexError):  # settings of an operator that fit to a batch of two only
+        except (RuntimeError, IndexError) as error:
+            if runs(reading.opened, inputs):
+                raise error
             closed, single = "an operator has settings for one size of the batch", True
         else:
-            if lo.shape[1] > MANY and solver not in MATRICES:
-                return Problem(layers, lo, hi, None, layers), ""
-            try:
-                form = reading.pieces.form(inputs)
-            except TooLarge as large:
-                return Problem(layers, lo, hi, None, layers), large.reason if solver in MATRICES else ""
-            except Refusal as refusal:
-                closed = refusal.reason
-            else:
-                constant = torch.zeros_like(form.constant)
-                form = replace(form, constant=constant)
-                strong = None if form.piecewise_linear else form.strong()
-                return Problem(form, lo, hi, strong, layers), ""
+            strong = f.strong() if isinstance(f, KinkForm) and not f.piecewise_linear else None
+            return Problem(f, lo, hi, strong, layers), closed
     centre = None if everywhere else Problem(None, lo, hi).centre()
     whole = whole_of(reading, asked, centre, single)
     if whole.pairs and not whole.symmetric(Problem(None, lo, hi).centre()):
@@ -395,6 +419,40 @@ def problem_of(reading: Reading, asked: Asked, everywhere: bool, solver: str) ->
             "row for each sample of one. Give such a tensor as an input, in given"
         )
     return Problem(whole, lo, hi, None, whole), closed
+
+
+def opened_up(
+    opened: Opened, pieces: Pieces, inputs: list[Tensor], size: int, solver: str
+) -> tuple[KinkForm | Layers, Layers, str]:
+    """The functions of `size` variables as matrices, or without where these are too large; the functions as they are
+    written; and what was too large for a solver that asks for matrices. All of them without what is constant.
+
+    Raises:
+        Refusal: an operator has no row among those that can be opened.
+        RuntimeError, IndexError: an operator does not take a batch of this size.
+    """
+    closed = ""
+    if size <= MANY or solver in MATRICES:
+        try:
+            form = pieces.form(inputs)
+        except TooLarge as large:
+            closed = large.reason if solver in MATRICES else ""
+        else:
+            constant = torch.where(form.constant.isfinite(), form.constant, 0.0)
+            whole = opened.gated  # the form was read with the batch itself
+            layers = Layers(opened, inputs, form.bends, constant if whole else None)
+            return replace(form, constant=0 * constant), layers if whole else layers.centred(), ""
+    layers = Layers(opened, inputs).centred()
+    return layers, layers, closed
+
+
+def runs(opened: Opened, inputs: Sequence[Tensor]) -> bool:
+    """Whether no operator has settings that fit to a batch of two only."""
+    try:
+        Layers(opened, inputs).centred()
+    except (RuntimeError, IndexError):
+        return False
+    return True
 
 
 def whole_of(reading: Reading, asked: Asked, centre: Tensor | None, single: bool = False) -> Whole:

@@ -13,6 +13,7 @@ from convexnet.solve.choose import together
 from convexnet.solve.drive import Found, Function, Problem, picked
 from convexnet.solve.implicit import standing
 from convexnet.solve.kink_form import KinkForm
+from convexnet.solve.nearby import focused
 from convexnet.solve.reading import Reading
 from convexnet.solve.refusals import missing
 from convexnet.solve.settling import settled
@@ -88,6 +89,14 @@ class Minimum:
             few = settled(form.rows(part), picked(self.found, part), self.lo[part], self.hi[part], quick)
             self.found.put(part, few)
         self.exact |= len(rows) == len(self.lo)
+
+    def focus(self) -> None:
+        """Find them so, in parts that fit, where the kinks near the points that were found are enough for that."""
+        form = self.form()
+        for part in torch.arange(len(self.lo), device=self.lo.device).split(together(Problem(form, self.lo, self.hi))):
+            few = picked(self.found, part)
+            focused(form.rows(part), few, self.lo[part], self.hi[part])
+            self.found.put(part, few)
 
 
 def shaped(gradient: Tensor, bound: Tensor, shape: torch.Size) -> Tensor:

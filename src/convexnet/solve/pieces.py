@@ -11,13 +11,14 @@ import threading
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
 from convexnet.curvature.call import Refusal
-from convexnet.curvature.trace import Program
+from convexnet.curvature.trace import TRACING, Program
 from convexnet.solve.bends import Bend
 from convexnet.solve.kink_form import KinkForm
 from convexnet.solve.maps import Map
@@ -86,11 +87,15 @@ class Matrices:
     Attributes:
         maps: the affine maps.
         bends: those of the program; such that see results of others, only with multipliers that are not negative.
+        results: the shape of a sample's results of each bend.
+        base: what arrives where y and all results are zero, (B, ...), if it is that of the batch.
         kept: room for what solvers compute from the maps.
     """
 
     maps: Maps
     bends: tuple[Bend, ...]
+    results: tuple[torch.Size, ...]
+    base: list[Tensor] | None = None
     kept: dict[str, object] = field(default_factory=dict[str, object])
 
 
@@ -121,7 +126,7 @@ class Pieces:
         count, device = inputs[0].shape[0], inputs[0].device
         n = inputs[self.opened.variable][0].numel()
         empty = torch.zeros(count, n, dtype=torch.float64, device=device)
-        base = self.base
+        base = self.base if found.base is None else found.base
         if base is None:
             cut = Cut(self.opened, inputs)
             with torch.no_grad():
@@ -146,15 +151,16 @@ class Pieces:
         """The maps and bends for a batch: one reading for all of them, or one of its own."""
         if self.opened.gated:
             last = self.last
-            self.last = found = self.read(inputs, {} if last is None else last.maps)
+            found = None if last is None else scaled_again(self.opened, inputs, last)
+            self.last = found = self.read(inputs) if found is None else found
             return found
         with self.lock:
             if self.last is None:
-                self.last = self.read(inputs, {})
+                self.last = self.read(inputs)
             return self.last
 
-    def read(self, inputs: Sequence[Tensor], known: Maps) -> Matrices:
-        """Read all maps off the program; `known` ones of other samples are looked at first."""
+    def read(self, inputs: Sequence[Tensor]) -> Matrices:
+        """Read all maps off the program."""
         cut = Cut(self.opened, inputs)
         if not self.opened.gated:  # one sample stands for all
             cut.inputs = [tensor[:1] for tensor in inputs]
@@ -167,9 +173,84 @@ class Pieces:
             for target, arrives in enumerate(base):
                 if target >= source and size * arrives.shape[1] > LARGEST:
                     raise TooLarge(f"its map of {size} x {arrives.shape[1]} entries is too large for a matrix")
-            maps.update(maps_from(Source(cut, source, size, base, everyone), known))
-        inner = {k for k, source in maps if source > 0}
-        return Matrices(maps, tuple(bend.rising() if k in inner else bend for k, bend in enumerate(cut.bends)))
+            maps.update(maps_from(Source(cut, source, size, base, everyone)))
+        return Matrices(maps, rising(cut.bends, maps), tuple(cut.results), base if self.opened.gated else None)
+
+
+def rising(bends: Sequence[Bend], maps: Maps) -> tuple[Bend, ...]:
+    """The bends, where they see results of others such that no multiplier may be negative."""
+    inner = {k for k, source in maps if source > 0}
+    return tuple(bend.rising() if k in inner else bend for k, bend in enumerate(bends))
+
+
+def scaled_again(opened: Opened, inputs: Sequence[Tensor], known: Matrices) -> Matrices | None:
+    """The maps for other samples where only the scales of columns have changed; None where more has.
+
+    One run tells: y and all results are leaves of it, and two random combinations of what arrives at a target are
+    differentiated. From one follow the scales, and the other confirms them, column by column. In the combinations every
+    row has the same size, so that one with small entries counts as any other.
+    """
+    variable, batch = opened.variable, len(inputs[0])
+    like = torch.zeros((), dtype=torch.float64, device=inputs[0].device)
+    shapes = [inputs[variable].shape[1:], *known.results]
+    leaves = [like.new_zeros(batch, *shape).requires_grad_() for shape in shapes]
+    given: list[Tensor] = list(inputs)
+    given[variable] = leaves[0]
+    bends: list[Bend] = []
+    arrived: list[Tensor] = []
+
+    def replaced(a: Tensor, bend: float | Tensor | Bend = 0.0) -> Tensor:
+        bends.append(bend_of(a, bend))
+        arrived.append(a.flatten(1).expand(batch, -1))
+        return leaves[len(bends)]
+
+    with torch.enable_grad():
+        out = opened.run(given, replaced)
+        arrived.append(out.expand(batch)[:, None])
+    maps: Maps = {}
+    for target, part in enumerate(arrived):
+        old = [known.maps.get((target, source)) for source in range(target + 1)]
+        if any(m is not None and m.matrix.ndim > 2 for m in old):
+            return None
+        sizes = [m.matrix.abs() for m in old if m is not None]
+        row = sum((size.sum(1) for size in sizes), like.new_zeros(part.shape[1]))
+        generator = torch.Generator().manual_seed(target)
+        across = torch.randn(2, part.shape[1], generator=generator, dtype=torch.float64).to(row)
+        across = across / torch.where(row > 0, row, 1.0)
+        sums = [combined(part, leaves[: target + 1], weights) for weights in across]
+        for source, m in enumerate(old):
+            first, second = sums[0][source], sums[1][source]
+            if m is None:
+                if bool((first != 0).any()) or bool((second != 0).any()):
+                    return None
+                continue
+            found = confirmed(m, across, torch.stack([first, second]))
+            if found is None:
+                return None
+            maps[target, source] = found
+    return Matrices(maps, rising(bends, maps), known.results, [part.detach() for part in arrived])
+
+
+def combined(arrived: Tensor, leaves: Sequence[Tensor], weights: Tensor) -> list[Tensor]:
+    """The derivatives (B, size) of a combination (h,) of what arrives (B, h), for each leaf."""
+    if not arrived.requires_grad:
+        return [torch.zeros_like(leaf).flatten(1) for leaf in leaves]
+    found = torch.autograd.grad(
+        arrived, leaves, weights.expand_as(arrived), retain_graph=True, allow_unused=True, materialize_grads=True
+    )
+    return [part.flatten(1) for part in found]
+
+
+def confirmed(m: Map, across: Tensor, sums: Tensor) -> Map | None:
+    """The map with the scales that make two combinations (2, h) of its rows the sums (2, B, d) that are seen; None where
+    no scales do."""
+    top, size = across @ m.matrix, across.abs() @ m.matrix.abs()
+    if m.scale is None and bool(((sums - top[:, None]).abs() <= EXACT * size[:, None]).all()):
+        return m
+    sure = top[0].abs() * size[1] >= top[1].abs() * size[0]
+    scale = scales(torch.where(sure, sums[0], sums[1]), torch.where(sure, top[0], top[1]))
+    off = (sums - scale * top[:, None]).abs()
+    return Map(m.matrix, scale) if bool((off <= EXACT * scale.abs() * size[:, None]).all()) else None
 
 
 def kink_form(program: Program, variable: int, inputs: Sequence[Tensor]) -> KinkForm:
@@ -193,6 +274,14 @@ def kink_form(program: Program, variable: int, inputs: Sequence[Tensor]) -> Kink
         True
     """
     return Pieces(Opened(program, variable)).form(inputs)
+
+
+@cache
+def prepare_tangents() -> None:
+    """Let torch import what it needs for forward derivatives, which warns, and not while other threads look."""
+    with TRACING, warnings.catch_warnings(), forward_ad.dual_level():
+        warnings.simplefilter("ignore")
+        (forward_ad.make_dual(torch.zeros(1), torch.ones(1)) * 2).exp()
 
 
 @dataclass
@@ -221,8 +310,8 @@ class Source:
 
     def tangents(self, x: Tensor, rows: Tensor) -> list[Tensor]:
         """The same as derivatives along x, in which a large constant costs no digits."""
-        with warnings.catch_warnings(), forward_ad.dual_level():
-            warnings.simplefilter("ignore")  # of what torch itself imports for it
+        prepare_tangents()
+        with forward_ad.dual_level():
             dual = forward_ad.make_dual(torch.zeros_like(x), x)
             found: list[Tensor] = []
             for part in self.cut(*self.placed(dual, rows), rows):
@@ -239,52 +328,34 @@ class Source:
         with torch.no_grad():
             return self.arrives(torch.eye(self.size, dtype=torch.float64, device=self.cut.device), rows)
 
-    def sums(self, targets: Sequence[int]) -> dict[int, tuple[Tensor, Tensor]]:
-        """For each target a random combination (h,) of its entries, and its derivatives (B, size)."""
+    def sums(self, targets: Sequence[int]) -> dict[int, Tensor]:
+        """For each target the derivatives (B, size) of a random combination of its entries."""
         x = torch.zeros(len(self.everyone), self.size, dtype=torch.float64, device=self.cut.device, requires_grad=True)
-        found: dict[int, tuple[Tensor, Tensor]] = {}
         with torch.enable_grad():
             out = self.arrives(x, self.everyone)
-            for target in targets:
-                across = self.random(target, out[target].shape[1])
-                weights = across.expand_as(out[target])
-                (sums,) = torch.autograd.grad(out[target], x, weights, retain_graph=True)
-                found[target] = across, sums
-        return found
+            return {t: combined(out[t], [x], self.random(t, out[t].shape[1]))[0] for t in targets}
 
 
-def maps_from(source: Source, known: Maps) -> Maps:
-    """The maps from one source to every later bend and to the output; of those known from other samples only the scales
-    are read again."""
+def maps_from(source: Source) -> Maps:
+    """The maps from one source to every later bend and to the output."""
     probe = source.random(source.number, len(source.everyone), source.size)
     with torch.no_grad():
         seen = source.arrives(probe, source.everyone)
     targets = [t for t in range(source.number, len(source.base)) if bool(seen[t].any())]
+    if not targets:
+        return {}
     found: Maps = {}
-    missing: list[int] = []
-    old = {t: known[t, source.number] for t in targets if (t, source.number) in known}
-    scaled = [t for t, m in old.items() if m.scale is not None]
-    sums = source.sums(scaled) if scaled else {}
+    columns = source.columns(torch.zeros(source.size, dtype=torch.int64, device=source.cut.device))
+    differing: list[int] = []
     for target in targets:
-        m = old.get(target)
-        if m is not None and target in sums:
-            m = Map(m.matrix, scales(sums[target][1], sums[target][0] @ m.matrix))
-        if m is not None and m.matrix.ndim == 2 and same(m, probe, seen[target]):
-            found[target, source.number] = m
+        shared = Map(columns[target].T.contiguous())
+        if same(shared, probe, seen[target]):
+            found[target, source.number] = shared
         else:
-            missing.append(target)
-    if missing:
-        columns = source.columns(torch.zeros(source.size, dtype=torch.int64, device=source.cut.device))
-        differing: list[int] = []
-        for target in missing:
-            shared = Map(columns[target].T.contiguous())
-            if same(shared, probe, seen[target]):
-                found[target, source.number] = shared
-            else:
-                differing.append(target)
-        sums = source.sums(differing) if differing else {}
-        for target in differing:
-            found[target, source.number] = scaled_map(source, target, probe, seen[target], sums[target][1])
+            differing.append(target)
+    sums = source.sums(differing) if differing else {}
+    for target in differing:
+        found[target, source.number] = scaled_map(source, target, probe, seen[target], sums[target])
     return found
 
 

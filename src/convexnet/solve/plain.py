@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import threading
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +13,7 @@ from torch import Tensor, nn
 
 from convexnet.curvature.accepted import attributes
 from convexnet.curvature.arguments import copied, in_float64
-from convexnet.curvature.undisturbed import Generators, in_eval_mode
+from convexnet.curvature.undisturbed import Generators, in_eval_mode, tensors_of
 from convexnet.solve.execution import Applied
 from convexnet.solve.opened import Opened
 from convexnet.solve.rounding import Tracked
@@ -128,6 +130,48 @@ class Whole:
         return Whole(self.opened, [tensor[index] for tensor in self.inputs], self.pairs, centre)
 
 
+class Private:
+    """A copy of a module in float64 and in eval mode, for its values; several threads may ask for them.
+
+    What a forward assigns is put back. Where it writes into tensors, the copy is `worn`: not for another call.
+
+    Args:
+        module: copied, and left as it is.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.lock = threading.Lock()
+        self.worn = False
+        try:
+            self.module: nn.Module | None = copied(module).double().requires_grad_(False)
+            if any(isinstance(held, nn.Module) for _, held in attributes(self.module)):
+                self.module = None  # a copy would run modules of the caller's
+        except Exception:  # whatever a module's own ways of being copied and converted raise
+            self.module = None
+
+    def value(self, inputs: Sequence[Tensor]) -> Tensor | None:
+        """The output, in one dimension; None where the module does not run in float64."""
+        with self.lock:
+            if self.module is None:
+                return None
+            held = [(tensor, version_of(tensor)) for tensor in tensors_of(self.module)]
+            draws = Generators()
+            try:
+                with torch.no_grad(), in_eval_mode(self.module):
+                    return leaf_of(self.module(*inputs)).reshape(len(inputs[0])).double()
+            except (RuntimeError, TypeError, ValueError):  # types that do not fit together
+                self.module = None
+                return None
+            finally:
+                draws.restore()
+                self.worn = self.worn or any(version_of(tensor) != version for tensor, version in held)
+
+
+def version_of(tensor: Tensor) -> int:
+    """How often a tensor was written into; a tensor of inference mode does not count that, and makes a copy worn."""
+    return -time.perf_counter_ns() if tensor.is_inference() else tensor._version
+
+
 class Own:
     """The values of a module: its own forward in eval mode, with parameters, buffers and inputs in float64.
 
@@ -136,22 +180,17 @@ class Own:
     modules), its traced program is run instead.
 
     Args:
-        module: copied, and left as it is.
+        module: the copy that is evaluated.
         inputs: a batch of each.
         variable: the number of the input that y stands for.
         program: what to run where the module does not.
     """
 
-    def __init__(self, module: nn.Module, inputs: Sequence[Tensor], variable: int, program: Whole) -> None:
+    def __init__(self, module: Private, inputs: Sequence[Tensor], variable: int, program: Whole) -> None:
         self.inputs = [in_float64(tensor.detach()) for tensor in inputs]
         self.variable = variable
         self.program = program
-        try:
-            self.module: nn.Module | None = copied(module).double().requires_grad_(False)
-            if any(isinstance(held, nn.Module) for _, held in attributes(self.module)):
-                self.module = None  # a copy would run modules of the caller's
-        except Exception:  # whatever a module's own ways of being copied and converted raise
-            self.module = None
+        self.module = module
 
     def rows(self, index: Tensor) -> Own:
         """The values of some samples."""
@@ -162,20 +201,10 @@ class Own:
 
     def value(self, y: Tensor) -> Tensor:
         """f(y), (B,), at y (B, n)."""
-        with torch.no_grad():
-            if self.module is not None:
-                inputs = list(self.inputs)
-                inputs[self.variable] = y.reshape(inputs[self.variable].shape)
-                draws = Generators()
-                try:
-                    with in_eval_mode(self.module):
-                        found = leaf_of(self.module(*inputs))
-                    return found.reshape(len(y)).double()
-                except (RuntimeError, TypeError, ValueError):  # types that do not fit together
-                    self.module = None
-                finally:
-                    draws.restore()
-            return self.program.value(y)
+        inputs = list(self.inputs)
+        inputs[self.variable] = y.reshape(inputs[self.variable].shape)
+        found = self.module.value(inputs)
+        return self.program.value(y) if found is None else found
 
 
 def leaf_of(output: Any) -> Tensor:

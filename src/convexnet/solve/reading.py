@@ -26,6 +26,7 @@ from convexnet.domains import Box
 from convexnet.errors import NotTraceable
 from convexnet.solve.opened import Opened
 from convexnet.solve.pieces import Pieces
+from convexnet.solve.plain import Private
 from convexnet.solve.structure import structure_of
 
 KEPT: WeakKeyDictionary[nn.Module, dict[Hashable, Reading]] = WeakKeyDictionary()
@@ -41,6 +42,7 @@ class Reading:
         opened, pieces: the program with an open batch size; None where it cannot be traced that way.
         certificate: over the whole space.
         values: of the module's own tensors that the program reads, by the `id` of each.
+        itself: a copy of the module with these values, to be evaluated; None where one is to be made for every call.
         local: certificates over boxes, by the bounds, for functions that are convex there only.
     """
 
@@ -51,6 +53,7 @@ class Reading:
     certificate: Certificate
     variable: int
     values: Mapping[int, Tensor]
+    itself: Private | None = None
     local: dict[bytes, Certificate] = field(default_factory=dict[bytes, Certificate])
 
     def unchanged(self) -> bool:
@@ -101,9 +104,9 @@ def read(module: nn.Module, inputs: Sequence[Tensor], variable: int) -> Reading:
             if originals:  # which are there for this call only
                 kept.pop((variable, kinds), None)
             else:
-                kept[variable, kinds] = reading
+                reading = kept[variable, kinds] = replace(reading, itself=Private(module))
         elif not reading.unchanged():
-            reading = kept[variable, kinds] = reading.refreshed()
+            reading = kept[variable, kinds] = replace(reading.refreshed(), itself=Private(module))
         return reading
 
 

@@ -60,6 +60,7 @@ def refined(problem: Problem, found: Found) -> None:
     y = polished(form, found.y, problem.lo, problem.hi)
     value = form.value(y)
     fine = value <= found.value + 1e-15 * found.value.abs()
+    found.looked = found.looked & ~(fine & (y != found.y).any(1))
     found.y = torch.where(fine[:, None], y, found.y)
     found.value = torch.where(fine, value, found.value)
 

@@ -75,6 +75,7 @@ def said(
     rounded: tuple[torch.dtype, Tensor] | None = None,
     unbounded: Tensor | None = None,
     closed: str = "",
+    other: Tensor | None = None,
 ) -> str:
     """The message of a solution.
 
@@ -87,6 +88,7 @@ def said(
         rounded: the type of the points, and which samples had converged before they were rounded to it.
         unbounded: which samples certainly have no least value.
         closed: why the function was not opened, if it was not.
+        other: of which samples the module's own value is below what its traced program can be.
     """
     if closed:
         solver = f"{solver}, on its values and tangents alone: {closed}"
@@ -94,6 +96,13 @@ def said(
     if done == count:
         return f"all {count} converged ({solver})" if count > 1 else f"converged ({solver})"
     text = f"{done} of {count} converged ({solver}); {why}"
+    if other is not None and bool(other.any()):
+        which = ", ".join(str(i) for i in other.nonzero()[:8, 0].tolist())
+        return (
+            f"{text}. Nothing is proved of sample {which}: the module's own forward is lower there than the program that "
+            "was traced can be. It looks at the size of its batch, at the type of its numbers or at whether gradients "
+            "are recorded, or writes into its own tensors: make it compute one function of each sample"
+        )
     if unbounded is not None and bool(unbounded.any()):
         which = ", ".join(str(i) for i in unbounded.nonzero()[:8, 0].tolist())
         return f"{text}. f falls without end on this domain (sample {which}): give finite bounds"
