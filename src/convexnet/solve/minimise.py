@@ -395,8 +395,9 @@ def problem_of(reading: Reading, asked: Asked, everywhere: bool, solver: str) ->
                 raise error
             closed, single = "an operator has settings for one size of the batch", True
         else:
-            bent = isinstance(f, KinkForm) and not f.piecewise_linear
-            strong = strength(reading.opened, inputs, f) if bent else None
+            strong = None
+            if isinstance(f, KinkForm) and not f.piecewise_linear:
+                strong = strength(reading.opened, inputs, f)
             return Problem(f, lo, hi, strong, layers), closed
     centre = None if everywhere else Problem(None, lo, hi).centre()
     whole = whole_of(reading, asked, centre, single)

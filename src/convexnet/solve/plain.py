@@ -163,7 +163,7 @@ class Private:
 
 def version_of(tensor: Tensor) -> int:
     """How often a tensor was written into; a tensor of inference mode does not count that, and makes a copy worn."""
-    return -time.perf_counter_ns() if tensor.is_inference() else tensor._version  # pyright: ignore[reportPrivateUsage]
+    return -time.perf_counter_ns() if tensor.is_inference() else tensor._version
 
 
 class Own:

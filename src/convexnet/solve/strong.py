@@ -58,9 +58,7 @@ def strength(opened: Opened, inputs: Sequence[Tensor], form: KinkForm) -> Tensor
     with torch.enable_grad():
         out = opened.run(some, replaced).expand(batch)
         for k, single in found:
-            (w,) = torch.autograd.grad(out.sum(), results[k], retain_graph=True, allow_unused=True)
-            if w is None:
-                continue
+            (w,) = torch.autograd.grad(out.sum(), results[k], retain_graph=True, materialize_grads=True)
             bend = form.bends[k]
             assert isinstance(bend, Smooth)
             unit = torch.ones_like(arguments[k][0]) if bend.unit is None else bend.unit.expand_as(arguments[k][0])
