@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from convexnet.solve.bends import Bend, Smooth
+from convexnet.solve.bends import Bend
 from convexnet.solve.maps import Map
 
 
@@ -221,21 +221,6 @@ class KinkForm:
             change(self.slope),
             {k: change(w) for k, w in self.weights.items()},
         )
-
-    def strong(self) -> Tensor | None:
-        """c (B, n) with f(y) − ½ Σ c_j y_j² convex, from squares of single coordinates; None where there are none."""
-        found: Tensor | None = None
-        for k, w in self.weights.items():
-            bend, first = self.bends[k], self.from_y[k]
-            alone = all((k, j) not in self.between for j in range(k))
-            if not (isinstance(bend, Smooth) and bend.curve.name == "square" and first is not None and alone):
-                continue
-            rows = first.columns(self.batch)
-            single = (rows != 0).sum(2, keepdim=True) == 1
-            unit = 1.0 if bend.unit is None else bend.unit
-            part = ((2 * w.clamp(min=0) * unit**2)[:, :, None] * rows.square() * single).sum(1)
-            found = part if found is None else found + part
-        return found
 
     def times(self, factor: Tensor) -> KinkForm:
         """The functions times positive factors (B,)."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 
@@ -32,11 +31,11 @@ class Map:
     def __call__(self, x: Tensor) -> Tensor:
         """(B, d) -> (B, h)."""
         scaled = x if self.scale is None else x * self.scale
-        return torch.einsum("bhd,bd->bh", self.matrix, scaled) if self.matrix.ndim == 3 else scaled @ self.matrix.T
+        return (self.matrix @ scaled[:, :, None])[..., 0] if self.matrix.ndim == 3 else scaled @ self.matrix.T
 
     def transposed(self, v: Tensor) -> Tensor:
         """(B, h) -> (B, d)."""
-        back = torch.einsum("bhd,bh->bd", self.matrix, v) if self.matrix.ndim == 3 else v @ self.matrix
+        back = (v[:, None, :] @ self.matrix)[:, 0] if self.matrix.ndim == 3 else v @ self.matrix
         return back if self.scale is None else back * self.scale
 
     def rows(self, index: Tensor) -> Map:

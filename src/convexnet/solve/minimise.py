@@ -35,6 +35,7 @@ from convexnet.solve.reading import Reading, read
 from convexnet.solve.refusals import check_derivatives, check_transforms
 from convexnet.solve.settling import refined
 from convexnet.solve.solution import Solution, said
+from convexnet.solve.strong import strength
 from convexnet.solve.variants import unrolled
 
 MUCH = 1e-7
@@ -409,7 +410,9 @@ def problem_of(reading: Reading, asked: Asked, everywhere: bool, solver: str) ->
                 raise error
             closed, single = "an operator has settings for one size of the batch", True
         else:
-            strong = f.strong() if isinstance(f, KinkForm) and not f.piecewise_linear else None
+            strong = None
+            if isinstance(f, KinkForm) and not f.piecewise_linear:
+                strong = strength(reading.opened, inputs, f)
             return Problem(f, lo, hi, strong, layers), closed
     centre = None if everywhere else Problem(None, lo, hi).centre()
     whole = whole_of(reading, asked, centre, single)

@@ -22,6 +22,9 @@ MANY = 4
 NEAR = 0.02
 """How far from where it was found, as a share of the box, a minimiser is looked for."""
 
+AIM = 1e-7
+"""The gap to aim at, as a share of what the function rises by nearby."""
+
 LOOSE = 1e-9
 """A gap, as a share of the scale, from which on the kinks that hold a minimiser are not known yet."""
 
@@ -50,7 +53,7 @@ def focused(form: KinkForm, found: Found, lo: Tensor, hi: Tensor) -> None:
     start = picked(part, torch.arange(len(rows), device=rows.device))
     start.y = torch.zeros_like(middle)
     around = NEAR * (high - low)
-    small = settled(near, start, torch.maximum(low - middle, -around), torch.minimum(high - middle, around), True)
+    small = settled(near, start, torch.maximum(low - middle, -around), torch.minimum(high - middle, around), tol=AIM)
     assert small.gates is not None
     y = torch.minimum(torch.maximum(middle + small.y, low), high)
     there = few.arguments(y)

@@ -3,6 +3,8 @@
 They are read off by running the program on basis vectors. What the other inputs change from sample to sample is mostly
 the constants; where they multiply what moves (the gates of a PICNN), the columns of a map are scaled, which is found
 out and checked with random vectors rather than assumed.
+
+Long because how the maps of one batch are read, and how those of the next, has to be the same in both.
 """
 
 from __future__ import annotations
@@ -242,8 +244,10 @@ def combined(arrived: Tensor, leaves: Sequence[Tensor], weights: Tensor) -> list
 
 
 def confirmed(m: Map, across: Tensor, sums: Tensor) -> Map | None:
-    """The map with the scales that make two combinations (2, h) of its rows the sums (2, B, d) that are seen; None where
-    no scales do."""
+    """The map with the scales that make two combinations (2, h) of its rows the sums (2, B, d) that are seen.
+
+    None where no scales do.
+    """
     top, size = across @ m.matrix, across.abs() @ m.matrix.abs()
     if m.scale is None and bool(((sums - top[:, None]).abs() <= EXACT * size[:, None]).all()):
         return m

@@ -22,6 +22,9 @@ QUICK = 1e-7
 STEPS = 60
 """Of the path-following method, whose gap falls by more than half in each."""
 
+FEW = 24
+"""The same of a small problem, that is one of many ways to the same end."""
+
 ROUNDS = 6
 """Newton steps on a smooth function; each doubles the number of right digits."""
 
@@ -29,7 +32,9 @@ NEAR = 1e-2
 """How near to a bound, as a share of the width, a coordinate may be that is moved there."""
 
 
-def settled(form: KinkForm, found: Found, lo: Tensor, hi: Tensor, quick: bool = False) -> Found:
+def settled(
+    form: KinkForm, found: Found, lo: Tensor, hi: Tensor, quick: bool = False, tol: float | None = None
+) -> Found:
     """The minimisers with their gates, by the path-following method in full precision, from the points found.
 
     A constant that the function carries is left out, so that it hides nothing.
@@ -39,12 +44,14 @@ def settled(form: KinkForm, found: Found, lo: Tensor, hi: Tensor, quick: bool = 
         found: what is known.
         lo, hi: the bounds, (B, n).
         quick: take the rough steps that the method takes by default, and stop earlier.
+        tol: the gap to aim at, of a small problem that is met by few steps.
     """
-    offset, tol = form.value(found.y), QUICK if quick else TIGHT
+    offset, aim = form.value(found.y), QUICK if quick else TIGHT
     problem = Problem(replace(form, constant=form.constant - offset), lo, hi)
     begun = nothing_yet(problem)
     everyone = torch.arange(problem.batch, device=lo.device)
-    drive(Newton(rough=True) if quick else Newton(rough=False, drop=0.0), problem, begun, tol, STEPS, math.inf)
+    way = Newton(rough=True) if quick else Newton(rough=False, drop=0.0)
+    drive(way, problem, begun, aim if tol is None else tol, STEPS if tol is None else FEW, math.inf)
     begun.note(everyone, found.y, torch.zeros_like(offset), torch.full_like(offset, -torch.inf))
     if begun.gates is None:
         begun.keep(everyone, Evidence(gates=[torch.zeros_like(c) for c in form.constants]))
