@@ -23,7 +23,17 @@ def attribute(module: torch.nn.Module, path: str) -> Any:
         value = getattr(value, part)
     if not isinstance(value, Tensor):
         return value
-    return known(value) if is_finite(value) else replace(known(value), undefined=True)
+    return tensor_fact(value)
+
+
+def tensor_fact(value: Tensor) -> Fact:
+    """The fact of a known tensor. Where its entries are NaN it is marked as unknown (see `literals`)."""
+    if is_finite(value):
+        return known(value)
+    nothing = value.isnan()
+    if not bool(nothing.any()):
+        return replace(known(value), undefined=True)
+    return replace(constant(value.shape), value=value, undefined=True, nonconvex=nothing, nonconcave=nothing)
 
 
 def computed(call: Call) -> Any:
@@ -34,16 +44,10 @@ def computed(call: Call) -> Any:
         found = call.blank(fact) if fact.value is None else fact.value
         return found.clone() if mutable else found
 
-    def result(tensor: Tensor) -> Fact:
-        if is_finite(tensor):
-            return known(tensor)
-        fact = constant(tensor.shape) if bool(tensor.isnan().any()) else known(tensor)
-        return replace(fact, undefined=True)  # not a number: nothing is known of it
-
     out = call.run(value)
     if not isinstance(out, (Tensor, tuple, list)):
         return out
-    return tuple(result(o) for o in out) if isinstance(out, (tuple, list)) else result(out)
+    return tuple(map(tensor_fact, out)) if isinstance(out, (tuple, list)) else tensor_fact(out)
 
 
 def beyond(call: Call) -> Result:

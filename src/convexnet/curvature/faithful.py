@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch._ops import OpOverload
 from torch._subclasses import fake_tensor
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.overrides import TorchFunctionMode
@@ -159,7 +160,7 @@ def check_faithful(model: nn.Module, program: Program) -> None:
         return
     try:
         with silent(), torch.no_grad():
-            compare(model, program, reasons, len(DRAWS) if cheap else 1)
+            compare(model, program, reasons, cheap)
     except Different as different:
         raise NotTraceable(f"{type(model).__name__} is not what is traced of it: {different}") from None
 
@@ -175,7 +176,7 @@ def is_comparable(program: Program) -> bool:
 def is_plain(target: Any) -> bool:
     """Whether an operator can be called by itself: those of torch.vmap open and close a transform."""
     name = base_name(target)
-    if isinstance(target, torch._ops.OpOverload):
+    if isinstance(target, OpOverload):
         return not name.startswith("_vmap") and "batch_dim" not in name
     return name in REGIONS or getattr(target, "__module__", "") in ("_operator", "math", "torch")  # of numbers
 
@@ -199,39 +200,39 @@ def cost(program: Program) -> float:
     return total
 
 
-def compare(model: nn.Module, program: Program, reasons: frozenset[str], draws: int) -> None:
-    """Raise `Different` where the module is not its program."""
+def compare(model: nn.Module, program: Program, reasons: frozenset[str], cheap: bool) -> None:
+    """Raise `Different` where the module is not its program. Where a forward takes long there are few of them."""
     known = [program.inputs]
     if all(tensor.device.type == "cpu" for tensor in program.inputs):  # an index out of range would end CUDA's context
         generator = torch.Generator().manual_seed(0)
-        known += [tuple(drawn(t, size, sign, generator) for t in program.inputs) for size, sign in DRAWS[:draws]]
+        draws = DRAWS if cheap else DRAWS[:1]
+        known += [tuple(drawn(t, size, sign, generator) for t in program.inputs) for size, sign in draws]
+    known = known if cheap else known[-1:]
     traced = [executed(program, rows) for rows in known]
-    if any(is_empty(node) for node in program.graph.nodes) and differ(
-        executed(program, known[-1], 1.0).leaves, traced[-1]
-    ):
+    rows, of = known[-1], traced[-1]
+    if any(is_empty(node) for node in program.graph.nodes) and differ(executed(program, rows, 1.0).leaves, of):
         return  # it reads memory that nothing was written to, which is a finding
+    again = AGAIN in reasons and not program.rewritten
     with calling(model):
         first = called(model, known[0])
-        if program.rewritten:  # from now on it is another function, which is a finding
-            if differ(first, traced[0]):
-                raise Different(WHILE_TRACED)
-            return
-        if AGAIN in reasons and differ(called(model, known[0]), Traced(first, traced[0].rounding)):
+        if again and differ(called(model, known[0]), Traced(first, traced[0].rounding)):
             raise Different(FROM_CALL_TO_CALL)
         if differ(first, traced[0]):
             raise Different(WHILE_TRACED)
-        for rows, of in zip(known[1:], traced[1:], strict=True):
-            if differ(called(model, rows), of):
-                raise Different(WHILE_TRACED)
+        if program.rewritten:  # from now on it is another function, which is a finding
+            return
+        if any(differ(called(model, known[i]), traced[i]) for i in range(1, len(known))):
+            raise Different(WHILE_TRACED)
+        if cheap and differ(with_gradients(model, rows), of):
+            raise Different(WITH_GRADIENTS)
+        if not cheap and GRADIENTS in reasons and depends_on_batch(model, program, rows, of, 1, with_gradients):
+            differs = depends_on_batch(model, program, rows, of, 1)
+            raise Different(IN_BATCHES.format(1) if differs else WITH_GRADIENTS)
         for size in (1, BATCH + 1) if BATCHES in reasons else ():
-            if depends_on_batch(model, program, known[-1], traced[-1], size):
+            if depends_on_batch(model, program, rows, of, size):
                 raise Different(IN_BATCHES.format(size))
-    if GRADIENTS in reasons:
-        with calling(model, gradients=True):
-            if differ(called(model, [leaf(tensor) for tensor in known[-1]]), traced[-1]):
-                raise Different(WITH_GRADIENTS)
-    if TYPES in reasons and not all(tensor.dtype == torch.float64 for tensor in known[-1]):
-        if differ(in_double(model, known[-1]), traced[-1], 0.05):
+    if TYPES in reasons and not all(tensor.dtype == torch.float64 for tensor in rows):
+        if differ(in_double(model, rows), of, 0.05):
             raise Different(IN_FLOAT64)
 
 
@@ -256,6 +257,12 @@ def called(model: nn.Module, rows: Rows) -> Leaves:
         return [part.detach() if isinstance(part, Tensor) else part for part in pytree.tree_leaves(out)]
     except Exception:
         return None
+
+
+def with_gradients(model: nn.Module, rows: Rows) -> Leaves:
+    """What the module returns where gradients are recorded."""
+    with torch.enable_grad():
+        return called(model, [leaf(tensor) for tensor in rows])
 
 
 def in_double(model: nn.Module, rows: Rows) -> Leaves:
@@ -288,7 +295,8 @@ def executed(program: Program, rows: Rows, memory: float = 0.0) -> Traced:
             elif node.op == "call_function":
                 args: Any = fx.map_arg(node.args, env.__getitem__)
                 kwargs: Any = fx.map_arg(node.kwargs, env.__getitem__)
-                env[node] = made = node.target(*args, **kwargs)
+                function: Any = node.target
+                env[node] = made = function(*args, **kwargs)
                 if is_empty(node):
                     made.fill_(memory)
                 rounding = max(
@@ -308,25 +316,27 @@ def size_of(value: Any) -> float:
     """What one rounding makes of the largest entry of a real tensor, many times over."""
     if not isinstance(value, Tensor) or not value.is_floating_point() or not value.numel():
         return 0.0
-    size = max(map(float, value.aminmax()), key=abs)
-    return 256 * torch.finfo(value.dtype).eps * abs(size) if abs(size) < LARGE else 0.0
+    low, high = value.aminmax()
+    size = max(abs(float(low)), abs(float(high)))
+    return 256 * torch.finfo(value.dtype).eps * size if size < LARGE else 0.0
 
 
-def depends_on_batch(model: nn.Module, program: Program, rows: Rows, traced: Traced, size: int) -> bool:
+def depends_on_batch(
+    model: nn.Module, program: Program, rows: Rows, traced: Traced, size: int, call: Callable[..., Leaves] = called
+) -> bool:
     """Whether the module computes something else of rows in a batch of another size, of which the program takes each
     alone."""
     order = [i % BATCH for i in range(size)]
-    found = called(model, [tensor[order] for tensor in rows])
-    alone = executed(program, [tensor[[0, 0]] for tensor in rows]).leaves
-    if found is None or traced.leaves is None or alone is None or len(found) != len(traced.leaves):
+    found = call(model, [tensor[order] for tensor in rows])
+    if found is None or traced.leaves is None or len(found) != len(traced.leaves):
         return False
-    for one, of, twice in zip(found, traced.leaves, alone, strict=True):
-        if not isinstance(one, Tensor) or not isinstance(of, Tensor) or not of.ndim or of.shape[0] != BATCH:
-            continue
-        if of[order].shape == one.shape and not apart(of[:1], twice[:1], traced.rounding):
-            if apart(one, of[order], traced.rounding):
-                return True
-    return False
+    other: list[tuple[int, Tensor]] = []
+    for i, (one, of) in enumerate(zip(found, traced.leaves, strict=True)):
+        if isinstance(one, Tensor) and isinstance(of, Tensor) and of.ndim and of.shape[0] == BATCH:
+            if of[order].shape == one.shape and apart(one, of[order], traced.rounding):
+                other.append((i, of))
+    alone = executed(program, [tensor[[0, 0]] for tensor in rows]).leaves if other else None
+    return alone is not None and any(not apart(of[:1], alone[i][:1], traced.rounding) for i, of in other)
 
 
 def differ(found: Leaves, traced: Traced, room: float = 0.0) -> bool:

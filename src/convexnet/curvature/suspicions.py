@@ -12,6 +12,7 @@ import functools
 import inspect
 import types
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 from torch import nn
@@ -26,7 +27,7 @@ BATCHES = "compares sizes"
 
 NAMES: dict[str, tuple[str, ...]] = {
     TRACED: (
-        "is_compiling", "is_dynamo_compiling", "is_exporting", "is_tracing", "is_scripting", "is_fx_tracing",
+        "is_compiling", "is_dynamo_compiling", "is_exporting", "is_tracing", "is_fx_tracing",
         "is_torchdynamo_compiling", "is_symbolic_trace", "is_onnx_export", "is_in_onnx_export", "get_tracing_state",
         "_get_tracing_state", "is_fake", "fake_mode", "FakeTensor", "FakeTensorMode", "_subclasses", "SymInt",
         "SymFloat", "SymBool", "has_torch_function", "has_torch_function_unary", "has_torch_function_variadic",
@@ -35,9 +36,8 @@ NAMES: dict[str, tuple[str, ...]] = {
         "inspect", "traceback", "gc", "environ", "getenv", "__class__",
     ),
     AGAIN: (
-        "append", "extend", "appendleft", "insert", "pop", "popleft", "popitem", "setdefault", "update", "clear", "add",
-        "remove", "discard", "setattr", "delattr", "__setattr__", "__dict__", "vars", "next", "__next__", "count",
-        "time", "monotonic", "perf_counter",
+        "setattr", "delattr", "__setattr__", "__dict__", "vars", "next", "__next__", "time", "monotonic",
+        "perf_counter",
     ),
     GRADIENTS: (
         "is_grad_enabled", "is_inference_mode_enabled", "is_inference", "requires_grad", "grad_fn", "is_leaf", "grad",
@@ -58,7 +58,12 @@ COMPARED: dict[str, tuple[str, ...]] = {
 }
 """Names that do so in code that compares something."""
 
-STORES = ("STORE_ATTR", "DELETE_ATTR", "STORE_GLOBAL", "DELETE_GLOBAL", "STORE_DEREF")
+STORES = ("STORE_ATTR", "DELETE_ATTR", "STORE_GLOBAL", "DELETE_GLOBAL")
+CHANGES = (
+    "append", "extend", "appendleft", "insert", "pop", "popleft", "popitem", "setdefault", "update", "clear", "add",
+    "remove", "discard",
+)  # fmt: skip
+"""Methods that change what they are called on: reason to compare where that may last longer than the call."""
 COMPARES = ("COMPARE_OP", "IS_OP", "CONTAINS_OP", "MATCH_")
 
 
@@ -82,14 +87,33 @@ def of_code(code: types.CodeType) -> frozenset[str]:
     """What one piece of code gives reason for."""
     names = set(code.co_names)
     found = {reason for reason, listed in NAMES.items() if names.intersection(listed)}
-    operations = [instruction.opname for instruction in dis.get_instructions(code)]
+    instructions = list(dis.get_instructions(code))
+    operations = [instruction.opname for instruction in instructions]
     if operations.count("PUSH_EXC_INFO") > operations.count("WITH_EXCEPT_START"):
         found.add(TRACED)
-    if any(operation in STORES for operation in operations):
+    if any(operation in STORES for operation in operations) or changes(code, instructions):
         found.add(AGAIN)
     if any(operation.startswith(COMPARES) for operation in operations):
         found |= {reason for reason, listed in COMPARED.items() if names.intersection(listed)}
     return frozenset(found)
+
+
+def changes(code: types.CodeType, instructions: list[dis.Instruction]) -> bool:
+    """Whether something that the code did not make itself may be changed: variables of an outer function, elements of
+    containers, and what `CHANGES` are called on."""
+    made: dict[str, bool] = {}
+    for before, at in pairwise(instructions):
+        if at.opname == "STORE_FAST":
+            made[at.argval] = made.get(at.argval, True) and before.opname.startswith("BUILD_")
+    for before, at in pairwise(instructions):
+        if at.opname == "STORE_DEREF" and at.argval in code.co_freevars:
+            return True
+        if at.opname in ("LOAD_METHOD", "LOAD_ATTR") and at.argval in CHANGES:
+            if not (before.opname == "LOAD_FAST" and made.get(before.argval)) and before.argval != "torch":
+                return True
+        if at.opname == "STORE_SUBSCR" and before.opname == "LOAD_CONST" and isinstance(before.argval, str):
+            return True
+    return False
 
 
 def codes(model: nn.Module) -> Iterator[tuple[types.CodeType, dict[str, Any]]]:
@@ -110,15 +134,15 @@ def codes(model: nn.Module) -> Iterator[tuple[types.CodeType, dict[str, Any]]]:
             continue
         seen.add(id(item))
         if isinstance(item, functools.partial):
-            pending += [item.func, *item.args, *item.keywords.values()]  # pyright: ignore[reportUnknownMemberType]
+            pending += [item.func, *item.args, *item.keywords.values()]
         elif isinstance(item, types.MethodType):
             pending.append(item.__func__)
         elif isinstance(item, (staticmethod, classmethod)):
-            pending.append(item.__func__)  # pyright: ignore[reportUnknownMemberType]
+            pending.append(item.__func__)
         elif isinstance(item, property):
             pending.append(item.fget)
         elif isinstance(item, functools.cached_property):
-            pending.append(item.func)  # pyright: ignore[reportUnknownMemberType]
+            pending.append(item.func)
         elif isinstance(item, types.FunctionType):
             pending += cells(item)
             if not is_torchs(item.__module__):

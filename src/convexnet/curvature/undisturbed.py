@@ -54,13 +54,12 @@ def evaluating(model: nn.Module) -> Generator[None]:
 
 
 @contextmanager
-def calling(model: nn.Module, gradients: bool = False) -> Generator[None]:
-    """`evaluating`, without gradients if they are not asked for, after which parameters and buffers have the values
-    that they had, too."""
+def calling(model: nn.Module) -> Generator[None]:
+    """`evaluating` without gradients, after which parameters and buffers have the values that they had, too."""
     with evaluating(model):
         held = [(tensor, tensor.data, tensor.data.clone()) for tensor in tensors_of(model) if is_plain(tensor)]
         try:
-            with torch.set_grad_enabled(gradients):
+            with torch.no_grad():
                 yield
         finally:
             for tensor, data, values in held:
