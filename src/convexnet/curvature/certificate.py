@@ -46,7 +46,8 @@ class Certificate:
         outputs: the curvature of every floating output, by path (`output`, `output[0]`, `output['logits']`).
 
     The rest describes what was certified: the model's class, the shapes of one sample of each input, the inputs
-    convexity is meant in, the domain, the number of operators, and the chain of steps.
+    convexity is meant in, the domain, the number of operators, the chain of steps, and notes: where the forward rounds
+    what varies to a type of lower precision, which no proof in real arithmetic sees.
 
     Example:
         >>> import torch
@@ -66,6 +67,7 @@ class Certificate:
     domain: str
     operators: int
     steps: tuple[Step, ...]
+    notes: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
         return self.convex
@@ -128,8 +130,9 @@ def certify(
 
     The proof is disciplined convex programming (Grant, Boyd & Ye 2006) carried through the traced program element by
     element: sufficient, not necessary. It holds in eval mode and real arithmetic, for samples of the example's shape.
-    The program is traced with a batch of two: a forward that looks at the size of its batch, or at anything outside its
-    arguments and tensors (counters, files), is certified as it was at that moment; random numbers are a finding. What
+    The program is traced with a batch of two, and compared with the forward itself on the example and on random rows: a
+    forward that counts its calls, asks whether it is traced, or computes something else in float64 or in batches of
+    another size, is refused. Random numbers are a finding, and so are NaN and infinities that reach an output. What
     does not depend on the inputs is computed as the model computes it, in its own precision. Weights of modules that a
     function of the model's only refers to are taken at their values. The model is left untouched, and so are the
     settings and random numbers of Python, NumPy and torch; threads wait for each other while a model is traced.
@@ -144,7 +147,7 @@ def certify(
 
     Raises:
         TypeError, ValueError: wrong arguments.
-        NotTraceable: `torch.export` cannot turn the model into one program.
+        NotTraceable: `torch.export` cannot turn the model into one program, or makes another one of it.
 
     Example:
         >>> import torch
@@ -194,6 +197,7 @@ def certify_program(program: Program, wrt: int | Sequence[int] | None = None, do
         domain=_describe(boxes),
         operators=program.operators,
         steps=tuple(_step(node, result) for node, result in found.steps),
+        notes=tuple(map(_rounded, found.casts)),
     )
 
 
@@ -234,6 +238,15 @@ def _number(value: float) -> str:
 
 def _step(node: fx.Node, result: str) -> Step:
     return Step(module_path(node), base_name(node.target), result, source_line(node))
+
+
+def _rounded(node: fx.Node) -> str:
+    kind = str(node.meta["val"].dtype).removeprefix("torch.")
+    where = ", ".join(part for part in (module_path(node), source_line(node)) if part)
+    return (
+        f"{base_name(node.target)} rounds to {kind}{f' ({where})' if where else ''}: the certificate is of the "
+        "function without that rounding, and the module's own values are steps along it"
+    )
 
 
 def domains_of(inputs: Sequence[Tensor], variables: Sequence[int], domain: Domain) -> dict[int, Box]:

@@ -23,7 +23,17 @@ def attribute(module: torch.nn.Module, path: str) -> Any:
         value = getattr(value, part)
     if not isinstance(value, Tensor):
         return value
-    return known(value) if is_finite(value) else replace(known(value), undefined=True)
+    return tensor_fact(value)
+
+
+def tensor_fact(value: Tensor) -> Fact:
+    """The fact of a known tensor. Where its entries are NaN it is marked as unknown (see `literals`)."""
+    if is_finite(value):
+        return known(value)
+    nothing = value.isnan()
+    if not bool(nothing.any()):
+        return replace(known(value), undefined=True)
+    return replace(constant(value.shape), value=value, undefined=True, nonconvex=nothing, nonconcave=nothing)
 
 
 def computed(call: Call) -> Any:
@@ -35,18 +45,14 @@ def computed(call: Call) -> Any:
         return found.clone() if mutable else found
 
     def result(tensor: Tensor, dtype: torch.dtype | None) -> Fact:
-        if dtype is not None and tensor.dtype != dtype:
-            tensor = tensor.to(dtype)  # written in place into a tensor of another type
-        if is_finite(tensor):
-            return known(tensor)
-        fact = constant(tensor.shape) if bool(tensor.isnan().any()) else known(tensor)
-        return replace(fact, undefined=True)  # not a number: nothing is known of it
+        # written in place, it may lie in a tensor of another type
+        return tensor_fact(tensor if dtype is None or tensor.dtype == dtype else tensor.to(dtype))
 
     out = call.run(value)
-    if not isinstance(out, (Tensor, tuple, list)):
-        return out
     if isinstance(out, Tensor):
         return result(out, call.dtypes[0])
+    if not isinstance(out, (tuple, list)):
+        return out
     return tuple(result(part, dtype) for part, dtype in zip(out, call.dtypes, strict=True))
 
 

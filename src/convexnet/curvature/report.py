@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING
 
 from convexnet.curvature.findings import WIDTH, Finding
@@ -28,6 +29,8 @@ def render(certificate: Certificate) -> str:
         lines += ["", *(f"  {path} is {curvature}" for path, curvature in listed[:OUTPUTS])]
         if len(listed) > OUTPUTS:
             lines.append(f"  ... and {counted(len(listed) - OUTPUTS, 'more output')}")
+    for note in dict.fromkeys(certificate.notes):
+        lines += ["", *textwrap.wrap(f"note: {note}", WIDTH, initial_indent="  ", subsequent_indent="        ")]
     for number, (finding, times) in enumerate(findings, 1):
         text = str(finding).split("\n")
         head = f"  {number}. {text[0]}" + (f"   ({times} times)" if times > 1 else "")

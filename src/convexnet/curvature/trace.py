@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 from convexnet.curvature.accepted import CLOSURE, check_model, strays
 from convexnet.curvature.arguments import as_example, two_rows, unwrapped
 from convexnet.curvature.failures import REGISTER, explain
+from convexnet.curvature.faithful import Caught, check_faithful
 from convexnet.curvature.graph import (
     base_name,
     hidden_write,
@@ -101,8 +102,22 @@ def trace(model: nn.Module, example: Tensor | Sequence[Tensor], any_batch: bool 
                 before.restore()
                 export(inner, inputs, any_batch)
                 moved = () if after.moved() else moved
-    if not any_batch:
-        check_shapes(inner, exported.graph)
+        if not any_batch:
+            check_shapes(inner, exported.graph)
+        program = program_of(inner, inputs, exported, functional, moved)
+        if not any_batch:
+            check_faithful(inner, program)
+    return program
+
+
+def program_of(
+    inner: nn.Module,
+    inputs: tuple[Tensor, ...],
+    exported: torch.export.ExportedProgram,
+    functional: bool,
+    moved: tuple[str, ...],
+) -> Program:
+    """An exported program as the calculus walks it."""
     return Program(
         graph=simplified(exported.graph),
         sources=sources(exported, inputs),
@@ -119,8 +134,11 @@ def trace(model: nn.Module, example: Tensor | Sequence[Tensor], any_batch: bool 
 
 def export(model: nn.Module, inputs: tuple[Tensor, ...], any_batch: bool) -> tuple[torch.export.ExportedProgram, bool]:
     """The exported program, and whether it had to be made functional."""
+    caught = Caught()
     try:
-        exported = torch.export.export(model, inputs, dynamic_shapes=open_batch(inputs, any_batch), strict=False)
+        with caught:
+            exported = torch.export.export(model, inputs, dynamic_shapes=open_batch(inputs, any_batch), strict=False)
+        caught.check(model)
         without_idle_dropout(exported.graph)
         functional = writes_through(exported.graph, exported.graph_module)
         if functional:

@@ -12,10 +12,11 @@ from torch import Tensor, fx
 
 from convexnet.curvature.bounds import is_finite
 from convexnet.curvature.call import Call, Refusal, Result
-from convexnet.curvature.constants import attribute, beyond, computed, draws, exact
+from convexnet.curvature.constants import attribute, beyond, computed, draws, exact, tensor_fact
 from convexnet.curvature.facts import CONSTANT, UNKNOWN, Fact, constant, typed, unknown
 from convexnet.curvature.fields import core, elementwise, is_aligned, level, uniform, where_any
-from convexnet.curvature.graph import ancestors, called
+from convexnet.curvature.graph import ancestors, called, types_of
+from convexnet.curvature.literals import NAN, marked, spoiled, with_infinities
 from convexnet.curvature.opaque import UNRULED, Opaque, unreal, unruled
 from convexnet.curvature.table import TABLE
 from convexnet.curvature.trace import Program
@@ -40,6 +41,7 @@ class Walk:
     steps: list[tuple[fx.Node, str]] = field(default_factory=list)
     blames: list[Blame] = field(default_factory=list)
     turns: list[Blame] = field(default_factory=list)  # where convex elements became concave
+    casts: list[fx.Node] = field(default_factory=list)  # of what varies, to a type of lower precision
     errors: list[Exception] = field(default_factory=list)  # of rules that failed: bugs, for the tests
     stopped: bool = False
 
@@ -135,6 +137,8 @@ class _Runner:
             return result  # a number that is known
         results = self.checked(result, call, node)
         if results and results[0].curvature != CONSTANT:
+            if is_cast(node):
+                self.found.casts.append(node)
             self.found.steps.append((node, describe(results[0])))
         return results if listed else results[0]
 
@@ -164,7 +168,7 @@ class _Runner:
         if value.value is None:
             return typed(value, like.dtype)
         if str(node.target) in self.constants and not is_finite(value.value):  # parameters and buffers have a finding
-            return replace(value, undefined=True)
+            return tensor_fact(value.value)
         return value
 
     def inline(self, node: fx.Node, args: Sequence[Any]) -> Any:
@@ -213,6 +217,13 @@ class _Runner:
             if not moving:
                 return beyond(call)
             return self.blame(node, call, refusal)
+        spoil = spoiled(call) if moving else None
+        fine = not any(where_any(f.unknown) for f in facts if not f.constant)
+        if spoil is not None:
+            if fine:
+                self.blame(node, call, spoil[0], always=True)
+            return marked(result, spoil[1])
+        result = with_infinities(call, result) if moving else result
         results = result if isinstance(result, tuple) else (result,)
         if not any(where_any(r.unknown) for r in results[:1]):
             if mixes(results[0]) and not any(mixes(f) for f in facts):
@@ -223,6 +234,8 @@ class _Runner:
             return result
         if not any(where_any(f.unknown) for f in facts):
             self.blame(node, call, self.words.explain(call))
+        elif fine:
+            self.blame(node, call, NAN, always=True)
         return result
 
     def blame(self, node: fx.Node, call: Call, refusal: Refusal, always: bool = False) -> Result:
@@ -253,6 +266,15 @@ MIXING = Refusal(
     "it mixes the rows of the batch: the samples influence each other, and the output is no function of one sample",
     "reduce over the dimensions of a sample only (dim 1 and up)",
 )
+
+
+def is_cast(node: fx.Node) -> bool:
+    """Whether an operator rounds real numbers to a type of lower precision."""
+    kinds = [types_of(other)[0] for other in (node, *node.all_input_nodes[:1])]
+    if len(kinds) < 2 or not all(kind is not None and kind.is_floating_point for kind in kinds):
+        return False
+    after, before = (torch.finfo(kind).eps for kind in kinds if kind is not None)
+    return after > before
 
 
 def blamed(node: fx.Node, call: Call, refusal: Refusal) -> Blame:

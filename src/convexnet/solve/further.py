@@ -7,6 +7,7 @@ from torch import Tensor
 
 from convexnet.solve.first import held_at, pulled_back
 from convexnet.solve.implicit import moved, once, standing
+from convexnet.solve.layers import unchanged
 from convexnet.solve.minimum import Gradients, Minimum, over, shaped
 from convexnet.solve.refusals import missing, unsmooth
 from convexnet.solve.softened import units

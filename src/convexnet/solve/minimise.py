@@ -142,7 +142,7 @@ def minimise(
     with TRACING:  # while another thread traces the module, its tensors are others
         asked = checked(f, domain, given, start, wrt, tol, solver, max_steps, time_limit, derivative)
     tol, max_steps, time_limit = asked.tol, asked.max_steps, asked.time_limit
-    if callback is not None and not callable(callback):  # pyright: ignore[reportUnnecessaryComparison]
+    if callback is not None and not callable(callback):
         raise TypeError(f"callback must be a function of a Progress, not {callback!r}")
     deadline = math.inf if time_limit is None else monotonic() + time_limit
     try:

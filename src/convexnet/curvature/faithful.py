@@ -1,0 +1,370 @@
+"""Whether a traced program computes what its module computes when it is simply called.
+
+Export runs a forward on tensors without values, and a forward may notice: it may catch the error of a branch on values,
+ask whether it is being traced, or look at modes, types and counters that are others in ordinary use. So the program and
+the module are run on the same rows, and the module is called again, under `calling`, which puts everything back. Rows
+show no branch that none of them takes; a branch on values whose error the forward has caught is seen by `Caught`.
+
+A comparison costs forwards. Where these are cheap everything is compared, elsewhere what the code of the forward gives
+reason to (`suspicions`).
+"""
+
+from __future__ import annotations
+
+import operator
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch._ops import OpOverload
+from torch._subclasses import fake_tensor
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+
+from convexnet.curvature.arguments import copied, in_float64
+from convexnet.curvature.failures import NUMBERS, here
+from convexnet.curvature.fields import BATCH
+from convexnet.curvature.graph import base_name
+from convexnet.curvature.suspicions import AGAIN, BATCHES, GRADIENTS, TRACED, TYPES, suspicions
+from convexnet.curvature.undisturbed import calling, silent
+from convexnet.errors import NotTraceable
+
+if TYPE_CHECKING:
+    from convexnet.curvature.trace import Program
+
+CHEAP = 3e7
+"""Multiplications of a forward that is compared whatever its code is: a small share of what tracing it costs."""
+
+OVERHEAD = 1e5
+"""Multiplications that take as long as starting one operator."""
+
+ROUNDING: Mapping[torch.dtype, float] = {torch.float16: 0.05, torch.bfloat16: 0.1}
+"""How far two ways to compute the same may be apart, as a share of the largest entry, in types less precise than
+float32; there 1e-3."""
+
+# --- while it is traced ----------------------------------------------------------------------------------------------
+
+VALUELESS = (
+    GuardOnDataDependentSymNode,
+    fake_tensor.DataDependentOutputException,
+    fake_tensor.DynamicOutputShapeException,
+    fake_tensor.UnsupportedFakeTensorException,
+)
+"""Errors of operators that need values, while a forward is traced without."""
+
+NUMBER = (
+    Tensor.__bool__, Tensor.__int__, Tensor.__float__, Tensor.__index__, Tensor.item, Tensor.tolist, Tensor.numpy,
+    Tensor.__array__,
+)  # fmt: skip
+
+
+class Caught(TorchFunctionMode):
+    """Notes the place where a forward first asked for values while it was traced, and got an error."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.place = ""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        try:
+            return func(*args, **(kwargs or {}))
+        except Exception as error:
+            if not self.place and (isinstance(error, VALUELESS) or func in NUMBER):
+                self.place = here(traceback.extract_stack())
+            raise
+
+    def check(self, model: nn.Module) -> None:
+        """Refuse a forward that went on after such an error.
+
+        Raises:
+            NotTraceable: with the place.
+        """
+        if self.place:
+            raise NotTraceable(
+                f"{type(model).__name__} catches an error that comes from being traced, and goes on without the values "
+                f"that it asked for{self.place}\n  {NUMBERS}"
+            )
+
+
+# --- afterwards ------------------------------------------------------------------------------------------------------
+
+Leaves = list[Any] | None
+Rows = Sequence[Tensor]
+
+
+@dataclass(frozen=True)
+class Traced:
+    """What a program returns (None where it fails), and how far rounding may take it: sums that cancel are off by a
+    share of their terms."""
+
+    leaves: Leaves
+    rounding: float = 0.0
+
+
+DRAWS = ((1.0, 0), (1.0, 1), (1.0, -1), (30.0, 1), (30.0, -1), (0.03, 0))
+"""Sizes of random rows, and their sign (0: both signs)."""
+
+WHILE_TRACED = (
+    "simply called, it computes something else than while it is traced: its forward asks whether it is traced or "
+    "compiled, or catches errors that come from it; compute the same in both cases"
+)
+FROM_CALL_TO_CALL = (
+    "called again on the same rows, it computes something else: its forward counts its calls, or reads what an earlier "
+    "one has left; pass what changes as an input"
+)
+WITH_GRADIENTS = (
+    "it computes something else where gradients are recorded: its forward asks for that (torch.is_grad_enabled, "
+    "requires_grad); compute the same in both cases"
+)
+IN_FLOAT64 = (
+    "it computes something else in float64: its forward branches on the type of its input, and a proof would hold for "
+    "the example's type alone; compute the same for all types"
+)
+IN_BATCHES = (
+    "it computes something else of the same row in a batch of {}: its forward reads the size of its batch; compute "
+    "each row alone"
+)
+
+
+class Different(Exception):
+    """In words: when the module differs from its program, and what to do."""
+
+
+def check_faithful(model: nn.Module, program: Program) -> None:
+    """Compare a program with its module, on the rows of the example and on others.
+
+    Raises:
+        NotTraceable: they differ by more than rounding: when they do, and what to do.
+
+    Example:
+        >>> from convexnet.curvature.trace import trace
+        >>> class Knowing(nn.Module):
+        ...     def forward(self, x):
+        ...         return x.abs() if torch.compiler.is_exporting() else -x.abs()
+        >>> trace(Knowing(), torch.ones(1, 2))
+        Traceback (most recent call last):
+        ...
+        convexnet.errors.NotTraceable: Knowing is not what is traced of it: simply called, it computes something ...
+    """
+    if not is_comparable(program):
+        return
+    cheap = cost(program) <= CHEAP
+    reasons = frozenset((TRACED, AGAIN, GRADIENTS, TYPES, BATCHES)) if cheap else suspicions(model)
+    if not reasons:
+        return
+    try:
+        with silent(), torch.no_grad():
+            compare(model, program, reasons, cheap)
+    except Different as different:
+        raise NotTraceable(f"{type(model).__name__} is not what is traced of it: {different}") from None
+
+
+def is_comparable(program: Program) -> bool:
+    """Whether the program's tensors are at hand, and what it computes is no matter of chance (which is a finding)."""
+    nodes = [node for node in program.graph.nodes if node.op == "call_function"]
+    random = any(torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()) for node in nodes)
+    held = all(source.kind == "input" or source.tensor is not None for source in program.sources.values())
+    return held and not random and not program.draws and all(is_plain(node.target) for node in nodes)
+
+
+def is_plain(target: Any) -> bool:
+    """Whether an operator can be called by itself: those of torch.vmap open and close a transform."""
+    name = base_name(target)
+    if isinstance(target, OpOverload):
+        return not name.startswith("_vmap") and "batch_dim" not in name
+    return name in REGIONS or getattr(target, "__module__", "") in ("_operator", "math", "torch")  # of numbers
+
+
+REGIONS = ("wrap_with_set_grad_enabled", "wrap_with_autocast")
+"""Operators that hold a graph of their own."""
+
+
+def cost(program: Program) -> float:
+    """About how many multiplications an execution takes."""
+    total = 0.0
+    for node in program.graph.nodes:
+        value = node.meta.get("val")
+        if node.op != "call_function" or not isinstance(value, Tensor):
+            continue
+        shapes = [
+            other.meta["val"].shape for other in node.all_input_nodes if isinstance(other.meta.get("val"), Tensor)
+        ]
+        weights = [shape.numel() / shape[0] for shape in shapes[1:] if len(shape) > 1 and shape[0]]
+        total += OVERHEAD + value.numel() * max(weights, default=1.0)
+    return total
+
+
+def compare(model: nn.Module, program: Program, reasons: frozenset[str], cheap: bool) -> None:
+    """Raise `Different` where the module is not its program. Where a forward takes long there are few of them."""
+    known = [program.inputs]
+    if all(tensor.device.type == "cpu" for tensor in program.inputs):  # an index out of range would end CUDA's context
+        generator = torch.Generator().manual_seed(0)
+        draws = DRAWS if cheap else DRAWS[:1]
+        known += [tuple(drawn(t, size, sign, generator) for t in program.inputs) for size, sign in draws]
+    known = known if cheap else known[-1:]
+    traced = [executed(program, rows) for rows in known]
+    rows, of = known[-1], traced[-1]
+    if any(is_empty(node) for node in program.graph.nodes) and differ(executed(program, rows, 1.0).leaves, of):
+        return  # it reads memory that nothing was written to, which is a finding
+    again = AGAIN in reasons and not program.rewritten
+    with calling(model):
+        first = called(model, known[0])
+        if again and differ(called(model, known[0]), Traced(first, traced[0].rounding)):
+            raise Different(FROM_CALL_TO_CALL)
+        if differ(first, traced[0]):
+            raise Different(WHILE_TRACED)
+        if program.rewritten:  # from now on it is another function, which is a finding
+            return
+        if any(differ(called(model, known[i]), traced[i]) for i in range(1, len(known))):
+            raise Different(WHILE_TRACED)
+        if cheap and differ(with_gradients(model, rows), of):
+            raise Different(WITH_GRADIENTS)
+        if not cheap and GRADIENTS in reasons and depends_on_batch(model, program, rows, of, 1, with_gradients):
+            differs = depends_on_batch(model, program, rows, of, 1)
+            raise Different(IN_BATCHES.format(1) if differs else WITH_GRADIENTS)
+        for size in (1, BATCH + 1) if BATCHES in reasons else ():
+            if depends_on_batch(model, program, rows, of, size):
+                raise Different(IN_BATCHES.format(size))
+    if TYPES in reasons and not all(tensor.dtype == torch.float64 for tensor in rows):
+        if differ(in_double(model, rows), of, 0.05):
+            raise Different(IN_FLOAT64)
+
+
+def drawn(tensor: Tensor, size: float, sign: int, generator: torch.Generator) -> Tensor:
+    """Random rows like those of a tensor of real numbers; indices and masks stay as they are."""
+    if not tensor.is_floating_point():
+        return tensor
+    rows = size * torch.randn(tensor.shape, generator=generator)
+    return (sign * rows.abs() if sign else rows).to(tensor)
+
+
+def leaf(tensor: Tensor) -> Tensor:
+    """A tensor that gradients flow to, and that may be overwritten."""
+    with torch.enable_grad():
+        return tensor.clone().requires_grad_().clone() if tensor.is_floating_point() else tensor
+
+
+def called(model: nn.Module, rows: Rows) -> Leaves:
+    """What the module returns; None where it fails: it does not take such rows, and nothing is claimed of them."""
+    try:
+        out = model(*(tensor.clone() for tensor in rows))
+        return [part.detach() if isinstance(part, Tensor) else part for part in pytree.tree_leaves(out)]
+    except Exception:
+        return None
+
+
+def with_gradients(model: nn.Module, rows: Rows) -> Leaves:
+    """What the module returns where gradients are recorded."""
+    with torch.enable_grad():
+        return called(model, [leaf(tensor) for tensor in rows])
+
+
+def in_double(model: nn.Module, rows: Rows) -> Leaves:
+    """What a float64 copy of the module returns; None where there is none, or it fails."""
+    try:
+        twin = copied(model).double()
+    except Exception:
+        return None
+    with calling(twin):
+        return called(twin, [in_float64(tensor) for tensor in rows])
+
+
+def is_empty(node: fx.Node) -> bool:
+    """Whether a node takes memory as it is."""
+    return node.op == "call_function" and base_name(node.target).startswith(("empty", "new_empty"))
+
+
+def executed(program: Program, rows: Rows, memory: float = 0.0) -> Traced:
+    """What the program returns, where memory that nothing was written to holds a certain number."""
+    rounding = 0.0
+    env: dict[fx.Node, Any] = {}
+    left = {node: len(node.users) for node in program.graph.nodes}
+    try:
+        for node in program.graph.nodes:
+            if node.op == "placeholder":
+                source = program.sources[str(node.target)]
+                env[node] = rows[source.index] if source.kind == "input" else source.tensor
+            elif node.op == "get_attr":
+                env[node] = operator.attrgetter(str(node.target))(program.module)
+            elif node.op == "call_function":
+                args: Any = fx.map_arg(node.args, env.__getitem__)
+                kwargs: Any = fx.map_arg(node.kwargs, env.__getitem__)
+                function: Any = node.target
+                env[node] = made = function(*args, **kwargs)
+                if is_empty(node):
+                    made.fill_(memory)
+                rounding = max(
+                    rounding, *(size_of(part) for part in (made if isinstance(made, (list, tuple)) else (made,)))
+                )
+            for other in node.all_input_nodes if node.op != "output" else ():
+                left[other] -= 1
+                if not left[other]:
+                    del env[other]
+        leaves = [env[part].detach() if isinstance(part, fx.Node) else part for _, part in program.outputs]
+    except Exception:
+        return Traced(None)
+    return Traced(leaves, rounding)
+
+
+def size_of(value: Any) -> float:
+    """What one rounding makes of the largest entry of a real tensor, many times over."""
+    if not isinstance(value, Tensor) or not value.is_floating_point() or not value.numel():
+        return 0.0
+    low, high = value.aminmax()
+    size = max(abs(float(low)), abs(float(high)))
+    return 256 * torch.finfo(value.dtype).eps * size if size < LARGE else 0.0
+
+
+def depends_on_batch(
+    model: nn.Module, program: Program, rows: Rows, traced: Traced, size: int, call: Callable[..., Leaves] = called
+) -> bool:
+    """Whether the module computes something else of rows in a batch of another size, of which the program takes each
+    alone."""
+    order = [i % BATCH for i in range(size)]
+    found = call(model, [tensor[order] for tensor in rows])
+    if found is None or traced.leaves is None or len(found) != len(traced.leaves):
+        return False
+    other: list[tuple[int, Tensor]] = []
+    for i, (one, of) in enumerate(zip(found, traced.leaves, strict=True)):
+        if isinstance(one, Tensor) and isinstance(of, Tensor) and of.ndim and of.shape[0] == BATCH:
+            if of[order].shape == one.shape and apart(one, of[order], traced.rounding):
+                other.append((i, of))
+    alone = executed(program, [tensor[[0, 0]] for tensor in rows]).leaves if other else None
+    return alone is not None and any(not apart(of[:1], alone[i][:1], traced.rounding) for i, of in other)
+
+
+def differ(found: Leaves, traced: Traced, room: float = 0.0) -> bool:
+    """Whether some real tensors of two results are not the same up to rounding, or up to a share of their size."""
+    if found is None or traced.leaves is None:
+        return False
+    if len(found) != len(traced.leaves):
+        return True
+    pairs = [
+        (a, b) for a, b in zip(found, traced.leaves, strict=True) if isinstance(a, Tensor) and isinstance(b, Tensor)
+    ]
+    return any(apart(a, b, traced.rounding, room) for a, b in pairs)
+
+
+def apart(a: Tensor, b: Tensor, rounding: float, room: float = 0.0) -> bool:
+    """Whether two tensors differ by more than rounding. Where more room is given only numbers count, of one shape."""
+    if a.shape != b.shape:
+        return not room
+    if not a.is_floating_point() or not b.is_floating_point() or not a.numel():
+        return False
+    share = max(room, *(ROUNDING.get(t.dtype, 1e-3) for t in (a, b)))
+    a, b = a.double(), b.double()
+    both = (a.abs() < LARGE) & (b.abs() < LARGE)
+    if not room and not torch.equal(a.isfinite(), b.isfinite()):
+        return True
+    a, b = torch.where(both, a, 0.0), torch.where(both, b, 0.0)
+    return bool((a - b).abs().max() > share * torch.maximum(a.abs(), b.abs()).max() + rounding + TINY)
+
+
+LARGE, TINY = 1e30, 1e-30
+"""Numbers that are compared: what lies beyond is the largest number of some type, as in a mask, or rounding."""
