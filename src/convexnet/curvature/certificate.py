@@ -244,8 +244,8 @@ def _rounded(node: fx.Node) -> str:
     kind = str(node.meta["val"].dtype).removeprefix("torch.")
     where = ", ".join(part for part in (module_path(node), source_line(node)) if part)
     return (
-        f"{base_name(node.target)} rounds to {kind}{f' ({where})' if where else ''}: the certificate is of the function "
-        "without that rounding, and the module's own values are steps along it"
+        f"{base_name(node.target)} rounds to {kind}{f' ({where})' if where else ''}: the certificate is of the "
+        "function without that rounding, and the module's own values are steps along it"
     )
 
 
