@@ -1,4 +1,4 @@
-"""Errors that a forward meets because it is traced without values, and that it catches, to go on as it does only there."""
+"""Errors of being traced without values which a forward catches, so that it goes on as it does only there."""
 
 from __future__ import annotations
 
