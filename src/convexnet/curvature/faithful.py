@@ -261,6 +261,8 @@ def executed(program: Program, rows: Rows, memory: float = 0.0) -> Traced:
 
 def size_of(value: Any) -> float:
     """What one rounding makes of the largest entry of a real tensor, many times over."""
+    if isinstance(value, Tensor) and value.is_complex():
+        value = torch.view_as_real(value.resolve_conj())
     if not isinstance(value, Tensor) or not value.is_floating_point() or not value.numel():
         return 0.0
     low, high = value.aminmax()
