@@ -3,7 +3,7 @@
 Export runs a forward on tensors without values, and a forward may notice: it may catch the error of a branch on values,
 ask whether it is being traced, or look at modes, types and counters that are others in ordinary use. So the program and
 the module are run on the same rows, and the module is called again, under `calling`, which puts everything back. Rows
-show no branch that none of them takes; a branch on values whose error the forward has caught is seen by `Caught`.
+show no branch that none of them takes; a branch on values whose error the forward has caught is seen by `caught`.
 
 A comparison costs forwards. Where these are cheap everything is compared, elsewhere what the code of the forward gives
 reason to (`suspicions`).
@@ -12,7 +12,6 @@ reason to (`suspicions`).
 from __future__ import annotations
 
 import operator
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,13 +19,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, fx, nn
 from torch._ops import OpOverload
-from torch._subclasses import fake_tensor
-from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
-from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from convexnet.curvature.arguments import copied, in_float64
-from convexnet.curvature.failures import NUMBERS, here
 from convexnet.curvature.fields import BATCH
 from convexnet.curvature.graph import base_name
 from convexnet.curvature.suspicions import AGAIN, BATCHES, GRADIENTS, TRACED, TYPES, suspicions
@@ -46,54 +41,6 @@ ROUNDING: Mapping[torch.dtype, float] = {torch.float16: 0.05, torch.bfloat16: 0.
 """How far two ways to compute the same may be apart, as a share of the largest entry, in types less precise than
 float32; there 1e-3."""
 
-# --- while it is traced ----------------------------------------------------------------------------------------------
-
-VALUELESS = (
-    GuardOnDataDependentSymNode,
-    fake_tensor.DataDependentOutputException,
-    fake_tensor.DynamicOutputShapeException,
-    fake_tensor.UnsupportedFakeTensorException,
-)
-"""Errors of operators that need values, while a forward is traced without."""
-
-NUMBER = (
-    Tensor.__bool__, Tensor.__int__, Tensor.__float__, Tensor.__index__, Tensor.item, Tensor.tolist, Tensor.numpy,
-    Tensor.__array__,
-)  # fmt: skip
-
-
-class Caught(TorchFunctionMode):
-    """Notes the place where a forward first asked for values while it was traced, and got an error."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.place = ""
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        try:
-            return func(*args, **(kwargs or {}))
-        except Exception as error:
-            if not self.place and (isinstance(error, VALUELESS) or func in NUMBER):
-                self.place = here(traceback.extract_stack())
-            raise
-
-    def check(self, model: nn.Module) -> None:
-        """Refuse a forward that went on after such an error.
-
-        Raises:
-            NotTraceable: with the place.
-        """
-        if self.place:
-            raise NotTraceable(
-                f"{type(model).__name__} catches an error that comes from being traced, and goes on without the values "
-                f"that it asked for{self.place}\n  {NUMBERS}"
-            )
-
-
-# --- afterwards ------------------------------------------------------------------------------------------------------
-
 Leaves = list[Any] | None
 Rows = Sequence[Tensor]
 
@@ -107,7 +54,7 @@ class Traced:
     rounding: float = 0.0
 
 
-DRAWS = ((1.0, 0), (1.0, 1), (1.0, -1), (30.0, 1), (30.0, -1), (0.03, 0))
+DRAWS = ((1.0, 0), (0.03, 0), (1.0, 1), (1.0, -1), (30.0, 1), (30.0, -1), (1.0, 0))
 """Sizes of random rows, and their sign (0: both signs)."""
 
 WHILE_TRACED = (
@@ -202,14 +149,14 @@ def cost(program: Program) -> float:
 
 def compare(model: nn.Module, program: Program, reasons: frozenset[str], cheap: bool) -> None:
     """Raise `Different` where the module is not its program. Where a forward takes long there are few of them."""
-    known = [program.inputs]
+    known: list[tuple[Tensor, ...]] = [program.inputs]
     if all(tensor.device.type == "cpu" for tensor in program.inputs):  # an index out of range would end CUDA's context
         generator = torch.Generator().manual_seed(0)
         draws = DRAWS if cheap else DRAWS[:1]
         known += [tuple(drawn(t, size, sign, generator) for t in program.inputs) for size, sign in draws]
-    known = known if cheap else known[-1:]
+    known = known[::-1] if cheap else known[-1:]  # the example last: of zeros many functions are zero
     traced = [executed(program, rows) for rows in known]
-    rows, of = known[-1], traced[-1]
+    rows, of = known[0], traced[0]
     if any(is_empty(node) for node in program.graph.nodes) and differ(executed(program, rows, 1.0).leaves, of):
         return  # it reads memory that nothing was written to, which is a finding
     again = AGAIN in reasons and not program.rewritten
@@ -314,6 +261,8 @@ def executed(program: Program, rows: Rows, memory: float = 0.0) -> Traced:
 
 def size_of(value: Any) -> float:
     """What one rounding makes of the largest entry of a real tensor, many times over."""
+    if isinstance(value, Tensor) and value.is_complex():
+        value = torch.view_as_real(value.resolve_conj())
     if not isinstance(value, Tensor) or not value.is_floating_point() or not value.numel():
         return 0.0
     low, high = value.aminmax()

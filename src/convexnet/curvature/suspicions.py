@@ -75,9 +75,8 @@ def suspicions(model: nn.Module) -> frozenset[str]:
         frozenset()
     """
     found: set[str] = set()
-    for code, variables in codes(model):
+    for code, meant in codes(model):
         found |= of_code(code)
-        meant = {getattr(variables.get(name), "__name__", "") for name in code.co_names}
         found |= {reason for reason, listed in NAMES.items() if meant.intersection(listed)}
     return frozenset(found)
 
@@ -116,8 +115,9 @@ def changes(code: types.CodeType, instructions: list[dis.Instruction]) -> bool:
     return False
 
 
-def codes(model: nn.Module) -> Iterator[tuple[types.CodeType, dict[str, Any]]]:
-    """The code that a call of the model runs, as far as it is Python and not torch's, with its global variables."""
+def codes(model: nn.Module) -> Iterator[tuple[types.CodeType, set[str]]]:
+    """The code that a call of the model runs, as far as it is Python and not torch's, with the names of the functions
+    that its variables stand for."""
     pending: list[Any] = []
     for module in model.modules():
         kind = type(module)
@@ -144,10 +144,12 @@ def codes(model: nn.Module) -> Iterator[tuple[types.CodeType, dict[str, Any]]]:
         elif isinstance(item, functools.cached_property):
             pending.append(item.func)
         elif isinstance(item, types.FunctionType):
-            pending += cells(item)
+            held = list(cells(item))
+            pending += held
             if not is_torchs(item.__module__):
                 for code in nested(item.__code__):
-                    yield code, item.__globals__
+                    values = [*held, *(item.__globals__.get(name) for name in code.co_names)]
+                    yield code, {str(getattr(value, "__name__", "")) for value in values}
                     pending += named(code, item.__globals__, kinds)
         elif isinstance(item, type) and is_foreign(item) and item.__module__ != __name__:
             pending += [

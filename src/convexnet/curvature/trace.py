@@ -19,8 +19,9 @@ from torch.utils import _pytree as pytree
 
 from convexnet.curvature.accepted import CLOSURE, check_model, strays
 from convexnet.curvature.arguments import as_example, two_rows, unwrapped
+from convexnet.curvature.caught import Caught
 from convexnet.curvature.failures import REGISTER, explain
-from convexnet.curvature.faithful import Caught, check_faithful
+from convexnet.curvature.faithful import check_faithful
 from convexnet.curvature.graph import (
     base_name,
     hidden_write,
