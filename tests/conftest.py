@@ -69,6 +69,12 @@ def forge() -> Iterator[Any]:
     made.close()
 
 
+@pytest.fixture(scope="session")
+def common_seed() -> int:
+    """A number that tests have in common: what it makes is kept for all of them, and no test changes it."""
+    return seed_of("what tests have in common")
+
+
 class Surroundings:
     """Fixtures and reports for doctests under src too, which a plain conftest.py would reach only under tests/."""
 
