@@ -49,13 +49,13 @@ def run(kind: str, seeds: Iterable[int]) -> Counter[str]:
 
 @pytest.mark.parametrize("block", range(4))
 def test_whatever_is_certified_survives(block: int) -> None:
-    run("anything", range(10_000 + 100 * block, 10_000 + 100 * (block + 1)))
-    run("integers", range(10_000 + 40 * block, 10_000 + 40 * (block + 1)))
+    run("anything", range(10_000 + 50 * block, 10_000 + 50 * (block + 1)))
+    run("integers", range(10_000 + 20 * block, 10_000 + 20 * (block + 1)))
 
 
 @pytest.mark.parametrize("block", range(2))
 def test_convex_by_construction_is_certified(block: int) -> None:
-    verdicts = run("convex", range(10_000 + 80 * block, 10_000 + 80 * (block + 1)))
+    verdicts = run("convex", range(10_000 + 40 * block, 10_000 + 40 * (block + 1)))
     assert set(verdicts) == {"certified"}
 
 
@@ -193,16 +193,21 @@ FORGETFUL: dict[str, list[tuple[Any, str, Any]]] = {
 }  # fmt: skip
 
 
+BEGIN = {"bounds of integers wrap around": 230, "arithmetic of integers is that of numbers": 185}
+"""Where the search for these begins, for they show rarely: the order is free, and the first find ends it."""
+
+
 @pytest.mark.parametrize("name", FORGETFUL)
 def test_the_fuzzer_finds_what_forgets_integers(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patched:
         for module, attribute, wrong in FORGETFUL[name]:
             patched.setattr(module, attribute, wrong)
-        for seed in range(300):
+        begin = BEGIN.get(name, 0)
+        for seed in (*range(begin, 300), *range(begin)):
             try:
                 fuzz.check(program("integers", seed))
             except fuzz.Violation:
-                print(f"found after {seed + 1} programs")
+                print(f"found at seed {seed}")
                 return
     pytest.fail(f"300 programs passed: {name}")
 

@@ -41,7 +41,7 @@ def test_none_in_convex_networks_of_the_same_architectures() -> None:
     for architecture, seeds in SEEDS.items():
         for seed in seeds:
             convex, _ = networks(architecture, seed)
-            assert cx.falsify(convex, example(architecture), budget=6_000) is None, (architecture, seed)
+            assert cx.falsify(convex, example(architecture), budget=3_000) is None, (architecture, seed)
     for architecture in ARCHITECTURES:
         assert cx.certify(networks(architecture, SEEDS[architecture][0])[0], example(architecture)).convex
 

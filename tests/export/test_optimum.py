@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 import convexnet as cx
 from tests.modules import Function
-from tests.solve.networks import NETWORKS, built
+from tests.solve.networks import NETWORKS, shared
 
 cp = pytest.importorskip("cvxpy")
 pytest.importorskip("highspy")
@@ -64,9 +64,9 @@ def solved(lp: Any) -> tuple[Any, float]:
     ("name", "kind"),
     [*((name, "plain") for name in NETWORKS), ("leaky", "fixed"), ("maxima", "far"), ("gated", "fixed")],
 )
-def test_piecewise_linear_networks(name: str, kind: str, seed: int) -> None:
+def test_piecewise_linear_networks(name: str, kind: str, seed: int, common_seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
-    model, shapes = built(name, seed)
+    model, shapes = shared(name, common_seed)
     inputs = tuple(torch.randn(1, *shape, generator=generator, dtype=torch.float64) for shape in shapes)
     given, shape = inputs[:-1], shapes[-1]
     n = inputs[-1].numel()

@@ -3,6 +3,7 @@ smooth ones of every curve that is known; and mixtures of the two."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -165,8 +166,15 @@ FAMILIES = NETWORKS | CURVED | MIXED | LIBRARY
 def built(name: str, seed: int) -> tuple[nn.Module, list[tuple[int, ...]]]:
     """A network of the table in float64, constrained to be convex in its last input."""
     build, shapes = FAMILIES[name]
-    torch.manual_seed(seed)
-    model = build().double().eval()
+    with torch.random.fork_rng(devices=[]):  # what a test draws next must not depend on who was the first to build
+        torch.manual_seed(seed)
+        model = build().double().eval()
     example = tuple(torch.zeros(2, *shape, dtype=torch.float64) for shape in shapes)
     cx.constrain(model, example, method="absolute", wrt=len(shapes) - 1)
     return model, list(shapes)
+
+
+@functools.cache
+def shared(name: str, seed: int) -> tuple[nn.Module, list[tuple[int, ...]]]:
+    """`built`, once, and traced once, for all tests with this seed; a test that changes it takes a seed of its own."""
+    return built(name, seed)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor, nn
 
@@ -9,16 +11,18 @@ from convexnet.curvature.trace import trace
 from convexnet.solve.drive import Found, Problem, Solver, drive, nothing_yet
 from convexnet.solve.kink_form import KinkForm
 from convexnet.solve.layers import Layers
+from convexnet.solve.lp import solve_lp
 from convexnet.solve.opened import Opened
 from convexnet.solve.pieces import Pieces
-from tests.solve.networks import built
+from tests.solve.networks import shared
 
 BATCH = 4
 
 
+@functools.cache
 def both(name: str, seed: int) -> tuple[KinkForm, Layers, nn.Module, list[Tensor]]:
-    """The same batch of functions in both forms, the network, and its inputs."""
-    model, shapes = built(name, seed)
+    """The same batch of functions in both forms, the network, and its inputs: made once, and changed by nobody."""
+    model, shapes = shared(name, seed)
     generator = torch.Generator().manual_seed(seed)
     inputs = [torch.randn(BATCH, *shape, generator=generator, dtype=torch.float64) for shape in shapes]
     return *forms_of(model, inputs), model, inputs
@@ -41,6 +45,14 @@ def boxes(count: int, n: int, seed: int) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed + 1)
     lo = -2 * torch.rand(count, n, generator=generator, dtype=torch.float64)
     return lo, torch.rand(count, n, generator=generator, dtype=torch.float64)
+
+
+@functools.cache
+def optima(name: str, seed: int) -> tuple[float, ...]:
+    """The minima of `both` on `boxes`, by the exact linear program."""
+    form = both(name, seed)[0]
+    lo, hi = boxes(BATCH, form.size, seed)
+    return tuple(solve_lp(form, sample, lo[sample], hi[sample])[1] for sample in range(BATCH))
 
 
 def solved(solver: Solver, problem: Problem, tol: float, most: int) -> Found:

@@ -8,25 +8,23 @@ from torch import Tensor
 
 from convexnet.solve.bundle import Bundle, State, low_point
 from convexnet.solve.drive import Problem
-from convexnet.solve.lp import solve_lp
 from tests.solve.networks import NETWORKS
-from tests.solve.problems import BATCH, KNOWN, at, both, boxes, forms_of, planes, solved
+from tests.solve.problems import BATCH, KNOWN, at, both, boxes, forms_of, optima, planes, solved
 from tests.solve.test_layers import curved
 
 TOL = 1e-7
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_the_optimum_of_the_linear_program(name: str, seed: int) -> None:
+def test_the_optimum_of_the_linear_program(name: str, common_seed: int) -> None:
     pytest.importorskip("highspy")
-    form, layers, model, inputs = both(name, seed)
-    lo, hi = boxes(BATCH, form.size, seed)
+    form, layers, model, inputs = both(name, common_seed)
+    lo, hi = boxes(BATCH, form.size, common_seed)
     for f in (form, layers):
         found = solved(Bundle(), Problem(f, lo, hi), TOL, 100)
         assert bool(((lo <= found.y) & (found.y <= hi)).all())
         assert torch.allclose(at(model, inputs, found.y), found.value, rtol=1e-10, atol=1e-10)
-        for sample in range(BATCH):
-            _, optimum = solve_lp(form, sample, lo[sample], hi[sample])
+        for sample, optimum in enumerate(optima(name, common_seed)):
             room = 1e-7 * max(abs(optimum), 1.0)  # of the program's own tolerances
             assert float(found.value[sample]) >= optimum - room
             assert float(found.bound[sample]) <= optimum + room
@@ -72,18 +70,18 @@ def test_few_evaluations(seed: int) -> None:
         assert not bool(found.open(1e-6).any()), (n, found)
 
 
-def test_dropped_planes_do_not_break_it(seed: int) -> None:
-    form, _, _, _ = both("depth 3", seed)
-    lo, hi = boxes(BATCH, form.size, seed)
+def test_dropped_planes_do_not_break_it(common_seed: int) -> None:
+    form, _, _, _ = both("depth 3", common_seed)
+    lo, hi = boxes(BATCH, form.size, common_seed)
     found = solved(Bundle(keep=8), Problem(form, lo, hi), 1e-6, 100)
     exact = solved(Bundle(), Problem(form, lo, hi), 1e-8, 100)
     assert not bool(found.open(1e-5).any())
     assert bool((found.bound <= exact.value + 1e-12).all())
 
 
-def test_a_batch_equals_its_singles(seed: int) -> None:
-    form, _, _, _ = both("gated", seed)
-    lo, hi = boxes(BATCH, form.size, seed)
+def test_a_batch_equals_its_singles(common_seed: int) -> None:
+    form, _, _, _ = both("gated", common_seed)
+    lo, hi = boxes(BATCH, form.size, common_seed)
     whole = solved(Bundle(), Problem(form, lo, hi), 1e-6, 100)
     for sample in range(BATCH):
         one = torch.tensor([sample])
@@ -124,7 +122,7 @@ def test_the_bound_is_true_whatever_the_multipliers_are(seed: int) -> None:
         assert bool((bound >= least - 0.2 * scale).all())
 
 
-def test_bounds_without_an_end_give_no_false_bound(seed: int) -> None:
+def test_bounds_without_an_end_give_no_false_bound(common_seed: int) -> None:
     f, _, _ = KNOWN["a kink beside the centre"]
     line = torch.full((1, 1), torch.inf, dtype=torch.float64)
     found = solved(Bundle(), Problem(f, -line, line), TOL, 30)
@@ -134,8 +132,8 @@ def test_bounds_without_an_end_give_no_false_bound(seed: int) -> None:
     found = solved(Bundle(), Problem(KNOWN["a corner"][0], -torch.inf * ends, ends), TOL, 10)
     assert float(found.bound) == -torch.inf
     assert float(found.value) < -1e3
-    form, _, _, _ = both("depth 2", seed)
-    lo, hi = boxes(BATCH, form.size, seed)
+    form, _, _, _ = both("depth 2", common_seed)
+    lo, hi = boxes(BATCH, form.size, common_seed)
     lo[:, 0] = hi[:, 0] = 0.25
     found = solved(Bundle(), Problem(form, lo, hi), TOL, 60)
     assert found.y[:, 0].unique().tolist() == [0.25]

@@ -52,15 +52,21 @@ def test_what_cannot_be_opened_is_minimised_as_a_whole(seed: int) -> None:
     assert float(found.value.detach()) <= least + 1e-6
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "auto"])
-def test_every_solver_by_name(name: str, seed: int) -> None:
-    if name == "lp":
-        pytest.importorskip("highspy")
-    torch.manual_seed(seed)
+@pytest.fixture(scope="module")
+def gated(common_seed: int) -> tuple[nn.Module, cx.Box, Tensor, cx.Solution]:
+    """A network on a box, what is given to it, and its minima: once for all solvers."""
+    torch.manual_seed(common_seed)
     net = cx.nn.PICNN(2, 4, hidden=(10, 10), activation="leaky_relu").double()
     x = torch.randn(3, 2, dtype=torch.float64)
     box = cx.Box(-1, 1, shape=(4,))
-    best = cx.minimise(net, box, given=x, tol=1e-9)
+    return net, box, x, cx.minimise(net, box, given=x, tol=1e-9)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "auto"])
+def test_every_solver_by_name(name: str, gated: tuple[nn.Module, cx.Box, Tensor, cx.Solution]) -> None:
+    if name == "lp":
+        pytest.importorskip("highspy")
+    net, box, x, best = gated
     found = cx.minimise(net, box, given=x, tol=1e-3, solver=name)
     assert found.solver == name
     assert bool(found.converged.all()), found.message

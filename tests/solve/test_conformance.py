@@ -91,13 +91,21 @@ def test_a_sample_has_its_own_gates_however_small_it_is() -> None:
     assert torch.allclose(solution.value, exact, rtol=1e-5, atol=0.0)
 
 
-@pytest.mark.parametrize("scale", [1e-10, 1e10])
-@pytest.mark.parametrize("offset", [0.0, 1e3, -1e3, 1e8])
-def test_units_and_offsets_change_nothing(scale: float, offset: float) -> None:
+@pytest.fixture(scope="module")
+def gated() -> tuple[nn.Module, Tensor, cx.Solution]:
+    """A network, what is given to it, and its minima: once for all units."""
     torch.manual_seed(0)
     net = cx.nn.PICNN(2, 3, hidden=(6, 6), activation="relu").double()
     x = torch.randn(3, 2, dtype=torch.float64)
-    plain = cx.minimise(net, box(-1, 1, 3), given=x)
+    return net, x, cx.minimise(net, box(-1, 1, 3), given=x)
+
+
+@pytest.mark.parametrize("scale", [1e-10, 1e10])
+@pytest.mark.parametrize("offset", [0.0, 1e3, -1e3, 1e8])
+def test_units_and_offsets_change_nothing(
+    scale: float, offset: float, gated: tuple[nn.Module, Tensor, cx.Solution]
+) -> None:
+    net, x, plain = gated
     scaled = cx.minimise(Function(lambda x, y: scale * net(x, y) + scale * offset).double(), box(-1, 1, 3), given=x)
     assert scaled.converged.tolist() == plain.converged.tolist() == [True] * 3
     assert torch.allclose(scaled.value / scale - offset, plain.value, atol=1e-5 + 1e-15 * offset)

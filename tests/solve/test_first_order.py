@@ -15,12 +15,11 @@ from convexnet.solve.bends import Kinks
 from convexnet.solve.drive import Problem, Solver
 from convexnet.solve.first_order import Adam, Fista
 from convexnet.solve.groups import Largest
-from convexnet.solve.lp import solve_lp
 from convexnet.solve.opened import Opened
 from convexnet.solve.pdhg import PDHG
 from convexnet.solve.plain import Whole
 from tests.solve.networks import NETWORKS
-from tests.solve.problems import BATCH, KNOWN, at, both, boxes, forms_of, solved
+from tests.solve.problems import BATCH, KNOWN, at, both, boxes, forms_of, optima, solved
 from tests.solve.test_layers import curved
 
 SOLVERS: dict[str, tuple[Callable[[], Solver], float, int]] = {
@@ -48,17 +47,18 @@ CASES = [
 
 
 @pytest.mark.parametrize(("solver", "name", "kind"), CASES)
-def test_between_them_lies_the_optimum_of_the_linear_program(solver: str, name: str, kind: str, seed: int) -> None:
+def test_between_them_lies_the_optimum_of_the_linear_program(
+    solver: str, name: str, kind: str, common_seed: int
+) -> None:
     pytest.importorskip("highspy")
     make, tol, most = SOLVERS[solver]
     tol *= HARD.get(name, 1.0)
-    form, layers, model, inputs = both(name, seed)
-    lo, hi = boxes(BATCH, form.size, seed)
+    form, layers, model, inputs = both(name, common_seed)
+    lo, hi = boxes(BATCH, form.size, common_seed)
     found = solved(make(), Problem(form if kind == "matrices" else layers, lo, hi), tol, most)
     assert bool(((lo <= found.y) & (found.y <= hi)).all())
     assert torch.allclose(at(model, inputs, found.y), found.value, rtol=1e-10, atol=1e-10)
-    for sample in range(BATCH):
-        _, optimum = solve_lp(form, sample, lo[sample], hi[sample])
+    for sample, optimum in enumerate(optima(name, common_seed)):
         room = 1e-7 * max(abs(optimum), 1.0)  # of the program's own tolerances
         assert float(found.value[sample]) >= optimum - room
         assert float(found.bound[sample]) <= optimum + room
@@ -81,10 +81,10 @@ def test_degenerate_functions(solver: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_a_batch_equals_its_singles(solver: str, seed: int) -> None:
+def test_a_batch_equals_its_singles(solver: str, common_seed: int) -> None:
     make, _, _ = SOLVERS[solver]
-    form, _, _, _ = both("gated", seed)
-    lo, hi = boxes(BATCH, form.size, seed)
+    form, _, _, _ = both("gated", common_seed)
+    lo, hi = boxes(BATCH, form.size, common_seed)
     whole = solved(make(), Problem(form, lo, hi), 1e-12, 5)
     for sample in range(BATCH):
         one = torch.tensor([sample])
@@ -94,7 +94,7 @@ def test_a_batch_equals_its_singles(solver: str, seed: int) -> None:
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_bounds_without_an_end_give_no_false_bound(solver: str, seed: int) -> None:
+def test_bounds_without_an_end_give_no_false_bound(solver: str, common_seed: int) -> None:
     """3 y has no minimum on y <= 1, |y - 0.3| has one on the line; fixed coordinates stay where they are."""
     make, tol, most = SOLVERS[solver]
     f, _, _ = KNOWN["a kink beside the centre"]
@@ -106,8 +106,8 @@ def test_bounds_without_an_end_give_no_false_bound(solver: str, seed: int) -> No
     ends = torch.tensor([[1.0, 1.0]], dtype=torch.float64)
     found = solved(make(), Problem(falling, -torch.inf * ends, ends), tol, 3)
     assert float(found.bound) == -torch.inf
-    form, _, _, _ = both("depth 2", seed)
-    lo, hi = boxes(BATCH, form.size, seed)
+    form, _, _, _ = both("depth 2", common_seed)
+    lo, hi = boxes(BATCH, form.size, common_seed)
     lo[:, 0] = hi[:, 0] = 0.25
     found = solved(make(), Problem(form, lo, hi), tol, most)
     assert found.y[:, 0].unique().tolist() == [0.25]
@@ -181,9 +181,9 @@ def test_projections_above_a_bend(bend: Kinks | Largest, seed: int) -> None:
 
 
 @pytest.mark.parametrize("solver", ["pdhg", "admm"])
-def test_gates_that_make_the_bound(solver: str, seed: int) -> None:
-    form, _, _, _ = both("maxima", seed)
-    lo, hi = boxes(BATCH, form.size, seed)
+def test_gates_that_make_the_bound(solver: str, common_seed: int) -> None:
+    form, _, _, _ = both("maxima", common_seed)
+    lo, hi = boxes(BATCH, form.size, common_seed)
     problem = Problem(form, lo, hi)
     state_of = SOLVERS[solver][0]()
     state = state_of.begin(problem, solved(state_of, problem, 1e-9, 1))

@@ -42,12 +42,12 @@ def close(a: Tensor, b: Tensor) -> bool:
 
 
 @pytest.mark.parametrize("name", [*NETWORKS, "curved"])
-def test_layers_are_the_kink_form(name: str, seed: int) -> None:
+def test_layers_are_the_kink_form(name: str, seed: int, common_seed: int) -> None:
     if name == "curved":
         model, inputs = curved(seed)
         form, layers = forms_of(model, inputs)
     else:
-        form, layers, model, inputs = both(name, seed)
+        form, layers, model, inputs = both(name, common_seed)
     for scale in (0.1, 1.0, 5.0):
         y = scale * torch.randn(BATCH, form.size, dtype=torch.float64)
         assert close(layers.value(y), at(model, inputs, y))
@@ -69,8 +69,8 @@ def test_layers_are_the_kink_form(name: str, seed: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["pictures", "maxima", "gated", "leaky"])
-def test_minorants_of_layers_lie_below(name: str, seed: int) -> None:
-    _, layers, model, inputs = both(name, seed)
+def test_minorants_of_layers_lie_below(name: str, seed: int, common_seed: int) -> None:
+    _, layers, model, inputs = both(name, common_seed)
     generator = torch.Generator().manual_seed(seed)
     for trial in range(20):
         y = torch.randn(BATCH, layers.size, generator=generator, dtype=torch.float64)
@@ -84,8 +84,8 @@ def test_minorants_of_layers_lie_below(name: str, seed: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["maxima", "gated"])
-def test_the_smoothed_gradient_is_a_derivative(name: str, seed: int) -> None:
-    form, layers, _, _ = both(name, seed)
+def test_the_smoothed_gradient_is_a_derivative(name: str, common_seed: int) -> None:
+    form, layers, _, _ = both(name, common_seed)
     y = torch.randn(BATCH, layers.size, dtype=torch.float64)
     mu = [torch.full((BATCH, 1), 0.3, dtype=torch.float64)] * len(layers.bends)
     sweep = softened(layers, y, mu)
@@ -103,9 +103,9 @@ def test_the_smoothed_gradient_is_a_derivative(name: str, seed: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["pictures", "maxima", "gated"])
-def test_products_and_their_transposes(name: str, seed: int) -> None:
+def test_products_and_their_transposes(name: str, common_seed: int) -> None:
     """<a(x) - a(0), λ> + out(x) - out(0) = <x, slopes>."""
-    _, layers, _, _ = both(name, seed)
+    _, layers, _, _ = both(name, common_seed)
     arguments = layers.arguments(torch.zeros(BATCH, layers.size, dtype=torch.float64))
     sizes = [a.shape[1] // bend.group for a, bend in zip(arguments, layers.bends, strict=True)]
     x = [torch.randn(BATCH, n, dtype=torch.float64) for n in (layers.size, *sizes)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -13,7 +15,7 @@ from convexnet.solve.lp import solve_lp
 from convexnet.solve.maps import Map
 from convexnet.solve.newton import Newton
 from convexnet.solve.pieces import kink_form
-from tests.solve.networks import NETWORKS, built
+from tests.solve.networks import NETWORKS, shared
 
 BATCH = 5
 
@@ -30,8 +32,9 @@ def ones(n: int) -> Tensor:
     return torch.ones(n, dtype=torch.float64)
 
 
+@functools.cache
 def form_of(name: str, seed: int) -> tuple[nn.Module, tuple[Tensor, ...], KinkForm]:
-    model, shapes = built(name, seed)
+    model, shapes = shared(name, seed)
     generator = torch.Generator().manual_seed(seed)
     inputs = tuple(torch.randn(BATCH, *shape, generator=generator, dtype=torch.float64) for shape in shapes)
     program = trace(model, inputs, any_batch=True)
@@ -44,8 +47,8 @@ def at(model: nn.Module, inputs: tuple[Tensor, ...], y: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_the_form_computes_the_network(name: str, seed: int) -> None:
-    model, inputs, form = form_of(name, seed)
+def test_the_form_computes_the_network(name: str, common_seed: int) -> None:
+    model, inputs, form = form_of(name, common_seed)
     for scale in (0.1, 1.0, 30.0):
         y = scale * torch.randn(BATCH, form.size, dtype=torch.float64)
         expected = at(model, inputs, y)
@@ -62,8 +65,8 @@ def test_the_form_computes_the_network(name: str, seed: int) -> None:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_every_choice_of_gates_gives_a_function_below(name: str, seed: int) -> None:
-    model, inputs, form = form_of(name, seed)
+def test_every_choice_of_gates_gives_a_function_below(name: str, common_seed: int) -> None:
+    model, inputs, form = form_of(name, common_seed)
     for trial in range(20):
         gates = [torch.rand_like(c) * 3 - 1 for c in form.constants]  # clipped where they are none
         g, b = form.minorant(gates, list(form.constants))
@@ -72,9 +75,9 @@ def test_every_choice_of_gates_gives_a_function_below(name: str, seed: int) -> N
         assert float(above.min()) >= -1e-10 * (1 + float(b.abs().max()))
 
 
-def test_a_multiplier_that_no_gate_gives_is_caught(seed: int) -> None:
+def test_a_multiplier_that_no_gate_gives_is_caught(common_seed: int) -> None:
     """The negative control: without clipping, the affine function cuts through f."""
-    model, inputs, form = form_of("depth 2", seed)
+    model, inputs, form = form_of("depth 2", common_seed)
     wrong = {k: form.arriving(k, {}) + 5.0 for k in range(len(form.constants))}
     g, b = form.affine(wrong, form.constant)
     y = 5 * torch.randn(BATCH, form.size, dtype=torch.float64)
@@ -84,9 +87,9 @@ def test_a_multiplier_that_no_gate_gives_is_caught(seed: int) -> None:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_the_minimum_is_that_of_the_linear_program(name: str, seed: int) -> None:
+def test_the_minimum_is_that_of_the_linear_program(name: str, seed: int, common_seed: int) -> None:
     pytest.importorskip("highspy")
-    model, inputs, form = form_of(name, seed)
+    model, inputs, form = form_of(name, common_seed)
     generator = torch.Generator().manual_seed(seed)
     lo = -2 * torch.rand(form.size, generator=generator, dtype=torch.float64)
     hi = torch.rand(form.size, generator=generator, dtype=torch.float64)
@@ -146,8 +149,8 @@ def test_degenerate_functions(name: str) -> None:
         assert found.y[0].tolist() == pytest.approx(best, abs=1e-6)
 
 
-def test_a_batch_equals_its_singles(seed: int) -> None:
-    _, _, form = form_of("gated", seed)
+def test_a_batch_equals_its_singles(common_seed: int) -> None:
+    _, _, form = form_of("gated", common_seed)
     one = ones(form.size)
     whole = newton(form, -one, one, 1e-6)
     for sample in range(BATCH):
