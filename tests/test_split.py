@@ -436,7 +436,7 @@ def test_every_refusal_is_reported_at_once() -> None:
 
 def test_other_errors() -> None:
     for size in (1, 2):
-        with pytest.raises(cx.NotTraceable, match="a batch of another size"):
+        with pytest.raises(cx.NotTraceable, match=r"reads the size of its batch|a batch of another size"):
             split(Function(lambda x, n=size: x.relu() if x.shape[0] == n else -x), torch.zeros(1, 3))
     with pytest.raises(cx.NotTraceable, match="fails on a batch of 1"):
         split(Function(lambda x: x.reshape(2, -1).relu()), torch.zeros(1, 3))

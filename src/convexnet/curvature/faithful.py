@@ -7,6 +7,8 @@ show no branch that none of them takes; a branch on values whose error the forwa
 
 A comparison costs forwards. Where these are cheap everything is compared, elsewhere what the code of the forward gives
 reason to (`suspicions`).
+
+Long because what is run, on which rows, and what is said of a difference are read together.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from torch import Tensor, fx, nn
 from torch._ops import OpOverload
 from torch.utils import _pytree as pytree
 
+from convexnet.curvature.accepted import attributes
 from convexnet.curvature.arguments import copied, in_float64
 from convexnet.curvature.fields import BATCH
 from convexnet.curvature.graph import base_name
@@ -218,6 +221,8 @@ def in_double(model: nn.Module, rows: Rows) -> Leaves:
         twin = copied(model).double()
     except Exception:
         return None
+    if any(isinstance(held, nn.Module) for _, held in attributes(twin)):
+        return None  # it would run modules of the caller's
     with calling(twin):
         return called(twin, [in_float64(tensor) for tensor in rows])
 

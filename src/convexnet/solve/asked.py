@@ -165,11 +165,12 @@ def misread(asked: Asked, error: NotTraceable) -> Exception:
             f"{error}\n  with y, `given` makes {count} ({problem}): give every input "
             "of the forward but y, in order, as given=(...)"
         )
-    return ValueError(wrong) if (wrong := wrong_batch(asked)) else error
+    return ValueError(wrong) if (wrong := wrong_batch(asked, fails=True)) else error
 
 
-def wrong_batch(asked: Asked) -> str:
-    """A sentence where f runs with the batch understood in another way; otherwise nothing."""
+def wrong_batch(asked: Asked, fails: bool = False) -> str:
+    """A sentence where f runs with the batch understood in another way; otherwise nothing. Where f `fails`, it does not
+    run as the batch was meant."""
     inputs, variable, shape = asked.inputs, asked.variable, asked.box.shape
     flat = [i for i, tensor in enumerate(inputs) if tensor.ndim == 1 and i != variable]
     if flat:
@@ -184,7 +185,7 @@ def wrong_batch(asked: Asked) -> str:
                 f"one number each. f takes (B, {size}): one sample of {size} numbers is {name}[None], of shape "
                 f"(1, {size})"
             )
-    runs = output_of(asked.module, inputs, inputs[variable].dtype) is not None
+    runs = fails and output_of(asked.module, inputs, inputs[variable].dtype) is not None
     if not runs and asked.box.batch is None and len(shape) > 0 and (asked.batch in (1, shape[0])):
         others = [t.expand(shape[0], *t.shape[1:]) for t in inputs]
         y = inputs[variable].new_zeros(shape)

@@ -147,6 +147,9 @@ def scale_of(problem: Problem, y: Tensor, value: Tensor, f: Any = None) -> Tenso
         ...
         ...     def value(self, y):
         ...         return 3 * y.abs().sum(1) + 7
+        ...
+        ...     def rows(self, index):
+        ...         return self
         >>> zero = torch.zeros(1, 2)
         >>> float(scale_of(Problem(Size(), zero - 1e6, zero + 1e6), zero, torch.tensor([7.0])))
         6.0

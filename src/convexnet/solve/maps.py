@@ -15,6 +15,7 @@ class Map:
     Where even that does not describe the samples, the matrix is (B, h, d).
 
     Example:
+        >>> import torch
         >>> double = Map(torch.eye(2), torch.full((3, 2), 2.0))
         >>> double(torch.ones(3, 2)).unique().item()
         2.0
