@@ -100,8 +100,8 @@ def said(
         which = ", ".join(str(i) for i in other.nonzero()[:8, 0].tolist())
         return (
             f"{text}. Nothing is proved of sample {which}: the module's own forward is lower there than the program "
-            "that was traced can be. It looks at the size of its batch, at the type of its numbers or at whether gradients "
-            "are recorded, or writes into its own tensors: make it compute one function of each sample"
+            "that was traced can be. It looks at the size of its batch, at the type of its numbers or at whether "
+            "gradients are recorded, or writes into its own tensors: make it compute one function of each sample"
         )
     if unbounded is not None and bool(unbounded.any()):
         which = ", ".join(str(i) for i in unbounded.nonzero()[:8, 0].tolist())
