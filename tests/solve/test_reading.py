@@ -311,3 +311,21 @@ def test_a_second_call_does_not_read_again(monkeypatch: pytest.MonkeyPatch) -> N
     least(net)
     with pytest.raises(AssertionError, match="traced again"):
         least(Net(plain))
+
+
+def test_gated_results_of_one_number_are_read_again() -> None:
+    """A maximum over a whole sample has results (B,), which others multiply: the maps of a second batch are scaled."""
+
+    class Steep(nn.Module):
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            return x.abs()[:, 0] * (y - 0.3).amax(1) + x.abs()[:, 1] * (-y).amax(1).relu() + (y - 0.1).abs().sum(1)
+
+    model, box = Steep(), cx.Box(-1, 1, shape=(3,))
+    first = torch.tensor([[1.0, 2.0], [0.5, 1e-6]], dtype=torch.float64)
+    second = torch.tensor([[3.0, 0.1]], dtype=torch.float64)
+    cx.minimise(model, box, given=first)
+    again = cx.minimise(model, box, given=second)
+    fresh = cx.minimise(Steep(), box, given=second)
+    assert bool(again.converged.all())
+    torch.testing.assert_close(again.value, fresh.value, rtol=1e-6, atol=1e-6)
+    assert bool((again.lower_bound <= fresh.value + 1e-12).all())

@@ -236,11 +236,11 @@ def scaled_again(opened: Opened, inputs: Sequence[Tensor], known: Matrices) -> M
 def combined(arrived: Tensor, leaves: Sequence[Tensor], weights: Tensor) -> list[Tensor]:
     """The derivatives (B, size) of a combination (h,) of what arrives (B, h), for each leaf."""
     if not arrived.requires_grad:
-        return [torch.zeros_like(leaf).flatten(1) for leaf in leaves]
+        return [leaf.new_zeros(len(leaf), leaf[0].numel()) for leaf in leaves]
     found = torch.autograd.grad(
         arrived, leaves, weights.expand_as(arrived), retain_graph=True, allow_unused=True, materialize_grads=True
     )
-    return [part.flatten(1) for part in found]
+    return [part.reshape(len(part), -1) for part in found]
 
 
 def confirmed(m: Map, across: Tensor, sums: Tensor) -> Map | None:
