@@ -111,6 +111,11 @@ def in_float64(value: Any) -> Any:
     return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
+def real(value: Any) -> Any:
+    """Integers and booleans of a tensor as real numbers, in float64: as integers they would wrap around."""
+    return value.double() if isinstance(value, Tensor) and not value.is_complex() else value
+
+
 def copied(model: nn.Module) -> nn.Module:
     """A deep copy, or an error that names what cannot be copied.
 

@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from convexnet.curvature.arguments import real
+
 Move = Callable[[Tensor], Tensor]
 
 
@@ -44,11 +46,6 @@ def parts(value: Value) -> tuple[Any, Tensor | None, bool]:
 
 def difference(value: Any) -> Difference:
     return value if isinstance(value, Difference) else Difference(real(value), None, True)
-
-
-def real(value: Any) -> Any:
-    """Integers and booleans of a tensor as real numbers: as integers they would wrap around."""
-    return value.double() if isinstance(value, Tensor) and not value.is_complex() else value
 
 
 def total(a: Any, b: Any) -> Any:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from convexnet.curvature.arguments import in_float64
+from convexnet.curvature.arguments import in_float64, real
 from convexnet.curvature.call import Refusal
 from convexnet.curvature.findings import Finding
 from convexnet.curvature.graph import ancestors, base_name, functional, module_path, parents, source_line
@@ -150,7 +150,7 @@ class Reading:
             return args[0][args[1]]
         name = base_name(node.target)
         if node in self.moving and name in BENT:
-            args, kwargs = real(args), real(kwargs)
+            args, kwargs = all_real(args), all_real(kwargs)
         use = Use(functional(node.target, name), args, kwargs)
 
         def here(bend: str, a: Tensor, setting: float | Tensor = 0.0, group: bool = False) -> Tensor:
@@ -208,13 +208,13 @@ def widened(value: Any) -> Any:
     return {key: widened(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
-def real(value: Any) -> Any:
+def all_real(value: Any) -> Any:
     """Arguments of a function of `bends`, whose form is computed from them: integers of a tensor would wrap around."""
     if isinstance(value, (list, tuple)):
-        return type(value)(map(real, value)) if type(value) in (list, tuple) else value
+        return type(value)(map(all_real, value)) if type(value) in (list, tuple) else value
     if isinstance(value, dict):
-        return {key: real(item) for key, item in value.items()}
-    return value.double() if isinstance(value, Tensor) and not value.is_complex() else value
+        return {key: all_real(item) for key, item in value.items()}
+    return real(value)
 
 
 def finding(node: fx.Node, refusal: Refusal) -> Finding:

@@ -76,11 +76,6 @@ def usable(tensor: Any) -> Any:
     return made.clone() if isinstance(made, Tensor) and made.is_inference() else made
 
 
-def real(value: Any) -> Any:
-    """An argument of a bend: its rule computes with it, and integers of a tensor would wrap around."""
-    return value.double() if isinstance(value, Tensor) and not value.is_complex() else value
-
-
 def exact(setting: Any) -> Any:
     """An argument of an operator, where a type that is asked for (`y.float()`) becomes float64, as everything here."""
     return torch.float64 if isinstance(setting, torch.dtype) and setting.is_floating_point else setting

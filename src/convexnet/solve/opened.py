@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from convexnet.curvature.arguments import in_float64
+from convexnet.curvature.arguments import in_float64, real
 from convexnet.curvature.call import Call, Refusal
 from convexnet.curvature.facts import AFFINE, CONSTANT, constant, known
 from convexnet.curvature.fields import uniform
@@ -24,7 +24,7 @@ from convexnet.curvature.graph import ancestors, base_name, functional, module_p
 from convexnet.curvature.table import TABLE
 from convexnet.curvature.trace import Program
 from convexnet.solve.bends import Bend, Kinks
-from convexnet.solve.execution import Applied, executed, real, usable
+from convexnet.solve.execution import Applied, executed, usable
 from convexnet.solve.kinks import KINKS
 
 ADDITIVE = ("add", "sub", "rsub", "cat", "stack", "maximum", "max", "minimum", "clamp", "clamp_min")
