@@ -16,7 +16,7 @@ from convexnet.curvature.arguments import copied, in_float64
 from convexnet.curvature.undisturbed import Generators, in_eval_mode, tensors_of
 from convexnet.solve.execution import Applied
 from convexnet.solve.opened import Opened
-from convexnet.solve.rounding import Tracked
+from convexnet.solve.rounding import Rounding, Tracked
 
 INSIDE = 1e-9
 """How far towards the centre, as a share of the way, a function that is convex on a box only is differentiated."""
@@ -98,17 +98,25 @@ class Whole:
             return self.run(y)
 
     def symmetric(self, y: Tensor) -> bool:
-        """Whether a sample has the same value in both places of a pair, near y (B, n)."""
+        """Whether a sample has the same value in both places of a pair, near y (B, n), as exactly as rounding tells."""
         first = torch.zeros(1, dtype=torch.int64, device=y.device)
         with torch.no_grad():
             for shift in (0.0, 0.37, -0.73):
                 here = self.rows(torch.cat([first, first + self.batch - 1]))
                 pair = y[[0, -1]] + shift * torch.linspace(0.2, 1.0, y.shape[1], device=y.device).to(y)
                 turned = here.rows(torch.tensor([1, 0], device=y.device))
-                there, back = here.value(pair), turned.value(pair.flip(0)).flip(0)
-                if not torch.allclose(there, back, rtol=1e-9, atol=1e-300, equal_nan=True):
+                there, back = here.judged(pair), turned.judged(pair.flip(0)).moved(lambda t: t.flip(0))
+                # An offset of f must not hide a difference: what is allowed is the error of these two numbers alone.
+                room = torch.fmin(there.error + back.error, 1e-9 * there.value.abs() + 1e-300)
+                apart = (there.value - back.value).abs() > room
+                if bool((apart | (there.value.isnan() != back.value.isnan())).any()):
                     return False
         return True
+
+    def judged(self, y: Tensor) -> Tracked:
+        """f(y) with a bound of its rounding errors, (B,)."""
+        found = self.run(y, torch.zeros_like(y), Rounding())
+        return found if isinstance(found, Tracked) else Tracked(found, 2.0**-52 * found.abs())
 
     def touched(self, y: Tensor) -> Tensor:
         """Where it is differentiated for y."""
