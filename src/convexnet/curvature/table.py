@@ -34,7 +34,7 @@ from convexnet.curvature.profiles import (
     threshold,
 )
 from convexnet.curvature.reductions import Reduction, Window, norm_order
-from convexnet.curvature.row import Joint, Linear, Row, Sum
+from convexnet.curvature.row import Extremum, Joint, Linear, Row, Sum
 from convexnet.curvature.shapes import Moved, Placed
 from convexnet.curvature.undefined import Beyond
 
@@ -79,6 +79,8 @@ ABOVE_MINUS_ONE = ((math.nextafter(-1.0, 0.0), INF),)
 
 NORM = Reduction("up", position=2, moves="by size", allows=norm_order)
 COPIED = Placed(arithmetic.identity, drops=False, repeats=False)
+OWN_AND_OTHERS = "non-decreasing in one element and non-increasing in the others"
+NEITHER_WAY = "neither non-decreasing nor non-increasing"
 ATTENTION = "attention multiplies quantities that depend on the input, and normalises them by a softmax"
 
 
@@ -147,11 +149,11 @@ ROWS: tuple[tuple[str, Rule | Row], ...] = (
     ("mean", Reduction("straight")),
     ("amax", Reduction("up", exact=True)),
     ("amin", Reduction("down", exact=True)),
-    ("logsumexp", Reduction("up", homogeneous=False)),
-    ("linalg_vector_norm", Row(NORM, takes_infinity=True, undefined=undefined.has_no_order)),
-    ("norm", Row(NORM, takes_infinity=True, undefined=undefined.has_no_order)),
+    ("logsumexp", Row(Reduction("up", homogeneous=False), steepest=1.0)),
+    ("linalg_vector_norm", Row(NORM, takes_infinity=True, undefined=undefined.has_no_order, steepest=1.0)),
+    ("norm", Row(NORM, takes_infinity=True, undefined=undefined.has_no_order, steepest=1.0)),
     ("var", Row(Reduction("up", moves="both"), undefined=undefined.of_few, instead=MEAN_OF_SQUARES)),
-    ("std", Row(Reduction("up", moves="both"), undefined=undefined.of_few, instead=NORM_OF_DIFFERENCES)),
+    ("std", Row(Reduction("up", moves="both"), undefined=undefined.of_few, steepest=1.0, instead=NORM_OF_DIFFERENCES)),
     # --- over windows ----------------------------------------------------------------------------------------------
     *((name.format(n), Window("up")) for n in (1, 2, 3) for name in (
         "max_pool{}d", "adaptive_max_pool{}d")),
@@ -180,7 +182,7 @@ ROWS: tuple[tuple[str, Rule | Row], ...] = (
     *((name, Moved(picks=(1, "indices"))) for name in ("index", "index_put")),
     *((name, Moved(picks=(2, "index"))) for name in ("index_select", "gather")),
     ("take", Moved(picks=(1, "index"))),
-    ("repeat_interleave", Moved(drops=False, picks=(1, "repeats"))),
+    ("repeat_interleave", Moved(picks=(1, "repeats"))),
     ("tensor_split", Moved(repeats=False, picks=(1, "tensor_indices_or_sections"))),
     *((name, Placed(shapes.reshaped, drops=False, repeats=False)) for name in ("view", "_unsafe_view", "reshape")),
     ("view_as", Row(Placed(shapes.reshaped, drops=False, repeats=False), shape_only=(1,))),
@@ -221,17 +223,17 @@ ROWS: tuple[tuple[str, Rule | Row], ...] = (
     ("pow", Row(arithmetic.pow_, undefined=undefined.power_undefined)),
     ("log", Row(arithmetic.log, undefined=Beyond(POSITIVE), instead=LOG_SUM_EXP)),
     # --- maxima and choices ------------------------------------------------------------------------------------------
-    ("maximum", Joint(arithmetic.maximum, "convex")),
-    ("minimum", Joint(arithmetic.minimum, "concave")),
-    ("max", Joint(arithmetic.largest, "convex")),
-    ("min", Joint(arithmetic.smallest, "concave")),
-    ("clamp", Row(Joint(arithmetic.clamped, "convex"), takes_numbers=True, takes_infinity=True)),
-    ("clamp_min", Row(Joint(arithmetic.clamped, "convex"), takes_numbers=True, takes_infinity=True)),
-    ("clamp_max", Row(Joint(arithmetic.clamped_above, "concave"), takes_numbers=True, takes_infinity=True)),
+    ("maximum", Extremum(arithmetic.maximum, "convex")),
+    ("minimum", Extremum(arithmetic.minimum, "concave")),
+    ("max", Extremum(arithmetic.largest, "convex")),
+    ("min", Extremum(arithmetic.smallest, "concave")),
+    ("clamp", Row(Extremum(arithmetic.clamped, "convex"), takes_numbers=True, takes_infinity=True)),
+    ("clamp_min", Row(Extremum(arithmetic.clamped, "convex"), takes_numbers=True, takes_infinity=True)),
+    ("clamp_max", Row(Extremum(arithmetic.clamped_above, "concave"), takes_numbers=True, takes_infinity=True)),
     *((name, Row(arithmetic.prelu, weights=(1,), asked="slope")) for name in ("prelu", "_prelu_kernel")),
-    *((name, Joint(arithmetic.log_softmax, "concave", "non-decreasing in one element and non-increasing in the others"))
-      for name in ("log_softmax", "_log_softmax")),
-    ("cdist", Row(Joint(layers.cdist, "convex", "neither non-decreasing nor non-increasing"), takes_infinity=True)),
+    *((name, Row(Joint(arithmetic.log_softmax, "concave", OWN_AND_OTHERS), steepest=2.0)) for name in (
+        "log_softmax", "_log_softmax")),
+    ("cdist", Row(Joint(layers.cdist, "convex", NEITHER_WAY), takes_infinity=True, steepest=1.0)),
     # --- weighted linear maps ----------------------------------------------------------------------------------------
     ("linear", Row(Linear(layers.linear), weights=(1,))),
     *((name, Row(Linear(layers.matmul), weights=(0, 1))) for name in ("matmul", "mm", "bmm", "mv", "dot")),
