@@ -26,7 +26,7 @@ UNCOVERED: dict[str, Callable[[Sample], bool]] = {
     "batch_norm": lambda sample: bool(sample.args[5]) or bool(moving_in(sample.args[1:])),
     "avg_pool2d": lambda sample: len(sample.args) > 6 or "divisor_override" in sample.kwargs,
     "linalg_vector_norm": lambda sample: len(sample.args) > 1 and sample.args[1] < 1,
-    "norm": lambda sample: len(sample.args) > 1 and (sample.args[1] or 2) < 1,
+    "norm": lambda sample: 0.5 in (*sample.args[1:2], sample.kwargs.get("p")),
     "cdist": lambda sample: len(sample.args) > 2 and sample.args[2] < 1,
     "view": lambda sample: isinstance(sample.args[1], torch.dtype),
     "index_put": lambda sample: len(sample.args) > 3 and bool(sample.args[3]),
