@@ -38,7 +38,9 @@ def bake(model: nn.Module, example: Tensor | Sequence[Tensor] | None = None) -> 
     Args:
         model: the network; it is not touched.
         example: one batch of inputs. None: the shape that `constrain` or `convexify` recorded, or a guess from the
-            first layer.
+            first layer, which takes a linear layer for one of vectors (batch, in_features). The copy computes the same
+            for inputs with that many dimensions: a BatchNorm1d looks at the features of (batch, features), and at the
+            channels of (batch, channels, length).
 
     Raises:
         ValueError: no example is known, or a BatchNorm has no running statistics.
@@ -248,7 +250,8 @@ def check_same(model: nn.Module, plain: nn.Module, inputs: Sequence[Tensor]) -> 
         if not worst <= TOLERANCE * (1 + size):
             raise ConvexNetError(
                 f"the baked copy of {type(model).__name__} differs by {worst:.3g} where outputs reach {size:.3g}, more "
-                "than rounding explains: a layer looks at the parameters of another, or its weights are not finite"
+                "than rounding explains: a layer looks at the parameters of another or has an eval mode of its own, or "
+                "its weights are not finite"
             )
 
 
