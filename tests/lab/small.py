@@ -8,8 +8,8 @@ from typing import Any
 
 from convexnet.lab.jobs import Job
 from convexnet.lab.networks import Convex
+from convexnet.lab.place import Place
 from convexnet.lab.recipes import Recipe
-from convexnet.lab.runs import Place
 
 HIDDEN = (48, 48, 48)
 """Instead of the paper's 800: what the tests look at does not depend on it."""

@@ -88,9 +88,10 @@ def train(
         from convexnet.lab.data import DataError
         from convexnet.lab.jobs import Job
         from convexnet.lab.models import MODELS, model_named
+        from convexnet.lab.place import Place
         from convexnet.lab.present_runs import train_one
         from convexnet.lab.recipes import recipe as recipe_named
-        from convexnet.lab.runs import Place, leave
+        from convexnet.lab.runs import leave
 
         name = f"ioc-{model}" if convex and f"ioc-{model}" in MODELS else model
         try:
@@ -180,9 +181,9 @@ def run_study(
         raise refuse("--smoke and --full exclude each other.")
     torch.set_num_threads(threads)
     with stops_cleanly("the same command goes on where it stopped."):
+        from convexnet.lab.place import Place
         from convexnet.lab.present_runs import run_sweep
         from convexnet.lab.records import RecordError
-        from convexnet.lab.runs import Place
         from convexnet.lab.studies import study_named
 
         size = "smoke" if smoke else "full" if full else "two-core"

@@ -14,14 +14,15 @@ from rich.text import Text
 
 from convexnet.lab import page
 from convexnet.lab.checkpoints import NAME, CheckpointError
-from convexnet.lab.experiment import Point
 from convexnet.lab.jobs import Job
+from convexnet.lab.place import Place
 from convexnet.lab.records import write_whole
-from convexnet.lab.runs import Place, run
+from convexnet.lab.runs import run
 from convexnet.lab.study import Study
 from convexnet.lab.sweep import Outcome, sweep
 from convexnet.lab.terminal import refuse
 from convexnet.lab.train import Diverged
+from convexnet.learner import Point
 
 
 def progress_on(console: Console) -> Progress:
