@@ -50,10 +50,8 @@ class KMeans:
         for k in range(self.recipe.clusters):
             self.centres[k] = self.points[nearest == k].mean(0)
         self.iteration += 1
-        return {
-            "epoch": self.iteration,
-            "inertia": float(torch.cdist(self.points, self.centres).amin(1).square().sum()),
-        }
+        distances: Tensor = torch.cdist(self.points, self.centres).amin(1)
+        return {"epoch": self.iteration, "inertia": float(distances.square().sum())}
 
     def state(self) -> dict[str, Any]:
         return {"iteration": self.iteration, "centres": self.centres}
@@ -64,9 +62,11 @@ class KMeans:
 
 def cluster(job: Job, place: Place, tick: Tick) -> Row:
     made = KMeans(job.recipe, job.seed)
-    return learn(
-        job, made, place, lambda: {"task": "clustering", "certified": False, "centres": made.centres.tolist()}, tick
-    )
+
+    def columns() -> Row:
+        return {"task": "clustering", "certified": False, "centres": made.centres.tolist()}
+
+    return learn(job, made, place, columns, tick)
 
 
 STUDY = replace(fig2.STUDY, name="clusters", run=cluster)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import convexnet as cx
-from convexnet.lab import checkpoints, driver, experiment, models
+from convexnet.lab import checkpoints, experiment, models, signals
 from convexnet.lab.checkpoints import NAME, CheckpointError, read_checkpoint, write_checkpoint
 from convexnet.lab.jobs import Job
 from convexnet.lab.models import Model
@@ -134,9 +134,10 @@ def test_a_signal_writes_a_checkpoint_first(number: int, tmp_path: Path, monkeyp
         original(training)
 
     handlers = [signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)]
-    with monkeypatch.context() as patch, pytest.raises(driver.Stopped, match=signal.Signals(number).name):
-        patch.setattr(experiment.Training, "after", after)
+    monkeypatch.setattr(experiment.Training, "after", after)
+    with pytest.raises(signals.Stopped, match=signal.Signals(number).name):
         run(job, small.place(tmp_path / "parts", checkpoint_seconds=1e9))
+    monkeypatch.setattr(experiment.Training, "after", original)
     assert [signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)] == handlers
     state = read_checkpoint(tmp_path / "parts" / NAME, job.settings)["learner"]
     assert (state["epoch"], state["batch"]) == (1, 2)

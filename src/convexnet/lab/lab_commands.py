@@ -84,7 +84,7 @@ def train(
     Example: convexnet train --dataset digits --model mlp --convex --epochs 20
     """
     torch.set_num_threads(threads)
-    with stops_cleanly("go on from the last checkpoint with the same command and --resume."):
+    with stops_cleanly("go on with the same command and --resume."):
         from convexnet.lab.data import DataError
         from convexnet.lab.jobs import Job
         from convexnet.lab.models import MODELS, model_named

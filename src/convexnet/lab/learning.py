@@ -67,6 +67,7 @@ def common(job: Job, driven: Driven) -> Row:
         "recipe": asdict(job.recipe),
         "seed": job.seed,
         "full": job.full,
+        **({"continued_from": job.continued_from} if job.continued_from else {}),
         "curve": thinned(driven.curve),
         "seconds": round(driven.seconds, 3),
         "resumed_after": driven.resumed,

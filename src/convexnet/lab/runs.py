@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import astuple, replace
@@ -120,13 +121,29 @@ def launched(place: Place, precision: str) -> Fabric:
 
     if precision.endswith("-true") and precision != "32-true":
         raise ValueError(f"precision {precision!r} keeps the weights themselves in it: take bf16-mixed or 32-true")
-    strategy: Any = "ddp" if place.devices > 1 else "auto"
+    devices, nodes = processes(place.devices)
+    strategy: Any = "ddp" if devices * nodes > 1 else "auto"
+    kind: Any = precision
     try:
-        fabric = Fabric(accelerator=place.accelerator, devices=place.devices, strategy=strategy, precision=precision)  # pyright: ignore[reportArgumentType]
+        fabric = Fabric(
+            accelerator=place.accelerator, devices=devices, num_nodes=nodes, strategy=strategy, precision=kind
+        )
     except (MisconfigurationException, RuntimeError) as error:
         raise ValueError(f"{place.devices} of {place.accelerator!r} cannot be had here: {error}") from error
     fabric.launch()
     return fabric
+
+
+def processes(devices: int) -> tuple[int, int]:
+    """How many processes a machine has, and how many machines there are: under `torchrun` as it says.
+
+    Raises:
+        ValueError: it says something else than what was asked for.
+    """
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", devices))
+    if devices not in (1, here):
+        raise ValueError(f"torchrun started {here} processes on this machine, and {devices} devices were asked for")
+    return here, max(1, int(os.environ.get("WORLD_SIZE", here)) // here)
 
 
 def leave() -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import shutil
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from time import sleep
 
 from convexnet.lab.checkpoints import CheckpointError
 from convexnet.lab.data import DataError
@@ -121,7 +121,7 @@ def one_by_one(study: Study, jobs: Sequence[Job], place: Place, results: Path, t
             queue.append(job)
             taken += 1
             if taken == len(queue):
-                time.sleep(PATIENCE)
+                sleep(PATIENCE)
                 taken = 0
             continue
         except FAILURES as error:

@@ -10,6 +10,8 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from convexnet.lab.signals import Stopped
+
 
 def print_certificate(text: str, convex: bool, console: Console) -> None:
     """Print a certificate's text, its first line in colour."""
@@ -21,9 +23,12 @@ def print_certificate(text: str, convex: bool, console: Console) -> None:
 
 @contextlib.contextmanager
 def stops_cleanly(what_remains: str) -> Generator[None, None, None]:
-    """Turn Ctrl-C into one line and the exit status that shells expect."""
+    """Turn Ctrl-C and SIGTERM into one line and the exit status that shells expect."""
     try:
         yield
+    except Stopped as stop:
+        print(f"\nStopped after a checkpoint, {stop.checkpoint}; {what_remains}", file=sys.stderr)
+        raise typer.Exit(128 + stop.signal) from None
     except KeyboardInterrupt:
         print(f"\nStopped; {what_remains}", file=sys.stderr)
         raise typer.Exit(130) from None
