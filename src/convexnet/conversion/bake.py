@@ -15,7 +15,7 @@ from convexnet.curvature.arguments import copied, unwrapped
 from convexnet.curvature.failures import evaluated
 from convexnet.curvature.graph import base_name, functional
 from convexnet.curvature.shapes import Moved, reshaped
-from convexnet.curvature.table import TABLE
+from convexnet.curvature.table import is_batch_norm, row_of
 from convexnet.curvature.trace import Program, trace
 from convexnet.curvature.undisturbed import in_eval_mode, surroundings
 from convexnet.errors import ConvexNetError
@@ -24,8 +24,7 @@ from convexnet.nn.heads import FreeHead
 from convexnet.nn.layers import ConvexConv2d, ConvexLinear
 from convexnet.nn.norms import Affine, BatchNormAlong
 
-CONVOLUTIONS = {"conv1d": nn.Conv1d, "conv2d": nn.Conv2d, "conv3d": nn.Conv3d}
-NORM = ("batch_norm", "_native_batch_norm_legit_no_training")
+LAYERS = {kind.__name__.lower(): kind for kind in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)}
 TOLERANCE = 1e-6
 
 
@@ -72,7 +71,7 @@ def bake(model: nn.Module, example: Tensor | Sequence[Tensor] | None = None) -> 
     program = trace(plain, inputs)
     folded: dict[int, nn.Module] = {}
     for node in program.graph.nodes:
-        if node.op == "call_function" and base_name(node.target) in NORM:
+        if node.op == "call_function" and is_batch_norm(base_name(node.target)):
             norm = norm_of(plain, program, node)
             if norm is not None and id(norm) not in folded:
                 folded[id(norm)] = fold(plain, program, node, norm)
@@ -153,17 +152,17 @@ def fold(model: nn.Module, program: Program, node: fx.Node, norm: _BatchNorm) ->
 
 
 def is_move(node: fx.Node) -> bool:
-    rule = TABLE.get(base_name(node.target))
-    return node.op == "call_function" and (isinstance(rule, Moved) or rule is reshaped)
+    row = row_of(base_name(node.target))
+    return node.op == "call_function" and (isinstance(row.rule, Moved) or row.runs(reshaped))
 
 
 def layer_of(model: nn.Module, program: Program, node: fx.Node) -> nn.Module | None:
     """The plain linear or convolutional layer of an operator, if it is used once."""
     name = base_name(node.target)
-    if node.op != "call_function" or name not in ("linear", *CONVOLUTIONS):
+    if node.op != "call_function" or name not in LAYERS:
         return None
     module = owner_of(model, program, node.args[1])
-    return module if type(module) is {"linear": nn.Linear, **CONVOLUTIONS}[name] else None
+    return module if type(module) is LAYERS[name] else None
 
 
 def units_at(layer: nn.Module, node: fx.Node) -> int:
