@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-PACKAGES = ("convexnet", "torch", "torchvision", "lightning", "numpy", "scikit-learn", "torchmetrics", "matplotlib")
+PACKAGES = ("convexnet", "torch", "torchvision", "lightning", "numpy", "scikit-learn", "matplotlib")
 
 VERSION = 1
 """Of the records of studies, in their field `record`."""
