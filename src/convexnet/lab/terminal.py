@@ -10,7 +10,12 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from convexnet.errors import meant
 from convexnet.lab.signals import Stopped
+
+
+class UsageError(Exception):
+    """The command was used wrongly; the message names the place and the remedy."""
 
 
 def print_certificate(text: str, convex: bool, console: Console) -> None:
@@ -46,7 +51,7 @@ def one_of(allowed: Iterable[str]) -> Callable[[str | None], str | None]:
 
     def check(value: str | None) -> str | None:
         if value is not None and value not in names:
-            raise typer.BadParameter(f"{value!r} is not one of {', '.join(names)}.")
+            raise typer.BadParameter(f"{value!r} is not one of {', '.join(names)}{meant(value, names)}.")
         return value
 
     return check
