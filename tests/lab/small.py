@@ -22,7 +22,8 @@ def job(model: str = "ioc-mlp", **changes: Any) -> Job:
     fields = Recipe.__dataclass_fields__
     how = replace(RECIPE, **{name: value for name, value in changes.items() if name in fields})
     rest = {name: value for name, value in changes.items() if name not in fields}
-    return Job("small", model, "digits", how, **({"seed": 0, "full": False, "train_samples": 192} | rest))
+    given = {"dataset": "digits", "seed": 0, "full": False, "train_samples": 192} | rest
+    return Job("small", model, recipe=how, **given)
 
 
 def place(folder: Path, **changes: Any) -> Place:

@@ -8,6 +8,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -154,6 +155,27 @@ def test_other_settings_are_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"recipe\.batch was 64, is 32; seed was 0, is 1\. Repeat the settings"):
         run(small.job(batch=32, seed=1), small.place(tmp_path))
     assert (tmp_path / NAME).read_bytes() == before
+
+
+def test_other_data_under_the_same_path_are_refused(tmp_path: Path) -> None:
+    def put(seed: int) -> None:
+        draws = np.random.default_rng(seed)
+        labels = np.arange(60) % 3
+        np.savez(tmp_path / "set.npz", images=draws.random((60, 5), np.float32), labels=labels)
+
+    put(0)
+    job = small.job("mlp", dataset=f"npz:{tmp_path / 'set.npz'}", train_samples=None)
+    with pytest.raises(Stopped):
+        run(job, small.place(tmp_path / "run"), stop_after(1))
+    put(1)
+    with pytest.raises(CheckpointError, match=r"data was '\w{16}', is '\w{16}'"):
+        run(job, small.place(tmp_path / "run"))
+    put(0)
+    row = run(job, small.place(tmp_path / "run"))
+    put(1)
+    other = run(job, small.place(tmp_path / "other"))
+    assert row["key"] != other["key"]
+    assert row["data"] != other["data"]
 
 
 def test_an_earlier_run_is_not_overwritten_unasked(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import convexnet as cx
-from convexnet.lab import models
+from convexnet.lab import models, runs
 from convexnet.lab.checkpoints import NAME, read_checkpoint
 from convexnet.lab.data import Split, load, scaled
 from convexnet.lab.experiment import Course, Training, part, update
@@ -23,7 +23,7 @@ from convexnet.lab.models import MODELS, build
 from convexnet.lab.networks import Convex
 from convexnet.lab.recipes import RECIPES, recipe
 from convexnet.lab.records import FIELDS
-from convexnet.lab.runs import run
+from convexnet.lab.runs import EVALUATED, evaluated_together, outputs, run
 from convexnet.lab.train import Diverged
 from tests.lab import small
 
@@ -178,6 +178,20 @@ def test_parts_of_a_batch_make_the_whole(seed: int) -> None:
         means = [part.inputs.mean() * part.share for part in shares]
         torch.testing.assert_close(torch.stack(means).mean(), values.mean())
     assert part(*whole, 0, 6) is None  # a process would have a single row, of which BatchNorm makes nothing
+
+
+def test_evaluation_takes_as_many_samples_as_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Flatten(), nn.Linear(288, 10))
+    one = torch.zeros(1, 1, 8, 8)
+    assert evaluated_together(network, one) == EVALUATED
+    monkeypatch.setattr(runs, "ACTIVATIONS", 10 * 8 * 36 * 4 + 5)
+    assert evaluated_together(network, one) == 10
+    monkeypatch.setattr(runs, "ACTIVATIONS", 1)
+    assert evaluated_together(network, one) == 1
+    assert not any(module._forward_hooks for module in network.modules())
+    part = Split(torch.randn(7, 1, 8, 8), torch.zeros(7, dtype=torch.int64))
+    with torch.no_grad():
+        torch.testing.assert_close(outputs(network, part), network(part.images))
 
 
 def test_a_long_curve_is_thinned() -> None:

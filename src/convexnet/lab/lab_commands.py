@@ -91,7 +91,10 @@ def train(
         str, typer.Option(metavar="|".join(NOISES), callback=one_of(NOISES), help="How they are drawn.")
     ] = "symmetric-including",
     train_samples: Annotated[int | None, typer.Option(min=2, help="Train on so many images only.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Decides everything that is random.")] = 0,
+    measure_every: Annotated[
+        int, typer.Option(min=1, help="Epochs between two looks at training and test data; validation is each epoch's.")
+    ] = 1,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Decides everything that is random.")] = 0,
     data_dir: DataDir = None,
     download: Download = False,
     out: Annotated[
@@ -131,6 +134,8 @@ def train(
             raise refuse(str(error)) from None
         if convex and not model_named(name).convex:
             raise refuse(f"{model} has no convex counterpart here; models: {', '.join(MODELS)}")
+        if not model_named(name).convex and (method or init):
+            raise refuse(f"--{'method' if method else 'init'} is of convex networks: add --convex, or leave it out")
         given = {"epochs": epochs, "batch": batch, "learning_rate": learning_rate, "augment": augment}
         given |= {"normalise": normalise, "precision": precision, "compiled": compiled or None}
         ways = {"method": method, "init": init}
@@ -150,6 +155,7 @@ def train(
             train_samples=train_samples,
             noise=noise,
             noise_kind=noise_kind,
+            measure_every=measure_every,
         )
         safe = dataset.replace(":", "-").replace("/", "-")
         folder = out if out is not None else Path("runs") / f"train-{name}-{safe}-{seed}"

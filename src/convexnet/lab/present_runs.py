@@ -19,7 +19,7 @@ from convexnet.lab.jobs import Job
 from convexnet.lab.lock import Taken, claimed
 from convexnet.lab.place import Place
 from convexnet.lab.records import RecordError, Row, read_records, write_whole
-from convexnet.lab.runs import run
+from convexnet.lab.runs import identified, run
 from convexnet.lab.study import Study
 from convexnet.lab.sweep import Outcome, sweep
 from convexnet.lab.terminal import refuse
@@ -58,7 +58,7 @@ def train_one(job: Job, place: Place) -> None:
     console = Console(highlight=False, quiet=not first)
     try:
         with claimed(place.folder) if first else contextlib.nullcontext():
-            job, earlier = begun(job, place, console)
+            job, earlier = begun(identified(job), place, console)
             if earlier is not None and job.key == earlier["key"]:
                 console.print(f"{place.folder} holds a finished run, of {earlier['epochs']} epochs: nothing to do.")
                 return

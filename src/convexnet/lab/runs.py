@@ -17,7 +17,7 @@ from torch.nn import functional
 import convexnet as cx
 from convexnet.lab import metrics, records
 from convexnet.lab.checkpoints import CheckpointError
-from convexnet.lab.data import DataSet, Split, batches, load
+from convexnet.lab.data import DataSet, Split, batches, fingerprint_of, load
 from convexnet.lab.data.batches import prepared as scaled_once
 from convexnet.lab.driver import Driven, drive
 from convexnet.lab.experiment import Course, Training, prepared
@@ -35,7 +35,10 @@ if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
 EVALUATED = 2000
-"""Samples in a batch when nothing is trained."""
+"""Samples in a batch when nothing is trained, at most."""
+
+ACTIVATIONS = 2**28
+"""Bytes that the largest result of a layer may have then."""
 
 SAMPLED = 1000
 """Validation samples for the correlation of pre-activations, if there are so many."""
@@ -52,6 +55,7 @@ def run(job: Job, place: Place, tick: Tick = lambda job, point: None) -> Row:
         Diverged: the loss is no number any more.
         ValueError: a setting is wrong, or there is no such device.
     """
+    job = identified(job)
     fabric = launched(place, job.recipe.precision)
     raw = loaded(job, place)
     data, step = normalised(raw, job)
@@ -155,6 +159,12 @@ def leave() -> None:
         distributed.destroy_process_group()
 
 
+def identified(job: Job) -> Job:
+    """The job with what stands for the content of its data, where these are a user's own."""
+    found = fingerprint_of(job.dataset)
+    return replace(job, data=found) if found and not job.data else job
+
+
 def loaded(job: Job, place: Place) -> DataSet:
     """The data of a job."""
     return load(
@@ -184,9 +194,33 @@ def outputs(network: nn.Module, part: Split) -> Tensor:
     was_training = network.training
     network.eval()
     with torch.no_grad():
-        found = torch.cat([network(inputs) for inputs, _ in batches(part, EVALUATED)])
+        size = evaluated_together(network, next(batches(part, 1))[0])
+        found = torch.cat([network(inputs) for inputs, _ in batches(part, size)])
     network.train(was_training)
     return found
+
+
+def evaluated_together(network: nn.Module, one: Tensor) -> int:
+    """How many samples like this one (1, ...) a batch may have, so that no layer makes more than `ACTIVATIONS` bytes.
+
+    Example:
+        >>> evaluated_together(nn.Linear(4, 2), torch.zeros(1, 4))
+        2000
+    """
+    largest = one.numel() * one.element_size()
+
+    def note(module: nn.Module, given: object, made: object) -> None:
+        nonlocal largest
+        if isinstance(made, Tensor):
+            largest = max(largest, made.numel() * made.element_size())
+
+    hooks = [module.register_forward_hook(note) for module in network.modules()]
+    try:
+        network(one)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return max(1, min(EVALUATED, ACTIVATIONS // largest))
 
 
 def measured(network: nn.Module, data: DataSet, wanted: list[str]) -> Point:
@@ -232,6 +266,7 @@ def record(job: Job, training: Training, driven: Driven, data: DataSet, step: nn
         "noise": data.noise,
         "true_fraction": data.true_fraction,
         "note": data.note,
+        "data": data.fingerprint,
         **four,
         "validation_accuracy": end["validation_accuracy"],
         "test_accuracy_at_peak": metrics.accuracy(outputs(best, data.test), data.test.labels),
