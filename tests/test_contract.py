@@ -91,6 +91,7 @@ PLANNED = [
 # Each room may import those on its right, itself, and nothing else of the package. Rooms are listed from the bottom up.
 BELOW: dict[str, set[str]] = {
     "errors": set(),
+    "learner": {"errors"},
     "arrays": set(),
     "domains": {"errors", "arrays"},
     "curvature": {"errors", "arrays", "domains"},
@@ -123,7 +124,7 @@ OPTIONAL = [
     "torchvision",
     "timm",
     "lightning",
-    "torchmetrics",
+    "filelock",
     "convexnet.lab",
 ]
 
