@@ -91,9 +91,10 @@ PLANNED = [
 # Each room may import those on its right, itself, and nothing else of the package. Rooms are listed from the bottom up.
 BELOW: dict[str, set[str]] = {
     "errors": set(),
+    "learner": {"errors"},
     "arrays": set(),
     "domains": {"errors", "arrays"},
-    "curvature": {"errors", "domains"},
+    "curvature": {"errors", "arrays", "domains"},
     "memory": {"errors", "domains", "curvature"},
     "constraints": {"errors", "arrays", "domains", "curvature", "memory"},
     "initialise": {"errors", "arrays", "domains", "curvature"},
@@ -123,7 +124,7 @@ OPTIONAL = [
     "torchvision",
     "timm",
     "lightning",
-    "torchmetrics",
+    "filelock",
     "convexnet.lab",
 ]
 

@@ -8,19 +8,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
-from rich.console import Console
 
 import convexnet as cx
-from convexnet.constraints.sets import METHODS
-from convexnet.conversion.convexify import INITS
-from convexnet.lab import user_model
+from convexnet.lab.choices import INITS, METHODS, WHITE_EPSILON, WHITENINGS
 from convexnet.lab.lab_commands import register
 from convexnet.lab.minimise_command import minimise
-from convexnet.lab.networks import Convex
-from convexnet.lab.terminal import one_of, print_certificate, refuse, stops_cleanly
-from convexnet.lab.whiten import EPSILON, WHITENINGS
+from convexnet.lab.terminal import UsageError, one_of, print_certificate, refuse, stops_cleanly
 
 app = typer.Typer(
     name="convexnet",
@@ -122,7 +116,8 @@ def demo(
         typer.Option(
             metavar="|".join(WHITENINGS),
             callback=one_of(WHITENINGS),
-            help=f"Whiten the convex network's inputs, inside the network; {EPSILON:g} is added to every variance.",
+            help="Whiten the convex network's inputs, inside the network; "
+            f"{WHITE_EPSILON:g} is added to every variance.",
             show_default=False,
         ),
     ] = None,
@@ -144,11 +139,14 @@ def demo(
     come with scikit-learn, so no network is needed. Under two minutes on two processor cores.
     """
     folder = out if out is not None else Path("runs") / f"demo-{datetime.now():%Y%m%d-%H%M%S}"
-    torch.set_num_threads(threads)
     with stops_cleanly("no report was written. Start again with the same command."):
-        # Its packages take seconds to import, which `certify` need not wait for.
+        import torch
+
         from convexnet.lab.demo import Recipe
+        from convexnet.lab.networks import Convex
         from convexnet.lab.present import run_demo
+
+        torch.set_num_threads(threads)
 
         how = Convex(method, widen_first, init, free_head, free_gamma, whiten)
         try:
@@ -213,6 +211,10 @@ def certify(
     Example: convexnet certify torchvision.models:resnet18 --shape 3,224,224
     """
     with stops_cleanly("nothing was certified."):
+        from rich.console import Console
+
+        from convexnet.lab import user_model
+
         try:
             example, indices, domain = user_model.arguments(shape, batch=batch, wrt=wrt, box=box, seed=seed)
             # What a user's module prints while it is imported must not end up in the middle of the JSON.
@@ -220,7 +222,7 @@ def certify(
                 model = user_model.load(factory, seed=seed, weights=weights)
                 example = user_model.fit_example(model, example)
                 certificate = cx.certify(model, example, wrt=indices, domain=domain)
-        except user_model.UsageError as error:
+        except UsageError as error:
             raise refuse(str(error)) from None
         except (cx.NotTraceable, ValueError, TypeError) as error:
             raise refuse(f"{factory} cannot be judged: {error}") from None

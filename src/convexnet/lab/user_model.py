@@ -12,10 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import convexnet as cx
-
-
-class UsageError(Exception):
-    """The command was used wrongly; the message names the place and the remedy."""
+from convexnet.lab.terminal import UsageError
 
 
 def load(factory: str, *, seed: int, weights: Path | None) -> nn.Module:

@@ -21,14 +21,13 @@ from convexnet.curvature.call import Call, Refusal
 from convexnet.curvature.facts import AFFINE, CONSTANT, constant, known
 from convexnet.curvature.fields import uniform
 from convexnet.curvature.graph import ancestors, base_name, functional, module_path, parents, source_line
-from convexnet.curvature.table import TABLE
+from convexnet.curvature.row import Extremum, Sum
+from convexnet.curvature.shapes import cat, stack
+from convexnet.curvature.table import row_of, shape_only
 from convexnet.curvature.trace import Program
 from convexnet.solve.bends import Bend, Kinks
 from convexnet.solve.execution import Applied, executed, usable
 from convexnet.solve.kinks import KINKS
-
-ADDITIVE = ("add", "sub", "rsub", "cat", "stack", "maximum", "max", "minimum", "clamp", "clamp_min")
-"""Operators that add other inputs to what moves, and do not multiply the two."""
 
 
 class Opened:
@@ -62,7 +61,7 @@ class Opened:
             elif chosen or self.moving.intersection(read):
                 self.moving.add(node)
                 mixed = self.other.intersection(read)
-                self.gated |= bool(mixed) and base_name(node.target) not in ADDITIVE
+                self.gated |= bool(mixed) and not is_additive(base_name(node.target))
             elif given or (self.other | self.counts | self.moving).intersection(node.all_input_nodes):
                 self.other.add(node)
         self.lasting = set(self.nodes) - self.moving - self.other - self.counts
@@ -185,6 +184,12 @@ class Opened:
             facts[node] = fact_of(env[node], node in self.moving, node in self.other)
 
 
+def is_additive(name: str) -> bool:
+    """Whether an operator adds other inputs to what moves, or puts them beside it, and does not multiply the two."""
+    row = row_of(name)
+    return isinstance(row.rule, (Sum, Extremum)) or row.runs(cat, stack)
+
+
 def is_count(node: fx.Node, counts: set[fx.Node]) -> bool:
     """Whether a node is a size, or computed from sizes alone."""
     if node.op != "call_function" or isinstance(node.meta.get("val"), (Tensor, list, tuple)):
@@ -211,18 +216,26 @@ def is_affine(node: fx.Node, arguments: tuple[Any, Any], result: Any) -> bool:
     name = base_name(node.target)
     if name.startswith(("empty", "new_empty")):  # whatever the memory holds does not depend on anything
         return True
-    rule = TABLE.get(name)
     results = [value for value in (result if isinstance(result, (list, tuple)) else [result]) if value is not None]
-    if rule is None or not results or not all(isinstance(value, Tensor) for value in results):
+    if not results or not all(isinstance(value, Tensor) for value in results):
         return False
     floating = [value.dtype.is_floating_point for value in results]
     shapes = tuple(tuple(value.shape) for value in results)
     types = tuple(value.dtype for value in results)
-    call = Call(functional(node.target, name), name, arguments[0], dict(arguments[1]), shapes, floating[0], types)
+    call = Call(
+        functional(node.target, name),
+        name,
+        arguments[0],
+        dict(arguments[1]),
+        shapes,
+        floating[0],
+        types,
+        shape_only=shape_only(name),
+    )
     if not floating[0]:
         return False
     try:
-        facts = rule(call)
+        facts = row_of(name).rule(call)
     except (Refusal, RuntimeError, TypeError, ValueError, IndexError):  # a rule that does not cover the call
         return False
     listed = facts if isinstance(facts, tuple) else (facts,)
