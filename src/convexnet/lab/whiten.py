@@ -2,6 +2,8 @@
 
 All of them are affine, so they bend nothing: put in front of a network, they are part of what is certified. The paper
 whitens ("zero-centered, decorrelated"; Sivaprasad et al. 2021, section 4), the published code standardises.
+
+Long because every such step is here, with what finds its numbers; saved networks name this module.
 """
 
 from __future__ import annotations
