@@ -278,6 +278,11 @@ def test_one_network_from_the_command_line(tmp_path: Path) -> None:
         "record.jsonl",
         "tensorboard",
     }
+    trained = tmp_path / "network.safetensors"
+    assert f"convexnet certify {trained}" in done.output.replace("\n", "")
+    proof = command("certify", str(trained), "--html", str(tmp_path / "proof.html"))
+    assert proof.exit_code == 0, proof.output
+    assert "network.safetensors is certified convex" in (tmp_path / "proof.html").read_text(encoding="utf-8")
     again = command(*words, "--out", str(tmp_path))
     assert again.exit_code == 2
     assert "finished run" in again.stderr
