@@ -278,6 +278,11 @@ def test_one_network_from_the_command_line(tmp_path: Path) -> None:
         "record.jsonl",
         "tensorboard",
     }
+    trained = tmp_path / "network.safetensors"
+    assert f"convexnet certify {trained}" in done.output.replace("\n", "")
+    proof = command("certify", str(trained), "--html", str(tmp_path / "proof.html"))
+    assert proof.exit_code == 0, proof.output
+    assert "network.safetensors is certified convex" in (tmp_path / "proof.html").read_text(encoding="utf-8")
     again = command(*words, "--out", str(tmp_path))
     assert again.exit_code == 2
     assert "finished run" in again.stderr
@@ -303,6 +308,12 @@ def test_a_finished_run_is_trained_longer(tmp_path: Path) -> None:
     assert longer["resumed_after"] == [2]
     # It is not the run that would have had four epochs from the beginning, and does not stand for it.
     assert longer["key"] not in (first["key"], Job("train", "mlp", "digits", recipe("ours", convex=False), 0).key)
+    page = command("report", str(tmp_path), "-o", str(tmp_path / "r.html"))
+    assert page.exit_code == 0, page.output
+    text, plain = ((tmp_path / f"r.{ending}").read_text(encoding="utf-8") for ending in ("html", "md"))
+    assert "<h1>Runs</h1>" in text
+    assert "papers" not in text + plain
+    assert "orange: MLP, ours, seed 0, test" in plain
     again = command(*words, "--epochs", "4", "--resume")
     assert again.exit_code == 0
     assert "nothing to do" in again.output

@@ -9,7 +9,7 @@ import typer
 
 import convexnet as cx
 from convexnet.lab.choices import SOLVERS
-from convexnet.lab.terminal import UsageError, one_of, refuse, stops_cleanly
+from convexnet.lab.terminal import Allow, UsageError, one_of, refuse, stops_cleanly
 
 
 def minimise(
@@ -40,6 +40,7 @@ def minimise(
     ] = "auto",
     wrt: Annotated[int, typer.Option(help="Which input is minimised over; -1 is the last.")] = -1,
     time_limit: Annotated[float | None, typer.Option(help="In seconds.", show_default=False)] = None,
+    allow: Allow = None,
     out: Annotated[
         Path | None, typer.Option(help="Write x, value, lower_bound, converged to this .npz.", dir_okay=False)
     ] = None,
@@ -61,7 +62,16 @@ def minimise(
         try:
             if out is not None and not out.parent.is_dir():
                 raise UsageError(f"--out {out}: there is no folder {out.parent}")
-            solution = minimised(checkpoint, box, given or [], tol=tol, solver=solver, wrt=wrt, time_limit=time_limit)
+            solution = minimised(
+                checkpoint,
+                box,
+                given or [],
+                tol=tol,
+                solver=solver,
+                wrt=wrt,
+                time_limit=time_limit,
+                allow=allow or (),
+            )
         except UsageError as error:
             raise refuse(str(error)) from None
         except cx.NotCertified as error:

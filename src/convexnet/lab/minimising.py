@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, nn
+from torch import Tensor
 
 import convexnet as cx
 from convexnet.arrays import as_tensor
 from convexnet.lab.number_files import ENDINGS, arrays_of
+from convexnet.lab.saved import network_of
 from convexnet.lab.terminal import UsageError, refuse
 from convexnet.lab.user_model import limits_of
 from convexnet.memory import example_of
@@ -36,13 +37,14 @@ def minimised(
     solver: str,
     wrt: int,
     time_limit: float | None,
+    allow: Sequence[str] = (),
 ) -> cx.Solution:
     """Minimise a saved network over one of its inputs.
 
     Raises:
         UsageError: the words do not fit the network.
     """
-    network = loaded(checkpoint)
+    network = network_of(checkpoint, allow)
     example = example_of(network)
     if not -len(example) <= wrt < len(example):
         raise UsageError(f"--wrt {wrt} is none of the network's {len(example)} inputs, which count from 0")
@@ -63,13 +65,6 @@ def minimised(
         time_limit=time_limit,
         wrt=index - len(example),
     )
-
-
-def loaded(path: Path) -> nn.Module:
-    try:
-        return cx.load(path).requires_grad_(False)
-    except (OSError, ValueError, TypeError) as error:
-        raise UsageError(f"{path} cannot be loaded: {error}") from None
 
 
 def box_of(words: Sequence[str], shape: torch.Size) -> cx.Box:

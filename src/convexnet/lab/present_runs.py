@@ -149,13 +149,11 @@ def tell(job: Job, row: Row, place: Place, console: Console) -> None:
     elif row["breaks"]:
         path, operator, reason = row["breaks"]
         console.print(Text(f"Not certified convex: {path}: {operator}: {reason}."))
-    console.print(
-        Text(
-            f"Record, log and network are in {place.folder}; the network takes images in [0, 1]: "
-            f"convexnet.load({str(place.folder / 'network.safetensors')!r}, allow=('convexnet.lab.whiten',))"
-        ),
-        soft_wrap=True,
-    )
+    network = place.folder / "network.safetensors"
+    console.print(Text(f"Record, log and network are in {place.folder}. The network takes images in [0, 1]:"))
+    for use in ("certify {}", "predict {} IMAGES", "minimise {} --box 0,1"):
+        console.print(Text(f"  convexnet {use.format(network)}"), soft_wrap=True)
+    console.print(Text(f"  convexnet.load({str(network)!r})"), soft_wrap=True)
 
 
 def run_sweep(

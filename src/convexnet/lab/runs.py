@@ -30,6 +30,7 @@ from convexnet.lab.train import Diverged
 from convexnet.lab.verdict import verdict
 from convexnet.lab.whiten import normaliser
 from convexnet.learner import Point
+from convexnet.memory import CLASSNAMES, remember_example
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -85,7 +86,7 @@ def run(job: Job, place: Place, tick: Tick = lambda job, point: None) -> Row:
     if fabric.is_global_zero:
         row = record(job, training, driven, data, step, fabric)
         if place.network:
-            save(complete(training.result, step), place.folder / "network.safetensors")
+            save(described(complete(training.result, step), data), place.folder / "network.safetensors")
     return fabric.broadcast(row)
 
 
@@ -238,6 +239,13 @@ def complete(network: nn.Module, step: nn.Module) -> nn.Module:
     """The trained network behind its fixed first step, on the processor, in eval mode: images in [0, 1] -> logits."""
     plain = copy.deepcopy(network).cpu()
     return nn.Sequential(OrderedDict(whiten=copy.deepcopy(step).cpu(), network=plain)).eval()
+
+
+def described(network: nn.Module, data: DataSet) -> nn.Module:
+    """A network that remembers what it was trained on: the shape of a sample and the names of its classes."""
+    remember_example(network, torch.zeros(1, *data.shape))
+    network.__dict__[CLASSNAMES] = list(data.classnames)
+    return network
 
 
 def record(job: Job, training: Training, driven: Driven, data: DataSet, step: nn.Module, fabric: Fabric) -> Row:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Generator, Iterable
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -12,6 +13,15 @@ from rich.text import Text
 
 from convexnet.errors import meant
 from convexnet.lab.signals import Stopped
+
+Allow = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="PACKAGE",
+        help="A package whose classes the file may use besides torch's and convexnet's. May be repeated.",
+        show_default=False,
+    ),
+]
 
 
 class UsageError(Exception):
