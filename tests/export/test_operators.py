@@ -15,7 +15,7 @@ from convexnet.curvature.table import TABLE
 from convexnet.curvature.trace import trace
 from convexnet.export.bends import BENDS
 from convexnet.export.form import form_of
-from convexnet.export.operators import BENT, build
+from convexnet.export.operators import AFFINE, BENT, FACTORS, build
 from convexnet.export.reading import Reading
 from convexnet.export.rules import Use
 from convexnet.export.sender import Sender
@@ -80,6 +80,43 @@ def test_bent_operators_are_what_they_are_in_pytorch(name: str, seed: int) -> No
     assert all(refused), "a refusal without a remedy"
 
 
+@pytest.mark.parametrize("name", sorted(AFFINE - {"getitem"}))
+def test_affine_operators_are_affine(name: str, seed: int) -> None:
+    """In all their tensors together, or for products in each factor."""
+    generator = torch.Generator().manual_seed(seed)
+    operator, done = getattr(torch.ops.aten, name), 0
+    for sample in SAMPLES[name]:
+        moving = moving_in(sample)
+        factors = [sample.args[place] for place in FACTORS.get(name, ()) if place < len(sample.args)]
+        if len([m for m in moving if any(m is f or (isinstance(f, list) and m in f) for f in factors)]) > 1:
+            continue  # a product of two that move is refused
+        held: dict[int, Tensor] = {}
+        try:
+            a = first(operator(*(call := called(sample, generator, held))[0], **call[1]))
+            other = {key: tensor for key, tensor in held.items() if key not in {id(m) for m in moving}}
+            fixed = dict(other)
+            b = first(operator(*(call := called(sample, generator, other))[0], **call[1]))
+            middle = {key: (held[key] + other[key]) / 2 for key in held} | fixed
+            c = first(operator(*(call := called(sample, generator, middle))[0], **call[1]))
+        except RuntimeError:  # a sample that PyTorch itself does not run in float64
+            continue
+        if not a.is_floating_point() or not moving or (name in NOT_ALL and not NOT_ALL[name](sample)):
+            continue
+        torch.testing.assert_close(
+            c, (a + b) / 2, rtol=1e-9, atol=1e-9, equal_nan=True, msg=lambda t, s=sample: f"{s}: {t}"
+        )
+        done += 1
+    assert done
+
+
+NOT_ALL: dict[str, Any] = {
+    "div": lambda sample: isinstance(sample.args[0], Moving) and "rounding_mode" not in sample.kwargs,
+    "batch_norm": lambda sample: not any(isinstance(v, Moving) for v in sample.args[1:]) and not sample.args[5],
+    "dropout": lambda sample: not sample.args[2],
+    "view": lambda sample: not isinstance(sample.args[1], torch.dtype),
+}
+"""Samples that are affine; the calculus refuses or names the others."""
+
 TRACED = ["relu", "max", "max_pool2d", "logsumexp", "linear", "conv2d", "cat", "slice", "index_select", "pow"]
 
 
@@ -120,9 +157,13 @@ def test_forms_compute_the_program(name: str, closed: bool, seed: int) -> None:
 
 def test_the_tables_know_what_the_calculus_knows() -> None:
     """A name that the calculus lacks could never be certified, and one in both tables would be ambiguous."""
-    assert {*BENT} <= {*TABLE}
-    both = {name for name in BENT if TABLE[name].is_affine}
-    assert both == {"mul", "detach", "copy"}, "mul is a square, or affine; the others have no derivative in PyTorch"
+    known = {*TABLE, "getitem"}
+    assert {*BENT} <= known
+    assert known >= AFFINE
+    assert {*FACTORS} <= AFFINE
+    assert {*BENT} & AFFINE == {"mul"}, "mul is a square, or affine"
+    shaped = {name for name, row in TABLE.items() if 0 in row.shape_only}
+    assert shaped & ({*BENT} | AFFINE) == {"copy"}, "the others do not see the variable"
     with pytest.raises(ValueError, match="twice"):
         build([("relu", BENT["relu"]), ("relu", BENT["relu"])])
 

@@ -6,6 +6,8 @@ the row of their functional form. A name listed twice is an error at import; a t
 have. To add an operator, add its row here and its sample to the tests' oracles.
 
 No other table in the library lists operators for what they are: it asks `row_of`.
+
+Long because it is the table.
 """
 
 from __future__ import annotations
@@ -171,25 +173,28 @@ ROWS: tuple[tuple[str, Rule | Row], ...] = (
     ("_upsample_bicubic2d_aa", Window(signed=True)),
     # --- moved -----------------------------------------------------------------------------------------------------
     *((name, Moved(drops=False, repeats=False)) for name in (
-        "flatten", "unflatten", "permute", "transpose", "t", "numpy_T", "mT", "movedim", "swapaxes", "squeeze",
-        "unsqueeze", "flip", "roll", "rot90")),
+        "flatten", "unflatten", "ravel", "permute", "transpose", "t", "numpy_T", "mT", "mH", "adjoint", "movedim",
+        "swapaxes", "squeeze", "unsqueeze", "atleast_1d", "atleast_2d", "atleast_3d", "flip", "fliplr", "flipud",
+        "roll", "rot90", "hstack", "vstack", "dstack", "column_stack", "real", "resolve_conj", "resolve_neg")),
     *((name, Moved(drops=False)) for name in ("expand", "broadcast_to", "repeat", "tile")),
     ("expand_as", Row(Moved(drops=False), shape_only=(1,))),
     *((name, Moved(repeats=False)) for name in (
-        "slice", "select", "narrow", "split", "split_with_sizes", "chunk", "unbind", "diagonal", "slice_scatter",
-        "select_scatter", "unsafe_chunk", "unsafe_split")),
+        "slice", "select", "narrow", "narrow_copy", "split", "split_with_sizes", "hsplit", "vsplit", "dsplit", "chunk",
+        "unbind", "diagonal", "linalg_diagonal", "slice_scatter", "select_scatter", "unsafe_chunk", "unsafe_split")),
     ("unfold", Moved()),
     *((name, Moved(picks=(1, "indices"))) for name in ("index", "index_put")),
     *((name, Moved(picks=(2, "index"))) for name in ("index_select", "gather")),
     ("take", Moved(picks=(1, "index"))),
+    ("take_along_dim", Moved(picks=(1, "indices"))),
     ("repeat_interleave", Moved(picks=(1, "repeats"))),
     ("tensor_split", Moved(repeats=False, picks=(1, "tensor_indices_or_sections"))),
     *((name, Placed(shapes.reshaped, drops=False, repeats=False)) for name in ("view", "_unsafe_view", "reshape")),
-    ("view_as", Row(Placed(shapes.reshaped, drops=False, repeats=False), shape_only=(1,))),
+    *((name, Row(Placed(shapes.reshaped, drops=False, repeats=False), shape_only=(1,))) for name in (
+        "view_as", "reshape_as")),
     *((name, Moved(drops=False, repeats=False, as_float=True)) for name in (
-        "pixel_shuffle", "pixel_unshuffle", "channel_shuffle")),
-    *((name, Moved(repeats=False, fills=True)) for name in ("tril", "triu")),
-    ("diag_embed", Moved(drops=False, repeats=False, fills=True)),
+        "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "native_channel_shuffle")),
+    *((name, Moved(repeats=False, fills=True)) for name in ("tril", "triu", "diag")),
+    *((name, Moved(drops=False, repeats=False, fills=True)) for name in ("diag_embed", "block_diag")),
     ("im2col", Moved(fills=True, as_float=True)),
     # --- moved, by a function of their own ---------------------------------------------------------------------------
     *((name, COPIED) for name in ("clone", "contiguous", "alias", "detach", "lift_fresh_copy", "_to_copy")),
@@ -237,9 +242,11 @@ ROWS: tuple[tuple[str, Rule | Row], ...] = (
     # --- weighted linear maps ----------------------------------------------------------------------------------------
     ("linear", Row(Linear(layers.linear), weights=(1,))),
     *((name, Row(Linear(layers.matmul), weights=(0, 1))) for name in ("matmul", "mm", "bmm", "mv", "dot")),
-    *((name, Row(Linear(layers.addmm), weights=(1, 2))) for name in ("addmm", "baddbmm")),
+    *((name, Row(Linear(layers.addmm), weights=(1, 2))) for name in ("addmm", "baddbmm", "addmv")),
     ("einsum", Row(Linear(layers.einsum), weights=(1,))),
     ("outer", Row(Linear(layers.outer), weights=(0, 1))),
+    *((name, Row(Linear(layers.paired), weights=(0, 1))) for name in (
+        "inner", "vdot", "linalg_vecdot", "tensordot", "kron")),
     *((f"conv{n}d", Row(Linear(layers.conv), weights=(1,))) for n in (1, 2, 3)),
     *((f"conv_transpose{n}d", Row(Linear(layers.conv_transpose), weights=(1,))) for n in (1, 2, 3)),
     ("convolution", Row(Linear(layers.convolution_generic), weights=(1,))),
@@ -268,6 +275,14 @@ ROWS: tuple[tuple[str, Rule | Row], ...] = (
     *((name, Opaque("it compares, and the outcome depends on the input", "write the choice as a maximum"))
       for name in ("gt", "ge", "lt", "le", "eq", "ne", "logical_not", "argmax", "argmin")),
 )  # fmt: skip
+
+
+ALIASES = {
+    "absolute": "abs", "arctan": "atan", "arcsinh": "asinh", "clip": "clamp", "concat": "cat", "concatenate": "cat",
+    "divide": "div", "ger": "outer", "linalg_matmul": "matmul", "moveaxis": "movedim", "multiply": "mul",
+    "negative": "neg", "row_stack": "vstack", "subtract": "sub", "swapdims": "transpose", "true_divide": "div",
+}  # fmt: skip
+"""Names that PyTorch has for operators with another one, of the same arguments."""
 
 
 def build(rows: Sequence[tuple[str, Rule | Row]]) -> dict[str, Row]:

@@ -3,6 +3,8 @@
 What keeps signs, by the rule table of the calculus, is applied to p and to q. What has weights of any sign, or is a
 maximum, has a rule here, by its rule there. An operator without either, and a call that a rule does not cover, is
 refused and named, never assumed fine.
+
+Long because it is a table with its rules.
 """
 
 from __future__ import annotations
@@ -138,10 +140,9 @@ def product(call: Operation, at: int = 0) -> Difference:
     a, b = call.args[at : at + 2]
     if isinstance(a, Difference) and isinstance(b, Difference):
         raise Refusal(PRODUCT, "let only one of the two factors depend on the input: no gate, no attention")
-    run = {"addmm": torch.matmul, "baddbmm": torch.matmul}.get(call.name, call.operator)
     if not isinstance(a, Difference):
-        return scaled(b, float(a)) if isinstance(a, (int, float)) else bilinear(b, a, lambda v, c: run(c, v))
-    return scaled(a, float(b)) if isinstance(b, (int, float)) else bilinear(a, b, run)
+        return scaled(b, float(a)) if isinstance(a, (int, float)) else bilinear(b, a, lambda v, c: call.operator(c, v))
+    return scaled(a, float(b)) if isinstance(b, (int, float)) else bilinear(a, b, call.operator)
 
 
 def quotient(call: Operation) -> Difference:
@@ -152,9 +153,9 @@ def quotient(call: Operation) -> Difference:
 
 
 def sum_of_products(call: Operation) -> Difference:
-    """addmm, baddbmm: beta M + alpha (A @ B)."""
+    """addmm, baddbmm, addmv: beta M + alpha (A @ B)."""
     if any(isinstance(value, Difference) for value in call.args[1:3]):
-        result: Value = scaled(product(call, at=1), call.arg(4, "alpha", 1))
+        result: Value = scaled(product(replace(call, operator=torch.matmul), at=1), call.arg(4, "alpha", 1))
     else:
         result = torch.matmul(*call.args[1:3]) * call.arg(4, "alpha", 1)
     return plus(result, scaled(difference(call.args[0]), call.arg(3, "beta", 1)))
@@ -167,6 +168,11 @@ def contraction(call: Operation) -> Difference:
         raise Refusal("it is an einsum of one operand, or of more than two", "use sum, permute or two einsums")
     pair = replace(call, args=tuple(operands), operator=lambda a, b: call.operator(call.args[0], [a, b]))
     return product(pair)
+
+
+def paired(call: Operation) -> Difference:
+    """tensordot and the like: two tensors, and settings."""
+    return product(replace(call, operator=lambda a, b: call.operator(a, b, *call.args[2:], **call.kwargs)))
 
 
 def weighted(call: Operation) -> Difference:
@@ -278,6 +284,7 @@ COUNTERPARTS: dict[Calculus, Rule] = {
     **dict.fromkeys((arithmetic.mul, layers.matmul, layers.outer), product),
     layers.addmm: sum_of_products,
     layers.einsum: contraction,
+    layers.paired: paired,
     arithmetic.div: quotient,
     **dict.fromkeys((layers.batch_norm, layers.batch_norm_functional), batch_norm),
     arithmetic.add: add,

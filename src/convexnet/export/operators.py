@@ -1,8 +1,7 @@
 """How each operator of a traced program is written with affine maps and the functions of `bends`: a literal table.
 
-An operator is bent (`BENT`), affine by its row in the rule table of the calculus, or refused by name. Affine ones are
-executed as they are. The table is keyed by the names of `torch.ops.aten`, like the rule table; a name listed twice is
-an error at import.
+An operator is bent (`BENT`), affine (`AFFINE`), or refused by name. Affine ones are executed as they are. The table is
+keyed by the names of `torch.ops.aten`, like the rule table of the calculus; a name listed twice is an error at import.
 """
 
 from __future__ import annotations
@@ -73,6 +72,43 @@ BENT_ROWS: tuple[tuple[str, Rule], ...] = (
     ("detach", lambda cut, use: use.x),
     ("copy", lambda cut, use: use.args[1].expand(use.x.shape)),
 )
+
+FACTORS: dict[str, tuple[int, ...]] = {
+    **dict.fromkeys(("matmul", "mm", "bmm", "mv", "dot", "outer", "linear", "mul"), (0, 1)),
+    **dict.fromkeys(("conv1d", "conv2d", "conv3d", "convolution"), (0, 1)),
+    **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), (0, 1)),
+    **dict.fromkeys(("addmm", "baddbmm", "addcmul"), (1, 2)),
+    "div": (0, 1),
+    "einsum": (1,),
+}
+"""Where the factors of a product stand: only one of them may see the variable."""
+
+AFFINE: frozenset[str] = frozenset((
+    *FACTORS, "batch_norm", "_native_batch_norm_legit_no_training", "add", "sub", "rsub", "neg", "positive", "sum",
+    "mean",
+    "avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d",
+    "_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d",
+    "_upsample_nearest_exact1d", "_upsample_nearest_exact2d", "_upsample_nearest_exact3d", "upsample_linear1d",
+    "upsample_bilinear2d", "upsample_trilinear3d", "_upsample_bilinear2d_aa", "upsample_bicubic2d",
+    "_upsample_bicubic2d_aa", "flatten", "unflatten", "permute", "transpose", "t", "numpy_T", "mT", "movedim",
+    "swapaxes", "squeeze", "unsqueeze", "expand", "expand_as", "broadcast_to", "slice", "select", "narrow", "split",
+    "split_with_sizes", "chunk", "unbind", "index_select", "index", "gather", "take", "flip", "roll", "rot90",
+    "repeat", "tile", "repeat_interleave", "unfold", "diagonal", "slice_scatter", "select_scatter", "index_put",
+    "tensor_split", "unsafe_chunk", "unsafe_split", "view", "_unsafe_view", "reshape", "view_as", "pixel_shuffle",
+    "pixel_unshuffle", "channel_shuffle", "tril", "triu", "diag_embed", "im2col", "clone", "contiguous", "alias",
+    "lift_fresh_copy", "to", "_to_copy", "type_as", "dropout", "feature_dropout", "alpha_dropout",
+    "feature_alpha_dropout", "masked_fill", "where", "cat", "stack", "pad", "constant_pad_nd", "getitem",
+))  # fmt: skip
+"""Operators that are executed as they are: affine in what the calculus lets them be applied to."""
+
+INSTEAD = {
+    "sqrt": "if it is a norm, write it as one: torch.linalg.vector_norm",
+    "log": "if it is the logarithm of a sum of exponentials, write it as one: torch.logsumexp",
+    "var": "write it out: a mean of squares of differences from the mean",
+    "std": "write it out: a norm of differences from the mean",
+    "rnn_relu": "write the steps out, as cx.nn.ICRNN does",
+}
+"""How to say what some operators compute with others that have a form."""
 
 
 def build(rows: Sequence[tuple[str, Rule]]) -> dict[str, Rule]:

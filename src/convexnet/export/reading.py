@@ -18,13 +18,14 @@ from convexnet.curvature.arguments import in_float64, real
 from convexnet.curvature.call import Refusal
 from convexnet.curvature.findings import Finding
 from convexnet.curvature.graph import ancestors, base_name, functional, module_path, parents, source_line
-from convexnet.curvature.row import Extremum
-from convexnet.curvature.table import row_of
 from convexnet.curvature.trace import Program
 from convexnet.errors import NotCertified
 from convexnet.export.bends import BENDS
-from convexnet.export.operators import BENT
+from convexnet.export.operators import AFFINE, BENT, FACTORS, INSTEAD
 from convexnet.export.rules import Use
+
+OFFSETS = frozenset(("maximum", "minimum", "max", "min", "clamp", "clamp_min", "clamp_max"))
+"""Bent operators that a parameter may enter, as something that is added."""
 
 GATE = "gate"
 
@@ -100,10 +101,9 @@ class Reading:
         name = base_name(node.target)
         if node.op != "call_function" or node.target is operator.getitem:
             return []
-        row = row_of(name)
-        if name not in BENT and not row.is_affine:
+        if name not in BENT and name not in AFFINE:
             reason = "it is neither affine nor one of the functions that can be exported"
-            return [finding(node, Refusal(reason, row.instead or SIMPLER))]
+            return [finding(node, Refusal(reason, INSTEAD.get(name, SIMPLER)))]
         moving = [value for value in self.factors(node) if value in self.moving]
         if len(set(moving)) > 1 or (name != "mul" and len(moving) > 1) or (name == "div" and node.args[1] in moving):
             return [finding(node, Refusal("it multiplies two quantities that depend on the variable", SQUARES))]
@@ -112,7 +112,7 @@ class Reading:
             return [finding(node, Refusal("its weights depend on a parameter", ARRAY))]
         if (
             name in BENT
-            and not isinstance(row.rule, Extremum)  # which a parameter may enter, as something that is added
+            and name not in OFFSETS
             and name != "mul"
             and any(self.changes(value) for value in parents(node))
         ):
@@ -122,7 +122,7 @@ class Reading:
     def factors(self, node: fx.Node) -> list[fx.Node]:
         """The factors of a product."""
         found: list[fx.Node] = []
-        for place in row_of(base_name(node.target)).factors:
+        for place in FACTORS.get(base_name(node.target), ()):
             value: Any = node.args[place] if place < len(node.args) else None
             found += [v for v in (value if isinstance(value, (list, tuple)) else [value]) if isinstance(v, fx.Node)]
         return found

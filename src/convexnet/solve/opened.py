@@ -21,13 +21,14 @@ from convexnet.curvature.call import Call, Refusal
 from convexnet.curvature.facts import AFFINE, CONSTANT, constant, known
 from convexnet.curvature.fields import uniform
 from convexnet.curvature.graph import ancestors, base_name, functional, module_path, parents, source_line
-from convexnet.curvature.row import Extremum, Sum
-from convexnet.curvature.shapes import cat, stack
 from convexnet.curvature.table import row_of, shape_only
 from convexnet.curvature.trace import Program
 from convexnet.solve.bends import Bend, Kinks
 from convexnet.solve.execution import Applied, executed, usable
 from convexnet.solve.kinks import KINKS
+
+ADDITIVE = ("add", "sub", "rsub", "cat", "stack", "maximum", "max", "minimum", "clamp", "clamp_min")
+"""Operators that add other inputs to what moves, and do not multiply the two."""
 
 
 class Opened:
@@ -61,7 +62,7 @@ class Opened:
             elif chosen or self.moving.intersection(read):
                 self.moving.add(node)
                 mixed = self.other.intersection(read)
-                self.gated |= bool(mixed) and not is_additive(base_name(node.target))
+                self.gated |= bool(mixed) and base_name(node.target) not in ADDITIVE
             elif given or (self.other | self.counts | self.moving).intersection(node.all_input_nodes):
                 self.other.add(node)
         self.lasting = set(self.nodes) - self.moving - self.other - self.counts
@@ -182,12 +183,6 @@ class Opened:
                 if is_affine(node, fx.map_arg((node.args, node.kwargs), facts.__getitem__), env[node]):
                     yield node
             facts[node] = fact_of(env[node], node in self.moving, node in self.other)
-
-
-def is_additive(name: str) -> bool:
-    """Whether an operator adds other inputs to what moves, or puts them beside it, and does not multiply the two."""
-    row = row_of(name)
-    return isinstance(row.rule, (Sum, Extremum)) or row.runs(cat, stack)
 
 
 def is_count(node: fx.Node, counts: set[fx.Node]) -> bool:

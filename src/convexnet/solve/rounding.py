@@ -500,7 +500,7 @@ ERRORS: dict[Rule, Errors] = {
     layers.matmul: summed(of_matrix(0)),
     layers.outer: summed(lambda call: 1.0),
     layers.addmm: summed(of_matrix(1)),
-    layers.einsum: summed(entries),
+    **dict.fromkeys((layers.einsum, layers.paired), summed(entries)),
     layers.conv: summed(kernel),
     layers.conv_transpose: summed(kernel_transposed),
     layers.convolution_generic: summed(kernel_either),
