@@ -11,12 +11,14 @@ from torch import Tensor
 from convexnet.domains import Box
 from convexnet.solve.choose import together
 from convexnet.solve.drive import Found, Function, Problem, picked
+from convexnet.solve.holding import Held, joined
 from convexnet.solve.implicit import standing
 from convexnet.solve.kink_form import KinkForm
 from convexnet.solve.nearby import focused
 from convexnet.solve.reading import Reading
 from convexnet.solve.refusals import missing
 from convexnet.solve.settling import settled
+from convexnet.solve.vertices import held_at_vertices
 
 Gradients = tuple[tuple[Tensor, Tensor], list[Tensor]]
 """Those of both bounds, and those of the tensors."""
@@ -90,13 +92,25 @@ class Minimum:
             self.found.put(part, few)
         self.exact |= len(rows) == len(self.lo)
 
-    def focus(self) -> None:
-        """Find them so, in parts that fit, where the kinks near the points that were found are enough for that."""
+    def focus(self, rows: Tensor) -> None:
+        """Find those of some samples so, in parts that fit, where the kinks near the points that were found are enough
+        for that."""
         form = self.form()
-        for part in torch.arange(len(self.lo), device=self.lo.device).split(together(Problem(form, self.lo, self.hi))):
+        for part in rows.split(together(Problem(form, self.lo, self.hi))):
             few = picked(self.found, part)
             focused(form.rows(part), few, self.lo[part], self.hi[part])
             self.found.put(part, few)
+
+    def vertices(self, to_x: Tensor) -> Held:
+        """Find those that are vertices so, by pivots, in parts that fit, with their derivatives for a gradient of x."""
+        form, size = self.form(), together(Problem(self.form(), self.lo, self.hi))
+        parts: list[Held] = []
+        for part in torch.arange(len(self.lo), device=self.lo.device).split(size):
+            few = picked(self.found, part)
+            some = form if len(part) == len(self.lo) else form.rows(part)
+            parts.append(held_at_vertices(some, few, self.lo[part], self.hi[part], to_x[part]))
+            self.found.put(part, few)
+        return parts[0] if len(parts) == 1 else joined(parts)
 
 
 def shaped(gradient: Tensor, bound: Tensor, shape: torch.Size) -> Tensor:
