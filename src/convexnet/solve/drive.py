@@ -471,13 +471,15 @@ def drive(
             return
         found.steps[active] += 1
         last = count == most - 1 or monotonic() > deadline
+        noted = True
         if offer.certify is None:
             found.note(active, offer.y, offer.value, offer.bound, offer.evidence)
         else:
             near = offer.value - offer.bound
             allowed = found.atol[active] + tol * found.scale[active]
             rows = (torch.full_like(near, last, dtype=torch.bool) | (near <= allowed)).nonzero()[:, 0]
-            if len(rows):
+            noted = len(rows) > 0
+            if noted:
                 shown = offer.evidence
 
                 def some(
@@ -489,10 +491,15 @@ def drive(
                     return shown(rows[index])
 
                 found.note(active[rows], *offer.certify(rows), None if shown is None else some)
-        remeasured(part, found, active, tol)
-        going = found.open(tol)[active]
+        if noted:
+            remeasured(part, found, active, tol)
         last = (watch is not None and watch.told(found, tol, solver.name)) or last
-        if last or not bool(going.any()):
+        if last:
+            return
+        if not noted:
+            continue
+        going = found.open(tol)[active]
+        if not bool(going.any()):
             return
         if not bool(going.all()):
             stay = going.nonzero()[:, 0]

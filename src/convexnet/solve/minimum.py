@@ -23,6 +23,10 @@ from convexnet.solve.vertices import held_at_vertices
 Gradients = tuple[tuple[Tensor, Tensor], list[Tensor]]
 """Those of both bounds, and those of the tensors."""
 
+ONCE = 4
+"""How many times the samples that a solver takes together are looked at at once, where nothing goes through many steps.
+"""
+
 
 @dataclass
 class Minimum:
@@ -103,7 +107,7 @@ class Minimum:
 
     def vertices(self, to_x: Tensor) -> Held:
         """Find those that are vertices so, by pivots, in parts that fit, with their derivatives for a gradient of x."""
-        form, size = self.form(), together(Problem(self.form(), self.lo, self.hi))
+        form, size = self.form(), ONCE * together(Problem(self.form(), self.lo, self.hi))
         parts: list[Held] = []
         for part in torch.arange(len(self.lo), device=self.lo.device).split(size):
             few = picked(self.found, part)

@@ -20,10 +20,14 @@ from convexnet.solve.bends import Kinks
 from convexnet.solve.drive import Evidence, Found, Problem
 from convexnet.solve.holding import Held
 from convexnet.solve.kink_form import KinkForm
+from convexnet.solve.maps import Map
 from convexnet.solve.nearby import reduced, turning
 
 MANY = 2
 """Kinks that may turn, for each variable."""
+
+TOGETHER = 32
+"""Samples whose kinks are read off the functions at once."""
 
 PIVOTS = 24
 """Pivots of one sample."""
@@ -39,6 +43,10 @@ TINY = 1e-12
 """How far a kink may be on the wrong side, as a share of the box, to be on it."""
 
 
+PIVOT = 1e-9
+"""Entries of a row that are smaller than this share of its largest make no pivot."""
+
+
 @dataclass
 class Tableau:
     """The kinks near points (B, n), then the bounds: M + n rows r with r·t + c = 0 where they hold.
@@ -46,7 +54,8 @@ class Tableau:
     Attributes:
         form: the kinks alone, as functions of t.
         sides: of each bend, (B, m_k): 1 where a kink is on its right, 0 on its left.
-        active: which rows hold the vertex, (B, M + n): n of them.
+        active: which rows hold the vertex, (B, M + n).
+        index: their numbers, (B, n).
         ends: the bounds of t, (B, n) each.
         upper: at which bound a coordinate would be held, (B, n).
     """
@@ -54,13 +63,15 @@ class Tableau:
     form: KinkForm
     sides: Tensor
     active: Tensor
+    index: Tensor
     ends: tuple[Tensor, Tensor]
     upper: Tensor
 
     def rows(self, index: Tensor) -> Tableau:
         """The tableaux of some samples."""
         low, high = (end[index] for end in self.ends)
-        return Tableau(self.form.rows(index), self.sides[index], self.active[index], (low, high), self.upper[index])
+        own = self.sides[index], self.active[index], self.index[index]
+        return Tableau(self.form.rows(index), *own, (low, high), self.upper[index])
 
 
 @dataclass
@@ -69,7 +80,7 @@ class Vertex:
 
     Attributes:
         rows, at: of all kinks and bounds, (B, M + n, n), and their values r·t + c, (B, M + n).
-        index, inverse: the numbers (B, n) of the active rows, and the inverse (B, n, n) of their matrix.
+        inverse: of the matrix of the active rows, (B, n, n).
         t: the vertex, (B, n).
         gates: of all kinks, (B, M); those that are not active have the sides they are on.
         force: the multipliers of the bounds, (B, n); zero where not active.
@@ -78,7 +89,6 @@ class Vertex:
 
     rows: Tensor
     at: Tensor
-    index: Tensor
     inverse: Tensor
     t: Tensor
     gates: Tensor
@@ -140,7 +150,7 @@ def vertex_of(table: Tableau) -> Vertex:
     identity = torch.eye(n, dtype=rows.dtype, device=rows.device).expand(len(rows), n, n)
     rows = torch.cat([rows, identity], 1)
     constants = torch.cat([constants, -torch.where(table.upper, table.ends[1], table.ends[0])], 1)
-    index = table.active.to(rows).topk(n, 1, sorted=False).indices
+    index = table.index
     inverse, _ = torch.linalg.inv_ex(rows.gather(1, index[:, :, None].expand(-1, -1, n)))
     t = -(inverse @ constants.gather(1, index)[:, :, None])[..., 0]
     _, lines = pulled(form, shares, torch.zeros_like(shares))
@@ -151,7 +161,7 @@ def vertex_of(table: Tableau) -> Vertex:
     gates = (force[:, :count] / torch.where(arriving > 0, arriving, 1.0) - least) / (1 - least).clamp(min=1e-12)
     gates = torch.where(free, gates, table.sides)
     at = (rows @ t[:, :, None])[..., 0] + constants
-    return Vertex(rows, at, index, inverse, t, gates, force[:, count:], arriving)
+    return Vertex(rows, at, inverse, t, gates, force[:, count:], arriving)
 
 
 def violations(table: Tableau, vertex: Vertex) -> tuple[Tensor, Tensor]:
@@ -172,60 +182,68 @@ def violations(table: Tableau, vertex: Vertex) -> tuple[Tensor, Tensor]:
 
 
 def pivot(table: Tableau, vertex: Vertex, apart: Tensor, off: Tensor) -> None:
-    """Exchange one active row for another in every sample."""
+    """Exchange one active row for another in every sample.
+
+    Where rows are on the wrong side, the worst takes hold, and where forces are out of range, the worst lets go. Where
+    there is only one of the two, the other row is the first that is met.
+    """
     count, everyone = table.sides.shape[1], torch.arange(len(apart), device=apart.device)
-    low, high = table.ends
     worst, entering = apart.max(1)
     least, leaving = off.max(1)
-    place = (vertex.index == leaving[:, None]).to(torch.int8).argmax(1)
-    primal, dual = worst > TINY, least > EDGE
-    # Only a force is out of range: its row lets go, to the side it is pushed to, until the first other row is met.
-    rising = torch.where(
-        leaving < count, vertex.gates.gather(1, leaving.clamp(max=count - 1)[:, None])[:, 0] > 0.5, False
-    )
-    held = (leaving - count).clamp(min=0)
-    up = torch.where(leaving < count, rising, ~table.upper[everyone, held])
-    way = vertex.inverse[everyone, :, place] * torch.where(up, 1.0, -1.0)[:, None]
-    rates = (vertex.rows @ way[:, :, None])[..., 0]
-    moving = rates[:, count:]
-    room = torch.where(moving > 0, high - vertex.t, low - vertex.t) / torch.where(moving == 0, 1.0, moving)
-    toward = rates[:, :count] * vertex.at[:, :count] < 0
-    until = torch.where(toward, -vertex.at[:, :count] / torch.where(toward, rates[:, :count], 1.0), torch.inf)
-    until = torch.cat([until, torch.where(moving == 0, torch.inf, room)], 1)
-    until = torch.where(table.active | (until < 0), torch.inf, until)
-    entering = torch.where(primal, entering, until.argmin(1))
-    # Only a row is on the wrong side: it takes hold, until the first force of another is at the end of its range.
-    row = (vertex.rows[everyone, entering][:, None, :] @ vertex.inverse)[:, 0]  # in terms of the active ones
-    side = table.sides.gather(1, entering.clamp(max=count - 1)[:, None])[:, 0]
-    beyond = vertex.t.gather(1, (entering - count).clamp(min=0)[:, None])[:, 0]
-    beyond = beyond > high.gather(1, (entering - count).clamp(min=0)[:, None])[:, 0]
-    grows = torch.where(entering < count, side < 0.5, beyond)
-    change = torch.where(grows, -1.0, 1.0)[:, None] * row
-    kinks, slots = vertex.index < count, vertex.index.clamp(max=count - 1)
-    gates = vertex.gates.gather(1, slots)
-    arriving = vertex.arriving.gather(1, slots)
-    own = slopes(table.form)[slots]
-    speed = change / torch.where(arriving > 0, (1 - own).clamp(min=1e-12) * arriving, 1.0)
-    left = torch.where(speed > 0, 1 - gates, -gates) / torch.where(speed == 0, 1.0, speed)
-    slots = (vertex.index - count).clamp(min=0)
-    force, at_top = vertex.force.gather(1, slots), table.upper.gather(1, slots)
-    relaxing = torch.where(at_top, change < 0, change > 0)
-    bound = torch.where(relaxing, -force / torch.where(change == 0, 1.0, change), torch.inf)
-    left = torch.where(kinks, torch.where(speed == 0, torch.inf, left), bound)
-    left = torch.where(row.abs() > 1e-9 * row.abs().amax(1, keepdim=True), left, torch.inf)
-    first = left.argmin(1)
-    chosen = vertex.index.gather(1, first[:, None])[:, 0]
-    ends = speed.gather(1, first[:, None])[:, 0] > 0
-    leaving = torch.where(dual, leaving, chosen)
-    new = torch.where(dual, rising, ends).to(table.sides)
+    beside, within = worst <= TINY, least <= EDGE
+    rising = vertex.gates.gather(1, leaving.clamp(max=count - 1)[:, None])[:, 0] > 0.5
+    above = vertex.t > table.ends[1]
+    if bool(beside.any()):
+        met, upwards = first_met(table, vertex, leaving, rising)
+        entering, above = torch.where(beside, met, entering), torch.where(beside[:, None], upwards, above)
+    column = (entering - count).clamp(min=0)
+    above = above[everyone, column]
+    if bool(within.any()):
+        side = table.sides[everyone, entering.clamp(max=count - 1)]
+        place, risen = first_out(table, vertex, entering, torch.where(entering < count, side < 0.5, above))
+        leaving = torch.where(within, table.index[everyone, place], leaving)
+        rising = torch.where(within, risen, rising)
+    place = (table.index == leaving[:, None]).to(torch.int8).argmax(1)
+    table.index[everyone, place] = entering
     table.active[everyone, leaving] = False
-    some = (leaving < count).nonzero()[:, 0]
-    table.sides[some, leaving[some]] = new[some]
     table.active[everyone, entering] = True
+    some = (leaving < count).nonzero()[:, 0]
+    table.sides[some, leaving[some]] = rising[some].to(table.sides)
     some = (entering >= count).nonzero()[:, 0]
-    column = entering[some] - count
-    there = torch.where(primal[some], beyond[some], moving[some, column] > 0)
-    table.upper[some, column] = there
+    table.upper[some, column[some]] = above[some]
+
+
+def first_met(table: Tableau, vertex: Vertex, leaving: Tensor, rising: Tensor) -> tuple[Tensor, Tensor]:
+    """The first row (B,) that is met where an active one (B,) lets go, to the side to which its force pushes it; and
+    which coordinates (B, n) grow then."""
+    count, everyone = table.sides.shape[1], torch.arange(len(leaving), device=leaving.device)
+    up = torch.where(leaving < count, rising, ~table.upper[everyone, (leaving - count).clamp(min=0)])
+    place = (table.index == leaving[:, None]).to(torch.int8).argmax(1)
+    way = vertex.inverse[everyone, :, place] * (2.0 * up[:, None] - 1.0)
+    rates, at = (vertex.rows @ way[:, :, None])[..., 0], vertex.at
+    moving, (low, high) = rates[:, count:], table.ends
+    far = torch.cat([-at[:, :count], torch.where(moving > 0, high - vertex.t, low - vertex.t)], 1)
+    until = far / torch.where(rates == 0, 1.0, rates)
+    return torch.where(table.active | (until < 0) | (rates == 0), torch.inf, until).argmin(1), moving > 0
+
+
+def first_out(table: Tableau, vertex: Vertex, entering: Tensor, grows: Tensor) -> tuple[Tensor, Tensor]:
+    """The place (B,) of the active row whose force is first at the end of its range where that of another row (B,)
+    grows, or falls; and whether it is the upper end."""
+    count, everyone = table.sides.shape[1], torch.arange(len(entering), device=entering.device)
+    row = (vertex.rows[everyone, entering][:, None, :] @ vertex.inverse)[:, 0]  # in terms of the active ones
+    change = (1.0 - 2.0 * grows[:, None]) * row
+    slots = table.index.clamp(max=count - 1)
+    gates, arriving = vertex.gates.gather(1, slots), vertex.arriving.gather(1, slots)
+    reach = (1 - slopes(table.form)[slots]).clamp(min=1e-12) * arriving
+    up = change > 0
+    room = torch.where(up, 1 - gates, -gates) * reach
+    slots = (table.index - count).clamp(min=0)
+    bound = torch.where(table.upper.gather(1, slots) != up, -vertex.force.gather(1, slots), torch.inf * (2.0 * up - 1))
+    room = torch.where(table.index < count, room, bound) / torch.where(change == 0, 1.0, change)
+    room = torch.where(row.abs() > PIVOT * row.abs().amax(1, keepdim=True), room, torch.inf)
+    place = room.argmin(1)
+    return place, up[everyone, place]
 
 
 def begun(form: KinkForm, gates: Tensor, far: Tensor, found: Found, lo: Tensor, hi: Tensor) -> Tableau:
@@ -248,7 +266,7 @@ def begun(form: KinkForm, gates: Tensor, far: Tensor, found: Found, lo: Tensor, 
     sure = torch.cat([torch.where(least < 1, -far, -torch.inf), bounds], 1)
     first = sure.topk(form.size, 1, sorted=False).indices
     active = torch.zeros_like(sure, dtype=torch.bool).scatter_(1, first, True)
-    return Tableau(form, (gates > 0.5).to(y), active, (lo - y, hi - y), high > low)
+    return Tableau(form, (gates > 0.5).to(y), active, first, (lo - y, hi - y), high > low)
 
 
 def settle(table: Tableau, width: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -268,7 +286,8 @@ def settle(table: Tableau, width: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         known = vertex.t.isfinite().all(1) & vertex.gates.isfinite().all(1)
         ended = rows[right & known]
         t[ended], gates[ended], done[ended] = vertex.t[right & known], vertex.gates[right & known], True
-        table.active[ended], table.upper[ended] = part.active[right & known], part.upper[right & known]
+        for mine, theirs in ((table.active, part.active), (table.index, part.index), (table.upper, part.upper)):
+            mine[ended] = theirs[right & known]
         going = (~right & known).nonzero()[:, 0]
         if not len(going):
             break
@@ -295,7 +314,7 @@ def held_at_vertices(form: KinkForm, found: Found, lo: Tensor, hi: Tensor, to_x:
         return held
     arguments, width = form.arguments(found.y), hi - lo
     chosen = turning(arguments, gates, MANY * form.size)
-    small = reduced(form, arguments, found.y, chosen)
+    small = in_parts(form, arguments, found.y, chosen)
     near = torch.cat([gate.gather(1, index) for gate, index in zip(gates, chosen, strict=True)], 1)
     sizes = [a.abs().mean(1, keepdim=True) for a in arguments]
     away = [a.gather(1, i).abs() / size.clamp(min=1e-300) for a, i, size in zip(arguments, chosen, sizes, strict=True)]
@@ -326,11 +345,10 @@ def held_at_vertices(form: KinkForm, found: Found, lo: Tensor, hi: Tensor, to_x:
     least = slopes(small)
     lines, _ = pushed(small, least + (1 - least) * there)
     identity = torch.eye(form.size, dtype=y.dtype, device=y.device).expand(len(y), -1, -1)
-    index = table.active.to(y).topk(form.size, 1, sorted=False).indices
-    system = torch.cat([lines, identity], 1).gather(1, index[:, :, None].expand(-1, -1, form.size))
+    system = torch.cat([lines, identity], 1).gather(1, table.index[:, :, None].expand(-1, -1, form.size))
     solution, failed = torch.linalg.solve_ex(system.mT, to_x[rows])
     sure &= (failed == 0) & solution.isfinite().all(1)
-    forces = torch.zeros_like(table.active, dtype=y.dtype).scatter_(1, index, solution)
+    forces = torch.zeros_like(table.active, dtype=y.dtype).scatter_(1, table.index, solution)
     held.put(
         rows,
         Held(
@@ -348,6 +366,31 @@ def held_at_vertices(form: KinkForm, found: Found, lo: Tensor, hi: Tensor, to_x:
         found.looked[rows[right]] = False
         found.keep(rows[right], Evidence(gates=[gate[right] for gate in whole]))
     return held
+
+
+def in_parts(form: KinkForm, arguments: list[Tensor], y: Tensor, chosen: list[Tensor]) -> KinkForm:
+    """`reduced`, of as many samples at once as caches hold."""
+    if len(y) <= TOGETHER:
+        return reduced(form, arguments, y, chosen)
+    made = [
+        reduced(form.rows(part), [a[part] for a in arguments], y[part], [index[part] for index in chosen])
+        for part in torch.arange(len(y), device=y.device).split(TOGETHER)
+    ]
+    first = made[0]
+
+    def whole(maps: list[Map | None]) -> Map | None:
+        return None if None in maps else Map(torch.cat([m.matrix for m in maps if m is not None]))
+
+    between = {key: whole([form.between[key] for form in made]) for key in first.between}
+    return KinkForm(
+        tuple(torch.cat(parts) for parts in zip(*(form.constants for form in made), strict=True)),
+        first.bends,
+        tuple(whole(list(parts)) for parts in zip(*(form.from_y for form in made), strict=True)),
+        {key: m for key, m in between.items() if m is not None},
+        torch.cat([form.constant for form in made]),
+        torch.cat([form.slope for form in made]),
+        {k: torch.cat([form.weights[k] for form in made]) for k in first.weights},
+    )
 
 
 def usable(form: KinkForm, lo: Tensor, hi: Tensor) -> bool:
