@@ -26,6 +26,9 @@ their opposites."""
 TOGETHER = 64
 """How many evaluations are made at once, so that a few samples do not cost many calls."""
 
+HARDLY = 0.05
+"""Rises that are smaller than this share of a solver's first gap are not typical of f."""
+
 NEARLY = 3.0
 """A sample looks nearly done where its gap is this many times what is allowed with its last scale."""
 
@@ -285,8 +288,24 @@ class Found:
         return ~(self.gap <= self.allowed(tol))
 
     def look(self, problem: Problem) -> None:
-        """Look at the scale for the first time."""
-        self.scale, self.way = rises(problem, self.y, self.value, signs(problem.size, self.y)[:, None]).max(0)
+        """Look at the scale for the first time, along one pattern and its opposite."""
+        ways = signs(problem.size, self.y)
+        self.scale, chosen = rises(problem, self.y, self.value, ways[[0, -1], None]).max(0)
+        self.way = torch.where(chosen > 0, len(ways) - 1, 0)
+
+    def look_again(self, problem: Problem, active: Tensor, gap: Tensor) -> None:
+        """Look along all patterns where f hardly rises along the first ones, next to a solver's first gap (R,).
+
+        Args:
+            problem: of the samples that are active.
+            active: their numbers, (R,).
+            gap: an estimate.
+        """
+        few = (self.scale[active] < HARDLY * gap).nonzero()[:, 0]
+        if len(few):
+            rows, part = active[few], problem if len(few) == problem.batch else problem.rows(few)
+            ways = signs(problem.size, self.y)[:, None]
+            self.scale[rows], self.way[rows] = rises(part, self.y[rows], self.value[rows], ways).max(0)
 
     def measure(self, problem: Problem, rows: Tensor, tol: float) -> None:
         """Look at the scale again of some samples, where the best points are now; `problem` is that of these rows.
@@ -471,6 +490,8 @@ def drive(
             return
         found.steps[active] += 1
         last = count == most - 1 or monotonic() > deadline
+        if count == 0:
+            found.look_again(part, active, offer.value - offer.bound)
         noted = True
         if offer.certify is None:
             found.note(active, offer.y, offer.value, offer.bound, offer.evidence)

@@ -198,9 +198,14 @@ def pivot(table: Tableau, vertex: Vertex, apart: Tensor, off: Tensor) -> None:
         entering, above = torch.where(beside, met, entering), torch.where(beside[:, None], upwards, above)
     column = (entering - count).clamp(min=0)
     above = above[everyone, column]
+    row = (vertex.rows[everyone, entering][:, None, :] @ vertex.inverse)[:, 0]  # in terms of the active ones
+    large = row.abs() > PIVOT * row.abs().amax(1, keepdim=True)
+    place = (table.index == leaving[:, None]).to(torch.int8).argmax(1)
+    within |= ~large[everyone, place]
     if bool(within.any()):
         side = table.sides[everyone, entering.clamp(max=count - 1)]
-        place, risen = first_out(table, vertex, entering, torch.where(entering < count, side < 0.5, above))
+        grows = torch.where(entering < count, side < 0.5, above)
+        place, risen = first_out(table, vertex, torch.where(grows[:, None], -row, row), large)
         leaving = torch.where(within, table.index[everyone, place], leaving)
         rising = torch.where(within, risen, rising)
     place = (table.index == leaving[:, None]).to(torch.int8).argmax(1)
@@ -227,12 +232,10 @@ def first_met(table: Tableau, vertex: Vertex, leaving: Tensor, rising: Tensor) -
     return torch.where(table.active | (until < 0) | (rates == 0), torch.inf, until).argmin(1), moving > 0
 
 
-def first_out(table: Tableau, vertex: Vertex, entering: Tensor, grows: Tensor) -> tuple[Tensor, Tensor]:
-    """The place (B,) of the active row whose force is first at the end of its range where that of another row (B,)
-    grows, or falls; and whether it is the upper end."""
-    count, everyone = table.sides.shape[1], torch.arange(len(entering), device=entering.device)
-    row = (vertex.rows[everyone, entering][:, None, :] @ vertex.inverse)[:, 0]  # in terms of the active ones
-    change = (1.0 - 2.0 * grows[:, None]) * row
+def first_out(table: Tableau, vertex: Vertex, change: Tensor, large: Tensor) -> tuple[Tensor, Tensor]:
+    """The place (B,) of the active row whose force is first at the end of its range where these forces change (B, n),
+    of those whose change is large enough; and whether that is the upper end."""
+    count, everyone = table.sides.shape[1], torch.arange(len(change), device=change.device)
     slots = table.index.clamp(max=count - 1)
     gates, arriving = vertex.gates.gather(1, slots), vertex.arriving.gather(1, slots)
     reach = (1 - slopes(table.form)[slots]).clamp(min=1e-12) * arriving
@@ -241,8 +244,7 @@ def first_out(table: Tableau, vertex: Vertex, entering: Tensor, grows: Tensor) -
     slots = (table.index - count).clamp(min=0)
     bound = torch.where(table.upper.gather(1, slots) != up, -vertex.force.gather(1, slots), torch.inf * (2.0 * up - 1))
     room = torch.where(table.index < count, room, bound) / torch.where(change == 0, 1.0, change)
-    room = torch.where(row.abs() > PIVOT * row.abs().amax(1, keepdim=True), room, torch.inf)
-    place = room.argmin(1)
+    place = torch.where(large, room, torch.inf).argmin(1)
     return place, up[everyone, place]
 
 
