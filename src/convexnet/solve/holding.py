@@ -7,9 +7,7 @@ are if these hold it; and this is looked up there.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -62,20 +60,6 @@ class Held:
         theirs = [part.low, part.high, part.to_y, part.along, part.sure, part.y, *part.forces, *part.kinks.values()]
         for whole, some in zip(mine, theirs, strict=True):
             whole[index] = some
-
-
-def joined(parts: Sequence[Held]) -> Held:
-    """The solutions of the parts of a batch as one."""
-    made: dict[str, Any] = {}
-    for each in fields(Held):
-        held = [getattr(part, each.name) for part in parts]
-        if isinstance(held[0], Tensor):
-            made[each.name] = torch.cat(held)
-        elif isinstance(held[0], list):
-            made[each.name] = [torch.cat(some) for some in zip(*held, strict=True)]
-        else:
-            made[each.name] = {key: torch.cat([one[key] for one in held]) for key in held[0]}
-    return Held(**made)
 
 
 def held_by(form: KinkForm, found: Found, gates: list[Tensor], lo: Tensor, hi: Tensor, to_x: Tensor) -> Held:

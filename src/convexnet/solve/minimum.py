@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch import Tensor
 from convexnet.domains import Box
 from convexnet.solve.choose import together
 from convexnet.solve.drive import Found, Function, Problem, picked
-from convexnet.solve.holding import Held, joined
+from convexnet.solve.holding import Held
 from convexnet.solve.implicit import standing
 from convexnet.solve.kink_form import KinkForm
 from convexnet.solve.nearby import focused
@@ -115,6 +116,20 @@ class Minimum:
             parts.append(held_at_vertices(some, few, self.lo[part], self.hi[part], to_x[part]))
             self.found.put(part, few)
         return parts[0] if len(parts) == 1 else joined(parts)
+
+
+def joined(parts: Sequence[Held]) -> Held:
+    """The solutions of the parts of a batch as one."""
+    made: dict[str, Any] = {}
+    for each in fields(Held):
+        held = [getattr(part, each.name) for part in parts]
+        if isinstance(held[0], Tensor):
+            made[each.name] = torch.cat(held)
+        elif isinstance(held[0], list):
+            made[each.name] = [torch.cat(some) for some in zip(*held, strict=True)]
+        else:
+            made[each.name] = {key: torch.cat([one[key] for one in held]) for key in held[0]}
+    return Held(**made)
 
 
 def shaped(gradient: Tensor, bound: Tensor, shape: torch.Size) -> Tensor:

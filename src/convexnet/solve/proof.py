@@ -10,6 +10,8 @@ of the arguments a_k, where v_k arrives at the results z_k,
 holds in real arithmetic. A running error analysis (`rounding`) goes along, forwards for f(t) and the a_k and backwards
 for g, and all of it is taken off. Nothing here depends on the values of f outside of t, so that a function that is huge
 on the other side of a wide box costs no digits.
+
+Long because a bound, what it is made of and what is taken off it are read together.
 """
 
 from __future__ import annotations
