@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -148,6 +148,10 @@ def listed(arguments: Any) -> Iterator[Any]:
         yield arguments
 
 
+Sizes = dict[int, tuple[Tensor, Tensor | None]]
+"""By the `id` of a tensor itself, so that the `id` stays its own, and its absolute values, once they are known."""
+
+
 @dataclass
 class Call:
     """An operator on tracked numbers."""
@@ -159,6 +163,7 @@ class Call:
     results: list[Tensor]
     unit: float
     lengths: float = 1.0  # of the sums that it makes, forwards or backwards
+    sizes: Sizes = field(default_factory=dict[int, "tuple[Tensor, Tensor | None]"])
 
     def argument(self, place: int, name: str, default: Any = None) -> Any:
         return self.args[place] if len(self.args) > place else self.kwargs.get(name, default)
@@ -166,6 +171,15 @@ class Call:
     def run(self, change: Callable[[Any], Any]) -> list[Tensor]:
         out = self.function(*mapped(self.args, change), **mapped(self.kwargs, change))
         return list(out) if isinstance(out, (list, tuple)) else [out]
+
+    def size(self, constant: Tensor) -> Tensor:
+        """The absolute values of a tensor that is no result."""
+        held, size = self.sizes.get(id(constant), (None, None))
+        if held is not constant or size is None:
+            size = constant.detach().abs()
+            if held is constant:
+                self.sizes[id(constant)] = constant, size
+        return size
 
     def tracked(self) -> list[Tracked]:
         return [part for part in listed([list(self.args), self.kwargs]) if isinstance(part, Tracked)]
@@ -186,20 +200,29 @@ class Rounding:
     Attributes:
         lengths: how many roundings a slope that is carried back through all of them may have.
         unit: the largest relative error of one.
+        sizes: room for the absolute values of tensors that later runs meet again.
     """
 
     lengths: float = 8.0
     unit: float = UNIT
+    sizes: Sizes = field(default_factory=dict[int, "tuple[Tensor, Tensor | None]"])
 
     def __call__(self, name: str, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-        plain = mapped([list(args), kwargs], lambda part: as_float64(value_of(part)))
-        out = function(*plain[0], **plain[1])
+        parts = [*listed(args), *listed(kwargs)]
+        tracked = [part for part in parts if isinstance(part, Tracked)]
+        if any(isinstance(part, torch.dtype) for part in parts):
+            cast = cast_unit(name, args, parts)
+            args, kwargs = mapped(args, as_float64), mapped(kwargs, as_float64)
+        else:
+            cast = cast_unit(name, args, ())
+        out = function(*mapped(args, value_of), **mapped(kwargs, value_of))
+        if not tracked:
+            return out
         several = isinstance(out, (list, tuple))
         results: list[Any] = list(out) if several else [out]
-        if not any(isinstance(part, Tracked) for part in listed([list(args), kwargs])):
-            return out
-        unit = max(cast_unit(name, args, kwargs), unit_of(args, kwargs))
-        call = Call(name, function, mapped(list(args), as_float64), mapped(kwargs, as_float64), results, unit)
+        # A constant may have been cast as well, and then lifts nothing: the lowest precision counts.
+        unit = max(cast, *(part.unit for part in tracked))
+        call = Call(name, function, args, kwargs, results, unit, sizes=self.sizes)
         errors = errors_of(name)(call)
         self.lengths += call.lengths + 2
         self.unit = max(self.unit, unit)
@@ -218,24 +241,12 @@ def as_float64(setting: Any) -> Any:
     return torch.float64 if isinstance(setting, torch.dtype) and setting.is_floating_point else setting
 
 
-def cast_unit(name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> float:
-    """The relative error of a type that is asked for."""
+def cast_unit(name: str, args: Sequence[Any], parts: Sequence[Any]) -> float:
+    """The relative error of a type that is asked for, by one of all `parts` of the arguments."""
     if name == "type_as":
         return args[1].unit if isinstance(args[1], Tracked) else UNIT
-    kinds = [part for part in listed([list(args), kwargs]) if isinstance(part, torch.dtype) and part.is_floating_point]
+    kinds = [part for part in parts if isinstance(part, torch.dtype) and part.is_floating_point]
     return max([torch.finfo(kind).eps / 2 for kind in kinds], default=UNIT)
-
-
-def unit_of(args: Sequence[Any], kwargs: dict[str, Any]) -> float:
-    """That of the arguments: results have the highest precision of those."""
-    units = [
-        part.unit if isinstance(part, Tracked) else UNIT
-        for part in listed([list(args), kwargs])
-        if isinstance(part, Tracked) or (is_real(part) and part.ndim > 0)
-    ]
-    tracked = [part.unit for part in listed([list(args), kwargs]) if isinstance(part, Tracked)]
-    # A constant may have been cast as well, and then lifts nothing: the lowest precision counts.
-    return max(tracked, default=min(units, default=UNIT))
 
 
 # --- the rules ------------------------------------------------------------------------------------------------------
@@ -274,14 +285,12 @@ def summed(inner: Callable[[Call], float]) -> Errors:
 
         def size(part: Any) -> Any:
             if isinstance(part, Tracked):
-                return part.value.detach().abs() + part.error / kappa
-            return part.detach().abs() if is_real(part) else part
+                return torch.add(part.value.detach().abs(), part.error, alpha=1 / kappa)
+            return call.size(part) if is_real(part) else part
 
-        call = Call(
-            call.name, call.function, call.args, {k: abs(v) if k in ("alpha", "beta") else v for k, v in
-            call.kwargs.items()}, call.results, call.unit, call.lengths,
-        )  # fmt: skip
-        return [kappa * value + UNDERFLOW for value in call.run(size)]
+        kwargs = {k: abs(v) if k in ("alpha", "beta") else v for k, v in call.kwargs.items()}
+        least = torch.full((), UNDERFLOW, dtype=torch.float64, device=call.results[0].device)
+        return [torch.add(least, value, alpha=kappa) for value in replace(call, kwargs=kwargs).run(size)]
 
     def counted(call: Call) -> list[Tensor]:
         found = errors(call)
@@ -304,6 +313,11 @@ def added(call: Call) -> list[Tensor]:
     """Two terms, one of them times alpha: the second; the first, where it is the one that is subtracted (rsub)."""
     a, b = call.args[:2]
     alpha = abs(float(call.argument(2, "alpha", 1.0)))
+    if alpha == 1.0 and call.unit == UNIT:  # one rounding, of the result
+        total = 2 * UNIT * call.results[0].detach().abs()
+        for part in (a, b):
+            total = total + part.error if isinstance(part, Tracked) else total
+        return [total]
     rule = row_of(call.name).rule
     a_size, b_size = (alpha, 1.0) if isinstance(rule, Sum) and rule.signs[0] < 0 else (1.0, alpha)
     size = a_size * absolute(a) + b_size * absolute(b)
