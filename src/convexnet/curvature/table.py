@@ -192,7 +192,7 @@ ROWS: tuple[tuple[str, Rule | Row], ...] = (
     *((name, Row(Placed(shapes.reshaped, drops=False, repeats=False), shape_only=(1,))) for name in (
         "view_as", "reshape_as")),
     *((name, Moved(drops=False, repeats=False, as_float=True)) for name in (
-        "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "native_channel_shuffle")),
+        "pixel_shuffle", "pixel_unshuffle", "channel_shuffle")),
     *((name, Moved(repeats=False, fills=True)) for name in ("tril", "triu", "diag")),
     *((name, Moved(drops=False, repeats=False, fills=True)) for name in ("diag_embed", "block_diag")),
     ("im2col", Moved(fills=True, as_float=True)),
@@ -245,8 +245,7 @@ ROWS: tuple[tuple[str, Rule | Row], ...] = (
     *((name, Row(Linear(layers.addmm), weights=(1, 2))) for name in ("addmm", "baddbmm", "addmv")),
     ("einsum", Row(Linear(layers.einsum), weights=(1,))),
     ("outer", Row(Linear(layers.outer), weights=(0, 1))),
-    *((name, Row(Linear(layers.paired), weights=(0, 1))) for name in (
-        "inner", "vdot", "linalg_vecdot", "tensordot", "kron")),
+    *((name, Row(Linear(layers.paired), weights=(0, 1))) for name in ("inner", "vdot", "linalg_vecdot", "tensordot")),
     *((f"conv{n}d", Row(Linear(layers.conv), weights=(1,))) for n in (1, 2, 3)),
     *((f"conv_transpose{n}d", Row(Linear(layers.conv_transpose), weights=(1,))) for n in (1, 2, 3)),
     ("convolution", Row(Linear(layers.convolution_generic), weights=(1,))),
