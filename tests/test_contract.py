@@ -92,6 +92,7 @@ PLANNED = [
 BELOW: dict[str, set[str]] = {
     "errors": set(),
     "arrays": set(),
+    "extras": set(),
     "domains": {"errors", "arrays"},
     "curvature": {"errors", "domains"},
     "memory": {"errors", "domains", "curvature"},
@@ -102,8 +103,9 @@ BELOW: dict[str, set[str]] = {
     "differences": {"errors", "curvature"},
     "split": {"errors", "curvature", "memory", "differences"},
     "storage": {"errors", "curvature", "memory"},
-    "solve": {"errors", "arrays", "domains", "curvature", "memory"},
-    "export": {"errors", "arrays", "domains", "curvature", "memory", "solve"},
+    "form": {"errors", "domains", "curvature", "extras"},
+    "solve": {"errors", "arrays", "domains", "curvature", "memory", "extras", "form"},
+    "export": {"errors", "arrays", "domains", "curvature", "memory", "extras", "form", "solve"},
     "conversion": {"errors", "arrays", "domains", "curvature", "memory", "constraints", "initialise", "nn"},
 }
 BELOW["__init__"] = {*BELOW}

@@ -13,7 +13,7 @@ from convexnet.curvature.arguments import unwrapped
 from convexnet.export.bends import BENDS
 from convexnet.export.samples import arranged, one_value, read, variable_of
 from convexnet.export.tightness import check_tight
-from convexnet.solve.lp import need
+from convexnet.extras import need
 
 
 def to_cvxpy(model: nn.Module, variable: Any, given: Any = None, *, wrt: int = -1) -> Any:

@@ -18,7 +18,7 @@ from convexnet.curvature.call import Refusal
 from convexnet.export.bends import BENDS
 from convexnet.export.reading import GATE, Cut, finding, refuse
 from convexnet.export.sender import Sender, Vector
-from convexnet.solve.lp import need
+from convexnet.extras import need
 
 ROWS = 256
 """Basis vectors that are sent through a program at once."""

@@ -17,7 +17,7 @@ from convexnet.export.bends import BENDS
 from convexnet.export.form import Form
 from convexnet.export.samples import arranged, one_value, read, variable_of
 from convexnet.export.tightness import check_tight
-from convexnet.solve.lp import need
+from convexnet.extras import need
 
 Rows = tuple[Any, Any]
 """A sparse matrix over all columns, and the lower bounds of its rows."""

@@ -21,8 +21,8 @@ from convexnet.errors import NotTraceable
 from convexnet.export.form import Form, form_of
 from convexnet.export.reading import Reading
 from convexnet.export.sender import Sender
+from convexnet.form.inputs import with_floats
 from convexnet.memory import EXAMPLE, recall
-from convexnet.solve.asked import with_floats
 
 
 def one_value(value: Any, place: int) -> Tensor:

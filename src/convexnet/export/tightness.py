@@ -15,7 +15,7 @@ from convexnet.export.bends import BENDS
 from convexnet.export.form import Form
 from convexnet.export.reading import GATE, finding, refuse
 from convexnet.export.sender import Vector
-from convexnet.solve.lp import need
+from convexnet.extras import need
 
 
 def nonneg_results(form: Form) -> list[tuple[Vector, Vector]]:
