@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 import convexnet as cx
 from convexnet.curvature.trace import trace
+from convexnet.form.program import Opened
 from convexnet.solve.choose import MATRICES, NAMES
-from convexnet.solve.opened import Opened
 from convexnet.solve.plain import Whole
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from convexnet.curvature.call import Refusal
-from convexnet.solve.kinks import argument, pool_settings, windows
+from convexnet.form.operators import argument, pool_settings, windows
 
 
 class Cut(Protocol):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from convexnet.solve.bends import Bend
+from convexnet.form.atoms import Bend
+from convexnet.form.program import value_of
 from convexnet.solve.drive import picked
 from convexnet.solve.holding import Held, gates_at, held_by
 from convexnet.solve.implicit import derived
 from convexnet.solve.minimum import Gradients, Minimum, shaped
-from convexnet.solve.opened import value_of
 
 
 def pulled_back(at: Minimum, tensors: list[Tensor], to_x: Tensor | None, to_value: Tensor | None) -> Gradients:

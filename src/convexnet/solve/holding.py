@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from convexnet.solve.bends import Bend, Kinks
+from convexnet.form.atoms import Bend, Kinks
+from convexnet.form.grouped import Grouped, grouped
+from convexnet.form.kink_form import KinkForm
 from convexnet.solve.drive import Found
-from convexnet.solve.groups import Grouped, grouped
-from convexnet.solve.kink_form import KinkForm
 from convexnet.solve.tangents import rows_of
 
 TINY = 1e-11

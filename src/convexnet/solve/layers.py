@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convexnet.solve.bends import Bend
-from convexnet.solve.opened import Opened, bend_of, value_of
+from convexnet.form.atoms import Bend
+from convexnet.form.program import Opened, bend_of, value_of
 
 Choice = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
 """(k, a_k (B, in_k), what arrives (B, out_k)) -> multipliers (B, in_k) of the arguments and an intercept (B,)."""

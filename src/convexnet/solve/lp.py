@@ -18,10 +18,10 @@ from torch import Tensor
 
 from convexnet.curvature.call import Refusal
 from convexnet.extras import need
-from convexnet.solve.bends import Bend, Kinks, Smooth
+from convexnet.form.atoms import Bend, Kinks, Smooth
+from convexnet.form.grouped import Largest
+from convexnet.form.kink_form import KinkForm
 from convexnet.solve.drive import Evidence, Found, Problem
-from convexnet.solve.groups import Largest
-from convexnet.solve.kink_form import KinkForm
 
 
 def curve_of(bend: Bend) -> str:

@@ -19,16 +19,16 @@ from convexnet.curvature.call import Refusal
 from convexnet.curvature.trace import TRACING
 from convexnet.domains import Box
 from convexnet.errors import NotCertified, NotTraceable
+from convexnet.form.kink_form import KinkForm
+from convexnet.form.matrices import Pieces, TooLarge
+from convexnet.form.program import Opened
 from convexnet.solve.asked import Asked, checked, misread, wrong_batch
 from convexnet.solve.choose import MANY, MATRICES, chosen_solver, rescue, run
 from convexnet.solve.derivatives import attached, sources_of, wants_gradients
 from convexnet.solve.drive import Found, Problem, Progress, Watch, nothing_yet, picked, scale_of, signs
 from convexnet.solve.implicit import standing
-from convexnet.solve.kink_form import KinkForm
 from convexnet.solve.layers import Layers
 from convexnet.solve.minimum import over
-from convexnet.solve.opened import Opened
-from convexnet.solve.pieces import Pieces, TooLarge
 from convexnet.solve.plain import Own, Private, Whole
 from convexnet.solve.proof import PART, cells_of, proved
 from convexnet.solve.reading import Reading, read

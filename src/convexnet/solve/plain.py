@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from convexnet.curvature.accepted import attributes
 from convexnet.curvature.arguments import copied, in_float64
 from convexnet.curvature.undisturbed import Generators, in_eval_mode, tensors_of
-from convexnet.solve.execution import Applied
-from convexnet.solve.opened import Opened
+from convexnet.form.execution import Applied
+from convexnet.form.program import Opened
 from convexnet.solve.rounding import Rounding, Tracked
 
 INSIDE = 1e-9

@@ -21,10 +21,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convexnet.solve.bends import Bend, Kinks, Smooth
+from convexnet.form.atoms import Bend, Kinks, Smooth
+from convexnet.form.program import Opened
 from convexnet.solve.drive import Evidence, Found, Problem, picked
 from convexnet.solve.layers import Layers, carried
-from convexnet.solve.opened import Opened
 from convexnet.solve.plain import Whole
 from convexnet.solve.rounding import Rounding, Tracked
 

@@ -24,8 +24,8 @@ from convexnet.curvature.certificate import ALL, Certificate, certify_program
 from convexnet.curvature.trace import TRACING, Program, trace
 from convexnet.domains import Box
 from convexnet.errors import NotTraceable
-from convexnet.solve.opened import Opened
-from convexnet.solve.pieces import Pieces
+from convexnet.form.matrices import Pieces
+from convexnet.form.program import Opened
 from convexnet.solve.plain import Private
 from convexnet.solve.structure import structure_of
 

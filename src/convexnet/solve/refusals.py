@@ -11,11 +11,11 @@ from torch.autograd import forward_ad
 
 from convexnet.curvature.graph import base_name, module_path, source_line
 from convexnet.domains import Box
-from convexnet.solve.bends import Bend
+from convexnet.form.atoms import Bend
+from convexnet.form.kink_form import KinkForm
+from convexnet.form.program import Opened, value_of
 from convexnet.solve.drive import Function
-from convexnet.solve.kink_form import KinkForm
 from convexnet.solve.layers import Layers
-from convexnet.solve.opened import Opened, value_of
 from convexnet.solve.reading import Reading
 
 

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from convexnet.solve.bends import Bend, Smooth
-from convexnet.solve.kink_form import KinkForm
-from convexnet.solve.opened import Opened, bend_of, value_of
+from convexnet.form.atoms import Bend, Smooth
+from convexnet.form.kink_form import KinkForm
+from convexnet.form.program import Opened, bend_of, value_of
 
 SHARE = 1e-6
 """What is taken off, for the rounding of the derivatives."""

@@ -23,9 +23,9 @@ from convexnet.curvature.fields import uniform
 from convexnet.curvature.graph import ancestors, base_name, functional, module_path, parents, source_line
 from convexnet.curvature.table import TABLE
 from convexnet.curvature.trace import Program
-from convexnet.solve.bends import Bend, Kinks
-from convexnet.solve.execution import Applied, executed, usable
-from convexnet.solve.kinks import KINKS
+from convexnet.form.atoms import Bend, Kinks
+from convexnet.form.execution import Applied, executed, usable
+from convexnet.form.operators import KINKS
 
 ADDITIVE = ("add", "sub", "rsub", "cat", "stack", "maximum", "max", "minimum", "clamp", "clamp_min")
 """Operators that add other inputs to what moves, and do not multiply the two."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from convexnet.solve.bends import MARGIN, Bend
+from convexnet.form.atoms import MARGIN, Bend
 
 
 def grouped(x: Tensor, group: int) -> Tensor:

@@ -20,10 +20,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from convexnet.curvature.call import Refusal
-from convexnet.solve.bends import Bend, Smooth
-from convexnet.solve.curves import elu as elu_curve
-from convexnet.solve.curves import exponential, softplus, square
-from convexnet.solve.groups import Largest, LogSumExp
+from convexnet.form.atoms import Bend, Smooth
+from convexnet.form.grouped import Largest, LogSumExp
+from convexnet.form.smooth import elu as elu_curve
+from convexnet.form.smooth import exponential, softplus, square
 
 Slope = float | Tensor | Bend
 Relu = Callable[..., Tensor]

@@ -21,10 +21,10 @@ from torch.autograd import forward_ad
 
 from convexnet.curvature.call import Refusal
 from convexnet.curvature.trace import TRACING, Program
-from convexnet.solve.bends import Bend
-from convexnet.solve.kink_form import KinkForm
-from convexnet.solve.maps import Map
-from convexnet.solve.opened import Opened, bend_of, value_of
+from convexnet.form.atoms import Bend
+from convexnet.form.kink_form import KinkForm
+from convexnet.form.linear_maps import Map
+from convexnet.form.program import Opened, bend_of, value_of
 
 LARGEST = 20_000_000
 """Entries of a map that is stored as a matrix."""

@@ -17,7 +17,7 @@ from typing import Final, final
 import torch
 from torch import Tensor
 
-from convexnet.solve.curves import Curve
+from convexnet.form.smooth import Curve
 
 MARGIN: Final = 0.1
 """How near to the end of its range one step may bring a gate: a share of the distance to it."""
@@ -184,7 +184,7 @@ class Smooth(Bend):
     """φ(unit * a) for a differentiable convex φ of one variable; its gates are the derivatives.
 
     Example:
-        >>> from convexnet.solve.curves import square
+        >>> from convexnet.form.smooth import square
         >>> Smooth(square()).value(torch.tensor([3.0])).item()
         9.0
     """
