@@ -105,7 +105,7 @@ BELOW: dict[str, set[str]] = {
     "storage": {"errors", "curvature", "memory"},
     "form": {"errors", "domains", "curvature", "extras"},
     "solve": {"errors", "arrays", "domains", "curvature", "memory", "extras", "form"},
-    "export": {"errors", "arrays", "domains", "curvature", "memory", "extras", "form", "solve"},
+    "export": {"errors", "arrays", "domains", "curvature", "memory", "extras", "form"},
     "conversion": {"errors", "arrays", "domains", "curvature", "memory", "constraints", "initialise", "nn"},
 }
 BELOW["__init__"] = {*BELOW}

@@ -1,10 +1,10 @@
-"""The convex functions between the affine maps of a network: how each is smoothed, bent and bounded from below.
+"""The atoms, the convex functions between the affine maps of a network: values, smoothing, bounds from below, signs.
 
 A bend takes the arguments a (..., in) of one layer to its results z (..., out). Its *gates* are what a solver iterates
 on; `pull` turns what arrives at the results into multipliers of the arguments, and `push` a change of the arguments
 into one of the results. Whatever multipliers a solver comes up with, `fit` makes of them an affine function below it.
 
-The bends here have one argument for each result; `groups` has those with a group of them, side by side.
+The bends here have one argument for each result; `grouped` has those with a group of them, side by side.
 """
 
 from __future__ import annotations
@@ -31,6 +31,18 @@ class Bend(ABC):
     smooth: bool = False
     """Whether it is differentiable as it is, so that its gates are no iterates of their own."""
     piecewise_linear: bool = False
+    cones: str = ""
+    """What a conic solver must know besides linear inequalities: "exp", "soc" or neither."""
+
+    @property
+    def rises(self) -> bool | Tensor:
+        """Whether it is non-decreasing in every argument: for all units, or for each. Where it is not, it is so for
+        arguments that are not negative."""
+        return True
+
+    def nonneg(self, arguments: Tensor) -> Tensor:
+        """Which results (out,) are never negative, given which arguments (in,) are not."""
+        return arguments.reshape(-1, self.group).any(1)
 
     @abstractmethod
     def value(self, a: Tensor) -> Tensor:
@@ -126,6 +138,13 @@ class Kinks(Bend):
         self.free = 1 - slope
         self.least = slope if least is None else least
 
+    @property
+    def rises(self) -> Tensor:
+        return self.slope >= 0
+
+    def nonneg(self, arguments: Tensor) -> Tensor:
+        return arguments | (self.slope <= 0)
+
     def value(self, a: Tensor) -> Tensor:
         return torch.maximum(self.slope * a, a)
 
@@ -193,6 +212,14 @@ class Smooth(Bend):
 
     def __init__(self, curve: Curve, unit: Tensor | None = None, turn: float = -math.inf) -> None:
         self.curve, self.unit, self.turn = curve, unit, turn
+        self.cones = curve.cones
+
+    @property
+    def rises(self) -> bool:
+        return self.curve.turn == -math.inf
+
+    def nonneg(self, arguments: Tensor) -> Tensor:
+        return arguments | self.curve.nonneg
 
     def value(self, a: Tensor) -> Tensor:
         return self.curve.value(a if self.unit is None else self.unit * a)

@@ -40,7 +40,8 @@ def executed(node: fx.Node, args: Any, kwargs: Any, apply: Applied | None) -> An
         return inlined(args[first - 1], args[first:], apply)
     if apply is not None:
         return apply(name, function, args, kwargs)
-    return function(*map(exact, args), **{key: exact(value) for key, value in kwargs.items()})
+    out = function(*map(exact, args), **{key: exact(value) for key, value in kwargs.items()})
+    return tuple(map(in_float64, out)) if isinstance(out, (tuple, list)) else in_float64(out)
 
 
 def inlined(inner: Any, operands: Sequence[Any], apply: Applied | None) -> Any:

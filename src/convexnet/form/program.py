@@ -1,16 +1,17 @@
-"""A traced program, cut open at its bends: it is executed with other functions in their place.
+"""A traced program, cut at its atoms: it is executed with other functions in their place.
 
 Whether an operator is affine in what moves with the variable is never assumed. Its own rule in the table of the
 calculus says so, for arguments that are affine and otherwise unknown; what its rule does not call affine is lowered by
-a row of `kinks`, and where there is none, the program stays closed.
+a row of `operators`, and where there is none, the program stays closed and the operator is named. The same rule, asked
+whether the operator is affine in the other inputs too, says where these multiply what moves.
 """
 
 from __future__ import annotations
 
 import copy
 import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -25,31 +26,71 @@ from convexnet.curvature.table import TABLE
 from convexnet.curvature.trace import Program
 from convexnet.form.atoms import Bend, Kinks
 from convexnet.form.execution import Applied, executed, usable
-from convexnet.form.operators import KINKS
+from convexnet.form.operators import INSTEAD, LOWERED, OFFSETS, Atoms
 
-ADDITIVE = ("add", "sub", "rsub", "cat", "stack", "maximum", "max", "minimum", "clamp", "clamp_min")
-"""Operators that add other inputs to what moves, and do not multiply the two."""
+
+@dataclass(frozen=True)
+class Gate:
+    """A product with what other inputs make, where these take their values later: no atom, but a place for a cut.
+
+    Attributes:
+        factor: of each entry.
+    """
+
+    factor: Tensor
+
+    group = 1
+
+
+Met = float | Tensor | Bend | Gate
+"""What is met at a cut: the slope of a kink, another atom, or a gate."""
+
+
+@dataclass(frozen=True)
+class Kinds:
+    """What the operators on what moves are, for the values of the model's tensors.
+
+    Attributes:
+        affine: those whose own rule calls them affine in what moves.
+        gates: those that other inputs enter otherwise than by being added.
+        closed: those that are neither affine nor lowered, each with the reason.
+        cells: how many numbers the program makes of a batch of two.
+    """
+
+    affine: frozenset[fx.Node]
+    gates: frozenset[fx.Node]
+    closed: tuple[tuple[fx.Node, Refusal], ...]
+    cells: int
 
 
 class Opened:
-    """A traced program whose bends can be exchanged.
+    """A traced program whose atoms can be exchanged.
 
-    Several threads may run one; only `fixed`, what does not depend on the inputs, is filled as it runs, and always with
-    the same tensors.
+    Several threads may run one: what it finds out about itself does not depend on the inputs, and is stored as a whole.
+
+    Args:
+        program: of one output.
+        variable: the number of the input that varies.
+        parameters: the numbers of inputs that take their values later; then the products with what depends on them are
+            cut out too. None: there are none, and products stay.
+        paired: write the larger of two tensors as an atom of both, and not as a + max(b - a, 0).
 
     Attributes:
-        gated: other inputs may multiply what moves with the variable.
         values: the values of the model's tensors, by the `id` of each; of one that is missing, its present value.
     """
 
-    def __init__(self, program: Program, variable: int) -> None:
+    def __init__(
+        self, program: Program, variable: int, parameters: Collection[int] | None = None, paired: bool = False
+    ) -> None:
         self.program = program
         self.variable = variable
+        self.parameters = parameters
+        self.paired = paired
         ((_, self.output),) = program.outputs
         self.moving: set[fx.Node] = set()
         self.other: set[fx.Node] = set()
         self.counts: set[fx.Node] = set()  # sizes of the batch, and what is computed from them
-        self.gated = False
+        self.touched: set[fx.Node] = set()  # what depends on inputs that take their values later
         needed = ancestors(self.output) if isinstance(self.output, fx.Node) else set[fx.Node]()
         self.nodes = [node for node in program.graph.nodes if node in needed]
         for node in self.nodes:
@@ -57,25 +98,30 @@ class Opened:
             given = source is not None and source.kind == "input"
             chosen = source is not None and given and source.index == variable
             read = parents(node)
+            later = given and not chosen and (parameters is None or (source is not None and source.index in parameters))
             if is_count(node, self.counts):
                 self.counts.add(node)
             elif chosen or self.moving.intersection(read):
                 self.moving.add(node)
-                mixed = self.other.intersection(read)
-                self.gated |= bool(mixed) and base_name(node.target) not in ADDITIVE
             elif given or (self.other | self.counts | self.moving).intersection(node.all_input_nodes):
                 self.other.add(node)
+            if later or self.touched.intersection(read):
+                self.touched.add(node)
         self.lasting = set(self.nodes) - self.moving - self.other - self.counts
         self.values: Mapping[int, Tensor] = {}
         self.fixed: dict[fx.Node, Any] = {}
-        self.affine: frozenset[fx.Node] | None = None  # those of `moving`; found when it is first asked for
-        self.cells = 0  # how many numbers it makes of a batch of two
+        self.found: Kinds | None = None
 
     def valued(self, values: Mapping[int, Tensor]) -> Opened:
         """The same program for given values of the model's tensors, by the `id` of each."""
         made = copy.copy(self)
-        made.values, made.fixed, made.affine = values, {}, None
+        made.values, made.fixed, made.found = values, {}, None
         return made
+
+    @property
+    def gated(self) -> bool:
+        """Whether other inputs do more than being added to what moves."""
+        return bool(self.kinds().gates)
 
     def run(
         self,
@@ -84,56 +130,67 @@ class Opened:
         live: Mapping[int, Tensor] | None = None,
         apply: Applied | None = None,
     ) -> Any:
-        """Execute the program in float64 with `bend(a, slope or Bend)` for every bend that sees the variable.
+        """The output of `results`, (B,)."""
+        return self.results(inputs, bend, live, apply).reshape(-1)
+
+    def results(
+        self,
+        inputs: Sequence[Any],
+        bend: Callable[..., Any] | None,
+        live: Mapping[int, Tensor] | None = None,
+        apply: Applied | None = None,
+        meet: Callable[[fx.Node], object] | None = None,
+    ) -> Any:
+        """Execute the program in float64 with `bend(a, slope or Bend or Gate)` for every atom that sees the variable.
 
         Args:
             inputs: a batch of each.
-            bend: what to compute instead; None: every operator as it is, bends too.
+            bend: what to compute instead; None: every operator as it is, atoms too.
             live: tensors to take in the place of those of the model with these `id`s, so that gradients flow to them.
             apply: how to execute an operator on what moves: (name, operator, arguments, keyword arguments) -> results.
+            meet: told of every operator that is cut, before it is.
 
         Returns:
-            The output, (B,).
+            The output, (B, ...).
 
         Raises:
-            Refusal: an operator is not affine in what moves, and has no row in `KINKS`.
+            Refusal: an operator is neither affine in what moves nor lowered.
         """
-        affine = None if bend is None else self.affinities()
+        kinds = None if bend is None else self.kinds()
+        if kinds is not None and kinds.closed:
+            node, refusal = kinds.closed[0]
+            raise Refusal(f"{place_of(node)} cannot be opened: {refusal.reason}", refusal.remedy)
         fixed = self.fixed
         env: dict[fx.Node, Any] = dict(fixed) if live is None else {}
         fresh: dict[fx.Node, Any] = {}
         for node in self.nodes:
             if node not in env:
-                if node in self.moving and bend is not None and node.op == "call_function":
-                    env[node] = self.moved(node, env, bend, apply, affine or frozenset())
-                else:
+                if kinds is None or node not in self.moving or node.op != "call_function" or node in kinds.affine:
                     env[node] = self.computed(node, env, inputs, live, apply if node in self.moving else None)
+                else:
+                    if meet is not None:
+                        meet(node)
+                    env[node] = self.lowered(node, env, bend or value_of)
                 if live is None and node in self.lasting:
                     fresh[node] = env[node]
         if fresh:
             self.fixed = fixed | fresh  # never changed in place: other threads may be copying it
-        return env[self.output].reshape(-1) if isinstance(self.output, fx.Node) else torch.tensor([float(self.output)])
+        if isinstance(self.output, fx.Node):
+            return env[self.output]
+        return torch.tensor([float(self.output)], dtype=torch.float64)
 
-    def moved(
-        self,
-        node: fx.Node,
-        env: dict[fx.Node, Any],
-        bend: Callable[..., Any],
-        apply: Applied | None,
-        affine: frozenset[fx.Node],
-    ) -> Any:
-        """The result of an operator on what moves."""
+    def lowered(self, node: fx.Node, env: Mapping[fx.Node, Any], bend: Callable[..., Any]) -> Any:
+        """The result of an operator on what moves that is not affine, or a gate."""
         args: Any = fx.map_arg(node.args, env.__getitem__)
         kwargs: Any = fx.map_arg(node.kwargs, env.__getitem__)
-        if node.target is operator.getitem:
-            return args[0][args[1]]
-        if node in affine:
-            return executed(node, args, kwargs, apply)
         name = base_name(node.target)
+        z = Atoms(bend, self.paired)
         try:
-            if name not in KINKS:
-                raise Refusal("it is neither affine nor known to the solvers")
-            return KINKS[name](with_columns(bend), tuple(map(real, args)), {k: real(v) for k, v in kwargs.items()})
+            if self.cuts(node):
+                return gated(z, name, node.args[0] in self.moving, args)
+            if name not in LOWERED:
+                raise Refusal(NEITHER, INSTEAD.get(name, SIMPLER))
+            return LOWERED[name](z, tuple(map(real, args)), {k: real(v) for k, v in kwargs.items()})
         except Refusal as refusal:
             raise Refusal(f"{place_of(node)} cannot be opened: {refusal.reason}", refusal.remedy) from None
 
@@ -155,34 +212,116 @@ class Opened:
                 own = self.values.get(id(own), own).detach() if live is None or id(own) not in live else live[id(own)]
             return usable(own)
         if node.op == "get_attr":
-            return usable(operator.attrgetter(str(node.target))(self.program.module))
+            held = operator.attrgetter(str(node.target))(self.program.module)
+            return usable(held.clone() if isinstance(held, Tensor) else held)
         args: Any = fx.map_arg(node.args, env.__getitem__)
         kwargs: Any = fx.map_arg(node.kwargs, env.__getitem__)
         if node.target is operator.getitem:
             return args[0][args[1]]
         return executed(node, args, kwargs, apply)
 
-    def affinities(self) -> frozenset[fx.Node]:
-        """The operators on what moves whose own rule calls them affine in it."""
-        if self.affine is None:
-            with torch.no_grad():
-                self.affine = frozenset(self.found_affine())
-        return self.affine
+    def origins(self, inputs: Sequence[Any]) -> list[fx.Node]:
+        """The operator that each atom belongs to."""
+        met: list[fx.Node] = []
+        found: list[fx.Node] = []
 
-    def found_affine(self) -> Iterator[fx.Node]:
+        def noted(a: Tensor, bend: Met = 0.0) -> Tensor:
+            found.append(met[-1])
+            return value_of(a, bend)
+
+        with torch.no_grad():
+            self.results(inputs, noted, meet=met.append)
+        return found
+
+    def kinds(self) -> Kinds:
+        """What the operators on what moves are; found when it is first asked for."""
+        if self.found is None:
+            with torch.no_grad():
+                self.found = self.sorted()
+        return self.found
+
+    def sorted(self) -> Kinds:
         """Run the program on the example, for the shapes, and ask the rule of each operator on what moves."""
         env: dict[fx.Node, Any] = {}
         facts: dict[fx.Node, Any] = {}
-        self.cells = 0
+        wider: dict[fx.Node, Any] = {}  # the same, where what takes its value later moves too
+        affine: set[fx.Node] = set()
+        gates: set[fx.Node] = set()
+        closed: list[tuple[fx.Node, Refusal]] = []
+        cells = 0
         for node in self.nodes:
             env[node] = self.computed(node, env, self.program.inputs, None, None)
             parts = env[node] if isinstance(env[node], (list, tuple)) else [env[node]]
-            if node in self.moving or node in self.other:
-                self.cells += sum(part.numel() for part in parts if isinstance(part, Tensor))
-            if node.op == "call_function" and node in self.moving and node.target is not operator.getitem:
-                if is_affine(node, fx.map_arg((node.args, node.kwargs), facts.__getitem__), env[node]):
-                    yield node
-            facts[node] = fact_of(env[node], node in self.moving, node in self.other)
+            moves = node in self.moving
+            if moves or node in self.other:
+                cells += sum(part.numel() for part in parts if isinstance(part, Tensor))
+            facts[node] = fact_of(env[node], moves, node in self.other)
+            later = node in self.touched
+            wider[node] = fact_of(env[node], True, False) if later and not moves else facts[node]
+            if not moves or node.op != "call_function" or node.target is operator.getitem:
+                affine |= {node} if moves else set()
+                continue
+            straight = is_affine(node, fx.map_arg((node.args, node.kwargs), facts.__getitem__), env[node])
+            affine |= {node} if straight else set()
+            if any(each in self.touched and each not in self.moving for each in parents(node)):
+                if straight:
+                    apart = not is_affine(node, fx.map_arg((node.args, node.kwargs), wider.__getitem__), env[node])
+                else:
+                    apart = base_name(node.target) not in OFFSETS
+                gates |= {node} if apart else set()
+            refusal = self.refusal(node, env, straight, node in gates)
+            if refusal is not None:
+                closed.append((node, refusal))
+            elif self.parameters is not None:
+                affine -= gates
+        return Kinds(frozenset(affine), frozenset(gates), tuple(closed), cells)
+
+    def refusal(self, node: fx.Node, env: Mapping[fx.Node, Any], straight: bool, gate: bool) -> Refusal | None:
+        """What speaks against cutting the program at an operator."""
+        if gate and self.parameters is not None and not (straight and self.cuts(node)):
+            return Refusal(WEIGHTS if straight else WHAT, ARRAY)
+        if straight:
+            return None
+        name = base_name(node.target)
+        if name not in LOWERED:
+            return Refusal(NEITHER, INSTEAD.get(name, SIMPLER))
+        args: Any = fx.map_arg(node.args, env.__getitem__)
+        kwargs: Any = fx.map_arg(node.kwargs, env.__getitem__)
+        try:
+            LOWERED[name](Atoms(value_of, self.paired), tuple(map(real, args)), {k: real(v) for k, v in kwargs.items()})
+        except Refusal as refusal:
+            return refusal
+        return None
+
+    def cuts(self, node: fx.Node) -> bool:
+        """Whether a node is a product with what takes its value later, and is cut."""
+        if self.parameters is None or base_name(node.target) not in ("mul", "div"):
+            return False
+        return any(each in self.touched and each not in self.moving for each in parents(node))
+
+
+NEITHER = "it is neither affine nor one of the functions that have a form"
+SIMPLER = "write it with simpler operators, or minimise with cx.minimise"
+WEIGHTS = "its weights depend on a parameter"
+WHAT = "what it does depends on a parameter"
+ARRAY = "give `given` as arrays instead of parameters, and export again for each of their values"
+
+
+def gated(z: Atoms, name: str, first: bool, args: Sequence[Any]) -> Tensor:
+    """A product of what moves with a factor that takes its value later, or a quotient."""
+    a, factor = (args[0], args[1]) if first else (args[1], args[0])
+    a, factor = torch.broadcast_tensors(a, factor if name == "mul" else 1 / factor)
+    return z(a, Gate(factor))
+
+
+def tensors_of(program: Program) -> list[Tensor]:
+    """The module's own tensors that a program reads."""
+    return [source.tensor for source in program.sources.values() if source.tensor is not None]
+
+
+def values_of(program: Program) -> dict[int, Tensor]:
+    """Copies of these tensors, by the `id` of each."""
+    return {id(tensor): tensor.detach().clone() for tensor in tensors_of(program)}
 
 
 def is_count(node: fx.Node, counts: set[fx.Node]) -> bool:
@@ -211,25 +350,30 @@ def is_affine(node: fx.Node, arguments: tuple[Any, Any], result: Any) -> bool:
     name = base_name(node.target)
     if name.startswith(("empty", "new_empty")):  # whatever the memory holds does not depend on anything
         return True
-    rule = TABLE.get(name)
     results = [value for value in (result if isinstance(result, (list, tuple)) else [result]) if value is not None]
-    if rule is None or not results or not all(isinstance(value, Tensor) for value in results):
+    if not results or not all(isinstance(value, Tensor) for value in results):
         return False
-    floating = [value.dtype.is_floating_point for value in results]
+    floating = results[0].dtype.is_floating_point
     shapes = tuple(tuple(value.shape) for value in results)
     types = tuple(value.dtype for value in results)
-    call = Call(functional(node.target, name), name, arguments[0], dict(arguments[1]), shapes, floating[0], types)
-    if not floating[0]:
+    call = Call(functional(node.target, name), name, arguments[0], dict(arguments[1]), shapes, floating, types)
+    return has_affine_rule(call)
+
+
+def has_affine_rule(call: Call) -> bool:
+    """Whether the rule of an operator says that, of arguments that are affine, it makes affine results."""
+    rule = TABLE.get(call.name)
+    if rule is None or not call.floating:
         return False
     try:
         facts = rule(call)
     except (Refusal, RuntimeError, TypeError, ValueError, IndexError):  # a rule that does not cover the call
         return False
     listed = facts if isinstance(facts, tuple) else (facts,)
-    return len(listed) == len(shapes) and all(
-        fact.curvature in (CONSTANT, AFFINE) and tuple(fact.shape) == shape
-        for fact, shape, real in zip(listed, shapes, floating, strict=True)
-        if real
+    return len(listed) == len(call.shapes) and all(
+        fact.curvature in (CONSTANT, AFFINE) and tuple(fact.shape) == tuple(shape)
+        for fact, shape, kind in zip(listed, call.shapes, call.dtypes, strict=True)
+        if kind is not None and kind.is_floating_point
     )
 
 
@@ -240,24 +384,18 @@ def place_of(node: fx.Node) -> str:
     return f"{base_name(node.target)} ({where})" if where else base_name(node.target)
 
 
-def with_columns(bend: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """The bend for (B,) too, as one column."""
-
-    def bent(a: Tensor, *rest: Any) -> Tensor:
-        return bend(a[:, None], *rest)[:, 0] if a.ndim == 1 else bend(a, *rest)
-
-    return bent
-
-
-def bend_of(a: Tensor, bend: float | Tensor | Bend) -> Bend:
-    """The bend of an argument (B, ...): a slope is that of a kink, for each entry of a sample."""
+def bend_of(a: Tensor, bend: Met) -> Bend:
+    """The atom of an argument (B, ...): a slope is that of a kink, for each entry of a sample."""
     if isinstance(bend, Bend):
         return bend
+    assert not isinstance(bend, Gate)
     return Kinks(torch.as_tensor(bend, dtype=a.dtype, device=a.device).expand(a[:1].shape)[0].flatten().clone())
 
 
-def value_of(a: Tensor, bend: float | Tensor | Bend) -> Tensor:
-    """The bend itself, as an argument of `Opened.run`."""
+def value_of(a: Tensor, bend: Met = 0.0) -> Tensor:
+    """The atom itself, as an argument of `Opened.run`."""
+    if isinstance(bend, Gate):
+        return a * bend.factor
     if isinstance(bend, Bend):
         flat = a.flatten(1)
         return bend.value(flat).reshape(a.shape if bend.group == 1 else a.shape[:-1])

@@ -29,6 +29,12 @@ class Curve:
     """Where it stops falling."""
     short: float = 0.0
     """By how much the operator's program may fall below it."""
+    steep: float = 1.0
+    """b, where it is g(b a) / b for a g of this name."""
+    nonneg: bool = True
+    """Whether it is never negative; if not, it is not where its argument is not."""
+    cones: str = "exp"
+    """What a conic solver must know."""
 
 
 def softplus(beta: float, limit: float = math.inf) -> Curve:
@@ -39,6 +45,7 @@ def softplus(beta: float, limit: float = math.inf) -> Curve:
         lambda a: torch.sigmoid(beta * a),
         lambda a: beta * torch.sigmoid(beta * a) * torch.sigmoid(-beta * a),
         short=math.log1p(math.exp(-limit)) / beta,
+        steep=beta,
     )
 
 
@@ -49,12 +56,14 @@ def elu(steep: float) -> Curve:
         lambda a: torch.where(a > 0, a, torch.expm1(steep * a.clamp(max=0)) / steep),
         lambda a: torch.exp(steep * a.clamp(max=0)),
         lambda a: torch.where(a > 0, 0.0, steep * torch.exp(steep * a.clamp(max=0))),
+        steep=steep,
+        nonneg=False,
     )
 
 
 def square() -> Curve:
     """a²."""
-    return Curve("square", torch.square, lambda a: 2 * a, lambda a: torch.full_like(a, 2.0), 0.0)
+    return Curve("square", torch.square, lambda a: 2 * a, lambda a: torch.full_like(a, 2.0), 0.0, cones="soc")
 
 
 def exponential() -> Curve:

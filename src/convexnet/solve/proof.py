@@ -107,6 +107,8 @@ def below(f: Layers, at: Tensor, guide: Guide) -> Plane:
     errors: list[Tensor] = []
     sizes: list[Tensor] = []
     shares: list[Tensor] = []
+    lost: list[Tensor] = []
+    wrong: list[Tensor] = []
     count = 0
 
     def bent(a: Any, bend: float | Tensor | Bend = 0.0) -> Any:
@@ -119,9 +121,11 @@ def below(f: Layers, at: Tensor, guide: Guide) -> Plane:
         here, off = flat.detach(), error.detach()
         z = kind.value(here)
         shares.append(steepest(kind, here))
+        lost.append(torch.zeros_like(z))
 
         def pulled(v: Tensor) -> Tensor:
-            v = v.clamp(min=0)  # non-negative but for rounding
+            lost[k] = (-v).clamp(min=0)
+            v = v.clamp(min=0)  # non-negative but for rounding, which is looked up
             chosen, rest = guide(k, kind, here, v)
             spread = kind.pull(torch.ones_like(here), v)  # v at each argument; of a kink whose slope is s, no less
             shares[k] = torch.where(spread > 0, chosen.abs() / torch.where(spread > 0, spread, 1.0), shares[k])
@@ -133,6 +137,7 @@ def below(f: Layers, at: Tensor, guide: Guide) -> Plane:
 
         def returned(v: Tensor) -> Tensor:
             v = v.abs()
+            wrong.append((lost[k] > 4 * rounding.lengths * rounding.unit * v).any(1))
             back = kind.pull(torch.ones_like(here), v) * shares[k]
             # What arrives is off by its own rounding, and so is what a result that is not touched is worth.
             sizes.append((v * z.abs()).sum(1) + (back * here.abs()).sum(1))
@@ -160,6 +165,8 @@ def below(f: Layers, at: Tensor, guide: Guide) -> Plane:
     gamma = rounding.lengths * rounding.unit
     for size in sizes:
         total = total + gamma * size
+    for each in wrong:  # an atom is used downwards, and what lies below it proves nothing
+        total = torch.where(each, torch.inf, total)
     return Plane(at, level, g, total + 4 * rounding.unit * level.abs(), gamma * slack)
 
 
@@ -289,8 +296,7 @@ PART = 256 * 2**20
 
 def cells_of(opened: Opened) -> int:
     """How many numbers the program makes of a batch of two."""
-    opened.affinities()
-    return opened.cells
+    return opened.kinds().cells
 
 
 def shown(problem: Problem, evidence: Evidence, y: Tensor) -> tuple[Plane, Tensor | None]:

@@ -25,7 +25,7 @@ from convexnet.curvature.trace import TRACING, Program, trace
 from convexnet.domains import Box
 from convexnet.errors import NotTraceable
 from convexnet.form.matrices import Pieces
-from convexnet.form.program import Opened
+from convexnet.form.program import Opened, tensors_of, values_of
 from convexnet.solve.plain import Private
 from convexnet.solve.structure import structure_of
 
@@ -162,16 +162,6 @@ def as_parameters(module: nn.Module) -> Generator[dict[int, Tensor]]:
     finally:
         for held, name, tensor in changed:
             held[name] = tensor
-
-
-def tensors_of(program: Program) -> list[Tensor]:
-    """The module's own tensors that a program reads."""
-    return [source.tensor for source in program.sources.values() if source.tensor is not None]
-
-
-def values_of(program: Program) -> dict[int, Tensor]:
-    """Copies of these tensors, by the `id` of each."""
-    return {id(tensor): tensor.detach().clone() for tensor in tensors_of(program)}
 
 
 def one_output(program: Program) -> bool:

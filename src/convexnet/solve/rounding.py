@@ -111,6 +111,11 @@ class Tracked:
     def narrow(self, dim: int, start: int, length: int) -> Tracked:
         return self.moved(lambda t: t.narrow(dim, start, length))
 
+    def sum(self, dims: list[int], keepdim: bool) -> Tracked:
+        value, count = self.value.sum(dims, keepdim=keepdim), math.prod(self.value.shape[d] for d in dims)
+        size = self.value.detach().abs().sum(dims, keepdim=keepdim)
+        return Tracked(value, self.error.sum(dims, keepdim=keepdim) + (count + 2) * self.unit * size, self.unit)
+
     def reshape(self, *shape: Any) -> Tracked:
         return self.moved(lambda t: t.reshape(*shape))
 
