@@ -410,15 +410,6 @@ ROWS: tuple[tuple[str, Row], ...] = (
 OFFSETS = frozenset(("maximum", "minimum", "max", "min", "clamp", "clamp_min", "clamp_max"))
 """Operators of the table that other inputs enter as something that is added."""
 
-INSTEAD = {
-    "sqrt": "if it is a norm, write it as one: torch.linalg.vector_norm",
-    "log": "if it is the logarithm of a sum of exponentials, write it as one: torch.logsumexp",
-    "var": "write it out: a mean of squares of differences from the mean",
-    "std": "write it out: a norm of differences from the mean",
-    "rnn_relu": "write the steps out, as cx.nn.ICRNN does",
-}
-"""How to say what some operators compute with others that have a row."""
-
 
 def build(rows: Sequence[tuple[str, Row]]) -> dict[str, Row]:
     """The table by operator; refuses duplicates, which a dictionary literal would swallow."""

@@ -22,11 +22,11 @@ from convexnet.curvature.call import Call, Refusal
 from convexnet.curvature.facts import AFFINE, CONSTANT, constant, known
 from convexnet.curvature.fields import uniform
 from convexnet.curvature.graph import ancestors, base_name, functional, module_path, parents, source_line
-from convexnet.curvature.table import TABLE
+from convexnet.curvature.table import row_of
 from convexnet.curvature.trace import Program
 from convexnet.form.atoms import Bend, Kinks
 from convexnet.form.execution import Applied, executed, usable
-from convexnet.form.operators import INSTEAD, LOWERED, OFFSETS, Atoms
+from convexnet.form.operators import LOWERED, OFFSETS, Atoms
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ class Opened:
             if self.cuts(node):
                 return gated(z, name, node.args[0] in self.moving, args)
             if name not in LOWERED:
-                raise Refusal(NEITHER, INSTEAD.get(name, SIMPLER))
+                raise Refusal(NEITHER, row_of(name).instead or SIMPLER)
             return LOWERED[name](z, tuple(map(real, args)), {k: real(v) for k, v in kwargs.items()})
         except Refusal as refusal:
             raise Refusal(f"{place_of(node)} cannot be opened: {refusal.reason}", refusal.remedy) from None
@@ -284,7 +284,7 @@ class Opened:
             return None
         name = base_name(node.target)
         if name not in LOWERED:
-            return Refusal(NEITHER, INSTEAD.get(name, SIMPLER))
+            return Refusal(NEITHER, row_of(name).instead or SIMPLER)
         args: Any = fx.map_arg(node.args, env.__getitem__)
         kwargs: Any = fx.map_arg(node.kwargs, env.__getitem__)
         try:
@@ -357,16 +357,15 @@ def is_affine(node: fx.Node, arguments: tuple[Any, Any], result: Any) -> bool:
     shapes = tuple(tuple(value.shape) for value in results)
     types = tuple(value.dtype for value in results)
     call = Call(functional(node.target, name), name, arguments[0], dict(arguments[1]), shapes, floating, types)
-    return has_affine_rule(call)
+    return has_affine_rule(replace(call, shape_only=row_of(name).shape_only))
 
 
 def has_affine_rule(call: Call) -> bool:
     """Whether the rule of an operator says that, of arguments that are affine, it makes affine results."""
-    rule = TABLE.get(call.name)
-    if rule is None or not call.floating:
+    if not call.floating:
         return False
     try:
-        facts = rule(call)
+        facts = row_of(call.name).rule(call)
     except (Refusal, RuntimeError, TypeError, ValueError, IndexError):  # a rule that does not cover the call
         return False
     listed = facts if isinstance(facts, tuple) else (facts,)

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from convexnet.curvature.pointwise import Pointwise
 from convexnet.curvature.shapes import Moved, reshaped
-from convexnet.curvature.table import TABLE
+from convexnet.curvature.table import row_of
 
 UNIT = 2.0**-53
 """The relative error of one operation in float64."""
@@ -209,11 +209,11 @@ class Rounding:
         return tuple(made) if several else made[0]
 
     def errors(self, call: Call) -> list[Tensor]:
-        rule = TABLE.get(call.name)
+        row = row_of(call.name)
         made = ERRORS.get(call.name)
-        if made is None and (isinstance(rule, Moved) or rule is reshaped):
+        if made is None and (isinstance(row.rule, Moved) or row.runs(reshaped)):
             made = moved
-        if made is None and isinstance(rule, Pointwise):
+        if made is None and isinstance(row.rule, Pointwise):
             made = pointwise
         if made is None:
             made = by_jacobian
