@@ -106,8 +106,9 @@ class Bend(ABC):
         """The same bend with its settings changed, as to another precision."""
         return self
 
-    def rising(self) -> Bend:
-        """The same bend where its arguments are convex, not affine: then no multiplier may be negative."""
+    def signed(self, signs: Tensor) -> Bend:
+        """The same bend where its arguments see results of others: 1 for those (in,) that are convex, whose multipliers
+        must not be negative, -1 for those that are concave, whose multipliers must not be positive, and 0."""
         return self
 
     def in_units(self, unit: Tensor) -> tuple[Bend, Tensor]:
@@ -132,11 +133,12 @@ class Kinks(Bend):
 
     piecewise_linear = True
 
-    def __init__(self, slope: Tensor, least: Tensor | None = None) -> None:
+    def __init__(self, slope: Tensor, least: Tensor | None = None, most: Tensor | None = None) -> None:
         self.slope = slope
         self.plain = not bool(slope.any())
         self.free = 1 - slope
         self.least = slope if least is None else least
+        self.most = most  # of a multiplier, as `least`, a share of what arrives; None: 1
 
     @property
     def rises(self) -> Tensor:
@@ -175,7 +177,8 @@ class Kinks(Bend):
 
     def fit(self, multipliers: Tensor, a: Tensor, arriving: Tensor) -> tuple[Tensor, Tensor]:
         least = torch.zeros_like(arriving) if self.plain else self.least * arriving
-        return torch.minimum(torch.maximum(multipliers, least), arriving), arriving.new_zeros(len(arriving))
+        most = arriving if self.most is None else self.most * arriving
+        return torch.minimum(torch.maximum(multipliers, least), most), arriving.new_zeros(len(arriving))
 
     def kept(self, old: Tensor, new: Tensor, least: float) -> Tensor:
         new = torch.minimum(torch.maximum(new, MARGIN * old), 1 - MARGIN * (1 - old))
@@ -189,10 +192,12 @@ class Kinks(Bend):
         return torch.minimum(gates, 1 - gates) * (self.free > 0) - a.abs() / unit
 
     def mapped(self, change: Callable[[Tensor], Tensor]) -> Kinks:
-        return Kinks(change(self.slope), change(self.least))
+        return Kinks(change(self.slope), change(self.least), None if self.most is None else change(self.most))
 
-    def rising(self) -> Kinks:
-        return Kinks(self.slope, self.slope.clamp(min=0))
+    def signed(self, signs: Tensor) -> Kinks:
+        least = torch.where(signs > 0, self.slope.clamp(min=0), self.slope)
+        falls = (signs < 0) & (self.slope < 0)  # max(a, b) as b + max(a - b, 0) may have any sign here
+        return Kinks(self.slope, least, torch.where(falls, 0.0, 1.0).to(least) if bool(falls.any()) else None)
 
     def in_units(self, unit: Tensor) -> tuple[Bend, Tensor]:
         return self, unit  # a kink is positively homogeneous
@@ -210,8 +215,8 @@ class Smooth(Bend):
 
     smooth = True
 
-    def __init__(self, curve: Curve, unit: Tensor | None = None, turn: float = -math.inf) -> None:
-        self.curve, self.unit, self.turn = curve, unit, turn
+    def __init__(self, curve: Curve, unit: Tensor | None = None, signs: Tensor | None = None) -> None:
+        self.curve, self.unit, self.signs = curve, unit, signs
         self.cones = curve.cones
 
     @property
@@ -234,7 +239,10 @@ class Smooth(Bend):
         return self.curve.second(a) if self.unit is None else self.unit**2 * self.curve.second(self.unit * a)
 
     def fit(self, multipliers: Tensor, a: Tensor, arriving: Tensor) -> tuple[Tensor, Tensor]:
-        a = a.clamp(min=self.turn)  # the tangent where the arguments are expected: exact there, and needs no conjugate
+        if self.signs is not None and math.isfinite(self.curve.turn):
+            turned = torch.where(self.signs > 0, a.clamp(min=self.curve.turn), a.clamp(max=self.curve.turn))
+            a = torch.where(self.signs == 0, a, turned)
+        # The tangent where the arguments are expected: exact there, and needs no conjugate.
         slope = self.gates(a)
         return arriving * slope, (arriving * (self.value(a) - slope * a)).sum(1)
 
@@ -248,13 +256,14 @@ class Smooth(Bend):
         return torch.full_like(a, -1.0)
 
     def mapped(self, change: Callable[[Tensor], Tensor]) -> Smooth:
-        return Smooth(self.curve, None if self.unit is None else change(self.unit), self.turn)
+        unit, signs = (None if each is None else change(each) for each in (self.unit, self.signs))
+        return Smooth(self.curve, unit, signs)
 
-    def rising(self) -> Smooth:
-        return Smooth(self.curve, self.unit, self.curve.turn)
+    def signed(self, signs: Tensor) -> Smooth:
+        return Smooth(self.curve, self.unit, signs)
 
     def in_units(self, unit: Tensor) -> tuple[Bend, Tensor]:
-        return Smooth(self.curve, unit if self.unit is None else unit * self.unit, self.turn), torch.ones_like(unit)
+        return Smooth(self.curve, unit if self.unit is None else unit * self.unit, self.signs), torch.ones_like(unit)
 
     def typical(self, sizes: Tensor) -> Tensor:
         return torch.ones_like(sizes)  # a curve has a scale of its own

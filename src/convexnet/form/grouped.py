@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import final
 
 import torch
@@ -172,9 +173,9 @@ class Norm(Bend):
 
     cones = "soc"
 
-    def __init__(self, group: int, signed: Tensor | None = None) -> None:
+    def __init__(self, group: int, signs: Tensor | None = None) -> None:
         self.group = group
-        self.signed = signed
+        self.signs = signs
 
     @property
     def rises(self) -> bool:
@@ -231,8 +232,8 @@ class Norm(Bend):
         return rows - (share * along * self.sums(along * rows.mT)).mT
 
     def fit(self, multipliers: Tensor, a: Tensor, arriving: Tensor) -> tuple[Tensor, Tensor]:
-        if self.signed is not None:
-            multipliers = torch.where(multipliers * self.signed < 0, 0.0, multipliers)
+        if self.signs is not None:
+            multipliers = torch.where(multipliers * self.signs < 0, 0.0, multipliers)
         return self.inside(multipliers, arriving), arriving.new_zeros(len(arriving))
 
     def inside(self, x: Tensor, radius: Tensor) -> Tensor:
@@ -251,8 +252,11 @@ class Norm(Bend):
     def active(self, a: Tensor, gates: Tensor, unit: Tensor) -> Tensor:
         return self.spread(1 - self.value(gates) - self.value(a) / grouped(unit, self.group)[..., 0])
 
-    def rising(self) -> Norm:
-        return Norm(self.group, torch.ones((), dtype=torch.float64))
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> Norm:
+        return self if self.signs is None else Norm(self.group, change(self.signs))
+
+    def signed(self, signs: Tensor) -> Norm:
+        return Norm(self.group, signs)
 
     def in_units(self, unit: Tensor) -> tuple[Bend, Tensor]:
         return self, grouped(unit, self.group)[..., 0]

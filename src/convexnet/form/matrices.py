@@ -144,7 +144,7 @@ class Matrices:
 
     Attributes:
         maps: the affine maps.
-        bends: those of the program; such that see results of others, only with multipliers that are not negative.
+        bends: those of the program; they know which of their arguments are convex or concave.
         results: the shape of a sample's results of each bend.
         base: what arrives where y and all results are zero, (B, ...), if it is that of the batch.
         kept: room for what solvers compute from the maps.
@@ -233,13 +233,29 @@ class Pieces:
             maps.update(maps_from(Source(cut, source, size, base, everyone)))
         bends = [each.atom for each in cut.cuts if isinstance(each.atom, Bend)]
         shapes = tuple(each.shape for each in cut.cuts)
-        return Matrices(maps, rising(bends, maps), shapes, base if self.opened.gated else None)
+        return Matrices(maps, signed(bends, maps), shapes, base if self.opened.gated else None)
 
 
-def rising(bends: Sequence[Bend], maps: Maps) -> tuple[Bend, ...]:
-    """The bends, where they see results of others such that no multiplier may be negative."""
-    inner = {k for k, source in maps if source > 0}
-    return tuple(bend.rising() if k in inner else bend for k, bend in enumerate(bends))
+def signed(bends: Sequence[Bend], maps: Maps) -> tuple[Bend, ...]:
+    """The bends, told which of their arguments are convex or concave functions: those that see results of others."""
+    found = list(bends)
+    for k, bend in enumerate(bends):
+        inner = [m for (target, source), m in maps.items() if target == k and source > 0]
+        if inner:
+            up, down = torch.stack([torch.stack(sides(m)).sum(1) for m in inner]).sum(0)
+            found[k] = bend.signed(torch.where(down > up / EXACT, -1.0, torch.where(up + down > 0, 1.0, 0.0)))
+    return tuple(found)
+
+
+def sides(m: Map) -> tuple[Tensor, Tensor]:
+    """The sizes (B, h) of what is positive and what is negative in each row of a map; B is 1 where samples share it."""
+    if m.matrix.ndim == 3:
+        matrix = m.columns(len(m.matrix))
+        return matrix.clamp(min=0).sum(2), (-matrix).clamp(min=0).sum(2)
+    scale = m.matrix.new_ones(1, m.matrix.shape[1]) if m.scale is None else m.scale
+    above, below = m.matrix.clamp(min=0), (-m.matrix).clamp(min=0)
+    right, left = scale.clamp(min=0), (-scale).clamp(min=0)
+    return right @ above.T + left @ below.T, right @ below.T + left @ above.T
 
 
 def scaled_again(opened: Opened, inputs: Sequence[Tensor], known: Matrices) -> Matrices | None:
@@ -287,7 +303,7 @@ def scaled_again(opened: Opened, inputs: Sequence[Tensor], known: Matrices) -> M
             if found is None:
                 return None
             maps[target, source] = found
-    return Matrices(maps, rising(bends, maps), known.results, [part.detach() for part in arrived])
+    return Matrices(maps, signed(bends, maps), known.results, [part.detach() for part in arrived])
 
 
 def combined(arrived: Tensor, leaves: Sequence[Tensor], weights: Tensor) -> list[Tensor]:

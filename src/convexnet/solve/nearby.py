@@ -40,6 +40,8 @@ def focused(form: KinkForm, found: Found, lo: Tensor, hi: Tensor) -> None:
         return
     if any(bool((part != part[:1]).any()) for bend in bends for part in (bend.slope, bend.least)):
         return  # each sample has kinks of its own, and a form those of all
+    if any(bend.most is not None for bend in bends):
+        return
     rows = (found.gap > LOOSE * found.scale).nonzero()[:, 0]
     wide = sum(c.shape[1] for c in form.constants)
     if not len(rows) or wide <= 2 * MANY * form.size:
