@@ -12,6 +12,7 @@ Long because the atom and its conic form are one thought.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from typing import Any
 
 import cvxpy as cp
@@ -21,9 +22,11 @@ from cvxpy.atoms import EXP_ATOMS, NONPOS_ATOMS, SOC_ATOMS
 from cvxpy.atoms.atom import Atom
 from cvxpy.error import DCPError
 from cvxpy.reductions.dcp2cone.canonicalizers import CANON_METHODS
+from cvxpy.utilities.power_tools import gm_constrs
 from scipy import sparse
 from torch import Tensor
 
+from convexnet.errors import NotCertified
 from convexnet.form.atoms import Bend, Kinks, Smooth
 from convexnet.form.grouped import Largest, LogSumExp, Norm
 from convexnet.form.program import Gate
@@ -284,9 +287,56 @@ def of_square(a: Expression, atom: Any, free: Vector) -> Graph:
     return z, [cp.SOC(z + 1, cp.vstack([2 * a, z - 1]), axis=0)]
 
 
+def of_power(a: Expression, atom: Any, free: Vector) -> Graph:
+    """u <= z^(1/p) for a u >= a, and u >= -a where the power is even."""
+    z, u = cp.Variable(len(free)), cp.Variable(len(free))
+    exponent = atom.curve.exponent
+    sides = [u >= a, u >= -a] if exponent % 2 == 0 else [u >= a, u >= 0]
+    return z, [*sides, *gm_constrs(u, [z, cp.Constant(np.ones(len(free)))], shares(1 / exponent))]
+
+
+def of_inverse(a: Expression, atom: Any, free: Vector) -> Graph:
+    """1 <= z^s a^(1 - s)."""
+    z, p = cp.Variable(len(free)), atom.curve.exponent
+    return z, gm_constrs(cp.Constant(np.ones(len(free))), [z, a], shares(1 / (1 - p)))
+
+
+def of_root(a: Expression, atom: Any, free: Vector) -> Graph:
+    """t <= a^p, for the t that is -z."""
+    t = cp.Variable(len(free))
+    return -t, gm_constrs(t, [a, cp.Constant(np.ones(len(free)))], shares(atom.curve.exponent))
+
+
+def of_log(a: Expression, atom: Any, free: Vector) -> Graph:
+    """exp(-z) <= a."""
+    z = cp.Variable(len(free))
+    return z, [exponential(-z, a)]
+
+
+def shares(first: float) -> tuple[Fraction, Fraction]:
+    """The weights of a geometric mean, as fractions of small numbers.
+
+    Raises:
+        NotCertified: they are none.
+    """
+    found = Fraction(first).limit_denominator(1024)
+    if abs(found - Fraction(first)) > 1e-14:
+        raise NotCertified(f"NOT EXPORTED: a power with the weight {first:g}, which is no fraction of small numbers")
+    return found, 1 - found
+
+
 Cone = Callable[[Expression, Any, Vector], Graph]
 GROUPED: dict[type[Bend], Cone] = {Kinks: of_kink, Largest: of_largest, LogSumExp: of_logsumexp, Norm: of_norm}
-CURVES: dict[str, Cone] = {"exp": of_exp, "softplus": of_softplus, "elu": of_elu, "square": of_square}
+CURVES: dict[str, Cone] = {
+    "exp": of_exp,
+    "softplus": of_softplus,
+    "elu": of_elu,
+    "square": of_square,
+    "power": of_power,
+    "inverse": of_inverse,
+    "root": of_root,
+    "log": of_log,
+}
 """By the kind of the atom, or the name of its curve: an affine expression, and constraints under which it is at least
 the atom, and can be it."""
 

@@ -34,10 +34,15 @@ class Bend(ABC):
     cones: str = ""
     """What a conic solver must know besides linear inequalities: "exp", "soc" or neither."""
 
+    partial: bool = False
+    """Whether it is convex, or defined, for some arguments only."""
+    falls: bool = False
+    """Whether it is non-increasing in every argument."""
+
     @property
     def rises(self) -> bool | Tensor:
-        """Whether it is non-decreasing in every argument: for all units, or for each. Where it is not, it is so for
-        arguments that are not negative."""
+        """Whether it is non-decreasing in every argument: for all units, or for each. Where it is not, and does not
+        fall, it is so for arguments that are not negative."""
         return True
 
     def nonneg(self, arguments: Tensor) -> Tensor:
@@ -217,31 +222,40 @@ class Smooth(Bend):
 
     def __init__(self, curve: Curve, unit: Tensor | None = None, signs: Tensor | None = None) -> None:
         self.curve, self.unit, self.signs = curve, unit, signs
-        self.cones = curve.cones
+        self.cones, self.falls, self.partial = curve.cones, curve.turn == math.inf, curve.low > -math.inf
 
     @property
     def rises(self) -> bool:
         return self.curve.turn == -math.inf
 
     def nonneg(self, arguments: Tensor) -> Tensor:
-        return arguments | self.curve.nonneg
+        return arguments & (self.curve.nonneg <= 0) | (self.curve.nonneg == -math.inf)
+
+    def inside(self, a: Tensor) -> Tensor:
+        """Arguments where tangents may touch."""
+        if self.curve.touch == -math.inf:
+            return a
+        return a.clamp(min=self.curve.touch) if self.unit is None else torch.maximum(a, self.curve.touch / self.unit)
 
     def value(self, a: Tensor) -> Tensor:
         return self.curve.value(a if self.unit is None else self.unit * a)
 
     def gates(self, a: Tensor) -> Tensor:
+        a = self.inside(a)
         return self.curve.first(a) if self.unit is None else self.unit * self.curve.first(self.unit * a)
 
     def smoothed(self, a: Tensor, mu: Tensor) -> tuple[Tensor, Tensor]:
         return self.value(a), self.gates(a)
 
     def curved(self, a: Tensor, z: Tensor, gates: Tensor, mu: Tensor) -> Tensor:
+        a = self.inside(a)
         return self.curve.second(a) if self.unit is None else self.unit**2 * self.curve.second(self.unit * a)
 
     def fit(self, multipliers: Tensor, a: Tensor, arriving: Tensor) -> tuple[Tensor, Tensor]:
         if self.signs is not None and math.isfinite(self.curve.turn):
             turned = torch.where(self.signs > 0, a.clamp(min=self.curve.turn), a.clamp(max=self.curve.turn))
             a = torch.where(self.signs == 0, a, turned)
+        a = self.inside(a)
         # The tangent where the arguments are expected: exact there, and needs no conjugate.
         slope = self.gates(a)
         return arriving * slope, (arriving * (self.value(a) - slope * a)).sum(1)

@@ -23,9 +23,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from convexnet.curvature.call import Refusal
+from convexnet.form import smooth
 from convexnet.form.atoms import Bend, Smooth
 from convexnet.form.grouped import Largest, LogSumExp, Norm
-from convexnet.form.smooth import Curve, exponential, softplus, square
+from convexnet.form.smooth import Curve, exponential, inverse, minus_log, minus_root, softplus, square
 from convexnet.form.smooth import elu as elu_curve
 
 Slope = float | Tensor | Bend
@@ -352,15 +353,43 @@ def power(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
     exponent = exponent.item() if isinstance(exponent, Tensor) and exponent.numel() == 1 else exponent
     if not is_array(base) or is_array(exponent):
         raise Refusal("powers of a number, and different powers, have no form here", "write exp(log(a) * y)")
-    if exponent not in (1, 2, 4, 8):
-        raise Refusal(f"the power {exponent:g} has no form here", "use 1, 2, 4 or 8")
-    for _ in range(int(math.log2(exponent))):
-        base = z(base, Smooth(square()))
-    return base
+    return raised(z, base, float(exponent))
+
+
+def raised(z: Atoms, a: Any, p: float) -> Any:
+    """a^p where that is defined; it is convex for p > 1 or p < 0 on the positive numbers, and concave between."""
+    if p in (0, 1):
+        return a if p == 1 else 0 * a + 1
+    if p == 2:
+        return z(a, Smooth(square()))
+    if 0 < p < 1:
+        return -z(a, Smooth(minus_root(p)))
+    return z(a, Smooth(smooth.power(p) if p > 1 else inverse(p)))
+
+
+def powers(p: float) -> Row:
+    return lambda z, args, kwargs: raised(z, args[0], p)
+
+
+def log(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
+    return -z(args[0], Smooth(minus_log()))
+
+
+def log1p(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
+    return -z(1.0 + args[0], Smooth(minus_log()))
+
+
+def quotient(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
+    """What does not move over what does."""
+    if kwargs.get("rounding_mode") is not None:
+        raise Refusal("it rounds the quotient", "divide without rounding_mode")
+    if not is_array(args[1]):
+        raise Refusal("it divides by a number", "divide by one that is not zero")
+    return z(args[1], Smooth(inverse(-1.0))) * args[0]
 
 
 def product(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
-    """A tensor times itself is a square; a product with what does not move is affine."""
+    """A tensor times itself; a product with what does not move is affine."""
     if args[0] is not args[1]:
         raise Refusal(
             "it multiplies two quantities that depend on the variable",
@@ -399,6 +428,12 @@ ROWS: tuple[tuple[str, Row], ...] = (
     ("cosh", cosh),
     ("square", curved(square())),
     ("pow", power),
+    ("sqrt", powers(0.5)),
+    ("rsqrt", powers(-0.5)),
+    ("reciprocal", powers(-1.0)),
+    ("div", quotient),
+    ("log", log),
+    ("log1p", log1p),
     ("mul", product),
     ("logsumexp", logsumexp),
     ("log_softmax", log_softmax),

@@ -285,6 +285,8 @@ class Opened:
         name = base_name(node.target)
         if name not in LOWERED:
             return Refusal(NEITHER, row_of(name).instead or SIMPLER)
+        if row_of(name).divisor is not None and node.args[0] in self.moving:
+            return Refusal("it divides two quantities that depend on the variable", SIMPLER)
         args: Any = fx.map_arg(node.args, env.__getitem__)
         kwargs: Any = fx.map_arg(node.kwargs, env.__getitem__)
         try:

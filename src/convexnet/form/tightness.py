@@ -12,6 +12,8 @@ import numpy as np
 import torch
 
 from convexnet.curvature.call import Refusal
+from convexnet.curvature.graph import base_name
+from convexnet.curvature.table import row_of
 from convexnet.extras import need
 from convexnet.form.findings import refuse
 from convexnet.form.program import Gate
@@ -76,11 +78,13 @@ def check_tight(form: Form, model: str) -> tuple[bool, ...]:
             continue
         mask, _ = form.fixed[k]
         if (down[k] & ~mask).any():
-            refuse(model, [(cut.node, Refusal(LOOSE, LOOSE_REMEDY))])
+            instead = row_of(base_name(cut.node.target)).instead
+            refuse(model, [(cut.node, Refusal(LOOSE, instead or LOOSE_REMEDY))])
         group = cut.atom.group
-        rise = np.repeat(up[k] & ~mask, group)
+        used_up = np.repeat(up[k] & ~mask, group)
         rising = np.broadcast_to(torch.as_tensor(cut.atom.rises).cpu().numpy(), (cut.results,))
-        fall = rise & ~(np.repeat(rising, group) | signs[k][1])
+        rise = used_up & (not cut.atom.falls)
+        fall = used_up & ~(np.repeat(rising, group) | signs[k][1] & (not cut.atom.falls))
         used(k, rise.astype(float), fall.astype(float))
     return tuple(positive)
 

@@ -128,6 +128,8 @@ def below(f: Layers, at: Tensor, guide: Guide) -> Plane:
             v = v.clamp(min=0)  # non-negative but for rounding, which is looked up
             chosen, rest = guide(k, kind, here, v)
             spread = kind.pull(torch.ones_like(here), v)  # v at each argument; of a kink whose slope is s, no less
+            if isinstance(kind, Smooth) and kind.curve.low > -torch.inf:  # convex from there on, and nothing else
+                wrong.append(((here < kind.curve.low - off) & (spread > 0)).any(1))
             shares[k] = torch.where(spread > 0, chosen.abs() / torch.where(spread > 0, spread, 1.0), shares[k])
             rests.append(rest + (chosen * here).sum(1) - (v * z).sum(1))
             length = 2.0**-53 * (here.shape[1] + 16)
@@ -168,6 +170,32 @@ def below(f: Layers, at: Tensor, guide: Guide) -> Plane:
     for each in wrong:  # an atom is used downwards, and what lies below it proves nothing
         total = torch.where(each, torch.inf, total)
     return Plane(at, level, g, total + 4 * rounding.unit * level.abs(), gamma * slack)
+
+
+def supported(f: Layers, lo: Tensor, hi: Tensor) -> bool:
+    """Whether affine functions below the atoms make one that touches f, as far as a few points of [lo, hi] tell.
+
+    The calculus may know an argument's range, and so that an operator is affine or has one sign of curvature there;
+    where its atom is used downwards for such a reason, nothing would be proved, or not enough.
+    """
+    problem = Problem(None, lo, hi)
+    middle, reach = problem.centre(), (hi - lo).clamp(max=2.0)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(POINTS):
+        share = torch.rand(lo.shape, generator=generator, dtype=torch.float64).to(lo.device) - 0.5
+        at = problem.inside(middle + share * reach)
+        plane, value = below(f, at, by_gates(None)), f.value(at) + (0.0 if f.shift is None else f.shift)
+        size = value.abs() + (plane.slope * reach).abs().sum(1)
+        if not bool((plane.error.isfinite() & (value - plane.level <= plane.error + TOUCHES * size)).all()):
+            return False
+    return True
+
+
+POINTS = 3
+"""Points at which it is looked up that the atoms prove something."""
+
+TOUCHES = 1e-7
+"""How far below f, as a share of its size, the affine function may lie where it is told to touch."""
 
 
 def steepest(bend: Bend, a: Tensor) -> Tensor:

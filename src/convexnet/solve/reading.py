@@ -44,6 +44,7 @@ class Reading:
         values: of the module's own tensors that the program reads, by the `id` of each.
         itself: a copy of the module with these values, to be evaluated; None where one is to be made for every call.
         local: certificates over boxes, by the bounds, for functions that are convex there only.
+        shown: what has been looked up and needs no second look.
     """
 
     program: Program
@@ -55,6 +56,7 @@ class Reading:
     values: Mapping[int, Tensor]
     itself: Private | None = None
     local: dict[bytes, Certificate] = field(default_factory=dict[bytes, Certificate])
+    shown: set[str] = field(default_factory=set[str])
 
     def unchanged(self) -> bool:
         """Whether the module's tensors still have the values they had."""
@@ -70,7 +72,9 @@ class Reading:
         certificate = self.certificate if lasting else certify_program(self.program, self.variable)
         opened = None if self.opened is None else self.opened.valued(values)
         pieces = None if opened is None else Pieces(opened)
-        return replace(self, opened=opened, pieces=pieces, certificate=certificate, values=values, local={})
+        return replace(
+            self, opened=opened, pieces=pieces, certificate=certificate, values=values, local={}, shown=set()
+        )
 
     def on(self, box: Box) -> Certificate:
         """The certificate on a box, for a module that is not certified everywhere."""
