@@ -328,14 +328,14 @@ def shares(first: float) -> tuple[Fraction, Fraction]:
 Cone = Callable[[Expression, Any, Vector], Graph]
 GROUPED: dict[type[Bend], Cone] = {Kinks: of_kink, Largest: of_largest, LogSumExp: of_logsumexp, Norm: of_norm}
 CURVES: dict[str, Cone] = {
-    "exp": of_exp,
+    "exponential": of_exp,
     "softplus": of_softplus,
     "elu": of_elu,
-    "square": of_square,
+    "squared": of_square,
     "power": of_power,
     "inverse": of_inverse,
     "root": of_root,
-    "log": of_log,
+    "minus log": of_log,
 }
 """By the kind of the atom, or the name of its curve: an affine expression, and constraints under which it is at least
 the atom, and can be it."""

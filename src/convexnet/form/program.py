@@ -4,6 +4,8 @@ Whether an operator is affine in what moves with the variable is never assumed. 
 calculus says so, for arguments that are affine and otherwise unknown; what its rule does not call affine is lowered by
 a row of `operators`, and where there is none, the program stays closed and the operator is named. The same rule, asked
 whether the operator is affine in the other inputs too, says where these multiply what moves.
+
+Long because running a program and what is found out about its operators are read together.
 """
 
 from __future__ import annotations
@@ -11,19 +13,18 @@ from __future__ import annotations
 import copy
 import operator
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from convexnet.curvature.arguments import in_float64, real
-from convexnet.curvature.call import Call, Refusal
-from convexnet.curvature.facts import AFFINE, CONSTANT, constant, known
-from convexnet.curvature.fields import uniform
-from convexnet.curvature.graph import ancestors, base_name, functional, module_path, parents, source_line
+from convexnet.curvature.call import Refusal
+from convexnet.curvature.graph import ancestors, base_name, module_path, parents, source_line
 from convexnet.curvature.table import row_of
 from convexnet.curvature.trace import Program
+from convexnet.form.affinity import fact_of, is_affine
 from convexnet.form.atoms import Bend, Kinks
 from convexnet.form.execution import Applied, executed, usable
 from convexnet.form.operators import LOWERED, OFFSETS, Atoms
@@ -111,11 +112,12 @@ class Opened:
         self.values: Mapping[int, Tensor] = {}
         self.fixed: dict[fx.Node, Any] = {}
         self.found: Kinds | None = None
+        self.kept: dict[str, Any] = {}  # room for what is computed from what is fixed
 
     def valued(self, values: Mapping[int, Tensor]) -> Opened:
         """The same program for given values of the model's tensors, by the `id` of each."""
         made = copy.copy(self)
-        made.values, made.fixed, made.found = values, {}, None
+        made.values, made.fixed, made.found, made.kept = values, {}, None, {}
         return made
 
     @property
@@ -333,49 +335,6 @@ def is_count(node: fx.Node, counts: set[fx.Node]) -> bool:
     if base_name(node.target).startswith("sym_"):
         return True
     return bool(node.all_input_nodes) and counts.issuperset(node.all_input_nodes)
-
-
-def fact_of(value: Any, moves: bool, given: bool) -> Any:
-    """What is assumed of a value: affine where it moves, any constant where other inputs make it, else as it is."""
-    if isinstance(value, (list, tuple)):
-        return tuple(fact_of(part, moves, given) for part in value)
-    if not isinstance(value, Tensor):
-        return value
-    integral = not value.dtype.is_floating_point
-    if moves:
-        return replace(constant(value.shape), varies=uniform(True, value.shape, torch.bool), integral=integral)
-    return replace(constant(value.shape), integral=integral) if given else known(value)
-
-
-def is_affine(node: fx.Node, arguments: tuple[Any, Any], result: Any) -> bool:
-    """Whether the rule of an operator gives affine results."""
-    name = base_name(node.target)
-    if name.startswith(("empty", "new_empty")):  # whatever the memory holds does not depend on anything
-        return True
-    results = [value for value in (result if isinstance(result, (list, tuple)) else [result]) if value is not None]
-    if not results or not all(isinstance(value, Tensor) for value in results):
-        return False
-    floating = results[0].dtype.is_floating_point
-    shapes = tuple(tuple(value.shape) for value in results)
-    types = tuple(value.dtype for value in results)
-    call = Call(functional(node.target, name), name, arguments[0], dict(arguments[1]), shapes, floating, types)
-    return has_affine_rule(replace(call, shape_only=row_of(name).shape_only))
-
-
-def has_affine_rule(call: Call) -> bool:
-    """Whether the rule of an operator says that, of arguments that are affine, it makes affine results."""
-    if not call.floating:
-        return False
-    try:
-        facts = row_of(call.name).rule(call)
-    except (Refusal, RuntimeError, TypeError, ValueError, IndexError):  # a rule that does not cover the call
-        return False
-    listed = facts if isinstance(facts, tuple) else (facts,)
-    return len(listed) == len(call.shapes) and all(
-        fact.curvature in (CONSTANT, AFFINE) and tuple(fact.shape) == tuple(shape)
-        for fact, shape, kind in zip(listed, call.shapes, call.dtypes, strict=True)
-        if kind is not None and kind.is_floating_point
-    )
 
 
 def place_of(node: fx.Node) -> str:

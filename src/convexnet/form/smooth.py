@@ -68,12 +68,12 @@ def elu(steep: float) -> Curve:
 
 def square() -> Curve:
     """a²."""
-    return Curve("square", torch.square, lambda a: 2 * a, lambda a: torch.full_like(a, 2.0), 0.0, cones="soc")
+    return Curve("squared", torch.square, lambda a: 2 * a, lambda a: torch.full_like(a, 2.0), 0.0, cones="soc")
 
 
 def exponential() -> Curve:
     """exp(a)."""
-    return Curve("exp", torch.exp, torch.exp, torch.exp)
+    return Curve("exponential", torch.exp, torch.exp, torch.exp)
 
 
 INSIDE = 1e-12
@@ -139,7 +139,7 @@ def minus_root(p: float) -> Curve:
 def minus_log() -> Curve:
     """-log(a) for a > 0."""
     return Curve(
-        "log",
+        "minus log",
         lambda a: -a.log(),
         lambda a: -1 / a,
         lambda a: 1 / a**2,

@@ -3,11 +3,13 @@
 Which kinks and bounds hold it is read off where a solver stopped, which is near to the minimiser and not at it. So the
 same system, solved for the slope and the arguments that are left over, says where the minimiser is and what its gates
 are if these hold it; and this is looked up there.
+
+Long because the system, what goes into it and what is looked up are one thought.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -42,8 +44,8 @@ class Held:
         forces: the part of the solution that belongs to each argument (B, in_k).
         sure: samples (B,) for which it was looked up that these kinks and bounds hold the minimiser, and no others.
         kinks: by the number of a bend, the samples (B,) that it holds; none for smooth ones.
-        still: by the number of a norm, which of its arguments (B, in_k) it holds at zero; elsewhere it is smooth.
         y: where they put the minimiser, (B, n); where that is not sure, where it was found.
+        still: by the number of a norm, which of its arguments (B, in_k) it holds at zero; elsewhere it is smooth.
     """
 
     low: Tensor
@@ -53,16 +55,17 @@ class Held:
     forces: list[Tensor]
     sure: Tensor
     kinks: dict[int, Tensor]
-    still: dict[int, Tensor]
     y: Tensor
+    still: dict[int, Tensor] = field(default_factory=dict[int, Tensor])
 
     def put(self, index: Tensor, part: Held) -> None:
         """The solution for some samples."""
         mine = [self.low, self.high, self.to_y, self.along, self.sure, self.y, *self.forces, *self.kinks.values()]
         theirs = [part.low, part.high, part.to_y, part.along, part.sure, part.y, *part.forces, *part.kinks.values()]
-        mine, theirs = [*mine, *self.still.values()], [*theirs, *part.still.values()]
         for whole, some in zip(mine, theirs, strict=True):
             whole[index] = some
+        for k, some in part.still.items():
+            self.still.setdefault(k, some.new_zeros(len(self.y), some.shape[1]))[index] = some
 
 
 def held_by(form: KinkForm, found: Found, gates: list[Tensor], lo: Tensor, hi: Tensor, to_x: Tensor) -> Held:
@@ -159,7 +162,7 @@ def held_by(form: KinkForm, found: Found, gates: list[Tensor], lo: Tensor, hi: T
     }
     near = (there - y).abs().amax(1) <= NEAR * torch.where(width < 1e12, width, 1.0).amax(1)
     there = torch.where((sure & near)[:, None], torch.minimum(torch.maximum(there, lo), hi), y)
-    return Held(low, high, to_y, along[..., 0] if smooth else torch.zeros_like(y), parts[0], sure, kinks, still, there)
+    return Held(low, high, to_y, along[..., 0] if smooth else torch.zeros_like(y), parts[0], sure, kinks, there, still)
 
 
 def gates_at(form: KinkForm, gates: list[Tensor], arguments: list[Tensor]) -> list[Tensor]:

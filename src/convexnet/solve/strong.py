@@ -34,7 +34,7 @@ def strength(opened: Opened, inputs: Sequence[Tensor], form: KinkForm) -> Tensor
     for k in form.weights:
         bend, first = form.bends[k], form.from_y[k]
         alone = all((k, j) not in form.between for j in range(k))
-        if isinstance(bend, Smooth) and bend.curve.name == "square" and first is not None and alone:
+        if isinstance(bend, Smooth) and bend.curve.name == "squared" and first is not None and alone:
             rows = first.columns(form.batch)
             single = ((rows != 0).sum(2) == 1).any(0).nonzero()[:, 0]
             if 0 < len(single) <= MANY:
