@@ -28,7 +28,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -48,6 +48,9 @@ from convexnet.curvature.fields import (
     widened,
 )
 
+if TYPE_CHECKING:
+    from convexnet.curvature.ordered import Order
+
 INF = math.inf
 Reach = Callable[[Tensor], Tensor]
 
@@ -66,6 +69,8 @@ class Fact:
     and exp(u) has infinity (it is log-convex). Non-negative sums and maxima keep the smallest degree (Minkowski,
     Hoelder), so hand-written norms and log-sum-exps are recognised without a pattern matcher.
 
+    `order` says where elements come from that were sorted (see `ordered`); what makes a new fact of one leaves it out.
+
     `value` is the tensor itself where it is known, in its own type; `integral` tensors (indices, masks) hold no real
     numbers; `undefined` ones may hold NaN (or an infinity, which the next operator may turn into one).
     """
@@ -80,6 +85,7 @@ class Fact:
     value: Tensor | None = None
     integral: bool = False
     undefined: bool = False
+    order: Order | None = None
 
     @property
     def shape(self) -> torch.Size:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from convexnet.curvature import arithmetic, layers, shapes
+from convexnet.curvature import accumulated, arithmetic, layers, losses, ordered, shapes
 from convexnet.curvature.call import Call, Rule
 from convexnet.curvature.opaque import Opaque
 from convexnet.curvature.pointwise import HALVES, INF, LEFT, LINE, RIGHT, Pointwise, Profile
@@ -164,9 +164,10 @@ ROWS: tuple[tuple[str, Rule], ...] = (
         "flatten", "unflatten", "permute", "transpose", "t", "numpy_T", "mT",
         "movedim", "swapaxes", "squeeze", "unsqueeze", "expand", "expand_as", "broadcast_to", "slice",
         "select", "narrow", "split", "split_with_sizes", "chunk", "unbind", "flip", "roll", "rot90", "repeat", "tile",
-        "unfold", "diagonal", "slice_scatter", "select_scatter", "unsafe_chunk", "unsafe_split")),
+        "unfold", "diagonal", "slice_scatter", "select_scatter", "unsafe_chunk", "unsafe_split", "broadcast_tensors")),
     *((name, Moved(picks=(1, "indices"))) for name in ("index", "index_put")),
-    *((name, Moved(picks=(2, "index"))) for name in ("index_select", "gather")),
+    ("index_select", Moved(picks=(2, "index"))),
+    ("gather", accumulated.Picked(picks=(2, "index"))),
     ("take", Moved(picks=(1, "index"))),
     ("repeat_interleave", Moved(picks=(1, "repeats"))),
     ("tensor_split", Moved(picks=(1, "tensor_indices_or_sections"))),
@@ -207,6 +208,53 @@ ROWS: tuple[tuple[str, Rule], ...] = (
     ("_prelu_kernel", arithmetic.prelu),
     ("log_softmax", arithmetic.log_softmax),
     ("_log_softmax", arithmetic.log_softmax),
+    ("fmax", arithmetic.maximum),
+    ("fmin", arithmetic.minimum),
+    ("nan_to_num", losses.finite_alone),
+    ("addcdiv", losses.addcdiv),
+    ("logaddexp", losses.log_add_exp),
+    ("logaddexp2", losses.log_add_exp),
+    ("hypot", losses.hypot),
+    ("pairwise_distance", losses.pairwise_distance),
+    ("var_mean", losses.both(Reduction("up", moves="both"), "var", Reduction("straight"), "mean")),
+    ("std_mean", losses.both(Reduction("up", moves="both"), "std", Reduction("straight"), "mean")),
+    ("aminmax", losses.both(Reduction("down", exact=True), "amin", Reduction("up", exact=True), "amax")),
+    # --- at known places ---------------------------------------------------------------------------------------------
+    ("cumsum", accumulated.Running()),
+    ("cummax", accumulated.Running("up")),
+    ("cummin", accumulated.Running("down")),
+    ("logcumsumexp", accumulated.Running("up", homogeneous=False)),
+    ("diff", accumulated.diff),
+    ("index_add", accumulated.index_add),
+    ("scatter", accumulated.scatter),
+    ("scatter_add", accumulated.scatter_add),
+    ("scatter_reduce", accumulated.scatter_reduce),
+    ("col2im", accumulated.col2im),
+    ("grid_sampler", accumulated.grid_sampler),
+    ("grid_sampler_2d", accumulated.grid_sampler),
+    ("grid_sampler_3d", accumulated.grid_sampler),
+    # --- sorted ------------------------------------------------------------------------------------------------------
+    ("topk", ordered.topk),
+    ("sort", ordered.sort),
+    ("msort", ordered.sorted_first),
+    *((name, Opaque("it picks an element from the middle, and only sums of the largest ones are convex",
+                    "use torch.amax, or topk(k) and the sum of its values"))
+      for name in ("kthvalue", "median", "nanmedian", "mode", "quantile", "nanquantile")),
+    # --- losses ------------------------------------------------------------------------------------------------------
+    ("mse_loss", losses.Loss(losses.squared_error, 2)),
+    ("l1_loss", losses.Loss(losses.absolute_error, 2)),
+    ("huber_loss", losses.Loss(losses.huber, 2)),
+    ("smooth_l1_loss", losses.Loss(losses.smooth_l1, 2)),
+    ("poisson_nll_loss", losses.Loss(losses.poisson, 5)),
+    ("kl_div", losses.Loss(losses.kl_divergence, 2)),
+    ("soft_margin_loss", losses.Loss(losses.soft_margin, 2)),
+    ("hinge_embedding_loss", losses.Loss(losses.hinge_embedding, 3)),
+    ("margin_ranking_loss", losses.Loss(losses.margin_ranking, 4)),
+    ("binary_cross_entropy_with_logits", losses.Loss(losses.binary_cross_entropy, 4)),
+    ("cross_entropy_loss", losses.Loss(losses.cross_entropy, 3)),
+    ("nll_loss_nd", losses.Loss(losses.negative_log_likelihood, 3)),
+    ("multi_margin_loss", losses.Loss(losses.multi_margin, 5)),
+    ("triplet_margin_loss", losses.Loss(losses.triplet_margin, 7)),
     # --- weighted linear maps ----------------------------------------------------------------------------------------
     ("linear", layers.linear),
     ("matmul", layers.matmul),

@@ -15,7 +15,7 @@ from convexnet.curvature.fields import where_any
 from convexnet.curvature.pointwise import NEGATIVE, POSITIVE, RIGHT, outside
 from convexnet.curvature.table import norm_order
 
-FORGIVING = frozenset(("sign",))
+FORGIVING = frozenset(("sign", "nan_to_num", "fmax", "fmin"))
 """Operators that make a number of NaN: no claim rests on the bounds of an argument that may be undefined."""
 
 
@@ -46,6 +46,12 @@ PARTIAL: Mapping[str, Callable[[Call], bool]] = {
     "pow": power_undefined,
     "var": lambda call: True,  # of one element, or of as many as are subtracted from their number
     "std": lambda call: True,
+    "var_mean": lambda call: True,
+    "std_mean": lambda call: True,
+    "addcdiv": lambda call: where_any(outside(as_fact(call.args[2]), POSITIVE + NEGATIVE)),
+    "kl_div": lambda call: call.args[1].goes_below_zero,  # log t, where the target is t itself
+    "cross_entropy_loss": lambda call: True,  # an average of none, where all labels are ignored
+    "nll_loss_nd": lambda call: True,
     "norm": lambda call: bool(norm_order(call)),
     "linalg_vector_norm": lambda call: bool(norm_order(call)),
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -18,6 +18,7 @@ from convexnet.curvature.fields import core, elementwise, is_aligned, level, uni
 from convexnet.curvature.graph import ancestors, called, types_of
 from convexnet.curvature.literals import NAN, marked, spoiled, with_infinities
 from convexnet.curvature.opaque import UNRULED, Opaque, unreal, unruled
+from convexnet.curvature.ordered import ordered
 from convexnet.curvature.table import TABLE
 from convexnet.curvature.trace import Program
 from convexnet.curvature.undefined import FORGIVING, PARTIAL
@@ -99,6 +100,8 @@ class _Runner:
     fast: bool
     before: Callable[[Call, fx.Node], Call] | None
     constants: frozenset[str]  # placeholders of tensors that the forward makes or holds
+    settled: set[fx.Node] = field(default_factory=set[fx.Node])  # that make something known of what was not
+    held: list[Blame] = field(default_factory=list[Blame])  # of nodes whose readers may settle what they lost
 
     def graph(self, graph: fx.Graph, module: torch.nn.Module, given: Callable[[str], Any]) -> Callable[[Any], Any]:
         """Walk one graph; returns a function that looks up the values of its outputs."""
@@ -120,7 +123,21 @@ class _Runner:
                 env[node] = self.step(node, lookup)
             for done in last[node]:
                 env.pop(done, None)
+        self.release(last)
         return lookup
+
+    def release(self, needed: Mapping[fx.Node, Any]) -> None:
+        """Take back the blame of those whose losses all their readers have settled."""
+        cleared: dict[fx.Node, bool] = {}
+        for node in reversed(list(needed)):
+            users = [user for user in node.users if user in needed or user.op == "output"]
+            cleared[node] = node in self.settled or (bool(users) and all(cleared.get(user, False) for user in users))
+        here = [blame for blame in self.held if blame.node in cleared]
+        if self.fast and not all(cleared[blame.node] for blame in here):
+            raise _Stop
+        gone = {id(blame) for blame in here if cleared[blame.node]}
+        self.found.blames[:] = [blame for blame in self.found.blames if id(blame) not in gone]
+        self.held[:] = [blame for blame in self.held if blame.node not in cleared]
 
     def step(self, node: fx.Node, lookup: Callable[[Any], Any]) -> Any:
         args: Any = fx.map_arg(node.args, lookup)
@@ -208,7 +225,8 @@ class _Runner:
                 raise GAP
             if rule is None:
                 raise unruled(call.name)
-            result = rule(call)
+            sums = ordered(call, rule) if any(fact.order is not None for fact in facts) else None
+            result = rule(call) if sums is None else sums
         except (RuntimeError, TypeError, ValueError, IndexError) as error:  # never let a gap in a rule pass, or crash
             self.found.errors.append(error)
             cause = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
@@ -225,26 +243,34 @@ class _Runner:
             return marked(result, spoil[1])
         result = with_infinities(call, result) if moving else result
         results = result if isinstance(result, tuple) else (result,)
-        if not any(where_any(r.unknown) for r in results[:1]):
-            if mixes(results[0]) and not any(mixes(f) for f in facts):
-                self.blame(node, call, MIXING, always=True)
+        promise = results[0].order is not None
+        lost = any(where_any(r.unknown) for r in results[:1])
+        if (promise or not lost) and mixes(results[0]) and not any(mixes(f) for f in facts):
+            self.blame(node, call, MIXING, always=True)
+        if not lost:
+            if not fine:
+                self.settled.add(node)
             if has_concave(results[0]) and not any(has_concave(f) for f in facts) and not self.fast:
                 if any(where_any(f.nonconcave) for f in facts):
                     self.found.turns.append(blamed(node, call, self.words.turned(call)))
             return result
         if not any(where_any(f.unknown) for f in facts):
-            self.blame(node, call, self.words.explain(call))
+            self.blame(node, call, self.words.explain(call), hold=promise)
         elif fine:
             self.blame(node, call, NAN, always=True)
         return result
 
-    def blame(self, node: fx.Node, call: Call, refusal: Refusal, always: bool = False) -> Result:
-        """Note a loss, unless an argument was lost before; the result is unknown."""
-        if self.fast:
+    def blame(self, node: fx.Node, call: Call, refusal: Refusal, always: bool = False, hold: bool = False) -> Result:
+        """Note a loss, unless an argument was lost before; the result is unknown.
+
+        `hold` says that those who read the result may make something known of it again.
+        """
+        if self.fast and not hold:
             raise _Stop
         facts = call.facts()
         if always or not any(where_any(f.unknown) for f in facts):
             self.found.blames.append(blamed(node, call, refusal))
+            self.held += self.found.blames[-1:] if hold else []
         rows = 3 if any(where_any(f.rows) for f in facts) else 0
         results = tuple(
             replace(unknown(shape, uniform(rows, shape, torch.uint8)), undefined=True) for shape in call.shapes

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from convexnet.curvature.losses import Loss
 from convexnet.curvature.pointwise import Pointwise
 from convexnet.curvature.shapes import Moved, reshaped
 from convexnet.curvature.table import TABLE
@@ -211,7 +212,7 @@ class Rounding:
         if made is None and isinstance(rule, Pointwise):
             made = pointwise
         if made is None:
-            made = by_jacobian
+            made = weighed if isinstance(rule, Loss) else by_jacobian
         return made(call)
 
 
@@ -455,6 +456,23 @@ def by_jacobian(call: Call) -> list[Tensor]:
     return found
 
 
+def weighed(call: Call) -> list[Tensor]:
+    """A loss, by its derivatives. Its terms may cancel, and are no larger than this makes them of targets and weights;
+    at its kinks it is no steeper."""
+    found = by_jacobian(call)
+    leaves = [part.value.detach().abs() for part in call.tracked()]
+    constants = [part.abs() for part in call.tensors() if not any(part is one.value for one in call.tracked())]
+    largest = max((float(part.max()) for part in constants if part.numel()), default=1.0)
+    factor = max(1.0, largest) ** 2
+    size = sum((part.sum() for part in [*leaves, *constants]), torch.ones((), dtype=torch.float64))
+    room = 8 * call.lengths * call.unit * factor
+    steep = 2 * factor * sum((part.error.sum() for part in call.tracked()), torch.zeros((), dtype=torch.float64))
+    return [
+        error + room * (size + value.detach().abs()) + steep if is_real(value) else error
+        for error, value in zip(found, call.results, strict=True)
+    ]
+
+
 def farthest(x: Tensor) -> Tensor:
     """The largest slope of a variance, for each sample."""
     return 2 * x.abs().reshape(len(x), -1).amax(1)
@@ -539,6 +557,9 @@ ERRORS: dict[str, Errors] = {
     **{f"{kind}max_pool{d}d{end}": LIPSCHITZ for kind in ("", "adaptive_") for d in (1, 2, 3) for end in (
         "", "_with_indices")},
     **dict.fromkeys(("linalg_vector_norm", "norm", "std", "cdist", "logsumexp"), LIPSCHITZ),
+    **dict.fromkeys(("topk", "sort", "msort", "cummax", "cummin", "logcumsumexp", "fmax", "fmin", "aminmax"), LIPSCHITZ),
+    **dict.fromkeys(("logaddexp", "logaddexp2", "hypot", "pairwise_distance", "scatter_reduce", "std_mean"), LIPSCHITZ),
+    "var_mean": within(lambda x: 1 + farthest(x)),
     **dict.fromkeys(("log_softmax", "_log_softmax"), within(2.0)),
     "var": within(farthest),
 }  # fmt: skip
