@@ -93,7 +93,7 @@ BELOW: dict[str, set[str]] = {
     "errors": set(),
     "arrays": set(),
     "domains": {"errors", "arrays"},
-    "curvature": {"errors", "domains"},
+    "curvature": {"errors", "arrays", "domains"},
     "memory": {"errors", "domains", "curvature"},
     "constraints": {"errors", "arrays", "domains", "curvature", "memory"},
     "initialise": {"errors", "arrays", "domains", "curvature"},

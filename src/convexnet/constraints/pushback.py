@@ -18,7 +18,7 @@ from convexnet.curvature.arithmetic import identity
 from convexnet.curvature.facts import Fact
 from convexnet.curvature.graph import base_name, executed, is_real, parents, results_of
 from convexnet.curvature.shapes import Moved, cat, reshaped, stack
-from convexnet.curvature.table import TABLE
+from convexnet.curvature.table import row_of
 from convexnet.curvature.trace import Program, Source
 
 Asked = dict[str, tuple[Source, Interval]]
@@ -71,11 +71,11 @@ def reach(program: Program, known: Known, node: fx.Node, interval: Interval, fou
             raise Unreachable("it is computed from numbers that training does not change, and has the wrong sign")
         return
     name = base_name(node.target)
-    rule = TABLE.get(name)
-    if rule is identity and is_real(node) and is_real(node.all_input_nodes[0]):  # casts round, and keep signs
+    row = row_of(name)
+    if row.runs(identity) and is_real(node) and is_real(node.all_input_nodes[0]):  # casts round, and keep signs
         reach(program, known, node.all_input_nodes[0], interval, found)
         return
-    if isinstance(rule, Moved) or rule in (reshaped, cat, stack):
+    if isinstance(row.rule, Moved) or row.runs(reshaped, cat, stack):
         for argument in parents(node):
             if is_real(argument):
                 reach(program, known, argument, origins(known, node, argument, interval), found)

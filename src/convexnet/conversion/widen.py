@@ -16,11 +16,11 @@ from torch import Tensor, fx, nn
 from convexnet.conversion.changes import Change, described
 from convexnet.curvature.graph import base_name
 from convexnet.curvature.pointwise import Pointwise
-from convexnet.curvature.table import TABLE
+from convexnet.curvature.table import row_of
 from convexnet.curvature.trace import Program
 from convexnet.nn.norms import Affine
 
-LAYERS = {"linear": nn.Linear, "conv1d": nn.Conv1d, "conv2d": nn.Conv2d, "conv3d": nn.Conv3d}
+LAYERS = {kind.__name__.lower(): kind for kind in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)}
 KEPT = ("dropout", "feature_dropout", "clone", "contiguous", "alias", "detach", "to", "add", "prelu")
 POOLS = ("pool", "upsample", "pad")
 
@@ -97,7 +97,7 @@ class Plan:
             self.origins[node] = origin
         elif name == "cat" and int(node.args[1] if len(node.args) > 1 else 0) == 1:  # pyright: ignore
             self.origins[node] = self.joined(node)
-        elif isinstance(TABLE.get(name), Pointwise) or name in KEPT or any(part in name for part in POOLS):
+        elif isinstance(row_of(name).rule, Pointwise) or name in KEPT or any(part in name for part in POOLS):
             others = [n for n in node.all_input_nodes if n not in self.origins and is_per_channel(n)]
             if others or not all(torch.equal(self.origins[n], origin) for n in read) or name == "prelu":
                 raise self.refusal(node, name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from convexnet.curvature.linear import bilinear, total
 from convexnet.curvature.pointwise import Profile, apply_profile
 from convexnet.curvature.profiles import clamp, power
 from convexnet.curvature.reductions import Reduction, below
+from convexnet.curvature.row import Kind
 
 PRODUCT = (
     "it multiplies two quantities that both depend on the input, and such a product is in general not convex in both "
@@ -162,8 +163,14 @@ def pow_(call: Call) -> Fact:
     raise Refusal("its exponent depends on the input", "write a^x as torch.exp(x * log(a))")
 
 
-def powers(exponent: float) -> Callable[[Call], Fact]:
-    return lambda call: raised(call.x, exponent, call.on)
+@dataclass(frozen=True)
+class Power(Kind):
+    """A fixed power."""
+
+    exponent: float
+
+    def __call__(self, call: Call) -> Fact:
+        return raised(call.x, self.exponent, call.on)
 
 
 def log(call: Call) -> Fact:

@@ -384,21 +384,20 @@ def finite_alone(call: Call) -> Fact:
     return replace(call.x, value=None)
 
 
-def both(first: Reduction, first_name: str, second: Reduction, second_name: str) -> Callable[[Call], Result]:
-    """Two reductions of one argument at once: the variance with the mean, the least with the largest."""
+@dataclass(frozen=True)
+class Both:
+    """Two reductions of one argument at once, with the names of their operators."""
 
-    def rule(call: Call) -> Result:
-        x = call.x
-        dims = along(call, 1)
-        keep = len(call.shape) == len(x.shape) and bool(len(x.shape))
+    first: tuple[Reduction, str]
+    second: tuple[Reduction, str]
+
+    def __call__(self, call: Call) -> Result:
+        x, dims = call.x, along(call, 1)
+        keep = len(x.shape) > 0 and len(call.shape) == len(x.shape)
         found: list[Fact] = []
-        for reduction, name, shape in ((first, first_name, call.shapes[0]), (second, second_name, call.shapes[1])):
-            operator = {"mean": torch.ops.aten.mean.dim, "amin": torch.ops.aten.amin.default,
-                        "amax": torch.ops.aten.amax.default}.get(name)  # fmt: skip
-            part = sub_call(call, operator or call.operator, name, shape, x, dims, keep)
-            result = reduction(part)
+        for (reduction, name), shape in zip((self.first, self.second), call.shapes, strict=True):
+            operator = getattr(torch.ops.aten, name)
+            result = reduction(sub_call(call, operator, name, shape, x, dims, keepdim=keep))
             assert isinstance(result, Fact)
             found.append(result)
         return tuple(found)
-
-    return rule

@@ -11,6 +11,7 @@ from torch import Tensor
 from convexnet.curvature.call import Call, Refusal, Result
 from convexnet.curvature.facts import Fact, constant, spread_rows, unknown
 from convexnet.curvature.fields import core, join_rows, uniform, where_any
+from convexnet.curvature.row import Kind
 
 UNRULED = "replace it by an operator the calculus knows, or add a rule for it"
 DISCRETE = Refusal("its result is a whole number or a truth value that depends on the input", "write it as a maximum")
@@ -40,7 +41,7 @@ def unreal(value: object) -> Refusal:
 
 
 @dataclass(frozen=True)
-class Opaque:
+class Opaque(Kind):
     """Nothing is claimed about what varies. `over(call)` lists the dimensions it mixes; None: possibly all."""
 
     reason: str

@@ -20,11 +20,12 @@ from torch import Tensor
 
 from convexnet.curvature import arithmetic, layers
 from convexnet.curvature.accumulated import must_be_finite
-from convexnet.curvature.call import Call, Result, Rule
+from convexnet.curvature.call import Call, Result
 from convexnet.curvature.facts import Fact, Influence, Reach, as_fact, compose, unknown, viewed
 from convexnet.curvature.fields import Shape, compact, core, level, uniform
 from convexnet.curvature.linear import total
 from convexnet.curvature.reductions import Reduction, along
+from convexnet.curvature.row import Row
 from convexnet.curvature.shapes import Moved, address
 
 MOST = 1 << 14
@@ -131,7 +132,7 @@ def sorted_first(call: Call) -> Result:
 # --- what reads sorted elements --------------------------------------------------------------------------------------
 
 
-def ordered(call: Call, rule: Rule) -> Fact | None:
+def ordered(call: Call, row: Row) -> Fact | None:
     """The fact of an operator on sorted elements, where it says more than the operator's own rule; None: it does not.
 
     Sums and averages along the dimension, matrix products with known weights, moves along it, and multiples.
@@ -141,14 +142,15 @@ def ordered(call: Call, rule: Rule) -> Fact | None:
         return None
     (fact,) = facts
     assert fact.order is not None
+    rule = row.rule
     if isinstance(rule, Reduction) and rule.bends == "straight" and fact is call.args[0]:
         return summed(call, rule, fact, fact.order)
     if isinstance(rule, Moved) and fact is call.args[0]:
         return moved(call, rule, fact, fact.order)
-    if rule in (arithmetic.mul, arithmetic.div, arithmetic.neg):
-        return multiplied(call, rule, fact, fact.order)
-    if rule in (layers.linear, layers.matmul) and fact is call.args[0]:
-        return contracted(call, rule, fact, fact.order)
+    if row.runs(arithmetic.mul, arithmetic.div, arithmetic.neg):
+        return multiplied(call, row, fact, fact.order)
+    if row.runs(layers.linear, layers.matmul) and fact is call.args[0]:
+        return contracted(call, row, fact, fact.order)
     return None
 
 
@@ -200,12 +202,12 @@ def summed(call: Call, rule: Reduction, fact: Fact, order: Order) -> Fact | None
     return viewed(line, lambda f: compact(f.reshape(tuple(call.shape)))).bounded(plain.lo, plain.hi)
 
 
-def contracted(call: Call, rule: Rule, fact: Fact, order: Order) -> Fact | None:
+def contracted(call: Call, row: Row, fact: Fact, order: Order) -> Fact | None:
     """A product with a known matrix, or vector, along the last dimension."""
     weight = call.args[1]
     if order.dim != -1 or weight.value is None or len(weight.shape) not in (1, 2) or len(fact.shape) < 2:
         return None
-    matrix = weight.value if rule is layers.linear else weight.value.mT if weight.value.ndim == 2 else weight.value
+    matrix = weight.value if row.runs(layers.linear) else weight.value.mT if weight.value.ndim == 2 else weight.value
     matrix = matrix.reshape(-1, fact.shape[-1])
     if matrix.numel() > MOST or len(matrix) * order.source.shape[-1] > MOST or not bool(matrix.isfinite().all()):
         return None
@@ -213,30 +215,30 @@ def contracted(call: Call, rule: Rule, fact: Fact, order: Order) -> Fact | None:
     result = sums(order, (*fact.shape[:-1], len(matrix)), rows)
     if len(weight.shape) == 1:
         result = viewed(result, lambda f: f.squeeze(-1))
-    bias = call.arg(2, "bias") if rule is layers.linear else None
-    plain = rule(call)
+    bias = call.arg(2, "bias") if row.runs(layers.linear) else None
+    plain = row.rule(call)
     assert isinstance(plain, Fact)
     result = result if bias is None else total([(result, 1), (bias, 1)], call.shape)
     return result.bounded(plain.lo, plain.hi)
 
 
-def multiplied(call: Call, rule: Rule, fact: Fact, order: Order) -> Fact | None:
+def multiplied(call: Call, row: Row, fact: Fact, order: Order) -> Fact | None:
     """Sorted elements turned around, or times (or over) constants that are the same on every line."""
     factors = [Fraction(-1)] * len(order.places)
-    if rule is not arithmetic.neg:
-        found = constants_along(call, rule, fact, order)
+    if not row.runs(arithmetic.neg):
+        found = constants_along(call, row, fact, order)
         if found is None:
             return None
         factors = found
-    result = rule(call)
+    result = row.rule(call)
     assert isinstance(result, Fact)
     weights = tuple(weight * factor for weight, factor in zip(order.weights, factors, strict=True))
     return replace(result, order=replace(order, weights=weights))
 
 
-def constants_along(call: Call, rule: Rule, fact: Fact, order: Order) -> list[Fraction] | None:
+def constants_along(call: Call, row: Row, fact: Fact, order: Order) -> list[Fraction] | None:
     """What each of the sorted elements is multiplied by, if it is known and the same on every line."""
-    over = rule is arithmetic.div
+    over = row.runs(arithmetic.div)
     other = as_fact(call.args[1] if call.args[0] is fact else call.args[0])
     fits = other.value is not None and tuple(call.shape) == tuple(fact.shape) and len(order.places) <= MOST
     if not fits or (over and (call.args[0] is not fact or call.kwargs.get("rounding_mode") is not None)):

@@ -17,11 +17,10 @@ from convexnet.curvature.facts import CONSTANT, UNKNOWN, Fact, constant, typed, 
 from convexnet.curvature.fields import core, elementwise, is_aligned, level, uniform, where_any
 from convexnet.curvature.graph import ancestors, called, types_of
 from convexnet.curvature.literals import NAN, marked, spoiled, with_infinities
-from convexnet.curvature.opaque import UNRULED, Opaque, unreal, unruled
+from convexnet.curvature.opaque import UNRULED, Opaque, unreal
 from convexnet.curvature.ordered import ordered
-from convexnet.curvature.table import TABLE
+from convexnet.curvature.table import TABLE, row_of
 from convexnet.curvature.trace import Program
-from convexnet.curvature.undefined import FORGIVING, PARTIAL
 
 
 @dataclass(frozen=True)
@@ -162,9 +161,9 @@ class _Runner:
     def checked(self, result: Result, call: Call, node: fx.Node) -> tuple[Fact, ...]:
         """The results, if each is a fact of a tensor of its node's shape and type; else a rule is at fault."""
         results = result if isinstance(result, tuple) else (result,)
-        rule = TABLE.get(call.name)
-        undefined = isinstance(rule, Opaque) or any(fact.undefined for fact in call.read())
-        undefined = undefined or (call.name in PARTIAL and PARTIAL[call.name](call))
+        row = row_of(call.name)
+        undefined = isinstance(row.rule, Opaque) or any(fact.undefined for fact in call.read())
+        undefined = undefined or (row.undefined is not None and row.undefined(call))
         try:
             if any(tuple(r.shape) != tuple(shape) for r, shape in zip(results, call.shapes, strict=True)):
                 raise TypeError("the shapes differ")
@@ -213,20 +212,18 @@ class _Runner:
         at_hand = all(fact.value is not None for fact in facts)
         if not moving and not at_hand and not exact(call, node):
             return beyond(call)
-        if moving and not call.floating and call.name in TABLE and not isinstance(TABLE[call.name], Opaque):
+        row = row_of(call.name)
+        if moving and not call.floating and call.name in TABLE and not isinstance(row.rule, Opaque):
             return self.blame(node, call, unreal(node.meta.get("val")))
-        rule = TABLE.get(call.name)
         try:
             if at_hand:
                 return computed(call)
             if call.unread:
                 raise UNREAD
-            if call.name in FORGIVING and any(fact.undefined for fact in facts):
+            if row.forgives and any(fact.undefined for fact in facts):
                 raise GAP
-            if rule is None:
-                raise unruled(call.name)
-            sums = ordered(call, rule) if any(fact.order is not None for fact in facts) else None
-            result = rule(call) if sums is None else sums
+            sums = ordered(call, row) if any(fact.order is not None for fact in facts) else None
+            result = row.rule(call) if sums is None else sums
         except (RuntimeError, TypeError, ValueError, IndexError) as error:  # never let a gap in a rule pass, or crash
             self.found.errors.append(error)
             cause = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

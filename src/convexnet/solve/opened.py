@@ -21,7 +21,7 @@ from convexnet.curvature.call import Call, Refusal
 from convexnet.curvature.facts import AFFINE, CONSTANT, constant, known
 from convexnet.curvature.fields import uniform
 from convexnet.curvature.graph import ancestors, base_name, functional, module_path, parents, source_line
-from convexnet.curvature.table import TABLE
+from convexnet.curvature.table import row_of, shape_only
 from convexnet.curvature.trace import Program
 from convexnet.solve.bends import Bend, Kinks
 from convexnet.solve.execution import Applied, executed, usable
@@ -211,18 +211,26 @@ def is_affine(node: fx.Node, arguments: tuple[Any, Any], result: Any) -> bool:
     name = base_name(node.target)
     if name.startswith(("empty", "new_empty")):  # whatever the memory holds does not depend on anything
         return True
-    rule = TABLE.get(name)
     results = [value for value in (result if isinstance(result, (list, tuple)) else [result]) if value is not None]
-    if rule is None or not results or not all(isinstance(value, Tensor) for value in results):
+    if not results or not all(isinstance(value, Tensor) for value in results):
         return False
     floating = [value.dtype.is_floating_point for value in results]
     shapes = tuple(tuple(value.shape) for value in results)
     types = tuple(value.dtype for value in results)
-    call = Call(functional(node.target, name), name, arguments[0], dict(arguments[1]), shapes, floating[0], types)
+    call = Call(
+        functional(node.target, name),
+        name,
+        arguments[0],
+        dict(arguments[1]),
+        shapes,
+        floating[0],
+        types,
+        shape_only=shape_only(name),
+    )
     if not floating[0]:
         return False
     try:
-        facts = rule(call)
+        facts = row_of(name).rule(call)
     except (Refusal, RuntimeError, TypeError, ValueError, IndexError):  # a rule that does not cover the call
         return False
     listed = facts if isinstance(facts, tuple) else (facts,)

@@ -25,7 +25,7 @@ from torch import Tensor
 from convexnet.curvature.losses import Loss
 from convexnet.curvature.pointwise import Pointwise
 from convexnet.curvature.shapes import Moved, reshaped
-from convexnet.curvature.table import TABLE
+from convexnet.curvature.table import row_of
 
 UNIT = 2.0**-53
 """The relative error of one operation in float64."""
@@ -205,14 +205,14 @@ class Rounding:
         return tuple(made) if several else made[0]
 
     def errors(self, call: Call) -> list[Tensor]:
-        rule = TABLE.get(call.name)
+        row = row_of(call.name)
         made = ERRORS.get(call.name)
-        if made is None and (isinstance(rule, Moved) or rule is reshaped):
+        if made is None and (isinstance(row.rule, Moved) or row.runs(reshaped)):
             made = moved
-        if made is None and isinstance(rule, Pointwise):
+        if made is None and isinstance(row.rule, Pointwise):
             made = pointwise
         if made is None:
-            made = weighed if isinstance(rule, Loss) else by_jacobian
+            made = weighed if isinstance(row.rule, Loss) else by_jacobian
         return made(call)
 
 
@@ -557,7 +557,8 @@ ERRORS: dict[str, Errors] = {
     **{f"{kind}max_pool{d}d{end}": LIPSCHITZ for kind in ("", "adaptive_") for d in (1, 2, 3) for end in (
         "", "_with_indices")},
     **dict.fromkeys(("linalg_vector_norm", "norm", "std", "cdist", "logsumexp"), LIPSCHITZ),
-    **dict.fromkeys(("topk", "sort", "msort", "cummax", "cummin", "logcumsumexp", "fmax", "fmin", "aminmax"), LIPSCHITZ),
+    **dict.fromkeys(("topk", "sort", "msort", "cummax", "cummin", "logcumsumexp", "fmax", "fmin"), LIPSCHITZ),
+    "aminmax": LIPSCHITZ,
     **dict.fromkeys(("logaddexp", "logaddexp2", "hypot", "pairwise_distance", "scatter_reduce", "std_mean"), LIPSCHITZ),
     "var_mean": within(lambda x: 1 + farthest(x)),
     **dict.fromkeys(("log_softmax", "_log_softmax"), within(2.0)),
