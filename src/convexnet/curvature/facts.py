@@ -70,6 +70,7 @@ class Fact:
     Hoelder), so hand-written norms and log-sum-exps are recognised without a pattern matcher.
 
     `order` says where elements come from that were sorted (see `ordered`); what makes a new fact of one leaves it out.
+    `size` is what is known of the absolute value, where that is more than the fact itself says.
 
     `value` is the tensor itself where it is known, in its own type; `integral` tensors (indices, masks) hold no real
     numbers; `undefined` ones may hold NaN (or an infinity, which the next operator may turn into one).
@@ -86,6 +87,7 @@ class Fact:
     integral: bool = False
     undefined: bool = False
     order: Order | None = None
+    size: Fact | None = None
 
     @property
     def shape(self) -> torch.Size:
@@ -217,7 +219,8 @@ def viewed(fact: Fact, move: Callable[[Tensor], Tensor]) -> Fact:
 
     a, b, c, rows, lo, hi = (moved(field) for field in fact.fields())
     value = None if fact.value is None else move(fact.value)
-    return Fact(a, b, c, rows, lo, hi, fact.degree, value, fact.integral, fact.undefined)
+    size = None if fact.size is None else viewed(fact.size, move)
+    return Fact(a, b, c, rows, lo, hi, fact.degree, value, fact.integral, fact.undefined, size=size)
 
 
 # --- the composition theorem -----------------------------------------------------------------------------------------

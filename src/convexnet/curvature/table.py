@@ -6,6 +6,8 @@ the row of their functional form. A name listed twice is an error at import; a t
 have. To add an operator, add its row here and its sample to the tests' oracles.
 
 No other table in the library lists operators for what they are: it asks `row_of`.
+
+Long because it is one table.
 """
 
 from __future__ import annotations

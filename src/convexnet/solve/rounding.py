@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -181,14 +181,22 @@ class Rounding:
     Attributes:
         lengths: how many roundings a slope that is carried back through all of them may have.
         unit: the largest relative error of one.
+        doubts: flags that rounding may have turned: by the `id` of a tensor of flags, it and a mask of them.
     """
 
     lengths: float = 8.0
     unit: float = UNIT
+    doubts: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict[int, tuple[Tensor, Tensor]])
 
     def __call__(self, name: str, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         plain = mapped([list(args), kwargs], lambda part: as_float64(value_of(part)))
         out = function(*plain[0], **plain[1])
+        if isinstance(out, Tensor) and out.dtype == torch.bool:
+            return self.compared(out, args)
+        chooses = name in ("where", "masked_fill")
+        doubtful = self.doubt_of(args[0 if name == "where" else 1]) if chooses else None
+        if not chooses:
+            args = [self.as_number(part) for part in args]
         several = isinstance(out, (list, tuple))
         results: list[Any] = list(out) if several else [out]
         if not any(isinstance(part, Tracked) for part in listed([list(args), kwargs])):
@@ -196,6 +204,8 @@ class Rounding:
         unit = max(cast_unit(name, args, kwargs), unit_of(args, kwargs))
         call = Call(name, function, mapped(list(args), as_float64), mapped(kwargs, as_float64), results, unit)
         errors = self.errors(call)
+        if doubtful is not None:
+            errors = [chosen_in_doubt(call, doubtful, name, errors[0])]
         self.lengths += call.lengths + 2
         self.unit = max(self.unit, unit)
         made = [
@@ -203,6 +213,32 @@ class Rounding:
             for value, error in zip(results, errors, strict=True)
         ]
         return tuple(made) if several else made[0]
+
+    def doubt_of(self, part: Any) -> Tensor | None:
+        """Which of some flags are in doubt."""
+        found = self.doubts.get(id(part)) if isinstance(part, Tensor) else None
+        return None if found is None else found[1]
+
+    def as_number(self, part: Any) -> Any:
+        """Flags in doubt as numbers that may be off by one."""
+        doubt = self.doubt_of(part)
+        return part if doubt is None else Tracked(part.double(), doubt.double())
+
+    def compared(self, out: Tensor, args: Sequence[Any]) -> Tensor:
+        """Flags, which are in doubt where two numbers are no further apart than their errors, or others were."""
+        doubt = torch.zeros((), dtype=torch.bool)
+        for part in args:
+            own = self.doubt_of(part)
+            doubt = doubt if own is None else doubt | own
+        tracked = [part for part in args if isinstance(part, Tracked)]
+        if tracked:
+            a, b = (*args[:2], 0.0)[:2]
+            doubt = doubt | ((value_of(a) - value_of(b)).abs() <= error_of(a) + error_of(b))
+            exact = all(not bool((part.error != 0).any()) for part in tracked)
+            doubt = doubt & (not exact)
+        if bool(doubt.any()):
+            self.doubts[id(out)] = out, doubt.expand(out.shape)
+        return out
 
     def errors(self, call: Call) -> list[Tensor]:
         row = row_of(call.name)
@@ -456,6 +492,19 @@ def by_jacobian(call: Call) -> list[Tensor]:
     return found
 
 
+def chosen_in_doubt(call: Call, doubt: Tensor, name: str, error: Tensor) -> Tensor:
+    """Where it is in doubt which of two numbers is taken, the error is that of either and what they are apart."""
+    one, other = call.args[1:3] if name == "where" else (call.args[2], call.args[0])
+    apart = absolute(value_of(one) - value_of(other)) + error_of(one) + error_of(other)
+    return error + torch.where(doubt, apart, 0.0)
+
+
+def jumps(call: Call) -> list[Tensor]:
+    """A sign: off by no more than two where the number may be of the other sign."""
+    (x,) = call.tracked()[:1]
+    return [torch.where(x.value.detach().abs() <= x.error, 2.0, 0.0).where(x.error != 0, 0.0) + 0 * x.error]
+
+
 def weighed(call: Call) -> list[Tensor]:
     """A loss, by its derivatives. Its terms may cancel, and are no larger than this makes them of targets and weights;
     at its kinks it is no steeper."""
@@ -560,6 +609,7 @@ ERRORS: dict[str, Errors] = {
     **dict.fromkeys(("topk", "sort", "msort", "cummax", "cummin", "logcumsumexp", "fmax", "fmin"), LIPSCHITZ),
     "aminmax": LIPSCHITZ,
     **dict.fromkeys(("logaddexp", "logaddexp2", "hypot", "pairwise_distance", "scatter_reduce", "std_mean"), LIPSCHITZ),
+    "sign": jumps,
     "var_mean": within(lambda x: 1 + farthest(x)),
     **dict.fromkeys(("log_softmax", "_log_softmax"), within(2.0)),
     "var": within(farthest),
