@@ -38,6 +38,9 @@ from convexnet.curvature.piecewise import Piecewise, Unfit
 MOST = 64
 """Nodes of a choice, and different sets of constants in it."""
 
+UNCLEAR = (Unfit, RuntimeError, TypeError, ValueError, KeyError, ArithmeticError)
+"""What goes wrong with a choice that is not understood: of it nothing is claimed."""
+
 
 # --- operators -------------------------------------------------------------------------------------------------------
 
@@ -202,14 +205,17 @@ class Choice:
         """What is known of the result, and of the quantities that it is a function of; None: nothing more."""
         if not all(isinstance(fact_of(leaf), Fact) for leaf in self.leaves):
             return None
-        try:
-            for root in self.roots(fact_of):
+        for root in self.roots(fact_of):
+            try:
                 found = self.of_one(root, fact_of)
-                if found is not None:
-                    return found, (fact_of(root),)
+            except UNCLEAR:
+                continue
+            if found is not None:
+                return found, (fact_of(root),)
+        try:
             return self.of_two(fact_of)
-        except (Unfit, RuntimeError, TypeError, ValueError, KeyError, ArithmeticError):
-            return None  # of what is not understood nothing is claimed
+        except UNCLEAR:
+            return None
 
     def roots(self, fact_of: Callable[[fx.Node], Any]) -> Iterator[fx.Node]:
         """Quantities of which the result is a function of one number: leaves first, then nearer ones."""
