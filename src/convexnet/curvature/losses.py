@@ -144,6 +144,7 @@ def kl_divergence(call: Call) -> Fact:
 def soft_margin(call: Call) -> Fact:
     """log(1 + exp(-y x))."""
     x, y = call.args[:2]
+    free(call, "target", y)  # PyTorch has no derivative with respect to it
     shape = wide(x, y)
     turned = total([(product(x, y, shape), -1)], shape)
     return apply_profile(softplus(), torch.nn.functional.softplus, turned)
