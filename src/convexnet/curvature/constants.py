@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from convexnet.curvature.arithmetic import identity
 from convexnet.curvature.bounds import is_finite
 from convexnet.curvature.call import Call, Result
 from convexnet.curvature.facts import Fact, constant, known
@@ -58,7 +59,7 @@ def computed(call: Call) -> Any:
 
 def beyond(call: Call) -> Result:
     """The result of an operator on what does not vary, of which no rule speaks: constant, and perhaps undefined."""
-    result = Opaque("")(call)
+    result = Opaque("", elementwise=row_of(call.name).runs(identity))(call)
     if isinstance(result, tuple):
         return tuple(replace(part, undefined=True) for part in result)
     return replace(result, undefined=True)

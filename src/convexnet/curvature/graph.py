@@ -17,7 +17,7 @@ from convexnet.curvature.call import Call
 from convexnet.curvature.facts import Fact
 from convexnet.curvature.layers import einsum
 from convexnet.curvature.shapes import Moved, reshaped
-from convexnet.curvature.table import TABLE, row_of, shape_only
+from convexnet.curvature.table import ALIASES, TABLE, row_of, shape_only
 
 # --- in-place operators ----------------------------------------------------------------------------------------------
 
@@ -28,7 +28,8 @@ def base_name(target: Any) -> str:
     space = getattr(target, "namespace", "aten")
     if space != "aten":
         return f"{space}::{name}"
-    return name[:-1] if name.endswith("_") and not name.endswith("__") else name
+    name = name[:-1] if name.endswith("_") and not name.endswith("__") else name
+    return ALIASES.get(name, name)
 
 
 def is_mutable(target: Any) -> bool:

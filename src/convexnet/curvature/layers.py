@@ -88,6 +88,20 @@ def einsum(call: Call) -> Fact:
     return bilinear(x, w, Pairing(run, w.shape.numel()), call.shape)
 
 
+def paired(call: Call) -> Fact:
+    """Any sum of products of the elements of two tensors; the operator says itself which of them meet."""
+    a, b = call.args[:2]
+    if not a.constant and not b.constant:
+        raise Refusal(PRODUCT, "let only one of the two factors depend on the input")
+    x, w = (a, b) if b.constant else (b, a)
+
+    def run(values: Tensor, coefficients: Tensor) -> Tensor:
+        pair = (values, coefficients) if x is a else (coefficients, values)
+        return call.operator(*pair, *call.args[2:], **call.kwargs)
+
+    return bilinear(x, w, Pairing(run, w.shape.numel()), call.shape)
+
+
 def outer(call: Call) -> Fact:
     a, b = call.args[0], call.args[1]
     return product(viewed(a, lambda f: f.unsqueeze(-1)), viewed(b, lambda f: f.unsqueeze(0)), call.shape)

@@ -47,6 +47,7 @@ class Opaque(Kind):
     reason: str
     remedy: str = ""
     over: Callable[[Call], Sequence[int]] | None = None
+    elementwise: bool = False  # mixes none
 
     def __call__(self, call: Call) -> Result:
         facts = call.read()
@@ -62,7 +63,7 @@ class Opaque(Kind):
         operator mixes none."""
         facts = call.read()
         x = facts[0] if facts else None
-        if elementwise_operator(call) and all(len(fact.shape) <= len(shape) for fact in facts):
+        if (self.elementwise or elementwise_operator(call)) and all(len(fact.shape) <= len(shape) for fact in facts):
             rows = uniform(0, shape, torch.uint8)
             for fact in facts:
                 rows = join_rows(rows, fact.rows, shape)
@@ -77,4 +78,4 @@ class Opaque(Kind):
 
 def elementwise_operator(call: Call) -> bool:
     """Whether each element of the result comes from the elements at its place."""
-    return torch.Tag.pointwise in getattr(call.operator, "tags", ()) or call.name in ("to", "_to_copy", "type_as")
+    return torch.Tag.pointwise in getattr(call.operator, "tags", ())

@@ -57,6 +57,10 @@ class Reduction(Kind):
     def keeps_signs(self) -> bool:
         return self.is_affine
 
+    @property
+    def steepness(self) -> float:
+        return 1.0 if self.exact else INF
+
     def __call__(self, call: Call) -> Result:
         reason = self.allows(call)
         if reason:
@@ -174,6 +178,10 @@ class Window(Kind):
     @property
     def keeps_signs(self) -> bool:
         return self.is_affine and not self.signed
+
+    @property
+    def steepness(self) -> float:
+        return 1.0 if self.bends == "up" else INF
 
     def __call__(self, call: Call) -> Result:
         x, shape = call.x, call.shape

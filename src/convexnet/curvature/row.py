@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from convexnet.curvature.call import Call, Result, Rule
 
@@ -28,6 +29,11 @@ class Kind:
     def is_move(self) -> bool:
         """Whether each element of a result is an element of an argument, or a constant."""
         return False
+
+    @property
+    def steepness(self) -> float:
+        """By how much a result changes at most, where all elements of the arguments together change by one."""
+        return math.inf
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,15 @@ class Joint(Kind):
 
 
 @dataclass(frozen=True)
+class Extremum(Joint):
+    """The larger, or the smaller, of several numbers."""
+
+    @property
+    def steepness(self) -> float:
+        return 1.0
+
+
+@dataclass(frozen=True)
 class Row:
     """What is known of an operator. `Row(rule)` is an ordinary one.
 
@@ -84,6 +99,8 @@ class Row:
             infinity that soon makes one. None: it is defined everywhere.
         forgives: it makes a number of NaN, so that no claim may rest on the bounds of an argument that may be
             undefined.
+        steepest: by how much a result changes at most, where all elements of the arguments together change by one;
+            of maxima that follows from their kind.
         instead: what to write in its place, where only affine maps and convex atoms are understood.
     """
 
@@ -97,6 +114,7 @@ class Row:
     takes_infinity: bool = False
     undefined: Callable[[Call], bool] | None = None
     forgives: bool = False
+    steepest: float = math.inf
     instead: str = ""
 
     @property
@@ -120,6 +138,11 @@ class Row:
         return self.kind.is_move
 
     @property
+    def steepness(self) -> float:
+        """By how much a result changes at most, where all elements of the arguments together change by one."""
+        return min(self.steepest, self.kind.steepness)
+
+    @property
     def factors(self) -> tuple[int, ...]:
         """Where the factors of its products stand, a quotient's among them: two that vary are not affine together.
 
@@ -137,6 +160,11 @@ class Row:
         """Whether its result is proportional to its weights."""
         return self.is_affine and bool(self.weights) and self.asked == "sign"
 
-    def runs(self, *functions: Any) -> bool:
+    @property
+    def run(self) -> Rule:
+        """The function that its rule is, or that its rule puts a kind on."""
+        return getattr(self.rule, "run", self.rule)
+
+    def runs(self, *functions: Rule) -> bool:
         """Whether its rule is one of some functions."""
-        return getattr(self.rule, "run", self.rule) in functions
+        return self.run in functions

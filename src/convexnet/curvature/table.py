@@ -7,7 +7,7 @@ have. To add an operator, add its row here and its sample to the tests' oracles.
 
 No other table in the library lists operators for what they are: it asks `row_of`.
 
-Long because it is one table.
+Long because it is the table.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from convexnet.curvature.profiles import (
     threshold,
 )
 from convexnet.curvature.reductions import Reduction, Window, norm_order
-from convexnet.curvature.row import Joint, Linear, Row, Sum
+from convexnet.curvature.row import Extremum, Joint, Linear, Row, Sum
 from convexnet.curvature.shapes import Moved, Placed
 from convexnet.curvature.undefined import Beyond
 
@@ -81,6 +81,8 @@ ABOVE_MINUS_ONE = ((math.nextafter(-1.0, 0.0), INF),)
 
 NORM = Reduction("up", position=2, moves="by size", allows=norm_order)
 COPIED = Placed(arithmetic.identity, drops=False, repeats=False)
+OWN_AND_OTHERS = "non-decreasing in one element and non-increasing in the others"
+NEITHER_WAY = "neither non-decreasing nor non-increasing"
 SPREAD = Reduction("up", moves="both")
 ATTENTION = "attention multiplies quantities that depend on the input, and normalises them by a softmax"
 
@@ -150,11 +152,11 @@ ROWS: tuple[tuple[str, Rule | Row], ...] = (
     ("mean", Reduction("straight")),
     ("amax", Reduction("up", exact=True)),
     ("amin", Reduction("down", exact=True)),
-    ("logsumexp", Reduction("up", homogeneous=False)),
-    ("linalg_vector_norm", Row(NORM, takes_infinity=True, undefined=undefined.has_no_order)),
-    ("norm", Row(NORM, takes_infinity=True, undefined=undefined.has_no_order)),
+    ("logsumexp", Row(Reduction("up", homogeneous=False), steepest=1.0)),
+    ("linalg_vector_norm", Row(NORM, takes_infinity=True, undefined=undefined.has_no_order, steepest=1.0)),
+    ("norm", Row(NORM, takes_infinity=True, undefined=undefined.has_no_order, steepest=1.0)),
     ("var", Row(Reduction("up", moves="both"), undefined=undefined.of_few, instead=MEAN_OF_SQUARES)),
-    ("std", Row(Reduction("up", moves="both"), undefined=undefined.of_few, instead=NORM_OF_DIFFERENCES)),
+    ("std", Row(Reduction("up", moves="both"), undefined=undefined.of_few, steepest=1.0, instead=NORM_OF_DIFFERENCES)),
     # --- over windows ----------------------------------------------------------------------------------------------
     *((name.format(n), Window("up")) for n in (1, 2, 3) for name in (
         "max_pool{}d", "adaptive_max_pool{}d")),
@@ -172,26 +174,29 @@ ROWS: tuple[tuple[str, Rule | Row], ...] = (
     ("_upsample_bicubic2d_aa", Window(signed=True)),
     # --- moved -----------------------------------------------------------------------------------------------------
     *((name, Moved(drops=False, repeats=False)) for name in (
-        "flatten", "unflatten", "permute", "transpose", "t", "numpy_T", "mT", "movedim", "swapaxes", "squeeze",
-        "unsqueeze", "flip", "roll", "rot90")),
+        "flatten", "unflatten", "ravel", "permute", "transpose", "t", "numpy_T", "mT", "mH", "adjoint", "movedim",
+        "swapaxes", "squeeze", "unsqueeze", "atleast_1d", "atleast_2d", "atleast_3d", "flip", "fliplr", "flipud",
+        "roll", "rot90", "hstack", "vstack", "dstack", "column_stack", "real", "resolve_conj", "resolve_neg")),
     *((name, Moved(drops=False)) for name in ("expand", "broadcast_to", "broadcast_tensors", "repeat", "tile")),
     ("expand_as", Row(Moved(drops=False), shape_only=(1,))),
     *((name, Moved(repeats=False)) for name in (
-        "slice", "select", "narrow", "split", "split_with_sizes", "chunk", "unbind", "diagonal", "slice_scatter",
-        "select_scatter", "unsafe_chunk", "unsafe_split")),
+        "slice", "select", "narrow", "narrow_copy", "split", "split_with_sizes", "hsplit", "vsplit", "dsplit", "chunk",
+        "unbind", "diagonal", "linalg_diagonal", "slice_scatter", "select_scatter", "unsafe_chunk", "unsafe_split")),
     ("unfold", Moved()),
     *((name, Moved(picks=(1, "indices"))) for name in ("index", "index_put")),
     ("index_select", Moved(picks=(2, "index"))),
     ("gather", accumulated.Picked(picks=(2, "index"))),
     ("take", Moved(picks=(1, "index"))),
-    ("repeat_interleave", Moved(drops=False, picks=(1, "repeats"))),
+    ("take_along_dim", Moved(picks=(1, "indices"))),
+    ("repeat_interleave", Moved(picks=(1, "repeats"))),
     ("tensor_split", Moved(repeats=False, picks=(1, "tensor_indices_or_sections"))),
     *((name, Placed(shapes.reshaped, drops=False, repeats=False)) for name in ("view", "_unsafe_view", "reshape")),
-    ("view_as", Row(Placed(shapes.reshaped, drops=False, repeats=False), shape_only=(1,))),
+    *((name, Row(Placed(shapes.reshaped, drops=False, repeats=False), shape_only=(1,))) for name in (
+        "view_as", "reshape_as")),
     *((name, Moved(drops=False, repeats=False, as_float=True)) for name in (
         "pixel_shuffle", "pixel_unshuffle", "channel_shuffle")),
-    *((name, Moved(repeats=False, fills=True)) for name in ("tril", "triu")),
-    ("diag_embed", Moved(drops=False, repeats=False, fills=True)),
+    *((name, Moved(repeats=False, fills=True)) for name in ("tril", "triu", "diag")),
+    *((name, Moved(drops=False, repeats=False, fills=True)) for name in ("diag_embed", "block_diag")),
     ("im2col", Moved(fills=True, as_float=True)),
     # --- moved, by a function of their own ---------------------------------------------------------------------------
     *((name, COPIED) for name in ("clone", "contiguous", "alias", "detach", "lift_fresh_copy", "_to_copy")),
@@ -225,23 +230,24 @@ ROWS: tuple[tuple[str, Rule | Row], ...] = (
     ("pow", Row(arithmetic.pow_, undefined=undefined.power_undefined)),
     ("log", Row(arithmetic.log, undefined=Beyond(POSITIVE), instead=LOG_SUM_EXP)),
     # --- maxima and choices ------------------------------------------------------------------------------------------
-    ("maximum", Joint(arithmetic.maximum, "convex")),
-    ("minimum", Joint(arithmetic.minimum, "concave")),
-    ("max", Joint(arithmetic.largest, "convex")),
-    ("min", Joint(arithmetic.smallest, "concave")),
-    ("clamp", Row(Joint(arithmetic.clamped, "convex"), takes_numbers=True, takes_infinity=True)),
-    ("clamp_min", Row(Joint(arithmetic.clamped, "convex"), takes_numbers=True, takes_infinity=True)),
-    ("clamp_max", Row(Joint(arithmetic.clamped_above, "concave"), takes_numbers=True, takes_infinity=True)),
+    ("maximum", Extremum(arithmetic.maximum, "convex")),
+    ("minimum", Extremum(arithmetic.minimum, "concave")),
+    ("max", Extremum(arithmetic.largest, "convex")),
+    ("min", Extremum(arithmetic.smallest, "concave")),
+    ("clamp", Row(Extremum(arithmetic.clamped, "convex"), takes_numbers=True, takes_infinity=True)),
+    ("clamp_min", Row(Extremum(arithmetic.clamped, "convex"), takes_numbers=True, takes_infinity=True)),
+    ("clamp_max", Row(Extremum(arithmetic.clamped_above, "concave"), takes_numbers=True, takes_infinity=True)),
     *((name, Row(arithmetic.prelu, weights=(1,), asked="slope")) for name in ("prelu", "_prelu_kernel")),
-    *((name, Joint(arithmetic.log_softmax, "concave", "non-decreasing in one element and non-increasing in the others"))
-      for name in ("log_softmax", "_log_softmax")),
-    ("cdist", Row(Joint(layers.cdist, "convex", "neither non-decreasing nor non-increasing"), takes_infinity=True)),
+    *((name, Row(Joint(arithmetic.log_softmax, "concave", OWN_AND_OTHERS), steepest=2.0)) for name in (
+        "log_softmax", "_log_softmax")),
+    ("cdist", Row(Joint(layers.cdist, "convex", NEITHER_WAY), takes_infinity=True, steepest=1.0)),
     # --- weighted linear maps ----------------------------------------------------------------------------------------
     ("linear", Row(Linear(layers.linear), weights=(1,))),
     *((name, Row(Linear(layers.matmul), weights=(0, 1))) for name in ("matmul", "mm", "bmm", "mv", "dot")),
-    *((name, Row(Linear(layers.addmm), weights=(1, 2))) for name in ("addmm", "baddbmm")),
+    *((name, Row(Linear(layers.addmm), weights=(1, 2))) for name in ("addmm", "baddbmm", "addmv")),
     ("einsum", Row(Linear(layers.einsum), weights=(1,))),
     ("outer", Row(Linear(layers.outer), weights=(0, 1))),
+    *((name, Row(Linear(layers.paired), weights=(0, 1))) for name in ("inner", "vdot", "linalg_vecdot", "tensordot")),
     *((f"conv{n}d", Row(Linear(layers.conv), weights=(1,))) for n in (1, 2, 3)),
     *((f"conv_transpose{n}d", Row(Linear(layers.conv_transpose), weights=(1,))) for n in (1, 2, 3)),
     ("convolution", Row(Linear(layers.convolution_generic), weights=(1,))),
@@ -252,33 +258,35 @@ ROWS: tuple[tuple[str, Rule | Row], ...] = (
     ("rnn_relu", Row(layers.rnn_relu, weights=(2,), asked="recurrent signs", instead=STEPS)),
     ("rnn_relu_cell", Row(layers.rnn_relu_cell, weights=(2, 3), asked="recurrent signs")),
     # --- of two or three tensors, element by element -----------------------------------------------------------------
-    ("fmax", Row(Joint(arithmetic.maximum, "convex"), forgives=True)),
-    ("fmin", Row(Joint(arithmetic.minimum, "concave"), forgives=True)),
+    ("fmax", Row(Extremum(arithmetic.maximum, "convex"), forgives=True)),
+    ("fmin", Row(Extremum(arithmetic.minimum, "concave"), forgives=True)),
     ("nan_to_num", Row(losses.finite_alone, forgives=True)),
     ("addcdiv", Row(losses.addcdiv, undefined=undefined.adds_quotient)),
-    *((name, Joint(losses.log_add_exp, "convex")) for name in ("logaddexp", "logaddexp2")),
-    ("hypot", Joint(losses.hypot, "convex", "rising with the sizes of its arguments")),
-    ("pairwise_distance", Joint(losses.pairwise_distance, "convex", "neither non-decreasing nor non-increasing")),
+    *((name, Row(Joint(losses.log_add_exp, "convex"), steepest=1.0)) for name in ("logaddexp", "logaddexp2")),
+    ("hypot", Row(Joint(losses.hypot, "convex", "rising with the sizes of its arguments"), steepest=1.0)),
+    ("pairwise_distance", Row(Joint(losses.pairwise_distance, "convex", NEITHER_WAY), steepest=1.0)),
     # --- two reductions at once --------------------------------------------------------------------------------------
     ("var_mean", Row(losses.Both((SPREAD, "var"), (Reduction("straight"), "mean")), undefined=undefined.of_few)),
-    ("std_mean", Row(losses.Both((SPREAD, "std"), (Reduction("straight"), "mean")), undefined=undefined.of_few)),
-    ("aminmax", losses.Both((Reduction("down", exact=True), "amin"), (Reduction("up", exact=True), "amax"))),
+    ("std_mean", Row(
+        losses.Both((SPREAD, "std"), (Reduction("straight"), "mean")), undefined=undefined.of_few, steepest=1.0)),
+    ("aminmax", Row(
+        losses.Both((Reduction("down", exact=True), "amin"), (Reduction("up", exact=True), "amax")), steepest=1.0)),
     # --- at known places ---------------------------------------------------------------------------------------------
     ("cumsum", accumulated.Running()),
-    ("cummax", accumulated.Running("up")),
-    ("cummin", accumulated.Running("down")),
-    ("logcumsumexp", accumulated.Running("up", homogeneous=False)),
+    ("cummax", Row(accumulated.Running("up"), steepest=1.0)),
+    ("cummin", Row(accumulated.Running("down"), steepest=1.0)),
+    ("logcumsumexp", Row(accumulated.Running("up", homogeneous=False), steepest=1.0)),
     ("diff", accumulated.diff),
     ("index_add", accumulated.index_add),
     ("scatter", accumulated.scatter),
     ("scatter_add", accumulated.scatter_add),
-    ("scatter_reduce", accumulated.scatter_reduce),
+    ("scatter_reduce", Row(accumulated.scatter_reduce, steepest=1.0)),
     ("col2im", accumulated.col2im),
     *((name, accumulated.grid_sampler) for name in ("grid_sampler", "grid_sampler_2d", "grid_sampler_3d")),
     # --- sorted ------------------------------------------------------------------------------------------------------
-    ("topk", ordered.topk),
-    ("sort", ordered.sort),
-    ("msort", ordered.sorted_first),
+    ("topk", Row(ordered.topk, steepest=1.0)),
+    ("sort", Row(ordered.sort, steepest=1.0)),
+    ("msort", Row(ordered.sorted_first, steepest=1.0)),
     *((name, Opaque("it picks an element from the middle, and only sums of the largest ones are convex",
                     "use torch.amax, or topk(k) and the sum of its values"))
       for name in ("kthvalue", "median", "nanmedian", "mode", "quantile", "nanquantile")),
@@ -316,6 +324,14 @@ ROWS: tuple[tuple[str, Rule | Row], ...] = (
     *((name, Opaque("it compares, and the outcome depends on the input", "write the choice as a maximum"))
       for name in ("gt", "ge", "lt", "le", "eq", "ne", "logical_not", "argmax", "argmin")),
 )  # fmt: skip
+
+
+ALIASES = {
+    "absolute": "abs", "arctan": "atan", "arcsinh": "asinh", "clip": "clamp", "concat": "cat", "concatenate": "cat",
+    "divide": "div", "ger": "outer", "linalg_matmul": "matmul", "moveaxis": "movedim", "multiply": "mul",
+    "negative": "neg", "row_stack": "vstack", "subtract": "sub", "swapdims": "transpose", "true_divide": "div",
+}  # fmt: skip
+"""Names that PyTorch has for operators with another one, of the same arguments."""
 
 
 def build(rows: Sequence[tuple[str, Rule | Row]]) -> dict[str, Row]:

@@ -26,9 +26,14 @@ from convexnet.curvature.trace import Program
 from convexnet.solve.bends import Bend, Kinks
 from convexnet.solve.execution import Applied, executed, usable
 from convexnet.solve.kinks import KINKS
+from convexnet.solve.rounding import Rounding, Sizes
 
 ADDITIVE = ("add", "sub", "rsub", "cat", "stack", "maximum", "max", "minimum", "clamp", "clamp_min")
 """Operators that add other inputs to what moves, and do not multiply the two."""
+
+
+LARGEST = 4_000_000
+"""Entries of a tensor whose absolute values are kept."""
 
 
 class Opened:
@@ -68,14 +73,22 @@ class Opened:
         self.lasting = set(self.nodes) - self.moving - self.other - self.counts
         self.values: Mapping[int, Tensor] = {}
         self.fixed: dict[fx.Node, Any] = {}
+        self.sizes: Sizes = {}
         self.affine: frozenset[fx.Node] | None = None  # those of `moving`; found when it is first asked for
         self.cells = 0  # how many numbers it makes of a batch of two
 
     def valued(self, values: Mapping[int, Tensor]) -> Opened:
         """The same program for given values of the model's tensors, by the `id` of each."""
         made = copy.copy(self)
-        made.values, made.fixed, made.affine = values, {}, None
+        made.values, made.fixed, made.affine, made.sizes = values, {}, None, {}
         return made
+
+    def rounding(self) -> Rounding:
+        """A running error analysis, in which absolute values of weights are kept from run to run."""
+        for held in self.fixed.values():
+            if isinstance(held, Tensor) and held.is_floating_point() and held.numel() <= LARGEST:
+                self.sizes.setdefault(id(held), (held, None))
+        return Rounding(sizes=self.sizes)
 
     def run(
         self,

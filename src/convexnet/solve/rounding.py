@@ -15,16 +15,22 @@ Long because it is a table with its rows.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from convexnet.curvature.losses import Loss
+from convexnet.curvature import arithmetic, layers, shapes
+from convexnet.curvature.arithmetic import Power
+from convexnet.curvature.call import Rule
+from convexnet.curvature.losses import Both, Loss
 from convexnet.curvature.pointwise import Pointwise
-from convexnet.curvature.shapes import Moved, reshaped
+from convexnet.curvature.reductions import Reduction, Window
+from convexnet.curvature.row import Sum
+from convexnet.curvature.shapes import Moving
 from convexnet.curvature.table import row_of
 
 UNIT = 2.0**-53
@@ -143,6 +149,10 @@ def listed(arguments: Any) -> Iterator[Any]:
         yield arguments
 
 
+Sizes = dict[int, tuple[Tensor, Tensor | None]]
+"""By the `id` of a tensor itself, so that the `id` stays its own, and its absolute values, once they are known."""
+
+
 @dataclass
 class Call:
     """An operator on tracked numbers."""
@@ -154,6 +164,7 @@ class Call:
     results: list[Tensor]
     unit: float
     lengths: float = 1.0  # of the sums that it makes, forwards or backwards
+    sizes: Sizes = field(default_factory=dict[int, "tuple[Tensor, Tensor | None]"])
 
     def argument(self, place: int, name: str, default: Any = None) -> Any:
         return self.args[place] if len(self.args) > place else self.kwargs.get(name, default)
@@ -161,6 +172,15 @@ class Call:
     def run(self, change: Callable[[Any], Any]) -> list[Tensor]:
         out = self.function(*mapped(self.args, change), **mapped(self.kwargs, change))
         return list(out) if isinstance(out, (list, tuple)) else [out]
+
+    def size(self, constant: Tensor) -> Tensor:
+        """The absolute values of a tensor that is no result."""
+        held, size = self.sizes.get(id(constant), (None, None))
+        if held is not constant or size is None:
+            size = constant.detach().abs()
+            if held is constant:
+                self.sizes[id(constant)] = constant, size
+        return size
 
     def tracked(self) -> list[Tracked]:
         return [part for part in listed([list(self.args), self.kwargs]) if isinstance(part, Tracked)]
@@ -181,31 +201,44 @@ class Rounding:
     Attributes:
         lengths: how many roundings a slope that is carried back through all of them may have.
         unit: the largest relative error of one.
+        sizes: room for the absolute values of tensors that later runs meet again.
         doubts: flags that rounding may have turned: by the `id` of a tensor of flags, it and a mask of them.
     """
 
     lengths: float = 8.0
     unit: float = UNIT
     doubts: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict[int, tuple[Tensor, Tensor]])
+    sizes: Sizes = field(default_factory=dict[int, "tuple[Tensor, Tensor | None]"])
 
     def __call__(self, name: str, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-        plain = mapped([list(args), kwargs], lambda part: as_float64(value_of(part)))
-        out = function(*plain[0], **plain[1])
+        parts = [*listed(args), *listed(kwargs)]
+        tracked = [part for part in parts if isinstance(part, Tracked)]
+        if any(isinstance(part, torch.dtype) for part in parts):
+            cast = cast_unit(name, args, parts)
+            args, kwargs = mapped(args, as_float64), mapped(kwargs, as_float64)
+        else:
+            cast = cast_unit(name, args, ())
+        out = function(*mapped(args, value_of), **mapped(kwargs, value_of))
         if isinstance(out, Tensor) and out.dtype == torch.bool:
             return self.compared(out, args)
-        chooses = name in ("where", "masked_fill")
-        doubtful = self.doubt_of(args[0 if name == "where" else 1]) if chooses else None
-        if not chooses:
-            args = [self.as_number(part) for part in args]
+        doubtful: Tensor | None = None
+        if self.doubts:
+            row = row_of(name)
+            if row.runs(shapes.where, shapes.masked_fill):
+                doubtful = self.doubt_of(args[0] if row.runs(shapes.where) else args[1])
+            else:
+                args = [self.as_number(part) for part in args]
+                tracked = [part for part in listed(args) if isinstance(part, Tracked)] or tracked
+        if not tracked:
+            return out
         several = isinstance(out, (list, tuple))
         results: list[Any] = list(out) if several else [out]
-        if not any(isinstance(part, Tracked) for part in listed([list(args), kwargs])):
-            return out
-        unit = max(cast_unit(name, args, kwargs), unit_of(args, kwargs))
-        call = Call(name, function, mapped(list(args), as_float64), mapped(kwargs, as_float64), results, unit)
-        errors = self.errors(call)
+        # A constant may have been cast as well, and then lifts nothing: the lowest precision counts.
+        unit = max(cast, *(part.unit for part in tracked))
+        call = Call(name, function, args, kwargs, results, unit, sizes=self.sizes)
+        errors = errors_of(name)(call)
         if doubtful is not None:
-            errors = [chosen_in_doubt(call, doubtful, name, errors[0])]
+            errors = [chosen_in_doubt(call, doubtful, errors[0])]
         self.lengths += call.lengths + 2
         self.unit = max(self.unit, unit)
         made = [
@@ -226,30 +259,17 @@ class Rounding:
 
     def compared(self, out: Tensor, args: Sequence[Any]) -> Tensor:
         """Flags, which are in doubt where two numbers are no further apart than their errors, or others were."""
-        doubt = torch.zeros((), dtype=torch.bool)
+        doubt = torch.zeros((), dtype=torch.bool, device=out.device)
         for part in args:
             own = self.doubt_of(part)
             doubt = doubt if own is None else doubt | own
-        tracked = [part for part in args if isinstance(part, Tracked)]
-        if tracked:
+        if any(isinstance(part, Tracked) for part in args):
             a, b = (*args[:2], 0.0)[:2]
-            doubt = doubt | ((value_of(a) - value_of(b)).abs() <= error_of(a) + error_of(b))
-            exact = all(not bool((part.error != 0).any()) for part in tracked)
-            doubt = doubt & (not exact)
+            error = error_of(a) + error_of(b)
+            doubt = doubt | (((value_of(a) - value_of(b)).abs() <= error) & (error > 0))
         if bool(doubt.any()):
             self.doubts[id(out)] = out, doubt.expand(out.shape)
         return out
-
-    def errors(self, call: Call) -> list[Tensor]:
-        row = row_of(call.name)
-        made = ERRORS.get(call.name)
-        if made is None and (isinstance(row.rule, Moved) or row.runs(reshaped)):
-            made = moved
-        if made is None and isinstance(row.rule, Pointwise):
-            made = pointwise
-        if made is None:
-            made = weighed if isinstance(row.rule, Loss) else by_jacobian
-        return made(call)
 
 
 def is_real(value: Any) -> bool:
@@ -260,24 +280,12 @@ def as_float64(setting: Any) -> Any:
     return torch.float64 if isinstance(setting, torch.dtype) and setting.is_floating_point else setting
 
 
-def cast_unit(name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> float:
-    """The relative error of a type that is asked for."""
+def cast_unit(name: str, args: Sequence[Any], parts: Sequence[Any]) -> float:
+    """The relative error of a type that is asked for, by one of all `parts` of the arguments."""
     if name == "type_as":
         return args[1].unit if isinstance(args[1], Tracked) else UNIT
-    kinds = [part for part in listed([list(args), kwargs]) if isinstance(part, torch.dtype) and part.is_floating_point]
+    kinds = [part for part in parts if isinstance(part, torch.dtype) and part.is_floating_point]
     return max([torch.finfo(kind).eps / 2 for kind in kinds], default=UNIT)
-
-
-def unit_of(args: Sequence[Any], kwargs: dict[str, Any]) -> float:
-    """That of the arguments: results have the highest precision of those."""
-    units = [
-        part.unit if isinstance(part, Tracked) else UNIT
-        for part in listed([list(args), kwargs])
-        if isinstance(part, Tracked) or (is_real(part) and part.ndim > 0)
-    ]
-    tracked = [part.unit for part in listed([list(args), kwargs]) if isinstance(part, Tracked)]
-    # A constant may have been cast as well, and then lifts nothing: the lowest precision counts.
-    return max(tracked, default=min(units, default=UNIT))
 
 
 # --- the rules ------------------------------------------------------------------------------------------------------
@@ -288,7 +296,10 @@ def moved(call: Call) -> list[Tensor]:
     zero = call.run(lambda part: torch.zeros_like(value_of(part)) if is_real(value_of(part)) else part)
     out = call.run(lambda part: error_of(part) + 0.0 if isinstance(part, Tracked) else zeroed(part))
     fan = [value.numel() for value in call.results if is_real(value)]
-    call.lengths = max(fan, default=1) / max(1, len(call.results[0])) if call.name in FANS else 1.0
+    rule = row_of(call.name).rule
+    repeats = isinstance(rule, Moving) and rule.repeats
+    uses = Counter(map(id, call.tracked()))  # of a tensor that is joined with itself
+    call.lengths = max(fan, default=1) / max(1, len(call.results[0])) if repeats else float(max(uses.values()))
     return [
         torch.where((a - b).isnan(), 0.0, (a - b).abs()) if is_real(a) else a for a, b in zip(out, zero, strict=True)
     ]
@@ -296,13 +307,6 @@ def moved(call: Call) -> list[Tensor]:
 
 def zeroed(part: Any) -> Any:
     return torch.zeros_like(part) if is_real(part) else part
-
-
-FANS = (
-    "expand", "expand_as", "broadcast_to", "index_select", "index", "gather", "take", "repeat", "tile",
-    "repeat_interleave", "unfold", "im2col", "index_put",
-)  # fmt: skip
-"""Which may use one entry many times."""
 
 
 def cast(call: Call) -> list[Tensor]:
@@ -320,14 +324,12 @@ def summed(inner: Callable[[Call], float]) -> Errors:
 
         def size(part: Any) -> Any:
             if isinstance(part, Tracked):
-                return part.value.detach().abs() + part.error / kappa
-            return part.detach().abs() if is_real(part) else part
+                return torch.add(part.value.detach().abs(), part.error, alpha=1 / kappa)
+            return call.size(part) if is_real(part) else part
 
-        call = Call(
-            call.name, call.function, call.args, {k: abs(v) if k in ("alpha", "beta") else v for k, v in
-            call.kwargs.items()}, call.results, call.unit, call.lengths,
-        )  # fmt: skip
-        return [kappa * value + UNDERFLOW for value in call.run(size)]
+        kwargs = {k: abs(v) if k in ("alpha", "beta") else v for k, v in call.kwargs.items()}
+        least = torch.full((), UNDERFLOW, dtype=torch.float64, device=call.results[0].device)
+        return [torch.add(least, value, alpha=kappa) for value in replace(call, kwargs=kwargs).run(size)]
 
     def counted(call: Call) -> list[Tensor]:
         found = errors(call)
@@ -346,15 +348,19 @@ def widest(call: Call) -> float:
     return float(max((part.numel() / max(1, min(part.shape[:2])) for part in weights), default=math.inf))
 
 
-def added(sign: float, turned: bool = False) -> Errors:
-    def errors(call: Call) -> list[Tensor]:
-        a, b = call.args[:2]
-        alpha = abs(float(call.argument(2, "alpha", 1.0)))
-        a_size, b_size = (alpha, 1.0) if turned else (1.0, alpha)
-        size = a_size * absolute(a) + b_size * absolute(b)
-        return [a_size * error_of(a) + b_size * error_of(b) + 2 * call.unit * size + 0 * call.results[0].detach()]
-
-    return errors
+def added(call: Call) -> list[Tensor]:
+    """Two terms, one of them times alpha: the second; the first, where it is the one that is subtracted (rsub)."""
+    a, b = call.args[:2]
+    alpha = abs(float(call.argument(2, "alpha", 1.0)))
+    if alpha == 1.0 and call.unit == UNIT:  # one rounding, of the result
+        total = 2 * UNIT * call.results[0].detach().abs()
+        for part in (a, b):
+            total = total + part.error if isinstance(part, Tracked) else total
+        return [total]
+    rule = row_of(call.name).rule
+    a_size, b_size = (alpha, 1.0) if isinstance(rule, Sum) and rule.signs[0] < 0 else (1.0, alpha)
+    size = a_size * absolute(a) + b_size * absolute(b)
+    return [a_size * error_of(a) + b_size * error_of(b) + 2 * call.unit * size + 0 * call.results[0].detach()]
 
 
 def absolute(part: Any) -> Any:
@@ -456,6 +462,19 @@ def within(steep: float | Callable[[Tensor], Tensor]) -> Errors:
     return errors
 
 
+def limited(call: Call) -> list[Tensor]:
+    """A clamp, whose limits may be tensors."""
+    return pointwise(call) if len(call.tracked()) == 1 else within(1.0)(call)
+
+
+def sloped(call: Call) -> list[Tensor]:
+    """A PReLU, whose slopes may be of any size."""
+    slope = call.args[1]
+    if isinstance(slope, Tracked):
+        return by_jacobian(call)
+    return within(max(1.0, float(slope.detach().abs().max())))(call)
+
+
 MOST = 512
 """Results of an operator without a rule of its own up to which its derivatives are computed one by one."""
 
@@ -492,9 +511,9 @@ def by_jacobian(call: Call) -> list[Tensor]:
     return found
 
 
-def chosen_in_doubt(call: Call, doubt: Tensor, name: str, error: Tensor) -> Tensor:
+def chosen_in_doubt(call: Call, doubt: Tensor, error: Tensor) -> Tensor:
     """Where it is in doubt which of two numbers is taken, the error is that of either and what they are apart."""
-    one, other = call.args[1:3] if name == "where" else (call.args[2], call.args[0])
+    one, other = call.args[1:3] if row_of(call.name).runs(shapes.where) else (call.args[2], call.args[0])
     apart = absolute(value_of(one) - value_of(other)) + error_of(one) + error_of(other)
     return error + torch.where(doubt, apart, 0.0)
 
@@ -502,7 +521,7 @@ def chosen_in_doubt(call: Call, doubt: Tensor, name: str, error: Tensor) -> Tens
 def jumps(call: Call) -> list[Tensor]:
     """A sign: off by no more than two where the number may be of the other sign."""
     (x,) = call.tracked()[:1]
-    return [torch.where(x.value.detach().abs() <= x.error, 2.0, 0.0).where(x.error != 0, 0.0) + 0 * x.error]
+    return [torch.where((x.value.detach().abs() <= x.error) & (x.error > 0), 2.0, 0.0) + 0 * x.error]
 
 
 def weighed(call: Call) -> list[Tensor]:
@@ -552,66 +571,51 @@ def kernel_either(call: Call) -> float:
     return max(kernel(call), kernel_transposed(call))
 
 
-LIPSCHITZ = within(1.0)
-ERRORS: dict[str, Errors] = {
-    **dict.fromkeys(("clone", "contiguous", "alias", "lift_fresh_copy", "positive"), cast),
-    **dict.fromkeys(("to", "_to_copy", "type_as"), cast),
-    **dict.fromkeys(("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"), cast),
-    **dict.fromkeys(("cat", "stack", "pad", "constant_pad_nd", "where", "masked_fill", "copy"), moved),
-    **dict.fromkeys(("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full"), moved),
-    **dict.fromkeys(("fill", "zero"), moved),
-    **dict.fromkeys(("empty_like", "new_empty", "empty"), lambda call: [torch.zeros_like(v) for v in call.results]),
-    "add": added(1.0),
-    "sub": added(-1.0),
-    "rsub": added(-1.0, turned=True),
-    "neg": negated,
-    "mul": multiplied,
-    "div": divided,
-    "addcmul": addcmul,
-    "lerp": lerp,
-    "sum": summed(all_but_first),
-    "mean": summed(all_but_first),
-    **{f"{kind}_pool{d}d": summed(all_but_first) for kind in ("avg", "adaptive_avg") for d in (1, 2, 3)},
-    "_adaptive_avg_pool2d": summed(all_but_first),
-    "_adaptive_avg_pool3d": summed(all_but_first),
-    **dict.fromkeys(
-        (
-            "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "_upsample_nearest_exact1d",
-            "_upsample_nearest_exact2d", "_upsample_nearest_exact3d", "upsample_linear1d", "upsample_bilinear2d",
-            "upsample_trilinear3d", "_upsample_bilinear2d_aa",
-        ),
-        summed(all_but_first),
-    ),
-    "upsample_bicubic2d": interpolated,
-    "_upsample_bicubic2d_aa": interpolated,
-    "linear": summed(of_matrix(1)),
-    "matmul": summed(of_matrix(0)),
-    "mm": summed(of_matrix(0)),
-    "bmm": summed(of_matrix(0)),
-    "mv": summed(of_matrix(0)),
-    "dot": summed(of_matrix(0)),
-    "outer": summed(lambda call: 1.0),
-    "addmm": summed(of_matrix(1)),
-    "baddbmm": summed(of_matrix(1)),
-    "einsum": summed(entries),
-    **{f"conv{d}d": summed(kernel) for d in (1, 2, 3)},
-    **{f"conv_transpose{d}d": summed(kernel_transposed) for d in (1, 2, 3)},
-    "convolution": summed(kernel_either),
-    "batch_norm": normalised,
-    "_native_batch_norm_legit_no_training": normalised,
+ERRORS: dict[Rule, Errors] = {
+    **dict.fromkeys((arithmetic.identity, arithmetic.dropout), cast),
+    **dict.fromkeys((arithmetic.add, arithmetic.sub, arithmetic.rsub), added),
+    arithmetic.neg: negated,
+    arithmetic.mul: multiplied,
+    arithmetic.div: divided,
+    arithmetic.addcmul: addcmul,
+    arithmetic.lerp: lerp,
+    layers.linear: summed(of_matrix(1)),
+    layers.matmul: summed(of_matrix(0)),
+    layers.outer: summed(lambda call: 1.0),
+    layers.addmm: summed(of_matrix(1)),
+    **dict.fromkeys((layers.einsum, layers.paired), summed(entries)),
+    layers.conv: summed(kernel),
+    layers.conv_transpose: summed(kernel_transposed),
+    layers.convolution_generic: summed(kernel_either),
+    **dict.fromkeys((layers.batch_norm, layers.batch_norm_functional), normalised),
     # Those that are only met where a function stays closed.
-    **dict.fromkeys(("square", "sqrt", "rsqrt", "reciprocal", "pow", "log"), pointwise),
-    **dict.fromkeys(("clamp", "clamp_min", "clamp_max"), pointwise),
-    **dict.fromkeys(("maximum", "minimum", "max", "min", "amax", "amin", "prelu", "_prelu_kernel"), LIPSCHITZ),
-    **{f"{kind}max_pool{d}d{end}": LIPSCHITZ for kind in ("", "adaptive_") for d in (1, 2, 3) for end in (
-        "", "_with_indices")},
-    **dict.fromkeys(("linalg_vector_norm", "norm", "std", "cdist", "logsumexp"), LIPSCHITZ),
-    **dict.fromkeys(("topk", "sort", "msort", "cummax", "cummin", "logcumsumexp", "fmax", "fmin"), LIPSCHITZ),
-    "aminmax": LIPSCHITZ,
-    **dict.fromkeys(("logaddexp", "logaddexp2", "hypot", "pairwise_distance", "scatter_reduce", "std_mean"), LIPSCHITZ),
-    "sign": jumps,
-    "var_mean": within(lambda x: 1 + farthest(x)),
-    **dict.fromkeys(("log_softmax", "_log_softmax"), within(2.0)),
-    "var": within(farthest),
-}  # fmt: skip
-"""How errors go through an operator; others that move entries, or are functions of single ones, follow their kind."""
+    **dict.fromkeys((arithmetic.pow_, arithmetic.log), pointwise),
+    **dict.fromkeys((arithmetic.clamped, arithmetic.clamped_above), limited),
+    arithmetic.prelu: sloped,
+}
+"""How errors go through an operator, by its rule in the table of the calculus, where its kind does not say so."""
+
+
+def errors_of(name: str) -> Errors:
+    """How errors go through an operator."""
+    row = row_of(name)
+    rule = row.rule
+    if row.run in ERRORS:
+        return ERRORS[row.run]
+    if isinstance(rule, Moving):
+        return moved
+    if name == "sign":
+        return jumps
+    if isinstance(rule, (Pointwise, Power)):
+        return cast if rule.is_affine else pointwise
+    if isinstance(rule, (Reduction, Window)) and rule.is_affine:
+        return summed(all_but_first) if rule.keeps_signs else interpolated
+    if isinstance(rule, Loss):
+        return weighed
+    if isinstance(rule, Both) and row.steepness == math.inf:  # a variance and a mean
+        return within(lambda x: 1 + farthest(x))
+    if row.steepness < math.inf:
+        return within(row.steepness)
+    if name.startswith(("empty", "new_empty")):
+        return lambda call: [torch.zeros_like(value) for value in call.results]
+    return within(farthest) if name == "var" else by_jacobian
