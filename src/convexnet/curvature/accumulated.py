@@ -220,11 +220,11 @@ def scatter(call: Call) -> Fact:
 def scatter_reduce(call: Call) -> Fact:
     """self, joined at indices with elements of `src`: by a sum, an average, the largest or the smallest."""
     index, how = indexed(call, 2, "index"), call.arg(4, "reduce")
-    if how not in ("sum", "mean", "amax", "amin"):
+    bends: dict[str, Bends] = {"amax": "up", "amin": "down"}
+    if how not in bends and how not in ("sum", "mean"):
         raise Refusal(f"it joins elements by {how!r}", "join them by a sum, an average or a maximum")
     others = {key: value for key, value in call.kwargs.items() if key != "reduce"}
     summed = replace(call, args=(*call.args[:4], "sum", *call.args[5:]), kwargs=others)
-    bends: dict[str, Bends] = {"amax": "up", "amin": "down"}
     spread = runner(summed, index)
     return placed(call, runner(call, index), spread, picks=(index,), bends=bends.get(how, "straight"))
 

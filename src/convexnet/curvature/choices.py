@@ -27,13 +27,15 @@ import torch
 from torch import Tensor, fx
 
 from convexnet.curvature import piecewise as pw
-from convexnet.curvature.arithmetic import LARGEST, SMALLEST, extremum
+from convexnet.curvature.arithmetic import LARGEST, SMALLEST, extremum, identity
 from convexnet.curvature.bounds import EXACT
 from convexnet.curvature.call import Call
 from convexnet.curvature.facts import INF, Fact, Influence, as_fact, compose
 from convexnet.curvature.fields import Shape, batched, core, elementwise, level, uniform
 from convexnet.curvature.graph import base_name, calls, executed, is_mutable, types_of
 from convexnet.curvature.piecewise import Piecewise, Unfit
+from convexnet.curvature.row import Sum
+from convexnet.curvature.table import row_of
 
 MOST = 64
 """Nodes of a choice, and different sets of constants in it."""
@@ -181,10 +183,9 @@ def fits(node: fx.Node) -> bool:
     if kind.is_floating_point:
         return True
     before = [types_of(other)[0] for other in node.all_input_nodes]
-    if kind == torch.bool:  # where a sum is an "or", and -1 is "yes"
-        return not any(calls(node, other) for other in ("add", "sub", "rsub", "neg", "to", "_to_copy")) or all(
-            other == torch.bool for other in before
-        )
+    if kind == torch.bool:  # where a sum is an "or"
+        flagged = all(other == torch.bool for other in before)
+        return comparison(name) is not None or (flagged and not isinstance(row_of(name).rule, Sum))
     return kind in (torch.int64, torch.int32) and all(other == torch.bool for other in before)
 
 
@@ -299,7 +300,7 @@ class Choice:
 
         def applied(node: fx.Node) -> Piecewise:
             name, args = base_name(node.target), list(node.args)
-            if name in ("to", "_to_copy", "clone", "detach", "contiguous"):
+            if row_of(name).runs(identity):  # whose other arguments are settings
                 args = args[:1]
             function = function_of(name)
             if function is None or node not in self.inner:
