@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import convexnet as cx
+from convexnet.solve.rounding import Rounding, Tracked
 from tests.modules import Function
 
 K = {"dim": 1, "keepdim": True}
@@ -282,3 +283,36 @@ def test_labels_may_be_another_input(how: Callable[[Tensor, Tensor], Tensor], co
     example = (torch.zeros(2, 4), torch.tensor([0, 3]))
     certificate = cx.certify(Labelled(how), example, wrt=0)
     assert certificate.convex == convex, str(certificate)
+
+
+TARGET = torch.tensor([0.25, -0.5, 0.5, 2.0])
+MINIMA: dict[str, tuple[Callable[[Tensor], Tensor], float]] = {
+    "lt": (lambda x: huber(x - TARGET.to(x)).sum(1), 0.5),
+    "sign": (lambda x: ((x - TARGET.to(x)) * (x - TARGET.to(x)).sign()).sum(1), 1.0),
+    "topk": (lambda x: (x - TARGET.to(x)).abs().topk(2, 1).values.sum(1), 1.0),
+    "cummax": (lambda x: (x - TARGET.to(x)).abs().cummax(1).values.sum(1), 1.0),
+    "l1_loss": (lambda x: F.l1_loss(x, like(TARGET, x), reduction="none").sum(1), 1.0),
+    "linalg_vector_norm": (lambda x: (x + 2 - (x + 2).clamp(-1, 1)).norm(dim=1), 0.0),
+}
+
+
+@pytest.mark.parametrize("name", MINIMA)
+def test_what_is_written_by_hand_is_minimised_as_a_whole(name: str) -> None:
+    function, least = MINIMA[name]
+    module, box = Function(function), cx.Box(-1.0, 1.0, shape=(4,))
+    found = cx.minimise(module, box)
+    assert float(found.lower_bound) <= least <= float(found.value)
+    assert float(found.gap) < 1e-4
+    with pytest.raises(cx.NotCertified, match=f"aten.{name}"):
+        cx.to_lp(module, box)
+
+
+def test_flags_that_rounding_may_have_turned_count_in_errors() -> None:
+    rounding, A = Rounding(), torch.ops.aten
+    u = Tracked(torch.tensor([[-1e-17, 1.0]]).double(), torch.full((1, 2), 1e-16).double())
+    flags = rounding("gt", A.gt.Scalar, (u, 0.0), {})
+    chosen = rounding("where", A.where.ScalarOther, (flags, u, 0.0), {})
+    assert float(chosen.error[0, 0]) >= 1e-16  # it is 0, and may be as large as 9e-17
+    assert float(rounding("mul", A.mul.Tensor, (u, flags), {}).error[0, 0]) >= 1e-17
+    assert float(rounding("sign", A.sign.default, (u,), {}).error[0, 0]) == 2.0
+    assert float(rounding("sign", A.sign.default, (u,), {}).error[0, 1]) < 1e-12
