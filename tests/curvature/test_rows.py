@@ -270,7 +270,7 @@ def test_an_alias_is_the_operator_that_it_is_said_to_be(alias: str, seed: int) -
         one, other = ([a.name for a in getattr(p, overload)._schema.arguments] for p in (packet, own))
         assert one == other
     met = 0
-    for drawn in cases(name, TABLE[name], seed):
+    for drawn in (Drawn(name, sample, seed) for sample in SAMPLES[name] if "rounding_mode" not in sample.kwargs):
         for a, b in zip(drawn.run(), replace(drawn, name=alias).run(), strict=True):
             assert torch.equal(a, b)
             met += 1
