@@ -26,7 +26,7 @@ from convexnet.curvature.opaque import Opaque
 from convexnet.curvature.pointwise import LINE, Pointwise, Profile
 from convexnet.curvature.reductions import Reduction, Window
 from convexnet.curvature.shapes import Moved
-from convexnet.curvature.table import ALIASES, ROWS, TABLE, build, shape_only
+from convexnet.curvature.table import ROWS, TABLE, build, shape_only
 from tests.curvature.oracles import INF, SAMPLES, C, Fixed, Moving, Range, Sample, X, s
 
 PATHS = 3  # random functions of z for each argument, evaluated one after the other and judged together
@@ -387,25 +387,6 @@ def test_no_operator_is_listed_twice() -> None:
     assert len(ROWS) == len(TABLE)
     with pytest.raises(ValueError, match=r"aten\.relu twice"):
         build([*ROWS, ("relu", TABLE["relu"])])
-
-
-@pytest.mark.parametrize("alias", ALIASES)
-def test_an_alias_is_the_operator_that_it_is_said_to_be(alias: str, seed: int) -> None:
-    name = ALIASES[alias]
-    packet, own = getattr(torch.ops.aten, alias), getattr(torch.ops.aten, name)
-    assert name in TABLE
-    assert alias not in TABLE
-    for overload in {*packet.overloads()} & {*own.overloads()}:
-        one, other = ([a.name for a in getattr(p, overload)._schema.arguments] for p in (packet, own))
-        assert one == other
-    for sample in SAMPLES[name]:
-        if alias == "true_divide" and "rounding_mode" in sample.kwargs:
-            continue  # the one setting that it lacks
-        trial = Trial(name, sample, (AFFINE,), seed)
-        values = {key: path[0] for key, path in trial.path().items()}
-        wanted, trial.operator = trial.evaluate(values), packet
-        for a, b in zip(trial.evaluate(values), wanted, strict=True):
-            assert torch.equal(a.nan_to_num(), b.nan_to_num())
 
 
 @pytest.mark.parametrize("name", sorted(SAMPLES))
