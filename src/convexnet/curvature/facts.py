@@ -28,7 +28,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -48,6 +48,9 @@ from convexnet.curvature.fields import (
     widened,
 )
 
+if TYPE_CHECKING:
+    from convexnet.curvature.ordered import Order
+
 INF = math.inf
 Reach = Callable[[Tensor], Tensor]
 
@@ -66,6 +69,9 @@ class Fact:
     and exp(u) has infinity (it is log-convex). Non-negative sums and maxima keep the smallest degree (Minkowski,
     Hoelder), so hand-written norms and log-sum-exps are recognised without a pattern matcher.
 
+    `order` says where elements come from that were sorted (see `ordered`); what makes a new fact of one leaves it out.
+    `size` is what is known of the absolute value, where that is more than the fact itself says.
+
     `value` is the tensor itself where it is known, in its own type; `integral` tensors (indices, masks) hold no real
     numbers; `undefined` ones may hold NaN (or an infinity, which the next operator may turn into one).
     """
@@ -80,6 +86,8 @@ class Fact:
     value: Tensor | None = None
     integral: bool = False
     undefined: bool = False
+    order: Order | None = None
+    size: Fact | None = None
 
     @property
     def shape(self) -> torch.Size:
@@ -211,7 +219,8 @@ def viewed(fact: Fact, move: Callable[[Tensor], Tensor]) -> Fact:
 
     a, b, c, rows, lo, hi = (moved(field) for field in fact.fields())
     value = None if fact.value is None else move(fact.value)
-    return Fact(a, b, c, rows, lo, hi, fact.degree, value, fact.integral, fact.undefined)
+    size = None if fact.size is None else viewed(fact.size, move)
+    return Fact(a, b, c, rows, lo, hi, fact.degree, value, fact.integral, fact.undefined, size=size)
 
 
 # --- the composition theorem -----------------------------------------------------------------------------------------

@@ -166,5 +166,7 @@ def marked(result: Result, mask: Tensor) -> Result:
     bent = (either(field, mask) for field in (first.nonconvex, first.nonconcave, first.varies))
     line = (settled(torch.tensor(end, dtype=torch.float64), first.shape) for end in (-math.inf, math.inf))
     names = ("nonconvex", "nonconcave", "varies", "lo", "hi")
-    first = replace(first, **dict(zip(names, (*bent, *line), strict=True)), degree=1.0, undefined=True)
+    first = replace(
+        first, **dict(zip(names, (*bent, *line), strict=True)), degree=1.0, undefined=True, order=None, size=None
+    )
     return (first, *others) if isinstance(result, tuple) else first

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -66,6 +66,8 @@ class Reduction(Kind):
         if reason:
             return Opaque(reason)(call)
         x, shape = call.x, call.shape
+        if self.moves == "by size" and x.size is not None:
+            return self(replace(call, args=(x.size, *call.args[1:])))
         dims = along(call, self.position)
 
         def reach(mask: Tensor) -> Tensor:
