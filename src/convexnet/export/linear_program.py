@@ -52,6 +52,7 @@ def to_lp(model: nn.Module, domain: Box, given: Tensor | Sequence[Any] | Any = N
     Source: Amos & Kolter, Input-Convex Deep Networks (2016): inference as a linear program.
 
     Example:
+        >>> import torch
         >>> import convexnet as cx
         >>> net = cx.nn.FICNN(2, hidden=(8, 8), activation="relu")
         >>> lp = to_lp(net, cx.Box(-1, 1, shape=(2,)))
