@@ -62,6 +62,8 @@ class Opaque(Kind):
         """Rows spread over the mixed dimensions only, if the result has the first argument's shape; an elementwise
         operator mixes none."""
         facts = call.read()
+        if not call.floating and any(fact.undefined and not fact.constant for fact in facts):
+            return uniform(3, shape, torch.uint8)  # a comparison with NaN has an outcome, which no fact speaks of
         x = facts[0] if facts else None
         if (self.elementwise or elementwise_operator(call)) and all(len(fact.shape) <= len(shape) for fact in facts):
             rows = uniform(0, shape, torch.uint8)
