@@ -438,7 +438,8 @@ def interpolated(call: Call) -> list[Tensor]:
 
 
 def pointwise(call: Call) -> list[Tensor]:
-    """A function of single entries, by its derivative there."""
+    """A function of single entries, by its derivative there, and by what it is where the error ends: a kink in between
+    may be as steep as either side."""
     x = call.args[0]
     if not isinstance(x, Tracked):
         return [torch.full_like(call.results[0], math.inf)]
@@ -446,9 +447,13 @@ def pointwise(call: Call) -> list[Tensor]:
         at = x.value.detach().clone().requires_grad_()
         out = call.function(at, *call.args[1:], **call.kwargs)
         steep = torch.autograd.grad(out, at, torch.ones_like(out))[0] if out.requires_grad else torch.zeros_like(at)
+        moved = steep.abs() * x.error
+        for end in (x.error, -x.error):  # NaN where the function ends in between
+            moved = torch.fmax(moved, (call.function(at + end, *call.args[1:], **call.kwargs) - out).abs())
+        moved = torch.where(x.error.isinf(), math.inf, moved)
     size = out.detach().abs() + steep.abs() * at.detach().abs()
     short = softplus_short(call) if call.name == "softplus" else 0.0
-    return [steep.abs() * x.error + 8 * call.unit * size + short + UNDERFLOW]
+    return [moved.detach() + 8 * call.unit * size + short + UNDERFLOW]
 
 
 def softplus_short(call: Call) -> float:
