@@ -198,7 +198,8 @@ def activation(b: Builder, x: fx.Node) -> fx.Node:
         A.relu, A.silu, A.gelu, A.mish, A.sigmoid, A.tanh, A.selu, A.hardswish, A.hardsigmoid, A.softplus, A.elu,
         A.celu, A.abs, A.exp, A.square, A.exp2, A.expm1, A.erf, A.atan, A.asinh, A.sinh, A.cosh, A.log_sigmoid,
         A.sin, A.cos, A.sqrt, A.log, A.log1p, A.reciprocal, A.rsqrt, A.softshrink, A.hardshrink, A.leaky_relu, A.neg,
-        A.relu6, A.sign, A.positive,
+        A.relu6, A.sign, A.positive, A.log2, A.lgamma, A.digamma, A.erfc, A.special_erfcx, A.special_entr,
+        A.special_log_ndtr, A.special_ndtr,
     )  # fmt: skip
     kind = rng.randrange(16)
     if kind < 4:
@@ -521,6 +522,49 @@ def join(b: Builder, x: fx.Node) -> fx.Node | None:
     return b.emit(A.cat.default, parts, dim - len(shape) if rng.random() < 0.3 else dim)
 
 
+def products(b: Builder, x: fx.Node) -> fx.Node | None:
+    """Powers, products, ratios and logarithms of what is positive: geometric and harmonic means, y^2/x and the like."""
+    rng = b.rng
+
+    def lifted(node: fx.Node) -> fx.Node:
+        kind = rng.randrange(6)
+        if kind == 0:
+            return b.emit(A.clamp_min.default, node, rng.choice((0.1, 0.5)))
+        if kind == 1:
+            return b.emit(A.exp.default, node)
+        if kind == 2:
+            return b.emit(A.add.Tensor, b.emit(A.abs.default, node), 0.2)
+        if kind == 3:
+            return b.emit(A.sigmoid.default, node)
+        return node if kind == 4 else b.emit(A.clamp_max.default, b.emit(A.clamp_min.default, node, 0.1), 3.0)
+
+    y = x if rng.random() < 0.5 else lifted(x)
+    for _ in range(rng.randint(1, 4)):
+        kind, dim = rng.randrange(10), len(b.shape(y)) - 1
+        other = partner(b, y)
+        if kind == 0:
+            y = b.emit(A.log.default, y)
+        elif kind == 1:
+            y = b.emit(A.pow.Tensor_Scalar, y, rng.choice((0.5, 0.25, 1 / 3, 2.0, -1.0, -0.5, 1.5, -2.0)))
+        elif kind == 2 and dim > 0:
+            y = b.emit(A.prod.dim_int, y, dim, True)
+        elif kind == 3 and other is not None:
+            y = b.emit(A.mul.Tensor, y, lifted(other))
+        elif kind == 4 and other is not None:
+            y = b.emit(A.div.Tensor, y, lifted(other))
+        elif kind == 5 and other is not None:
+            y = b.emit(A.div.Tensor, b.emit(A.square.default, other), y)
+        elif kind == 6:
+            y = b.emit(A.exp.default, y)
+        elif kind == 7 and dim > 0:
+            y = b.emit(rng.choice((A.sum.dim_IntList, A.mean.dim)), y, [dim], True)
+        elif kind == 8:
+            y = b.emit(A.mul.Tensor, y, rng.choice((0.5, -1.0, 2.0, 1 / 3)))
+        else:
+            y = b.emit(rng.choice((A.reciprocal, A.sqrt, A.square, A.neg, A.log1p)).default, y)
+    return y
+
+
 def batch_mixing(b: Builder, x: fx.Node) -> fx.Node | None:
     if len(b.shape(x)) < 2 or b.rng.random() < 0.7:
         return None
@@ -762,7 +806,7 @@ def numbered(b: Builder, x: fx.Node) -> fx.Node | None:
 
 FAMILIES: tuple[tuple[Step, float], ...] = (
     (activation, 6), (linear, 3), (convolution, 4), (batch_norm, 1.5), (reduction, 3), (pooling, 2.5), (moved, 4),
-    (arithmetic, 5), (join, 1.5), (batch_mixing, 0.5), (recurrent, 0.3), (typed, 4),
+    (arithmetic, 5), (join, 1.5), (batch_mixing, 0.5), (recurrent, 0.3), (typed, 4), (products, 3),
 )  # fmt: skip
 SHAPES = ((2,), (4,), (3,), (6,), (2, 4), (3, 3), (1, 5), (2, 3, 3), (1, 4, 4), (4, 2, 3))
 
@@ -1195,6 +1239,18 @@ def check_fact(built: Built, node: fx.Node, fact: Fact, values: Tensor, t: Tenso
         )
         if over > 0:
             complain(built, f"{label}: power-convexity of degree {fact.power:g}", node, over)
+    for what, degree, positive in (("concavity", fact.root, values), ("exponent", fact.exponent, values.exp())):
+        if not (degree < 0 or degree > 0) or fact.constant:
+            continue
+        usable = (positive > 1e-5 * (1 + at)) & (positive < 1e12)
+        root = torch.log(positive) if degree == INF else positive ** (1 / degree)
+        scale = torch.where(usable, root.abs(), 0.0)
+        scale = torch.stack([scale[:n], scale[n : 2 * n], scale[2 * n :]]).amax(0)
+        over = worst(-excess(torch.where(usable, root, torch.nan), t) - 1e-4 * (1 + scale) - room, fact.varies)
+        if over > 0:
+            complain(built, f"{label}: power-{what} of degree {degree:g}", node, over)
+    if fact.positive and bool((values < 0).any()):
+        complain(built, f"{label}: positive", node, float(-values.min()))
 
 
 def check_rows(

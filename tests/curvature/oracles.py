@@ -184,6 +184,8 @@ TRANSPOSED = {
     3: [s(X(2, 2, 2, 2, 2), C(2, 1, 2, 1, 2), C(1), [2, 1, 2], [0, 0, 0], [1, 0, 0])],
 }
 CAST = [s(X(2, 3))]
+GAMMA = [*ANY_POINTWISE, s(X(2, 3, within=((0.2, 1.4), (1.0, 2.0), (1.5, INF), *POSITIVE)))]
+POLYGAMMA = ("polygamma", "special_polygamma")
 
 
 def pooled(name: str, samples: dict[int, list[Sample]], also: dict[int, list[Sample]] | None = None) -> dict[str, Any]:
@@ -243,6 +245,13 @@ SAMPLES: dict[str, list[Sample]] = {
     "exp2": ANY_POINTWISE,
     "expm1": ANY_POINTWISE,
     "log1p": [s(X(2, 3)), s(X(3, within=((-0.9, INF), (-0.5, 0.0))))],
+    **dict.fromkeys(("special_exp2", "special_expm1", "special_expit", "special_erf", "special_ndtr"), ANY_POINTWISE),
+    **dict.fromkeys(("erfc", "special_erfc", "special_erfcx", "special_log_ndtr"), ANY_POINTWISE),
+    **{key: [*ANY_POINTWISE, s(X(2, 3, within=((0.0, INF), (0.2, 0.8), *POSITIVE)))] for key in ("log2", "log10")},
+    "special_log1p": [s(X(2, 3)), s(X(3, within=((-0.9, INF), (-0.5, 0.0))))],
+    **dict.fromkeys(("lgamma", "special_gammaln", "digamma", "special_digamma", "special_psi"), GAMMA),
+    **{name: [s(n, x) for n in (0, 1, 2, 3) for x in (X(2, 3), X(3, within=POSITIVE))] for name in POLYGAMMA},
+    "special_entr": [*ANY_POINTWISE, s(X(2, 3, within=((0.0, INF), (0.2, 0.8), (0.0, 0.3))))],
     "sin": ANY_POINTWISE,
     "cos": ANY_POINTWISE,
     "sign": ANY_POINTWISE,
@@ -448,6 +457,7 @@ SAMPLES: dict[str, list[Sample]] = {
         s(X(2, 3), 0.0),
         s(SQUARE, SQUARE),
         s(LOGCONVEX, X(3, within=((0.0, INF), (0.5, 3.0)))),
+        s(LOGCONVEX, X(2, 3, within=POSITIVE)),
         s(X(2, 3), X(2, 3)),
         s(X(2, 3), C(2, 3, sign="nonneg")),
         s(X(2, 3), index(2, 0, -1)),
@@ -459,6 +469,7 @@ SAMPLES: dict[str, list[Sample]] = {
         s(C(3), X(2, 3, within=AWAY)),
         s(C(3), X(2, 3)),
         s(X(2, 3), X(2, 3, within=POSITIVE)),
+        s(X(2, 3, within=((0.0, INF), (0.5, 3.0))), X(2, 3, within=POSITIVE)),
         s(X(2, 3), 2.0, rounding_mode="floor"),
         s(X(2, 3), C(3, sign="positive"), rounding_mode="trunc"),
         s(C(2, 3), C(3, sign="positive")),
@@ -488,9 +499,17 @@ SAMPLES: dict[str, list[Sample]] = {
         s(X(2, 3), torch.tensor(2.0)),
         s(X(2, 3), torch.tensor(3)),
         s(X(2, 3, within=POSITIVE), C(3)),
-        s(2.0, X(2, 3)),
+        *(s(base, X(2, 3)) for base in (2.0, 0.5, 1.0, 0.0, -2.0)),
+        s(C(3, sign="positive", known=True), X(2, 3)),
         s(C(3, sign="positive"), X(2, 3)),
         s(X(2, 3, within=POSITIVE), X(3)),
+    ],
+    "prod": [
+        s(X(2, 3), 1),
+        s(X(2, 3, within=POSITIVE), 1, True),
+        s(X(2, 3, 2, within=((0.0, INF), (0.5, 3.0))), -1),
+        s(X(2, 1), 1),
+        s(X(2, 3, within=((0.0, 2.0),))),
     ],
     "log": [*ANY_POINTWISE, s(X(2, 3, within=((0.0, INF), (0.2, 0.8), (1.0, 4.0), *POSITIVE)))],
     "maximum": [s(X(2, 3), X(2, 3)), s(X(2, 3), C(3)), s(C(2, 1), X(3)), s(TWICE, TWICE)],

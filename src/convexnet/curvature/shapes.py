@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from convexnet.curvature.call import Call, Refusal, Result, facts_in
 from convexnet.curvature.facts import Fact, as_fact, constant, viewed
 from convexnet.curvature.fields import Shape, compact, core, elementwise, level, uniform
 from convexnet.curvature.opaque import Opaque
+from convexnet.curvature.powers import exponent_of, widest
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,10 @@ class Moved:
             for which, fill in enumerate((max, max, max, max, min, max))
         ]
         power = min(fact.power for fact in facts)
-        moved = tuple(Fact(*(column[i] for column in columns), degree=power) for i in range(len(call.shapes)))
+        known = degrees_of(facts)
+        if self.fills:
+            known = {} if known["concavity"] < 0 else {**known, "positive": False}
+        moved = tuple(Fact(*(column[i] for column in columns), degree=power, **known) for i in range(len(call.shapes)))
         return moved[0] if len(moved) == 1 else moved
 
     def field(
@@ -75,6 +80,15 @@ class Moved:
         out = call.run(exchange)
         parts: Sequence[Tensor] = out if isinstance(out, (tuple, list)) else (out,)
         return [retype(part, dtype) for part in parts]
+
+
+def degrees_of(facts: Sequence[Fact]) -> dict[str, Any]:
+    """What is known of the elements of several tensors together; see `powers`."""
+    return {
+        "concavity": widest(fact.root for fact in facts),
+        "exponent": widest(map(exponent_of, facts)),
+        "positive": all(fact.is_positive for fact in facts),
+    }
 
 
 def address(fact: Fact) -> Tensor:
@@ -133,7 +147,7 @@ def choice(mask: Fact, a: Fact, b: Fact, shape: Shape) -> Fact:
         if one.is_floating_point():  # known values keep their type, and a float32 field is no place for float64 bounds
             one, other = retype(one, torch.float64), retype(other, torch.float64)
         columns.append(elementwise(torch.where, shape, marks, one, other))
-    return Fact(*columns, degree=min(a.power, b.power))
+    return Fact(*columns, degree=min(a.power, b.power), **degrees_of([a, b]))
 
 
 def cat(call: Call) -> Fact:
@@ -162,7 +176,7 @@ def concatenated(parts: Sequence[Fact], dim: int, shape: Shape) -> Fact:
             for inner, part in zip(inners, parts, strict=True)
         ]
         columns.append(compact(torch.cat(wide, dim), shape) if len(wide) > 1 else wide[0].expand(tuple(shape)))
-    return Fact(*columns, degree=min(part.power for part in parts))
+    return Fact(*columns, degree=min(part.power for part in parts), **degrees_of(parts))
 
 
 def pad(call: Call) -> Fact:

@@ -7,12 +7,13 @@ refuses names that PyTorch does not have. To add an operator, add its row here a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
-from convexnet.curvature import arithmetic, layers, shapes
+from convexnet.curvature import arithmetic, layers, powers, shapes, specials
 from convexnet.curvature.call import Call, Rule
 from convexnet.curvature.opaque import Opaque
-from convexnet.curvature.pointwise import HALVES, INF, LEFT, LINE, RIGHT, Pointwise, Profile
+from convexnet.curvature.pointwise import HALVES, INF, LEFT, LINE, POSITIVE, RIGHT, Pointwise, Profile
 from convexnet.curvature.profiles import (
     IDENTITY,
     celu,
@@ -28,7 +29,7 @@ from convexnet.curvature.profiles import (
     softshrink,
     threshold,
 )
-from convexnet.curvature.reductions import Reduction, Window
+from convexnet.curvature.reductions import Reduction, Window, prod
 from convexnet.curvature.shapes import Moved
 
 S_SHAPED = Profile(
@@ -45,11 +46,29 @@ STEP = Profile(rising=LINE, exact=True, note="it is a step function")
 ABS = Profile(
     convex=LINE, concave=HALVES, rising=RIGHT, falling=LEFT, nonneg=LINE, nonpos=((0.0, 0.0),), turns=(0.0,), exact=True
 )
-EXP = Profile(convex=LINE, rising=LINE, nonneg=LINE, image=(0.0, INF))
 EXPM1 = Profile(convex=LINE, rising=LINE, nonneg=RIGHT, nonpos=LEFT, image=(-1.0, INF))
+LOG = Profile(
+    concave=POSITIVE, rising=POSITIVE, nonneg=((1.0, INF),), nonpos=((0.0, 1.0),),
+    note="the logarithm is concave: it is convex only after a sum of exponentials",
+)  # fmt: skip
 LOG1P = Profile(
     concave=((-1.0 + 1e-15, INF),), rising=((-1.0 + 1e-15, INF),), nonneg=RIGHT, nonpos=((-1.0 + 1e-15, 0.0),),
-    note="the logarithm is concave",
+    note="the logarithm is concave: it is convex only after a sum of exponentials",
+)  # fmt: skip
+LGAMMA = Profile(
+    convex=POSITIVE, falling=((5e-324, 1.46163),), rising=((1.46164, INF),),
+    nonneg=((5e-324, 1.0), (2.0, INF)), nonpos=((1.0, 2.0),),
+    note="it is convex for positive numbers, and has poles at zero and below",
+)  # fmt: skip
+DIGAMMA = Profile(
+    concave=POSITIVE, rising=POSITIVE, nonneg=((1.4617, INF),), nonpos=((5e-324, 1.4616),),
+    note="it is concave for positive numbers, and has poles at zero and below",
+)  # fmt: skip
+ERFC = Profile(convex=RIGHT, concave=LEFT, falling=LINE, nonneg=LINE, image=(0.0, 2.0), note=S_SHAPED.note)
+ERFCX = Profile(convex=LINE, falling=LINE, nonneg=LINE, image=(0.0, INF))
+ENTROPY = Profile(
+    concave=RIGHT, rising=((0.0, 0.3678),), falling=((0.3679, INF),), nonneg=((0.0, 1.0),), nonpos=((1.0, INF),),
+    turns=(0.36787944117144233,), image=(-INF, 0.3678794411714425), note="it is -inf below zero, and concave above",
 )  # fmt: skip
 COSH = Profile(convex=LINE, rising=RIGHT, falling=LEFT, nonneg=LINE, turns=(0.0,), image=(1.0, INF))
 SELU = Profile(
@@ -103,7 +122,7 @@ ROWS: tuple[tuple[str, Rule], ...] = (
     ("elu", Pointwise(elu)),
     ("celu", Pointwise(celu)),
     ("selu", Pointwise(SELU)),
-    ("softplus", Pointwise(softplus)),
+    ("softplus", Pointwise(softplus, powers.positive)),
     ("hardtanh", Pointwise(hardtanh)),
     ("threshold", Pointwise(threshold)),
     ("softshrink", Pointwise(softshrink)),
@@ -113,19 +132,30 @@ ROWS: tuple[tuple[str, Rule], ...] = (
     ("mish", Pointwise(MISH)),
     ("hardswish", Pointwise(HARDSWISH)),
     ("hardsigmoid", Pointwise(HARDSIGMOID)),
-    ("sigmoid", Pointwise(SIGMOID)),
+    *((name, Pointwise(SIGMOID, powers.log_concave)) for name in ("sigmoid", "special_expit")),
     ("tanh", Pointwise(S_SHAPED)),
-    ("erf", Pointwise(S_SHAPED)),
+    *((name, Pointwise(S_SHAPED)) for name in ("erf", "special_erf")),
     ("atan", Pointwise(S_SHAPED)),
     ("asinh", Pointwise(S_SHAPED)),
     ("sinh", Pointwise(CUBIC)),
-    ("cosh", Pointwise(COSH)),
+    ("cosh", Pointwise(COSH, powers.log_convex)),
     ("log_sigmoid", Pointwise(CONCAVE)),
     ("abs", Pointwise(ABS)),
-    ("exp", Pointwise(EXP, degree=lambda x: INF)),
-    ("exp2", Pointwise(EXP, degree=lambda x: INF)),
-    ("expm1", Pointwise(EXPM1)),
-    ("log1p", Pointwise(LOG1P)),
+    ("exp", Pointwise(powers.EXP, powers.exponential(1.0))),
+    *((name, Pointwise(powers.EXP, powers.exponential(math.log(2.0)))) for name in ("exp2", "special_exp2")),
+    *((name, Pointwise(EXPM1)) for name in ("expm1", "special_expm1")),
+    ("log", Pointwise(LOG, powers.logarithm(1.0))),
+    ("log2", Pointwise(LOG, powers.logarithm(1 / math.log(2.0)))),
+    ("log10", Pointwise(LOG, powers.logarithm(1 / math.log(10.0)))),
+    *((name, Pointwise(LOG1P, powers.log1p)) for name in ("log1p", "special_log1p")),
+    *((name, Pointwise(LGAMMA)) for name in ("lgamma", "special_gammaln")),
+    *((name, Pointwise(DIGAMMA)) for name in ("digamma", "special_digamma", "special_psi")),
+    *((name, specials.polygamma) for name in ("polygamma", "special_polygamma")),
+    *((name, Pointwise(ERFC, powers.falling_log_concave)) for name in ("erfc", "special_erfc")),
+    ("special_erfcx", Pointwise(ERFCX, powers.log_convex)),
+    ("special_ndtr", Pointwise(SIGMOID, powers.log_concave)),
+    ("special_log_ndtr", Pointwise(CONCAVE)),
+    ("special_entr", Pointwise(ENTROPY)),
     ("sin", Pointwise(WAVE)),
     ("cos", Pointwise(WAVE)),
     ("sign", Pointwise(Profile(rising=LINE, nonneg=RIGHT, nonpos=LEFT, image=(-1.0, 1.0), exact=True, note=STEP.note))),
@@ -191,12 +221,12 @@ ROWS: tuple[tuple[str, Rule], ...] = (
     ("div", arithmetic.div),
     ("addcmul", arithmetic.addcmul),
     ("lerp", arithmetic.lerp),
-    ("square", arithmetic.powers(2.0)),
-    ("sqrt", arithmetic.powers(0.5)),
-    ("rsqrt", arithmetic.powers(-0.5)),
-    ("reciprocal", arithmetic.powers(-1.0)),
+    ("square", powers.powers(2.0)),
+    ("sqrt", powers.powers(0.5)),
+    ("rsqrt", powers.powers(-0.5)),
+    ("reciprocal", powers.powers(-1.0)),
     ("pow", arithmetic.pow_),
-    ("log", arithmetic.log),
+    ("prod", prod),
     ("maximum", arithmetic.maximum),
     ("minimum", arithmetic.minimum),
     ("clamp", arithmetic.clamped),

@@ -39,8 +39,11 @@ def power_undefined(call: Call) -> bool:
 PARTIAL: Mapping[str, Callable[[Call], bool]] = {
     "sqrt": may_leave(*RIGHT),
     "rsqrt": may_leave(*POSITIVE),
-    "log": may_leave(*POSITIVE),
-    "log1p": may_leave((math.nextafter(-1.0, 0.0), INF)),
+    **dict.fromkeys(("log", "log2", "log10"), may_leave(*POSITIVE)),
+    **dict.fromkeys(("log1p", "special_log1p"), may_leave((math.nextafter(-1.0, 0.0), INF))),
+    **dict.fromkeys(("lgamma", "special_gammaln", "digamma", "special_digamma", "special_psi"), may_leave(*POSITIVE)),
+    **dict.fromkeys(("polygamma", "special_polygamma"), lambda call: where_any(outside(call.args[1], POSITIVE))),
+    "special_entr": may_leave(*RIGHT),
     "reciprocal": may_leave(*POSITIVE, *NEGATIVE),
     "div": lambda call: where_any(outside(as_fact(call.args[1]), POSITIVE + NEGATIVE)),
     "pow": power_undefined,

@@ -216,7 +216,8 @@ class _Runner:
         except Refusal as refusal:
             if not moving:
                 return beyond(call)
-            return self.blame(node, call, refusal)
+            lost = self.blame(node, call, refusal)
+            return lost if refusal.result is None else refusal.result
         spoil = spoiled(call) if moving else None
         fine = not any(where_any(f.unknown) for f in facts if not f.constant)
         if spoil is not None:
