@@ -540,7 +540,7 @@ def products(b: Builder, x: fx.Node) -> fx.Node | None:
 
     y = x if rng.random() < 0.5 else lifted(x)
     for _ in range(rng.randint(1, 4)):
-        kind, dim = rng.randrange(10), len(b.shape(y)) - 1
+        kind, dim = rng.randrange(14), len(b.shape(y)) - 1
         other = partner(b, y)
         if kind == 0:
             y = b.emit(A.log.default, y)
@@ -558,6 +558,15 @@ def products(b: Builder, x: fx.Node) -> fx.Node | None:
             y = b.emit(A.exp.default, y)
         elif kind == 7 and dim > 0:
             y = b.emit(rng.choice((A.sum.dim_IntList, A.mean.dim)), y, [dim], True)
+        elif kind in (9, 10):  # functions of one number
+            bend = rng.choice((A.exp, A.log, A.sigmoid, A.tanh, A.sqrt, A.log1p, A.softplus, A.erf, A.reciprocal))
+            inner = y if rng.random() < 0.6 else b.emit(A.add.Tensor, b.emit(A.mul.Tensor, y, rng.choice((1, -2))), 1.0)
+            y = b.emit(rng.choice((A.mul, A.mul, A.add, A.sub)).Tensor, y, b.emit(bend.default, inner))
+        elif kind in (11, 12) and other is not None:  # perspectives
+            below = b.emit(A.clamp_min.default, other, 0.2) if rng.random() < 0.3 else other
+            bend = rng.choice((A.exp, A.log, A.softplus, A.square, A.sqrt, A.log1p))
+            over = b.emit(bend.default, b.emit(A.div.Tensor, y, below))
+            y = b.emit(A.mul.Tensor, rng.choice((below, y)), over)
         elif kind == 8:
             y = b.emit(A.mul.Tensor, y, rng.choice((0.5, -1.0, 2.0, 1 / 3)))
         else:
@@ -806,7 +815,7 @@ def numbered(b: Builder, x: fx.Node) -> fx.Node | None:
 
 FAMILIES: tuple[tuple[Step, float], ...] = (
     (activation, 6), (linear, 3), (convolution, 4), (batch_norm, 1.5), (reduction, 3), (pooling, 2.5), (moved, 4),
-    (arithmetic, 5), (join, 1.5), (batch_mixing, 0.5), (recurrent, 0.3), (typed, 4), (products, 3),
+    (arithmetic, 5), (join, 1.5), (batch_mixing, 0.5), (recurrent, 0.3), (typed, 4), (products, 1.5),
 )  # fmt: skip
 SHAPES = ((2,), (4,), (3,), (6,), (2, 4), (3, 3), (1, 5), (2, 3, 3), (1, 4, 4), (4, 2, 3))
 
@@ -878,6 +887,11 @@ def anything(seed: int, kind: str = "anything", families: Sequence[tuple[Step, f
 def mostly_typed(seed: int) -> Built:
     """A short random graph in which integers and booleans meet real numbers nearly everywhere."""
     return anything(seed, "integers", ((activation, 2), (arithmetic, 2), (moved, 1), (typed, 8)))
+
+
+def mostly_products(seed: int) -> Built:
+    """A short random graph of products, powers and logarithms."""
+    return anything(seed, "products", ((activation, 1), (arithmetic, 2), (linear, 1), (reduction, 1), (products, 6)))
 
 
 # --- convex by construction ------------------------------------------------------------------------------------------
@@ -1577,7 +1591,12 @@ def check_module(seed: int) -> str:
 
 # --- runs ------------------------------------------------------------------------------------------------------------
 
-GENERATORS: dict[str, Callable[[int], Built]] = {"anything": anything, "integers": mostly_typed, "convex": convex}
+GENERATORS: dict[str, Callable[[int], Built]] = {
+    "anything": anything,
+    "integers": mostly_typed,
+    "convex": convex,
+    "products": mostly_products,
+}
 
 
 def run_one(kind: str, seed: int, thorough: bool = False) -> str:
@@ -1596,7 +1615,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     start = shown = time.monotonic()
     seed, failures = options.seed, 0
     while time.monotonic() - start < options.seconds:
-        for kind in ("anything", "integers", "anything", "convex", *(["modules"] if seed % 25 == 0 else [])):
+        for kind in ("anything", "integers", "products", "convex", *(["modules"] if seed % 25 == 0 else [])):
             number = 4 * seed + counts["programs"] % 4
             try:
                 verdict = run_one(kind, number, thorough=seed % 10 == 0)

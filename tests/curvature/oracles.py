@@ -185,6 +185,14 @@ TRANSPOSED = {
 }
 CAST = [s(X(2, 3))]
 GAMMA = [*ANY_POINTWISE, s(X(2, 3, within=((0.2, 1.4), (1.0, 2.0), (1.5, INF), *POSITIVE)))]
+XLOGY = [
+    s(X(2, 3), C(3, sign="positive")),
+    s(C(2, 3), X(2, 3, within=POSITIVE)),
+    s(X(2, 3), X(2, 3)),
+    s(X(2, 3), X(2, 3, within=POSITIVE)),
+    s(2.0, X(2, 3, within=POSITIVE)),
+    s(X(2, 3), 0.5),
+]
 POLYGAMMA = ("polygamma", "special_polygamma")
 
 
@@ -511,6 +519,8 @@ SAMPLES: dict[str, list[Sample]] = {
         s(X(2, 1), 1),
         s(X(2, 3, within=((0.0, 2.0),))),
     ],
+    "xlogy": XLOGY,
+    "special_xlogy": XLOGY,
     "log": [*ANY_POINTWISE, s(X(2, 3, within=((0.0, INF), (0.2, 0.8), (1.0, 4.0), *POSITIVE)))],
     "maximum": [s(X(2, 3), X(2, 3)), s(X(2, 3), C(3)), s(C(2, 1), X(3)), s(TWICE, TWICE)],
     "minimum": [s(X(2, 3), X(2, 3)), s(X(2, 3), C(3)), s(C(2, 1), X(3))],

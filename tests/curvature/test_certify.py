@@ -80,7 +80,7 @@ ACTIVATIONS: dict[str, tuple[nn.Module, str, str, str]] = {
     "Sigmoid": (nn.Sigmoid(), "unknown", "unknown", "unknown"),
     "Tanh": (nn.Tanh(), "unknown", "unknown", "unknown"),
     "Softsign": (nn.Softsign(), "unknown", "unknown", "unknown"),
-    "Tanhshrink": (nn.Tanhshrink(), "unknown", "unknown", "unknown"),
+    "Tanhshrink": (nn.Tanhshrink(), "unknown", "unknown", "convex"),
     "Softshrink": (nn.Softshrink(), "unknown", "unknown", "convex"),
     "Hardshrink": (nn.Hardshrink(), "unknown", "unknown", "unknown"),
     "LogSigmoid": (nn.LogSigmoid(), "concave", "unknown", "unknown"),
@@ -171,7 +171,8 @@ def test_functions_written_by_hand(name: str) -> None:
         (F.relu6, -1, 6.1, "unknown"),
         (lambda x: x.abs(), 0, 1, "affine"),
         (lambda x: x * x.sum(1, keepdim=True), 0, 1, "unknown"),
-        (lambda x: x.log() * x, 1, 2, "unknown"),
+        (lambda x: x.log() * x, 1, 2, "convex"),
+        (lambda x: x.log() * x, -1, 2, "unknown"),
         (lambda x: torch.relu(x - 3), -1, 2, "constant"),
     ],
 )

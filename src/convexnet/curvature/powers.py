@@ -1,4 +1,4 @@
-"""Powers, roots, exponentials and logarithms, and the degrees that follow what these make of convex and concave functions.
+"""Powers, roots, exponentials and logarithms, and the degrees of power-convexity and power-concavity of their results.
 
 A non-negative function f has a degree d of power-convexity if f^(1/d) is convex, and of power-concavity if f^(1/d) is
 concave; f is then F^d with F convex, or concave. In the limit d = infinity f is log-convex, or log-concave.

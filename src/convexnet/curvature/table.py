@@ -47,10 +47,6 @@ ABS = Profile(
     convex=LINE, concave=HALVES, rising=RIGHT, falling=LEFT, nonneg=LINE, nonpos=((0.0, 0.0),), turns=(0.0,), exact=True
 )
 EXPM1 = Profile(convex=LINE, rising=LINE, nonneg=RIGHT, nonpos=LEFT, image=(-1.0, INF))
-LOG = Profile(
-    concave=POSITIVE, rising=POSITIVE, nonneg=((1.0, INF),), nonpos=((0.0, 1.0),),
-    note="the logarithm is concave: it is convex only after a sum of exponentials",
-)  # fmt: skip
 LOG1P = Profile(
     concave=((-1.0 + 1e-15, INF),), rising=((-1.0 + 1e-15, INF),), nonneg=RIGHT, nonpos=((-1.0 + 1e-15, 0.0),),
     note="the logarithm is concave: it is convex only after a sum of exponentials",
@@ -144,9 +140,9 @@ ROWS: tuple[tuple[str, Rule], ...] = (
     ("exp", Pointwise(powers.EXP, powers.exponential(1.0))),
     *((name, Pointwise(powers.EXP, powers.exponential(math.log(2.0)))) for name in ("exp2", "special_exp2")),
     *((name, Pointwise(EXPM1)) for name in ("expm1", "special_expm1")),
-    ("log", Pointwise(LOG, powers.logarithm(1.0))),
-    ("log2", Pointwise(LOG, powers.logarithm(1 / math.log(2.0)))),
-    ("log10", Pointwise(LOG, powers.logarithm(1 / math.log(10.0)))),
+    ("log", Pointwise(specials.LOG, powers.logarithm(1.0))),
+    ("log2", Pointwise(specials.LOG, powers.logarithm(1 / math.log(2.0)))),
+    ("log10", Pointwise(specials.LOG, powers.logarithm(1 / math.log(10.0)))),
     *((name, Pointwise(LOG1P, powers.log1p)) for name in ("log1p", "special_log1p")),
     *((name, Pointwise(LGAMMA)) for name in ("lgamma", "special_gammaln")),
     *((name, Pointwise(DIGAMMA)) for name in ("digamma", "special_digamma", "special_psi")),
@@ -227,6 +223,7 @@ ROWS: tuple[tuple[str, Rule], ...] = (
     ("reciprocal", powers.powers(-1.0)),
     ("pow", arithmetic.pow_),
     ("prod", prod),
+    *((name, specials.xlogy) for name in ("xlogy", "special_xlogy")),
     ("maximum", arithmetic.maximum),
     ("minimum", arithmetic.minimum),
     ("clamp", arithmetic.clamped),

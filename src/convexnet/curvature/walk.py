@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -13,12 +13,14 @@ from torch import Tensor, fx
 from convexnet.curvature.bounds import is_finite
 from convexnet.curvature.call import Call, Refusal, Result
 from convexnet.curvature.constants import attribute, beyond, computed, draws, exact, tensor_fact
+from convexnet.curvature.expressions import THROUGH, duplicates, recorded
 from convexnet.curvature.facts import CONSTANT, UNKNOWN, Fact, constant, typed, unknown
 from convexnet.curvature.fields import core, elementwise, is_aligned, level, uniform, where_any
 from convexnet.curvature.graph import ancestors, called, types_of
 from convexnet.curvature.literals import NAN, marked, spoiled, with_infinities
 from convexnet.curvature.opaque import UNRULED, Opaque, unreal, unruled
 from convexnet.curvature.table import TABLE
+from convexnet.curvature.together import refined
 from convexnet.curvature.trace import Program
 from convexnet.curvature.undefined import FORGIVING, PARTIAL
 
@@ -103,7 +105,8 @@ class _Runner:
     def graph(self, graph: fx.Graph, module: torch.nn.Module, given: Callable[[str], Any]) -> Callable[[Any], Any]:
         """Walk one graph; returns a function that looks up the values of its outputs."""
         (output,) = (node for node in graph.nodes if node.op == "output")
-        last = last_uses(graph, output)
+        same = duplicates(graph)
+        last = last_uses(graph, output, same)
         env: dict[fx.Node, Any] = {}
 
         def lookup(value: Any) -> Any:
@@ -117,10 +120,16 @@ class _Runner:
             elif node.op == "get_attr":
                 env[node] = attribute(module, str(node.target))
             elif node.op == "call_function":
-                env[node] = self.step(node, lookup)
+                env[node] = self.again(node, env[same[node]]) if same.get(node) in env else self.step(node, lookup)
             for done in last[node]:
                 env.pop(done, None)
         return lookup
+
+    def again(self, node: fx.Node, result: Any) -> Any:
+        """The result of a call that was made before."""
+        if isinstance(result, Fact) and result.curvature != CONSTANT:
+            self.found.steps.append((node, describe(result)))
+        return result
 
     def step(self, node: fx.Node, lookup: Callable[[Any], Any]) -> Any:
         args: Any = fx.map_arg(node.args, lookup)
@@ -151,7 +160,8 @@ class _Runner:
         try:
             if any(tuple(r.shape) != tuple(shape) for r, shape in zip(results, call.shapes, strict=True)):
                 raise TypeError("the shapes differ")
-            return tuple(typed(r, dtype, undefined) for r, dtype in zip(results, call.dtypes, strict=True))
+            told = tuple(typed(r, dtype, undefined) for r, dtype in zip(results, call.dtypes, strict=True))
+            return recorded(call, told)
         except (TypeError, ValueError) as error:
             self.found.errors.append(error)
             lost = self.blame(node, call, Refusal(f"its rule does not cover this call ({error})", UNRULED))
@@ -187,6 +197,8 @@ class _Runner:
     def apply(self, call: Call, node: fx.Node) -> Result:
         """One operator: computed where everything is known, else by its rule; blamed where it breaks something."""
         facts = call.read()
+        if self.fast and call.name not in THROUGH and any(where_any(fact.unknown) for fact in facts):
+            raise _Stop
         random = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
         if draws(call) or (random and call.name not in TABLE):
             return self.blame(node, call, RANDOM)
@@ -216,8 +228,10 @@ class _Runner:
         except Refusal as refusal:
             if not moving:
                 return beyond(call)
-            lost = self.blame(node, call, refusal)
-            return lost if refusal.result is None else refusal.result
+            result = None if refusal.result is None else refined(call, refusal.result)
+            if result is None or where_any(result.unknown):
+                lost = self.blame(node, call, refusal)
+                return lost if result is None else result
         spoil = spoiled(call) if moving else None
         fine = not any(where_any(f.unknown) for f in facts if not f.constant)
         if spoil is not None:
@@ -225,6 +239,8 @@ class _Runner:
                 self.blame(node, call, spoil[0], always=True)
             return marked(result, spoil[1])
         result = with_infinities(call, result) if moving else result
+        if moving and isinstance(result, Fact):
+            result = refined(call, result)
         results = result if isinstance(result, tuple) else (result,)
         if not any(where_any(r.unknown) for r in results[:1]):
             if mixes(results[0]) and not any(mixes(f) for f in facts):
@@ -241,7 +257,7 @@ class _Runner:
 
     def blame(self, node: fx.Node, call: Call, refusal: Refusal, always: bool = False) -> Result:
         """Note a loss, unless an argument was lost before; the result is unknown."""
-        if self.fast:
+        if self.fast and (always or call.name not in THROUGH):
             raise _Stop
         facts = call.facts()
         if always or not any(where_any(f.unknown) for f in facts):
@@ -293,14 +309,20 @@ def mixes(fact: Fact) -> bool:
     return not is_aligned(fact.rows) and level(fact.rows) != 0 and bool((core(fact.rows) == 3).any())
 
 
-def last_uses(graph: fx.Graph, output: fx.Node) -> dict[fx.Node, list[fx.Node]]:
-    """The nodes that the outputs need, each with the values that can be dropped after it."""
+def last_uses(
+    graph: fx.Graph, output: fx.Node, same: Mapping[fx.Node, fx.Node] | None = None
+) -> dict[fx.Node, list[fx.Node]]:
+    """The nodes that the outputs need, each with the values that can be dropped after it; what a node has the `same`
+    value as stays until then."""
+    copies: dict[fx.Node, list[fx.Node]] = {}
+    for copy, first in (same or {}).items():
+        copies.setdefault(first, []).append(copy)
     needed = ancestors(output)
     kept = set(output.all_input_nodes)
     order = {node: i for i, node in enumerate(graph.nodes)}
     drops: dict[fx.Node, list[fx.Node]] = {node: [] for node in graph.nodes if node in needed}
     for node in drops:
-        users = [user for user in node.users if user in drops]
+        users = [user for user in (*node.users, *copies.get(node, ())) if user in drops]
         if node not in kept and users:
             drops[max(users, key=order.__getitem__)].append(node)
     return drops
