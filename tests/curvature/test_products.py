@@ -6,7 +6,8 @@ are not convex: these are refused, and a chord that lies below the function show
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -53,6 +54,12 @@ def halves(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor], T
 
 def row(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     return lambda x: function(x)[:, None]
+
+
+P = torch.tensor([[2.0, 0.5, 0, 0], [0.5, 1.0, 0, 0], [0, 0, 1.0, 0.3], [0, 0, 0.3, 2.0]])
+SKEW = torch.tensor([[0.0, 1, 0, 0], [-1, 0, 2, 0], [0, -2, 0, 0], [0, 0, 0, 0]])
+NEARLY = torch.ones(4, 4, dtype=torch.float64)
+NEARLY[0, 0] -= 1e-12
 
 
 def kept(x: Tensor, y: Tensor) -> Tensor:
@@ -109,6 +116,23 @@ CONVEX: dict[str, Case] = {
     "1 / product by logarithms": (lambda x: (-x.log().sum(1, keepdim=True)).exp(), 0.1, 5.0),
     "log of a product": (lambda x: -x.prod(1, keepdim=True).log(), 0.1, 5.0),
     "product of exponentials": (lambda x: x.exp().prod(1, keepdim=True), -2.0, 2.0),
+    # quadratic forms
+    "x P x": (lambda x: ((x @ P) * x).sum(1, keepdim=True), -INF, INF),
+    "x P x, the other way": (lambda x: 0.5 * (x * F.linear(x, P)).sum(1), -INF, INF),
+    "with a linear term": (lambda x: (x * (F.linear(x, P) + torch.arange(4.0))).sum(1, keepdim=True), -INF, INF),
+    "around a point": (lambda x: ((x - 1) @ P * (x - 1)).sum(1), -INF, INF),
+    "singular": (lambda x: ((x @ torch.ones(4, 4)) * x).sum(1), -INF, INF),
+    "skew part": (lambda x: ((x @ (P + 3 * SKEW)) * x).sum(1), -INF, INF),
+    "bilinear": (lambda x: F.bilinear(x, x, torch.stack([P, torch.ones(4, 4)])), -INF, INF),
+    "einsum, three": (lambda x: torch.einsum("bi,ij,bj->b", x, P, x), -INF, INF),
+    "einsum, two": (lambda x: torch.einsum("bi,bi->b", x, x), -INF, INF),
+    "einsum, product first": (lambda x: torch.einsum("bi,bi->b", x @ P, x), -INF, INF),
+    "matrix products": (lambda x: (x[:, None] @ P @ x[:, :, None]).squeeze(2), -INF, INF),
+    "vecdot": (lambda x: torch.linalg.vecdot(x, x), -INF, INF),
+    "root of a form": (lambda x: ((x @ P) * x).sum(1, keepdim=True).sqrt(), -INF, INF),
+    "form over a number": (lambda x: ((x[:, :3] @ P[:3, :3]) * x[:, :3]).sum(1) / x[:, 3], 0.1, 5.0),
+    "differences": (lambda x: ((x[:, 1:] - x[:, :-1]) @ P[:3, :3] * (x[:, 1:] - x[:, :-1])).sum(1), -INF, INF),
+    "negative definite": (lambda x: -((x @ -P) * x).sum(1), -INF, INF),
     # functions of one number
     "x exp x": (lambda x: x * x.exp(), 0.0, 3.0),
     "x exp x from -2": (lambda x: x * x.exp(), -2.0, INF),
@@ -139,6 +163,11 @@ CONVEX: dict[str, Case] = {
 }
 
 REFUSED: dict[str, Case] = {
+    "P is indefinite": (lambda x: ((x @ (P - 3 * torch.eye(4))) * x).sum(1), -3.0, 3.0),
+    "P is indefinite by 1e-12": (lambda x: ((x.double() @ NEARLY) * x.double()).sum(1), -3.0, 3.0),
+    "two forms in different inputs": (halves(lambda x, y: (x @ P[:2, :2] * y).sum(1)), -3.0, 3.0),
+    "x P x of convex x": (lambda x: ((x.abs() @ P) * x.abs()).sum(1).neg(), -3.0, 3.0),
+    "the form has another order": (lambda x: ((x @ P) * x.flip(1)).sum(1), -3.0, 3.0),
     "x log y": (halves(lambda x, y: x * y.log()), 0.1, 5.0),
     "y / x": (halves(lambda x, y: y / x), 0.1, 5.0),
     "y^2 / x, x of either sign": (halves(lambda x, y: y**2 / x), -1.0, 2.0),
@@ -171,6 +200,19 @@ REFUSED: dict[str, Case] = {
 }  # fmt: skip
 
 
+@contextmanager
+def in_float64() -> Generator[None]:
+    """What the functions make is of float64, as are their constants."""
+    global P, SKEW
+    torch.set_default_dtype(torch.float64)
+    P, SKEW = P.double(), SKEW.double()
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+        P, SKEW = P.float(), SKEW.float()
+
+
 def certified(model: nn.Module, lo: float, hi: float, example: Tensor | None = None) -> cx.Certificate:
     width = 4 if example is None else example.shape[1]
     free = lo == -INF and hi == INF
@@ -182,11 +224,8 @@ def test_what_people_write_is_certified(name: str) -> None:
     function, lo, hi = CONVEX[name]
     certificate = certified(Function(function), lo, hi)
     assert certificate.convex, str(certificate)
-    torch.set_default_dtype(torch.float64)
-    try:
+    with in_float64():
         assert violation(Function(function), lo, hi) < 1e-9
-    finally:
-        torch.set_default_dtype(torch.float32)
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -195,5 +234,6 @@ def test_neighbours_are_refused(name: str) -> None:
     certificate = certified(Function(function), lo, hi)
     assert not certificate.convex
     assert certificate.findings
-    if name not in ("(-2)^x", "lgamma of anything"):
-        assert violation(Function(function), lo, hi) > 1e-9
+    if name not in ("(-2)^x", "lgamma of anything", "P is indefinite by 1e-12"):
+        with in_float64():
+            assert violation(Function(function), lo, hi) > 1e-9

@@ -27,8 +27,8 @@ SMALL = 1 << 14
 VIEWS = frozenset(("unsqueeze", "squeeze", "view", "reshape", "_unsafe_view", "flatten", "unflatten", "view_as"))
 MOVES = frozenset(
     ("permute", "transpose", "t", "mT", "numpy_T", "movedim", "swapaxes", "expand", "expand_as", "broadcast_to",
-     "slice", "select", "narrow", "flip", "roll", "diagonal", "diag_embed", "cat", "stack", "tril", "triu", "repeat", "tile",
-     "index_select", "index")
+     "slice", "select", "narrow", "flip", "roll", "diagonal", "diag_embed", "cat", "stack", "tril", "triu", "repeat",
+     "tile", "index_select", "index")
 )  # fmt: skip
 LINEAR = frozenset(
     ("mul", "div", "add", "sub", "rsub", "neg", "linear", "matmul", "mm", "bmm", "mv", "dot", "addmm", "einsum", "sum",
@@ -41,7 +41,8 @@ SMOOTH = frozenset(
      "cosh", "atan", "special_entr", "special_xlogy", "special_expit", "special_erf", "special_log1p", "silu")
 )  # fmt: skip
 """Functions of one number, and the arithmetic that combines them."""
-WHOLE = frozenset(("prod", "amax", "amin", "logsumexp", "linalg_svdvals", "linalg_eigvalsh", "max", "min"))
+WHOLE = frozenset(("prod", "amax", "amin", "logsumexp", "linalg_svdvals", "linalg_eigvalsh", "max", "min", "bilinear",
+                   "linalg_vecdot"))  # fmt: skip
 KEPT = VIEWS | MOVES | LINEAR | SMOOTH | WHOLE
 THROUGH = SMOOTH | frozenset(("sum", "mean", "prod", "linalg_svdvals", "linalg_eigvalsh", *VIEWS, *MOVES))
 """Operators after which something lost may be found again."""

@@ -245,6 +245,8 @@ ROWS: tuple[tuple[str, Rule], ...] = (
     ("baddbmm", layers.addmm),
     ("einsum", layers.einsum),
     ("outer", layers.outer),
+    ("bilinear", layers.bilinear_form),
+    ("linalg_vecdot", layers.vecdot),
     ("conv1d", layers.conv),
     ("conv2d", layers.conv),
     ("conv3d", layers.conv),

@@ -19,6 +19,7 @@ from convexnet.curvature.fields import core, elementwise, is_aligned, level, uni
 from convexnet.curvature.graph import ancestors, called, types_of
 from convexnet.curvature.literals import NAN, marked, spoiled, with_infinities
 from convexnet.curvature.opaque import UNRULED, Opaque, unreal, unruled
+from convexnet.curvature.quadratics import quadratic
 from convexnet.curvature.table import TABLE
 from convexnet.curvature.together import refined
 from convexnet.curvature.trace import Program
@@ -229,6 +230,7 @@ class _Runner:
             if not moving:
                 return beyond(call)
             result = None if refusal.result is None else refined(call, refusal.result)
+            result = found_again(call, result) if moving else result
             if result is None or where_any(result.unknown):
                 lost = self.blame(node, call, refusal)
                 return lost if result is None else result
@@ -240,7 +242,7 @@ class _Runner:
             return marked(result, spoil[1])
         result = with_infinities(call, result) if moving else result
         if moving and isinstance(result, Fact):
-            result = refined(call, result)
+            result = found_again(call, refined(call, result)) or result
         results = result if isinstance(result, tuple) else (result,)
         if not any(where_any(r.unknown) for r in results[:1]):
             if mixes(results[0]) and not any(mixes(f) for f in facts):
@@ -267,6 +269,13 @@ class _Runner:
             replace(unknown(shape, uniform(rows, shape, torch.uint8)), undefined=True) for shape in call.shapes
         )
         return results[0] if len(results) == 1 else results
+
+
+def found_again(call: Call, result: Fact | None) -> Fact | None:
+    """The result of a call that its rule lost, if the expression behind it is of a known kind."""
+    if result is not None and not where_any(result.unknown):
+        return result
+    return quadratic(call) or result
 
 
 RANDOM = Refusal("it draws random numbers", "make the forward deterministic in eval mode")
