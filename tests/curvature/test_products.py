@@ -62,6 +62,18 @@ NEARLY = torch.ones(4, 4, dtype=torch.float64)
 NEARLY[0, 0] -= 1e-12
 
 
+def square(x: Tensor) -> Tensor:
+    return x.reshape(-1, 2, 2)
+
+
+def shifted(x: Tensor, m: Tensor) -> Tensor:
+    return m + (x - m).exp().sum(1, keepdim=True).log()
+
+
+def log_softmax(x: Tensor, m: Tensor) -> Tensor:
+    return x - m - (x - m).exp().sum(1, keepdim=True).log()
+
+
 def kept(x: Tensor, y: Tensor) -> Tensor:
     return y * (x / y).exp()
 
@@ -162,7 +174,47 @@ CONVEX: dict[str, Case] = {
     "gelu": (F.gelu, -1.4, 1.4),
 }
 
+MATRICES: dict[str, Case] = {
+    "Frobenius": (lambda x: torch.linalg.matrix_norm(square(x)), -INF, INF),
+    "spectral": (lambda x: torch.linalg.matrix_norm(square(x), 2), -INF, INF),
+    "nuclear": (lambda x: torch.linalg.matrix_norm(square(x), "nuc"), -INF, INF),
+    "largest row sum": (lambda x: torch.linalg.norm(square(x), INF, dim=(1, 2)), -INF, INF),
+    "p-norm of vectors": (lambda x: torch.linalg.norm(x, 3, dim=1), -INF, INF),
+    "largest singular value": (lambda x: torch.linalg.svdvals(square(x))[:, 0], -INF, INF),
+    "sum of singular values": (lambda x: torch.linalg.svdvals(square(x)).sum(1), -INF, INF),
+    "largest eigenvalue": (lambda x: torch.linalg.eigvalsh(square(x) + square(x).mT)[:, -1], -INF, INF),
+    "largest eigenvalue of a triangle": (lambda x: torch.linalg.eigvalsh(square(x))[:, -1:], -INF, INF),
+    "least eigenvalue": (lambda x: -torch.linalg.eigh(square(x))[0][:, 0], -INF, INF),
+    "two largest": (lambda x: torch.linalg.eigvalsh(torch.diag_embed(x) + SKEW.mT)[:, -2:].sum(1), -INF, INF),
+    "two least": (lambda x: -torch.linalg.eigvalsh(torch.diag_embed(x))[:, :2].sum(1), -INF, INF),
+    "-log det": (lambda x: -torch.logdet(torch.diag_embed(x) + 0.01), 0.5, 5.0),
+    "-log det of a sum": (lambda x: -torch.linalg.slogdet(torch.diag_embed(x) + 3 * torch.ones(4, 4))[1], 0.5, 5.0),
+    "-log det, full": (lambda x: -torch.logdet(square(x) + square(x).mT + 20 * torch.eye(2)), -2.0, 2.0),
+    "root of det": (lambda x: -(torch.det(torch.diag_embed(x)) ** 0.25), 0.5, 5.0),
+    "trace of the inverse": (
+        lambda x: torch.linalg.inv(torch.diag_embed(x) + 0.01).diagonal(dim1=1, dim2=2).sum(1), 0.5, 5.0),
+    "diagonal of the inverse": (lambda x: (torch.diag_embed(x) + 0.1).inverse()[:, 1, 1], 0.5, 5.0),
+    "trace": (lambda x: torch.einsum("bii->b", square(x).relu()), -INF, INF),
+    "shifted log-sum-exp": (lambda x: shifted(x, x.amax(1, keepdim=True).detach()), -INF, INF),
+    "shifted, without the dimension": (
+        lambda x: x.amax(1) + (x - x.amax(1)[:, None]).exp().sum(1).log(), -INF, INF),
+    "shifted by the mean": (
+        lambda x: (x - x.mean(1, keepdim=True)).logsumexp(1, keepdim=True) + x.mean(1, keepdim=True), -INF, INF),
+    "-log softmax": (lambda x: -log_softmax(x, x.amax(1, keepdim=True)), -INF, INF),
+}  # fmt: skip
+CONVEX.update(MATRICES)
+
 REFUSED: dict[str, Case] = {
+    "second singular value": (lambda x: torch.linalg.svdvals(square(x))[:, 1], -3.0, 3.0),
+    "inner eigenvalues": (lambda x: torch.linalg.eigvalsh(torch.diag_embed(x))[:, 1:3].sum(1), -3.0, 3.0),
+    "least eigenvalue, not negated": (lambda x: torch.linalg.eigvalsh(square(x))[:, 0], -3.0, 3.0),
+    "order -2": (lambda x: torch.linalg.matrix_norm(square(x), -2), -3.0, 3.0),
+    "spectral norm of convex": (lambda x: -torch.linalg.matrix_norm(square(x.abs()), 2), -3.0, 3.0),
+    "log det of what is indefinite": (lambda x: -torch.logdet(torch.diag_embed(x) - 0.6), 0.5, 5.0),
+    "log det of what is not symmetric": (lambda x: -torch.logdet(torch.eye(2) * 3 + square(x)), -1.0, 1.0),
+    "off the diagonal of an inverse": (lambda x: torch.linalg.inv(torch.diag_embed(x) + 0.1)[:, 0, 1], 0.5, 5.0),
+    "shifted, and not back": (lambda x: (x - x.amax(1, keepdim=True)).exp().sum(1, keepdim=True).log(), -3.0, 3.0),
+    "shifted back twice": (lambda x: shifted(x, x.amin(1, keepdim=True)) + x.amin(1, keepdim=True), -3.0, 3.0),
     "P is indefinite": (lambda x: ((x @ (P - 3 * torch.eye(4))) * x).sum(1), -3.0, 3.0),
     "P is indefinite by 1e-12": (lambda x: ((x.double() @ NEARLY) * x.double()).sum(1), -3.0, 3.0),
     "two forms in different inputs": (halves(lambda x, y: (x @ P[:2, :2] * y).sum(1)), -3.0, 3.0),
@@ -234,6 +286,80 @@ def test_neighbours_are_refused(name: str) -> None:
     certificate = certified(Function(function), lo, hi)
     assert not certificate.convex
     assert certificate.findings
-    if name not in ("(-2)^x", "lgamma of anything", "P is indefinite by 1e-12"):
+    if name not in ("(-2)^x", "lgamma of anything", "P is indefinite by 1e-12", "log det of what is indefinite"):
         with in_float64():
             assert violation(Function(function), lo, hi) > 1e-9
+
+
+# --- factors and indices from other inputs ---------------------------------------------------------------------------
+
+FACTORS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "softmax": lambda x, c: (c.softmax(1) * x.relu()).sum(1),
+    "ELU + 1": lambda x, c: (F.elu(c) + 1) * x.relu(),
+    "CELU + alpha": lambda x, c: (F.celu(c, 2.0) + 2) * x.relu(),
+    "1 / exp": lambda x, c: x.relu() / c.exp(),
+    "normalised": lambda x, c: (c.exp() / c.exp().sum(1, keepdim=True) * x.relu()).sum(1),
+    "square": lambda x, c: c**2 * x.relu(),
+    "1 / sigmoid": lambda x, c: x.square() / c.sigmoid(),
+    "1 / softplus": lambda x, c: x.square() / F.softplus(c),
+    "-log softmax": lambda x, c: -c.log_softmax(1) * x.relu(),
+}
+SIGNED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "itself": lambda x, c: c * x.relu(),
+    "ELU + .9": lambda x, c: (F.elu(c) + 0.9) * x.relu(),
+    "tanh": lambda x, c: c.tanh() * x.relu(),
+    "softmax - 1/2": lambda x, c: (c.softmax(1) - 0.5) * x.relu(),
+}
+
+
+@pytest.mark.parametrize("name", [*FACTORS, *SIGNED])
+def test_factors_from_another_input(name: str) -> None:
+    function = {**FACTORS, **SIGNED}[name]
+    inputs = torch.zeros(2, 4), torch.zeros(2, 4)
+    assert cx.certify(Function(function), inputs, wrt=0).convex == (name in FACTORS)
+
+
+def test_elements_picked_by_the_label_of_another_input() -> None:
+    inputs = torch.zeros(2, 4), torch.tensor([0, 2])
+
+    def certifies(function: Callable[[Tensor, Tensor], Tensor]) -> bool:
+        return cx.certify(Function(function), inputs, wrt=0).convex
+
+    assert certifies(lambda x, y: x.relu().gather(1, y[:, None]))
+    assert certifies(lambda x, y: x.logsumexp(1) - x.gather(1, y[:, None])[:, 0])
+    assert certifies(lambda x, y: x.relu()[torch.arange(x.shape[0]), y])
+    assert certifies(lambda x, y: (F.one_hot(y, 4).float() * x.relu()).sum(1))
+    assert not certifies(lambda x, y: torch.cat([-x.relu(), x], 1).gather(1, y[:, None]))
+    assert not certifies(lambda x, y: x.relu()[y])  # another sample's
+
+
+# --- CVXPY as an oracle ----------------------------------------------------------------------------------------------
+
+
+def test_cvxpy_says_the_same() -> None:
+    cvxpy = pytest.importorskip("cvxpy")
+    x = cvxpy.Variable(4, pos=True)
+    atoms = {
+        "geometric mean": -cvxpy.geo_mean(x),
+        "harmonic mean": -cvxpy.harmonic_mean(x) / 4,
+        "1 / product": cvxpy.inv_prod(x),
+        "quad over lin": cvxpy.quad_over_lin(x[:3], x[3]),
+        "x P x": cvxpy.quad_form(x, P.double().numpy()),
+        "root of det": -cvxpy.geo_mean(x),
+        "x log x": -cvxpy.entr(x),
+        "relative entropy": cvxpy.kl_div(x[:2], x[2:]),
+        "x exp x": cvxpy.xexp(x),
+        "lgamma": cvxpy.loggamma(x),
+    }
+    point = torch.tensor([[0.7, 1.3, 2.1, 0.4]], dtype=torch.float64)
+    x.value = point[0].numpy()
+    for name, atom in atoms.items():
+        assert atom.is_convex(), name
+        with in_float64():
+            ours = CONVEX[name][0](point)
+        if name not in APPROXIMATED:
+            assert torch.allclose(ours.flatten(), torch.tensor(atom.value).flatten().double(), atol=1e-6), name
+
+
+APPROXIMATED = ("lgamma",)
+"""CVXPY's is a piecewise approximation."""

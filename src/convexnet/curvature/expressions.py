@@ -44,7 +44,10 @@ SMOOTH = frozenset(
 WHOLE = frozenset(("prod", "amax", "amin", "logsumexp", "linalg_svdvals", "linalg_eigvalsh", "max", "min", "bilinear",
                    "linalg_vecdot"))  # fmt: skip
 KEPT = VIEWS | MOVES | LINEAR | SMOOTH | WHOLE
-THROUGH = SMOOTH | frozenset(("sum", "mean", "prod", "linalg_svdvals", "linalg_eigvalsh", *VIEWS, *MOVES))
+THROUGH = SMOOTH | VIEWS | MOVES | frozenset(
+    ("sum", "mean", "prod", "amax", "amin", "linalg_svdvals", "linalg_eigvalsh", "det", "linalg_det", "linalg_inv",
+     "inverse", "matmul", "bmm", "linear", "einsum")
+)  # fmt: skip
 """Operators after which something lost may be found again."""
 
 

@@ -42,7 +42,7 @@ CLASH = Refusal(
 BOUNDLESS = frozenset(
     (
         "add", "sub", "rsub", "maximum", "minimum", "max", "min", "clamp", "clamp_min", "clamp_max", "hardtanh",
-        "masked_fill", "where", "pad", "constant_pad_nd", "norm", "linalg_vector_norm", "full_like", "new_full", "fill",
+        "masked_fill", "where", "pad", "constant_pad_nd", "norm", "linalg_vector_norm", "linalg_norm", "linalg_matrix_norm", "full_like", "new_full", "fill",
         "cdist", "copy", "amax", "amin", "logsumexp",
     )
 )  # fmt: skip

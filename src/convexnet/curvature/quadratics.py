@@ -179,7 +179,8 @@ def quadratic(call: Call) -> Fact | None:
     root = None if form is None else root_of(form)
     if form is None or root is None or root.curvature != AFFINE or not by_row(root):
         return None
-    if len(call.shape) == 0 or call.shape[0] != BATCH or root.shape[1:].numel() > MOST:
+    shape = tuple(call.shape)
+    if shape[:1] != (BATCH,) or root.shape[1:].numel() > MOST:
         return None
     try:
         return certified(call, form, root)

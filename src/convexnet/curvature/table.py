@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from convexnet.curvature import arithmetic, layers, powers, shapes, specials
+from convexnet.curvature import arithmetic, layers, matrices, powers, shapes, specials
 from convexnet.curvature.call import Call, Rule
 from convexnet.curvature.opaque import Opaque
 from convexnet.curvature.pointwise import HALVES, INF, LEFT, LINE, POSITIVE, RIGHT, Pointwise, Profile
@@ -245,6 +245,16 @@ ROWS: tuple[tuple[str, Rule], ...] = (
     ("baddbmm", layers.addmm),
     ("einsum", layers.einsum),
     ("outer", layers.outer),
+    # --- matrices ----------------------------------------------------------------------------------------------------
+    ("linalg_matrix_norm", matrices.matrix_norm),
+    ("linalg_norm", matrices.norm),
+    ("linalg_svdvals", matrices.svdvals),
+    ("linalg_eigvalsh", matrices.eigvalsh),
+    ("linalg_eigh", matrices.eigh),
+    ("logdet", matrices.logdet),
+    ("linalg_slogdet", matrices.slogdet),
+    *((name, matrices.det) for name in ("det", "linalg_det")),
+    *((name, matrices.inverse) for name in ("linalg_inv", "inverse")),
     ("bilinear", layers.bilinear_form),
     ("linalg_vecdot", layers.vecdot),
     ("conv1d", layers.conv),
@@ -266,8 +276,8 @@ ROWS: tuple[tuple[str, Rule], ...] = (
     ("rnn_relu", layers.rnn_relu),
     ("rnn_relu_cell", layers.rnn_relu_cell),
     # --- known to break convexity ------------------------------------------------------------------------------------
-    ("softmax", Opaque("it divides exponentials by their sum", "leave the softmax out: certify the logits", one)),
-    ("_softmax", Opaque("it divides exponentials by their sum", "leave the softmax out: certify the logits", one)),
+    *((name, Opaque("it divides exponentials by their sum", "leave it out: certify the logits", one, (0.0, 1.0)))
+      for name in ("softmax", "_softmax", "special_softmax")),
     ("layer_norm", Opaque(LAYER_NORM, NORM_REMEDY, last)),
     ("native_layer_norm", Opaque(LAYER_NORM, NORM_REMEDY, last)),
     ("rms_norm", Opaque("it divides by a root mean square that depends on the input", NORM_REMEDY, last)),

@@ -18,8 +18,10 @@ from convexnet.curvature.facts import CONSTANT, UNKNOWN, Fact, constant, typed, 
 from convexnet.curvature.fields import core, elementwise, is_aligned, level, uniform, where_any
 from convexnet.curvature.graph import ancestors, called, types_of
 from convexnet.curvature.literals import NAN, marked, spoiled, with_infinities
+from convexnet.curvature.matrices import sum_of_spectrum
 from convexnet.curvature.opaque import UNRULED, Opaque, unreal, unruled
 from convexnet.curvature.quadratics import quadratic
+from convexnet.curvature.shifted import unshifted
 from convexnet.curvature.table import TABLE
 from convexnet.curvature.together import refined
 from convexnet.curvature.trace import Program
@@ -275,7 +277,10 @@ def found_again(call: Call, result: Fact | None) -> Fact | None:
     """The result of a call that its rule lost, if the expression behind it is of a known kind."""
     if result is not None and not where_any(result.unknown):
         return result
-    return quadratic(call) or result
+    for found in (quadratic(call), sum_of_spectrum(call)):
+        if found is not None:
+            return found
+    return None if result is None else unshifted(call, result)
 
 
 RANDOM = Refusal("it draws random numbers", "make the forward deterministic in eval mode")
