@@ -19,8 +19,15 @@ help:  ## list the commands
 demo: $(VENV)/.stamp-lab  ## ordinary and convex network on real digits: table, certificates, report
 	@$(BIN)/convexnet demo
 
-test: lint  ## style, types, tests, doctests and the documentation's examples
-	@$(PYTEST)
+# The types are checked beside the tests, and reported after them: alone, they would leave one of two cores idle.
+test: $(VENV)/.stamp-dev  ## style, types, tests, doctests and the documentation's examples
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/pyright > $(VENV)/types.log 2>&1 & types=$$!; \
+	$(PYTEST); tests=$$?; \
+	wait $$types; types=$$?; \
+	cat $(VENV)/types.log; \
+	exit $$(( tests ? tests : types ))
 
 lint: $(VENV)/.stamp-dev  ## style and types only
 	@$(BIN)/ruff check
@@ -58,6 +65,8 @@ test slow fuzz: export OMP_NUM_THREADS := 1
 test slow fuzz: export MKL_NUM_THREADS := 1
 test slow fuzz: export OPENBLAS_NUM_THREADS := 1
 test lint: export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
+# Where this is set, as in many containers, each worker and process would compile every module and test anew.
+test slow fuzz: export PYTHONDONTWRITEBYTECODE :=
 
 $(BIN)/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "convexnet needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Name another: make PYTHON=python3.12 ...")'

@@ -331,12 +331,16 @@ def test_nan_is_a_violation() -> None:
 
 
 @pytest.mark.parametrize(
-    ("keywords", "words"), [({"method": "square"}, "unknown method"), ({"epsilon": -1.0}, "epsilon")]
+    ("keywords", "words"),
+    [
+        ({"method": "square"}, "unknown method"),
+        *(({"epsilon": value}, "^epsilon must be a") for value in (-1.0, math.nan, math.inf, "5", None, [5.0], True)),
+    ],
 )
 def test_unknown_methods(keywords: dict[str, Any], words: str) -> None:
     model = mlp()
     before = copy.deepcopy(model.state_dict())
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises((ValueError, TypeError), match=words):
         cx.constrain(model, ROW, **keywords)
     assert all(torch.equal(a, b) for a, b in zip(before.values(), model.state_dict().values(), strict=True))
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from convexnet.curvature.table import TABLE
 
 ROOT = Path(__file__).resolve().parent.parent
 IDS = [f"A{n}" for n in range(1, 14)] + [f"B{n}" for n in range(1, 6)] + [f"C{n}" for n in range(1, 9)]
@@ -106,3 +110,81 @@ def test_nothing_private() -> None:
             continue
         found += [f"{path.relative_to(ROOT)}: {what}" for what, pattern in PRIVATE.items() if pattern.search(text)]
     assert not found
+
+
+# --- what is known of an operator is said once -----------------------------------------------------------------------
+
+PACKAGE = ROOT / "src" / "convexnet"
+OTHER_NAMES = ("nn", "zoo", "initialise", "lab", "storage")
+"""Rooms that look at no operator: "relu" is a setting there, and "sum" a function of Python's."""
+OWN_TABLES = {
+    "curvature/table.py": "the table",
+    "form/operators.py": "how an operator is lowered to affine maps and convex atoms",
+    "curvature/expressions.py": "which operators an expression is looked back through",
+    "curvature/univariate.py": "the derivatives of functions of one number, which no row says",
+    "curvature/terms.py": "what operators make of sums of terms, which no row says",
+    "curvature/together.py: homogeneous": "what operators make of degrees of homogeneity, which no row says",
+    "curvature/quadratics.py": "what may stand before and after the product of a quadratic form",
+    "curvature/shifted.py": "what may stand between the exponential and the logarithm of a log-sum-exp",
+    "curvature/matrices.py: sum_of_spectrum": "sums of singular values and eigenvalues",
+    "curvature/shapes.py: ANYWHERE": "which operators pick elements by numbers of another input",
+    "curvature/kinks.py": "the adversary's own: an attack must not believe what it attacks",
+    "differences/rules.py: PIECEWISE_LINEAR": "how one is a difference of convex functions, which no row says",
+    "conversion/rewrites.py: ACTIVATIONS": "names by which a user chooses an activation",
+    "conversion/convexify.py: FUNCTIONS": "by which module of torch.nn a function is written",
+    "export/atom.py": "to go: lowered in form",
+    "export/bends.py": "to go: lowered in form",
+    "export/operators.py": "to go: lowered in form",
+    "export/reading.py": "to go: lowered in form",
+    "solve/kinks.py": "to go: lowered in form",
+    "solve/opened.py": "to go: lowered in form",
+}
+"""Where operators may be listed beside the table, and why."""
+
+
+def tables(source: str) -> Iterator[tuple[str, list[str]]]:
+    """Literal collections with the names of three operators or more: the variable or function that each is in, and
+    the names. A pair whose first part is a name is an entry, too."""
+    for statement in ast.parse(source).body:
+        targets = statement.targets if isinstance(statement, ast.Assign) else [statement]
+        where = getattr(targets[0], "name", getattr(targets[0], "id", ""))
+        if isinstance(statement, ast.AnnAssign):
+            where = ast.unparse(statement.target)
+        for node in ast.walk(statement):
+            if isinstance(node, (ast.Set, ast.List, ast.Tuple)):
+                entries: list[ast.expr] = list(node.elts)
+            elif isinstance(node, ast.Dict):
+                entries = [key for key in node.keys if key is not None]
+            else:
+                continue
+            firsts = [e.elts[0] if isinstance(e, ast.Tuple) and len(e.elts) > 1 else e for e in entries]
+            names = [e.value for e in firsts if isinstance(e, ast.Constant) and e.value in TABLE]
+            if len(names) >= 3:
+                yield where, names
+
+
+def test_operators_are_listed_in_one_table() -> None:
+    """A second list drifts from the first. What is a fact of an operator is a field of its row, or follows from the
+    kind of its rule; `row_of` says it, and a dictionary by rule needs no names."""
+    found: list[str] = []
+    used: set[str] = set()
+    for path in sorted(PACKAGE.rglob("*.py")):
+        place = path.relative_to(PACKAGE).as_posix()
+        if place.startswith(tuple(f"{room}/" for room in OTHER_NAMES)):
+            continue
+        for where, names in tables(path.read_text(encoding="utf-8")):
+            known = {place, f"{place}: {where}"} & {*OWN_TABLES}
+            used |= known
+            found += [] if known else [f"{place}, {where or 'a statement'}: {', '.join(names)}"]
+    assert not found, "operators are listed beside the table:\n" + "\n".join(found)
+    idle = {place for place, why in OWN_TABLES.items() if place not in used and not why.startswith("to go")}
+    assert not idle - {"form/operators.py"}, "nothing is listed there"
+
+
+def test_a_second_table_is_found() -> None:
+    assert dict(tables('LINEAR = ("linear", "conv1d", "a word", "mm")')) == {"LINEAR": ["linear", "conv1d", "mm"]}
+    assert dict(tables('def f(n):\n    return {"add": 1, "sub": 2, "mul": 3}[n]')) == {"f": ["add", "sub", "mul"]}
+    assert [names for _, names in tables('ROWS = (("relu", 1), *((n, 2) for n in ("abs", "exp", "sin")))')] == [
+        ["abs", "exp", "sin"]
+    ]
+    assert not dict(tables('PAIR = {"sub", "add"}; WORDS = ("one", "two", "relu", "abs")'))

@@ -1,16 +1,28 @@
-"""convexnet: convex neural networks in PyTorch, with a proof."""
+"""convexnet: convex neural networks in PyTorch, with a proof.
 
-from convexnet import nn
-from convexnet.constraints import Cone, constrain
-from convexnet.conversion import Change, bake, changes, convexify
-from convexnet.curvature import Certificate, Finding, certify
-from convexnet.curvature.falsify import Counterexample, falsify
-from convexnet.domains import Box
-from convexnet.errors import ConvexNetError, NotCertified, NotTraceable
-from convexnet.export import to_cvxpy, to_lp
-from convexnet.solve import Solution, minimise
-from convexnet.split import split
-from convexnet.storage import load, save
+The names below are imported when they are first used, so that `import convexnet` and the command line's help need not
+wait for PyTorch.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from convexnet import nn
+    from convexnet.constraints import Cone, constrain
+    from convexnet.conversion import Change, bake, changes, convexify
+    from convexnet.curvature import Certificate, Finding, certify
+    from convexnet.curvature.falsify import Counterexample, falsify
+    from convexnet.domains import Box
+    from convexnet.errors import ConvexNetError, NotCertified, NotTraceable
+    from convexnet.export import to_cvxpy, to_lp
+    from convexnet.solve import Solution, minimise
+    from convexnet.split import split
+    from convexnet.storage import load, save
 
 __version__ = "0.1.0"
 
@@ -40,3 +52,53 @@ __all__ = [
     "to_cvxpy",
     "to_lp",
 ]
+
+_HOMES = {
+    "Box": "domains",
+    "Certificate": "curvature",
+    "Change": "conversion",
+    "Cone": "constraints",
+    "ConvexNetError": "errors",
+    "Counterexample": "curvature.falsify",
+    "Finding": "curvature",
+    "NotCertified": "errors",
+    "NotTraceable": "errors",
+    "Solution": "solve",
+    "bake": "conversion",
+    "certify": "curvature",
+    "changes": "conversion",
+    "constrain": "constraints",
+    "convexify": "conversion",
+    "falsify": "curvature.falsify",
+    "load": "storage",
+    "minimise": "solve",
+    "save": "storage",
+    "split": "split",
+    "to_cvxpy": "export",
+    "to_lp": "export",
+}
+"""Where a name comes from."""
+
+
+class _Package(ModuleType):
+    """The package, with names that come when they are asked for."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "nn":
+            return importlib.import_module("convexnet.nn")
+        if name not in _HOMES:
+            raise AttributeError(f"module 'convexnet' has no attribute {name!r}")
+        value = getattr(importlib.import_module(f"convexnet.{_HOMES[name]}"), name)
+        self.__dict__[name] = value
+        return value
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # The import system binds a submodule to its package, and the function `split` has the name of its module.
+        if not (name in _HOMES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+    def __dir__(self) -> list[str]:
+        return sorted({*self.__dict__, *__all__})
+
+
+sys.modules[__name__].__class__ = _Package

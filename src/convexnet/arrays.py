@@ -5,6 +5,7 @@ Tensors, numpy arrays and nested lists of numbers are accepted alike, and so are
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
 from typing import Any
@@ -182,6 +183,28 @@ def as_size(value: Any, name: str, least: int = 1) -> int:
 def whole(number: int | float | None) -> str:
     """Return the hint for a float that is an integer."""
     return f": write {number:.0f}" if isinstance(number, float) and number.is_integer() else ""
+
+
+def as_real(value: Any, name: str, least: float = 0.0) -> float:
+    """Return a setting as a float.
+
+    Raises:
+        TypeError: it is not a number.
+        ValueError: it is NaN, infinite, or smaller than `least`.
+
+    Example:
+        >>> as_real(np.float32(2), "epsilon")
+        2.0
+        >>> as_real("5", "epsilon")
+        Traceback (most recent call last):
+        TypeError: epsilon must be a number, not '5'
+    """
+    number = plain_number(value)
+    if number is None:
+        raise TypeError(f"{name} must be a number, not {value!r}")
+    if not (math.isfinite(number) and number >= least):
+        raise ValueError(f"{name} must be a finite number of at least {least:g}, not {value!r}")
+    return float(number)
 
 
 def as_sizes(value: Any, name: str, least: int = 1) -> tuple[int, ...]:

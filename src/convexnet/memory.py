@@ -19,6 +19,7 @@ EXAMPLE = "_convexnet_example"
 CONSTRAINT = "_convexnet_constraint"
 CHANGES = "_convexnet_changes"
 ONLY = "_convexnet_only"
+CLASSNAMES = "_convexnet_classnames"
 
 SIDES = (32, 224, 28, 64, 8)
 """Sizes of square images that are tried on a convolutional network whose example nobody recorded."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import re
 from collections.abc import Callable
 
@@ -278,6 +279,9 @@ def test_a_box_for_each_sample_is_taken_as_their_hull() -> None:
 
 
 def test_errors() -> None:
+    for budget in (0, -1, "5", None, math.nan, math.inf, 1.5, True):
+        with pytest.raises(ValueError, match=r"^budget must be an integer of at least 1, not "):
+            cx.falsify(nn.ReLU(), torch.zeros(1, 2), budget=budget)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="budget"):
         cx.falsify(nn.ReLU(), torch.zeros(2, 3), budget=0)
     with pytest.raises(ValueError, match="batch dimension"):

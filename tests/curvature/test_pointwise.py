@@ -42,7 +42,8 @@ def calls(name: str) -> Iterator[tuple[Sample, Call]]:
 def cases() -> dict[str, Case]:
     """Each pointwise row under each of its settings, and powers."""
     found: dict[str, Case] = {}
-    for name, rule in TABLE.items():
+    for name, row in TABLE.items():
+        rule = row.rule
         if isinstance(rule, Pointwise):
             for sample, call in calls(name):
                 settings = [*map(repr, sample.args[1:]), *(f"{k}={v!r}" for k, v in sample.kwargs.items())]

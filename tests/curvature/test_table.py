@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,9 +27,10 @@ from convexnet.curvature.opaque import Opaque
 from convexnet.curvature.pointwise import LINE, Pointwise, Profile
 from convexnet.curvature.reductions import Reduction, Window
 from convexnet.curvature.shapes import Moved
-from convexnet.curvature.table import ROWS, TABLE, build
+from convexnet.curvature.table import ALIASES, ROWS, TABLE, build, shape_only
 from tests.curvature.oracles import INF, SAMPLES, C, Fixed, Moving, Range, Sample, X, s
 
+PATHS = 3  # random functions of z for each argument, evaluated one after the other and judged together
 POINTS = 17  # along z; a power of two and one, so that chords of every dyadic length are looked at
 STRIDES = (1, 2, 4, 8)
 CONSTANT, AFFINE, CONVEX, CONCAVE, LOST, ROOTED = range(6)  # ROOTED: a power of what is concave, no more
@@ -101,11 +103,11 @@ class Quantity:
     kind: Tensor
     value: Tensor | None = None  # of an argument that does not vary
 
-    def window(self, draws: Draws) -> tuple[Tensor, Tensor]:
-        """A finite interval inside the bounds, of a random scale; often it touches a bound."""
+    def window(self, draws: Draws, *paths: int) -> tuple[Tensor, Tensor]:
+        """A finite interval inside the bounds for each path, of a random scale; often it touches a bound."""
         lo, hi = self.fact.lo.double(), self.fact.hi.double()
         scale = min(30.0, 10 ** (3 * float(draws.unit()) - 1.2))
-        u = draws.unit(6, *self.fact.shape)
+        u = draws.unit(6, *paths, *self.fact.shape)
         start = scale * (4 * u[0] - 2)
         left = torch.where(lo.isfinite(), lo, torch.where(hi.isfinite(), hi - scale, start - scale * u[1]))
         right = torch.where(hi.isfinite(), hi, torch.where(lo.isfinite(), lo + scale, start + scale * u[1]))
@@ -114,21 +116,22 @@ class Quantity:
         return torch.where(u[4] < 0.6, left, left + size * near), torch.where(u[5] < 0.6, right, left + size * far)
 
     def along(self, draws: Draws) -> Tensor:
-        """The argument at the points of z: (POINTS, *shape)."""
+        """The argument at the points of z on every path: (PATHS, POINTS, *shape)."""
         shape, d = tuple(self.fact.shape), self.fact.degree
         if self.value is not None:
-            return self.value.expand(POINTS, *shape)
-        left, right = self.window(draws)
+            return self.value.expand(PATHS, POINTS, *shape)
+        left, right = self.window(draws, PATHS, 1)
         z = torch.linspace(-1.0, 1.0, POINTS, dtype=torch.float64).reshape(-1, *[1] * len(shape))
-        u = draws.unit(5, *shape)
+        u = draws.unit(5, PATHS, 1, *shape)
         at, slope = 2 * u[0] - 1, 4 * u[1] - 2
         size = (z - at).abs()
         bends = torch.stack([
             size, size.square(), (z - at).clamp(min=0), (at - z).clamp(min=0), (3 * slope * z).exp(),
             size + u[2] * (z + slope).square() + slope * z,
         ])  # fmt: skip
-        bend = bends.gather(0, draws.below(len(bends), *shape).expand(1, *bends.shape[1:]))[0]
-        low, high = bend.amin(0), bend.amax(0)
+        which = draws.below(len(bends), PATHS, 1, *shape)
+        bend = bends.gather(0, which.expand(1, PATHS, POINTS, *shape))[0]
+        low, high = bend.amin(1, keepdim=True), bend.amax(1, keepdim=True)
         bend = (bend - low) / torch.where(high > low, high - low, 1.0)
         line = torch.where(u[3] < 0.5, 1 + z, 1 - z) / 2
         if d == 1:
@@ -144,10 +147,10 @@ class Quantity:
             down = up = concave_power(left, right, bend, self.fact.concavity)
         elif not math.isnan(self.fact.exponent):
             down = up = concave_power(left.exp(), right.exp(), bend, self.fact.exponent).log()
-        level = (left + (right - left) * u[4]).expand(POINTS, *shape)
-        jumps = left + (right - left) * draws.unit(POINTS, *shape)
+        level = (left + (right - left) * u[4]).expand(PATHS, POINTS, *shape)
+        jumps = left + (right - left) * draws.unit(PATHS, POINTS, *shape)
         options = torch.stack([level, left + (right - left) * line, up, down, jumps, down])
-        found = options.gather(0, self.kind.expand(1, POINTS, *shape))[0]
+        found = options.gather(0, self.kind.expand(1, PATHS, POINTS, *shape))[0]
         return torch.minimum(torch.maximum(found, self.fact.lo.double()), self.fact.hi.double())
 
 
@@ -244,6 +247,14 @@ def specs(value: Any) -> Iterator[Moving | Fixed]:
 # --- one trial -------------------------------------------------------------------------------------------------------
 
 
+@contextmanager
+def quiet() -> Generator[None]:
+    """Without gradients and warnings: once for the hundreds of evaluations of a trial."""
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 class Trial:
     """A sample with facts drawn for its arguments."""
 
@@ -265,20 +276,19 @@ class Trial:
         def real(value: Tensor) -> Tensor:
             return value.double() if value.is_floating_point() else value
 
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            out = self.operator(
-                *exchange(list(self.sample.args), table, real),
-                **{key: exchange(value, table, real) for key, value in self.sample.kwargs.items()},
-            )
+        out = self.operator(
+            *exchange(list(self.sample.args), table, real),
+            **{key: exchange(value, table, real) for key, value in self.sample.kwargs.items()},
+        )
         outs = list(out) if isinstance(out, (tuple, list)) else [out]
         return [o for o in outs if isinstance(o, Tensor)]
 
     def path(self) -> dict[int, Tensor]:
         return {key: quantity.along(self.draws) for key, quantity in self.quantities.items()}
 
-    def call(self) -> Call:
-        outs = self.evaluate({key: path[0] for key, path in self.path().items()})
+    @quiet()
+    def call(self, path: Mapping[int, Tensor] | None = None) -> Call:
+        outs = self.evaluate({key: values[0, 0] for key, values in (path or self.path()).items()})
         facts = {key: quantity.fact for key, quantity in self.quantities.items()}
         return Call(
             self.operator,
@@ -287,6 +297,7 @@ class Trial:
             {key: exchange(value, facts, known) for key, value in self.sample.kwargs.items()},
             tuple(tuple(out.shape) for out in outs),
             outs[0].is_floating_point(),
+            shape_only=shape_only(self.name),
         )
 
     def describe(self) -> str:
@@ -295,17 +306,17 @@ class Trial:
         return f"aten.{self.name}{self.sample!r} with {'; '.join(told)}"
 
 
-def violations(rule: Rule, trial: Trial, paths: int = 3) -> tuple[list[str], list[Fact]]:
+@quiet()
+def violations(rule: Rule, trial: Trial) -> tuple[list[str], list[Fact]]:
     """What the rule claims and what of it is false; a refusal claims nothing."""
-    call = trial.call()
+    path = trial.path()
+    call = trial.call(path)
     if all(fact.value is not None for fact in call.facts()):
         return [], []  # the walk computes it
     if not call.floating and not isinstance(rule, Opaque):
         return [], []  # the walk refuses it
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            result = rule(call)
+        result = rule(call)
     except Refusal as refusal:
         if refusal.result is None:
             return [], []
@@ -313,33 +324,31 @@ def violations(rule: Rule, trial: Trial, paths: int = 3) -> tuple[list[str], lis
     except Exception as error:  # whatever a rule raises beside a refusal is a gap in it
         return [f"crashed: {type(error).__name__}: {str(error).strip()[:200]}"], []
     facts = list(result) if isinstance(result, tuple) else [result]
+    points = [
+        [trial.evaluate({key: values[number, k] for key, values in path.items()}) for k in range(POINTS)]
+        for number in range(PATHS)
+    ]
+    shapes = [tuple(field.shape) for fact in facts for field in fact.fields()]
+    if shapes != [tuple(result.shape) for result in points[0][0] for _ in range(6)]:
+        return [f"fields of shape {shapes}, results of shape {[tuple(r.shape) for r in points[0][0]]}"], facts
     found: list[str] = []
-    for number in range(paths):
-        path = trial.path()
-        points = [trial.evaluate({key: values[k] for key, values in path.items()}) for k in range(POINTS)]
-        shapes = [tuple(field.shape) for fact in facts for field in fact.fields()]
-        if shapes != [tuple(result.shape) for result in points[0] for _ in range(6)]:
-            return [f"fields of shape {shapes}, results of shape {[tuple(r.shape) for r in points[0]]}"], facts
-        for i, fact in enumerate(facts):
-            found += false_along(fact, torch.stack([point[i].double() for point in points]))
-        if number == 0:
-            found += [f"row {bit - 1}: {text}" for bit in (1, 2) for text in unseen_row(trial, facts, path, bit)]
-        if found:
-            break
+    for i, fact in enumerate(facts):
+        found += false_along(fact, torch.stack([torch.stack([point[i].double() for point in row]) for row in points]))
+    found += [f"row {bit - 1}: {text}" for bit in (1, 2) for text in unseen_row(trial, facts, path, bit)]
     return found, facts
 
 
 def false_along(fact: Fact, y: Tensor) -> list[str]:
-    """The claims about one result that its values along z contradict."""
+    """The claims about one result that its values along z contradict, (PATHS, POINTS, ...)."""
     found: list[str] = []
-    scale = 1 + torch.where(y.isfinite(), y.abs(), 0.0).amax(0)
+    scale = 1 + torch.where(y.isfinite(), y.abs(), 0.0).amax(1, keepdim=True)
 
     def report(claim: str, wrong: Tensor, amount: Tensor) -> None:
         if bool(wrong.any()):
-            worst = torch.where(wrong, amount, 0.0).abs().argmax() if wrong.numel() > 1 else torch.tensor(0)
-            flat = int(worst) % max(1, y[0].numel())
+            worst = int(torch.where(wrong, amount, 0.0).abs().argmax())
+            path, flat = worst // wrong[0].numel(), worst % y[0, 0].numel()
             bounds = f"[{fact.lo.flatten()[flat]:g}, {fact.hi.flatten()[flat]:g}]"
-            values = [round(v, 6) for v in y.reshape(POINTS, -1)[:: (POINTS - 1) // 8, flat].tolist()]
+            values = [round(v, 6) for v in y[path].reshape(POINTS, -1)[:: (POINTS - 1) // 8, flat].tolist()]
             found.append(
                 f"{claim} is false at element {flat} by {amount.abs()[wrong].max():.3g};"
                 f" bounds {bounds}, values {values}"
@@ -347,30 +356,32 @@ def false_along(fact: Fact, y: Tensor) -> list[str]:
 
     report("the lower bound", fact.lo > y + 1e-12 * scale, fact.lo - y)
     report("the upper bound", fact.hi < y - 1e-12 * scale, fact.hi - y)
-    spread = y.amax(0) - y.amin(0)
+    spread = y.amax(1, keepdim=True) - y.amin(1, keepdim=True)
     report("constant", ~fact.varies & (spread > 1e-12 * scale), spread)
-    undefined = fact.varies & y.isnan().any(0) & ~(fact.nonconvex & fact.nonconcave)
+    undefined = fact.varies & y.isnan().any(1, keepdim=True) & ~(fact.nonconvex & fact.nonconcave)
     report("convex or concave, where it is undefined,", undefined, undefined.double())
     for k in STRIDES:
-        bend = y[2 * k :] + y[: -2 * k] - 2 * y[k:-k]
+        bend = y[:, 2 * k :] + y[:, : -2 * k] - 2 * y[:, k:-k]
         report("convex", ~fact.nonconvex & (bend < -1e-9 * scale), bend)
         report("concave", ~fact.nonconcave & (bend > 1e-9 * scale), bend)
     degree = fact.power
     if degree > 1 and not fact.constant:
         root = y.clamp(min=0).log() if degree == INF else y.clamp(min=0) ** (1 / degree)
-        size = 1 + torch.where(root.isfinite(), root.abs(), 0.0).amax(0)
+        size = 1 + torch.where(root.isfinite(), root.abs(), 0.0).amax(1, keepdim=True)
         for k in STRIDES:
-            bend = root[2 * k :] + root[: -2 * k] - 2 * root[k:-k]
-            report(f"degree {degree:g}", (y > 1e-10 * scale).all(0) & (bend < -1e-6 * size), bend)
+            bend = root[:, 2 * k :] + root[:, : -2 * k] - 2 * root[:, k:-k]
+            positive = (y > 1e-10 * scale).all(1, keepdim=True)
+            report(f"degree {degree:g}", positive & (bend < -1e-6 * size), bend)
     for name, claimed, values in (("concavity", fact.root, y), ("exponent", fact.exponent, y.clamp(max=300.0).exp())):
         if math.isnan(claimed) or claimed == 0 or fact.constant or (name == "exponent" and bool((y > 300).any())):
             continue
         root = values.clamp(min=0).log() if claimed == INF else values.clamp(min=0) ** (1 / claimed)
-        size = 1 + torch.where(root.isfinite(), root.abs(), 0.0).amax(0)
+        size = 1 + torch.where(root.isfinite(), root.abs(), 0.0).amax(1, keepdim=True)
+        above = (values > 1e-10 * (1 + values.amax(1, keepdim=True))).all(1, keepdim=True)
+        above = fact.varies & above & values.isfinite().all(1, keepdim=True)
         for k in STRIDES:
-            bend = root[2 * k :] + root[: -2 * k] - 2 * root[k:-k]
-            moves = fact.varies & (values > 1e-10 * (1 + values.amax(0))).all(0) & values.isfinite().all(0)
-            report(f"{name} {claimed:g}", moves & (bend > 1e-6 * size), bend)
+            bend = root[:, 2 * k :] + root[:, : -2 * k] - 2 * root[:, k:-k]
+            report(f"{name} {claimed:g}", above & (bend > 1e-6 * size), bend)
     if fact.positive:
         report("positive", y < 0, y)
     return found
@@ -378,7 +389,7 @@ def false_along(fact: Fact, y: Tensor) -> list[str]:
 
 def unseen_row(trial: Trial, facts: Sequence[Fact], path: Mapping[int, Tensor], bit: int) -> list[str]:
     """Results that change with a row of the batch although their fact does not have it."""
-    here = {key: values[0] for key, values in path.items()}
+    here = {key: values[0, 0] for key, values in path.items()}
     there: dict[int, Tensor] = {}
     for key, quantity in trial.quantities.items():
         left, right = quantity.window(trial.draws)
@@ -429,9 +440,28 @@ def test_no_operator_is_listed_twice() -> None:
         build([*ROWS, ("relu", TABLE["relu"])])
 
 
+@pytest.mark.parametrize("alias", ALIASES)
+def test_an_alias_is_the_operator_that_it_is_said_to_be(alias: str, seed: int) -> None:
+    name = ALIASES[alias]
+    packet, own = getattr(torch.ops.aten, alias), getattr(torch.ops.aten, name)
+    assert name in TABLE
+    assert alias not in TABLE
+    for overload in {*packet.overloads()} & {*own.overloads()}:
+        one, other = ([a.name for a in getattr(p, overload)._schema.arguments] for p in (packet, own))
+        assert one == other
+    for sample in SAMPLES[name]:
+        if alias == "true_divide" and "rounding_mode" in sample.kwargs:
+            continue  # the one setting that it lacks
+        trial = Trial(name, sample, (AFFINE,), seed)
+        values = {key: path[0, 0] for key, path in trial.path().items()}
+        wanted, trial.operator = trial.evaluate(values), packet
+        for a, b in zip(trial.evaluate(values), wanted, strict=True):
+            assert torch.equal(a.nan_to_num(), b.nan_to_num())
+
+
 @pytest.mark.parametrize("name", sorted(SAMPLES))
 def test_claims_hold(name: str, seed: int) -> None:
-    wrong = attack(name, TABLE[name], SAMPLES[name], seed, trials=6)
+    wrong = attack(name, TABLE[name].rule, SAMPLES[name], seed, trials=6)
     assert not wrong, "\n".join(wrong)
 
 
@@ -534,7 +564,7 @@ def ruled(name: str, sample: Sample, curvature: str = "affine", bounds: Range = 
     for spec in specs((sample.args, tuple(sample.kwargs.values()))):
         fact = given(spec.shape, curvature, bounds) if isinstance(spec, Moving) else constant(spec.shape)
         trial.quantities[id(spec)] = replace(trial.quantities[id(spec)], fact=fact)
-    result = TABLE[name](trial.call())
+    result = TABLE[name].rule(trial.call())
     return result[0] if isinstance(result, tuple) else result
 
 
@@ -549,7 +579,7 @@ def chain(x: Fact, *steps: tuple[Any, ...]) -> Fact:
         operator = getattr(torch.ops.aten, name)
         with torch.no_grad():
             shape = tuple(operator(torch.ones(x.shape, dtype=torch.float64), *settings).shape)
-        result = TABLE[name](Call(operator, name, (x, *settings), {}, (shape,)))
+        result = TABLE[name].rule(Call(operator, name, (x, *settings), {}, (shape,)))
         assert isinstance(result, Fact)
         x = result
     return x
@@ -578,7 +608,7 @@ def with_absolute_weights(call: Call) -> Fact:
     """A convolution that takes every coefficient for a non-negative one."""
     weight = call.args[1]
     free = constant(weight.shape).bounded(uniform(0.0, weight.shape, torch.float64), weight.hi.double().clamp(min=0))
-    result = TABLE[call.name](replace(call, args=(call.args[0], free, *call.args[2:])))
+    result = TABLE[call.name].rule(replace(call, args=(call.args[0], free, *call.args[2:])))
     assert isinstance(result, Fact)
     return result
 
@@ -587,7 +617,7 @@ def altered(name: str, change: Callable[[Fact], Fact]) -> Rule:
     """The true rule, with one field of its first result changed."""
 
     def rule(call: Call) -> Fact:
-        result = TABLE[name](call)
+        result = TABLE[name].rule(call)
         return change(result[0] if isinstance(result, tuple) else result)
 
     return rule
@@ -599,7 +629,7 @@ def unmarked(fact: Fact, which: str) -> Fact:
 
 def wrong_cat(call: Call) -> Fact:
     """Parts in the reverse order."""
-    return TABLE["cat"](replace(call, args=(call.args[0][::-1], *call.args[1:])))  # type: ignore[return-value]
+    return TABLE["cat"].rule(replace(call, args=(call.args[0][::-1], *call.args[1:])))  # type: ignore[return-value]
 
 
 BEND = "convex is false"
@@ -631,7 +661,7 @@ WRONG: dict[str, tuple[str, Sample, Rule, str]] = {
     "a fact has the wrong shape": ("sum", s(X(2, 3), [1]), lambda call: call.x, "of shape"),
     "a rule crashes": ("relu", s(X(2, 3)), lambda call: call.args[7], "crashed"),
     "the sign of a coefficient is lost": (
-        "mul", s(X(2, 3), -2), lambda call: TABLE["mul"](replace(call, args=(call.x, 2))), "false"),
+        "mul", s(X(2, 3), -2), lambda call: TABLE["mul"].rule(replace(call, args=(call.x, 2))), "false"),
 }  # fmt: skip
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from convexnet.curvature.call import SHAPE_ONLY, Refusal
+from convexnet.curvature.call import Refusal
 from convexnet.curvature.fields import BATCH
 from convexnet.curvature.table import TABLE
 from convexnet.curvature.trace import trace
@@ -162,7 +162,7 @@ def test_the_tables_know_what_the_calculus_knows() -> None:
     assert known >= AFFINE
     assert {*FACTORS} <= AFFINE
     assert {*BENT} & AFFINE == {"mul"}, "mul is a square, or affine"
-    shaped = {name for name, places in SHAPE_ONLY.items() if 0 in places}
+    shaped = {name for name, row in TABLE.items() if 0 in row.shape_only}
     assert shaped & ({*BENT} | AFFINE) == {"copy"}, "the others do not see the variable"
     with pytest.raises(ValueError, match="twice"):
         build([("relu", BENT["relu"]), ("relu", BENT["relu"])])

@@ -13,9 +13,6 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import ray
-from ray.cluster_utils import Cluster
-
 from convexnet.lab.checkpoints import NAME
 from convexnet.lab.jobs import Job
 from convexnet.lab.studies import table1
@@ -30,6 +27,9 @@ def jobs() -> list[Job]:
 
 def main(folder: Path) -> None:
     """Start, sweep, kill, and wait for the end."""
+    import ray  # here, because the tests read `jobs` when they are collected
+    from ray.cluster_utils import Cluster
+
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
     ray.init(address=cluster.address, log_to_driver=False)

@@ -8,8 +8,8 @@ from typing import Any
 
 from convexnet.lab.jobs import Job
 from convexnet.lab.networks import Convex
+from convexnet.lab.place import Place
 from convexnet.lab.recipes import Recipe
-from convexnet.lab.runs import Place
 
 HIDDEN = (48, 48, 48)
 """Instead of the paper's 800: what the tests look at does not depend on it."""
@@ -22,7 +22,8 @@ def job(model: str = "ioc-mlp", **changes: Any) -> Job:
     fields = Recipe.__dataclass_fields__
     how = replace(RECIPE, **{name: value for name, value in changes.items() if name in fields})
     rest = {name: value for name, value in changes.items() if name not in fields}
-    return Job("small", model, "digits", how, **({"seed": 0, "full": False, "train_samples": 192} | rest))
+    given = {"dataset": "digits", "seed": 0, "full": False, "train_samples": 192} | rest
+    return Job("small", model, recipe=how, **given)
 
 
 def place(folder: Path, **changes: Any) -> Place:

@@ -478,6 +478,72 @@ def test_folders_that_are_no_data_set(tmp_path: Path) -> None:
         data.load(f"folder:{tmp_path}")
 
 
+def test_links_are_followed_to_new_images_only(tmp_path: Path) -> None:
+    root, other = tmp_path / "set", tmp_path / "elsewhere"
+    draw_folders(root, ("cat", "dog"), 8)
+    whole = data.load(f"folder:{root}", validation=0)
+    (root / "cat" / "loop").symlink_to(".")
+    (root / "cat" / "up").symlink_to("..")
+    (root / "dog" / "loop").symlink_to(root)
+    (root / "dog" / "again.png").symlink_to("0.png")
+    (root / "all").symlink_to(".")
+    again = data.load(f"folder:{root}", validation=0)
+    assert torch.equal(again.train.images, whole.train.images)
+    assert torch.equal(again.test.images, whole.test.images)
+    assert (again.classnames, again.fingerprint) == (whole.classnames, whole.fingerprint)
+    draw_folders(other, ("more",), 2, seed=40)
+    (root / "cat" / "more").symlink_to(other / "more")
+    assert len(data.load(f"folder:{root}", validation=0).train) == 14
+    (root / "dog" / "cat.png").symlink_to(root / "cat" / "0.png")
+    with pytest.raises(data.DataError, match="are one file: of which class"):
+        data.load(f"folder:{root}")
+
+
+def test_a_validation_folder_is_the_validation_part(tmp_path: Path) -> None:
+    for seed, name in enumerate(("train", "val", "test")):
+        draw_folders(tmp_path / name, ("cat", "dog"), 2, seed=seed)
+    found = data.load(f"folder:{tmp_path}", validation=0.5)
+    assert [len(part) for part in (found.train, found.validation, found.test)] == [4, 4, 4]
+    assert not torch.equal(found.validation.images, found.test.images)
+    held = [np.asarray(Image.open(path)) for path in sorted((tmp_path / "val").rglob("*.png"))]
+    assert np.array_equal(found.validation.images.permute(0, 2, 3, 1).numpy(), np.stack(held))
+
+
+def test_pictures_are_upright(tmp_path: Path) -> None:
+    draw_folders(tmp_path, ("cat", "dog"), 5)
+    turned = Image.open(tmp_path / "cat" / "0.png")
+    upright = np.asarray(turned)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned to the right
+    turned.rotate(90, expand=True).save(tmp_path / "cat" / "0.png", exif=exif)
+    found = data.load(f"folder:{tmp_path}", validation=0)
+    images = torch.cat([found.train.images, found.test.images])
+    assert bool((images == torch.from_numpy(upright.copy()).permute(2, 0, 1)).flatten(1).all(1).any())
+
+
+def test_an_image_that_would_fill_the_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw_folders(tmp_path, ("cat", "dog"), 5)
+    for most in (40, 20):  # 42 pixels: more than should be, and more than twice as many
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", most)
+        with pytest.raises(data.CorruptData, match=f"more pixels than an image should .at most {most}"):
+            data.load(f"folder:{tmp_path}")
+
+
+def test_a_fingerprint_is_that_of_the_content(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        draw_folders(tmp_path / name, ("cat", "dog"), 5)
+    first = data.fingerprint_of(f"folder:{tmp_path / 'one'}")
+    assert len(first) == 16
+    assert first == data.fingerprint_of(f"folder:{tmp_path / 'two'}"), "not of a path"
+    files = tmp_path / "two" / "cat" / "0.png", tmp_path / "two" / "cat" / "1.png"
+    contents = [path.read_bytes() for path in files]
+    for path, content in zip(files, reversed(contents), strict=True):
+        path.write_bytes(content)
+    assert data.fingerprint_of(f"folder:{tmp_path / 'two'}") != first, "the order decides who is held out"
+    assert data.load(f"folder:{tmp_path / 'two'}").fingerprint != data.load(f"folder:{tmp_path / 'one'}").fingerprint
+    assert data.fingerprint_of("digits") == data.fingerprint_of("folder:") == ""
+
+
 def test_more_images_than_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     draw_folders(tmp_path, ("cat", "dog"), 5)
     monkeypatch.setattr(own.os, "sysconf", lambda name: 30)  # 900 bytes, and ten images have 1260

@@ -61,6 +61,22 @@ def test_whitening_takes_correlation_away_and_standardising_does_not() -> None:
     assert off["standard"] > 0.2
 
 
+@pytest.mark.parametrize("count", [2, 12])
+def test_whitening_few_samples_in_their_span(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same map as by the whole covariance, for the samples and for images that do not lie in their span."""
+    monkeypatch.setattr(whiten, "CHUNK", 5)
+    split, other = correlated(count), correlated(30, seed=1)
+    step = normaliser(split, "zca", 0.05)
+    assert isinstance(step, whiten.WhitenInSpan)
+    twice = data.Split(split.images.repeat(20, 1, 1, 1), split.labels.repeat(20))  # the same covariance
+    whole = normaliser(twice, "zca", 0.05)
+    assert isinstance(whole, whiten.Whiten)
+    for images in (split.images, other.images):
+        inputs = data.scaled(images)
+        torch.testing.assert_close(step(inputs), whole(inputs), rtol=1e-4, atol=1e-4)
+    assert cx.certify(nn.Sequential(step, nn.ReLU()), torch.zeros(2, 2, 4, 4)).convex
+
+
 def test_labels_and_other_images_play_no_part() -> None:
     split = correlated(50)
     moved = data.Split(split.images, torch.arange(50))

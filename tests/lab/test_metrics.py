@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from convexnet.lab import metrics
 
@@ -55,13 +56,37 @@ def test_full_confidence_falls_into_the_last_bin() -> None:
     assert bars[-1] == metrics.Reliability(1, 1.0, 1.0)
 
 
-def test_weighted_bars_agree_with_torchmetrics(seed: int) -> None:
+def expected_error(outputs: Tensor, labels: Tensor, bins: int = 15) -> float:
+    """The definition, sample by sample (Guo et al. 2017, equation 3), in numpy: bin k holds k/15 <= p < (k + 1)/15, and
+    the last one p = 1 too."""
+    logits = outputs.double().numpy()
+    shares = np.exp(logits - logits.max(1, keepdims=True))
+    shares /= shares.sum(1, keepdims=True)
+    confidence, right = shares.max(1), shares.argmax(1) == labels.numpy()
+    total = 0.0
+    for k in range(bins):
+        here = [i for i, p in enumerate(confidence) if k <= p * bins < k + 1 or (k == bins - 1 and p == 1.0)]
+        if here:
+            total += len(here) * abs(float(np.mean(confidence[here])) - float(np.mean(right[here])))
+    return total / len(labels)
+
+
+def test_calibration_error_agrees_with_its_definition(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
-    outputs = 2 * torch.randn(500, 4, generator=generator)
     labels = torch.randint(4, (500,), generator=generator)
-    bars = metrics.reliability(outputs, labels)
-    ours = sum(bar.count * abs(bar.accuracy - bar.confidence) for bar in bars) / 500
-    assert metrics.calibration(outputs, labels)["ece"] == pytest.approx(ours, abs=1e-6)
+    for size in (0.1, 2.0, 30.0, 1000.0):  # the last ones are sure of most samples, in full
+        outputs = size * torch.randn(500, 4, generator=generator)
+        assert metrics.calibration(outputs, labels)["ece"] == pytest.approx(expected_error(outputs, labels), abs=1e-9)
+
+
+def test_full_confidence_shares_a_bin_with_what_is_almost_sure() -> None:
+    """A thousand samples of confidence 1 of which 95 % are right, a thousand of confidence .95 which all are."""
+    outputs = torch.zeros(2000, 2)
+    outputs[:1000, 0] = 40.0
+    outputs[1000:, 0] = math.log(0.95 / 0.05)
+    labels = torch.zeros(2000, dtype=torch.int64)
+    labels[:50] = 1
+    assert metrics.calibration(outputs, labels)["ece"] == pytest.approx(0.0, abs=1e-6)
 
 
 def test_adaptive_error_uses_bins_of_equal_size() -> None:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import convexnet as cx
-from convexnet.lab import models
+from convexnet.lab import checkpoints, experiment, models, signals
 from convexnet.lab.checkpoints import NAME, CheckpointError, read_checkpoint, write_checkpoint
-from convexnet.lab.experiment import Point
 from convexnet.lab.jobs import Job
 from convexnet.lab.models import Model
 from convexnet.lab.runs import run
+from convexnet.learner import Point
 from tests.lab import small
 from tests.lab.killed import MOMENTS, settings
 from tests.processes import Forge
@@ -25,6 +28,9 @@ from tests.processes import Forge
 @pytest.fixture(autouse=True)
 def _narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(models, "HIDDEN", small.HIDDEN)
+
+
+STATE = ("learner", "curve", "seconds", "resumed")
 
 
 class Stopped(Exception):
@@ -88,6 +94,60 @@ def test_killed_at_the_worst_moments(tmp_path: Path, seed: int, forge: Forge) ->
     assert equal(tmp_path / "whole", tmp_path / "parts")
 
 
+def test_stopped_in_the_midst_of_an_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After any step: the same order, augmentation and dropout, and the same sums of the epoch."""
+    job = small.job(augment="crop-flip", epochs=2)
+    whole = run(job, small.place(tmp_path / "whole", network=True))
+    monkeypatch.setattr(experiment, "SLICE", 0.0)  # an advance is one step
+    original, steps = experiment.Training.advance, 0
+
+    def advance(training: experiment.Training) -> Any:
+        nonlocal steps
+        steps += 1
+        if steps in (2, 4, 7):
+            raise Stopped
+        return original(training)
+
+    monkeypatch.setattr(experiment.Training, "advance", advance)
+    stops = 0
+    while stops < 9:
+        torch.manual_seed(stops)
+        try:
+            resumed = run(job, small.place(tmp_path / "parts", network=True))
+            break
+        except Stopped:
+            stops += 1
+    assert stops == 3
+    assert small.same(resumed) == small.same(whole)
+    assert equal(tmp_path / "whole", tmp_path / "parts")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_writes_a_checkpoint_first(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = small.job(augment="crop-flip")
+    whole = run(job, small.place(tmp_path / "whole", network=True))
+    monkeypatch.setattr(experiment, "SLICE", 0.0)
+    original = experiment.Training.after
+
+    def after(training: experiment.Training) -> None:
+        if training.steps == 4:  # the second epoch has begun
+            os.kill(os.getpid(), number)
+        original(training)
+
+    handlers = [signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)]
+    monkeypatch.setattr(experiment.Training, "after", after)
+    with pytest.raises(signals.Stopped, match=signal.Signals(number).name):
+        run(job, small.place(tmp_path / "parts", checkpoint_seconds=1e9))
+    monkeypatch.setattr(experiment.Training, "after", original)
+    assert [signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)] == handlers
+    state = read_checkpoint(tmp_path / "parts" / NAME, job.settings)["learner"]
+    assert (state["epoch"], state["batch"]) == (1, 2)
+    resumed = run(job, small.place(tmp_path / "parts", network=True))
+    assert resumed["resumed_after"] == [1]
+    assert small.same(resumed) == small.same(whole)
+    assert equal(tmp_path / "whole", tmp_path / "parts")
+
+
 def test_other_settings_are_named(tmp_path: Path) -> None:
     with pytest.raises(Stopped):
         run(small.job(), small.place(tmp_path), stop_after(1))
@@ -97,6 +157,27 @@ def test_other_settings_are_named(tmp_path: Path) -> None:
     assert (tmp_path / NAME).read_bytes() == before
 
 
+def test_other_data_under_the_same_path_are_refused(tmp_path: Path) -> None:
+    def put(seed: int) -> None:
+        draws = np.random.default_rng(seed)
+        labels = np.arange(60) % 3
+        np.savez(tmp_path / "set.npz", images=draws.random((60, 5), np.float32), labels=labels)
+
+    put(0)
+    job = small.job("mlp", dataset=f"npz:{tmp_path / 'set.npz'}", train_samples=None)
+    with pytest.raises(Stopped):
+        run(job, small.place(tmp_path / "run"), stop_after(1))
+    put(1)
+    with pytest.raises(CheckpointError, match=r"data was '\w{16}', is '\w{16}'"):
+        run(job, small.place(tmp_path / "run"))
+    put(0)
+    row = run(job, small.place(tmp_path / "run"))
+    put(1)
+    other = run(job, small.place(tmp_path / "other"))
+    assert row["key"] != other["key"]
+    assert row["data"] != other["data"]
+
+
 def test_an_earlier_run_is_not_overwritten_unasked(tmp_path: Path) -> None:
     with pytest.raises(Stopped):
         run(small.job(), small.place(tmp_path), stop_after(1))
@@ -104,13 +185,15 @@ def test_an_earlier_run_is_not_overwritten_unasked(tmp_path: Path) -> None:
         run(small.job(), small.place(tmp_path, resume=False))
 
 
-def test_another_number_of_threads_is_said(tmp_path: Path) -> None:
+def test_another_number_of_threads_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Stopped):
         run(small.job(), small.place(tmp_path), stop_after(2))
     said: list[str] = []
-    content = torch.load(tmp_path / NAME, weights_only=True)
-    content["surroundings"]["threads"] = 7
-    torch.save(content, tmp_path / NAME)
+    content = read_checkpoint(tmp_path / NAME, small.job().settings)
+    monkeypatch.setattr(checkpoints, "surroundings", lambda: {**content["surroundings"], "threads": 7})
+    write_checkpoint(tmp_path / NAME, small.job().settings, {name: content[name] for name in STATE})
+    monkeypatch.undo()
+    monkeypatch.setattr(models, "HIDDEN", small.HIDDEN)
     run(small.job(), small.place(tmp_path, say=said.append))
     assert "resumed after epoch 2" in said[0]
     assert "threads was 7, is 1" in said[1]
@@ -156,6 +239,22 @@ def test_truncated_anywhere_it_is_refused(tmp_path: Path, seed: int) -> None:
         path.write_bytes(whole[:size])
         with pytest.raises(CheckpointError, match="Delete it to start this run from the beginning"):
             read_checkpoint(path, {})
+
+
+def test_a_flipped_byte_is_noticed(tmp_path: Path, seed: int) -> None:
+    path = tmp_path / "c.pt"
+    write_checkpoint(path, {}, {"weights": torch.randn(1000)})
+    whole = path.read_bytes()
+    draws = torch.Generator().manual_seed(seed)
+    places = torch.randint(len(whole), (40,), generator=draws).tolist()
+    for place in [*places, 0, len(whole) // 2, len(whole) - 70, len(whole) - 1]:
+        damaged = bytearray(whole)
+        damaged[place] ^= 1
+        path.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match=r"damaged|format"):
+            read_checkpoint(path, {})
+    path.write_bytes(whole)
+    assert read_checkpoint(path, {})["weights"].shape == (1000,)
 
 
 def test_reading_runs_no_code(tmp_path: Path) -> None:

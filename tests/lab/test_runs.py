@@ -9,19 +9,21 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.fabric import Fabric
 from torch import Tensor, nn
 from torch.nn import functional
 
 import convexnet as cx
-from convexnet.lab import models
+from convexnet.lab import models, runs
 from convexnet.lab.checkpoints import NAME, read_checkpoint
-from convexnet.lab.data import load, scaled
-from convexnet.lab.experiment import Training, parts, update
+from convexnet.lab.data import Split, load, scaled
+from convexnet.lab.experiment import Course, Training, part, update
+from convexnet.lab.learning import POINTS, thinned
 from convexnet.lab.models import MODELS, build
 from convexnet.lab.networks import Convex
 from convexnet.lab.recipes import RECIPES, recipe
 from convexnet.lab.records import FIELDS
-from convexnet.lab.runs import POINTS, run, thinned
+from convexnet.lab.runs import EVALUATED, evaluated_together, outputs, run
 from convexnet.lab.train import Diverged
 from tests.lab import small
 
@@ -102,26 +104,23 @@ def test_the_first_bad_loss_stops_it(tmp_path: Path) -> None:
         run(job, small.place(tmp_path))
     assert "rows" in str(told.value)
     state = read_checkpoint(tmp_path / NAME, job.settings)
-    assert state["epoch"] == 1
-    assert all(bool(value.isfinite().all()) for value in state["model"].values())
+    assert state["learner"]["epoch"] == 1
+    assert all(bool(value.isfinite().all()) for value in state["learner"]["model"].values())
 
 
 def test_weights_that_break_after_the_last_step_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from convexnet.lab import experiment
+    original = Training.ended
 
-    original = experiment.one_epoch
+    def breaking(training: Training, number: int, seen: Any) -> Any:
+        if number == 2:
+            next(training.model.parameters()).data.fill_(math.nan)
+        return original(training, number, seen)
 
-    def breaking(forward: nn.Module, *given: Any, **named: Any) -> Any:
-        epoch = original(forward, *given, **named)
-        if epoch.number == 2:
-            next(forward.parameters()).data.fill_(math.nan)
-        return epoch
-
-    monkeypatch.setattr(experiment, "one_epoch", breaking)
+    monkeypatch.setattr(Training, "ended", breaking)
     job = small.job("mlp")
     with pytest.raises(Diverged, match="undefined outputs after epoch 2"):
         run(job, small.place(tmp_path))
-    assert read_checkpoint(tmp_path / NAME, job.settings)["epoch"] == 1
+    assert read_checkpoint(tmp_path / NAME, job.settings)["learner"]["epoch"] == 1
 
 
 def test_averaged_weights(seed: int) -> None:
@@ -173,12 +172,26 @@ def test_logs(tmp_path: Path) -> None:
 def test_parts_of_a_batch_make_the_whole(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     values = torch.randn(11, generator=generator)
-    batch = [(values, torch.arange(11))]
+    whole = values, torch.arange(11)
     for processes in (1, 2, 3, 5):
-        shares = [next(parts(batch, process, processes)) for process in range(processes)]
+        shares = [mine for process in range(processes) if (mine := part(*whole, process, processes))]
         means = [part.inputs.mean() * part.share for part in shares]
         torch.testing.assert_close(torch.stack(means).mean(), values.mean())
-    assert not list(parts(batch, 0, 6))  # a process would have a single row, of which BatchNorm makes nothing
+    assert part(*whole, 0, 6) is None  # a process would have a single row, of which BatchNorm makes nothing
+
+
+def test_evaluation_takes_as_many_samples_as_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Flatten(), nn.Linear(288, 10))
+    one = torch.zeros(1, 1, 8, 8)
+    assert evaluated_together(network, one) == EVALUATED
+    monkeypatch.setattr(runs, "ACTIVATIONS", 10 * 8 * 36 * 4 + 5)
+    assert evaluated_together(network, one) == 10
+    monkeypatch.setattr(runs, "ACTIVATIONS", 1)
+    assert evaluated_together(network, one) == 1
+    assert not any(module._forward_hooks for module in network.modules())
+    part = Split(torch.randn(7, 1, 8, 8), torch.zeros(7, dtype=torch.int64))
+    with torch.no_grad():
+        torch.testing.assert_close(outputs(network, part), network(part.images))
 
 
 def test_a_long_curve_is_thinned() -> None:
@@ -210,8 +223,11 @@ def test_unknown_names_and_double_whitening_are_refused(tmp_path: Path) -> None:
 
 def test_training_without_an_epoch_has_no_best() -> None:
     model = nn.Linear(1, 1)
-    training = Training(model, torch.optim.SGD(model.parameters(), lr=0.1))
-    assert not training.spent(1)
+    how = replace(recipe("ours", convex=False), patience=1)
+    course = Course(Split(torch.zeros(2, 1), torch.zeros(2).long()), how, Fabric(), None, 0, lambda network, number: {})
+    training = Training(model, torch.optim.SGD(model.parameters(), lr=0.1), course)
+    assert not training.spent
+    assert not training.done
 
 
 @pytest.mark.slow

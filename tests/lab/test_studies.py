@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,10 +15,11 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from convexnet.lab import plane
+from convexnet.lab import models, plane
 from convexnet.lab.commands import app
 from convexnet.lab.comparison import Line, comparison, interval, shown
 from convexnet.lab.jobs import Job, differences
+from convexnet.lab.lock import claimed
 from convexnet.lab.networks import Convex
 from convexnet.lab.papers import TABLE_1
 from convexnet.lab.recipes import RECIPES, Recipe, recipe
@@ -25,6 +27,8 @@ from convexnet.lab.records import FIELDS, VERSION, RecordError, append_record
 from convexnet.lab.studies import STUDIES, fig2, study_named, table1, table4
 from convexnet.lab.study import SIZES, Study
 from convexnet.lab.study_report import collected, write_report
+from convexnet.lab.sweep import sweep
+from tests.lab import small
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -267,15 +271,84 @@ def test_one_network_from_the_command_line(tmp_path: Path) -> None:
     assert "Certified convex" in done.output
     record = json.loads((tmp_path / "record.jsonl").read_text(encoding="utf-8"))
     assert (record["model"], record["epochs"], record["full"]) == ("ioc-mlp", 2, False)
-    assert {path.name for path in tmp_path.iterdir()} == {
+    assert {path.name for path in tmp_path.iterdir() if path.name[0] != "."} == {
+        "checkpoint.pt",
         "log.csv",
         "network.safetensors",
         "record.jsonl",
         "tensorboard",
     }
-    again = command(*words, "--out", str(tmp_path), "--resume")
+    trained = tmp_path / "network.safetensors"
+    assert f"convexnet certify {trained}" in done.output.replace("\n", "")
+    proof = command("certify", str(trained), "--html", str(tmp_path / "proof.html"))
+    assert proof.exit_code == 0, proof.output
+    assert "network.safetensors is certified convex" in (tmp_path / "proof.html").read_text(encoding="utf-8")
+    again = command(*words, "--out", str(tmp_path))
     assert again.exit_code == 2
     assert "finished run" in again.stderr
+    again = command(*words, "--out", str(tmp_path), "--resume")
+    assert again.exit_code == 0, again.output
+    assert "nothing to do" in again.output
+    other = command(*words, "--out", str(tmp_path), "--resume", "--seed", "1")
+    assert other.exit_code == 2
+    assert "seed was 0, is 1" in other.stderr
+    assert json.loads((tmp_path / "record.jsonl").read_text(encoding="utf-8")) == record
+
+
+def test_a_finished_run_is_trained_longer(tmp_path: Path) -> None:
+    words = ["train", "--dataset", "digits", "--model", "mlp", "--train-samples", "100", "--recipe", "ours"]
+    words += ["--out", str(tmp_path), "--accelerator", "cpu"]
+    assert command(*words, "--epochs", "2").exit_code == 0
+    first = json.loads((tmp_path / "record.jsonl").read_text(encoding="utf-8"))
+    done = command(*words, "--epochs", "4", "--resume")
+    assert done.exit_code == 0, done.output
+    longer = json.loads((tmp_path / "record.jsonl").read_text(encoding="utf-8"))
+    assert (longer["epochs"], longer["continued_from"], longer["full"]) == (4, first["key"], False)
+    assert longer["curve"][:2] == first["curve"]
+    assert longer["resumed_after"] == [2]
+    # It is not the run that would have had four epochs from the beginning, and does not stand for it.
+    assert longer["key"] not in (first["key"], Job("train", "mlp", "digits", recipe("ours", convex=False), 0).key)
+    page = command("report", str(tmp_path), "-o", str(tmp_path / "r.html"))
+    assert page.exit_code == 0, page.output
+    text, plain = ((tmp_path / f"r.{ending}").read_text(encoding="utf-8") for ending in ("html", "md"))
+    assert "<h1>Runs</h1>" in text
+    assert "papers" not in text + plain
+    assert "orange: MLP, ours, seed 0, test" in plain
+    again = command(*words, "--epochs", "4", "--resume")
+    assert again.exit_code == 0
+    assert "nothing to do" in again.output
+    fewer = command(*words, "--epochs", "3", "--resume")
+    assert fewer.exit_code == 0
+    assert "of 4 epochs" in fewer.output
+
+
+@pytest.mark.parametrize("kind", ["train", "sweep"])
+def test_a_folder_in_use_is_refused_or_waited_for(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["train", "--dataset", "digits", "--train-samples", "100", "--epochs", "1", "--out", str(tmp_path / "run")]
+    if kind == "train":
+        with claimed(tmp_path / "run"):
+            done = command(*words)
+        assert done.exit_code == 2
+        assert f"is in use by process {os.getpid()} on " in done.stderr
+        assert not (tmp_path / "run" / "record.jsonl").exists()
+        return
+    jobs = [small.job("mlp", epochs=1, seed=seed) for seed in range(2)]
+    held = claimed(tmp_path / "runs" / jobs[0].key)
+    held.__enter__()
+    waits: list[float] = []
+
+    def wait(seconds: float) -> None:
+        """The other process dies: its folder is free."""
+        waits.append(seconds)
+        held.__exit__(None, None, None)
+
+    monkeypatch.setattr("convexnet.lab.sweep.sleep", wait)
+    monkeypatch.setattr(models, "HIDDEN", small.HIDDEN)
+    said: list[str] = []
+    outcome = sweep(table1.STUDY, jobs, small.place(tmp_path / "runs", say=said.append), tmp_path / "results")
+    assert [row["seed"] for row in outcome.rows] == [1, 0]
+    assert len(waits) == 1
+    assert "is in use by process" in said[0]
 
 
 @pytest.mark.parametrize(
@@ -284,7 +357,12 @@ def test_one_network_from_the_command_line(tmp_path: Path) -> None:
         (["train", "--dataset", "cifar10", "--data-dir", "{nowhere}"], "nowhere"),
         (["train", "--dataset", "cifra10"], "Did you mean 'cifar10'"),
         (["train", "--dataset", "digits", "--noise", "140"], "from 0 to 100"),
-        (["train", "--dataset", "digits", "--model", "mpl"], "there is no model 'mpl'"),
+        (["train", "--dataset", "digits", "--noise", "0.4"], "write 40 for 40 %"),
+        (["train", "--dataset", "digits", "--noise", "nan"], "from 0 to 100"),
+        (["train", "--dataset", "digits", "--seed", str(2**64)], "seed"),
+        (["train", "--dataset", "digits", "--method", "clip"], "--method is of convex networks: add --convex"),
+        (["train", "--dataset", "digits", "--model", "mpl"], "'mpl' is not one of mlp, relu-mlp"),
+        (["train", "--dataset", "digits", "--augment", "flip"], "(did you mean 'crop-flip'?)"),
         (["train", "--dataset", "digits", "--augment", "flips", "--epochs", "1"], "flips"),
         (["train", "--dataset", "digits", "--train-samples", "99999"], "99999"),
         (["train", "--dataset", "digits", "--accelerator", "tpu"], "is not one of cpu, cuda, auto"),

@@ -12,14 +12,15 @@ import pytest
 
 from convexnet.lab import models
 from convexnet.lab.data import MissingData
-from convexnet.lab.experiment import Point
 from convexnet.lab.jobs import Job
+from convexnet.lab.place import Place, Tick
 from convexnet.lab.records import RecordError, append_record, read_records
-from convexnet.lab.runs import Place, Tick, run
+from convexnet.lab.runs import run
 from convexnet.lab.studies import study_named, table1
 from convexnet.lab.study import Study
 from convexnet.lab.sweep import sweep
 from convexnet.lab.train import Diverged
+from convexnet.learner import Point
 from tests.lab import cluster, small
 from tests.processes import HANGING
 

@@ -36,7 +36,7 @@ BATCH = 2
 SCALES = (1.0, 1.0, 1e-10, 1e-5, 1e5, 1e10)
 OFFSETS = (0.0, 0.0, 1e3, -1e3)
 TOLERANCE = 1e-6
-NAMES = tuple(sorted(name for name, rule in TABLE.items() if not isinstance(rule, Opaque)))
+NAMES = tuple(sorted(name for name, row in TABLE.items() if not isinstance(row.rule, Opaque)))
 
 
 class Wrong(AssertionError):

@@ -257,6 +257,25 @@ def test_a_batch_equals_its_singles_in_any_order(name: str, common_seed: int) ->
         assert abs(float(alone.value - together.value[index])) <= 1e-6 * float(size[index])
 
 
+class Placed(nn.Module):
+    """Each of two samples of a batch has its own weights: not one function of a sample."""
+
+    def __init__(self, size: float, offset: float) -> None:
+        super().__init__()
+        self.register_buffer("mask", torch.tensor([[True, False], [False, True]]))
+        self.size, self.offset = size, offset
+
+    def forward(self, y: Tensor) -> Tensor:
+        return self.size * torch.where(self.mask, 7.5, y.square()).sum(1) + self.offset
+
+
+@pytest.mark.parametrize(("size", "offset"), [(1.0, 0.0), (1.0, 1e9), (1e-10, -1e3), (1e-10, 0.0)])
+def test_samples_that_are_not_treated_alike_are_refused(size: float, offset: float) -> None:
+    """However small the difference is beside the values, as long as rounding does not swallow it."""
+    with pytest.raises(ValueError, match="does not treat the samples of a batch alike"):
+        cx.minimise(Placed(size, offset), cx.Box(-1, 1, shape=(2,), batch=2))
+
+
 def test_which_argument_and_how_many(common_seed: int) -> None:
     """The first argument of f(y, x); one box for all samples, and one for each without `given`."""
     model, given, _ = problem("gated", common_seed)

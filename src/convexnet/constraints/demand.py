@@ -18,23 +18,11 @@ from torch import Tensor
 from convexnet.curvature.call import Call
 from convexnet.curvature.facts import Fact
 from convexnet.curvature.fields import compact, core, where_any
-from convexnet.curvature.layers import per_dimension
+from convexnet.curvature.layers import conv, per_dimension
 from convexnet.curvature.linear import seen_taps
+from convexnet.curvature.table import is_batch_norm, row_of
 
 INF = float("inf")
-
-COEFFICIENTS: dict[str, tuple[int, ...]] = {
-    "linear": (1,), "conv1d": (1,), "conv2d": (1,), "conv3d": (1,), "convolution": (1,), "conv_transpose1d": (1,),
-    "conv_transpose2d": (1,), "conv_transpose3d": (1,), "batch_norm": (1,),
-    "_native_batch_norm_legit_no_training": (1,),
-    "mul": (0, 1), "matmul": (0, 1), "mm": (0, 1), "bmm": (0, 1), "mv": (0, 1), "addmm": (1, 2), "baddbmm": (1, 2),
-    "addcmul": (1, 2), "einsum": (1,), "outer": (0, 1), "dot": (0, 1), "prelu": (1,), "lerp": (2,),
-    "rnn_relu": (2,), "rnn_relu_cell": (2, 3),
-}  # fmt: skip
-"""Operators with coefficients, and where among their arguments these stand (a list of tensors counts as a place)."""
-
-NORMS = ("batch_norm", "_native_batch_norm_legit_no_training")
-CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
 
 
 @dataclass(frozen=True)
@@ -55,15 +43,14 @@ def demands(call: Call, wanted: int, read: Tensor | None = None) -> Iterator[Dem
         wanted: +1 if what reads the result needs it convex, -1 if concave, 0 if nothing is known of that.
         read: mask of the elements of the result that matter; None: all do.
     """
-    if call.name not in COEFFICIENTS:
-        return
-    if call.name.startswith("rnn_relu"):
+    row = row_of(call.name)
+    if row.asked == "recurrent signs":
         yield from of_rnn(call)
         return
     for place, coefficient, moving in pairs(call):
-        if call.name == "prelu":
+        if row.asked == "slope":
             asked = of_slope(moving, coefficient, wanted, read)
-        elif call.name == "lerp":
+        elif row.asked == "share":
             asked = of_blend(call, coefficient, read)
         else:
             asked = of_signs(call, coefficient, moving, wanted, read)
@@ -73,7 +60,7 @@ def demands(call: Call, wanted: int, read: Tensor | None = None) -> Iterator[Dem
 
 def pairs(call: Call) -> Iterator[tuple[tuple[int, ...], Fact, Fact]]:
     """Each coefficient of a call with its place, and the argument that it multiplies."""
-    for position in COEFFICIENTS[call.name]:
+    for position in row_of(call.name).weights:
         found = call.args[position] if position < len(call.args) else None
         listed = isinstance(found, (list, tuple))
         for index, fact in enumerate(found if listed else [found]):
@@ -86,12 +73,12 @@ def pairs(call: Call) -> Iterator[tuple[tuple[int, ...], Fact, Fact]]:
 
 def multiplied(call: Call, position: int, index: int) -> Fact | None:
     """The argument that a coefficient multiplies."""
-    if call.name == "einsum":
-        operands: Sequence[Any] = call.args[1]
+    if isinstance(call.args[position], (list, tuple)):
+        operands: Sequence[Any] = call.args[position]
         return operands[1 - index] if len(operands) == 2 else None
-    places = COEFFICIENTS[call.name]
-    partner = call.args[sum(places) - position] if len(places) == 2 else call.args[0]
-    if call.name == "lerp":
+    row = row_of(call.name)
+    partner = call.args[sum(row.weights) - position] if len(row.weights) == 2 else call.args[0]
+    if row.asked == "share":
         partner = next((arg for arg in call.args[:2] if isinstance(arg, Fact) and not arg.constant), None)
     return partner if isinstance(partner, Fact) else None
 
@@ -136,10 +123,10 @@ def meets(call: Call, coefficient: Fact, x: Fact, mask: Tensor, read: Tensor | N
             return inner.reshape(-1, inner.shape[-1]).any(0, keepdim=True)
         rows, columns = read.reshape(-1, read.shape[-1]), mask.reshape(-1, mask.shape[-1])
         return rows.double().T @ columns.double() > 0
-    if call.name in NORMS:
+    if is_batch_norm(call.name):
         both = inner if read is None else core(compact(mask & read))
         return both.movedim(1, 0).flatten(1).any(1)
-    if read is None and call.name in CONVOLUTIONS and all(length == 1 for length in inner.shape[2:]):
+    if read is None and row_of(call.name).runs(conv) and all(length == 1 for length in inner.shape[2:]):
         return channels(call, coefficient, inner.expand(-1, x.shape[1], *inner.shape[2:]).flatten(1).any(0))
     with torch.enable_grad():
         variable = torch.zeros(coefficient.shape, requires_grad=True)
@@ -188,18 +175,12 @@ def channels(call: Call, coefficient: Fact, marked: Tensor) -> Tensor:
 
 def of_slope(x: Fact, slope: Fact, wanted: int, read: Tensor | None) -> tuple[Tensor, Tensor] | None:
     """PReLU is convex for slopes up to 1 (concave from 1 on), and non-decreasing for slopes from 0 on."""
-    single = slope.shape.numel() == 1
     falls = core(x.lo) < 0  # elsewhere the slope is never used
-    if read is not None:
-        falls = core(compact(falls & read))
-    needs = falls.any() if single else falls.expand(-1, x.shape[1], *falls.shape[2:]).movedim(1, 0).flatten(1).any(1)
-    needs = needs.reshape(-1) if len(slope.shape) else needs
     bent = core(x.nonconcave) | core(x.nonconvex)
     if read is not None:
-        bent = core(compact(bent & read))
-    if not single:
-        bent = bent.movedim(1, 0).flatten(1).any(1)
-    rises = needs & bent.any() if single else needs & bent
+        falls, bent = core(compact(falls & read)), core(compact(bent & read))
+    needs, bent = of_channels(falls, x, slope), of_channels(bent, x, slope)
+    rises = needs & bent
     concave = wanted < 0 or (wanted == 0 and where_any(x.nonconvex) and not where_any(x.nonconcave))
     low = torch.where(needs, 1.0, -INF) if concave else torch.where(rises, 0.0, -INF)
     high = torch.full_like(low, INF) if concave else torch.where(needs, 1.0, INF)
@@ -208,6 +189,15 @@ def of_slope(x: Fact, slope: Fact, wanted: int, read: Tensor | None) -> tuple[Te
     ):
         return None
     return low.double(), high.double()
+
+
+def of_channels(mask: Tensor, x: Fact, slope: Fact) -> Tensor:
+    """Mask of the slopes of a PReLU that meet a marked element; it broadcasts to their shape."""
+    if slope.shape.numel() == 1:
+        return mask.any().reshape([1] * len(slope.shape))
+    if len(slope.shape) == len(x.shape):
+        return unbroadcast(mask.expand(tuple(x.shape)), slope.shape)
+    return mask.expand(-1, x.shape[1], *mask.shape[2:]).movedim(1, 0).flatten(1).any(1)
 
 
 def of_blend(call: Call, weight: Fact, read: Tensor | None) -> tuple[Tensor, Tensor] | None:

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from convexnet.constraints.demand import COEFFICIENTS, NORMS, Demand, demands
+from convexnet.constraints.demand import Demand, demands
 from convexnet.constraints.pushback import NUMBER, Known, Unreachable, push_back, value_of
 from convexnet.constraints.reads import nonzero, partly, reads
 from convexnet.constraints.sets import Interval
@@ -33,7 +33,7 @@ from convexnet.curvature.facts import CONCAVE, CONVEX, UNKNOWN, Fact, constant
 from convexnet.curvature.fields import aligned_rows, batched, compact, core, elementwise, uniform
 from convexnet.curvature.findings import Finding, findings_of, not_finite, rewritten
 from convexnet.curvature.graph import base_name, called, module_path, parents, source_line
-from convexnet.curvature.table import TABLE
+from convexnet.curvature.table import is_batch_norm, row_of
 from convexnet.curvature.trace import Program, Source, trace
 from convexnet.curvature.walk import Walk, walk
 from convexnet.errors import NotCertified
@@ -170,7 +170,7 @@ def attempt(
 
 def forgetful(call: Call) -> Call:
     """Training moves the running mean of a BatchNorm, and nothing may rest on where it is now."""
-    if call.name in NORMS and isinstance(call.args[3], Fact):
+    if is_batch_norm(call.name) and isinstance(call.args[3], Fact):
         return replace(call, args=(*call.args[:3], constant(call.args[3].shape), *call.args[4:]))
     return call
 
@@ -178,7 +178,7 @@ def forgetful(call: Call) -> Call:
 def with_zeros(call: Call, node: fx.Node, known: Callable[[fx.Node], Tensor | None]) -> Call:
     """The call whose coefficients are bounded by zero where they are zero for all parameters: pruned weights are."""
     args = list(call.args)
-    for place in COEFFICIENTS.get(call.name, ()):
+    for place in row_of(call.name).weights:
         origin: object = node.args[place] if place < len(node.args) else None
         fact = args[place] if place < len(args) else None
         if not isinstance(fact, Fact) or not isinstance(origin, fx.Node) or origin.op != "call_function":
@@ -275,8 +275,8 @@ def needed(program: Program, facts: Callable[[str], Fact]) -> dict[fx.Node, int]
 
 def direction(facts: Callable[[str], Fact], moving: set[fx.Node], node: fx.Node, argument: fx.Node, own: int) -> int:
     """What an operator needs one argument as, if its result is needed as `own`."""
-    rule = TABLE.get(base_name(node.target))
-    if rule is None or not all(isinstance(n.meta.get("val"), (Tensor, *NUMBER)) for n in node.all_input_nodes):
+    row = row_of(base_name(node.target))
+    if not all(isinstance(n.meta.get("val"), (Tensor, *NUMBER)) for n in node.all_input_nodes):
         return 0
     results: list[str] = []
     for bends in (CONVEX, CONCAVE):
@@ -305,7 +305,7 @@ def direction(facts: Callable[[str], Fact], moving: set[fx.Node], node: fx.Node,
         if call.unread:
             return 0
         try:
-            result = rule(call)
+            result = row.rule(call)
         except (Refusal, RuntimeError, TypeError, ValueError, IndexError):
             return 0
         first = result[0] if isinstance(result, tuple) else result

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, fx
 
 from convexnet.constraints.sets import INF, Interval
-from convexnet.curvature.arithmetic import identity
+from convexnet.curvature import arithmetic, layers
+from convexnet.curvature.call import Rule
 from convexnet.curvature.facts import Fact
 from convexnet.curvature.graph import base_name, executed, is_real, parents, results_of
 from convexnet.curvature.shapes import Moved, cat, reshaped, stack
-from convexnet.curvature.table import TABLE
+from convexnet.curvature.table import row_of
 from convexnet.curvature.trace import Program, Source
 
 Asked = dict[str, tuple[Source, Interval]]
@@ -71,16 +72,18 @@ def reach(program: Program, known: Known, node: fx.Node, interval: Interval, fou
             raise Unreachable("it is computed from numbers that training does not change, and has the wrong sign")
         return
     name = base_name(node.target)
-    rule = TABLE.get(name)
-    if rule is identity and is_real(node) and is_real(node.all_input_nodes[0]):  # casts round, and keep signs
+    row = row_of(name)
+    if (
+        row.runs(arithmetic.identity) and is_real(node) and is_real(node.all_input_nodes[0])
+    ):  # casts round, and keep signs
         reach(program, known, node.all_input_nodes[0], interval, found)
         return
-    if isinstance(rule, Moved) or rule in (reshaped, cat, stack):
+    if isinstance(row.rule, Moved) or row.runs(reshaped, cat, stack):
         for argument in parents(node):
             if is_real(argument):
                 reach(program, known, argument, origins(known, node, argument, interval), found)
         return
-    step = STEPS.get(name)
+    step = STEPS.get(row.run)
     if step is None:
         raise Unreachable(f"it is computed by aten.{name}")
     for argument, asked in step(known, node, interval):
@@ -271,14 +274,13 @@ def check_signs(interval: Interval, what: str = "two parameters") -> None:
 Step = Callable[[Known, fx.Node, Interval], list[tuple[fx.Node, Interval]]]
 """The arguments of an operator, and where each must lie for the result to lie in an interval."""
 
-STEPS: Mapping[str, Step] = {
-    "neg": of_negation,
-    "add": of_sum,
-    "sub": of_difference,
-    "rsub": of_reverse_difference,
-    "mul": of_product,
-    "div": of_quotient,
-    "matmul": of_matrix_product,
-    "mm": of_matrix_product,
-    "bmm": of_matrix_product,
+STEPS: Mapping[Rule, Step] = {
+    arithmetic.neg: of_negation,
+    arithmetic.add: of_sum,
+    arithmetic.sub: of_difference,
+    arithmetic.rsub: of_reverse_difference,
+    arithmetic.mul: of_product,
+    arithmetic.div: of_quotient,
+    layers.matmul: of_matrix_product,
 }
+"""By the rule of an operator."""

@@ -18,13 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from convexnet.constraints.demand import COEFFICIENTS, NORMS, unbroadcast
+from convexnet.constraints.demand import unbroadcast
 from convexnet.curvature.arithmetic import dropout, identity
 from convexnet.curvature.graph import base_name, executed
 from convexnet.curvature.pointwise import Pointwise
 from convexnet.curvature.reductions import Reduction, Window
-from convexnet.curvature.shapes import Moved, cat, copy, fresh, masked_fill, pad, reshaped, stack, where
-from convexnet.curvature.table import TABLE
+from convexnet.curvature.shapes import Moved, Moving, fresh, reshaped
+from convexnet.curvature.table import is_batch_norm, row_of
 from convexnet.curvature.trace import Program
 
 Known = Callable[[fx.Node], Tensor | None]
@@ -32,15 +32,6 @@ Known = Callable[[fx.Node], Tensor | None]
 
 Reads = dict[fx.Node, dict[int, Tensor]]
 """For each node, and each of its results that somebody reads: a boolean mask of its shape, True where it is read."""
-
-ELEMENTWISE = (
-    "add", "sub", "rsub", "neg", "mul", "div", "addcmul", "lerp", "square", "sqrt", "rsqrt", "reciprocal", "pow", "log",
-    "maximum", "minimum", "clamp", "clamp_min", "clamp_max", "prelu", "_prelu_kernel",
-)  # fmt: skip
-"""Operators beside the pointwise ones whose every element comes from one element of each argument (broadcast)."""
-
-WEIGHTED = {*COEFFICIENTS} - {"prelu", "lerp", "rnn_relu", "rnn_relu_cell"}
-"""Operators that are linear in what varies, with coefficients that may be known zeros."""
 
 
 def reads(program: Program, known: Known) -> Reads:
@@ -118,21 +109,25 @@ def is_whole(mask: Tensor) -> bool:
 def of_argument(node: fx.Node, argument: fx.Node, read: dict[int, Tensor], known: Known) -> Tensor | None:
     """What of an argument is needed for the elements of a result that are read; None: all of it."""
     name = base_name(node.target)
-    rule = TABLE.get(name)
+    row = row_of(name)
+    rule = row.rule
     whole = len(read) == len(shapes_of(node)) and all(map(is_whole, read.values()))
-    straight = isinstance(rule, (Reduction, Window)) and rule.bends == "straight"
+    copies = row.runs(identity, dropout)
+    straight = row.is_affine and isinstance(rule, (Moving, Reduction, Window)) and not copies
     try:
-        if name in NORMS:
+        if is_batch_norm(name):
             return through_norm(node, argument, read, known)
-        if rule is fresh and node.args[0] is argument:
+        if row.runs(fresh) and node.args[0] is argument:
             return torch.zeros(argument.meta["val"].shape, dtype=torch.bool)
-        if isinstance(rule, Moved) or rule in MOVING or name in WEIGHTED or straight:
-            drops = name in DROPPING or any(bool((nonzero(n, known) == 0).any()) for n in factors(node, argument))
+        if straight or row.multiplies:
+            leaves_out = isinstance(rule, Moving) and rule.drops
+            drops = leaves_out or any(bool((nonzero(n, known) == 0).any()) for n in factors(node, argument))
             return by_gradient(node, argument, read, known) if drops or not whole else None
         if whole or set(read) != {0}:
             return None
         shape = argument.meta["val"].shape
-        if isinstance(rule, Pointwise) or rule in (identity, dropout) or name in ELEMENTWISE:
+        slopes = row.asked == "slope" and argument is node.args[0]
+        if isinstance(rule, Pointwise) or copies or slopes or torch.Tag.pointwise in node.target.tags:  # pyright: ignore
             return unbroadcast(read[0], shape)
         if name in ("max", "min"):
             single = len(node.all_input_nodes) == 1
@@ -160,7 +155,7 @@ def through_norm(node: fx.Node, argument: fx.Node, read: dict[int, Tensor], know
 
 def factors(node: fx.Node, argument: fx.Node) -> list[fx.Node]:
     """What multiplies an argument in an operator with coefficients."""
-    listed = [node.args[place] for place in COEFFICIENTS.get(base_name(node.target), ()) if place < len(node.args)]
+    listed = [node.args[place] for place in row_of(base_name(node.target)).weights if place < len(node.args)]
     flat = [part for found in listed for part in (found if isinstance(found, (list, tuple)) else [found])]
     return [part for part in flat if isinstance(part, fx.Node) and part is not argument]
 
@@ -182,25 +177,17 @@ def nonzero(node: fx.Node, known: Known) -> Tensor:
     value, shape = known(node), shapes_of(node)[0]
     if value is not None:
         return (value != 0).double().expand(shape)
-    rule = TABLE.get(base_name(node.target)) if node.op == "call_function" else None
-    if rule is TABLE["mul"]:
+    name = base_name(node.target) if node.op == "call_function" else ""
+    if name == "mul":
         parts = [nonzero(n, known) for n in node.args if isinstance(n, fx.Node)]
         return torch.stack([part.expand(shape) for part in parts]).prod(0)
-    if rule in (identity, reshaped) or (isinstance(rule, Moved) and len(node.all_input_nodes) == 1):
+    row = row_of(name)
+    if row.runs(identity, reshaped) or (isinstance(row.rule, Moved) and len(node.all_input_nodes) == 1):
         (source,) = node.all_input_nodes
         moved = executed(node, lambda _: nonzero(source, known))
         if isinstance(moved, Tensor):
             return moved.double()
     return torch.ones(()).double().expand(shape)
-
-
-MOVING = (reshaped, cat, stack, pad, where, masked_fill, copy)
-DROPPING = (
-    "slice", "select", "narrow", "split", "split_with_sizes", "chunk", "unbind", "index_select", "index", "gather",
-    "take", "unfold", "diagonal", "slice_scatter", "select_scatter", "index_put", "tensor_split", "unsafe_chunk",
-    "unsafe_split", "tril", "triu", "im2col", "pad", "constant_pad_nd", "where", "masked_fill", "copy",
-)  # fmt: skip
-"""Operators that may leave elements of an argument out although all of their result is read."""
 
 
 def by_gradient(node: fx.Node, argument: fx.Node, read: dict[int, Tensor], known: Known) -> Tensor | None:

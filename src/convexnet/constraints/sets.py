@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from convexnet.arrays import as_real
 from convexnet.errors import meant
 
 INF = math.inf
@@ -207,8 +208,7 @@ def method_of(name: str | None, epsilon: float, recorded: Method | None = None) 
         >>> method_of("clip", 5.0), method_of(None, 5.0, Absolute()), method_of(None, 4.0)
         (Clip(), Absolute(), Exponentiate(epsilon=4.0))
     """
-    if not epsilon >= 0:
-        raise ValueError(f"epsilon must be non-negative, not {epsilon}: e^(w - epsilon) is then at most 1")
+    epsilon = as_real(epsilon, "epsilon")  # so that e^(w - epsilon) is at most 1
     if name is None:
         if recorded is None or (isinstance(recorded, Exponentiate) and epsilon != Exponentiate.epsilon):
             return Exponentiate(epsilon)

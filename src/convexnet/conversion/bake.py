@@ -15,7 +15,7 @@ from convexnet.curvature.arguments import copied, unwrapped
 from convexnet.curvature.failures import evaluated
 from convexnet.curvature.graph import base_name, functional
 from convexnet.curvature.shapes import Moved, reshaped
-from convexnet.curvature.table import TABLE
+from convexnet.curvature.table import is_batch_norm, row_of
 from convexnet.curvature.trace import Program, trace
 from convexnet.curvature.undisturbed import in_eval_mode, surroundings
 from convexnet.errors import ConvexNetError
@@ -24,8 +24,7 @@ from convexnet.nn.heads import FreeHead
 from convexnet.nn.layers import ConvexConv2d, ConvexLinear
 from convexnet.nn.norms import Affine, BatchNormAlong
 
-CONVOLUTIONS = {"conv1d": nn.Conv1d, "conv2d": nn.Conv2d, "conv3d": nn.Conv3d}
-NORM = ("batch_norm", "_native_batch_norm_legit_no_training")
+LAYERS = {kind.__name__.lower(): kind for kind in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)}
 TOLERANCE = 1e-6
 
 
@@ -39,7 +38,9 @@ def bake(model: nn.Module, example: Tensor | Sequence[Tensor] | None = None) -> 
     Args:
         model: the network; it is not touched.
         example: one batch of inputs. None: the shape that `constrain` or `convexify` recorded, or a guess from the
-            first layer.
+            first layer, which takes a linear layer for one of vectors (batch, in_features). The copy computes the same
+            for inputs with that many dimensions: a BatchNorm1d looks at the features of (batch, features), and at the
+            channels of (batch, channels, length).
 
     Raises:
         ValueError: no example is known, or a BatchNorm has no running statistics.
@@ -70,7 +71,7 @@ def bake(model: nn.Module, example: Tensor | Sequence[Tensor] | None = None) -> 
     program = trace(plain, inputs)
     folded: dict[int, nn.Module] = {}
     for node in program.graph.nodes:
-        if node.op == "call_function" and base_name(node.target) in NORM:
+        if node.op == "call_function" and is_batch_norm(base_name(node.target)):
             norm = norm_of(plain, program, node)
             if norm is not None and id(norm) not in folded:
                 folded[id(norm)] = fold(plain, program, node, norm)
@@ -151,17 +152,17 @@ def fold(model: nn.Module, program: Program, node: fx.Node, norm: _BatchNorm) ->
 
 
 def is_move(node: fx.Node) -> bool:
-    rule = TABLE.get(base_name(node.target))
-    return node.op == "call_function" and (isinstance(rule, Moved) or rule is reshaped)
+    row = row_of(base_name(node.target))
+    return node.op == "call_function" and (isinstance(row.rule, Moved) or row.runs(reshaped))
 
 
 def layer_of(model: nn.Module, program: Program, node: fx.Node) -> nn.Module | None:
     """The plain linear or convolutional layer of an operator, if it is used once."""
     name = base_name(node.target)
-    if node.op != "call_function" or name not in ("linear", *CONVOLUTIONS):
+    if node.op != "call_function" or name not in LAYERS:
         return None
     module = owner_of(model, program, node.args[1])
-    return module if type(module) is {"linear": nn.Linear, **CONVOLUTIONS}[name] else None
+    return module if type(module) is LAYERS[name] else None
 
 
 def units_at(layer: nn.Module, node: fx.Node) -> int:
@@ -249,7 +250,8 @@ def check_same(model: nn.Module, plain: nn.Module, inputs: Sequence[Tensor]) -> 
         if not worst <= TOLERANCE * (1 + size):
             raise ConvexNetError(
                 f"the baked copy of {type(model).__name__} differs by {worst:.3g} where outputs reach {size:.3g}, more "
-                "than rounding explains: a layer looks at the parameters of another, or its weights are not finite"
+                "than rounding explains: a layer looks at the parameters of another or has an eval mode of its own, or "
+                "its weights are not finite"
             )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -78,6 +78,7 @@ class Rewriter:
     found: list[Change] = field(default_factory=list)
     done: dict[int, tuple[nn.Module, nn.Module]] = field(default_factory=dict[int, tuple[nn.Module, nn.Module]])
     used: set[type[nn.Module]] = field(default_factory=set[type[nn.Module]])
+    proved: dict[Hashable, bool] = field(default_factory=dict[Hashable, bool])
 
     def rewrite(self, module: nn.Module, path: str = "") -> nn.Module:
         """The module's convex counterpart; its children are exchanged in place, itself if need be."""
@@ -131,14 +132,27 @@ class Rewriter:
 
     def of_activation(self, module: nn.Module) -> nn.Module | None:
         """The activation in place of another one; None for what is none, or may stay."""
-        if id(module) in self.seen.last and (isinstance(module, SQUASHING) or is_convex_rising(module)):
-            return None
         listed = isinstance(module, EXCHANGED)
         if not listed and not is_pointwise(module, self.seen.shapes.get(id(module))):
             return None
-        if (self.activation is None or not listed) and is_convex_rising(module):
+        last = id(module) in self.seen.last
+        if last and isinstance(module, SQUASHING):
+            return None
+        if (last or self.activation is None or not listed) and self.may_stay(module):
             return None
         return ACTIVATIONS[self.activation or "elu"]()
+
+    def may_stay(self, module: nn.Module) -> bool:
+        """`is_convex_rising`, which takes a trace, once for all of torch's own activations with the same settings."""
+        held = vars(module)
+        settings = {name: value for name, value in held.items() if name != "training" and (name[0] != "_" or value)}
+        simple = all(isinstance(value, (bool, int, float, str)) for value in settings.values())
+        if not simple or not type(module).__module__.startswith("torch.nn.modules."):
+            return is_convex_rising(module)
+        key = type(module), tuple(settings.items())
+        if key not in self.proved:
+            self.proved[key] = is_convex_rising(module)
+        return self.proved[key]
 
     def of_norm(self, module: nn.Module) -> nn.Module | None:
         """What normalises in place of a norm of the sample; fused activations stay behind it."""

@@ -14,15 +14,17 @@ import torch
 from torch import Tensor, fx, nn
 
 from convexnet.conversion.changes import Change, described
+from convexnet.curvature.arithmetic import dropout, identity
 from convexnet.curvature.graph import base_name
 from convexnet.curvature.pointwise import Pointwise
-from convexnet.curvature.table import TABLE
+from convexnet.curvature.reductions import Window
+from convexnet.curvature.row import Sum
+from convexnet.curvature.shapes import pad
+from convexnet.curvature.table import is_batch_norm, row_of
 from convexnet.curvature.trace import Program
 from convexnet.nn.norms import Affine
 
-LAYERS = {"linear": nn.Linear, "conv1d": nn.Conv1d, "conv2d": nn.Conv2d, "conv3d": nn.Conv3d}
-KEPT = ("dropout", "feature_dropout", "clone", "contiguous", "alias", "detach", "to", "add", "prelu")
-POOLS = ("pool", "upsample", "pad")
+LAYERS = {kind.__name__.lower(): kind for kind in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)}
 
 
 def widen_first(model: nn.Module, program: Program, factor: float) -> list[Change]:
@@ -74,6 +76,7 @@ class Plan:
 
     def visit(self, node: fx.Node) -> None:
         name = base_name(node.target)
+        row = row_of(name)
         read = [n for n in node.all_input_nodes if n in self.origins]
         if not read:
             if name in LAYERS and not self.first:
@@ -83,7 +86,7 @@ class Plan:
         found = self.layer(node)
         if name in LAYERS and found is not None:
             self.consume(*found, origin)
-        elif "batch_norm" in name:
+        elif is_batch_norm(name):
             if found is not None:
                 self.edits[found[0]] = lambda: widened_norm(found[1], origin)
             self.origins[node] = origin
@@ -97,9 +100,9 @@ class Plan:
             self.origins[node] = origin
         elif name == "cat" and int(node.args[1] if len(node.args) > 1 else 0) == 1:  # pyright: ignore
             self.origins[node] = self.joined(node)
-        elif isinstance(TABLE.get(name), Pointwise) or name in KEPT or any(part in name for part in POOLS):
+        elif isinstance(row.rule, (Pointwise, Sum, Window)) or row.runs(identity, dropout, pad):
             others = [n for n in node.all_input_nodes if n not in self.origins and is_per_channel(n)]
-            if others or not all(torch.equal(self.origins[n], origin) for n in read) or name == "prelu":
+            if others or not all(torch.equal(self.origins[n], origin) for n in read):
                 raise self.refusal(node, name)
             self.origins[node] = origin
         else:

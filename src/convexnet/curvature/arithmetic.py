@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from convexnet.curvature.pointwise import apply_profile
 from convexnet.curvature.powers import EXP, exponent_of, exponential, of_product, raised, with_concavity
 from convexnet.curvature.profiles import clamp
 from convexnet.curvature.reductions import Reduction, below
+from convexnet.curvature.row import Kind
 
 PRODUCT = (
     "it multiplies two quantities that both depend on the input, and such a product is in general not convex in both "
@@ -208,6 +209,16 @@ def to_the_power(base: Fact, exponent: Fact, shape: Shape) -> Fact:
     hi = elementwise(lambda v: v + room * v.abs().nan_to_num(posinf=0.0), shape, u.hi)
     u = u.bounded(lo, hi)
     return exponential(1.0)(u, apply_profile(EXP, torch.exp, u))
+
+
+@dataclass(frozen=True)
+class Power(Kind):
+    """A fixed power."""
+
+    exponent: float
+
+    def __call__(self, call: Call) -> Fact:
+        return raised(call.x, self.exponent, call.on)
 
 
 # --- maxima and choices ----------------------------------------------------------------------------------------------

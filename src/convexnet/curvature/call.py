@@ -35,7 +35,8 @@ class Call:
     `operator` is the functional overload (relu for relu_), `shapes` the shapes of its results, `dtypes` their types
     (None for an integer outside tensors) and `floating` whether the first is real. Two arguments that are the same
     tensor are the same `Fact` object. A number that was read from a tensor is a Python number, or a fact of shape () if
-    it is not known; `unread` says that such a fact stands where only a number says what the operator does.
+    it is not known; `unread` says that such a fact stands where only a number says what the operator does. `shape_only`
+    are the places of arguments of which it takes the shape or the type, and no element.
     """
 
     operator: Callable[..., Any]
@@ -46,6 +47,7 @@ class Call:
     floating: bool = True
     dtypes: tuple[torch.dtype | None, ...] = ()
     unread: bool = False
+    shape_only: tuple[int, ...] = ()
 
     @property
     def shape(self) -> Shape:
@@ -75,10 +77,10 @@ class Call:
 
     def read(self) -> list[Fact]:
         """The tensor arguments whose elements the operator looks at: of others it takes the shape or the type."""
-        places = SHAPE_ONLY.get(self.name)
-        if places is None:
+        if not self.shape_only:
             return self.facts()
-        return list(facts_in(([a for i, a in enumerate(self.args) if i not in places], tuple(self.kwargs.values()))))
+        read = [arg for i, arg in enumerate(self.args) if i not in self.shape_only]
+        return list(facts_in((read, tuple(self.kwargs.values()))))
 
     def blank(self, fact: Fact) -> Tensor:
         """A tensor in place of one of which only the shape or the type is taken."""
@@ -110,15 +112,6 @@ class Call:
         """Execute the operator on another first argument, with the same settings."""
         with torch.no_grad():
             return self.operator(x, *self.args[1:], **self.kwargs)
-
-
-SHAPE_ONLY: dict[str, tuple[int, ...]] = {
-    **dict.fromkeys(("expand_as", "view_as", "reshape_as", "type_as", "to"), (1,)),
-    **dict.fromkeys(("zeros_like", "ones_like", "full_like", "empty_like", "new_zeros", "new_ones", "new_full"), (0,)),
-    **dict.fromkeys(("new_empty", "fill", "zero", "copy", "sym_size", "sym_numel", "sym_stride"), (0,)),
-}
-"""Operators that take no element of some of their arguments, and the places of these: `to` has its second one in
-`x.to(y)`. The result of these operators has the type of such an argument, or does not depend on it."""
 
 
 def facts_in(value: Any) -> Iterator[Fact]:

@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from convexnet.curvature.arithmetic import identity
 from convexnet.curvature.bounds import is_finite
 from convexnet.curvature.call import Call, Result
 from convexnet.curvature.facts import Fact, constant, known
 from convexnet.curvature.graph import is_mutable
 from convexnet.curvature.opaque import Opaque
 from convexnet.curvature.shapes import Moved, cat, reshaped, stack
-from convexnet.curvature.table import TABLE
+from convexnet.curvature.table import row_of
 
 
 def attribute(module: torch.nn.Module, path: str) -> Any:
@@ -58,7 +59,8 @@ def computed(call: Call) -> Any:
 
 def beyond(call: Call) -> Result:
     """The result of an operator on what does not vary, of which no rule speaks: constant, and perhaps undefined."""
-    result = Opaque("", within=(0.0, 1.0) if call.name == "one_hot" else None)(call)
+    within = (0.0, 1.0) if call.name == "one_hot" else None
+    result = Opaque("", within=within, elementwise=row_of(call.name).runs(identity))(call)
     if call.name == "one_hot" and isinstance(result, Fact):
         rows = call.x.rows.unsqueeze(-1).expand(tuple(result.shape))
         result = replace(result, positive=False, rows=rows)
@@ -69,16 +71,15 @@ def beyond(call: Call) -> Result:
 
 def draws(call: Call) -> bool:
     """Whether an operator of the table draws random numbers with these settings."""
-    flag = {"dropout": 2, "feature_dropout": 2, "alpha_dropout": 2, "feature_alpha_dropout": 2, "rrelu": 3}
-    position = flag.get(call.name)
+    position = row_of(call.name).draws
     return position is not None and bool(call.arg(position, "train", call.kwargs.get("training", False)))
 
 
 def exact(call: Call, node: fx.Node) -> bool:
     """Whether the rules, which are about real numbers, speak of this call of constants: integers wrap and casts of
     them cut, and complex numbers have no sign. Moving elements is always exact."""
-    rule = TABLE.get(call.name)
-    if isinstance(rule, Moved) or rule in (reshaped, cat, stack):
+    row = row_of(call.name)
+    if isinstance(row.rule, Moved) or row.runs(reshaped, cat, stack):
         return True
     values = [n.meta.get("val") for n in (node, *node.all_input_nodes)]
     if any(isinstance(value, Tensor) and value.is_complex() for value in values):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from convexnet.curvature.arithmetic import Power, clamped, clamped_above
 from convexnet.curvature.call import Call, Refusal
 from convexnet.curvature.explain_weights import SEPARATE, bend, joined, of_weights, place, weights_of
 from convexnet.curvature.facts import AFFINE, CONSTANT, CONVEX, INF, Fact, as_fact
@@ -17,21 +18,9 @@ from convexnet.curvature.opaque import Opaque
 from convexnet.curvature.pointwise import Pointwise, Profile, outside
 from convexnet.curvature.profiles import clamp, power
 from convexnet.curvature.reductions import Reduction, Window
-from convexnet.curvature.table import ACTIVATION_REMEDY, TABLE
-
-POWERS = {"square": 2.0, "sqrt": 0.5, "rsqrt": -0.5, "reciprocal": -1.0}
-STARTS = {"log": 0.0, "log1p": -1.0, "sqrt": 0.0, "rsqrt": 0.0}
-"""From where on a function of one number is real."""
-
-RISES = "non-decreasing in every argument"
-KINDS = {
-    "maximum": ("convex", RISES), "max": ("convex", RISES), "clamp": ("convex", RISES), "clamp_min": ("convex", RISES),
-    "minimum": ("concave", RISES), "min": ("concave", RISES), "clamp_max": ("concave", RISES),
-    "log_softmax": ("concave", "non-decreasing in one element and non-increasing in the others"),
-    "_log_softmax": ("concave", "non-decreasing in one element and non-increasing in the others"),
-    "cdist": ("convex", "neither non-decreasing nor non-increasing"),
-}  # fmt: skip
-"""Functions of several numbers: their curvature, and how they move."""
+from convexnet.curvature.row import Joint, Sum
+from convexnet.curvature.table import ACTIVATION_REMEDY, row_of
+from convexnet.curvature.undefined import Beyond
 
 POLE = Refusal(
     "its argument does not depend on the input, but may be 0, where the result is infinite and of either sign",
@@ -42,7 +31,8 @@ KEEP = "bring it an affine argument, or one of the curvature that it keeps"
 
 def explain(call: Call) -> Refusal:
     """The reason and the remedy for a call whose result is unknown though its arguments were not."""
-    rule = TABLE[call.name]
+    row = row_of(call.name)
+    rule = row.rule
     if not joined(call):
         return of_constants(call)
     if isinstance(rule, Opaque):
@@ -50,11 +40,11 @@ def explain(call: Call) -> Refusal:
     profile, x = function_of(call)
     if profile is not None and x is not None:
         return of_function(call.name, profile, x)
-    if call.name in ("prelu", "_prelu_kernel"):
+    if row.asked == "slope":
         return of_prelu(call)
-    if call.name.startswith("rnn_relu"):
+    if row.asked == "recurrent signs":
         return of_rnn(call)
-    if call.name == "lerp" and as_fact(call.args[2]).value is None:
+    if row.asked == "share" and as_fact(call.args[2]).value is None:
         return Refusal(
             f"its weight is not known to lie in [0, 1], and its ends are {joined(call)}", "use a constant weight"
         )
@@ -63,14 +53,13 @@ def explain(call: Call) -> Refusal:
         return of_weights(call, weight)
     if isinstance(rule, (Reduction, Window)):
         return of_reduction(call, rule)
-    if call.name in ("add", "sub", "rsub"):
+    if isinstance(rule, Sum):
         return Refusal(
             "it adds what bends upwards to what bends downwards, or subtracts two that bend alike: the sum is neither",
             "let at most one of the two be non-affine, or add quantities of one curvature",
         )
-    if call.name in KINDS:
-        own, moves = KINDS[call.name]
-        return Refusal(f"{call.name} of {joined(call)} may be neither: it is {own} and {moves}", KEEP)
+    if isinstance(rule, Joint):
+        return Refusal(f"{call.name} of {joined(call)} may be neither: it is {rule.curvature} and {rule.moves}", KEEP)
     return Refusal(
         f"{call.name} of {joined(call)} is covered by no case of the composition theorem",
         "bring convex quantities together only by sums, maxima and non-negative multiples",
@@ -82,11 +71,11 @@ def explain(call: Call) -> Refusal:
 
 def function_of(call: Call) -> tuple[Profile | None, Fact | None]:
     """The function of one number that a call is, and its argument."""
-    rule = TABLE[call.name]
-    if isinstance(rule, Pointwise):
-        return rule.of(call), call.x
-    if call.name in POWERS:
-        return power(POWERS[call.name]), call.x
+    row = row_of(call.name)
+    if isinstance(row.rule, Pointwise):
+        return row.rule.of(call), call.x
+    if isinstance(row.rule, Power):
+        return power(row.rule.exponent), call.x
     if call.name == "pow" and isinstance(call.args[0], Fact):
         exponent = number(call.args[1])
         return (None, None) if exponent is None else (power(exponent), call.x)
@@ -94,7 +83,7 @@ def function_of(call: Call) -> tuple[Profile | None, Fact | None]:
         return power(2.0), call.x
     if call.name == "div" and as_fact(call.args[0]).constant and as_fact(call.args[1]).curvature != AFFINE:
         return power(-1.0), as_fact(call.args[1])
-    if call.name in ("clamp", "clamp_min", "clamp_max"):
+    if row.runs(clamped, clamped_above):
         names = ("min", "max") if call.name == "clamp" else (call.name.removeprefix("clamp_"),)
         ends = {name: call.arg(i + 1, name) for i, name in enumerate(names)}
         if not any(isinstance(end, Fact) for end in ends.values()):
@@ -114,15 +103,16 @@ def of_function(name: str, profile: Profile, x: Fact) -> Refusal:
     called = {"div": "1/x", "mul": "x * x"}.get(name, name)
     low, high = float(core(x.lo).min()), float(core(x.hi).max())
     span = "" if (low, high) == (-INF, INF) else f" on [{low:.3g}, {high:.3g}]"
-    if name in STARTS and low < STARTS[name]:
-        start = f"{STARTS[name]:g}"
+    row = row_of(name)
+    if isinstance(row.undefined, Beyond) and low < row.undefined.start:
+        start = f"{row.undefined.start:g}"
         known = f"nothing keeps its argument above {start}" if low == -INF else f"its argument may be {low:.3g}"
         return Refusal(
             f"{name} is a real number above {start} only, and {known}",
             "add a constant, or say with a domain how low the input may be",
         )
     bends_up, bends_down = where_any(outside(x, profile.concave)), where_any(outside(x, profile.convex))
-    remedy = ACTIVATION_REMEDY if isinstance(TABLE[name], Pointwise) else KEEP
+    remedy = ACTIVATION_REMEDY if isinstance(row.rule, Pointwise) else KEEP
     if bends_up and bends_down:
         note = f": {profile.note}" if profile.note else ""
         return Refusal(f"{called} is neither convex nor concave{span}{note}", remedy)
@@ -142,7 +132,7 @@ def of_function(name: str, profile: Profile, x: Fact) -> Refusal:
 
 def of_constants(call: Call) -> Refusal:
     """Why the result may vary although no argument does."""
-    if call.name in ("reciprocal", "rsqrt", "pow", "div"):
+    if row_of(call.name).undefined is not None:
         return POLE
     return Refusal(
         f"nothing is known of the values that {call.name} is applied to, though they do not depend on the input",

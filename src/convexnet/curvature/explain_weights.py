@@ -5,16 +5,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from convexnet.curvature.call import Call, Refusal
-from convexnet.curvature.facts import AFFINE, CONCAVE, CONSTANT, UNKNOWN, Fact, as_fact
+from convexnet.curvature.facts import AFFINE, CONCAVE, CONSTANT, UNKNOWN, Fact
 from convexnet.curvature.fields import where_any
-
-WEIGHTED = {
-    "linear": 1, "conv1d": 1, "conv2d": 1, "conv3d": 1, "conv_transpose1d": 1, "conv_transpose2d": 1,
-    "conv_transpose3d": 1, "convolution": 1, "batch_norm": 1, "_native_batch_norm_legit_no_training": 1, "matmul": 1,
-    "mm": 1, "bmm": 1, "mv": 1, "dot": 1, "outer": 1, "addmm": 2, "baddbmm": 2, "mul": 1, "div": 1, "einsum": 1,
-}  # fmt: skip
-EITHER_SIDE = ("matmul", "mm", "bmm", "mv", "dot", "outer", "mul", "addmm", "baddbmm")
-"""Weighted operators whose coefficients may be on either side."""
+from convexnet.curvature.table import row_of
 
 SEPARATE = "keep the two kinds apart, or make all of them convex"
 
@@ -33,15 +26,11 @@ def bend(fact: Fact) -> str:
 
 def weights_of(call: Call) -> Fact | None:
     """The coefficients of a weighted linear operator, where it has them."""
-    if call.name not in WEIGHTED:
+    row = row_of(call.name)
+    if not (row.multiplies or row.divisor is not None):
         return None
-    candidates = [call.args[WEIGHTED[call.name]]] if len(call.args) > WEIGHTED[call.name] else []
-    if call.name == "einsum":
-        candidates = list(call.args[1])
-    if call.name in EITHER_SIDE:
-        candidates = list(call.args)
-    if call.name == "div" and as_fact(call.args[0]).constant:
-        candidates = [call.args[0]]
+    found = [call.args[place] for place in row.factors if place < len(call.args)]
+    candidates = [part for value in found for part in (value if isinstance(value, (list, tuple)) else [value])]
     constants = [c for c in candidates if isinstance(c, Fact) and c.constant]
     return constants[-1] if constants else None
 

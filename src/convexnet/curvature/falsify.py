@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor, nn
 
+from convexnet.arrays import as_size
 from convexnet.curvature.accepted import check_modes, check_modules, check_tensors
 from convexnet.curvature.arguments import as_example, chosen, copied, unwrapped
 from convexnet.curvature.certificate import Domain, domains_of
@@ -73,8 +74,7 @@ def falsify(
     inputs = as_example(example)
     variables = chosen(inputs, wrt)
     boxes = domains_of([tensor[:1] for tensor in inputs], variables, domain)
-    if budget < 1:
-        raise ValueError(f"the budget must be at least 1, not {budget}")
+    budget, seed = as_size(budget, "budget"), as_size(seed, "seed", 0)
     with TRACING:  # while another thread traces the model, its tensors are others
         check_modes(source)
         check_modules(source)

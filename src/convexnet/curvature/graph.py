@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, fx
 
 from convexnet.curvature.arithmetic import dropout, identity
-from convexnet.curvature.call import SHAPE_ONLY, Call
+from convexnet.curvature.call import Call
 from convexnet.curvature.facts import Fact
 from convexnet.curvature.layers import einsum
 from convexnet.curvature.shapes import Moved, reshaped
-from convexnet.curvature.table import TABLE
+from convexnet.curvature.table import ALIASES, TABLE, row_of, shape_only
 
 # --- in-place operators ----------------------------------------------------------------------------------------------
 
@@ -28,7 +28,8 @@ def base_name(target: Any) -> str:
     space = getattr(target, "namespace", "aten")
     if space != "aten":
         return f"{space}::{name}"
-    return name[:-1] if name.endswith("_") and not name.endswith("__") else name
+    name = name[:-1] if name.endswith("_") and not name.endswith("__") else name
+    return ALIASES.get(name, name)
 
 
 def is_mutable(target: Any) -> bool:
@@ -51,16 +52,16 @@ def makes_new(node: fx.Node) -> bool:
     """Whether a node's result certainly shares memory with nothing else that has a name."""
     if node.op != "call_function":
         return False
-    rule = TABLE.get(base_name(node.target))
-    schema = getattr(node.target, "_schema", None)
+    name = base_name(node.target)
+    row, schema = row_of(name), getattr(node.target, "_schema", None)
     if schema is None:
         return False
     if not node.all_input_nodes:
         return True
-    if rule is None and not is_mutable(node.target) and is_composite(node.target):
+    if name not in TABLE and not is_mutable(node.target) and is_composite(node.target):
         return False
-    if isinstance(rule, Moved) or rule in (identity, dropout, reshaped, einsum):  # einsum of one operand is a view
-        return base_name(node.target) in ("clone", "lift_fresh_copy")
+    if isinstance(row.rule, Moved) or row.runs(identity, dropout, reshaped, einsum):  # of one operand it is a view
+        return name in ("clone", "lift_fresh_copy")
     return all(result.alias_info is None or result.alias_info.is_write for result in schema.returns)
 
 
@@ -174,8 +175,8 @@ def ancestors(node: fx.Node) -> set[fx.Node]:
 
 def parents(node: fx.Node) -> list[fx.Node]:
     """The nodes whose elements an operator reads: of some arguments it takes no more than the shape or the type."""
-    places = SHAPE_ONLY.get(base_name(node.target)) if node.op == "call_function" else None
-    if places is None:
+    places = shape_only(base_name(node.target)) if node.op == "call_function" else ()
+    if not places:
         return node.all_input_nodes
     found: dict[fx.Node, None] = {}
     read = [arg for i, arg in enumerate(node.args) if i not in places]
@@ -212,7 +213,7 @@ def is_unread(node: fx.Node, args: Sequence[Any], kwargs: Mapping[str, Any]) -> 
     if all(isinstance(other.meta.get("val"), (Tensor, tuple, list)) for other in node.all_input_nodes):
         return False  # the usual case: no number comes from the program
     schema = getattr(node.target, "_schema", None)
-    if schema is None or base_name(node.target) in SCALED:
+    if schema is None or row_of(base_name(node.target)).takes_numbers:
         return False
     for i, argument in enumerate(schema.arguments):
         value = args[i] if i < len(args) else kwargs.get(argument.name)
@@ -221,11 +222,6 @@ def is_unread(node: fx.Node, args: Sequence[Any], kwargs: Mapping[str, Any]) -> 
             if any(isinstance(v, Fact) for v in values):
                 return True
     return False
-
-
-SCALED = frozenset(("add", "sub", "rsub", "mul", "div", "addcmul", "lerp", "where", "masked_fill", "fill", "clamp",
-                    "clamp_min", "clamp_max"))  # fmt: skip
-"""Operators whose rules take a number as they take a tensor, as a quantity of which perhaps the sign is known."""
 
 
 def functional(target: Any, name: str) -> Callable[..., Any]:
@@ -251,7 +247,8 @@ def called(node: fx.Node, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[
     types = types_of(node)
     unread = is_unread(node, args, kwargs)
     run = functional(node.target, name)
-    return Call(run, name, tuple(args), dict(kwargs), shapes, floating[0], types, unread), floating
+    places = shape_only(name)
+    return Call(run, name, tuple(args), dict(kwargs), shapes, floating[0], types, unread, places), floating
 
 
 # --- where things come from ------------------------------------------------------------------------------------------

@@ -18,7 +18,6 @@ from convexnet.curvature.forms import Contraction, Pairing
 from convexnet.curvature.linear import bilinear, convolution, total
 from convexnet.curvature.pointwise import apply_profile
 from convexnet.curvature.profiles import relu
-from convexnet.curvature.reductions import SUM
 from convexnet.curvature.shapes import concatenated
 
 # --- weighted linear maps --------------------------------------------------------------------------------------------
@@ -91,6 +90,20 @@ def einsum(call: Call) -> Fact:
     return bilinear(x, w, Pairing(run, w.shape.numel()), call.shape)
 
 
+def paired(call: Call) -> Fact:
+    """Any sum of products of the elements of two tensors; the operator says itself which of them meet."""
+    a, b = call.args[:2]
+    if not a.constant and not b.constant:
+        raise Refusal(PRODUCT, "let only one of the two factors depend on the input")
+    x, w = (a, b) if b.constant else (b, a)
+
+    def run(values: Tensor, coefficients: Tensor) -> Tensor:
+        pair = (values, coefficients) if x is a else (coefficients, values)
+        return call.operator(*pair, *call.args[2:], **call.kwargs)
+
+    return bilinear(x, w, Pairing(run, w.shape.numel()), call.shape)
+
+
 def outer(call: Call) -> Fact:
     a, b = call.args[0], call.args[1]
     return product(viewed(a, lambda f: f.unsqueeze(-1)), viewed(b, lambda f: f.unsqueeze(0)), call.shape)
@@ -98,14 +111,6 @@ def outer(call: Call) -> Fact:
 
 def bilinear_form(call: Call) -> Fact:
     raise Refusal(PRODUCT, "give it one input twice, and weights that are positive semidefinite for each output")
-
-
-def vecdot(call: Call) -> Result:
-    """The sum of products along one dimension."""
-    a, b = call.args[:2]
-    shape = tuple(torch.broadcast_shapes(a.shape, b.shape))
-    dim = [int(call.arg(2, "dim", -1))]
-    return SUM(replace(call, operator=torch.ops.aten.sum.dim_IntList, args=(product(a, b, shape), dim), kwargs={}))
 
 
 def per_dimension(value: Any, dims: int) -> Any:

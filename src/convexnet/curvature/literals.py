@@ -20,8 +20,9 @@ from convexnet.curvature.call import Call, Refusal, Result
 from convexnet.curvature.facts import Fact, as_fact
 from convexnet.curvature.fields import either, elementwise, level, settled, uniform, where_any
 from convexnet.curvature.opaque import elementwise_operator
-from convexnet.curvature.shapes import Moved, cat, reshaped, stack
-from convexnet.curvature.table import TABLE
+from convexnet.curvature.reductions import Reduction
+from convexnet.curvature.row import Sum
+from convexnet.curvature.table import row_of
 
 NAN = Refusal(
     "a number in it is NaN, and so is what it makes of some elements",
@@ -39,35 +40,20 @@ CLASH = Refusal(
     "use a large number in the place of infinity, or leave these elements out",
 )
 
-BOUNDLESS = frozenset(
-    (
-        "add", "sub", "rsub", "maximum", "minimum", "max", "min", "clamp", "clamp_min", "clamp_max", "hardtanh",
-        "masked_fill", "where", "pad", "constant_pad_nd", "norm", "linalg_vector_norm", "linalg_norm", "linalg_matrix_norm", "full_like", "new_full", "fill",
-        "cdist", "copy", "amax", "amin", "logsumexp",
-    )
-)  # fmt: skip
-"""Operators that may be given an infinity."""
-
-FACTORS = frozenset(
-    ("mul", "addcmul", "lerp", "linear", "matmul", "mm", "bmm", "mv", "dot", "addmm", "baddbmm", "einsum", "outer",
-     "prelu", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "convolution")
-)  # fmt: skip
-"""Operators that multiply what varies by entries of another tensor."""
-
 
 def spoiled(call: Call) -> tuple[Refusal, Tensor] | None:
     """Which elements of the result of an operator on what varies are made of a number that is none, and why."""
     everything = uniform(True, call.shape, torch.bool)
-    numbers = list(settings(call))
+    row, numbers = row_of(call.name), list(settings(call))
     if any(math.isnan(number) for number in numbers):
         return NAN, everything
-    if any(math.isinf(number) for number in numbers) and (call.name not in BOUNDLESS or excludes(call)):
+    if any(math.isinf(number) for number in numbers) and (not (row.takes_infinity or row.is_move) or excludes(call)):
         return INFINITE, everything
-    if call.name == "div" and 0.0 in numbers:
+    if row.divisor is not None and 0.0 in numbers:
         return INFINITE, everything
-    if call.name in TERMS and call.kwargs.get("alpha") in (math.inf, -math.inf):
+    if isinstance(row.rule, Sum) and call.kwargs.get("alpha") in (math.inf, -math.inf):
         return INFINITE, everything
-    if moves(call):
+    if row.is_move:  # marks go where the elements go
         return None
     mask, reason = uniform(False, call.shape, torch.bool), NAN
     for place, fact in enumerate(call.read()):
@@ -75,8 +61,8 @@ def spoiled(call: Call) -> tuple[Refusal, Tensor] | None:
             continue
         bad = fact.unknown
         if fact.value is not None and fact.value.is_floating_point():
-            zero = call.name == "div" and place == 1
-            if call.name in FACTORS or zero:
+            zero = place == row.divisor
+            if row.weights or zero:
                 no_factor = (fact.value == 0) if zero else fact.value.isinf()
                 if bool(no_factor.any()):
                     bad, reason = either(bad, no_factor), INFINITE
@@ -95,9 +81,10 @@ def clashes(call: Call) -> Tensor:
     ends = [(below(fact), above(fact)) for fact in map(as_fact, numbers_of(call))]
     if not any(where_any(end) for pair in ends for end in pair):
         return nothing
-    if call.name in TERMS and len(ends) >= 2:
+    row = row_of(call.name)
+    if isinstance(row.rule, Sum) and len(ends) >= 2:
         (a, b), (c, d) = ([end.expand(shape) for end in pair] for pair in ends[:2])
-        one, other = (d, c) if call.name == "add" else (c, d)
+        one, other = (d, c) if row.rule.signs[0] == row.rule.signs[1] else (c, d)
         return either(elementwise(torch.logical_and, shape, a, one), elementwise(torch.logical_and, shape, b, other))
     if call.name == "mul" and len(ends) == 2:
         facts = [as_fact(number) for number in numbers_of(call)]
@@ -106,18 +93,17 @@ def clashes(call: Call) -> Tensor:
             zero = elementwise(lambda lo, hi: (lo <= 0) & (hi >= 0), other.shape, other.lo, other.hi).expand(shape)
             found = either(found, elementwise(torch.logical_and, shape, either(low, high).expand(shape), zero))
         return found
-    if call.name in FACTORS or call.name in ("var", "std"):
+    if row.weights or (isinstance(row.rule, Reduction) and row.rule.moves == "both"):
         return everything
-    if call.name in ("sum", "mean") and where_any(ends[0][0]) and where_any(ends[0][1]):
+    if isinstance(row.rule, Reduction) and row.rule.is_affine and where_any(ends[0][0]) and where_any(ends[0][1]):
         return everything
     return nothing
 
 
 def numbers_of(call: Call) -> list[Any]:
     """The tensors and numbers that an operator computes with."""
-    return [
-        a for a in call.args if isinstance(a, (Fact, float)) or (isinstance(a, int) and call.name in ("mul", *TERMS))
-    ]
+    whole = isinstance(row_of(call.name).rule, Sum) or call.name == "mul"
+    return [a for a in call.args if isinstance(a, (Fact, float)) or (isinstance(a, int) and whole)]
 
 
 def below(fact: Fact) -> Tensor:
@@ -138,12 +124,12 @@ def above(fact: Fact) -> Tensor:
 
 def with_infinities(call: Call, result: Result) -> Result:
     """A sum in which infinite terms stay infinite, which the bounds of an unbounded term do not say."""
-    if call.name not in TERMS or isinstance(result, tuple):
+    rule = row_of(call.name).rule
+    if not isinstance(rule, Sum) or isinstance(result, tuple):
         return result
     lo, hi = result.lo, result.hi
     for place, fact in enumerate(map(as_fact, numbers_of(call)[:2])):
-        turned = (call.name, place) in (("sub", 1), ("rsub", 0))
-        low, high = (above(fact), below(fact)) if turned else (below(fact), above(fact))
+        low, high = (below(fact), above(fact)) if rule.signs[place] > 0 else (above(fact), below(fact))
         if where_any(low):
             hi = elementwise(lambda mask, end: torch.where(mask, -LARGEST, end), call.shape, low.expand(call.shape), hi)
         if where_any(high):
@@ -153,18 +139,11 @@ def with_infinities(call: Call, result: Result) -> Result:
 
 NOTHING = {"degree": 1.0, "concavity": math.nan, "exponent": math.nan, "positive": False, "made": None}
 LARGEST = torch.finfo(torch.float64).max
-TERMS = ("add", "sub", "rsub")
-
-
-def moves(call: Call) -> bool:
-    """Whether marks go where the elements go, by the rule of the operator itself."""
-    rule = TABLE.get(call.name)
-    return isinstance(rule, Moved) or rule in (reshaped, cat, stack) or call.name in ("where", "masked_fill", "copy")
 
 
 def excludes(call: Call) -> bool:
     """Whether a range that is given holds no number."""
-    if call.name not in ("clamp", "clamp_min", "clamp_max", "hardtanh"):
+    if not call.name.startswith(("clamp", "hardtanh")):
         return False
     low, high = call.arg(1, "min"), call.arg(2, "max")
     if call.name == "clamp_max":
@@ -178,7 +157,7 @@ def settings(call: Call) -> Iterator[float]:
         for item in value if isinstance(value, (list, tuple)) else (value,):
             if isinstance(item, float):
                 yield item
-            elif isinstance(item, int) and not isinstance(item, bool) and call.name == "div":
+            elif isinstance(item, int) and not isinstance(item, bool) and row_of(call.name).divisor is not None:
                 yield float(item)
 
 

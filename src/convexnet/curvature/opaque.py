@@ -11,6 +11,7 @@ from torch import Tensor
 from convexnet.curvature.call import Call, Refusal, Result
 from convexnet.curvature.facts import Fact, constant, spread_rows, unknown
 from convexnet.curvature.fields import core, join_rows, uniform, where_any
+from convexnet.curvature.row import Kind
 
 UNRULED = "replace it by an operator the calculus knows, or add a rule for it"
 DISCRETE = Refusal("its result is a whole number or a truth value that depends on the input", "write it as a maximum")
@@ -40,13 +41,14 @@ def unreal(value: object) -> Refusal:
 
 
 @dataclass(frozen=True)
-class Opaque:
+class Opaque(Kind):
     """Nothing is claimed about what varies. `over(call)` lists the dimensions it mixes; None: possibly all."""
 
     reason: str
     remedy: str = ""
     over: Callable[[Call], Sequence[int]] | None = None
     within: tuple[float, float] | None = None  # bounds of the result; if the lower one is 0, it is never reached
+    elementwise: bool = False  # mixes none
 
     def __call__(self, call: Call) -> Result:
         facts = call.read()
@@ -66,7 +68,7 @@ class Opaque:
         operator mixes none."""
         facts = call.read()
         x = facts[0] if facts else None
-        if elementwise_operator(call) and all(len(fact.shape) <= len(shape) for fact in facts):
+        if (self.elementwise or elementwise_operator(call)) and all(len(fact.shape) <= len(shape) for fact in facts):
             rows = uniform(0, shape, torch.uint8)
             for fact in facts:
                 rows = join_rows(rows, fact.rows, shape)
@@ -81,4 +83,4 @@ class Opaque:
 
 def elementwise_operator(call: Call) -> bool:
     """Whether each element of the result comes from the elements at its place."""
-    return torch.Tag.pointwise in getattr(call.operator, "tags", ()) or call.name in ("to", "_to_copy", "type_as")
+    return torch.Tag.pointwise in getattr(call.operator, "tags", ())

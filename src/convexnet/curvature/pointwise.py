@@ -17,6 +17,7 @@ from torch import Tensor
 from convexnet.curvature.call import Call
 from convexnet.curvature.facts import INF, Fact, Influence, compose, constant
 from convexnet.curvature.fields import batched, core, either, elementwise, level, settled, uniform
+from convexnet.curvature.row import Kind
 
 Range = tuple[float, float]
 Ranges = tuple[Range, ...]
@@ -129,11 +130,19 @@ def image(profile: Profile, function: Callable[[Tensor], Tensor], x: Fact) -> tu
 
 
 @dataclass(frozen=True)
-class Pointwise:
+class Pointwise(Kind):
     """A function of one number. `after(x, result)` adds what else is known of the result: degrees (see `powers`)."""
 
     profile: Profile | Callable[..., Profile]
     after: Callable[[Fact, Fact], Fact] | None = None
+
+    @property
+    def is_affine(self) -> bool:
+        return isinstance(self.profile, Profile) and self.profile.convex == self.profile.concave == LINE
+
+    @property
+    def keeps_signs(self) -> bool:
+        return isinstance(self.profile, Profile) and self.is_affine and self.profile.rising == LINE
 
     def __call__(self, call: Call) -> Fact:
         result = apply_profile(self.of(call), call.on, call.x, call.name_of_settings())

@@ -30,7 +30,6 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from convexnet.curvature.call import Call
 from convexnet.curvature.facts import INF, Fact
 from convexnet.curvature.fields import either, elementwise, uniform, where_any
 from convexnet.curvature.pointwise import LINE, Profile, apply_profile
@@ -116,10 +115,6 @@ def raised(x: Fact, exponent: float, operator: Callable[[Tensor], Tensor]) -> Fa
             if x.power == x.root == INF:  # an exponential of what is affine
                 result = replace(result, concavity=INF)
     return replace(result, positive=x.is_positive)
-
-
-def powers(exponent: float) -> Callable[[Call], Fact]:
-    return lambda call: raised(call.x, exponent, call.on)
 
 
 # --- exponentials and logarithms -------------------------------------------------------------------------------------

@@ -147,7 +147,7 @@ def taken_apart(call: Call) -> Form | None:
         bias = call.name == "linear" and len(call.args) > 2
         if call.name not in AFTER or len(moving) != 1 or bias or any(isinstance(arg, torch.dtype) for arg in call.args):
             return None
-        if call.name == "div" and (call.kwargs or as_fact(call.args[0]).constant):
+        if call.name == "div" and (call.kwargs or as_fact(call.arg(0, "self")).constant):
             return None
         after.insert(0, call)
         inner = made_by(moving[0], *(PRODUCTS | AFTER))

@@ -246,8 +246,7 @@ def cell(activation: Callable[[Tensor], Tensor]) -> Callable[..., Any]:
 
 
 RECURRENT: dict[str, Callable[..., Any]] = {
-    "rnn_relu": recurrent(torch.relu),
-    "rnn_tanh": recurrent(torch.tanh),
-    "rnn_relu_cell": cell(torch.relu),
-    "rnn_tanh_cell": cell(torch.tanh),
+    f"rnn_{activation.__name__}{end}": make(activation)
+    for activation in (torch.relu, torch.tanh)
+    for end, make in (("", recurrent), ("_cell", cell))
 }

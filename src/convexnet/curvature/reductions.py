@@ -17,6 +17,7 @@ from convexnet.curvature.linear import EPS, TINY, clip_sign
 from convexnet.curvature.opaque import Opaque
 from convexnet.curvature.pointwise import LEFT, RIGHT, outside
 from convexnet.curvature.powers import exponent_of, of_product, of_sum, with_concavity
+from convexnet.curvature.row import Kind
 
 Bends = Literal["straight", "up", "down"]
 
@@ -31,8 +32,15 @@ def along(call: Call, position: int) -> list[int]:
     return [int(d) % rank for d in dims]
 
 
+def norm_order(call: Call) -> str:
+    """Why a norm is not one: it is convex for orders from 1 to infinity."""
+    order = call.arg(1, "ord", call.kwargs.get("p"))
+    order = 2.0 if order is None else float(order)
+    return "" if order >= 1 else f"its order is {order:g}; a norm is convex for orders from 1"
+
+
 @dataclass(frozen=True)
-class Reduction:
+class Reduction(Kind):
     """Over dimensions: rises with every element (or with their absolute values, as norms do; or both ways)."""
 
     bends: Bends
@@ -41,6 +49,18 @@ class Reduction:
     exact: bool = False
     homogeneous: bool = True  # of degree one, like sums, maxima and norms: keeps the power-convexity degree
     allows: Callable[[Call], str] = lambda call: ""  # why not, for settings without the property
+
+    @property
+    def is_affine(self) -> bool:
+        return self.bends == "straight"
+
+    @property
+    def keeps_signs(self) -> bool:
+        return self.is_affine
+
+    @property
+    def steepness(self) -> float:
+        return 1.0 if self.exact else INF
 
     def __call__(self, call: Call) -> Result:
         reason = self.allows(call)
@@ -191,7 +211,7 @@ def narrowed(reach: Reach, gate: Tensor) -> Reach:
 
 
 @dataclass(frozen=True)
-class Window:
+class Window(Kind):
     """Over sliding windows of the trailing dimensions, as many as the operator's name says: pooling and interpolation.
 
     Averages and (bi-, tri-)linear interpolation have non-negative coefficients; bicubic has not, so it is only
@@ -200,6 +220,18 @@ class Window:
 
     bends: Bends = "straight"
     signed: bool = False
+
+    @property
+    def is_affine(self) -> bool:
+        return self.bends == "straight"
+
+    @property
+    def keeps_signs(self) -> bool:
+        return self.is_affine and not self.signed
+
+    @property
+    def steepness(self) -> float:
+        return 1.0 if self.bends == "up" else INF
 
     def __call__(self, call: Call) -> Result:
         x, shape = call.x, call.shape

@@ -13,15 +13,46 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from convexnet.curvature.call import Call, Refusal, Result, facts_in
+from convexnet.curvature.call import Call, Refusal, Result, Rule, facts_in
 from convexnet.curvature.facts import Fact, as_fact, constant, viewed
 from convexnet.curvature.fields import Shape, compact, core, elementwise, join_rows, level, uniform
 from convexnet.curvature.opaque import Opaque
 from convexnet.curvature.powers import exponent_of, widest
+from convexnet.curvature.row import Kind
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moving(Kind):
+    """Elements are moved, copied, dropped, or joined with constants."""
+
+    drops: bool = True  # it may leave elements of an argument out
+    repeats: bool = True  # it may use an element many times
+
+    @property
+    def is_affine(self) -> bool:
+        return True
+
+    @property
+    def keeps_signs(self) -> bool:
+        return True
+
+    @property
+    def is_move(self) -> bool:
+        return True
 
 
 @dataclass(frozen=True)
-class Moved:
+class Placed(Moving):
+    """Elements are moved by a function of their own."""
+
+    run: Rule
+
+    def __call__(self, call: Call) -> Result:
+        return self.run(call)
+
+
+@dataclass(frozen=True)
+class Moved(Moving):
     """Shape operators: every field of the facts goes through the operator itself.
 
     Where the operator fills with zeros (padding, `tril`), a uniform field is joined with the zero fact instead, so

@@ -112,7 +112,7 @@ def replayed(chain: Sequence[Call], x: Fact) -> Fact | None:
     from convexnet.curvature.table import TABLE
 
     for call in chain:
-        result = TABLE[call.name](replace(call, args=(x, *call.args[1:])))
+        result = TABLE[call.name].rule(replace(call, args=(x, *call.args[1:])))
         if not isinstance(result, Fact):
             return None
         x = result

@@ -9,7 +9,8 @@ import torch
 from convexnet.curvature.arithmetic import product, product_of_powers
 from convexnet.curvature.call import Call, Refusal
 from convexnet.curvature.facts import INF, Fact, as_fact
-from convexnet.curvature.pointwise import POSITIVE, Profile, apply_profile
+from convexnet.curvature.fields import where_any
+from convexnet.curvature.pointwise import POSITIVE, Profile, apply_profile, outside
 from convexnet.curvature.powers import logarithm
 
 LOG = Profile(
@@ -39,3 +40,8 @@ def xlogy(call: Call) -> Fact:
         return product(x, log, call.shape)
     except Refusal as refusal:
         raise replace(refusal, result=product_of_powers(x, log, call.shape)) from None
+
+
+def no_positive_number(call: Call) -> bool:
+    """Whether the second argument may not be a positive number."""
+    return where_any(outside(call.args[1], POSITIVE))

@@ -1,8 +1,13 @@
-"""The rule table: every operator the calculus knows, and its kind. An operator that is not here is unknown.
+"""The rule table: every operator the calculus knows, with all that is known of it. One that is not here is unknown.
 
-A row is (operators, rule). Names are those of `torch.ops.aten`, without overload and without the trailing underscore
-of in-place variants, which share the rule of their functional form. A name listed twice is an error at import; a test
-refuses names that PyTorch does not have. To add an operator, add its row here and its sample to the tests' oracles.
+A row is (operator, rule), or (operator, `Row`) where more is to be said than follows from the kind of its rule. Names
+are those of `torch.ops.aten`, without overload and without the trailing underscore of in-place variants, which share
+the row of their functional form. A name listed twice is an error at import; a test refuses names that PyTorch does not
+have. To add an operator, add its row here and its sample to the tests' oracles.
+
+No other table in the library lists operators for what they are: it asks `row_of`.
+
+Long because it is the table.
 """
 
 from __future__ import annotations
@@ -10,10 +15,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from convexnet.curvature import arithmetic, layers, matrices, powers, shapes, specials
-from convexnet.curvature.call import Call, Rule
-from convexnet.curvature.opaque import Opaque
-from convexnet.curvature.pointwise import HALVES, INF, LEFT, LINE, POSITIVE, RIGHT, Pointwise, Profile
+from convexnet.curvature import arithmetic, layers, matrices, powers, shapes, specials, undefined
+from convexnet.curvature.arithmetic import Power
+from convexnet.curvature.call import Call, Result, Rule
+from convexnet.curvature.opaque import Opaque, unruled
+from convexnet.curvature.pointwise import HALVES, INF, LEFT, LINE, NEGATIVE, POSITIVE, RIGHT, Pointwise, Profile
 from convexnet.curvature.profiles import (
     IDENTITY,
     celu,
@@ -29,8 +35,10 @@ from convexnet.curvature.profiles import (
     softshrink,
     threshold,
 )
-from convexnet.curvature.reductions import Reduction, Window, prod
-from convexnet.curvature.shapes import Moved
+from convexnet.curvature.reductions import Reduction, Window, norm_order, prod
+from convexnet.curvature.row import Extremum, Joint, Linear, Row, Sum
+from convexnet.curvature.shapes import Moved, Placed
+from convexnet.curvature.undefined import Beyond
 
 S_SHAPED = Profile(
     convex=LEFT, concave=RIGHT, rising=LINE, nonneg=RIGHT, nonpos=LEFT,
@@ -82,14 +90,14 @@ HARDSWISH = Profile(
 SILU = dip(-2.399357, 2.399357, -1.278464542, -0.278464543)
 MISH = dip(-2.256375, 1.490565, -1.192431207, -0.308843413)
 
+SIGN = Profile(rising=LINE, nonneg=RIGHT, nonpos=LEFT, image=(-1.0, 1.0), exact=True, note=STEP.note)
+ABOVE_MINUS_ONE = ((math.nextafter(-1.0, 0.0), INF),)
+
+NORM = Reduction("up", position=2, moves="by size", allows=norm_order)
+COPIED = Placed(arithmetic.identity, drops=False, repeats=False)
+OWN_AND_OTHERS = "non-decreasing in one element and non-increasing in the others"
+NEITHER_WAY = "neither non-decreasing nor non-increasing"
 ATTENTION = "attention multiplies quantities that depend on the input, and normalises them by a softmax"
-
-
-def norm_order(call: Call) -> str:
-    """Norms are convex for orders from 1 to infinity."""
-    order = call.arg(1, "ord", call.kwargs.get("p"))
-    order = 2.0 if order is None else float(order)
-    return "" if order >= 1 else f"its order is {order:g}; a norm is convex for orders from 1"
 
 
 def last(call: Call) -> Sequence[int]:
@@ -107,19 +115,24 @@ def all_but_the_batch(call: Call) -> Sequence[int]:
 
 LAYER_NORM = "it divides by a standard deviation that depends on the input"
 NORM_REMEDY = "use BatchNorm, which is affine in eval mode, or a learned affine map per channel"
+VECTOR_NORM = "if it is a norm, write it as one: torch.linalg.vector_norm"
+LOG_SUM_EXP = "if it is the logarithm of a sum of exponentials, write it as one: torch.logsumexp"
+MEAN_OF_SQUARES = "write it out: a mean of squares of differences from the mean"
+NORM_OF_DIFFERENCES = "write it out: a norm of differences from the mean"
+STEPS = "write the steps out, as cx.nn.ICRNN does"
 ACTIVATION_REMEDY = "use ReLU, LeakyReLU, ELU (alpha <= 1), CELU or Softplus"
 
-ROWS: tuple[tuple[str, Rule], ...] = (
+ROWS: tuple[tuple[str, Rule | Row], ...] = (
     # --- pointwise -------------------------------------------------------------------------------------------------
     ("relu", Pointwise(relu)),
     ("relu6", Pointwise(lambda: hardtanh(0.0, 6.0))),
     ("leaky_relu", Pointwise(leaky_relu)),
-    ("rrelu", Pointwise(rrelu)),
+    ("rrelu", Row(Pointwise(rrelu), draws=3)),
     ("elu", Pointwise(elu)),
     ("celu", Pointwise(celu)),
     ("selu", Pointwise(SELU)),
     ("softplus", Pointwise(softplus, powers.positive)),
-    ("hardtanh", Pointwise(hardtanh)),
+    ("hardtanh", Row(Pointwise(hardtanh), takes_infinity=True)),
     ("threshold", Pointwise(threshold)),
     ("softshrink", Pointwise(softshrink)),
     ("hardshrink", Pointwise(hardshrink)),
@@ -140,36 +153,37 @@ ROWS: tuple[tuple[str, Rule], ...] = (
     ("exp", Pointwise(powers.EXP, powers.exponential(1.0))),
     *((name, Pointwise(powers.EXP, powers.exponential(math.log(2.0)))) for name in ("exp2", "special_exp2")),
     *((name, Pointwise(EXPM1)) for name in ("expm1", "special_expm1")),
-    ("log", Pointwise(specials.LOG, powers.logarithm(1.0))),
-    ("log2", Pointwise(specials.LOG, powers.logarithm(1 / math.log(2.0)))),
-    ("log10", Pointwise(specials.LOG, powers.logarithm(1 / math.log(10.0)))),
-    *((name, Pointwise(LOG1P, powers.log1p)) for name in ("log1p", "special_log1p")),
-    *((name, Pointwise(LGAMMA)) for name in ("lgamma", "special_gammaln")),
-    *((name, Pointwise(DIGAMMA)) for name in ("digamma", "special_digamma", "special_psi")),
-    *((name, specials.polygamma) for name in ("polygamma", "special_polygamma")),
+    ("log", Row(Pointwise(specials.LOG, powers.logarithm(1.0)), undefined=Beyond(POSITIVE), instead=LOG_SUM_EXP)),
+    *((name, Row(Pointwise(specials.LOG, powers.logarithm(1 / math.log(base))), undefined=Beyond(POSITIVE)))
+      for name, base in (("log2", 2.0), ("log10", 10.0))),
+    *((name, Row(Pointwise(LOG1P, powers.log1p), undefined=Beyond(ABOVE_MINUS_ONE))) for name in (
+        "log1p", "special_log1p")),
+    *((name, Row(Pointwise(LGAMMA), undefined=Beyond(POSITIVE))) for name in ("lgamma", "special_gammaln")),
+    *((name, Row(Pointwise(DIGAMMA), undefined=Beyond(POSITIVE))) for name in (
+        "digamma", "special_digamma", "special_psi")),
+    *((name, Row(specials.polygamma, undefined=specials.no_positive_number)) for name in (
+        "polygamma", "special_polygamma")),
     *((name, Pointwise(ERFC, powers.falling_log_concave)) for name in ("erfc", "special_erfc")),
     ("special_erfcx", Pointwise(ERFCX, powers.log_convex)),
     ("special_ndtr", Pointwise(SIGMOID, powers.log_concave)),
     ("special_log_ndtr", Pointwise(CONCAVE)),
-    ("special_entr", Pointwise(ENTROPY)),
+    ("special_entr", Row(Pointwise(ENTROPY), undefined=Beyond(RIGHT))),
     ("sin", Pointwise(WAVE)),
     ("cos", Pointwise(WAVE)),
-    ("sign", Pointwise(Profile(rising=LINE, nonneg=RIGHT, nonpos=LEFT, image=(-1.0, 1.0), exact=True, note=STEP.note))),
+    ("sign", Row(Pointwise(SIGN), forgives=True)),
     ("floor", Pointwise(STEP)),
     ("ceil", Pointwise(STEP)),
     ("round", Pointwise(STEP)),
-    ("clamp_max", arithmetic.clamped_above),
-    ("positive", Pointwise(IDENTITY)),
     # --- over dimensions -------------------------------------------------------------------------------------------
     ("sum", Reduction("straight")),
     ("mean", Reduction("straight")),
     ("amax", Reduction("up", exact=True)),
     ("amin", Reduction("down", exact=True)),
-    ("logsumexp", Reduction("up", homogeneous=False)),
-    ("linalg_vector_norm", Reduction("up", position=2, moves="by size", allows=norm_order)),
-    ("norm", Reduction("up", position=2, moves="by size", allows=norm_order)),
-    ("var", Reduction("up", moves="both")),
-    ("std", Reduction("up", moves="both")),
+    ("logsumexp", Row(Reduction("up", homogeneous=False), steepest=1.0)),
+    ("linalg_vector_norm", Row(NORM, takes_infinity=True, undefined=undefined.has_no_order, steepest=1.0)),
+    ("norm", Row(NORM, takes_infinity=True, undefined=undefined.has_no_order, steepest=1.0)),
+    ("var", Row(Reduction("up", moves="both"), undefined=undefined.of_few, instead=MEAN_OF_SQUARES)),
+    ("std", Row(Reduction("up", moves="both"), undefined=undefined.of_few, steepest=1.0, instead=NORM_OF_DIFFERENCES)),
     # --- over windows ----------------------------------------------------------------------------------------------
     *((name.format(n), Window("up")) for n in (1, 2, 3) for name in (
         "max_pool{}d", "adaptive_max_pool{}d")),
@@ -186,68 +200,85 @@ ROWS: tuple[tuple[str, Rule], ...] = (
     ("upsample_bicubic2d", Window(signed=True)),
     ("_upsample_bicubic2d_aa", Window(signed=True)),
     # --- moved -----------------------------------------------------------------------------------------------------
-    *((name, Moved()) for name in (
-        "flatten", "unflatten", "permute", "transpose", "t", "numpy_T", "mT",
-        "movedim", "swapaxes", "squeeze", "unsqueeze", "expand", "expand_as", "broadcast_to", "slice",
-        "select", "narrow", "split", "split_with_sizes", "chunk", "unbind", "flip", "roll", "rot90", "repeat", "tile",
-        "unfold", "diagonal", "slice_scatter", "select_scatter", "unsafe_chunk", "unsafe_split")),
+    *((name, Moved(drops=False, repeats=False)) for name in (
+        "flatten", "unflatten", "ravel", "permute", "transpose", "t", "numpy_T", "mT", "mH", "adjoint", "movedim",
+        "swapaxes", "squeeze", "unsqueeze", "atleast_1d", "atleast_2d", "atleast_3d", "flip", "fliplr", "flipud",
+        "roll", "rot90", "hstack", "vstack", "dstack", "column_stack", "real", "resolve_conj", "resolve_neg")),
+    *((name, Moved(drops=False)) for name in ("expand", "broadcast_to", "repeat", "tile")),
+    ("expand_as", Row(Moved(drops=False), shape_only=(1,))),
+    *((name, Moved(repeats=False)) for name in (
+        "slice", "select", "narrow", "narrow_copy", "split", "split_with_sizes", "hsplit", "vsplit", "dsplit", "chunk",
+        "unbind", "diagonal", "linalg_diagonal", "slice_scatter", "select_scatter", "unsafe_chunk", "unsafe_split")),
+    ("unfold", Moved()),
     *((name, Moved(picks=(1, "indices"))) for name in ("index", "index_put")),
     *((name, Moved(picks=(2, "index"))) for name in ("index_select", "gather")),
     ("take", Moved(picks=(1, "index"))),
+    ("take_along_dim", Moved(picks=(1, "indices"))),
     ("repeat_interleave", Moved(picks=(1, "repeats"))),
-    ("tensor_split", Moved(picks=(1, "tensor_indices_or_sections"))),
-    *((name, shapes.reshaped) for name in ("view", "_unsafe_view", "reshape", "view_as")),
-    *((name, Moved(as_float=True)) for name in ("pixel_shuffle", "pixel_unshuffle", "channel_shuffle")),
-    *((name, Moved(fills=True)) for name in ("tril", "triu", "diag_embed")),
+    ("tensor_split", Moved(repeats=False, picks=(1, "tensor_indices_or_sections"))),
+    *((name, Placed(shapes.reshaped, drops=False, repeats=False)) for name in ("view", "_unsafe_view", "reshape")),
+    *((name, Row(Placed(shapes.reshaped, drops=False, repeats=False), shape_only=(1,))) for name in (
+        "view_as", "reshape_as")),
+    *((name, Moved(drops=False, repeats=False, as_float=True)) for name in (
+        "pixel_shuffle", "pixel_unshuffle", "channel_shuffle")),
+    *((name, Moved(repeats=False, fills=True)) for name in ("tril", "triu", "diag")),
+    *((name, Moved(drops=False, repeats=False, fills=True)) for name in ("diag_embed", "block_diag")),
     ("im2col", Moved(fills=True, as_float=True)),
+    # --- moved, by a function of their own ---------------------------------------------------------------------------
+    *((name, COPIED) for name in ("clone", "contiguous", "alias", "detach", "lift_fresh_copy", "_to_copy")),
+    *((name, Row(COPIED, shape_only=(1,))) for name in ("to", "type_as")),
+    ("positive", Pointwise(IDENTITY)),
+    *((name, Row(Placed(arithmetic.dropout, drops=False, repeats=False), draws=2)) for name in (
+        "dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")),
+    *((name, Row(Placed(shapes.fresh), shape_only=(0,))) for name in (
+        "zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full", "zero")),
+    ("fill", Row(Placed(shapes.fresh), shape_only=(0,), takes_numbers=True)),
+    ("copy", Row(Placed(shapes.copy), shape_only=(0,))),
+    ("masked_fill", Row(Placed(shapes.masked_fill), takes_numbers=True)),
+    ("where", Row(Placed(shapes.where), takes_numbers=True)),
+    ("cat", Placed(shapes.cat, drops=False, repeats=False)),
+    ("stack", Placed(shapes.stack, drops=False, repeats=False)),
+    ("pad", Placed(shapes.pad)),
+    ("constant_pad_nd", Placed(shapes.pad)),
     # --- sums, products, powers --------------------------------------------------------------------------------------
-    *((name, arithmetic.identity) for name in (
-        "clone", "contiguous", "alias", "detach", "lift_fresh_copy", "to", "_to_copy", "type_as")),
-    *((name, arithmetic.dropout) for name in ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")),
-    *((name, shapes.fresh) for name in (
-        "zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full", "fill", "zero")),
-    ("copy", shapes.copy),
-    ("masked_fill", shapes.masked_fill),
-    ("where", shapes.where),
-    ("add", arithmetic.add),
-    ("sub", arithmetic.sub),
-    ("rsub", arithmetic.rsub),
-    ("neg", arithmetic.neg),
-    ("mul", arithmetic.mul),
-    ("div", arithmetic.div),
-    ("addcmul", arithmetic.addcmul),
-    ("lerp", arithmetic.lerp),
-    ("square", powers.powers(2.0)),
-    ("sqrt", powers.powers(0.5)),
-    ("rsqrt", powers.powers(-0.5)),
-    ("reciprocal", powers.powers(-1.0)),
-    ("pow", arithmetic.pow_),
+    ("add", Row(Sum(arithmetic.add), takes_numbers=True, takes_infinity=True)),
+    ("sub", Row(Sum(arithmetic.sub, (1, -1)), takes_numbers=True, takes_infinity=True)),
+    ("rsub", Row(Sum(arithmetic.rsub, (-1, 1)), takes_numbers=True, takes_infinity=True)),
+    ("neg", Linear(arithmetic.neg)),
+    ("mul", Row(Linear(arithmetic.mul), weights=(0, 1), takes_numbers=True)),
+    ("div", Row(Linear(arithmetic.div), divisor=1, takes_numbers=True, undefined=undefined.divides_by_zero)),
+    ("addcmul", Row(Linear(arithmetic.addcmul), weights=(1, 2), takes_numbers=True)),
+    ("lerp", Row(Linear(arithmetic.lerp), weights=(2,), asked="share", takes_numbers=True)),
+    ("square", Power(2.0)),
+    ("sqrt", Row(Power(0.5), undefined=Beyond(RIGHT), instead=VECTOR_NORM)),
+    ("rsqrt", Row(Power(-0.5), undefined=Beyond(POSITIVE))),
+    ("reciprocal", Row(Power(-1.0), undefined=Beyond(POSITIVE + NEGATIVE))),
+    ("pow", Row(arithmetic.pow_, undefined=undefined.power_undefined)),
     ("prod", prod),
     *((name, specials.xlogy) for name in ("xlogy", "special_xlogy")),
-    ("maximum", arithmetic.maximum),
-    ("minimum", arithmetic.minimum),
-    ("clamp", arithmetic.clamped),
-    ("clamp_min", arithmetic.clamped),
-    ("max", arithmetic.largest),
-    ("min", arithmetic.smallest),
-    ("prelu", arithmetic.prelu),
-    ("_prelu_kernel", arithmetic.prelu),
-    ("log_softmax", arithmetic.log_softmax),
-    ("_log_softmax", arithmetic.log_softmax),
+    # --- maxima and choices ------------------------------------------------------------------------------------------
+    ("maximum", Extremum(arithmetic.maximum, "convex")),
+    ("minimum", Extremum(arithmetic.minimum, "concave")),
+    ("max", Extremum(arithmetic.largest, "convex")),
+    ("min", Extremum(arithmetic.smallest, "concave")),
+    ("clamp", Row(Extremum(arithmetic.clamped, "convex"), takes_numbers=True, takes_infinity=True)),
+    ("clamp_min", Row(Extremum(arithmetic.clamped, "convex"), takes_numbers=True, takes_infinity=True)),
+    ("clamp_max", Row(Extremum(arithmetic.clamped_above, "concave"), takes_numbers=True, takes_infinity=True)),
+    *((name, Row(arithmetic.prelu, weights=(1,), asked="slope")) for name in ("prelu", "_prelu_kernel")),
+    *((name, Row(Joint(arithmetic.log_softmax, "concave", OWN_AND_OTHERS), steepest=2.0)) for name in (
+        "log_softmax", "_log_softmax")),
+    ("cdist", Row(Joint(layers.cdist, "convex", NEITHER_WAY), takes_infinity=True, steepest=1.0)),
     # --- weighted linear maps ----------------------------------------------------------------------------------------
-    ("linear", layers.linear),
-    ("matmul", layers.matmul),
-    ("mm", layers.matmul),
-    ("bmm", layers.matmul),
-    ("mv", layers.matmul),
-    ("dot", layers.matmul),
-    ("addmm", layers.addmm),
-    ("baddbmm", layers.addmm),
-    ("einsum", layers.einsum),
-    ("outer", layers.outer),
+    ("linear", Row(Linear(layers.linear), weights=(1,))),
+    *((name, Row(Linear(layers.matmul), weights=(0, 1))) for name in ("matmul", "mm", "bmm", "mv", "dot")),
+    *((name, Row(Linear(layers.addmm), weights=(1, 2))) for name in ("addmm", "baddbmm", "addmv")),
+    ("einsum", Row(Linear(layers.einsum), weights=(1,))),
+    ("outer", Row(Linear(layers.outer), weights=(0, 1))),
+    *((name, Row(Linear(layers.paired), weights=(0, 1))) for name in ("inner", "vdot", "linalg_vecdot", "tensordot")),
+    ("bilinear", layers.bilinear_form),
     # --- matrices ----------------------------------------------------------------------------------------------------
-    ("linalg_matrix_norm", matrices.matrix_norm),
-    ("linalg_norm", matrices.norm),
+    ("linalg_matrix_norm", Row(matrices.matrix_norm, takes_infinity=True)),
+    ("linalg_norm", Row(matrices.norm, takes_infinity=True)),
     ("linalg_svdvals", matrices.svdvals),
     ("linalg_eigvalsh", matrices.eigvalsh),
     ("linalg_eigh", matrices.eigh),
@@ -255,26 +286,16 @@ ROWS: tuple[tuple[str, Rule], ...] = (
     ("linalg_slogdet", matrices.slogdet),
     *((name, matrices.det) for name in ("det", "linalg_det")),
     *((name, matrices.inverse) for name in ("linalg_inv", "inverse")),
-    ("bilinear", layers.bilinear_form),
-    ("linalg_vecdot", layers.vecdot),
-    ("conv1d", layers.conv),
-    ("conv2d", layers.conv),
-    ("conv3d", layers.conv),
-    ("conv_transpose1d", layers.conv_transpose),
-    ("conv_transpose2d", layers.conv_transpose),
-    ("conv_transpose3d", layers.conv_transpose),
-    ("convolution", layers.convolution_generic),
-    ("batch_norm", layers.batch_norm),
-    ("_native_batch_norm_legit_no_training", layers.batch_norm_functional),
+    # --- convolutions and batch normalisation ------------------------------------------------------------------------
+    *((f"conv{n}d", Row(Linear(layers.conv), weights=(1,))) for n in (1, 2, 3)),
+    *((f"conv_transpose{n}d", Row(Linear(layers.conv_transpose), weights=(1,))) for n in (1, 2, 3)),
+    ("convolution", Row(Linear(layers.convolution_generic), weights=(1,))),
+    ("batch_norm", Row(Linear(layers.batch_norm), weights=(1,))),
+    ("_native_batch_norm_legit_no_training", Row(Linear(layers.batch_norm_functional), weights=(1,))),
     ("embedding", layers.embedding),
-    ("cdist", layers.cdist),
-    # --- structure ---------------------------------------------------------------------------------------------------
-    ("cat", shapes.cat),
-    ("stack", shapes.stack),
-    ("pad", shapes.pad),
-    ("constant_pad_nd", shapes.pad),
-    ("rnn_relu", layers.rnn_relu),
-    ("rnn_relu_cell", layers.rnn_relu_cell),
+    # --- recurrent ---------------------------------------------------------------------------------------------------
+    ("rnn_relu", Row(layers.rnn_relu, weights=(2,), asked="recurrent signs", instead=STEPS)),
+    ("rnn_relu_cell", Row(layers.rnn_relu_cell, weights=(2, 3), asked="recurrent signs")),
     # --- known to break convexity ------------------------------------------------------------------------------------
     *((name, Opaque("it divides exponentials by their sum", "leave it out: certify the logits", one, (0.0, 1.0)))
       for name in ("softmax", "_softmax", "special_softmax")),
@@ -296,14 +317,53 @@ ROWS: tuple[tuple[str, Rule], ...] = (
 )  # fmt: skip
 
 
-def build(rows: Sequence[tuple[str, Rule]]) -> dict[str, Rule]:
+ALIASES = {
+    "absolute": "abs", "arctan": "atan", "arcsinh": "asinh", "clip": "clamp", "concat": "cat", "concatenate": "cat",
+    "divide": "div", "ger": "outer", "linalg_matmul": "matmul", "moveaxis": "movedim", "multiply": "mul",
+    "negative": "neg", "row_stack": "vstack", "subtract": "sub", "swapdims": "transpose", "true_divide": "div",
+}  # fmt: skip
+"""Names that PyTorch has for operators with another one, of the same arguments."""
+
+
+def build(rows: Sequence[tuple[str, Rule | Row]]) -> dict[str, Row]:
     """The table by operator name; refuses duplicates, which a dictionary literal would swallow."""
-    table: dict[str, Rule] = {}
-    for name, rule in rows:
+    table: dict[str, Row] = {}
+    for name, row in rows:
         if name in table:
             raise ValueError(f"the rule table lists aten.{name} twice")
-        table[name] = rule
+        table[name] = row if isinstance(row, Row) else Row(row)
     return table
 
 
 TABLE = build(ROWS)
+
+
+def unlisted(call: Call) -> Result:
+    """The rule of an operator that is not in the table: nothing is known, and nothing assumed."""
+    raise unruled(call.name)
+
+
+UNLISTED = Row(unlisted)
+
+
+def row_of(name: str) -> Row:
+    """What is known of an operator: its row, or one that claims nothing where the table has none.
+
+    Example:
+        >>> row_of("permute").is_affine, row_of("linear").weights, row_of("relu").is_affine, row_of("sort").is_affine
+        (True, (1,), False, False)
+    """
+    return TABLE.get(name, UNLISTED)
+
+
+def is_batch_norm(name: str) -> bool:
+    """Whether an operator normalises with running statistics."""
+    return row_of(name).runs(layers.batch_norm, layers.batch_norm_functional)
+
+
+def shape_only(name: str) -> tuple[int, ...]:
+    """The places of an operator's arguments of which it takes the shape or the type, and no element. Sizes, and tensors
+    of which the memory is left as it is, are made by operators that have no row."""
+    if name not in TABLE and name.startswith(("sym_", "empty_like", "new_empty")):
+        return (0,)
+    return row_of(name).shape_only

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -109,6 +109,58 @@ def trace(model: nn.Module, example: Tensor | Sequence[Tensor], any_batch: bool 
         if not any_batch:
             check_faithful(inner, program)
     return program
+
+
+def for_two_rows(model: nn.Module, program: Program) -> Program | None:
+    """A program that was traced with an open batch size, as `trace` makes it of a batch of two; compared with the model
+    as there. It saves the second export where both are needed.
+
+    None where that is not the same graph with other sizes: the shape of a result depends on values, a region holds a
+    graph of its own, or the model does something else than the program.
+
+    Example:
+        >>> net = nn.Linear(2, 3)
+        >>> program = for_two_rows(net, trace(net, torch.zeros(1, 2), any_batch=True))
+        >>> [tuple(node.meta["val"].shape) for _, node in program.outputs]
+        [(2, 3)]
+    """
+    graph = fx.Graph()
+    copies: dict[fx.Node, Any] = {}
+    for node in program.graph.nodes:
+        value = node.meta.get("val")
+        parts = [at_example(part) for part in (value if isinstance(value, (list, tuple)) else (value,))]
+        if any(part is UNKNOWN for part in parts):
+            return None
+        if node.op == "get_attr" and not isinstance(getattr(program.module, str(node.target), None), Tensor):
+            return None
+        if isinstance(value, torch.SymInt):  # a number, as in a program for two rows
+            copies[node] = parts[0]
+            continue
+        copies[node] = made = graph.node_copy(node, copies.__getitem__)
+        made.meta["val"] = type(value)(parts) if isinstance(value, (list, tuple)) else parts[0]
+    outputs = tuple((path, copies[part] if isinstance(part, fx.Node) else part) for path, part in program.outputs)
+    fixed = replace(program, graph=graph, outputs=outputs)
+    try:
+        with TRACING:
+            check_faithful(unwrapped(model), fixed)
+    except NotTraceable:
+        return None
+    return fixed
+
+
+UNKNOWN = object()
+"""In place of a size that is not known before it is computed."""
+
+
+def at_example(value: Any) -> Any:
+    """What a graph notes of a value, for the batch of the example."""
+    if isinstance(value, torch.SymInt):
+        size: Any = value.node.hint if value.node.has_hint() else None
+        return size if type(size) is int else UNKNOWN
+    if not isinstance(value, Tensor):
+        return UNKNOWN if isinstance(value, (torch.SymFloat, torch.SymBool)) else value
+    shape = [at_example(length) for length in value.shape]
+    return UNKNOWN if UNKNOWN in shape else torch.empty(shape, dtype=value.dtype, device="meta")
 
 
 def program_of(

@@ -19,13 +19,12 @@ from convexnet.curvature.fields import core, elementwise, is_aligned, level, uni
 from convexnet.curvature.graph import ancestors, called, types_of
 from convexnet.curvature.literals import NAN, marked, spoiled, with_infinities
 from convexnet.curvature.matrices import sum_of_spectrum
-from convexnet.curvature.opaque import UNRULED, Opaque, unreal, unruled
+from convexnet.curvature.opaque import UNRULED, Opaque, unreal
 from convexnet.curvature.quadratics import quadratic
 from convexnet.curvature.shifted import unshifted
-from convexnet.curvature.table import TABLE
+from convexnet.curvature.table import TABLE, row_of
 from convexnet.curvature.together import refined
 from convexnet.curvature.trace import Program
-from convexnet.curvature.undefined import FORGIVING, PARTIAL
 
 
 @dataclass(frozen=True)
@@ -157,9 +156,9 @@ class _Runner:
     def checked(self, result: Result, call: Call, node: fx.Node) -> tuple[Fact, ...]:
         """The results, if each is a fact of a tensor of its node's shape and type; else a rule is at fault."""
         results = result if isinstance(result, tuple) else (result,)
-        rule = TABLE.get(call.name)
-        undefined = isinstance(rule, Opaque) or any(fact.undefined for fact in call.read())
-        undefined = undefined or (call.name in PARTIAL and PARTIAL[call.name](call))
+        row = row_of(call.name)
+        undefined = isinstance(row.rule, Opaque) or any(fact.undefined for fact in call.read())
+        undefined = undefined or (row.undefined is not None and row.undefined(call))
         try:
             if any(tuple(r.shape) != tuple(shape) for r, shape in zip(results, call.shapes, strict=True)):
                 raise TypeError("the shapes differ")
@@ -211,19 +210,17 @@ class _Runner:
         at_hand = all(fact.value is not None for fact in facts)
         if not moving and not at_hand and not exact(call, node):
             return beyond(call)
-        if moving and not call.floating and call.name in TABLE and not isinstance(TABLE[call.name], Opaque):
+        row = row_of(call.name)
+        if moving and not call.floating and call.name in TABLE and not isinstance(row.rule, Opaque):
             return self.blame(node, call, unreal(node.meta.get("val")))
-        rule = TABLE.get(call.name)
         try:
             if at_hand:
                 return computed(call)
             if call.unread:
                 raise UNREAD
-            if call.name in FORGIVING and any(fact.undefined for fact in facts):
+            if row.forgives and any(fact.undefined for fact in facts):
                 raise GAP
-            if rule is None:
-                raise unruled(call.name)
-            result = rule(call)
+            result = row.rule(call)
         except (RuntimeError, TypeError, ValueError, IndexError) as error:  # never let a gap in a rule pass, or crash
             self.found.errors.append(error)
             cause = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

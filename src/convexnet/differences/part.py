@@ -18,13 +18,14 @@ from torch import Tensor, fx, nn
 
 from convexnet.curvature import trace
 from convexnet.curvature.arguments import in_float64
-from convexnet.curvature.call import SHAPE_ONLY, Refusal
+from convexnet.curvature.call import Refusal
 from convexnet.curvature.falsify import default_double
 from convexnet.curvature.fields import BATCH
 from convexnet.curvature.findings import Finding
 from convexnet.curvature.graph import base_name, functional, module_path, results_of, source_line
 from convexnet.curvature.opaque import Opaque, unreal, unruled
 from convexnet.curvature.table import TABLE as KNOWN
+from convexnet.curvature.table import row_of, shape_only
 from convexnet.curvature.trace import Program
 from convexnet.curvature.walk import RANDOM, last_uses
 from convexnet.differences.arithmetic import Difference, Operation, inside, parts
@@ -183,7 +184,7 @@ def step(node: fx.Node, env: dict[str, Any]) -> Any:
     values = list(inside((args, tuple(kwargs.values()))))
     if any(value is LOST for value in values):
         return LOST
-    unread = SHAPE_ONLY.get(base_name(node.target), ())
+    unread = shape_only(base_name(node.target))
     read = list(inside(([arg for i, arg in enumerate(args) if i not in unread], tuple(kwargs.values()))))
     if node.target is operator.getitem:
         if isinstance(args[0], tuple) and args[1] >= len(args[0]):
@@ -230,17 +231,18 @@ def draws(node: fx.Node) -> bool:
     if torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
         return False
     name = base_name(node.target)
-    if name.startswith("rnn_") or name in ("lstm", "gru"):  # they draw in training mode only, between their layers
-        return False
-    return "dropout" not in name or bool(node.args[2])
+    if name not in KNOWN:
+        return True
+    flag = row_of(name).draws  # recurrent networks draw in training mode only, between their layers
+    return flag is not None and len(node.args) > flag and bool(node.args[flag])
 
 
 def unsplit(name: str) -> Refusal:
     """Why an operator has no row."""
-    rule = KNOWN.get(name)
-    if isinstance(rule, Opaque) and rule.reason:
-        return Refusal(rule.reason, rule.remedy)
-    if rule is None:
+    row = row_of(name)
+    if isinstance(row.rule, Opaque) and row.rule.reason:
+        return Refusal(row.rule.reason, row.rule.remedy)
+    if name not in KNOWN:
         return unruled(name)
     if name.startswith("rnn_relu"):
         return Refusal("it is a whole recurrent network in one operator", "write its steps with nn.Linear and nn.ReLU")

@@ -1,7 +1,10 @@
-"""How a difference of convex functions passes through each operator: a literal table, and the rules in it.
+"""How a difference of convex functions passes through each operator: the rules, and which operator has which.
 
-`TABLE` is keyed by operator, like the rule table of the calculus. An operator without a row, and a call that a rule
-does not cover, is refused and named, never assumed fine.
+What keeps signs, by the rule table of the calculus, is applied to p and to q. What has weights of any sign, or is a
+maximum, has a rule here, by its rule there. An operator without either, and a call that a rule does not cover, is
+refused and named, never assumed fine.
+
+Long because it is a table with its rules.
 """
 
 from __future__ import annotations
@@ -16,8 +19,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from convexnet.curvature import arithmetic, layers, shapes
 from convexnet.curvature.arithmetic import PRODUCT
 from convexnet.curvature.call import Refusal
+from convexnet.curvature.call import Rule as Calculus
+from convexnet.curvature.reductions import Window
+from convexnet.curvature.row import Row
+from convexnet.curvature.shapes import Moved
+from convexnet.curvature.table import TABLE as KNOWN
 from convexnet.differences.arithmetic import (
     Difference,
     Operation,
@@ -67,7 +76,7 @@ def picked(call: Operation) -> Any:
 
 
 def averaged(call: Operation) -> Any:
-    if (call.arg(6, "divisor_override") or 1) < 0:
+    if call.name.startswith("avg_pool") and (call.arg(6, "divisor_override") or 1) < 0:
         raise Refusal("its divisor is negative", "leave out divisor_override")
     return moved(call)
 
@@ -131,10 +140,9 @@ def product(call: Operation, at: int = 0) -> Difference:
     a, b = call.args[at : at + 2]
     if isinstance(a, Difference) and isinstance(b, Difference):
         raise Refusal(PRODUCT, "let only one of the two factors depend on the input: no gate, no attention")
-    run = {"addmm": torch.matmul, "baddbmm": torch.matmul}.get(call.name, call.operator)
     if not isinstance(a, Difference):
-        return scaled(b, float(a)) if isinstance(a, (int, float)) else bilinear(b, a, lambda v, c: run(c, v))
-    return scaled(a, float(b)) if isinstance(b, (int, float)) else bilinear(a, b, run)
+        return scaled(b, float(a)) if isinstance(a, (int, float)) else bilinear(b, a, lambda v, c: call.operator(c, v))
+    return scaled(a, float(b)) if isinstance(b, (int, float)) else bilinear(a, b, call.operator)
 
 
 def quotient(call: Operation) -> Difference:
@@ -145,9 +153,9 @@ def quotient(call: Operation) -> Difference:
 
 
 def sum_of_products(call: Operation) -> Difference:
-    """addmm, baddbmm: beta M + alpha (A @ B)."""
+    """addmm, baddbmm, addmv: beta M + alpha (A @ B)."""
     if any(isinstance(value, Difference) for value in call.args[1:3]):
-        result: Value = scaled(product(call, at=1), call.arg(4, "alpha", 1))
+        result: Value = scaled(product(replace(call, operator=torch.matmul), at=1), call.arg(4, "alpha", 1))
     else:
         result = torch.matmul(*call.args[1:3]) * call.arg(4, "alpha", 1)
     return plus(result, scaled(difference(call.args[0]), call.arg(3, "beta", 1)))
@@ -160,6 +168,11 @@ def contraction(call: Operation) -> Difference:
         raise Refusal("it is an einsum of one operand, or of more than two", "use sum, permute or two einsums")
     pair = replace(call, args=tuple(operands), operator=lambda a, b: call.operator(call.args[0], [a, b]))
     return product(pair)
+
+
+def paired(call: Operation) -> Difference:
+    """tensordot and the like: two tensors, and settings."""
+    return product(replace(call, operator=lambda a, b: call.operator(a, b, *call.args[2:], **call.kwargs)))
 
 
 def weighted(call: Operation) -> Difference:
@@ -246,66 +259,65 @@ def max_pool(call: Operation) -> Difference:
     return reduce(larger, (Difference(p[..., *at], q[..., *at]) for at in itertools.product(*spans)))
 
 
-ROWS: tuple[tuple[str, Rule], ...] = (
-    # --- linear, with weights of any sign ----------------------------------------------------------------------------
-    *((name, weighted) for name in (
-        "linear", "conv1d", "conv2d", "conv3d", "convolution", "conv_transpose1d", "conv_transpose2d",
-        "conv_transpose3d")),
-    *((name, product) for name in ("mul", "matmul", "mm", "bmm", "mv", "dot", "outer")),
-    *((name, sum_of_products) for name in ("addmm", "baddbmm")),
-    ("einsum", contraction),
-    ("div", quotient),
-    *((name, batch_norm) for name in ("batch_norm", "_native_batch_norm_legit_no_training")),
-    ("add", add),
-    ("sub", lambda call: add(call, -1.0)),
-    ("rsub", subtracted_from),
-    ("neg", lambda call: negated(call.x)),
-    # --- piecewise linear --------------------------------------------------------------------------------------------
+PIECEWISE_LINEAR: tuple[tuple[str, Rule], ...] = (
     ("relu", lambda call: larger(call.x, 0.0)),
     ("relu6", lambda call: between(call.x, 0.0, 6.0)),
     ("abs", lambda call: larger(call.x, negated(call.x))),
     ("leaky_relu", lambda call: bent(call.x, float(call.arg(1, "negative_slope", 0.01)))),
-    *((name, prelu) for name in ("prelu", "_prelu_kernel")),
     ("threshold", threshold),
     ("hardtanh", lambda call: between(call.x, call.arg(1, "min_val", -1.0), call.arg(2, "max_val", 1.0))),
     ("hardsigmoid", lambda call: scaled(between(plus(call.x, 3.0), 0.0, 6.0), 1 / 6)),
     ("clamp", lambda call: between(call.x, call.arg(1, "min"), call.arg(2, "max"))),
     ("clamp_min", lambda call: between(call.x, call.arg(1, "min"), None)),
     ("clamp_max", lambda call: between(call.x, None, call.arg(1, "max"))),
-    ("maximum", lambda call: larger(call.args[0], call.args[1])),
-    ("minimum", lambda call: extremum(call, -1)),
-    ("max", lambda call: extremum(call, 1)),
-    ("min", lambda call: extremum(call, -1)),
     ("amax", lambda call: extremum(call, 1)),
     ("amin", lambda call: extremum(call, -1)),
-    *((name.format(n), max_pool) for n in (1, 2, 3) for name in (
-        "max_pool{}d", "max_pool{}d_with_indices", "adaptive_max_pool{}d")),
-    # --- averages, and elements moved --------------------------------------------------------------------------------
-    *((name, moved) for name in (
-        "sum", "mean", "cat", "stack", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d",
-        "_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "upsample_nearest1d", "upsample_nearest2d",
-        "upsample_nearest3d", "_upsample_nearest_exact1d", "_upsample_nearest_exact2d", "_upsample_nearest_exact3d",
-        "upsample_linear1d", "upsample_bilinear2d", "upsample_trilinear3d", "flatten", "unflatten", "permute",
-        "transpose", "t", "numpy_T", "mT", "movedim", "swapaxes", "squeeze", "unsqueeze", "expand", "expand_as",
-        "broadcast_to", "slice", "select", "narrow", "split", "split_with_sizes", "chunk", "unbind", "unsafe_chunk",
-        "unsafe_split", "flip", "rot90", "roll", "repeat", "tile", "unfold", "diagonal", "slice_scatter",
-        "select_scatter", "tensor_split", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "im2col", "tril",
-        "triu", "diag_embed", "detach")),
-    *((name, averaged) for name in ("avg_pool1d", "avg_pool2d", "avg_pool3d")),
-    *((name, picked) for name in ("index_select", "index", "gather", "take", "index_put", "repeat_interleave")),
-    *((name, reshaped) for name in ("view", "_unsafe_view", "reshape", "view_as")),
-    *((name, identity) for name in (
-        "clone", "contiguous", "alias", "lift_fresh_copy", "to", "_to_copy", "type_as", "positive")),
-    *((name, dropout) for name in ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")),
-    *((name, fresh) for name in (
-        "zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full", "fill", "zero")),
-    ("copy", copy),
-    ("where", where),
-    ("masked_fill", lambda call: where(call, (1, 2, 0))),
-    *((name, pad) for name in ("pad", "constant_pad_nd")),
+    ("detach", moved),
     ("sym_size", lambda call: call.x.p.shape[call.args[1]]),
     ("sym_numel", lambda call: call.x.p.numel()),
-)  # fmt: skip
+)
+"""By operator, where the calculus has one rule for many."""
+
+COUNTERPARTS: dict[Calculus, Rule] = {
+    # --- linear, with weights of any sign ----------------------------------------------------------------------------
+    **dict.fromkeys((layers.linear, layers.conv, layers.conv_transpose, layers.convolution_generic), weighted),
+    **dict.fromkeys((arithmetic.mul, layers.matmul, layers.outer), product),
+    layers.addmm: sum_of_products,
+    layers.einsum: contraction,
+    layers.paired: paired,
+    arithmetic.div: quotient,
+    **dict.fromkeys((layers.batch_norm, layers.batch_norm_functional), batch_norm),
+    arithmetic.add: add,
+    arithmetic.sub: lambda call: add(call, -1.0),
+    arithmetic.rsub: subtracted_from,
+    arithmetic.neg: lambda call: negated(call.x),
+    # --- piecewise linear --------------------------------------------------------------------------------------------
+    arithmetic.prelu: prelu,
+    arithmetic.maximum: lambda call: larger(call.args[0], call.args[1]),
+    arithmetic.minimum: lambda call: extremum(call, -1),
+    arithmetic.largest: lambda call: extremum(call, 1),
+    arithmetic.smallest: lambda call: extremum(call, -1),
+    # --- elements moved by a function of their own -------------------------------------------------------------------
+    shapes.reshaped: reshaped,
+    arithmetic.identity: identity,
+    arithmetic.dropout: dropout,
+    shapes.fresh: fresh,
+    shapes.copy: copy,
+    shapes.where: where,
+    shapes.masked_fill: lambda call: where(call, (1, 2, 0)),
+    shapes.pad: pad,
+}
+"""By the rule of the calculus."""
+
+
+def rule_of(row: Row) -> Rule | None:
+    """How a difference passes through an operator that is known by its row; None: in no way that is known."""
+    own = COUNTERPARTS.get(row.run)
+    if own is not None or not row.keeps_signs:
+        return max_pool if isinstance(row.rule, Window) and row.rule.bends == "up" else own
+    if isinstance(row.rule, Window):
+        return averaged
+    return picked if isinstance(row.rule, Moved) and row.rule.picks else moved
 
 
 def build(rows: Sequence[tuple[str, Rule]]) -> dict[str, Rule]:
@@ -316,4 +328,4 @@ def build(rows: Sequence[tuple[str, Rule]]) -> dict[str, Rule]:
     return table
 
 
-TABLE = build(ROWS)
+TABLE = {name: rule for name, row in KNOWN.items() if (rule := rule_of(row))} | build(PIECEWISE_LINEAR)

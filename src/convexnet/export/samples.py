@@ -15,7 +15,7 @@ from convexnet.curvature.arguments import two_rows
 from convexnet.curvature.certificate import certify_program
 from convexnet.curvature.failures import in_short
 from convexnet.curvature.fields import BATCH
-from convexnet.curvature.trace import Program, trace
+from convexnet.curvature.trace import Program, for_two_rows, trace
 from convexnet.curvature.undisturbed import calling
 from convexnet.errors import NotTraceable
 from convexnet.export.form import Form, form_of
@@ -126,13 +126,18 @@ def read(
             f"{type(model).__name__} cannot be called: with the variable, `given` makes {count} ({error}): give every "
             "input of the forward but the variable, in order, as given=(...)"
         ) from None
-    fixed = trace(model, inputs)
-    check_output(fixed)
-    certify_program(fixed, variable).require()
-    rows = None
     try:
         program = trace(model, inputs, any_batch=True)
-    except NotTraceable:  # a forward that reads the size of its batch runs at the one it was traced with
+    except NotTraceable:  # its forward reads the size of its batch, or cannot be traced at all
+        program = None
+    fixed = None if program is None else for_two_rows(model, program)
+    if fixed is None or not certify_program(fixed, variable).convex:  # what is refused is refused as by `certify`
+        fixed = trace(model, inputs)
+        check_output(fixed)
+        certify_program(fixed, variable).require()
+    check_output(fixed)
+    rows = None
+    if program is None:  # it runs at the size it was traced with
         program, rows = fixed, BATCH
     try:
         sender = Sender(Reading(program, variable, parameters, allowed), inputs, rows)

@@ -1,24 +1,32 @@
 """Checkpoints: everything a run needs to go on as if it had never stopped, whole or not there.
 
 A checkpoint is written under another name and renamed, so that a run killed at any moment leaves the last good one. It
-holds tensors, numbers and words only, and is read without running code. The order of the data, augmentation and dropout
-need no state: each epoch draws them from the seed and its own number (`epoch_seed`).
+holds tensors, numbers and words only, and is read without running code; its last line is the SHA-256 of what is before.
+The order of the data, augmentation and dropout need no state: they are drawn from the seed and the numbers of epoch and
+batch (`epoch_seed`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, BinaryIO, cast
 
 import torch
 
 from convexnet.lab.jobs import differences
 
-FORMAT = "convexnet.checkpoint/1"
+FORMAT = "convexnet.checkpoint/2"
 NAME = "checkpoint.pt"
+
+MARK = b"\nsha256 "
+"""What the last line of a checkpoint begins with, behind the content; the digest and a line feed follow."""
+
+TAIL = len(MARK) + 64 + 1
 
 
 class CheckpointError(Exception):
@@ -50,12 +58,14 @@ def write_checkpoint(path: Path, settings: Mapping[str, Any], state: Mapping[str
     Raises:
         CheckpointError: it cannot be written (no space, no permission); the old one is still there, whole.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}.part")
     content = {"format": FORMAT, "settings": dict(settings), "surroundings": surroundings(), **state}
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with draft.open("wb") as file:
-            torch.save(content, file)
+            summed = Summed(file)
+            torch.save(content, cast("IO[bytes]", summed))
+            file.write(MARK + summed.sum.hexdigest().encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
         draft.replace(path)
@@ -72,7 +82,44 @@ def write_checkpoint(path: Path, settings: Mapping[str, Any], state: Mapping[str
         )
         raise CheckpointError(f"the checkpoint {path} could not be written ({said}); {kept}") from error
     finally:
-        draft.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)
+
+
+class Summed(io.RawIOBase):
+    """A file that adds up what is written to it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.sum = file, hashlib.sha256()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self.sum.update(data)
+        return self.file.write(data)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def content_of(path: Path) -> Any:
+    """What is in a checkpoint, where it is what was written.
+
+    Raises:
+        CheckpointError: its checksum is another one.
+    """
+    whole = path.read_bytes()
+    content, tail = whole[:-TAIL], whole[-TAIL:]
+    if tail == MARK + hashlib.sha256(content).hexdigest().encode() + b"\n":
+        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    found = torch.load(io.BytesIO(whole), map_location="cpu", weights_only=True)  # of an earlier version, it had no sum
+    if isinstance(found, dict) and found.get("format") == FORMAT:
+        raise CheckpointError(
+            f"{path} is damaged: its content has another checksum than when it was written. Delete it to start this "
+            "run from the beginning"
+        )
+    return found
 
 
 def read_checkpoint(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -82,7 +129,9 @@ def read_checkpoint(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
         CheckpointError: it is damaged, of another version, or of a run with other settings, which are named.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = content_of(path)
+    except CheckpointError:
+        raise
     except Exception as error:  # a damaged archive fails in many ways
         raise CheckpointError(
             f"{path} cannot be read: it is damaged or no checkpoint ({type(error).__name__}). Delete it to start this "

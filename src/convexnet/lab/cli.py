@@ -6,7 +6,7 @@ import io
 import sys
 
 NEEDED = {
-    **dict.fromkeys(("typer", "rich", "jinja2", "matplotlib", "sklearn", "torchmetrics"), "lab"),
+    **dict.fromkeys(("typer", "rich", "jinja2", "matplotlib", "sklearn", "filelock"), "lab"),
     **dict.fromkeys(("lightning", "torchvision", "tensorboard", "scipy", "safetensors"), "lab"),
     "ray": "lab,cluster",
 }

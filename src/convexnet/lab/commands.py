@@ -8,19 +8,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
-from rich.console import Console
 
 import convexnet as cx
-from convexnet.constraints.sets import METHODS
-from convexnet.conversion.convexify import INITS
-from convexnet.lab import user_model
+from convexnet.lab.choices import INITS, METHODS, WHITE_EPSILON, WHITENINGS
 from convexnet.lab.lab_commands import register
 from convexnet.lab.minimise_command import minimise
-from convexnet.lab.networks import Convex
-from convexnet.lab.terminal import one_of, print_certificate, refuse, stops_cleanly
-from convexnet.lab.whiten import EPSILON, WHITENINGS
+from convexnet.lab.terminal import Allow, UsageError, one_of, print_certificate, refuse, stops_cleanly
 
 app = typer.Typer(
     name="convexnet",
@@ -122,7 +116,8 @@ def demo(
         typer.Option(
             metavar="|".join(WHITENINGS),
             callback=one_of(WHITENINGS),
-            help=f"Whiten the convex network's inputs, inside the network; {EPSILON:g} is added to every variance.",
+            help="Whiten the convex network's inputs, inside the network; "
+            f"{WHITE_EPSILON:g} is added to every variance.",
             show_default=False,
         ),
     ] = None,
@@ -144,11 +139,14 @@ def demo(
     come with scikit-learn, so no network is needed. Under two minutes on two processor cores.
     """
     folder = out if out is not None else Path("runs") / f"demo-{datetime.now():%Y%m%d-%H%M%S}"
-    torch.set_num_threads(threads)
     with stops_cleanly("no report was written. Start again with the same command."):
-        # Its packages take seconds to import, which `certify` need not wait for.
+        import torch
+
         from convexnet.lab.demo import Recipe
+        from convexnet.lab.networks import Convex
         from convexnet.lab.present import run_demo
+
+        torch.set_num_threads(threads)
 
         how = Convex(method, widen_first, init, free_head, free_gamma, whiten)
         try:
@@ -163,20 +161,21 @@ def certify(
     factory: Annotated[
         str,
         typer.Argument(
-            metavar="MODULE:FACTORY",
+            metavar="MODULE:FACTORY|FILE",
             help="An importable module, a colon, and a name in it: an nn.Module or a function without arguments "
-            "that returns one. The current directory is importable.",
+            "that returns one. The current directory is importable. Or a network that was saved by `convexnet.save`.",
             show_default=False,
         ),
     ],
     shape: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(
             metavar="N,N,...",
-            help="Shape of one sample without the batch, such as 3,32,32. Repeat it for further inputs.",
+            help="Shape of one sample without the batch, such as 3,32,32. Repeat it for further inputs.  "
+            "[default: what a saved network remembers]",
             show_default=False,
         ),
-    ],
+    ] = None,
     batch: Annotated[int, typer.Option(min=2, help="Samples in the example batch.")] = 2,
     wrt: Annotated[
         str | None,
@@ -203,6 +202,10 @@ def certify(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the model's start and of the example.")] = 0,
+    allow: Allow = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write the certificate as a page too.", dir_okay=False, show_default=False)
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the certificate as JSON.")] = False,
 ) -> None:
     """Prove that a model is convex in its inputs, or say why not.
@@ -210,17 +213,27 @@ def certify(
     The model is judged in evaluation mode and is not changed. Importing it runs its code. Exit status: 0 convex;
     1 not certified convex, with the reason; 2 wrong usage, or a model that cannot be traced.
 
-    Example: convexnet certify torchvision.models:resnet18 --shape 3,224,224
+    Examples: convexnet certify torchvision.models:resnet18 --shape 3,224,224
+
+    convexnet certify runs/first/network.safetensors --html proof.html
     """
     with stops_cleanly("nothing was certified."):
+        from rich.console import Console
+
+        from convexnet.lab import user_model
+
         try:
-            example, indices, domain = user_model.arguments(shape, batch=batch, wrt=wrt, box=box, seed=seed)
             # What a user's module prints while it is imported must not end up in the middle of the JSON.
             with contextlib.redirect_stdout(sys.stderr):
-                model = user_model.load(factory, seed=seed, weights=weights)
+                model, words = user_model.asked(factory, shape, seed=seed, weights=weights, allow=allow or ())
+                example, indices, domain = user_model.arguments(words, batch=batch, wrt=wrt, box=box, seed=seed)
                 example = user_model.fit_example(model, example)
                 certificate = cx.certify(model, example, wrt=indices, domain=domain)
-        except user_model.UsageError as error:
+            if html is not None:
+                from convexnet.lab.certificate_page import write_page
+
+                write_page(certificate, html, factory)
+        except UsageError as error:
             raise refuse(str(error)) from None
         except (cx.NotTraceable, ValueError, TypeError) as error:
             raise refuse(f"{factory} cannot be judged: {error}") from None
@@ -229,6 +242,31 @@ def certify(
         else:
             print_certificate(str(certificate), certificate.convex, Console(highlight=False))
     raise typer.Exit(0 if certificate.convex else 1)
+
+
+@app.command()
+def predict(
+    file: Annotated[Path, typer.Argument(help="A network that `convexnet train` saved.", show_default=False)],
+    images: Annotated[
+        list[Path], typer.Argument(metavar="IMAGES...", help="Images, or folders of them.", show_default=False)
+    ],
+    top: Annotated[int, typer.Option(min=1, help="Classes to name for each image.")] = 3,
+    allow: Allow = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+) -> None:
+    """Name the most probable classes of images, with their probabilities.
+
+    Images are brought to the size that the network was trained on. Exit status 2: a file is no image, or no network.
+
+    Example: convexnet predict runs/first/network.safetensors cat.jpg dog.jpg
+    """
+    with stops_cleanly("nothing was written."):
+        from convexnet.lab.present_predictions import show
+
+        try:
+            show(file, images, top=top, allow=allow or (), as_json=as_json)
+        except UsageError as error:
+            raise refuse(str(error)) from None
 
 
 app.command()(minimise)

@@ -1,10 +1,15 @@
-"""Training as an experiment: on any device through Lightning Fabric, with early stopping, averages and checkpoints."""
+"""Training as an experiment: on any device through Lightning Fabric, with early stopping and averages.
+
+A `Training` is a learner: it advances by a few seconds of steps, and its state says where in an epoch it is. Whoever
+drives it (`convexnet.lab.driver`) writes checkpoints, logs and bars.
+"""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, cast
 
@@ -14,43 +19,96 @@ from torch import Tensor, nn
 from convexnet.lab.checkpoints import epoch_seed
 from convexnet.lab.data import Split, augmentation, batches
 from convexnet.lab.recipes import Recipe
-from convexnet.lab.train import Batch, Diverged, constrained, one_epoch, set_rate
+from convexnet.lab.train import Batch, Diverged, Seen, constrained, set_rate, steps
+from convexnet.learner import Point
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
-Point = dict[str, float]
-"""One epoch's measurements by name: `epoch`, `running_loss`, `running_accuracy`, `validation_accuracy`, ..."""
+SLICE = 2.0
+"""Seconds that one advance takes, about; one step at least."""
 
 
-HELD = ("epoch", "steps", "curve", "best", "seconds", "resumed")
-"""What a checkpoint holds of a `Training` beside its tensors."""
+@dataclass(frozen=True)
+class Course:
+    """What a network is trained on, and how.
+
+    Attributes:
+        data: the training part, on the device of `fabric`.
+        recipe: how.
+        fabric: Lightning's, launched; with several processes, each sees its part of every batch.
+        transform: of the inputs, after augmentation.
+        seed: with the numbers of epoch and batch it decides the order of the data, augmentation and dropout.
+        measure: of the network after an epoch, in the first process; needs `validation_accuracy`.
+    """
+
+    data: Split
+    recipe: Recipe
+    fabric: Fabric
+    transform: Callable[[Tensor], Tensor] | None
+    seed: int
+    measure: Callable[[nn.Module, int], Point]
+
+    @property
+    def count(self) -> int:
+        """Batches in an epoch."""
+        return -(-len(self.data) // self.recipe.batch)
+
+    def order(self, epoch: int) -> int:
+        """The seed of the order of an epoch, and of its augmentation."""
+        return epoch_seed(self.seed, epoch, "order")
+
+    def given(self, epoch: int, first: int, last: int) -> Iterator[Batch]:
+        """The batches `first` to `last` (not included) of an epoch, as this process sees them.
+
+        Each is given out with the random state of its own number, so that an epoch may begin in its midst.
+        """
+        recipe, fabric = self.recipe, self.fabric
+        order = torch.Generator().manual_seed(self.order(epoch))
+        augment = augmentation(recipe.augment)
+        made = batches(self.data, recipe.batch, generator=order, augment=augment, transform=self.transform, start=first)
+        for number, (inputs, labels) in zip(range(first, last), made, strict=False):
+            batch = part(inputs, labels, fabric.global_rank, fabric.world_size)
+            if batch is not None:
+                torch.manual_seed(epoch_seed(self.seed, epoch, f"dropout {number}", fabric.global_rank))
+                yield batch
+
+
+@dataclass(frozen=True)
+class Best:
+    """The first epoch with the best validation accuracy, and the weights then."""
+
+    epoch: int
+    accuracy: float
+    weights: dict[str, Tensor]
 
 
 @dataclass
 class Training:
-    """A network while it is trained: all that a checkpoint holds.
+    """A network while it is trained, until the epochs are over or the patience is spent: a learner.
 
     Attributes:
-        model: the network; whatever wraps it has the same tensors.
+        model: the network, on the course's device; whatever wraps it has the same tensors.
+        optimiser: of its parameters; what keeps it convex is attached to it.
+        course: what it is trained on.
         average: a copy with averaged weights, where the recipe asks for one; then it is what counts.
         epoch: how many are done.
         steps: how many are done, over all epochs.
-        curve: one point for each epoch.
-        best: the first epoch with the best validation accuracy, and the weights then.
-        seconds: spent in training and measuring.
-        resumed: after which epochs it went on from a checkpoint.
+        batch: how many batches are done of the epoch that has begun.
+        seen: what these saw.
+        best: None before the end of the first epoch.
     """
 
     model: nn.Module
     optimiser: torch.optim.Optimizer
+    course: Course
     average: nn.Module | None = None
     epoch: int = 0
     steps: int = 0
-    curve: list[Point] = field(default_factory=list[Point])
-    best: tuple[int, dict[str, Tensor]] | None = None
-    seconds: float = 0.0
-    resumed: list[int] = field(default_factory=list[int])
+    batch: int = 0
+    seen: Seen | None = None
+    best: Best | None = None
+    pace: int = field(default=1, repr=False)  # steps of an advance
 
     @property
     def result(self) -> nn.Module:
@@ -58,120 +116,129 @@ class Training:
         return self.model if self.average is None else self.average
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint must hold."""
+        """All that it needs to go on."""
         return {
             "model": self.model.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
             "optimiser": self.optimiser.state_dict(),
-            **{name: getattr(self, name) for name in HELD},
+            "epoch": self.epoch,
+            "steps": self.steps,
+            "batch": self.batch,
+            "seen": None if self.seen is None else self.seen.state(),
+            "best": None if self.best is None else dict(vars(self.best)),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Become what the checkpoint holds."""
+        """Become the training that `state()` was asked of."""
         self.model.load_state_dict(state["model"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
-        for name in HELD:
-            setattr(self, name, state[name])
-        self.resumed = [*self.resumed, self.epoch]
+        self.epoch, self.steps, self.batch = state["epoch"], state["steps"], state["batch"]
+        self.seen = None if state["seen"] is None else Seen.restored(state["seen"])
+        self.best = None if state["best"] is None else Best(**state["best"])
 
     @property
-    def best_accuracy(self) -> float:
-        """The best validation accuracy so far."""
-        assert self.best is not None, "there is none before the first epoch"
-        return self.curve[self.best[0] - 1]["validation_accuracy"]
+    def spent(self) -> bool:
+        """Whether the validation accuracy has not got better for as many epochs as the recipe has patience."""
+        patience = self.course.recipe.patience
+        return patience is not None and self.best is not None and self.epoch - self.best.epoch >= patience
 
-    def spent(self, patience: int | None) -> bool:
-        """Whether the validation accuracy has not got better for `patience` epochs."""
-        return patience is not None and self.best is not None and self.epoch - self.best[0] >= patience
+    @property
+    def done(self) -> bool:
+        """Whether the epochs are over or the patience is spent."""
+        return self.epoch >= self.course.recipe.epochs or self.spent
+
+    @cached_property
+    def wrapped(self) -> tuple[Any, Any]:
+        """The network and the optimiser as Fabric has them, compiled where the recipe asks for it."""
+        # torch.compile is typed for functions; it returns a module for a module.
+        network = cast("nn.Module", torch.compile(self.model)) if self.course.recipe.compiled else self.model
+        return self.course.fabric.setup(network, self.optimiser, move_to_device=False)
+
+    @cached_property
+    def loss(self) -> nn.Module:
+        """Cross-entropy, with the recipe's smoothing of labels."""
+        return nn.CrossEntropyLoss(label_smoothing=self.course.recipe.smoothing)
+
+    def advance(self) -> Point | None:
+        """Some steps; the measurements of an epoch, where they end it.
+
+        Raises:
+            Diverged: a loss is infinite or NaN.
+        """
+        course, fabric, recipe = self.course, self.course.fabric, self.course.recipe
+        forward, optimiser = self.wrapped
+        number = self.epoch + 1
+        set_rate(self.optimiser, recipe.learning_rate * recipe.decay ** ((number - 1) / recipe.epochs))
+        seen = self.seen = self.seen or Seen(number)
+        count = int(fabric.broadcast(self.pace)) if fabric.world_size > 1 else self.pace
+        last = min(self.batch + count, course.count)
+        started = perf_counter()
+        cuda = [fabric.device] if fabric.device.type == "cuda" else []
+        try:
+            with torch.random.fork_rng(devices=cuda):
+                given = course.given(number, self.batch, last)
+                steps(forward, optimiser, given, seen, loss=self.loss, backward=fabric.backward, after=self.after)
+        except Diverged as error:
+            rows = rows_of(len(course.data), recipe.batch, course.order(number), error.batch or 0)
+            first = ", ".join(str(row) for row in rows[:8])
+            raise Diverged(f"{error}; its batch has rows {first}, ... of the training part", error.batch) from None
+        self.pace = paced(last - self.batch, perf_counter() - started)
+        self.batch = last
+        return self.ended(number, seen) if last == course.count else None
+
+    def after(self) -> None:
+        """A step is done."""
+        self.steps += 1
+        kept = self.course.recipe.average
+        if self.average is not None and kept is not None:
+            update(self.average, self.model, min(kept, self.steps / (self.steps + 9)))
+
+    def ended(self, number: int, seen: Seen) -> Point:
+        """Close an epoch, and measure."""
+        fabric = self.course.fabric
+        epoch = seen.epoch()
+        # Parts of a batch differ by a sample, so that processes do not count alike.
+        sums = torch.tensor(
+            [epoch.running_loss, epoch.running_accuracy, 1.0], dtype=torch.float64, device=fabric.device
+        )
+        loss, right, count = cast("Tensor", fabric.all_reduce(sums * epoch.samples, reduce_op="sum")).tolist()
+        point: Point = {"epoch": number, "running_loss": loss / count, "running_accuracy": right / count}
+        if fabric.is_global_zero:
+            point |= self.course.measure(self.result, number)
+        point = fabric.broadcast(point)
+        if not torch.tensor(list(point.values())).isfinite().all():
+            raise Diverged(f"the network gives infinite or undefined outputs after epoch {number}")
+        accuracy = point["validation_accuracy"]
+        if self.best is None or accuracy > self.best.accuracy:
+            weights = {name: value.clone() for name, value in self.result.state_dict().items()}
+            self.best = Best(number, accuracy, weights)
+        self.epoch, self.batch, self.seen = number, 0, None
+        return point
 
 
-def prepared(model: nn.Module, example: Tensor, recipe: Recipe, *, convex: bool) -> Training:
+def prepared(model: nn.Module, example: Tensor, course: Course, *, convex: bool) -> Training:
     """A network with its optimiser, and its constraint attached."""
+    recipe = course.recipe
     cone = constrained(model, example, free_gamma=recipe.convex.free_gamma) if convex else None
     optimiser: torch.optim.Optimizer = torch.optim.AdamW(
         model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
     )
     if cone is not None:
         cone.attach(optimiser)
-    return Training(model, optimiser, None if recipe.average is None else copy.deepcopy(model))
+    return Training(model, optimiser, course, None if recipe.average is None else copy.deepcopy(model))
 
 
-def train(
-    training: Training,
-    data: Split,
-    recipe: Recipe,
-    fabric: Fabric,
-    *,
-    transform: Callable[[Tensor], Tensor] | None,
-    seed: int,
-    measure: Callable[[nn.Module, int], Point],
-    keep: Callable[[Training], None],
-    tick: Callable[[Point], None] = lambda point: None,
-) -> None:
-    """Train until the epochs are over or the patience is spent, from wherever `training` stands.
+def paced(done: int, seconds: float) -> int:
+    """How many steps the next advance may have, after one of `done` steps in so many seconds.
 
-    Args:
-        training: of a network on the device of `fabric`.
-        data: the training part, on that device too.
-        recipe: how.
-        fabric: Lightning's, launched; with several processes, each sees its part of every batch.
-        transform: of the inputs, after augmentation.
-        seed: with the number of the epoch it decides the order of the data, augmentation and dropout.
-        measure: of the network after an epoch, in the first process; needs `validation_accuracy`.
-        keep: called after every epoch in the first process, once all is known to be finite.
-        tick: called after that, for a progress bar.
-
-    Raises:
-        Diverged: a loss is infinite or NaN.
+    Example:
+        >>> paced(10, 1.0), paced(1, 10.0), paced(1, 0.0)
+        (20, 1, 8)
     """
-    # torch.compile is typed for functions; it returns a module for a module.
-    network = cast("nn.Module", torch.compile(training.model)) if recipe.compiled else training.model
-    forward, optimiser = fabric.setup(network, training.optimiser, move_to_device=False)
-    smoothed = nn.CrossEntropyLoss(label_smoothing=recipe.smoothing)
-    augment = augmentation(recipe.augment)
-    device = fabric.device
-
-    def after() -> None:
-        training.steps += 1
-        if training.average is not None and recipe.average is not None:
-            update(training.average, training.model, min(recipe.average, training.steps / (training.steps + 9)))
-
-    while training.epoch < recipe.epochs and not training.spent(recipe.patience):
-        started = perf_counter()
-        number = training.epoch + 1
-        set_rate(training.optimiser, recipe.learning_rate * recipe.decay ** ((number - 1) / recipe.epochs))
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(epoch_seed(seed, number, "dropout", fabric.global_rank))
-            order = torch.Generator().manual_seed(epoch_seed(seed, number, "order"))
-            given = batches(data, recipe.batch, generator=order, augment=augment, transform=transform)
-            mine = parts(given, fabric.global_rank, fabric.world_size)
-            try:
-                epoch = one_epoch(
-                    forward, optimiser, mine, number=number, loss=smoothed, backward=fabric.backward, after=after
-                )
-            except Diverged as error:
-                rows = rows_of(len(data), recipe.batch, epoch_seed(seed, number, "order"), error.batch or 0)
-                first = ", ".join(str(row) for row in rows[:8])
-                raise Diverged(f"{error}; its batch has rows {first}, ... of the training part", error.batch) from None
-        training.epoch = number
-        # Parts of a batch differ by a sample, so that processes do not count alike.
-        sums = torch.tensor([epoch.running_loss, epoch.running_accuracy, 1.0], dtype=torch.float64, device=device)
-        loss, right, count = cast("Tensor", fabric.all_reduce(sums * epoch.samples, reduce_op="sum")).tolist()
-        point: Point = {"epoch": number, "running_loss": loss / count, "running_accuracy": right / count}
-        if fabric.is_global_zero:
-            point |= measure(training.result, number)
-        point = fabric.broadcast(point)
-        if not torch.tensor(list(point.values())).isfinite().all():
-            raise Diverged(f"the network gives infinite or undefined outputs after epoch {number}")
-        training.curve.append(point)
-        if training.best is None or point["validation_accuracy"] > training.best_accuracy:
-            training.best = number, {name: value.clone() for name, value in training.result.state_dict().items()}
-        training.seconds += perf_counter() - started
-        if fabric.is_global_zero:
-            keep(training)
-            tick(point)
+    wanted = int(done * SLICE / seconds) if seconds > 0 else 8 * done
+    return max(1, min(wanted, 8 * done))
 
 
 def rows_of(count: int, size: int, order: int, batch: int) -> list[int]:
@@ -188,19 +255,18 @@ def rows_of(count: int, size: int, order: int, batch: int) -> list[int]:
     return drawn[batch * size : (batch + 1) * size].tolist()
 
 
-def parts(given: Iterable[tuple[Tensor, Tensor]], process: int, processes: int) -> Iterator[Batch]:
-    """This process's part of every batch; all of it for a single one. Batches too small for BatchNorm are left out.
+def part(inputs: Tensor, labels: Tensor, process: int, processes: int) -> Batch | None:
+    """This process's part of a batch; all of it for a single one. None where it is too small for BatchNorm.
 
     Example:
-        >>> whole = [(torch.arange(5.0), torch.arange(5))]
-        >>> [(part.labels.tolist(), part.share) for rank in (0, 1) for part in parts(whole, rank, 2)]
+        >>> whole = torch.arange(5.0), torch.arange(5)
+        >>> [(mine.labels.tolist(), mine.share) for rank in (0, 1) if (mine := part(*whole, rank, 2))]
         [([0, 2, 4], 1.2), ([1, 3], 0.8)]
     """
-    for inputs, labels in given:
-        if len(labels) < 2 * processes:
-            continue
-        mine = labels[process::processes]
-        yield Batch(inputs[process::processes], mine, processes * len(mine) / len(labels))
+    if len(labels) < 2 * processes:
+        return None
+    mine = labels[process::processes]
+    return Batch(inputs[process::processes], mine, processes * len(mine) / len(labels))
 
 
 @torch.no_grad()

@@ -23,40 +23,8 @@ from convexnet.lab.data import Split
 from convexnet.lab.demo import Run
 from convexnet.lab.metrics import Reliability
 from convexnet.lab.plane import EXTENT, grid
+from convexnet.lab.theme import DARK, LIGHT, Theme
 from convexnet.lab.train import decide, predict
-
-
-@dataclass(frozen=True)
-class Theme:
-    """Colours of one ground. Orange and blue, teal and magenta stay apart for colour-blind readers in both."""
-
-    ink: str
-    muted: str
-    line: str
-    nn: str
-    ioc: str
-    first: str
-    second: str
-
-
-LIGHT = Theme(
-    ink="#1d232b",
-    muted="#5b6470",
-    line="#d5dae1",
-    nn="#bf4a00",
-    ioc="#0067b0",
-    first="#00796b",
-    second="#a83279",
-)
-DARK = Theme(
-    ink="#e8ebf0",
-    muted="#a3adba",
-    line="#39424e",
-    nn="#ff9550",
-    ioc="#62b5f6",
-    first="#3fc9b0",
-    second="#f08cc6",
-)
 
 Draw = Callable[[Figure, Theme], None]
 

@@ -30,6 +30,8 @@ class Job:
         validation: the share of the training part that is kept for validation.
         noise, noise_kind: wrong training labels, in percent.
         measure_every: epochs between two measurements on the training and test data.
+        data: stands for the content of a user's own data, which a path does not.
+        continued_from: the key of a finished run that this one goes on from, with more epochs.
 
     Example:
         >>> from convexnet.lab.recipes import recipe
@@ -50,6 +52,8 @@ class Job:
     noise: float = 0.0
     noise_kind: str = "symmetric-including"
     measure_every: int = 1
+    data: str = ""
+    continued_from: str = ""
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -6,16 +6,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from convexnet.constraints.sets import METHODS
-from convexnet.conversion.convexify import INITS
+from convexnet.lab.choices import (
+    AUGMENTATIONS,
+    DATASETS,
+    INITS,
+    METHODS,
+    MODELS,
+    NOISES,
+    NORMALISATIONS,
+    RECIPES,
+    STUDIES,
+)
 from convexnet.lab.terminal import one_of, refuse, stops_cleanly
-
-RECIPE_NAMES = ("paper-text", "paper-code", "ours")
 
 DataDir = Annotated[
     Path | None, typer.Option("--data-dir", help="Folder of the data sets, in torchvision's layout.", file_okay=False)
@@ -29,6 +33,16 @@ Accelerator = Annotated[
 ]
 Download = Annotated[bool, typer.Option("--download", help="Let torchvision download what is missing to --data-dir.")]
 
+
+def percent(value: float) -> float:
+    """A check of `--noise`; NaN does not pass."""
+    if 0 < value < 1:
+        raise typer.BadParameter(f"{value:g} is a share; write {100 * value:g} for {100 * value:g} %.")
+    if not 0 <= value <= 100:
+        raise typer.BadParameter(f"{value:g} is not from 0 to 100.")
+    return value
+
+
 study_app = typer.Typer(help="Run the studies behind the tables and figures.", no_args_is_help=True)
 
 
@@ -40,18 +54,31 @@ def register(app: typer.Typer) -> None:
 
 
 def train(
-    dataset: Annotated[str, typer.Option(help="mnist, fashion-mnist, cifar10, digits, folder:PATH, npz:PATH, ...")],
-    model: Annotated[str, typer.Option(help="mlp, ficnn, relu-mlp, allconv.")] = "mlp",
+    dataset: Annotated[str, typer.Option(help=f"{', '.join(DATASETS)}.")],
+    model: Annotated[
+        str, typer.Option(metavar="|".join(MODELS), callback=one_of(MODELS), help="Which network.")
+    ] = "mlp",
     convex: Annotated[bool, typer.Option("--convex", help="Train the convex counterpart of the model.")] = False,
     recipe: Annotated[
-        str, typer.Option(metavar="|".join(RECIPE_NAMES), callback=one_of(RECIPE_NAMES), help="How it is trained.")
+        str, typer.Option(metavar="|".join(RECIPES), callback=one_of(RECIPES), help="How it is trained.")
     ] = "paper-text",
     epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's.", show_default=False)] = None,
     batch: Annotated[int | None, typer.Option(min=2, help="Instead of the recipe's.", show_default=False)] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Instead of the recipe's.", show_default=False)] = None,
-    augment: Annotated[str | None, typer.Option(help="Instead of the recipe's.", show_default=False)] = None,
+    augment: Annotated[
+        str | None,
+        typer.Option(
+            metavar="|".join(AUGMENTATIONS),
+            callback=one_of(AUGMENTATIONS),
+            help="Instead of the recipe's.",
+            show_default=False,
+        ),
+    ] = None,
     normalise: Annotated[
-        str | None, typer.Option(metavar="none|mean-std|standard|zca", help="Instead of the recipe's.")
+        str | None,
+        typer.Option(
+            metavar="|".join(NORMALISATIONS), callback=one_of(NORMALISATIONS), help="Instead of the recipe's."
+        ),
     ] = None,
     method: Annotated[
         str | None, typer.Option(metavar="|".join(METHODS), callback=one_of(METHODS), help="Instead of the recipe's.")
@@ -59,10 +86,15 @@ def train(
     init: Annotated[
         str | None, typer.Option(metavar="|".join(INITS), callback=one_of(INITS), help="Instead of the recipe's.")
     ] = None,
-    noise: Annotated[float, typer.Option(help="Wrong training labels, in percent.")] = 0.0,
-    noise_kind: Annotated[str, typer.Option(help="How they are drawn.")] = "symmetric-including",
+    noise: Annotated[float, typer.Option(callback=percent, help="Wrong training labels, in percent.")] = 0.0,
+    noise_kind: Annotated[
+        str, typer.Option(metavar="|".join(NOISES), callback=one_of(NOISES), help="How they are drawn.")
+    ] = "symmetric-including",
     train_samples: Annotated[int | None, typer.Option(min=2, help="Train on so many images only.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Decides everything that is random.")] = 0,
+    measure_every: Annotated[
+        int, typer.Option(min=1, help="Epochs between two looks at training and test data; validation is each epoch's.")
+    ] = 1,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Decides everything that is random.")] = 0,
     data_dir: DataDir = None,
     download: Download = False,
     out: Annotated[
@@ -83,15 +115,18 @@ def train(
 
     Example: convexnet train --dataset digits --model mlp --convex --epochs 20
     """
-    torch.set_num_threads(threads)
-    with stops_cleanly("go on from the last checkpoint with the same command and --resume."):
+    with stops_cleanly("go on with the same command and --resume."):
+        import torch
+
         from convexnet.lab.data import DataError
         from convexnet.lab.jobs import Job
         from convexnet.lab.models import MODELS, model_named
+        from convexnet.lab.place import Place
         from convexnet.lab.present_runs import train_one
         from convexnet.lab.recipes import recipe as recipe_named
-        from convexnet.lab.runs import Place, leave
+        from convexnet.lab.runs import leave
 
+        torch.set_num_threads(threads)
         name = f"ioc-{model}" if convex and f"ioc-{model}" in MODELS else model
         try:
             how = recipe_named(recipe, convex=model_named(name).convex)
@@ -99,6 +134,8 @@ def train(
             raise refuse(str(error)) from None
         if convex and not model_named(name).convex:
             raise refuse(f"{model} has no convex counterpart here; models: {', '.join(MODELS)}")
+        if not model_named(name).convex and (method or init):
+            raise refuse(f"--{'method' if method else 'init'} is of convex networks: add --convex, or leave it out")
         given = {"epochs": epochs, "batch": batch, "learning_rate": learning_rate, "augment": augment}
         given |= {"normalise": normalise, "precision": precision, "compiled": compiled or None}
         ways = {"method": method, "init": init}
@@ -118,6 +155,7 @@ def train(
             train_samples=train_samples,
             noise=noise,
             noise_kind=noise_kind,
+            measure_every=measure_every,
         )
         safe = dataset.replace(":", "-").replace("/", "-")
         folder = out if out is not None else Path("runs") / f"train-{name}-{safe}-{seed}"
@@ -141,11 +179,12 @@ def train(
 @study_app.command("list")
 def list_studies() -> None:
     """List the studies."""
-    from convexnet.lab.studies import STUDIES
+    from rich.console import Console
+    from rich.table import Table
 
     table = Table("name", "what", "source", "systems")
-    for study in STUDIES:
-        table.add_row(study.name, study.title, study.source, ", ".join(study.systems))
+    for row in STUDIES:
+        table.add_row(*row)
     Console(highlight=False).print(table)
 
 
@@ -178,13 +217,15 @@ def run_study(
     """
     if smoke and full:
         raise refuse("--smoke and --full exclude each other.")
-    torch.set_num_threads(threads)
     with stops_cleanly("the same command goes on where it stopped."):
+        import torch
+
+        from convexnet.lab.place import Place
         from convexnet.lab.present_runs import run_sweep
         from convexnet.lab.records import RecordError
-        from convexnet.lab.runs import Place
         from convexnet.lab.studies import study_named
 
+        torch.set_num_threads(threads)
         size = "smoke" if smoke else "full" if full else "two-core"
         kept = results if results is not None else Path("runs/smoke" if smoke else "results")
         place = Place(runs, data_dir, accelerator=accelerator, download=download)

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torchmetrics.functional.classification import multiclass_calibration_error
 
 from convexnet.initialise import correlation
 
@@ -107,7 +106,10 @@ def standard_error(share_a: float, share_b: float, count: int) -> float:
 
 
 def reliability(outputs: Tensor, labels: Tensor, bins: int = BINS) -> list[Reliability]:
-    """Confidence and accuracy of the top label in `bins` equal-width bins of confidence; empty bins hold zeros."""
+    """Confidence and accuracy of the top label in `bins` equal-width bins of confidence, the last one closed above.
+
+    Empty bins hold zeros.
+    """
     confidence, right = top_label(outputs, labels)
     place = (confidence * bins).long().clamp(max=bins - 1)
     found: list[Reliability] = []
@@ -143,10 +145,9 @@ def calibration(outputs: Tensor, labels: Tensor, bins: int = BINS) -> dict[str, 
         raise ValueError(f"{bad} of {len(logits)} rows of outputs are not finite: they have no confidence to calibrate")
     probabilities = logits.softmax(dim=1)
     wanted = functional.one_hot(labels, logits.shape[1])
-    expected = multiclass_calibration_error(probabilities, labels, logits.shape[1], n_bins=bins, norm="l1")
     bars = reliability(outputs, labels, bins)
     return {
-        "ece": float(expected),
+        "ece": sum(bar.count * abs(bar.accuracy - bar.confidence) for bar in bars) / len(labels),
         "ece_bar_sum": sum(abs(bar.accuracy - bar.confidence) for bar in bars),
         "ece_adaptive": adaptive_calibration_error(outputs, labels, bins),
         "nll": float(functional.cross_entropy(logits, labels)),

@@ -2,31 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import numpy as np
-import torch
 import typer
-from rich.console import Console
-from rich.table import Table
-from torch import Tensor, nn
 
 import convexnet as cx
-from convexnet.arrays import as_tensor
-from convexnet.lab.number_files import ENDINGS, arrays_of
-from convexnet.lab.terminal import refuse, stops_cleanly
-from convexnet.lab.user_model import UsageError, limits_of
-from convexnet.memory import example_of
-from convexnet.solve.choose import NAMES
-
-SHOWN = 10
-"""Samples in the table; all of them go into the file of --out."""
-
-WIDE = 6
-"""Coordinates of x in the table."""
+from convexnet.lab.choices import SOLVERS
+from convexnet.lab.terminal import Allow, UsageError, one_of, refuse, stops_cleanly
 
 
 def minimise(
@@ -52,9 +35,12 @@ def minimise(
         ),
     ] = None,
     tol: Annotated[float, typer.Option(help="Relative gap to prove.")] = 1e-6,
-    solver: Annotated[str, typer.Option(metavar="|".join(NAMES), help="Which solver.")] = "auto",
+    solver: Annotated[
+        str, typer.Option(metavar="|".join(SOLVERS), callback=one_of(SOLVERS), help="Which solver.")
+    ] = "auto",
     wrt: Annotated[int, typer.Option(help="Which input is minimised over; -1 is the last.")] = -1,
     time_limit: Annotated[float | None, typer.Option(help="In seconds.", show_default=False)] = None,
+    allow: Allow = None,
     out: Annotated[
         Path | None, typer.Option(help="Write x, value, lower_bound, converged to this .npz.", dir_okay=False)
     ] = None,
@@ -69,31 +55,22 @@ def minimise(
     convexnet minimise network.safetensors --box 0,1 --box -2,2 --given samples.csv
     """
     with stops_cleanly("nothing was written."):
+        from rich.console import Console
+
+        from convexnet.lab.minimising import minimised, show, written
+
         try:
             if out is not None and not out.parent.is_dir():
                 raise UsageError(f"--out {out}: there is no folder {out.parent}")
-            network = loaded(checkpoint)
-            example = example_of(network)
-            if not -len(example) <= wrt < len(example):
-                raise UsageError(f"--wrt {wrt} is none of the network's {len(example)} inputs, which count from 0")
-            index = wrt % len(example)
-            domain = box_of(box, example[index].shape[1:])
-            others = [part for i, part in enumerate(example) if i != index]
-            inputs = [array for path in given or [] for array in arrays_of(path, "--given")]
-            if len(inputs) != len(others):
-                raise UsageError(
-                    f"the network takes {len(example)} inputs: --given must hold {len(others)} of them, not "
-                    f"{len(inputs)}"
-                )
-            solution = cx.minimise(
-                network,
-                domain,
-                given=tuple(fitted(array, *pair) for array, pair in zip(inputs, enumerate(others), strict=True))
-                or None,
+            solution = minimised(
+                checkpoint,
+                box,
+                given or [],
                 tol=tol,
                 solver=solver,
+                wrt=wrt,
                 time_limit=time_limit,
-                wrt=index - len(example),
+                allow=allow or (),
             )
         except UsageError as error:
             raise refuse(str(error)) from None
@@ -106,92 +83,3 @@ def minimise(
         if out is not None:
             written(solution, out)
     raise typer.Exit(0 if bool(solution.converged.all()) else 1)
-
-
-def loaded(path: Path) -> nn.Module:
-    try:
-        return cx.load(path).requires_grad_(False)
-    except (OSError, ValueError, TypeError) as error:
-        raise UsageError(f"{path} cannot be loaded: {error}") from None
-
-
-def box_of(words: Sequence[str], shape: torch.Size) -> cx.Box:
-    """The domain that `--box` describes, for one sample of this shape.
-
-    Raises:
-        UsageError: it is not a box, or not one for this many coordinates.
-    """
-    count = shape.numel()
-    if len(words) == 1 and Path(words[0]).suffix.lower() in ENDINGS:
-        path = Path(words[0])
-        if not path.is_file():
-            raise UsageError(f"--box {path}: there is no such file")
-        arrays = arrays_of(path, "--box")
-        if len(arrays) != 1 or arrays[0].shape != (count, 2):
-            found = arrays[0].shape if len(arrays) == 1 else f"{len(arrays)} arrays"
-            raise UsageError(
-                f"--box {path} must hold a row LO,HI for each of the {count} coordinates, ({count}, 2), and it holds "
-                f"{found}"
-            )
-        limits = [(float(lo), float(hi)) for lo, hi in arrays[0]]
-    else:
-        limits = [limits_of(word) for word in words]
-        if len(limits) not in (1, count):
-            raise UsageError(
-                f"--box is given {len(limits)} times, and there are {count} coordinates: give it once for all of them, "
-                "once for each, or name a file with a row LO,HI for each"
-            )
-    limits *= count if len(limits) == 1 else 1
-    lo, hi = torch.tensor(limits, dtype=torch.float64).unbind(1)
-    return cx.Box(lo.reshape(shape), hi.reshape(shape))
-
-
-def fitted(array: Any, number: int, like: Tensor) -> Tensor:
-    """An input from a file in the type and shape that the network takes.
-
-    Args:
-        array: (B, ...).
-        number: which of the inputs in `--given` it is.
-        like: an example of the input, with a batch.
-
-    Raises:
-        UsageError: it does not fit.
-    """
-    shape = like.shape[1:]
-    tensor = as_tensor(array, "--given")
-    where = f"--given, input {number}"
-    if tensor.ndim == 0 or tensor.shape[0] == 0 or tensor[0].numel() != shape.numel():
-        rows = "has no rows" if tensor.ndim == 0 or not len(tensor) else f"has {tensor[0].numel()} numbers in a row"
-        one = "; one sample is one row" if tensor.numel() == shape.numel() else ""
-        raise UsageError(f"{where} {rows}, and the network takes {shape.numel()} for each sample{one}")
-    if not like.is_floating_point() and not bool((tensor.double() == tensor.double().round()).all()):
-        raise UsageError(f"{where} must hold whole numbers, as the network takes them ({like.dtype})")
-    return tensor.reshape(len(tensor), *shape).to(like.dtype)
-
-
-def show(solution: cx.Solution, console: Console) -> None:
-    table = Table("sample", "value", "lower bound", "gap", "proved", "x")
-    for i in range(min(SHOWN, len(solution.value))):
-        flat = solution.x[i].flatten().tolist()
-        x = " ".join(f"{number:.4g}" for number in flat[:WIDE]) + (" ..." if len(flat) > WIDE else "")
-        numbers = [f"{float(part[i]):.8g}" for part in (solution.value, solution.lower_bound)]
-        table.add_row(str(i), *numbers, f"{float(solution.gap[i]):.2g}", "yes" if solution.converged[i] else "no", x)
-    console.print(table)
-    if len(solution.value) > SHOWN:
-        console.print(f"... and {len(solution.value) - SHOWN} more samples")
-    worst = float(solution.gap.max())
-    console.print(f"{solution.message}" + ("" if math.isinf(worst) else f"; largest gap {worst:.2g}"))
-
-
-def written(solution: cx.Solution, path: Path) -> None:
-    """The solution as arrays, written to a temporary name first."""
-    draft = path.with_name(f".{path.name}.part")
-    arrays = {name: getattr(solution, name).numpy() for name in ("x", "value", "lower_bound", "converged")}
-    try:
-        with draft.open("wb") as file:
-            np.savez(file, **arrays)
-        draft.replace(path)
-    except OSError as error:
-        raise refuse(f"{path} cannot be written: {error}") from None
-    finally:
-        draft.unlink(missing_ok=True)

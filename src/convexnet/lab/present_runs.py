@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from dataclasses import replace
@@ -13,15 +14,19 @@ from rich.table import Table
 from rich.text import Text
 
 from convexnet.lab import page
-from convexnet.lab.checkpoints import NAME, CheckpointError
-from convexnet.lab.experiment import Point
+from convexnet.lab.checkpoints import NAME, CheckpointError, read_checkpoint, write_checkpoint
 from convexnet.lab.jobs import Job
-from convexnet.lab.records import write_whole
-from convexnet.lab.runs import Place, run
+from convexnet.lab.lock import Taken, claimed
+from convexnet.lab.place import Place
+from convexnet.lab.records import RecordError, Row, read_records, write_whole
+from convexnet.lab.runs import identified, run
 from convexnet.lab.study import Study
 from convexnet.lab.sweep import Outcome, sweep
 from convexnet.lab.terminal import refuse
 from convexnet.lab.train import Diverged
+from convexnet.learner import Point
+
+RECORD = "record.jsonl"
 
 
 def progress_on(console: Console) -> Progress:
@@ -51,25 +56,87 @@ def train_one(job: Job, place: Place) -> None:
     """Train the network of a job, write its record and print what was found."""
     first = os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"  # of several processes
     console = Console(highlight=False, quiet=not first)
+    try:
+        with claimed(place.folder) if first else contextlib.nullcontext():
+            job, earlier = begun(identified(job), place, console)
+            if earlier is not None and job.key == earlier["key"]:
+                console.print(f"{place.folder} holds a finished run, of {earlier['epochs']} epochs: nothing to do.")
+                return
+            row = shown_run(job, place, console)
+            if first:
+                finish(row, place.folder)
+    except (Diverged, CheckpointError, Taken, RecordError) as error:
+        raise refuse(str(error)) from None
+    if first:
+        tell(job, row, place, console)
+
+
+def begun(job: Job, place: Place, console: Console) -> tuple[Job, Row | None]:
+    """The job, and the record that is in its folder already, with which it goes on if it asks for more epochs.
+
+    A run that goes on beyond its epochs is not the one that would have had so many from the beginning, as its rate has
+    fallen already: it never counts as full.
+    """
+    record, checkpoint = place.folder / RECORD, place.folder / NAME
+    if not record.exists():
+        if place.resume and not checkpoint.exists():
+            console.print(f"No checkpoint in {place.folder}: from the beginning.")
+        return job, None
+    if not place.resume:
+        raise CheckpointError(
+            f"{place.folder} holds the record of a finished run: choose another folder with --out, or train it longer "
+            "with --resume and more --epochs"
+        )
+    (row,) = read_records(record)
+    epochs = int(row["recipe"]["epochs"])
+    how = replace(job.recipe, epochs=epochs)
+    before = replace(job, recipe=how, continued_from=row.get("continued_from", ""))
+    if before.key != row["key"]:
+        if checkpoint.exists():
+            read_checkpoint(checkpoint, before.settings)  # names what differs
+        raise CheckpointError(f"{place.folder} holds a finished run with other settings: choose another folder")
+    if job.recipe.epochs <= epochs:
+        return before, row
+    longer = replace(job, full=False, continued_from=before.key)
+    if not checkpoint.exists():
+        raise CheckpointError(f"{checkpoint} is gone, from which this run would go on: choose another folder")
+    prolonged(checkpoint, before, longer)
+    return longer, row
+
+
+def prolonged(path: Path, before: Job, job: Job) -> None:
+    """Make the checkpoint of a finished run that of a longer one, if it is not so already."""
+    with contextlib.suppress(CheckpointError):
+        read_checkpoint(path, job.settings)
+        return
+    content = read_checkpoint(path, before.settings)
+    write_checkpoint(path, job.settings, {name: content[name] for name in ("learner", "curve", "seconds", "resumed")})
+
+
+def shown_run(job: Job, place: Place, console: Console) -> Row:
+    """Run a job, with a bar."""
     with progress_on(console) as progress:
         bar = progress.add_task(job.name, total=job.recipe.epochs, state="")
-        place = replace(place, say=progress.console.print)
 
         def tick(_: Job, point: Point) -> None:
             progress.update(bar, completed=point["epoch"], state=state_of(point))
 
-        if (place.folder / "record.jsonl").exists():
-            raise refuse(f"{place.folder} holds the record of a finished run: choose another folder with --out")
-        if place.resume and not (place.folder / NAME).exists():
-            console.print(f"No checkpoint in {place.folder}: from the beginning.")
-        try:
-            row = run(job, place, tick)
-        except (Diverged, CheckpointError) as error:
-            raise refuse(str(error)) from None
-    if not first:
-        return
-    write_whole(place.folder / "record.jsonl", json.dumps(row, allow_nan=False) + "\n")
-    (place.folder / NAME).unlink(missing_ok=True)
+        return run(job, replace(place, say=progress.console.print), tick)
+
+
+def finish(row: Row, folder: Path) -> None:
+    """Write the record; the checkpoint stays, for more epochs."""
+    try:
+        write_whole(folder / RECORD, json.dumps(row, allow_nan=False) + "\n")
+    except OSError as error:
+        raise CheckpointError(
+            f"{folder / RECORD} could not be written ({error.strerror or error}): free some space, and repeat the "
+            "command with --resume, which trains nothing again"
+        ) from error
+
+
+def tell(job: Job, row: Row, place: Place, console: Console) -> None:
+    """What was found, in a table and two lines."""
     shown = Table(title=job.name)
     for column in ("train (used)", "train (true)", "test", "gap", "test at peak", "ECE", "epochs"):
         shown.add_column(column, justify="right")
@@ -82,13 +149,11 @@ def train_one(job: Job, place: Place) -> None:
     elif row["breaks"]:
         path, operator, reason = row["breaks"]
         console.print(Text(f"Not certified convex: {path}: {operator}: {reason}."))
-    console.print(
-        Text(
-            f"Record, log and network are in {place.folder}; the network takes images in [0, 1]: "
-            f"convexnet.load({str(place.folder / 'network.safetensors')!r}, allow=('convexnet.lab.whiten',))"
-        ),
-        soft_wrap=True,
-    )
+    network = place.folder / "network.safetensors"
+    console.print(Text(f"Record, log and network are in {place.folder}. The network takes images in [0, 1]:"))
+    for use in ("certify {}", "predict {} IMAGES", "minimise {} --box 0,1"):
+        console.print(Text(f"  convexnet {use.format(network)}"), soft_wrap=True)
+    console.print(Text(f"  convexnet.load({str(network)!r})"), soft_wrap=True)
 
 
 def run_sweep(

@@ -14,22 +14,29 @@ from typing import Any
 
 import torch
 
-PACKAGES = ("convexnet", "torch", "torchvision", "lightning", "numpy", "scikit-learn", "torchmetrics", "matplotlib")
+PACKAGES = ("convexnet", "torch", "torchvision", "lightning", "numpy", "scikit-learn", "matplotlib")
 
 VERSION = 1
 """Of the records of studies, in their field `record`."""
 
-FIELDS = frozenset(
+COMMON = frozenset(
     [
-        *["record", "key", "study"],
-        *["model", "dataset", "tier"],
-        *["recipe", "seed", "epochs", "full"],
-        *["train_accuracy", "clean_train_accuracy", "running_accuracy"],
-        *["test_accuracy", "test_accuracy_at_peak", "certified"],
+        *["record", "key", "study", "model", "dataset", "recipe", "seed", "full", "certified"],
         *["hardware", "versions", "commit", "seconds"],
     ]
 )
-"""What every record of a study has; those of networks that have no test set say None."""
+"""What every record of a study has, whatever was learnt."""
+
+FIELDS = COMMON | frozenset(
+    [
+        *["tier", "epochs", "train_accuracy", "clean_train_accuracy", "running_accuracy"],
+        *["test_accuracy", "test_accuracy_at_peak"],
+    ]
+)
+"""What the record of a classifier has; those of networks that have no test set say None."""
+
+CLASSIFICATION = "classification"
+"""The task of records that name none."""
 
 Row = dict[str, Any]
 """One record: the result of one run, and what is needed to measure it again."""
@@ -79,7 +86,8 @@ def read_records(path: Path) -> list[Row]:
                 f"{where}: a record of version {version!r}, and this convexnet reads version {VERSION}. Read it with "
                 f"the convexnet that wrote it{of(row)}, or leave that file out"
             )
-        if missing := FIELDS - set(row):
+        wanted = FIELDS if row.get("task", CLASSIFICATION) == CLASSIFICATION else COMMON
+        if missing := wanted - set(row):
             raise RecordError(
                 f"{where}: the record lacks {', '.join(sorted(missing))}; run it again or delete the line"
             )

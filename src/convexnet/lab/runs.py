@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import copy
-import time
+import os
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import asdict, astuple, dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,59 +16,33 @@ from torch.nn import functional
 
 import convexnet as cx
 from convexnet.lab import metrics, records
-from convexnet.lab.checkpoints import NAME, CheckpointError, elsewhere, read_checkpoint, write_checkpoint
-from convexnet.lab.data import DataSet, Split, batches, load
+from convexnet.lab.checkpoints import CheckpointError
+from convexnet.lab.data import DataSet, Split, batches, fingerprint_of, load
 from convexnet.lab.data.batches import prepared as scaled_once
-from convexnet.lab.experiment import Point, Training, prepared, train
+from convexnet.lab.driver import Driven, drive
+from convexnet.lab.experiment import Course, Training, prepared
 from convexnet.lab.jobs import Job
-from convexnet.lab.logs import Board, write_csv
+from convexnet.lab.learning import common, keeping
 from convexnet.lab.models import build, model_named
+from convexnet.lab.place import Place, Tick
 from convexnet.lab.records import Row
 from convexnet.lab.train import Diverged
 from convexnet.lab.verdict import verdict
 from convexnet.lab.whiten import normaliser
+from convexnet.learner import Point
+from convexnet.memory import CLASSNAMES, remember_example
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
 EVALUATED = 2000
-"""Samples in a batch when nothing is trained."""
+"""Samples in a batch when nothing is trained, at most."""
 
-POINTS = 100
-"""At most so many epochs of a curve are kept in a record; the run's own log has all."""
+ACTIVATIONS = 2**28
+"""Bytes that the largest result of a layer may have then."""
 
 SAMPLED = 1000
 """Validation samples for the correlation of pre-activations, if there are so many."""
-
-Tick = Callable[[Job, Point], None]
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a job runs and what it may use; nothing here changes what is measured.
-
-    Attributes:
-        folder: of the run: checkpoint, log, the trained network.
-        data_dir: of the data sets.
-        resume: go on from a checkpoint in the folder; otherwise one that is there is an error.
-        accelerator, devices: Lightning Fabric's: "cpu", "cuda", "auto", and how many processes.
-        download: whether missing data may be downloaded to `data_dir`.
-        board: write a log for TensorBoard too.
-        network: keep the trained network, as `network.safetensors`.
-        checkpoint_seconds: at least so long between two checkpoints.
-        say: where remarks go.
-    """
-
-    folder: Path
-    data_dir: Path | None = None
-    resume: bool = True
-    accelerator: str = "cpu"
-    devices: int = 1
-    download: bool = False
-    board: bool = False
-    network: bool = False
-    checkpoint_seconds: float = 30.0
-    say: Callable[[str], None] = lambda text: None
 
 
 def run(job: Job, place: Place, tick: Tick = lambda job, point: None) -> Row:
@@ -83,6 +56,7 @@ def run(job: Job, place: Place, tick: Tick = lambda job, point: None) -> Row:
         Diverged: the loss is no number any more.
         ValueError: a setting is wrong, or there is no such device.
     """
+    job = identified(job)
     fabric = launched(place, job.recipe.precision)
     raw = loaded(job, place)
     data, step = normalised(raw, job)
@@ -92,12 +66,6 @@ def run(job: Job, place: Place, tick: Tick = lambda job, point: None) -> Row:
     data = data.to(fabric.device)
     kind = model_named(job.model)
     model = build(job.model, data.shape, data.classes, job.recipe, job.seed).to(fabric.device)
-    training = prepared(model, torch.zeros(2, *data.shape, device=fabric.device), job.recipe, convex=kind.convex)
-    path = place.folder / NAME
-    resume(training, path, job, place)
-    # Only the first process writes.
-    place = place if fabric.is_global_zero else replace(place, board=False)
-    keep, close = keeper(path, job, place, training.epoch)
 
     def measure(network: nn.Module, number: int) -> Point:
         wanted = ["validation"]
@@ -105,29 +73,47 @@ def run(job: Job, place: Place, tick: Tick = lambda job, point: None) -> Row:
             wanted += ["train", "test"]
         return measured(network, data, wanted)
 
+    course = Course(given.to(fabric.device), job.recipe, fabric, transform, job.seed, measure)
+    training = prepared(model, torch.zeros(2, *data.shape, device=fabric.device), course, convex=kind.convex)
+    how = keeping(job, place, writes=fabric.is_global_zero, agreed=agreement(fabric))
     try:
-        train(
-            training,
-            given.to(fabric.device),
-            job.recipe,
-            fabric,
-            transform=transform,
-            seed=job.seed,
-            measure=measure,
-            keep=keep,
-            tick=lambda point: tick(job, point),
-        )
+        driven = drive(training, how, lambda point: tick(job, point))
     except Diverged as error:
+        path = how.checkpoint
         last = f"the last good checkpoint is {path}" if path.exists() else "there is no checkpoint yet"
         raise Diverged(f"{job.name}: {error}; {last}. Lower the learning rate, or look at that batch") from error
-    finally:
-        close()
     row: Row = {}
     if fabric.is_global_zero:
-        row = record(job, training, data, step, fabric)
+        row = record(job, training, driven, data, step, fabric)
         if place.network:
-            cx.save(complete(training.result, step), place.folder / "network.safetensors")
+            save(described(complete(training.result, step), data), place.folder / "network.safetensors")
     return fabric.broadcast(row)
+
+
+def agreement(fabric: Fabric) -> Callable[[bool], bool]:
+    """Whether any of the processes says so."""
+
+    def agreed(said: bool) -> bool:
+        if fabric.world_size == 1:
+            return said
+        return bool(fabric.all_reduce(torch.tensor(float(said), device=fabric.device), reduce_op="sum"))
+
+    return agreed
+
+
+def save(network: nn.Module, path: Path) -> None:
+    """Write a network.
+
+    Raises:
+        CheckpointError: it cannot be written; the checkpoint has it.
+    """
+    try:
+        cx.save(network, path)
+    except OSError as error:
+        raise CheckpointError(
+            f"{path} could not be written ({error.strerror or error}); the checkpoint beside it has the weights: free "
+            "some space and resume from it"
+        ) from error
 
 
 # --- before ----------------------------------------------------------------------------------------------------------
@@ -140,13 +126,29 @@ def launched(place: Place, precision: str) -> Fabric:
 
     if precision.endswith("-true") and precision != "32-true":
         raise ValueError(f"precision {precision!r} keeps the weights themselves in it: take bf16-mixed or 32-true")
-    strategy: Any = "ddp" if place.devices > 1 else "auto"
+    devices, nodes = processes(place.devices)
+    strategy: Any = "ddp" if devices * nodes > 1 else "auto"
+    kind: Any = precision
     try:
-        fabric = Fabric(accelerator=place.accelerator, devices=place.devices, strategy=strategy, precision=precision)  # pyright: ignore[reportArgumentType]
+        fabric = Fabric(
+            accelerator=place.accelerator, devices=devices, num_nodes=nodes, strategy=strategy, precision=kind
+        )
     except (MisconfigurationException, RuntimeError) as error:
         raise ValueError(f"{place.devices} of {place.accelerator!r} cannot be had here: {error}") from error
     fabric.launch()
     return fabric
+
+
+def processes(devices: int) -> tuple[int, int]:
+    """How many processes a machine has, and how many machines there are: under `torchrun` as it says.
+
+    Raises:
+        ValueError: it says something else than what was asked for.
+    """
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", devices))
+    if devices not in (1, here):
+        raise ValueError(f"torchrun started {here} processes on this machine, and {devices} devices were asked for")
+    return here, max(1, int(os.environ.get("WORLD_SIZE", here)) // here)
 
 
 def leave() -> None:
@@ -156,6 +158,12 @@ def leave() -> None:
     if distributed.is_available() and distributed.is_initialized():
         distributed.barrier()
         distributed.destroy_process_group()
+
+
+def identified(job: Job) -> Job:
+    """The job with what stands for the content of its data, where these are a user's own."""
+    found = fingerprint_of(job.dataset)
+    return replace(job, data=found) if found and not job.data else job
 
 
 def loaded(job: Job, place: Place) -> DataSet:
@@ -179,39 +187,6 @@ def normalised(data: DataSet, job: Job) -> tuple[DataSet, nn.Module]:
     return replace(data, **parts, extra={name: scaled_once(part, step) for name, part in data.extra.items()}), step
 
 
-def resume(training: Training, path: Path, job: Job, place: Place) -> None:
-    """Put a training where its checkpoint is, if there is one."""
-    if not path.exists():
-        return
-    if not place.resume:
-        raise CheckpointError(
-            f"{path} is the checkpoint of an earlier run: resume it with --resume, choose another folder with --out, "
-            "or delete it"
-        )
-    state = read_checkpoint(path, job.settings)
-    training.restore(state)
-    place.say(f"{job.name}: resumed after epoch {training.epoch}")
-    if remark := elsewhere(state):
-        place.say(f"{job.name}: {remark}")
-
-
-def keeper(path: Path, job: Job, place: Place, done: int) -> tuple[Callable[[Training], None], Callable[[], None]]:
-    """What to do after every epoch, log and checkpoint, and what at the end."""
-    board = Board(place.folder / "tensorboard", done) if place.board else None
-    written = time.monotonic()
-
-    def keep(training: Training) -> None:
-        nonlocal written
-        write_csv(place.folder / "log.csv", training.curve)
-        if board is not None:
-            board.add(training.curve[-1])
-        if time.monotonic() - written >= place.checkpoint_seconds or training.epoch == job.recipe.epochs:
-            write_checkpoint(path, job.settings, training.state())
-            written = time.monotonic()
-
-    return keep, (board.close if board is not None else lambda: None)
-
-
 # --- after -----------------------------------------------------------------------------------------------------------
 
 
@@ -220,9 +195,33 @@ def outputs(network: nn.Module, part: Split) -> Tensor:
     was_training = network.training
     network.eval()
     with torch.no_grad():
-        found = torch.cat([network(inputs) for inputs, _ in batches(part, EVALUATED)])
+        size = evaluated_together(network, next(batches(part, 1))[0])
+        found = torch.cat([network(inputs) for inputs, _ in batches(part, size)])
     network.train(was_training)
     return found
+
+
+def evaluated_together(network: nn.Module, one: Tensor) -> int:
+    """How many samples like this one (1, ...) a batch may have, so that no layer makes more than `ACTIVATIONS` bytes.
+
+    Example:
+        >>> evaluated_together(nn.Linear(4, 2), torch.zeros(1, 4))
+        2000
+    """
+    largest = one.numel() * one.element_size()
+
+    def note(module: nn.Module, given: object, made: object) -> None:
+        nonlocal largest
+        if isinstance(made, Tensor):
+            largest = max(largest, made.numel() * made.element_size())
+
+    hooks = [module.register_forward_hook(note) for module in network.modules()]
+    try:
+        network(one)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return max(1, min(EVALUATED, ACTIVATIONS // largest))
 
 
 def measured(network: nn.Module, data: DataSet, wanted: list[str]) -> Point:
@@ -242,13 +241,20 @@ def complete(network: nn.Module, step: nn.Module) -> nn.Module:
     return nn.Sequential(OrderedDict(whiten=copy.deepcopy(step).cpu(), network=plain)).eval()
 
 
-def record(job: Job, training: Training, data: DataSet, step: nn.Module, fabric: Fabric) -> Row:
+def described(network: nn.Module, data: DataSet) -> nn.Module:
+    """A network that remembers what it was trained on: the shape of a sample and the names of its classes."""
+    remember_example(network, torch.zeros(1, *data.shape))
+    network.__dict__[CLASSNAMES] = list(data.classnames)
+    return network
+
+
+def record(job: Job, training: Training, driven: Driven, data: DataSet, step: nn.Module, fabric: Fabric) -> Row:
     """All that is to be known about a finished run, in one flat row."""
-    end, network = training.curve[-1], training.result
+    end, network = driven.curve[-1], training.result
     assert training.best is not None, "a run of at least one epoch has a best one"
     train_outputs, test_outputs = outputs(network, data.train), outputs(network, data.test)
     best = copy.deepcopy(network)
-    best.load_state_dict(training.best[1])
+    best.load_state_dict(training.best.weights)
     proved = verdict(complete(network, step), torch.zeros(2, *data.shape))
     four = metrics.accuracies(
         train_outputs,
@@ -259,27 +265,20 @@ def record(job: Job, training: Training, data: DataSet, step: nn.Module, fabric:
         running=end["running_accuracy"],
     )
     return {
-        "record": records.VERSION,
-        "key": job.key,
-        "study": job.study,
-        "model": job.model,
-        "dataset": job.dataset,
-        "variant": job.variant,
+        **common(job, driven),
         "tier": proved.tier if proved.certified else None,
-        "recipe": asdict(job.recipe),
-        "seed": job.seed,
         "epochs": training.epoch,
-        "full": job.full,
         "train_samples": len(data.train),
         "validation_samples": len(data.validation),
         "test_samples": len(data.test),
         "noise": data.noise,
         "true_fraction": data.true_fraction,
         "note": data.note,
+        "data": data.fingerprint,
         **four,
         "validation_accuracy": end["validation_accuracy"],
         "test_accuracy_at_peak": metrics.accuracy(outputs(best, data.test), data.test.labels),
-        "peak_epoch": training.best[0],
+        "peak_epoch": training.best.epoch,
         "train_loss": float(functional.cross_entropy(train_outputs, data.train.labels)),
         "test_loss": float(functional.cross_entropy(test_outputs, data.test.labels)),
         **{
@@ -293,19 +292,6 @@ def record(job: Job, training: Training, data: DataSet, step: nn.Module, fabric:
         "convex_at_these_weights": proved.convex,
         "breaks": list(proved.breaks) if proved.breaks else None,
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
-        "curve": thinned(training.curve),
-        "seconds": round(training.seconds, 3),
-        "resumed_after": training.resumed,
         "processes": fabric.world_size,
         "hardware": records.hardware(fabric.device),
-        "versions": records.versions(),
-        "commit": records.commit(),
-        "date": f"{datetime.now(UTC):%Y-%m-%d}",
     }
-
-
-def thinned(curve: list[Point]) -> list[Point]:
-    """At most `POINTS` of a curve, evenly, the last included, every number to six digits."""
-    stride = max(1, -(-len(curve) // POINTS))
-    chosen = [point for index, point in enumerate(curve, 1) if index % stride == 0 or index == len(curve)]
-    return [{name: float(f"{value:.6g}") for name, value in point.items()} for point in chosen]

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from convexnet.lab import runs
 from convexnet.lab.jobs import Job
 from convexnet.lab.page import Section
+from convexnet.lab.place import Place, Tick
 from convexnet.lab.recipes import Recipe
 from convexnet.lab.records import Row
-from convexnet.lab.runs import Place, Tick
 
 SIZES = ("smoke", "two-core", "full")
 """Seconds, to see that everything runs; minutes on two processor cores, shortened and marked; as the source has it."""

@@ -17,6 +17,7 @@ from convexnet.lab.page import Section
 from convexnet.lab.records import RecordError, Row, read_records, write_whole
 from convexnet.lab.studies import STUDIES
 from convexnet.lab.study import Study
+from convexnet.lab.study_figures import single_panels
 
 LEGENDS: Mapping[str, Sequence[tuple[str, str]]] = MappingProxyType(
     {
@@ -29,6 +30,11 @@ LEGENDS: Mapping[str, Sequence[tuple[str, str]]] = MappingProxyType(
     }
 )
 """What the lines and colours of a section mean."""
+
+SAID = MappingProxyType(
+    {"nn": "orange", "ioc": "blue", "first": "green", "second": "purple", "train": "solid line", "test": "dashed line"}
+)
+"""How a colour or line of the light theme is called, where there is nothing to show it with."""
 
 Chapter = tuple[Study, list[Section]]
 
@@ -86,6 +92,7 @@ def page(chapters: Sequence[Chapter], rows: Sequence[Row], measured: Mapping[str
         dark=figures.DARK,
         studies=chapters,
         legends=LEGENDS,
+        own=own_runs(chapters),
         measured=measured,
         short=sum(not row["full"] for row in rows),
         total=len(rows),
@@ -96,9 +103,14 @@ def page(chapters: Sequence[Chapter], rows: Sequence[Row], measured: Mapping[str
 def markdown(chapters: Sequence[Chapter], measured: Mapping[str, str], pictures: Path) -> str:
     """The page as Markdown; writes its pictures into a folder beside it."""
     parts = ["# Results beside the papers'", "What was not run says so, and a shortened run says so in its line."]
+    if own_runs(chapters):
+        parts = ["# Runs"]
     for study, sections in chapters:
         for number, section in enumerate(sections, 1):
             parts += [f"## {section.title}", section.text, *(table.markdown() for table in section.tables)]
+            if section.legend and section.panels:
+                said = ", ".join(f"{text} {SAID[kind]}" for kind, text in LEGENDS[section.legend])
+                parts.append(f"In the pictures: {said}.")
             for panel in section.panels:
                 name = re.sub(r"[^a-z0-9]+", "-", f"{study.name}-{number}-{panel.picture.title}".lower()).strip("-")
                 drawn = base64.b64decode(panel.picture.light.partition(",")[2]).decode()
@@ -111,6 +123,11 @@ def markdown(chapters: Sequence[Chapter], measured: Mapping[str, str], pictures:
     return "\n\n".join(parts) + "\n"
 
 
+def own_runs(chapters: Sequence[Chapter]) -> bool:
+    """Whether there is nothing of a document's in a report."""
+    return not any(study in STUDIES for study, _ in chapters)
+
+
 def provenance(rows: Sequence[Row], studies: Sequence[Study]) -> dict[str, str]:
     """What a reader needs to judge the numbers or to measure them again."""
 
@@ -120,7 +137,7 @@ def provenance(rows: Sequence[Row], studies: Sequence[Study]) -> dict[str, str]:
     shortened = sum(not row["full"] for row in rows)
     commits = [str(row["commit"] or "not known") for row in rows]
     done = {study.name for study in studies}
-    left = [study.name for study in STUDIES if study.name not in done]
+    left = [study.name for study in STUDIES if study.name not in done] if done & {s.name for s in STUDIES} else []
     return {
         "Records": f"{len(rows)} runs, {shortened} of them shortened; {sum(row['seconds'] for row in rows) / 60:.0f} "
         "minutes of training and measuring together",
@@ -172,4 +189,5 @@ def singles(rows: Sequence[Row]) -> list[Section]:
         if row.get("ece") is not None
     ]
     table = comparison("Runs that belong to no study", ("network", "data set", "recipe"), lines, paper=False)
-    return [Section("Single runs", "Networks trained one at a time.", tables=[table])]
+    text = "Networks trained one at a time. In the pictures, a solid line is training, a dashed one test accuracy."
+    return [Section("Single runs", text, tables=[table], panels=single_panels(rows))]

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from time import sleep
 
-from convexnet.lab.checkpoints import NAME, CheckpointError
+from convexnet.lab.checkpoints import CheckpointError
 from convexnet.lab.data import DataError
 from convexnet.lab.jobs import Job
-from convexnet.lab.records import Row, append_record, read_records
-from convexnet.lab.runs import Place, Tick
+from convexnet.lab.lock import Taken, claimed
+from convexnet.lab.place import Place, Tick
+from convexnet.lab.records import RecordError, Row, append_record, read_records
 from convexnet.lab.study import Study
 from convexnet.lab.train import Diverged
 
 RETRIES = 5
 """How often Ray starts a job again whose worker died; each time it goes on from its checkpoint."""
+
+PATIENCE = 1.0
+"""Seconds between two looks at jobs that others are at work on."""
 
 
 @dataclass
@@ -63,21 +69,25 @@ def sweep(
     outcome = Outcome([known[job.key] for job in jobs if job.key in known])
     outcome.found = len(outcome.rows)
     todo = list({job.key: job for job in jobs if job.key not in known}.values())
-    ran = one_by_one(study, todo, place, results, tick) if ray is None else over_ray(study, todo, place, ray, threads)
-    for job, answer in ran:
+    if ray is None:
+        ran = one_by_one(study, todo, place, results, tick)
+    else:
+        ran = over_ray(study, todo, place, results, ray, threads)
+    for job, answer, new in ran:
         if isinstance(answer, str):
             outcome.failed.append((job, answer))
-        elif job.key in (since := recorded(results)):
-            outcome.rows.append(since[job.key])
-            outcome.found += 1
         else:
-            append_record(results / f"{study.name}.jsonl", answer)
             outcome.rows.append(answer)
-            # The record is what counts; a checkpoint of every run would soon fill a disk.
-            (own(place, job).folder / NAME).unlink(missing_ok=True)
-            shutil.rmtree(own(place, job).folder, ignore_errors=True)
+            outcome.found += not new
         done(job, outcome)
     return outcome
+
+
+Ran = tuple[Job, Row | str, bool]
+"""A job, its record or what went wrong in words, and whether it was this sweep that ran it."""
+
+FAILURES = (DataError, CheckpointError, Diverged, RecordError, OSError)
+"""What ends a job, and no sweep."""
 
 
 def own(place: Place, job: Job) -> Place:
@@ -90,37 +100,83 @@ def recorded(results: Path) -> dict[str, Row]:
     return {row["key"]: row for file in sorted(results.glob("*.jsonl")) for row in read_records(file)}
 
 
-def one_by_one(
-    study: Study, jobs: Sequence[Job], place: Place, results: Path, tick: Tick
-) -> Iterator[tuple[Job, Row | str]]:
-    """Each job with its record, or with what went wrong in words."""
-    for job in jobs:
-        # Another sweep may have run it in the meantime: two of them side by side share the work.
-        if (row := recorded(results).get(job.key)) is not None:
-            yield job, row
-            continue
+def one_by_one(study: Study, jobs: Sequence[Job], place: Place, results: Path, tick: Tick) -> Iterator[Ran]:
+    """Each job with its record, or with what went wrong in words.
+
+    What another sweep is at work on goes to the end of the queue; where nothing else is left, it is waited for: its
+    record comes, or its process dies and its folder is free.
+    """
+    queue = deque(jobs)
+    told: set[str] = set()
+    taken = 0  # since anything was run, or waited for
+    while queue:
+        job = queue.popleft()
         try:
-            yield job, study.run(job, own(place, job), tick)
-        except (DataError, CheckpointError, Diverged) as error:
-            yield job, str(error)
+            row, new = settled(study, job, own(place, job), results, tick)
+            yield job, row, new
+        except Taken as error:
+            if job.key not in told:
+                place.say(f"{job.name}: {error}")
+            told.add(job.key)
+            queue.append(job)
+            taken += 1
+            if taken == len(queue):
+                sleep(PATIENCE)
+                taken = 0
+            continue
+        except FAILURES as error:
+            yield job, said(error), True
+        taken = 0
+
+
+def settled(study: Study, job: Job, place: Place, results: Path, tick: Tick) -> tuple[Row, bool]:
+    """The record of a job, which is run where there is none, and whether it was.
+
+    Raises:
+        Taken: another process is at work on it.
+    """
+    with claimed(place.folder):
+        found = recorded(results).get(job.key)
+        new = found is None
+        row = found if found is not None else study.run(job, place, tick)
+        if new:
+            append_record(results / f"{study.name}.jsonl", row)
+        # The record is what counts; a checkpoint of every run would soon fill a disk.
+        shutil.rmtree(place.folder, ignore_errors=True)
+    return row, new
+
+
+def said(error: Exception) -> str:
+    """An error in a sentence.
+
+    Example:
+        >>> said(OSError(28, "No space left on device", "runs/a/log.csv"))
+        'runs/a/log.csv: No space left on device; what was recorded is whole, and the same command goes on'
+    """
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror or error}; what was recorded is whole, and the same command goes on"
+    return str(error)
 
 
 # --- Ray -------------------------------------------------------------------------------------------------------------
 
 
-def perform(name: str, job: Job, place: Place, threads: int) -> Row:
+def perform(name: str, job: Job, place: Place, results: Path, threads: int) -> tuple[Row | str, bool]:
     """What a worker does; the study is named, because functions of this process are not those of another."""
     import torch
 
     from convexnet.lab.studies import study_named
 
     torch.set_num_threads(threads)
-    return study_named(name).run(job, replace(place, say=print), lambda job, point: None)
+    whole = replace(place, folder=place.folder.parent, say=print)
+    ((_, answer, new),) = one_by_one(study_named(name), [job], whole, results, lambda job, point: None)
+    return answer, new
 
 
 def over_ray(
-    study: Study, jobs: Sequence[Job], place: Place, address: str, threads: int
-) -> Iterator[tuple[Job, Row | str]]:
+    study: Study, jobs: Sequence[Job], place: Place, results: Path, address: str, threads: int
+) -> Iterator[Ran]:
     """Each job with its record, in the order in which they finish; a dead worker's job is run again by another.
 
     Raises:
@@ -138,17 +194,15 @@ def over_ray(
     try:
         task = ray.remote(num_cpus=threads, max_retries=RETRIES)(perform)
         absolute = replace(place, folder=place.folder.absolute(), say=print)
-        waiting = {task.remote(study.name, job, own(absolute, job), threads): job for job in jobs}
+        waiting = {task.remote(study.name, job, own(absolute, job), results.absolute(), threads): job for job in jobs}
         while waiting:
             (ready, *_), _ = ray.wait(list(waiting), num_returns=1)
             job = waiting.pop(ready)
             try:
-                yield job, ray.get(ready)
-            except (DataError, CheckpointError, Diverged) as error:
-                # Ray puts a traceback before the message, and the name of the error before that.
-                yield job, str(error).splitlines()[-1].partition(": ")[2]
+                answer, new = ray.get(ready)
+                yield job, answer, new
             except RayError as error:
-                yield job, f"its worker died {RETRIES + 1} times or could not start: {error}"
+                yield job, f"its worker died {RETRIES + 1} times or could not start: {error}", True
     finally:
         if started:
             ray.shutdown()

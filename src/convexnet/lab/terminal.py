@@ -5,10 +5,27 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Generator, Iterable
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.text import Text
+
+from convexnet.errors import meant
+from convexnet.lab.signals import Stopped
+
+Allow = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="PACKAGE",
+        help="A package whose classes the file may use besides torch's and convexnet's. May be repeated.",
+        show_default=False,
+    ),
+]
+
+
+class UsageError(Exception):
+    """The command was used wrongly; the message names the place and the remedy."""
 
 
 def print_certificate(text: str, convex: bool, console: Console) -> None:
@@ -21,9 +38,12 @@ def print_certificate(text: str, convex: bool, console: Console) -> None:
 
 @contextlib.contextmanager
 def stops_cleanly(what_remains: str) -> Generator[None, None, None]:
-    """Turn Ctrl-C into one line and the exit status that shells expect."""
+    """Turn Ctrl-C and SIGTERM into one line and the exit status that shells expect."""
     try:
         yield
+    except Stopped as stop:
+        print(f"\nStopped after a checkpoint, {stop.checkpoint}; {what_remains}", file=sys.stderr)
+        raise typer.Exit(128 + stop.signal) from None
     except KeyboardInterrupt:
         print(f"\nStopped; {what_remains}", file=sys.stderr)
         raise typer.Exit(130) from None
@@ -41,7 +61,7 @@ def one_of(allowed: Iterable[str]) -> Callable[[str | None], str | None]:
 
     def check(value: str | None) -> str | None:
         if value is not None and value not in names:
-            raise typer.BadParameter(f"{value!r} is not one of {', '.join(names)}.")
+            raise typer.BadParameter(f"{value!r} is not one of {', '.join(names)}{meant(value, names)}.")
         return value
 
     return check

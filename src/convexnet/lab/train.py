@@ -1,13 +1,14 @@
 """One visible training loop, for ordinary and convex networks alike.
 
-`one_epoch` is the loop over batches, `fit` a loop over epochs for small data in memory (the demo). The one for
-experiments, with devices, early stopping and checkpoints, is `train` in `convexnet.lab.experiment`.
+`steps` is the loop over batches, `one_epoch` one pass of it, `fit` a loop over epochs for small data in memory (the
+demo). The learner of experiments, with devices, early stopping and a state inside an epoch, is `Training` in
+`convexnet.lab.experiment`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -77,8 +78,27 @@ def one_epoch(
     Raises:
         Diverged: a loss is infinite or NaN; the message names step and epoch.
     """
-    forward.train()
     seen = Seen(number)
+    steps(forward, optimiser, given, seen, loss=loss, backward=backward, after=after)
+    return seen.epoch()
+
+
+def steps(
+    forward: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    given: Iterable[Batch],
+    seen: Seen,
+    *,
+    loss: Loss,
+    backward: Callable[[Tensor], None] = Tensor.backward,
+    after: Callable[[], None] = lambda: None,
+) -> None:
+    """Some steps of an epoch, which `seen` adds up.
+
+    Raises:
+        Diverged: a loss is infinite or NaN.
+    """
+    forward.train()
     for inputs, labels, share in given:
         outputs = forward(inputs)
         value = loss(outputs, labels)
@@ -87,7 +107,7 @@ def one_epoch(
         backward(value * share)
         optimiser.step()
         after()
-    return seen.epoch()
+    seen.check()
 
 
 class Seen:
@@ -100,7 +120,26 @@ class Seen:
         self.number = number
         self.losses: list[Tensor] = []
         self.checked = 0
-        self.loss, self.right, self.count = 0.0, 0.0, 0
+        self.loss, self.right, self.count = 0.0, 0, 0
+
+    def state(self) -> dict[str, float]:
+        """The sums so far, as numbers."""
+        self.check()
+        return {
+            "number": self.number,
+            "checked": self.checked,
+            "loss": float(self.loss),
+            "right": int(self.right),
+            "count": self.count,
+        }
+
+    @classmethod
+    def restored(cls, state: Mapping[str, Any]) -> Seen:
+        """With the sums that `state()` had."""
+        seen = cls(int(state["number"]))
+        seen.checked, seen.loss = int(state["checked"]), float(state["loss"])
+        seen.right, seen.count = int(state["right"]), int(state["count"])
+        return seen
 
     def add(self, loss: Tensor, outputs: Tensor, labels: Tensor) -> None:
         self.losses.append(loss)

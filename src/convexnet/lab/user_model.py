@@ -12,10 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import convexnet as cx
-
-
-class UsageError(Exception):
-    """The command was used wrongly; the message names the place and the remedy."""
+from convexnet.lab.terminal import UsageError
 
 
 def load(factory: str, *, seed: int, weights: Path | None) -> nn.Module:
@@ -60,6 +57,27 @@ def load(factory: str, *, seed: int, weights: Path | None) -> nn.Module:
     if weights is not None:
         _load_weights(model, weights)
     return model
+
+
+def asked(
+    words: str, shapes: Sequence[str] | None, *, seed: int, weights: Path | None, allow: Sequence[str]
+) -> tuple[nn.Module, Sequence[str]]:
+    """The module that the command's first word names, by import or as a file, and the shapes of its inputs.
+
+    Raises:
+        UsageError: there is none, or nothing says what its inputs are like.
+    """
+    if (path := Path(words)).is_file() and path.suffix != ".py":
+        from convexnet.lab.saved import example_in, network_of
+
+        model = network_of(path, allow)
+        if weights is not None:
+            _load_weights(model, weights)
+        return model, shapes or [",".join(map(str, part.shape[1:])) for part in example_in(path, model)]
+    model = load(words, seed=seed, weights=weights)
+    if not shapes:
+        raise UsageError("give the shape of one sample, without the batch, for every input: --shape 3,32,32")
+    return model, shapes
 
 
 def arguments(

@@ -2,6 +2,8 @@
 
 All of them are affine, so they bend nothing: put in front of a network, they are part of what is certified. The paper
 whitens ("zero-centered, decorrelated"; Sivaprasad et al. 2021, section 4), the published code standardises.
+
+Long because every such step is here, with what finds its numbers; saved networks name this module.
 """
 
 from __future__ import annotations
@@ -47,6 +49,42 @@ class Whiten(nn.Module):
         if inputs.ndim == 2:
             return (inputs - self.mean) @ self.matrix
         return ((inputs.flatten(1) - self.mean) @ self.matrix).reshape(inputs.shape)
+
+
+class WhitenInSpan(nn.Module):
+    """(x - mean) * units, and of that all of what lies in the span of some directions, each by a factor of its own, and
+    the rest by another: (B, *) -> (B, *) of D numbers. Affine, and as much smaller than a matrix (D, D) as there are
+    fewer directions.
+
+    Args:
+        mean, units: (D,).
+        directions: (D, r), orthonormal.
+        factors: (r,).
+        rest: the factor of what is orthogonal to all of them.
+
+    Example:
+        >>> first = torch.tensor([[1.0], [0.0]])
+        >>> step = WhitenInSpan(torch.zeros(2), torch.ones(2), first, torch.tensor([3.0]), 0.5)
+        >>> step(torch.tensor([[1.0, 1.0]]))
+        tensor([[3.0000, 0.5000]])
+    """
+
+    mean: Tensor
+    units: Tensor
+    directions: Tensor
+    more: Tensor
+
+    def __init__(self, mean: Tensor, units: Tensor, directions: Tensor, factors: Tensor, rest: float) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean)
+        self.register_buffer("units", units)
+        self.register_buffer("directions", directions)
+        self.register_buffer("more", factors - rest)
+        self.rest = rest
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        x = (inputs.flatten(1) - self.mean) * self.units
+        return (x * self.rest + ((x @ self.directions) * self.more) @ self.directions.T).reshape(inputs.shape)
 
 
 class Standardise(nn.Module):
@@ -169,9 +207,34 @@ def normaliser(split: Split, how: str, epsilon: float = EPSILON) -> nn.Module:
         inner = (variance * scale.square() + epsilon).rsqrt() * scale
         return Standardise(mean.float(), inner.float())
     scales = scale.expand(mean.shape).flatten()
+    if 2 * len(split) < mean.numel():
+        return in_span(split, mean.flatten(), scales, epsilon)
     covariance = covariance_of(split, mean) * scales[:, None] * scales
     matrix = scales[:, None] * inverse_root(covariance, epsilon)
     return Whiten(mean.flatten().float(), matrix.float())
+
+
+def in_span(split: Split, mean: Tensor, scales: Tensor, epsilon: float) -> WhitenInSpan:
+    """The same as by the covariance (D, D), from the N x N products of the samples, where N is smaller than D.
+
+    The centred samples X have X X' = U Λ U', and their covariance X' X / N has the eigenvalues Λ / N, with the
+    directions X' U Λ^(-1/2); whatever is orthogonal to all of them does not vary.
+    """
+    count, size = len(split), len(mean)
+    centred = torch.empty(count, size, dtype=torch.float32, device=mean.device)
+    for first in range(0, count, CHUNK):
+        rows = scaled(split.images[first : first + CHUNK]).flatten(1)
+        centred[first : first + len(rows)] = (rows - mean.float()) * scales.float()
+    products = torch.zeros(count, count, dtype=torch.float64, device=mean.device)
+    for columns in centred.split(CHUNK, dim=1):
+        products += columns.double() @ columns.double().T
+    variances, vectors = torch.linalg.eigh(products)
+    kept = variances > variances[-1] * count * 2.0**-52
+    variances, vectors = variances[kept], vectors[:, kept]
+    weights = (vectors / variances.sqrt()).float()
+    directions = torch.cat([columns.T @ weights for columns in centred.split(CHUNK, dim=1)])
+    factors = (variances / count + epsilon).rsqrt()
+    return WhitenInSpan(mean.float(), scales.float(), directions, factors.float(), epsilon**-0.5)
 
 
 def statistics(split: Split) -> tuple[Tensor, Tensor]:

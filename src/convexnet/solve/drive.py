@@ -26,6 +26,9 @@ their opposites."""
 TOGETHER = 64
 """How many evaluations are made at once, so that a few samples do not cost many calls."""
 
+HARDLY = 0.05
+"""Rises that are smaller than this share of a solver's first gap are not typical of f."""
+
 NEARLY = 3.0
 """A sample looks nearly done where its gap is this many times what is allowed with its last scale."""
 
@@ -130,8 +133,8 @@ class Problem:
         return Problem(f, self.lo[index], self.hi[index], strong, exact)
 
 
-def scale_of(problem: Problem, y: Tensor, value: Tensor, f: Any = None) -> Tensor:
-    """The scale S (B,) that a gap is compared with: the largest rise of f from y over a few patterns of signs.
+def rises(problem: Problem, y: Tensor, value: Tensor, ways: Tensor) -> Tensor:
+    """The rises of f from y, whose largest is the scale S (B,) that a gap is compared with, (P, B).
 
     With |d_j| = min(side_j, max(1, |y_j|)), cut off at the bounds, and r = max(1, |y_1|, …, |y_n|),
 
@@ -140,6 +143,15 @@ def scale_of(problem: Problem, y: Tensor, value: Tensor, f: Any = None) -> Tenso
     the rise to y + d where f is as steep there as it is nearer by, and no more where it grows faster (an exponential,
     far from its minimum, rises by any amount). It has the units of f, does not see what is added to it, and stays what
     it is on a wider box.
+
+    Args:
+        problem: the functions.
+        y: (B, n).
+        value: f(y), (B,).
+        ways: patterns of signs for all samples, (P, 1, n), or for each, (P, B, n).
+
+    Returns:
+        None is below 0, nor infinite.
 
     Example:
         >>> class Size:
@@ -151,22 +163,23 @@ def scale_of(problem: Problem, y: Tensor, value: Tensor, f: Any = None) -> Tenso
         ...     def rows(self, index):
         ...         return self
         >>> zero = torch.zeros(1, 2)
-        >>> float(scale_of(Problem(Size(), zero - 1e6, zero + 1e6), zero, torch.tensor([7.0])))
+        >>> problem = Problem(Size(), zero - 1e6, zero + 1e6)
+        >>> float(rises(problem, zero, torch.tensor([7.0]), signs(2, zero)[:, None]).amax())
         6.0
     """
-    f = problem.f if f is None else f
+    f = problem.f
     length = y.abs().clamp(min=1.0)
     reach = torch.minimum(problem.hi - problem.lo, length)
     far = length.amax(1, keepdim=True)
-    best = torch.zeros_like(value)
     everyone = torch.arange(len(y), device=y.device)
-    for some in signs(problem.size, y).split(max(1, TOGETHER // len(y))):
-        moved = problem.inside(y + some[:, None] * reach) - y
+    found: list[Tensor] = []
+    for some in ways.split(max(1, TOGETHER // len(y))):
+        moved = problem.inside(y + some * reach) - y
         points = problem.inside(y + moved / far).flatten(0, 1)
         many = f if len(some) == 1 else f.rows(everyone.repeat(len(some)))
         rise = far[:, 0] * (many.value(points).view(len(some), -1) - value)
-        best = torch.where(rise.isfinite(), torch.maximum(rise, best), best).amax(0)
-    return best
+        found.append(torch.where(rise.isfinite(), rise, 0.0).clamp(min=0))
+    return torch.cat(found)
 
 
 def signs(n: int, like: Tensor) -> Tensor:
@@ -248,11 +261,12 @@ class Found:
     bound: Tensor
     steps: Tensor
     centre: Tensor  # the value at the domain's centre
-    scale: Tensor  # (B,) what gaps are compared with, as it was last looked at; NaN before that
+    scale: Tensor  # (B,) what gaps are compared with, S or less, as it was last looked at; NaN before that
+    way: Tensor  # (B,) the pattern of signs that made it
     atol: Tensor  # (B,)
     evidence: dict[str, Evidence]  # of the best bounds of each kind
     kept: dict[str, Tensor]  # for which samples (B,) there is some
-    looked: Tensor  # (B,) whether the scale is that of the best point
+    looked: Tensor  # (B,) whether the scale is that of the best point; less than S only if that says enough
 
     @property
     def gap(self) -> Tensor:
@@ -273,14 +287,42 @@ class Found:
         """Which samples are not solved."""
         return ~(self.gap <= self.allowed(tol))
 
-    def measure(self, problem: Problem, rows: Tensor | None = None) -> None:
-        """Look at the scale again, where the best points are now; `problem` is that of these rows."""
-        if rows is None:
-            self.scale = scale_of(problem, self.y, self.value)
-            self.looked = torch.ones_like(self.looked)
-        else:
-            self.scale[rows] = scale_of(problem, self.y[rows], self.value[rows])
-            self.looked[rows] = True
+    def look(self, problem: Problem) -> None:
+        """Look at the scale for the first time, along one pattern and its opposite."""
+        ways = signs(problem.size, self.y)
+        self.scale, chosen = rises(problem, self.y, self.value, ways[[0, -1], None]).max(0)
+        self.way = torch.where(chosen > 0, len(ways) - 1, 0)
+
+    def look_again(self, problem: Problem, active: Tensor, gap: Tensor) -> None:
+        """Look along all patterns where f hardly rises along the first ones, next to a solver's first gap (R,).
+
+        Args:
+            problem: of the samples that are active.
+            active: their numbers, (R,).
+            gap: an estimate.
+        """
+        few = (self.scale[active] < HARDLY * gap).nonzero()[:, 0]
+        if len(few):
+            rows, part = active[few], problem if len(few) == problem.batch else problem.rows(few)
+            ways = signs(problem.size, self.y)[:, None]
+            self.scale[rows], self.way[rows] = rises(part, self.y[rows], self.value[rows], ways).max(0)
+
+    def measure(self, problem: Problem, rows: Tensor, tol: float) -> None:
+        """Look at the scale again of some samples, where the best points are now; `problem` is that of these rows.
+
+        S is the largest of several rises, and any of them is enough to tell that a sample is solved: the one that was
+        largest before is looked at first.
+        """
+        self.looked[rows] = True
+        ways = signs(problem.size, self.y)
+        if len(rows) * len(ways) > TOGETHER:
+            self.scale[rows] = rises(problem, self.y[rows], self.value[rows], ways[self.way[rows]][None])[0]
+            left = self.open(tol)[rows].nonzero()[:, 0]
+            if len(left) < len(rows):
+                rows, problem = rows[left], problem.rows(left)
+        if len(rows):
+            rise = rises(problem, self.y[rows], self.value[rows], ways[:, None])
+            self.scale[rows], self.way[rows] = rise.max(0)
 
     def note(
         self,
@@ -313,6 +355,7 @@ class Found:
         """What was found for some samples."""
         self.y[index], self.value[index], self.bound[index] = part.y, part.value, part.bound
         self.steps[index], self.scale[index], self.looked[index] = part.steps, part.scale, part.looked
+        self.way[index] = part.way
         for kind, evidence in part.evidence.items():
             some = part.kept[kind].nonzero()[:, 0]
             if len(some):
@@ -327,7 +370,8 @@ def nothing_yet(problem: Problem, atol: float | Tensor = 0.0) -> Found:
     bound = torch.full_like(value, -torch.inf)
     steps = torch.zeros(problem.batch, dtype=torch.int64, device=y.device)
     atol = torch.as_tensor(atol, dtype=torch.float64, device=y.device).expand(problem.batch).clone()
-    return Found(y, value.clone(), bound, steps, value, torch.full_like(value, torch.nan), atol, {}, {}, steps > 0)
+    unseen = torch.full_like(value, torch.nan)
+    return Found(y, value.clone(), bound, steps, value, unseen, steps.clone(), atol, {}, {}, steps > 0)
 
 
 @dataclass
@@ -434,7 +478,7 @@ def drive(
         watch: who is told of every step.
     """
     if bool(found.scale.isnan().any()):
-        found.measure(problem)
+        found.look(problem)
     active = found.open(tol).nonzero()[:, 0]
     if not len(active):
         return
@@ -446,13 +490,17 @@ def drive(
             return
         found.steps[active] += 1
         last = count == most - 1 or monotonic() > deadline
+        if count == 0:
+            found.look_again(part, active, offer.value - offer.bound)
+        noted = True
         if offer.certify is None:
             found.note(active, offer.y, offer.value, offer.bound, offer.evidence)
         else:
             near = offer.value - offer.bound
             allowed = found.atol[active] + tol * found.scale[active]
             rows = (torch.full_like(near, last, dtype=torch.bool) | (near <= allowed)).nonzero()[:, 0]
-            if len(rows):
+            noted = len(rows) > 0
+            if noted:
                 shown = offer.evidence
 
                 def some(
@@ -464,10 +512,15 @@ def drive(
                     return shown(rows[index])
 
                 found.note(active[rows], *offer.certify(rows), None if shown is None else some)
-        remeasured(part, found, active, tol)
-        going = found.open(tol)[active]
+        if noted:
+            remeasured(part, found, active, tol)
         last = (watch is not None and watch.told(found, tol, solver.name)) or last
-        if last or not bool(going.any()):
+        if last:
+            return
+        if not noted:
+            continue
+        going = found.open(tol)[active]
+        if not bool(going.any()):
             return
         if not bool(going.all()):
             stay = going.nonzero()[:, 0]
@@ -476,8 +529,8 @@ def drive(
 
 def remeasured(part: Problem, found: Found, active: Tensor, tol: float) -> None:
     """Look at the scale again of the samples that look nearly done: it costs a few evaluations."""
-    gap = found.gap[active]
-    near = gap <= found.atol[active] + NEARLY * tol * found.scale[active] + DIGITS * found.value[active].abs()
+    gap, atol, value = found.gap[active], found.atol[active], DIGITS * found.value[active].abs()
+    near = (gap <= atol + NEARLY * tol * found.scale[active] + value) & ~(gap <= atol + value)
     rows = (near & ~found.looked[active]).nonzero()[:, 0]
     if len(rows):
-        found.measure(part if len(rows) == part.batch else part.rows(rows), active[rows])
+        found.measure(part if len(rows) == part.batch else part.rows(rows), active[rows], tol)

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, fx
 
 from convexnet.curvature.arguments import in_float64
-from convexnet.curvature.call import SHAPE_ONLY
 from convexnet.curvature.graph import base_name, functional
+from convexnet.curvature.table import shape_only
 from convexnet.solve.rounding import Tracked
 
 REGIONS = {"wrap_with_set_grad_enabled": 2, "wrap_with_autocast": 5}
@@ -33,7 +33,7 @@ def way_of(target: Any) -> tuple[str, Callable[..., Any], int]:
 def executed(node: fx.Node, args: Any, kwargs: Any, apply: Applied | None) -> Any:
     """An operator on its arguments, out of place, in float64, and with what it computes open to differentiation."""
     name, function, first = way_of(node.target)
-    unread = SHAPE_ONLY.get(name, ())
+    unread = shape_only(name)
     args = tuple(plain(arg) if i in unread else arg for i, arg in enumerate(args))
     if name == "detach":  # the identity; and what does not hold for autograd must not hold for a tangent
         return args[0]

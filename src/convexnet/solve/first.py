@@ -38,21 +38,28 @@ def pulled_back(at: Minimum, tensors: list[Tensor], to_x: Tensor | None, to_valu
 
 def held_at(at: Minimum, to_x: Tensor) -> Held:
     """What holds the minimisers; where that is not sure, they are found to the last digits first."""
-    form = at.form()
+    at.form()
     if not at.exact:
         at.settle()
-    at.focus()
-    gates = at.found.gates
-    assert gates is not None
-    held = held_by(form, at.found, gates, at.lo, at.hi, to_x)
+    held = at.vertices(to_x)
+    left = (~held.sure).nonzero()[:, 0]
+    if len(left):
+        at.focus(left)
+        held.put(left, held_of(at, left, to_x))
     for quick in (True, False):
         doubtful = (~held.sure).nonzero()[:, 0]
         if len(doubtful):
             at.settle(doubtful, quick)
-            part, bounds = picked(at.found, doubtful), (at.lo[doubtful], at.hi[doubtful])
-            assert part.gates is not None
-            held.put(doubtful, held_by(form.rows(doubtful), part, part.gates, *bounds, to_x[doubtful]))
+            held.put(doubtful, held_of(at, doubtful, to_x))
     return held
+
+
+def held_of(at: Minimum, rows: Tensor, to_x: Tensor) -> Held:
+    """What holds the minimisers of some samples, by what is known of them."""
+    whole = len(rows) == len(at.lo)
+    form, part = (at.form(), at.found) if whole else (at.form().rows(rows), picked(at.found, rows))
+    assert part.gates is not None
+    return held_by(form, part, part.gates, at.lo[rows], at.hi[rows], to_x[rows])
 
 
 def through_program(at: Minimum, tensors: list[Tensor], to_value: Tensor | None, held: Held | None) -> list[Tensor]:

@@ -127,7 +127,7 @@ def solve_exactly(problem: Problem, found: Found, tol: float, deadline: float) -
     form = problem.f
     assert isinstance(form, KinkForm)
     if bool(found.scale.isnan().any()):
-        found.measure(problem)
+        found.look(problem)
     for sample in found.open(tol).nonzero()[:, 0].tolist():
         left = deadline - monotonic()
         if left <= 0:
@@ -148,7 +148,7 @@ def solve_exactly(problem: Problem, found: Found, tol: float, deadline: float) -
             gates = [gate.to(y) for gate in few.gates_of(chosen)]
             evidence = Evidence(touch=y, gates=gates)
         found.note(index, y, value, bound, None if evidence is None else lambda _, made=evidence: made)
-        found.measure(part, index)
+        found.measure(part, index, tol)
 
 
 def multipliers_of(form: KinkForm, duals: Any) -> dict[int, Tensor]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Any
 
@@ -22,7 +22,7 @@ from convexnet.errors import NotCertified, NotTraceable
 from convexnet.solve.asked import Asked, checked, misread, wrong_batch
 from convexnet.solve.choose import MANY, MATRICES, chosen_solver, rescue, run
 from convexnet.solve.derivatives import attached, sources_of, wants_gradients
-from convexnet.solve.drive import Found, Problem, Progress, Watch, nothing_yet, picked, scale_of, signs
+from convexnet.solve.drive import Found, Problem, Progress, Watch, nothing_yet, picked, rises, signs
 from convexnet.solve.implicit import standing
 from convexnet.solve.kink_form import KinkForm
 from convexnet.solve.layers import Layers
@@ -246,23 +246,16 @@ def answer(
             copy = Private(asked.module)
     itself = Own(copy, asked.inputs, asked.variable, whole_of(reading, asked, None))
     value = in_parts(itself, x.double(), opened)
-    proof, rounding = proved(problem, found)
-    scale = measured(problem, found, x.double())
-    much = MUCH * (value.abs() + scale)
-    other = proof > value + 2 * rounding.nan_to_num(nan=0.0) + much  # then the module is not what was traced
-    proof = torch.where(other, -torch.inf, proof)
-    bound = torch.minimum(proof, value)  # they may cross by what rounding leaves
-    gap = value - bound
-    gap = torch.where(gap.isnan(), torch.inf, gap)
-    rounding = torch.minimum(rounding, much).nan_to_num(nan=0.0)
-    rounding = 2 * rounding + forced(problem, x.double()) + 2.0**-50 * value.abs() + 1e-280
-    allowed = found.atol + tol * scale + rounding
-    converged = (gap <= allowed) & gap.isfinite()
+    made = judged(problem, found, x.double(), value, *proved(problem, found), tol)
+    converged = made.converged
     name = used[0] if len(used) == 1 else f"{used[0]}, then {', '.join(used[1:])}"
-    why = f"largest gap {float((gap / scale.clamp(min=1e-300)).max()):.2g} of the size of f"
+    far = (made.gap / made.scale.clamp(min=1e-300))[~converged]
+    why = f"largest gap {float(far.max()) if len(far) else 0.0:.2g} of the size of f"
     rounded = None if asked.dtype == torch.float64 else (asked.dtype, ~found.open(tol) & ~converged)
-    unbounded = ~converged & ~other & ~proof.isfinite() & falls_without_end(problem, found)
-    message = said(converged, bound, name, why, problem.compact, rounded, unbounded, closed, other)
+    unbounded = ~converged & ~made.other & ~made.proof.isfinite()
+    if bool(unbounded.any()):
+        unbounded &= falls_without_end(problem, found)
+    message = said(converged, made.bound, name, why, problem.compact, rounded, unbounded, closed, made.other)
     status = tuple(
         "converged" if done else "unbounded" if endless else "stopped"
         for done, endless in zip(converged.tolist(), unbounded.tolist(), strict=True)
@@ -275,19 +268,59 @@ def answer(
             opened_of(reading, derivative)
         rest = asked.inputs, own, asked.variable, asked.box, (asked.lo, asked.hi), found, used, x, value
         x, value = attached(reading, problem.f, *rest, derivative == "smoothed")
-    return Solution(x, value, bound, value, gap, converged, status, found.steps, name, message)
+    return Solution(x, value, made.bound, value, made.gap, converged, status, found.steps, name, message)
 
 
-def measured(problem: Problem, found: Found, x: Tensor) -> Tensor:
-    """The scale S at x, (B,), where it has not been looked at."""
+@dataclass(frozen=True)
+class Verdict:
+    """What becomes of values and bounds, (B,) each: see `answer`."""
+
+    other: Tensor
+    proof: Tensor
+    bound: Tensor
+    gap: Tensor
+    converged: Tensor
+    scale: Tensor
+
+
+def judged(
+    problem: Problem, found: Found, x: Tensor, value: Tensor, proof: Tensor, lost: Tensor, tol: float
+) -> Verdict:
+    """Which samples have converged. S is looked at as far as it is needed to tell.
+
+    Args:
+        problem: of all samples.
+        found: what solvers know of S.
+        x: (B, n).
+        value, proof: the value at x and the lower bound that was proved, (B,).
+        lost: what rounding took off that bound, (B,).
+        tol: times S.
+    """
+    apart = forced(problem, x) + 2.0**-50 * value.abs() + 1e-280
+
+    def verdict(scale: Tensor) -> Verdict:
+        much = MUCH * (value.abs() + scale)
+        other = proof > value + 2 * lost.nan_to_num(nan=0.0) + much  # then the module is not what was traced
+        sure = torch.where(other, -torch.inf, proof)
+        bound = torch.minimum(sure, value)  # they may cross by what rounding leaves
+        gap = value - bound
+        gap = torch.where(gap.isnan(), torch.inf, gap)
+        allowed = found.atol + tol * scale + 2 * torch.minimum(lost, much).nan_to_num(nan=0.0) + apart
+        return Verdict(other, sure, bound, gap, (gap <= allowed) & gap.isfinite(), scale)
+
     known = found.looked & (found.y == x).all(1)
-    if bool(known.all()):
-        return found.scale
-    rows = (~known).nonzero()[:, 0]
-    part = problem if len(rows) == problem.batch else problem.rows(rows)
-    scale = found.scale.clone()
-    scale[rows] = scale_of(part, x[rows], part.f.value(x[rows]))
-    return scale
+    made = verdict(torch.where(known, found.scale, 0.0))
+    ways = signs(problem.size, x)
+    for first in (True, False):
+        left = ~made.converged | made.other
+        rows = (left & ~known if first else left).nonzero()[:, 0]
+        if len(rows):
+            part = problem if len(rows) == problem.batch else problem.rows(rows)
+            some = ways[found.way[rows]][None] if first else ways[:, None]
+            scale = made.scale.clone()
+            scale[rows] = rises(part, x[rows], part.f.value(x[rows]), some).amax(0)
+            made = verdict(scale)
+    return made
 
 
 def in_parts(own: Own, y: Tensor, opened: Opened) -> Tensor:

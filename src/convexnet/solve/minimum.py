@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,15 +12,21 @@ from torch import Tensor
 from convexnet.domains import Box
 from convexnet.solve.choose import together
 from convexnet.solve.drive import Found, Function, Problem, picked
+from convexnet.solve.holding import Held
 from convexnet.solve.implicit import standing
 from convexnet.solve.kink_form import KinkForm
 from convexnet.solve.nearby import focused
 from convexnet.solve.reading import Reading
 from convexnet.solve.refusals import missing
 from convexnet.solve.settling import settled
+from convexnet.solve.vertices import held_at_vertices
 
 Gradients = tuple[tuple[Tensor, Tensor], list[Tensor]]
 """Those of both bounds, and those of the tensors."""
+
+ONCE = 4
+"""How many times the samples that a solver takes together are looked at at once, where nothing goes through many steps.
+"""
 
 
 @dataclass
@@ -90,13 +97,39 @@ class Minimum:
             self.found.put(part, few)
         self.exact |= len(rows) == len(self.lo)
 
-    def focus(self) -> None:
-        """Find them so, in parts that fit, where the kinks near the points that were found are enough for that."""
+    def focus(self, rows: Tensor) -> None:
+        """Find those of some samples so, in parts that fit, where the kinks near the points that were found are enough
+        for that."""
         form = self.form()
-        for part in torch.arange(len(self.lo), device=self.lo.device).split(together(Problem(form, self.lo, self.hi))):
+        for part in rows.split(together(Problem(form, self.lo, self.hi))):
             few = picked(self.found, part)
             focused(form.rows(part), few, self.lo[part], self.hi[part])
             self.found.put(part, few)
+
+    def vertices(self, to_x: Tensor) -> Held:
+        """Find those that are vertices so, by pivots, in parts that fit, with their derivatives for a gradient of x."""
+        form, size = self.form(), ONCE * together(Problem(self.form(), self.lo, self.hi))
+        parts: list[Held] = []
+        for part in torch.arange(len(self.lo), device=self.lo.device).split(size):
+            few = picked(self.found, part)
+            some = form if len(part) == len(self.lo) else form.rows(part)
+            parts.append(held_at_vertices(some, few, self.lo[part], self.hi[part], to_x[part]))
+            self.found.put(part, few)
+        return parts[0] if len(parts) == 1 else joined(parts)
+
+
+def joined(parts: Sequence[Held]) -> Held:
+    """The solutions of the parts of a batch as one."""
+    made: dict[str, Any] = {}
+    for each in fields(Held):
+        held = [getattr(part, each.name) for part in parts]
+        if isinstance(held[0], Tensor):
+            made[each.name] = torch.cat(held)
+        elif isinstance(held[0], list):
+            made[each.name] = [torch.cat(some) for some in zip(*held, strict=True)]
+        else:
+            made[each.name] = {key: torch.cat([one[key] for one in held]) for key in held[0]}
+    return Held(**made)
 
 
 def shaped(gradient: Tensor, bound: Tensor, shape: torch.Size) -> Tensor:

@@ -112,22 +112,22 @@ def reduced(form: KinkForm, arguments: list[Tensor], y: Tensor, chosen: list[Ten
         first = form.from_y[k]
         rows = y.new_zeros(*index.shape, form.size) if first is None else first.rows_of(index)
         constant = arguments[k].gather(1, index)
-        arrived: dict[int, Tensor] = {}  # derivatives (B, m_k, out_j) for the results of bend j
+        arrived: dict[int, Tensor] = {}  # derivatives (B, m_k, in_j) for the arguments of bend j, along the lines
         for j in reversed(range(k)):
             total = form.between[k, j].rows_of(index) if (k, j) in form.between else None
             for i, part in arrived.items():
                 if (i, j) in form.between:
-                    more = times(part * lines[i][:, None, :], form.between[i, j])
+                    more = times(part, form.between[i, j])
                     total = more if total is None else total + more
             if total is None:
                 continue
-            arrived[j] = total
             own = total.gather(2, chosen[j][:, None, :].expand(-1, index.shape[1], -1))
             between[k, j] = Map(own)
             constant = constant - (own @ results[j][:, :, None])[..., 0]
             below = form.from_y[j]
+            arrived[j] = total.mul_(lines[j][:, None, :])  # they are as large as the layers: memory traffic is the cost
             if below is not None:
-                rows = rows + times(total * lines[j][:, None, :], below)
+                rows = rows + times(total, below)
         constants.append(constant)
         from_y.append(Map(rows))
     return KinkForm(

@@ -21,14 +21,19 @@ from convexnet.curvature.call import Call, Refusal
 from convexnet.curvature.facts import AFFINE, CONSTANT, constant, known
 from convexnet.curvature.fields import uniform
 from convexnet.curvature.graph import ancestors, base_name, functional, module_path, parents, source_line
-from convexnet.curvature.table import TABLE
+from convexnet.curvature.table import row_of, shape_only
 from convexnet.curvature.trace import Program
 from convexnet.solve.bends import Bend, Kinks
 from convexnet.solve.execution import Applied, executed, usable
 from convexnet.solve.kinks import KINKS
+from convexnet.solve.rounding import Rounding, Sizes
 
 ADDITIVE = ("add", "sub", "rsub", "cat", "stack", "maximum", "max", "minimum", "clamp", "clamp_min")
 """Operators that add other inputs to what moves, and do not multiply the two."""
+
+
+LARGEST = 4_000_000
+"""Entries of a tensor whose absolute values are kept."""
 
 
 class Opened:
@@ -68,14 +73,22 @@ class Opened:
         self.lasting = set(self.nodes) - self.moving - self.other - self.counts
         self.values: Mapping[int, Tensor] = {}
         self.fixed: dict[fx.Node, Any] = {}
+        self.sizes: Sizes = {}
         self.affine: frozenset[fx.Node] | None = None  # those of `moving`; found when it is first asked for
         self.cells = 0  # how many numbers it makes of a batch of two
 
     def valued(self, values: Mapping[int, Tensor]) -> Opened:
         """The same program for given values of the model's tensors, by the `id` of each."""
         made = copy.copy(self)
-        made.values, made.fixed, made.affine = values, {}, None
+        made.values, made.fixed, made.affine, made.sizes = values, {}, None, {}
         return made
+
+    def rounding(self) -> Rounding:
+        """A running error analysis, in which absolute values of weights are kept from run to run."""
+        for held in self.fixed.values():
+            if isinstance(held, Tensor) and held.is_floating_point() and held.numel() <= LARGEST:
+                self.sizes.setdefault(id(held), (held, None))
+        return Rounding(sizes=self.sizes)
 
     def run(
         self,
@@ -211,18 +224,26 @@ def is_affine(node: fx.Node, arguments: tuple[Any, Any], result: Any) -> bool:
     name = base_name(node.target)
     if name.startswith(("empty", "new_empty")):  # whatever the memory holds does not depend on anything
         return True
-    rule = TABLE.get(name)
     results = [value for value in (result if isinstance(result, (list, tuple)) else [result]) if value is not None]
-    if rule is None or not results or not all(isinstance(value, Tensor) for value in results):
+    if not results or not all(isinstance(value, Tensor) for value in results):
         return False
     floating = [value.dtype.is_floating_point for value in results]
     shapes = tuple(tuple(value.shape) for value in results)
     types = tuple(value.dtype for value in results)
-    call = Call(functional(node.target, name), name, arguments[0], dict(arguments[1]), shapes, floating[0], types)
+    call = Call(
+        functional(node.target, name),
+        name,
+        arguments[0],
+        dict(arguments[1]),
+        shapes,
+        floating[0],
+        types,
+        shape_only=shape_only(name),
+    )
     if not floating[0]:
         return False
     try:
-        facts = rule(call)
+        facts = row_of(name).rule(call)
     except (Refusal, RuntimeError, TypeError, ValueError, IndexError):  # a rule that does not cover the call
         return False
     listed = facts if isinstance(facts, tuple) else (facts,)

@@ -10,6 +10,8 @@ of the arguments a_k, where v_k arrives at the results z_k,
 holds in real arithmetic. A running error analysis (`rounding`) goes along, forwards for f(t) and the a_k and backwards
 for g, and all of it is taken off. Nothing here depends on the values of f outside of t, so that a function that is huge
 on the other side of a wide box costs no digits.
+
+Long because a bound, what it is made of and what is taken off it are read together.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from convexnet.solve.drive import Evidence, Found, Problem, picked
 from convexnet.solve.layers import Layers, carried
 from convexnet.solve.opened import Opened
 from convexnet.solve.plain import Whole
-from convexnet.solve.rounding import Rounding, Tracked
+from convexnet.solve.rounding import Tracked
 
 Guide = Callable[[int, Bend, Tensor, Tensor], tuple[Tensor, Tensor]]
 """(k, bend, a_k (B, in_k), what arrives (B, out_k)) -> multipliers (B, in_k) of the arguments and an intercept (B,)."""
@@ -99,7 +101,7 @@ class Passed(torch.autograd.Function):
 
 def below(f: Layers, at: Tensor, guide: Guide) -> Plane:
     """The affine function below f for the multipliers that a guide chooses, touching near `at` (B, n)."""
-    rounding = Rounding()
+    rounding = f.opened.rounding()
     batch = len(at)
     point = at.detach().clone().requires_grad_()
     start = torch.zeros_like(point).requires_grad_()
@@ -123,19 +125,21 @@ def below(f: Layers, at: Tensor, guide: Guide) -> Plane:
         def pulled(v: Tensor) -> Tensor:
             v = v.clamp(min=0)  # non-negative but for rounding
             chosen, rest = guide(k, kind, here, v)
-            spread = kind.pull(torch.ones_like(here), v)  # v at each argument; of a kink whose slope is s, no less
-            shares[k] = torch.where(spread > 0, chosen.abs() / torch.where(spread > 0, spread, 1.0), shares[k])
-            rests.append(rest + (chosen * here).sum(1) - (v * z).sum(1))
+            spread = spread_of(kind, v)
+            large = chosen.abs()
+            shares[k] = torch.where(spread > 0, large / spread, shares[k])
+            below, above = chosen * here, v * z
+            rests.append(rest + below.sum(1) - above.sum(1))
             length = 2.0**-53 * (here.shape[1] + 16)
-            touching = (chosen.abs() * here.abs()).sum(1) + (v * z.abs()).sum(1)
-            errors.append((chosen.abs() * off).sum(1) + length * touching + v.sum(1) * short_of(kind))
+            touching = total_of(below) + total_of(above)
+            errors.append((large * off).sum(1) + length * touching + v.sum(1) * short_of(kind))
             return chosen
 
         def returned(v: Tensor) -> Tensor:
             v = v.abs()
-            back = kind.pull(torch.ones_like(here), v) * shares[k]
+            back = spread_of(kind, v) * shares[k]
             # What arrives is off by its own rounding, and so is what a result that is not touched is worth.
-            sizes.append((v * z.abs()).sum(1) + (back * here.abs()).sum(1))
+            sizes.append(total_of(v * z) + total_of(back * here))
             return back
 
         shape = a.shape[1:] if kind.group == 1 else a.shape[1:-1]
@@ -160,7 +164,17 @@ def below(f: Layers, at: Tensor, guide: Guide) -> Plane:
     gamma = rounding.lengths * rounding.unit
     for size in sizes:
         total = total + gamma * size
-    return Plane(at, level, g, total + 4 * rounding.unit * level.abs(), gamma * slack)
+    return Plane(at, level, g, (1 + 4 * gamma) * total + 4 * rounding.unit * level.abs(), gamma * slack)
+
+
+def spread_of(bend: Bend, v: Tensor) -> Tensor:
+    """What arrives (B, out), at each argument (B, in); for a kink whose slope is s, no less."""
+    return v if bend.group == 1 else v.repeat_interleave(bend.group, 1)
+
+
+def total_of(parts: Tensor) -> Tensor:
+    """The sum of the absolute values in each row, (B,)."""
+    return parts.abs().sum(1)
 
 
 def steepest(bend: Bend, a: Tensor) -> Tensor:
@@ -210,7 +224,7 @@ def tangent(f: Whole, at: Tensor) -> Plane:
     """The tangent of a function that is not opened, with the errors of its own operators."""
     point = f.touched(at).clone().requires_grad_()
     start = torch.zeros_like(point).requires_grad_()
-    rounding = Rounding()
+    rounding = f.opened.rounding()
 
     with torch.enable_grad():
         out = f.run(point, start, rounding)
@@ -222,7 +236,8 @@ def tangent(f: Whole, at: Tensor) -> Plane:
         g, slack = back_to(value, point), back_to(error, start).abs()
     gamma = rounding.lengths * rounding.unit
     level = value.detach()
-    return Plane(point.detach(), level, g, error.detach() + 4 * rounding.unit * level.abs(), gamma * slack)
+    total = (1 + 4 * gamma) * error.detach() + 4 * rounding.unit * level.abs()
+    return Plane(point.detach(), level, g, total, gamma * slack)
 
 
 def mixed(plane: Plane, owner: Tensor, weights: Tensor, about: Tensor) -> Plane:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from convexnet.curvature.certificate import ALL, Certificate, certify_program
-from convexnet.curvature.trace import TRACING, Program, trace
+from convexnet.curvature.trace import TRACING, Program, for_two_rows, trace
 from convexnet.domains import Box
 from convexnet.errors import NotTraceable
 from convexnet.solve.opened import Opened
@@ -121,8 +121,7 @@ def fresh(
         originals: the tensors that parameters stand for while it is traced, by the `id` of the parameter.
     """
 
-    def traced(any_batch: bool) -> Program:
-        program = trace(module, tuple(inputs), any_batch=any_batch)
+    def owned(program: Program) -> Program:
         sources = {
             name: source
             if source.tensor is None
@@ -131,15 +130,21 @@ def fresh(
         }
         return replace(program, sources=sources)
 
-    program = traced(False)
-    values = values_of(program)
     try:
-        whole = Opened(traced(True), variable) if one_output(program) else None
+        whole = trace(module, tuple(inputs), any_batch=True)
     except NotTraceable:
-        whole = None  # its forward reads the size of its batch
-    opened = None if whole is None else whole.valued(values)
+        whole = None  # its forward reads the size of its batch, or cannot be traced at all
+    whole = whole if whole is not None and one_output(whole) else None
+    program = None if whole is None else for_two_rows(module, whole)
+    program = None if program is None else owned(program)
+    certificate = None if program is None else certify_program(program, variable)
+    if program is None or certificate is None or not certificate.convex:  # what is refused is refused as by `certify`
+        program = owned(trace(module, tuple(inputs)))
+        certificate = certify_program(program, variable)
+    values = values_of(program)
+    opened = None if whole is None else Opened(owned(whole), variable).valued(values)
     pieces = None if opened is None else Pieces(opened)
-    return Reading(program, structure, opened, pieces, certify_program(program, variable), variable, values)
+    return Reading(program, structure, opened, pieces, certificate, variable, values)
 
 
 @contextmanager

@@ -15,16 +15,22 @@ Long because it is a table with its rows.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from convexnet.curvature import arithmetic, layers
+from convexnet.curvature.arithmetic import Power
+from convexnet.curvature.call import Rule
 from convexnet.curvature.pointwise import Pointwise
-from convexnet.curvature.shapes import Moved, reshaped
-from convexnet.curvature.table import TABLE
+from convexnet.curvature.reductions import Reduction, Window
+from convexnet.curvature.row import Sum
+from convexnet.curvature.shapes import Moving
+from convexnet.curvature.table import row_of
 
 UNIT = 2.0**-53
 """The relative error of one operation in float64."""
@@ -142,6 +148,10 @@ def listed(arguments: Any) -> Iterator[Any]:
         yield arguments
 
 
+Sizes = dict[int, tuple[Tensor, Tensor | None]]
+"""By the `id` of a tensor itself, so that the `id` stays its own, and its absolute values, once they are known."""
+
+
 @dataclass
 class Call:
     """An operator on tracked numbers."""
@@ -153,6 +163,7 @@ class Call:
     results: list[Tensor]
     unit: float
     lengths: float = 1.0  # of the sums that it makes, forwards or backwards
+    sizes: Sizes = field(default_factory=dict[int, "tuple[Tensor, Tensor | None]"])
 
     def argument(self, place: int, name: str, default: Any = None) -> Any:
         return self.args[place] if len(self.args) > place else self.kwargs.get(name, default)
@@ -160,6 +171,15 @@ class Call:
     def run(self, change: Callable[[Any], Any]) -> list[Tensor]:
         out = self.function(*mapped(self.args, change), **mapped(self.kwargs, change))
         return list(out) if isinstance(out, (list, tuple)) else [out]
+
+    def size(self, constant: Tensor) -> Tensor:
+        """The absolute values of a tensor that is no result."""
+        held, size = self.sizes.get(id(constant), (None, None))
+        if held is not constant or size is None:
+            size = constant.detach().abs()
+            if held is constant:
+                self.sizes[id(constant)] = constant, size
+        return size
 
     def tracked(self) -> list[Tracked]:
         return [part for part in listed([list(self.args), self.kwargs]) if isinstance(part, Tracked)]
@@ -180,21 +200,30 @@ class Rounding:
     Attributes:
         lengths: how many roundings a slope that is carried back through all of them may have.
         unit: the largest relative error of one.
+        sizes: room for the absolute values of tensors that later runs meet again.
     """
 
     lengths: float = 8.0
     unit: float = UNIT
+    sizes: Sizes = field(default_factory=dict[int, "tuple[Tensor, Tensor | None]"])
 
     def __call__(self, name: str, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-        plain = mapped([list(args), kwargs], lambda part: as_float64(value_of(part)))
-        out = function(*plain[0], **plain[1])
+        parts = [*listed(args), *listed(kwargs)]
+        tracked = [part for part in parts if isinstance(part, Tracked)]
+        if any(isinstance(part, torch.dtype) for part in parts):
+            cast = cast_unit(name, args, parts)
+            args, kwargs = mapped(args, as_float64), mapped(kwargs, as_float64)
+        else:
+            cast = cast_unit(name, args, ())
+        out = function(*mapped(args, value_of), **mapped(kwargs, value_of))
+        if not tracked:
+            return out
         several = isinstance(out, (list, tuple))
         results: list[Any] = list(out) if several else [out]
-        if not any(isinstance(part, Tracked) for part in listed([list(args), kwargs])):
-            return out
-        unit = max(cast_unit(name, args, kwargs), unit_of(args, kwargs))
-        call = Call(name, function, mapped(list(args), as_float64), mapped(kwargs, as_float64), results, unit)
-        errors = self.errors(call)
+        # A constant may have been cast as well, and then lifts nothing: the lowest precision counts.
+        unit = max(cast, *(part.unit for part in tracked))
+        call = Call(name, function, args, kwargs, results, unit, sizes=self.sizes)
+        errors = errors_of(name)(call)
         self.lengths += call.lengths + 2
         self.unit = max(self.unit, unit)
         made = [
@@ -202,17 +231,6 @@ class Rounding:
             for value, error in zip(results, errors, strict=True)
         ]
         return tuple(made) if several else made[0]
-
-    def errors(self, call: Call) -> list[Tensor]:
-        rule = TABLE.get(call.name)
-        made = ERRORS.get(call.name)
-        if made is None and (isinstance(rule, Moved) or rule is reshaped):
-            made = moved
-        if made is None and isinstance(rule, Pointwise):
-            made = pointwise
-        if made is None:
-            made = by_jacobian
-        return made(call)
 
 
 def is_real(value: Any) -> bool:
@@ -223,24 +241,12 @@ def as_float64(setting: Any) -> Any:
     return torch.float64 if isinstance(setting, torch.dtype) and setting.is_floating_point else setting
 
 
-def cast_unit(name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> float:
-    """The relative error of a type that is asked for."""
+def cast_unit(name: str, args: Sequence[Any], parts: Sequence[Any]) -> float:
+    """The relative error of a type that is asked for, by one of all `parts` of the arguments."""
     if name == "type_as":
         return args[1].unit if isinstance(args[1], Tracked) else UNIT
-    kinds = [part for part in listed([list(args), kwargs]) if isinstance(part, torch.dtype) and part.is_floating_point]
+    kinds = [part for part in parts if isinstance(part, torch.dtype) and part.is_floating_point]
     return max([torch.finfo(kind).eps / 2 for kind in kinds], default=UNIT)
-
-
-def unit_of(args: Sequence[Any], kwargs: dict[str, Any]) -> float:
-    """That of the arguments: results have the highest precision of those."""
-    units = [
-        part.unit if isinstance(part, Tracked) else UNIT
-        for part in listed([list(args), kwargs])
-        if isinstance(part, Tracked) or (is_real(part) and part.ndim > 0)
-    ]
-    tracked = [part.unit for part in listed([list(args), kwargs]) if isinstance(part, Tracked)]
-    # A constant may have been cast as well, and then lifts nothing: the lowest precision counts.
-    return max(tracked, default=min(units, default=UNIT))
 
 
 # --- the rules ------------------------------------------------------------------------------------------------------
@@ -251,7 +257,10 @@ def moved(call: Call) -> list[Tensor]:
     zero = call.run(lambda part: torch.zeros_like(value_of(part)) if is_real(value_of(part)) else part)
     out = call.run(lambda part: error_of(part) + 0.0 if isinstance(part, Tracked) else zeroed(part))
     fan = [value.numel() for value in call.results if is_real(value)]
-    call.lengths = max(fan, default=1) / max(1, len(call.results[0])) if call.name in FANS else 1.0
+    rule = row_of(call.name).rule
+    repeats = isinstance(rule, Moving) and rule.repeats
+    uses = Counter(map(id, call.tracked()))  # of a tensor that is joined with itself
+    call.lengths = max(fan, default=1) / max(1, len(call.results[0])) if repeats else float(max(uses.values()))
     return [
         torch.where((a - b).isnan(), 0.0, (a - b).abs()) if is_real(a) else a for a, b in zip(out, zero, strict=True)
     ]
@@ -259,13 +268,6 @@ def moved(call: Call) -> list[Tensor]:
 
 def zeroed(part: Any) -> Any:
     return torch.zeros_like(part) if is_real(part) else part
-
-
-FANS = (
-    "expand", "expand_as", "broadcast_to", "index_select", "index", "gather", "take", "repeat", "tile",
-    "repeat_interleave", "unfold", "im2col", "index_put",
-)  # fmt: skip
-"""Which may use one entry many times."""
 
 
 def cast(call: Call) -> list[Tensor]:
@@ -283,14 +285,12 @@ def summed(inner: Callable[[Call], float]) -> Errors:
 
         def size(part: Any) -> Any:
             if isinstance(part, Tracked):
-                return part.value.detach().abs() + part.error / kappa
-            return part.detach().abs() if is_real(part) else part
+                return torch.add(part.value.detach().abs(), part.error, alpha=1 / kappa)
+            return call.size(part) if is_real(part) else part
 
-        call = Call(
-            call.name, call.function, call.args, {k: abs(v) if k in ("alpha", "beta") else v for k, v in
-            call.kwargs.items()}, call.results, call.unit, call.lengths,
-        )  # fmt: skip
-        return [kappa * value + UNDERFLOW for value in call.run(size)]
+        kwargs = {k: abs(v) if k in ("alpha", "beta") else v for k, v in call.kwargs.items()}
+        least = torch.full((), UNDERFLOW, dtype=torch.float64, device=call.results[0].device)
+        return [torch.add(least, value, alpha=kappa) for value in replace(call, kwargs=kwargs).run(size)]
 
     def counted(call: Call) -> list[Tensor]:
         found = errors(call)
@@ -309,15 +309,19 @@ def widest(call: Call) -> float:
     return float(max((part.numel() / max(1, min(part.shape[:2])) for part in weights), default=math.inf))
 
 
-def added(sign: float, turned: bool = False) -> Errors:
-    def errors(call: Call) -> list[Tensor]:
-        a, b = call.args[:2]
-        alpha = abs(float(call.argument(2, "alpha", 1.0)))
-        a_size, b_size = (alpha, 1.0) if turned else (1.0, alpha)
-        size = a_size * absolute(a) + b_size * absolute(b)
-        return [a_size * error_of(a) + b_size * error_of(b) + 2 * call.unit * size + 0 * call.results[0].detach()]
-
-    return errors
+def added(call: Call) -> list[Tensor]:
+    """Two terms, one of them times alpha: the second; the first, where it is the one that is subtracted (rsub)."""
+    a, b = call.args[:2]
+    alpha = abs(float(call.argument(2, "alpha", 1.0)))
+    if alpha == 1.0 and call.unit == UNIT:  # one rounding, of the result
+        total = 2 * UNIT * call.results[0].detach().abs()
+        for part in (a, b):
+            total = total + part.error if isinstance(part, Tracked) else total
+        return [total]
+    rule = row_of(call.name).rule
+    a_size, b_size = (alpha, 1.0) if isinstance(rule, Sum) and rule.signs[0] < 0 else (1.0, alpha)
+    size = a_size * absolute(a) + b_size * absolute(b)
+    return [a_size * error_of(a) + b_size * error_of(b) + 2 * call.unit * size + 0 * call.results[0].detach()]
 
 
 def absolute(part: Any) -> Any:
@@ -419,6 +423,19 @@ def within(steep: float | Callable[[Tensor], Tensor]) -> Errors:
     return errors
 
 
+def limited(call: Call) -> list[Tensor]:
+    """A clamp, whose limits may be tensors."""
+    return pointwise(call) if len(call.tracked()) == 1 else within(1.0)(call)
+
+
+def sloped(call: Call) -> list[Tensor]:
+    """A PReLU, whose slopes may be of any size."""
+    slope = call.args[1]
+    if isinstance(slope, Tracked):
+        return by_jacobian(call)
+    return within(max(1.0, float(slope.detach().abs().max())))(call)
+
+
 MOST = 512
 """Results of an operator without a rule of its own up to which its derivatives are computed one by one."""
 
@@ -485,61 +502,45 @@ def kernel_either(call: Call) -> float:
     return max(kernel(call), kernel_transposed(call))
 
 
-LIPSCHITZ = within(1.0)
-ERRORS: dict[str, Errors] = {
-    **dict.fromkeys(("clone", "contiguous", "alias", "lift_fresh_copy", "positive"), cast),
-    **dict.fromkeys(("to", "_to_copy", "type_as"), cast),
-    **dict.fromkeys(("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"), cast),
-    **dict.fromkeys(("cat", "stack", "pad", "constant_pad_nd", "where", "masked_fill", "copy"), moved),
-    **dict.fromkeys(("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full"), moved),
-    **dict.fromkeys(("fill", "zero"), moved),
-    **dict.fromkeys(("empty_like", "new_empty", "empty"), lambda call: [torch.zeros_like(v) for v in call.results]),
-    "add": added(1.0),
-    "sub": added(-1.0),
-    "rsub": added(-1.0, turned=True),
-    "neg": negated,
-    "mul": multiplied,
-    "div": divided,
-    "addcmul": addcmul,
-    "lerp": lerp,
-    "sum": summed(all_but_first),
-    "mean": summed(all_but_first),
-    **{f"{kind}_pool{d}d": summed(all_but_first) for kind in ("avg", "adaptive_avg") for d in (1, 2, 3)},
-    "_adaptive_avg_pool2d": summed(all_but_first),
-    "_adaptive_avg_pool3d": summed(all_but_first),
-    **dict.fromkeys(
-        (
-            "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "_upsample_nearest_exact1d",
-            "_upsample_nearest_exact2d", "_upsample_nearest_exact3d", "upsample_linear1d", "upsample_bilinear2d",
-            "upsample_trilinear3d", "_upsample_bilinear2d_aa",
-        ),
-        summed(all_but_first),
-    ),
-    "upsample_bicubic2d": interpolated,
-    "_upsample_bicubic2d_aa": interpolated,
-    "linear": summed(of_matrix(1)),
-    "matmul": summed(of_matrix(0)),
-    "mm": summed(of_matrix(0)),
-    "bmm": summed(of_matrix(0)),
-    "mv": summed(of_matrix(0)),
-    "dot": summed(of_matrix(0)),
-    "outer": summed(lambda call: 1.0),
-    "addmm": summed(of_matrix(1)),
-    "baddbmm": summed(of_matrix(1)),
-    "einsum": summed(entries),
-    **{f"conv{d}d": summed(kernel) for d in (1, 2, 3)},
-    **{f"conv_transpose{d}d": summed(kernel_transposed) for d in (1, 2, 3)},
-    "convolution": summed(kernel_either),
-    "batch_norm": normalised,
-    "_native_batch_norm_legit_no_training": normalised,
+ERRORS: dict[Rule, Errors] = {
+    **dict.fromkeys((arithmetic.identity, arithmetic.dropout), cast),
+    **dict.fromkeys((arithmetic.add, arithmetic.sub, arithmetic.rsub), added),
+    arithmetic.neg: negated,
+    arithmetic.mul: multiplied,
+    arithmetic.div: divided,
+    arithmetic.addcmul: addcmul,
+    arithmetic.lerp: lerp,
+    layers.linear: summed(of_matrix(1)),
+    layers.matmul: summed(of_matrix(0)),
+    layers.outer: summed(lambda call: 1.0),
+    layers.addmm: summed(of_matrix(1)),
+    **dict.fromkeys((layers.einsum, layers.paired), summed(entries)),
+    layers.conv: summed(kernel),
+    layers.conv_transpose: summed(kernel_transposed),
+    layers.convolution_generic: summed(kernel_either),
+    **dict.fromkeys((layers.batch_norm, layers.batch_norm_functional), normalised),
     # Those that are only met where a function stays closed.
-    **dict.fromkeys(("square", "sqrt", "rsqrt", "reciprocal", "pow", "log"), pointwise),
-    **dict.fromkeys(("clamp", "clamp_min", "clamp_max"), pointwise),
-    **dict.fromkeys(("maximum", "minimum", "max", "min", "amax", "amin", "prelu", "_prelu_kernel"), LIPSCHITZ),
-    **{f"{kind}max_pool{d}d{end}": LIPSCHITZ for kind in ("", "adaptive_") for d in (1, 2, 3) for end in (
-        "", "_with_indices")},
-    **dict.fromkeys(("linalg_vector_norm", "norm", "std", "cdist", "logsumexp"), LIPSCHITZ),
-    **dict.fromkeys(("log_softmax", "_log_softmax"), within(2.0)),
-    "var": within(farthest),
-}  # fmt: skip
-"""How errors go through an operator; others that move entries, or are functions of single ones, follow their kind."""
+    **dict.fromkeys((arithmetic.pow_, arithmetic.log), pointwise),
+    **dict.fromkeys((arithmetic.clamped, arithmetic.clamped_above), limited),
+    arithmetic.prelu: sloped,
+}
+"""How errors go through an operator, by its rule in the table of the calculus, where its kind does not say so."""
+
+
+def errors_of(name: str) -> Errors:
+    """How errors go through an operator."""
+    row = row_of(name)
+    rule = row.rule
+    if row.run in ERRORS:
+        return ERRORS[row.run]
+    if isinstance(rule, Moving):
+        return moved
+    if isinstance(rule, (Pointwise, Power)):
+        return cast if rule.is_affine else pointwise
+    if isinstance(rule, (Reduction, Window)) and rule.is_affine:
+        return summed(all_but_first) if rule.keeps_signs else interpolated
+    if row.steepness < math.inf:
+        return within(row.steepness)
+    if name.startswith(("empty", "new_empty")):
+        return lambda call: [torch.zeros_like(value) for value in call.results]
+    return within(farthest) if name == "var" else by_jacobian

@@ -29,6 +29,9 @@ CLASSES = (
 SCRIPTS = ("convexnet.lab",)
 """Inside them, what runs experiments rather than being part of a network."""
 
+PARTS = ("convexnet.lab.whiten",)
+"""Inside these again, what is part of a network."""
+
 OBJECTS = ("torchvision.models.detection._utils",)
 """Modules whose classes are bundles of plain attributes, rebuilt as they are though neither modules nor dataclasses."""
 
@@ -119,7 +122,7 @@ def found(module: str, name: str) -> Any:
 def trusted(path: str, kind: str) -> bool:
     """Whether a path may be followed without the caller's leave."""
     module, _, name = path.partition(":")
-    if "__main__" in module.split(".") or within(module, SCRIPTS) or path in REFUSED:
+    if "__main__" in module.split(".") or (within(module, SCRIPTS) and module not in PARTS) or path in REFUSED:
         return False
     if kind != "a function":
         return within(module, CLASSES) or (kind == "a class" and path in PLAIN)

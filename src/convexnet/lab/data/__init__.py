@@ -7,7 +7,7 @@ out in batches, augmented on the device. Nothing here knows of networks.
 from convexnet.lab.data.augment import AUGMENTATIONS, augmentation
 from convexnet.lab.data.batches import batches, prepared, scaled
 from convexnet.lab.data.files import CorruptData, DataError, MissingData
-from convexnet.lab.data.load import NAMES, load
+from convexnet.lab.data.load import NAMES, fingerprint_of, load
 from convexnet.lab.data.noise import KINDS, wrong_labels
 from convexnet.lab.data.parts import DataSet, Split
 from convexnet.lab.data.small import ThreeWay, crescents, digits
@@ -26,6 +26,7 @@ __all__ = [
     "batches",
     "crescents",
     "digits",
+    "fingerprint_of",
     "load",
     "prepared",
     "scaled",

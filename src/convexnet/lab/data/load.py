@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from convexnet.lab.data.files import MissingData
 from convexnet.lab.data.noise import HUMAN, KINDS, generator_for, human, resampled, wrong_labels
-from convexnet.lab.data.own import archive, folders
+from convexnet.lab.data.own import archive, fingerprint, folders
 from convexnet.lab.data.parts import DataSet, Split
 from convexnet.lab.data.sources import SOURCES, Source
 
@@ -38,8 +40,9 @@ def load(
 ) -> DataSet:
     """A data set in memory: bytes (N, C, H, W) and labels, split into training, validation and test parts.
 
-    The validation part is carved from the training part by a permutation of `seed`; the test part is the published one
-    and the same for every seed. Wrong labels are in the training part alone, and its true labels stay beside them.
+    The validation part is carved from the training part by a permutation of `seed`, where the data have none of their
+    own; the test part is the published one and the same for every seed. Wrong labels are in the training part alone,
+    and its true labels stay beside them.
 
     Args:
         name: one of `NAMES`.
@@ -69,8 +72,9 @@ def load(
             raise ValueError(f"{noise_kind} labels the images of {', '.join(PEOPLE_LABELLED)}, not those of {name}")
         whole = whole.relabelled(human(noise_kind, Path(data_dir or "."), whole.clean))
 
-    chosen, held = carve(len(whole), validation, train_samples, seed)
-    train, kept = whole.rows(chosen), whole.rows(held)
+    own = source.validation
+    chosen, held = carve(len(whole), validation if own is None else 0.0, train_samples, seed)
+    train, kept = whole.rows(chosen), whole.rows(held) if own is None else own
     if noise_kind not in HUMAN and noise:
         draw = resampled if noise_kind == "symmetric-including" else wrong_labels
         drawn = draw(train.clean, noise / 100, classes, generator_for(seed, "noise").initial_seed())
@@ -86,7 +90,30 @@ def load(
         extra=source.extra,
         note=source.note,
         noise=said,
+        fingerprint=content_of(source),
     )
+
+
+def content_of(source: Source) -> str:
+    """Sixteen hexadecimal digits that stand for the images and labels of a set, of all its parts."""
+    total = hashlib.sha256()
+    for part in (source.train, source.validation, source.test):
+        if part is not None:
+            for tensor in (part.images, part.clean):
+                total.update(repr((tensor.dtype, tuple(tensor.shape))).encode())
+                total.update(cast("Any", tensor.contiguous().view(torch.uint8).numpy()))
+    return total.hexdigest()[:16]
+
+
+def fingerprint_of(name: str) -> str:
+    """What stands for the content of a user's own data; empty for a published set, which is compared with its checksum.
+
+    Example:
+        >>> fingerprint_of("mnist")
+        ''
+    """
+    prefix, colon, path = name.partition(":")
+    return fingerprint(Path(path).expanduser()) if colon and prefix in PREFIXES and path else ""
 
 
 def check(validation: float, noise: float, noise_kind: str, train_samples: int | None) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
 import struct
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +28,10 @@ MOST_CLASSES = 100_000
 TRAIN_KEYS = (("images", "labels"), ("train_images", "train_labels"), ("x_train", "y_train"))
 TEST_KEYS = (("test_images", "test_labels"), ("x_test", "y_test"))
 TRAIN_FOLDERS = ("train", "training")
-TEST_FOLDERS = ("test", "val", "valid", "validation")
+TEST_FOLDERS = ("test",)
+VALIDATION_FOLDERS = ("val", "valid", "validation")
+ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+"""Of the files that are images."""
 
 
 def halved(whole: Split, classnames: tuple[str, ...], what: str) -> Source:
@@ -121,51 +127,47 @@ def channels_first(path: Path, name: str, images: np.ndarray) -> np.ndarray:
 
 
 def folders(path: Path) -> Source:
-    """A folder with `train` and `test` (or `val`) inside, each with a folder of images for each class; or the classes.
+    """A folder with `train`, `val` and `test` inside, each with a folder of images for each class; or the classes.
 
-    All images must have one size: they are kept in memory as bytes. They are read as RGB.
+    Where there is no `test`, `val` is the test part; where there are both, `val` is the validation part. All images
+    must have one size: they are kept in memory as bytes. They are read as RGB, and upright where a camera says how it
+    was held.
     """
     if not path.is_dir():
         raise MissingData(f"there is no folder {path.absolute()}: give a folder with a folder of images for each class")
-    train = next((path / name for name in TRAIN_FOLDERS if (path / name).is_dir()), None)
-    test = next((path / name for name in TEST_FOLDERS if (path / name).is_dir()), None)
+    train = inside(path, TRAIN_FOLDERS)
     if train is None:
         whole, names = decoded(path)
         return halved(whole, names, str(path))
+    test, held = inside(path, TEST_FOLDERS), inside(path, VALIDATION_FOLDERS)
     if test is None:
-        whole, names = decoded(train)
-        return halved(whole, names, str(train))
-    (first, names), (second, others) = decoded(train), decoded(test)
-    if names != others:
-        raise DataError(
-            f"{train} and {test} have different classes: {', '.join(sorted({*names} ^ {*others})[:5])} "
-            f"{'is' if len({*names} ^ {*others}) == 1 else 'are'} in one of them only"
-        )
-    if first.images.shape[1:] != second.images.shape[1:]:
-        raise DataError(f"{train} and {test} have images of different sizes: {first} and {second}")
-    return Source(first, second, names)
+        test, held = held, None
+    (first, names), *others = [decoded(part) for part in (train, test, held) if part is not None]
+    for (second, own), folder in zip(others, (test, held), strict=False):
+        if names != own:
+            raise DataError(
+                f"{train} and {folder} have different classes: {', '.join(sorted({*names} ^ {*own})[:5])} "
+                f"{'is' if len({*names} ^ {*own}) == 1 else 'are'} in one of them only"
+            )
+        if first.images.shape[1:] != second.images.shape[1:]:
+            raise DataError(f"{train} and {folder} have images of different sizes: {first} and {second}")
+    if not others:
+        return halved(first, names, str(train))
+    return Source(first, others[0][0], names, validation=others[1][0] if held is not None else None)
+
+
+def inside(path: Path, names: Sequence[str]) -> Path | None:
+    """The first of some folders that is there."""
+    return next((path / name for name in names if (path / name).is_dir()), None)
 
 
 def decoded(folder: Path) -> tuple[Split, tuple[str, ...]]:
     """All images under a folder with a folder for each class, and the names of the classes."""
-    from PIL import Image
-    from torchvision.datasets import ImageFolder
-
-    try:
-        listed = ImageFolder(str(folder))
-    except FileNotFoundError as error:
-        raise MissingData(f"{folder.absolute()} must hold a folder of images for each class: {error}") from error
-    samples = listed.samples
+    names, samples = listed(folder)
     images = np.empty(0, np.uint8)
     size = 0, 0
     for row, (name, _) in enumerate(samples):
-        try:
-            with Image.open(name) as picture:
-                if picture.mode.startswith(("I", "F")):
-                    raise ValueError(f"its pixels ({picture.mode}) are no bytes; convert it to 8 bits a colour")
-                pixels = np.asarray(picture.convert("RGB"))
-        except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
-            raise CorruptData(f"{name} cannot be read as an image of bytes; it may be truncated: {error}") from error
+        pixels = pixels_of(name)
         if row == 0:
             size = pixels.shape[:2]
             require_memory(folder, len(samples), pixels.size)
@@ -177,7 +179,103 @@ def decoded(folder: Path) -> tuple[Split, tuple[str, ...]]:
             )
         images[row] = pixels.transpose(2, 0, 1)
     labels = torch.tensor([label for _, label in samples], dtype=torch.int64)
-    return Split(torch.from_numpy(images), labels), tuple(listed.classes)
+    return Split(torch.from_numpy(images), labels), names
+
+
+def pixels_of(path: Path) -> np.ndarray:
+    """An image as bytes (H, W, 3).
+
+    Raises:
+        CorruptData: it cannot be read, or would be too large.
+    """
+    from PIL import Image, ImageOps
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as picture:
+                if picture.mode.startswith(("I", "F")):
+                    raise ValueError(f"its pixels ({picture.mode}) are no bytes; convert it to 8 bits a colour")
+                return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise CorruptData(
+            f"{path} would have more pixels than an image should (at most {Image.MAX_IMAGE_PIXELS}): {error}"
+        ) from error
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
+        raise CorruptData(f"{path} cannot be read as an image of bytes; it may be truncated: {error}") from error
+
+
+def listed(folder: Path) -> tuple[tuple[str, ...], list[tuple[Path, int]]]:
+    """The classes of a folder, and every real file that is an image, once, with the number of its class.
+
+    Raises:
+        MissingData: there are no classes, or one has no image.
+        DataError: one file is in two classes.
+    """
+    root = folder.resolve()
+    classes = tuple(sorted(e.name for e in folder.iterdir() if e.is_dir() and not root.is_relative_to(e.resolve())))
+    if not classes:
+        raise MissingData(f"{folder.absolute()} must hold a folder of images for each class, and has no folders")
+    owner: dict[Path, int] = {}
+    samples: list[tuple[Path, int]] = []
+    visited: set[Path] = set()
+    for number, name in enumerate(classes):
+        count = len(samples)
+        for _, place in sorted((str(place), place) for place in places_in(folder / name, root, visited)):
+            for file in sorted(e for e in place.iterdir() if e.suffix.lower() in ENDINGS and e.is_file()):
+                real = file.resolve()
+                if owner.get(real, number) != number:
+                    raise DataError(f"{file} and an image of {classes[owner[real]]!r} are one file: of which class?")
+                if real not in owner:
+                    owner[real] = number
+                    samples.append((file, number))
+        if len(samples) == count:
+            raise MissingData(f"{folder / name} has no images of its own; a folder of images for each class is needed")
+    return classes, samples
+
+
+def places_in(folder: Path, root: Path, visited: set[Path]) -> Iterator[Path]:
+    """A folder and those below it, each real one once; a link is followed only where it leads out of the data."""
+    if folder.resolve() in visited:
+        return
+    visited.add(folder.resolve())
+    yield folder
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            real = entry.resolve()
+            within = real.is_relative_to(root) or root.is_relative_to(real)
+            if not (entry.is_symlink() and within):
+                yield from places_in(entry, root, visited)
+
+
+def fingerprint(path: Path) -> str:
+    """Sixteen hexadecimal digits that stand for the content of a user's own data: of an archive, or of all images.
+
+    Where something is missing or wrong, reading the data says so; this says nothing.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "a.npz"
+        ...     _ = path.write_bytes(b"one")
+        ...     one = fingerprint(path)
+        ...     _ = path.write_bytes(b"two")
+        ...     one == fingerprint(path)
+        False
+    """
+    total = hashlib.sha256()
+    if path.is_file():
+        with path.open("rb") as file:
+            total.update(hashlib.file_digest(file, "sha256").digest())
+    parts = [part for part in (*TRAIN_FOLDERS, *TEST_FOLDERS, *VALIDATION_FOLDERS) if (path / part).is_dir()]
+    for part in parts if inside(path, TRAIN_FOLDERS) is not None else ["."] if path.is_dir() else []:
+        with contextlib.suppress(DataError, OSError):
+            classes, samples = listed(path / part)
+            total.update(repr((part, classes)).encode())
+            for place, number in samples:
+                with place.open("rb") as file:
+                    total.update(f"{number} {hashlib.file_digest(file, 'sha256').hexdigest()}".encode())
+    return total.hexdigest()[:16]
 
 
 def require_memory(folder: Path, count: int, size: int) -> None:

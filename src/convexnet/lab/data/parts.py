@@ -87,6 +87,7 @@ class DataSet:
         classnames: one for each class.
         note: what a reader of a result must know about these data; empty where there is nothing.
         noise: what was done to the training labels, such as "symmetric-including 40 %"; empty where nothing was.
+        fingerprint: stands for the content of all parts, before any label was made wrong.
     """
 
     name: str
@@ -98,6 +99,7 @@ class DataSet:
     extra: Mapping[str, Split] = field(default_factory=dict[str, Split])
     note: str = ""
     noise: str = ""
+    fingerprint: str = ""
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -39,13 +39,14 @@ CIFAR10_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog",
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """A data set as it was published: its two parts, before anything is carved or made wrong."""
+    """A data set as it was published, before anything is carved or made wrong; few have a validation part."""
 
     train: Split
     test: Split
     classnames: tuple[str, ...]
     extra: Mapping[str, Split] = field(default_factory=dict[str, Split])
     note: str = ""
+    validation: Split | None = None
 
 
 def part(images: Any, labels: Any, *, last: bool = False) -> Split:

@@ -21,9 +21,9 @@ from convexnet.lab import figures, plane, records
 from convexnet.lab.comparison import shown
 from convexnet.lab.jobs import Job
 from convexnet.lab.page import Panel, Section, Table
+from convexnet.lab.place import Place, Tick
 from convexnet.lab.recipes import Recipe
 from convexnet.lab.records import Row
-from convexnet.lab.runs import Place, Tick
 from convexnet.lab.study import Study, shortened
 from convexnet.lab.train import decide, predict
 

@@ -22,9 +22,9 @@ from convexnet.lab.data import Split
 from convexnet.lab.jobs import Job
 from convexnet.lab.networks import convex_mlp, intervals, two_convex_functions
 from convexnet.lab.page import Panel, Section, Table
+from convexnet.lab.place import Place, Tick
 from convexnet.lab.recipes import Recipe
 from convexnet.lab.records import Row
-from convexnet.lab.runs import Place, Tick
 from convexnet.lab.studies import fig2
 from convexnet.lab.study import Study, shortened
 from convexnet.lab.train import fit, predict

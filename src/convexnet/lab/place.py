@@ -1,0 +1,41 @@
+"""Where a job runs and what it may use; nothing here changes what is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from convexnet.lab.jobs import Job
+from convexnet.learner import Point
+
+Tick = Callable[[Job, Point], None]
+"""Called with everything that is measured on the way."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a job runs and what it may use.
+
+    Attributes:
+        folder: of the run: checkpoint, log, the trained network.
+        data_dir: of the data sets.
+        resume: go on from a checkpoint in the folder; otherwise one that is there is an error.
+        accelerator, devices: Lightning Fabric's: "cpu", "cuda", "auto", and how many processes.
+        download: whether missing data may be downloaded to `data_dir`.
+        board: write a log for TensorBoard too.
+        network: keep the trained network, as `network.safetensors`.
+        checkpoint_seconds: at least so long between two checkpoints.
+        say: where remarks go.
+    """
+
+    folder: Path
+    data_dir: Path | None = None
+    resume: bool = True
+    accelerator: str = "cpu"
+    devices: int = 1
+    download: bool = False
+    board: bool = False
+    network: bool = False
+    checkpoint_seconds: float = 30.0
+    say: Callable[[str], None] = lambda text: None

@@ -1,0 +1,121 @@
+"""Saved networks, as the commands take them: read, certified without a shape, asked for classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+import convexnet as cx
+from convexnet.lab.data import DataError
+from convexnet.lab.data.own import ENDINGS, pixels_of
+from convexnet.lab.terminal import UsageError
+from convexnet.memory import CLASSNAMES, example_of, recall
+
+GREY = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue in a grey (ITU-R BT.601)."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a network says of an image: its classes by falling confidence, and what was done to the image first."""
+
+    path: Path
+    classes: tuple[str, ...]
+    confidences: tuple[float, ...]
+    note: str
+
+
+def network_of(path: Path, allow: Sequence[str] = ()) -> nn.Module:
+    """A network that `convexnet.save` wrote, in eval mode.
+
+    Raises:
+        UsageError: it cannot be loaded.
+    """
+    try:
+        return cx.load(path, allow=tuple(allow)).requires_grad_(False).eval()
+    except (OSError, ValueError, TypeError) as error:
+        raise UsageError(f"{path} cannot be loaded: {error}") from None
+
+
+def example_in(path: Path, network: nn.Module) -> tuple[Tensor, ...]:
+    """The example that a saved network remembers.
+
+    Raises:
+        UsageError: it remembers none.
+    """
+    try:
+        return example_of(network)
+    except ValueError:
+        raise UsageError(f"{path} does not say what its inputs are like: give the shape of a sample, --shape") from None
+
+
+@torch.no_grad()
+def predictions(network: nn.Module, paths: Sequence[Path], top: int = 3) -> list[Prediction]:
+    """The most probable classes of images, by the softmax of the outputs; of one output, by its sigmoid.
+
+    Args:
+        network: that takes images in [0, 1], (B, C, H, W) of one or three colours, and remembers their shape.
+        paths: of images; of a folder, all in it.
+        top: how many classes.
+
+    Raises:
+        UsageError: the network takes no images, or a file is none.
+    """
+    (example,) = example_of(network)
+    if example.ndim != 4 or example.shape[1] not in (1, 3):
+        raise UsageError(f"the network takes inputs {tuple(example.shape[1:])}, and no images: it cannot be shown any")
+    found: list[Prediction] = []
+    for path in files_in(paths):
+        try:
+            pixels = torch.from_numpy(np.array(pixels_of(path))).permute(2, 0, 1)
+        except DataError as error:
+            raise UsageError(str(error)) from None
+        image, note = fitted(pixels, example)
+        outputs = network(image)
+        shares = torch.cat([-outputs, outputs], 1).div(2) if outputs.shape[1] == 1 else outputs
+        confidences, places = shares.softmax(1)[0].topk(min(top, shares.shape[1]))
+        names = recall(network, CLASSNAMES) or [str(number) for number in range(shares.shape[1])]
+        found.append(Prediction(path, tuple(names[k] for k in places), tuple(confidences.tolist()), note))
+    return found
+
+
+def files_in(paths: Sequence[Path]) -> list[Path]:
+    """Files as they are, and of folders the images in them, by name."""
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            inside = sorted(entry for entry in path.iterdir() if entry.suffix.lower() in ENDINGS)
+            if not inside:
+                raise UsageError(f"{path} is a folder without images")
+            found += inside
+        else:
+            found.append(path)
+    return found
+
+
+def fitted(pixels: Tensor, example: Tensor) -> tuple[Tensor, str]:
+    """An image (3, H, W) of bytes as the network takes it, (1, C, H', W') in [0, 1], and what had to be changed.
+
+    Example:
+        >>> image, note = fitted(torch.zeros(3, 4, 4, dtype=torch.uint8), torch.zeros(2, 1, 2, 2))
+        >>> tuple(image.shape), note
+        ((1, 1, 2, 2), 'resized from 4 x 4, colours left out')
+    """
+    image = pixels[None].to(example.dtype) / 255
+    said: list[str] = []
+    if image.shape[-2:] != example.shape[-2:]:
+        said.append(f"resized from {pixels.shape[2]} x {pixels.shape[1]}")
+        image = functional.interpolate(
+            image, size=tuple(example.shape[-2:]), mode="bilinear", antialias=True, align_corners=False
+        ).clamp(0, 1)
+    if example.shape[1] == 1:
+        if not bool((pixels[:1] == pixels).all()):
+            said.append("colours left out")
+        image = (image * torch.tensor(GREY, dtype=image.dtype)[:, None, None]).sum(1, keepdim=True)
+    return image, ", ".join(said)

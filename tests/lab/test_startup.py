@@ -1,0 +1,63 @@
+"""What a command needs not, it does not import; and what it says of choices without importing them is true."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from convexnet.constraints.sets import METHODS
+from convexnet.conversion.convexify import INITS
+from convexnet.lab import choices, models, recipes, whiten
+from convexnet.lab.data import AUGMENTATIONS, KINDS, NAMES
+from convexnet.lab.studies import STUDIES
+from convexnet.solve.choose import NAMES as SOLVERS
+from tests.processes import HANGING
+
+ROOT = Path(__file__).resolve().parents[2]
+
+QUICK = """
+import contextlib, io, sys
+from convexnet.lab.cli import main
+for words in ("--version", "--help", "study list", "study run --help", "train --help", "minimise --help", "train --x"):
+    sys.argv = ["convexnet", *words.split()]
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out), contextlib.suppress(SystemExit):
+        main()
+    assert out.getvalue().strip(), words
+    heavy = {"torch", "numpy", "matplotlib", "lightning", "sklearn", "torchvision"} & set(sys.modules)
+    assert not heavy, (words, heavy)
+import convexnet
+assert "torch" not in sys.modules and "minimise" in dir(convexnet)
+assert convexnet.split.__module__ == "convexnet.split" and callable(convexnet.split)
+assert "torch" in sys.modules
+"""
+
+
+def test_help_needs_no_torch() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", QUICK], cwd=ROOT, capture_output=True, text=True, timeout=HANGING, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    import convexnet
+
+    with pytest.raises(AttributeError, match="module 'convexnet' has no attribute 'minimize'"):
+        convexnet.minimize  # noqa: B018  # pyright: ignore
+
+
+def test_choices_are_what_they_choose_from() -> None:
+    assert tuple(METHODS) == choices.METHODS
+    assert INITS == choices.INITS
+    assert (whiten.NORMALISATIONS, whiten.WHITENINGS) == (choices.NORMALISATIONS, choices.WHITENINGS)
+    assert whiten.EPSILON == choices.WHITE_EPSILON
+    assert tuple(AUGMENTATIONS) == choices.AUGMENTATIONS
+    assert (NAMES, KINDS) == (choices.DATASETS, choices.NOISES)
+    assert tuple(recipes.RECIPES) == choices.RECIPES
+    assert tuple(models.MODELS) == choices.MODELS
+    assert SOLVERS == choices.SOLVERS
+    assert [(s.name, s.title, s.source, ", ".join(s.systems)) for s in STUDIES] == list(choices.STUDIES)
