@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import sys
+import importlib
 from collections.abc import Callable
 
 import pytest
@@ -18,7 +18,7 @@ from convexnet.nn import Affine, BatchNormAlong, FreeHead
 
 ROW, PICTURE, TOKENS = torch.zeros(2, 4), torch.zeros(2, 3, 8, 8), torch.zeros(2, 5, 4)
 
-module_of_bake = sys.modules["convexnet.conversion.bake"]  # the package names the function so
+module_of_bake = importlib.import_module("convexnet.conversion.bake")  # the package names the function so
 
 
 def moved(model: nn.Module, seed: int) -> nn.Module:

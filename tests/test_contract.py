@@ -93,6 +93,7 @@ BELOW: dict[str, set[str]] = {
     "errors": set(),
     "learner": {"errors"},
     "arrays": set(),
+    "extras": set(),
     "domains": {"errors", "arrays"},
     "curvature": {"errors", "arrays", "domains"},
     "memory": {"errors", "domains", "curvature"},
@@ -103,8 +104,9 @@ BELOW: dict[str, set[str]] = {
     "differences": {"errors", "curvature"},
     "split": {"errors", "curvature", "memory", "differences"},
     "storage": {"errors", "curvature", "memory"},
-    "solve": {"errors", "arrays", "domains", "curvature", "memory"},
-    "export": {"errors", "arrays", "domains", "curvature", "memory", "solve"},
+    "form": {"errors", "domains", "curvature", "extras"},
+    "solve": {"errors", "arrays", "domains", "curvature", "memory", "extras", "form"},
+    "export": {"errors", "arrays", "domains", "curvature", "memory", "extras", "form"},
     "conversion": {"errors", "arrays", "domains", "curvature", "memory", "constraints", "initialise", "nn"},
 }
 BELOW["__init__"] = {*BELOW}

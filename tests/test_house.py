@@ -132,12 +132,6 @@ OWN_TABLES = {
     "differences/rules.py: PIECEWISE_LINEAR": "how one is a difference of convex functions, which no row says",
     "conversion/rewrites.py: ACTIVATIONS": "names by which a user chooses an activation",
     "conversion/convexify.py: FUNCTIONS": "by which module of torch.nn a function is written",
-    "export/atom.py": "to go: lowered in form",
-    "export/bends.py": "to go: lowered in form",
-    "export/operators.py": "to go: lowered in form",
-    "export/reading.py": "to go: lowered in form",
-    "solve/kinks.py": "to go: lowered in form",
-    "solve/opened.py": "to go: lowered in form",
 }
 """Where operators may be listed beside the table, and why."""
 

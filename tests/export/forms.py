@@ -8,17 +8,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from convexnet.export.bends import BENDS
-from convexnet.export.form import Form
+from convexnet.form.atoms import Bend
+from convexnet.form.sparse import Form
 
 
 def evaluated(form: Form, y: Any, raised: Callable[[Any], Any] = lambda z: z) -> Any:
-    """The output at y (n,), flattened, with every bend at its value, or at what is made of it."""
+    """The output at y (n,), flattened, with every atom at its value, or at what is made of it."""
     values = [np.asarray(y)]
     for k, cut in enumerate(form.cuts):
         a = arriving(form, k, values)
         mask, fixed = form.fixed[k]
-        own = BENDS[cut.bend].value(torch.as_tensor(a).reshape(cut.size, cut.group), cut.setting).numpy()
+        assert isinstance(cut.atom, Bend)
+        own = cut.atom.value(torch.as_tensor(a)).numpy()
         values.append(np.where(mask, fixed, raised(own)))
     return arriving(form, len(form.cuts), values)
 

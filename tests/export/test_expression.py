@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 import convexnet as cx
 from tests.modules import Function
@@ -321,15 +320,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: cx.to_cvxpy(Function(lambda y: y.square().sum(1).sqrt()), Y),
         r"aten\.sqrt(.|\n)*torch\.linalg\.vector_norm",
     ),
-    "an odd power": (
-        lambda: cx.to_cvxpy(Function(lambda y: y.abs().pow(3).sum(1)), Y),
-        r"aten\.pow(.|\n)*the power 3(.|\n)*remedy +use 1, 2, 4 or 8",
-    ),
     "another norm": (lambda: cx.to_cvxpy(Function(lambda y: y.norm(p=3, dim=1)), Y), r"the norm of order 3"),
-    "uneven windows": (
-        lambda: cx.to_cvxpy(Function(lambda y: F.adaptive_max_pool1d(y[:, None], 3).sum((1, 2))), cp.Variable(5)),
-        "windows have different sizes",
-    ),
     "two outputs": (lambda: cx.to_cvxpy(Function(lambda y: (y.sum(1), y.relu().sum(1))), Y), "returns 2 outputs"),
     "rows mixed": (lambda: cx.to_cvxpy(Function(lambda y: (y - y.mean(0)).abs().sum(1)), Y), "mixes the rows"),
     "a matrix of parameters": (

@@ -13,11 +13,9 @@ import torch
 import convexnet as cx
 from convexnet.curvature import certify_program
 from convexnet.curvature.fields import BATCH
-from convexnet.export.bends import BENDS
-from convexnet.export.form import Form, form_of
-from convexnet.export.reading import Reading
-from convexnet.export.sender import Sender
-from convexnet.export.tightness import check_tight
+from convexnet.form.program import Opened
+from convexnet.form.sparse import Form, Sample, form_of
+from convexnet.form.tightness import check_tight
 from tests.curvature.fuzz import Built, anything, convex
 from tests.export.forms import evaluated
 
@@ -27,7 +25,7 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
-def exportable(built: Built) -> tuple[Sender, Form] | None:
+def exportable(built: Built) -> tuple[Sample, Form] | None:
     """The form of a program of one output that is convex in one input everywhere, if it has one."""
     program = built.program
     real = [i for i, tensor in enumerate(program.inputs) if tensor.is_floating_point()]
@@ -37,7 +35,7 @@ def exportable(built: Built) -> tuple[Sender, Form] | None:
         return None
     if not certify_program(program, variable).convex:
         return None
-    sender = Sender(Reading(program, variable, (), list(BENDS)), [x[:1] for x in program.inputs], BATCH)
+    sender = Sample(Opened(program, variable, (), paired=True), [x[:1] for x in program.inputs], BATCH)
     return sender, form_of(sender)
 
 
@@ -99,7 +97,7 @@ def test_a_wrong_form_is_found() -> None:
         model[2].weight.abs_()
     from convexnet.export.samples import read
 
-    form, sender = read(model, (torch.zeros(1, 2, dtype=torch.float64),), (), list(BENDS))
+    form, sender = read(model, (torch.zeros(1, 2, dtype=torch.float64),), ())
     y = np.array([0.4, -0.7])
     expected = sender.value(sender.inputs, torch.tensor(y)).detach().numpy()
     np.testing.assert_allclose(evaluated(form, y), expected, rtol=1e-12)

@@ -42,6 +42,7 @@ RESUMED = {
     },
     "computed weights": {"convex": Convex(method="softplus")},
     "wrong labels": {"noise": 40.0, "batch": 50},
+    "momentum, in steps": {"optimiser": "sgd", "schedule": "steps", "milestones": (1,), "decay": 0.1},
 }
 """Settings under which a resumed run must equal one that was not stopped."""
 

@@ -17,7 +17,7 @@ import convexnet as cx
 from convexnet.lab import models, runs
 from convexnet.lab.checkpoints import NAME, read_checkpoint
 from convexnet.lab.data import Split, load, scaled
-from convexnet.lab.experiment import Course, Training, part, update
+from convexnet.lab.experiment import Course, Training, part, prepared, update
 from convexnet.lab.learning import POINTS, thinned
 from convexnet.lab.models import MODELS, build
 from convexnet.lab.networks import Convex
@@ -180,6 +180,20 @@ def test_parts_of_a_batch_make_the_whole(seed: int) -> None:
     assert part(*whole, 0, 6) is None  # a process would have a single row, of which BatchNorm makes nothing
 
 
+def test_decay_acts_on_free_weights_alone() -> None:
+    how = recipe("ours", convex=True)
+    model = build("ioc-mlp", (1, 8, 8), 10, how, 0)
+    course = Course(
+        Split(torch.zeros(2, 64), torch.zeros(2).long()), how, Fabric(), None, 0, lambda network, number: {}
+    )
+    training = prepared(model, torch.zeros(2, 1, 8, 8), course, convex=True)
+    decayed, rest = training.optimiser.param_groups
+    assert (decayed["weight_decay"], rest["weight_decay"]) == (1.0, 0.0)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    assert {names[id(p)] for p in decayed["params"]} == {"layers.linear1.weight", "layers.head.weight"}
+    assert len(decayed["params"]) + len(rest["params"]) == len(names)
+
+
 def test_evaluation_takes_as_many_samples_as_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     network = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Flatten(), nn.Linear(288, 10))
     one = torch.zeros(1, 1, 8, 8)
@@ -204,7 +218,7 @@ def test_a_long_curve_is_thinned() -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_models_are_built_from_the_seed_alone(name: str) -> None:
     for kind in RECIPES:
-        how = replace(recipe(kind, convex=MODELS[name].convex), epochs=1)
+        how = replace(recipe(kind, convex=MODELS[name].convex, family=MODELS[name].family), epochs=1)
         shape = (3, 32, 32) if "conv" in name else (1, 8, 8)
         one, same, other = (build(name, shape, 10, how, seed) for seed in (0, 0, 1))
         assert all(torch.equal(a, b) for a, b in zip(one.parameters(), same.parameters(), strict=True))

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from convexnet.curvature.trace import trace
+from convexnet.form.kink_form import KinkForm
+from convexnet.form.matrices import Pieces
+from convexnet.form.program import Opened
 from convexnet.solve.drive import Found, Problem, Solver, drive, nothing_yet
-from convexnet.solve.kink_form import KinkForm
 from convexnet.solve.layers import Layers
 from convexnet.solve.lp import solve_lp
-from convexnet.solve.opened import Opened
-from convexnet.solve.pieces import Pieces
 from tests.solve.networks import shared
 
 BATCH = 4
@@ -64,9 +64,9 @@ def solved(solver: Solver, problem: Problem, tol: float, most: int) -> Found:
 
 def planes(slopes: list[list[float]], offsets: list[float]) -> KinkForm:
     """max_i (a_i y + b_i), as the functions of one sample."""
-    from convexnet.solve.bends import Bend
-    from convexnet.solve.groups import Largest
-    from convexnet.solve.maps import Map
+    from convexnet.form.atoms import Bend
+    from convexnet.form.grouped import Largest
+    from convexnet.form.linear_maps import Map
 
     a, b = torch.tensor(slopes, dtype=torch.float64), torch.tensor(offsets, dtype=torch.float64)
     zero, one = torch.zeros(1, dtype=torch.float64), torch.ones(1, 1, dtype=torch.float64)

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 import convexnet as cx
 from convexnet.curvature.trace import trace
+from convexnet.form.program import Opened
 from convexnet.solve.choose import MATRICES, NAMES
-from convexnet.solve.opened import Opened
 from convexnet.solve.plain import Whole
 
 
@@ -21,7 +21,7 @@ class WithNorm(nn.Module):
         self.inner = cx.nn.FICNN(3, hidden=(6,), activation="relu")
 
     def forward(self, y: Tensor) -> Tensor:
-        return self.inner(y)[:, 0] + y.norm(dim=1)
+        return self.inner(y)[:, 0] + y.norm(p=3.5, dim=1)
 
 
 def test_a_large_image_is_minimised_through_its_layers(seed: int) -> None:

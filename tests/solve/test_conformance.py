@@ -141,11 +141,11 @@ def test_what_falls_without_end_says_so() -> None:
 
 
 def test_the_message_names_what_cannot_be_opened() -> None:
-    solution = cx.minimise(Function(lambda y: torch.linalg.vector_norm(y - 0.2, dim=1)), box(-1, 1, 2))
+    solution = cx.minimise(Function(lambda y: torch.linalg.vector_norm(y - 0.2, 3, dim=1)), box(-1, 1, 2))
     assert "linalg_vector_norm" in solution.message
     assert "test_conformance.py" in solution.message
     with pytest.raises(ValueError, match="linalg_vector_norm"):
-        cx.minimise(Function(lambda y: torch.linalg.vector_norm(y - 0.2, dim=1)), box(-1, 1, 2), solver="newton")
+        cx.minimise(Function(lambda y: torch.linalg.vector_norm(y - 0.2, 3, dim=1)), box(-1, 1, 2), solver="newton")
 
 
 class Straight(torch.autograd.Function):

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from convexnet.curvature.call import Refusal
 from convexnet.curvature.trace import trace
+from convexnet.form.atoms import Kinks
+from convexnet.form.grouped import Largest
+from convexnet.form.program import Opened
 from convexnet.solve.admm import ADMM, above
-from convexnet.solve.bends import Kinks
 from convexnet.solve.drive import Problem, Solver
 from convexnet.solve.first_order import Adam, Fista
-from convexnet.solve.groups import Largest
-from convexnet.solve.opened import Opened
 from convexnet.solve.pdhg import PDHG
 from convexnet.solve.plain import Whole
 from tests.solve.networks import NETWORKS

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 import convexnet as cx
 from convexnet.curvature.trace import trace
+from convexnet.form.matrices import Pieces, scaled_again
+from convexnet.form.program import Opened
 from convexnet.solve.layers import Layers
 from convexnet.solve.minimum import Minimum
-from convexnet.solve.opened import Opened
-from convexnet.solve.pieces import Pieces, scaled_again
 from convexnet.solve.plain import Private
 from convexnet.solve.strong import strength
 

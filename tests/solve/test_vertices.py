@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 import convexnet as cx
 from convexnet.curvature.trace import trace
+from convexnet.form.matrices import Pieces
+from convexnet.form.program import Opened
 from convexnet.solve import vertices
 from convexnet.solve.drive import Evidence, Problem, nothing_yet
-from convexnet.solve.opened import Opened
-from convexnet.solve.pieces import Pieces
 from convexnet.solve.vertices import held_at_vertices
 
 

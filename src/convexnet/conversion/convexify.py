@@ -38,7 +38,7 @@ def convexify(
     norm: str = "batch",
     replace: Mapping[type[nn.Module], Callable[[nn.Module], nn.Module]] = {},
     head: str = "nonnegative",
-    widen_first: float | None = None,
+    widen_first: float | str | None = None,
     init: str | None = None,
     only: str | None = None,
     wrt: int | Sequence[int] | None = None,
@@ -68,7 +68,9 @@ def convexify(
         replace: factories by class, as {SqueezeExcitation: convexnet.nn.PooledSum.like}; subclasses count.
         head: "nonnegative", or "free": the last linear layer keeps weights V of any sign and computes with
             V - min_k V, which leaves every softmax and argmax unchanged.
-        widen_first: multiplies the units of the first layer, the only one with free weights; the paper uses 2.
+        widen_first: multiplies the units of the first layer, the only one with free weights; the paper uses 2. Or
+            "signs": the first activation becomes its values at a and at −a (`nn.BothSigns`), for which no layer needs
+            new weights of its own; the next layers get columns for them, of zeros where `init` draws none.
         init: "paper", "lognormal" or "identity" draws the constrained layers anew; None copies their weights.
         only: the path of a submodule, if the output shall be convex in *its* input (a head alone, say).
         wrt: the inputs to be convex in, as for `certify`.

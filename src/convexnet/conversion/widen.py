@@ -1,8 +1,11 @@
-"""A wider first layer, for what the constraint takes from the others (Sivaprasad et al. 2021, section 3).
+"""A wider first stage, for what the constraint takes from the others (Sivaprasad et al. 2021, section 3).
 
 The first layer is the only one whose weights are free. Its new units have fresh weights; the layers that read them get
 the columns of the old units again, divided by how many now share them. What lies between (norms, activations, pooling,
 concatenation, flattening) is followed in the traced program by the number of the unit that each channel comes from.
+
+With "signs" the layer stays as it is, and the first activation sees both signs of it (`nn.BothSigns`). The channels
+that come in are numbered from −1 downwards, and nothing reads them yet: their columns are zero.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from torch import Tensor, fx, nn
 
 from convexnet.conversion.changes import Change, described
 from convexnet.curvature.arithmetic import dropout, identity
-from convexnet.curvature.graph import base_name
+from convexnet.curvature.graph import base_name, module_path
 from convexnet.curvature.pointwise import Pointwise
 from convexnet.curvature.reductions import Window
 from convexnet.curvature.row import Sum
@@ -23,24 +26,32 @@ from convexnet.curvature.shapes import pad
 from convexnet.curvature.table import is_batch_norm, row_of
 from convexnet.curvature.trace import Program
 from convexnet.nn.norms import Affine
+from convexnet.nn.signs import BothSigns
+
+SIGNS = "signs"
+"""In place of a factor: both signs of the first activation's argument."""
 
 LAYERS = {kind.__name__.lower(): kind for kind in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)}
 
 
-def widen_first(model: nn.Module, program: Program, factor: float) -> list[Change]:
+def widen_first(model: nn.Module, program: Program, factor: float | str) -> list[Change]:
     """Give the first layer `factor` times as many units, in place, and every layer that reads them the columns.
 
     Args:
         model: the model that was traced.
         program: its program.
-        factor: more than 1; the new width is rounded to a whole number.
+        factor: more than 1; the new width is rounded to a whole number. Or "signs".
 
     Raises:
         ValueError: the factor is not above 1, or something lies between the first layer and the next ones that cannot
             be widened (a grouped convolution, a sum with what is not widened).
     """
-    if isinstance(factor, bool) or not isinstance(factor, int | float) or not 1 < factor < float("inf"):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise ValueError(f"widen_first must be above 1, not {factor}: it multiplies the units of the first layer")
+    number = isinstance(factor, int | float) and not isinstance(factor, bool)
+    if factor != SIGNS and not (number and 1 < factor < float("inf")):  # pyright: ignore
+        raise ValueError(
+            f"widen_first must be above 1, not {factor!r}: it multiplies the units of the first layer; or "
+            f"{SIGNS!r}, for an activation of both signs"
+        )
     plan = Plan(model, program, factor)
     for node in program.graph.nodes:
         if node.op == "call_function":
@@ -50,6 +61,8 @@ def widen_first(model: nn.Module, program: Program, factor: float) -> list[Chang
     for leaf in (leaf for _, leaf in program.outputs):
         if leaf in plan.origins:
             raise ValueError("widen_first: the first layer is also the last, and the outputs cannot be widened")
+    if factor == SIGNS and not plan.turned:
+        raise ValueError(f"widen_first={SIGNS!r} found no activation module behind {plan.first} that could be doubled")
     for apply in plan.edits.values():
         apply()
     return plan.changes
@@ -58,8 +71,9 @@ def widen_first(model: nn.Module, program: Program, factor: float) -> list[Chang
 class Plan:
     """What to do to each module, found in one pass over the program; nothing is changed before the pass is over."""
 
-    def __init__(self, model: nn.Module, program: Program, factor: float) -> None:
+    def __init__(self, model: nn.Module, program: Program, factor: float | str) -> None:
         self.model, self.program, self.factor = model, program, factor
+        self.turned = False  # whether the activation that sees both signs was met
         self.origins: dict[fx.Node, Tensor] = {}  # for each channel (dimension 1), the old channel it repeats
         self.edits: dict[str, Callable[[], None]] = {}
         self.changes: list[Change] = []
@@ -95,7 +109,8 @@ class Plan:
             self.origins[node] = origin
         elif name == "flatten" and int(node.args[1] if len(node.args) > 1 else 0) == 1:  # pyright: ignore
             inner = torch.Size(read[0].meta["val"].shape[2:]).numel()
-            self.origins[node] = (origin[:, None] * inner + torch.arange(inner)).flatten()
+            places = unsigned(origin)[:, None] * inner + torch.arange(inner)
+            self.origins[node] = torch.where((origin < 0)[:, None], -1 - places, places).flatten()
         elif name in ("mean", "amax") and read[0].meta["val"].ndim > 2 and kept_dims(node):
             self.origins[node] = origin
         elif name == "cat" and int(node.args[1] if len(node.args) > 1 else 0) == 1:  # pyright: ignore
@@ -104,9 +119,34 @@ class Plan:
             others = [n for n in node.all_input_nodes if n not in self.origins and is_per_channel(n)]
             if others or not all(torch.equal(self.origins[n], origin) for n in read):
                 raise self.refusal(node, name)
-            self.origins[node] = origin
+            self.origins[node] = self.both(node, origin) if self.turns(node, row.rule) else origin
         else:
             raise self.refusal(node, name)
+
+    def turns(self, node: fx.Node, rule: object) -> bool:
+        """Whether a node is the activation that shall see both signs."""
+        return self.factor == SIGNS and not self.turned and isinstance(rule, Pointwise) and not rule.is_affine
+
+    def both(self, node: fx.Node, origin: Tensor) -> Tensor:
+        """Double an activation."""
+        path = module_path(node)
+        module = self.model.get_submodule(path) if path else self.model
+        alike = [n for n in self.program.graph.nodes if n.op == "call_function" and module_path(n) == path]
+        if not path or len(alike) != 1 or any(True for _ in module.parameters()):
+            raise ValueError(
+                f"widen_first={SIGNS!r} exchanges the activation behind {self.first}, which must be a module of its "
+                f"own that is used once, not aten.{base_name(node.target)} in {path or 'the forward itself'}"
+            )
+
+        def apply() -> None:
+            parent, _, child = path.rpartition(".")
+            doubled = BothSigns(module).train(module.training)
+            self.model.get_submodule(parent).add_module(child, doubled)
+            self.changes.append(Change(path, described(module), described(doubled), f"widen_first={SIGNS}"))
+
+        self.edits[path] = apply
+        self.turned = True
+        return torch.cat([origin, -1 - origin])
 
     def affine_of(self, node: fx.Node) -> tuple[str, nn.Module] | None:
         """The `Affine` whose scale or shift an operator uses."""
@@ -135,7 +175,7 @@ class Plan:
         if groups != 1:
             raise ValueError(f"widen_first cannot widen {path}, a convolution with {groups} groups")
         old = node.meta["val"].shape[1 if not isinstance(module, nn.Linear) else -1]
-        new = round(old * self.factor)
+        new = old if isinstance(self.factor, str) else round(old * self.factor)
         origin = torch.arange(new) % old
         if isinstance(module, nn.Linear) and node.meta["val"].ndim != 2:
             raise ValueError(f"widen_first follows units in dimension 1; {path} has them in the last of several")
@@ -146,7 +186,8 @@ class Plan:
             widened_outputs(module, new)
             self.changes.append(Change(path, before, described(module), f"widen_first={self.factor:g}"))
 
-        self.edits[path] = apply
+        if new != old:
+            self.edits[path] = apply
 
     def consume(self, path: str, module: nn.Module, origin: Tensor) -> None:
         if not isinstance(module, tuple(LAYERS.values())) or getattr(module, "groups", 1) != 1:
@@ -160,9 +201,20 @@ class Plan:
         offset, columns = 0, list[Tensor]()
         for part in parts:
             size = part.meta["val"].shape[1]
-            columns.append(self.origins.get(part, torch.arange(size)) + offset)
+            origin = self.origins.get(part, torch.arange(size))
+            columns.append(torch.where(origin < 0, origin - offset, origin + offset))
             offset += size
         return torch.cat(columns)
+
+
+def unsigned(origin: Tensor) -> Tensor:
+    """The numbers of the units that channels come from, whichever sign of them they see.
+
+    Example:
+        >>> unsigned(torch.tensor([0, 1, -1, -2]))
+        tensor([0, 1, 0, 1])
+    """
+    return torch.where(origin < 0, -1 - origin, origin)
 
 
 def kept_dims(node: fx.Node) -> bool:
@@ -205,9 +257,11 @@ def widened_outputs(module: nn.Module, width: int) -> None:
 def widened_inputs(module: nn.Module, origin: Tensor) -> None:
     """The columns of the old units, shared among their copies."""
     weight: Tensor = module.weight  # pyright: ignore
-    shares = torch.bincount(origin, minlength=weight.shape[1]).to(weight)
+    shares = torch.bincount(origin[origin >= 0], minlength=weight.shape[1]).to(weight)
     scaled = weight / shares.view(1, -1, *[1] * (weight.ndim - 2))
-    replaced(module, {"weight": scaled[:, origin.to(weight.device)].clone()})
+    columns = scaled[:, unsigned(origin).to(weight.device)].clone()
+    columns[:, (origin < 0).to(weight.device)] = 0.0
+    replaced(module, {"weight": columns})
     setattr(module, "in_features" if isinstance(module, nn.Linear) else "in_channels", len(origin))
 
 
@@ -215,6 +269,7 @@ def widened_inputs(module: nn.Module, origin: Tensor) -> None:
 def widened_norm(module: nn.Module, origin: Tensor) -> None:
     names = ("weight", "bias", "running_mean", "running_var")
     values = {n: getattr(module, n, None) for n in names}
-    replaced(module, {n: None if v is None else v.detach()[origin.to(v.device)].clone() for n, v in values.items()})
+    places = unsigned(origin)
+    replaced(module, {n: None if v is None else v.detach()[places.to(v.device)].clone() for n, v in values.items()})
     if hasattr(module, "num_features"):
         module.num_features = len(origin)  # pyright: ignore

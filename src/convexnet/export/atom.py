@@ -12,6 +12,7 @@ Long because the atom and its conic form are one thought.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from typing import Any
 
 import cvxpy as cp
@@ -21,14 +22,16 @@ from cvxpy.atoms import EXP_ATOMS, NONPOS_ATOMS, SOC_ATOMS
 from cvxpy.atoms.atom import Atom
 from cvxpy.error import DCPError
 from cvxpy.reductions.dcp2cone.canonicalizers import CANON_METHODS
+from cvxpy.utilities.power_tools import gm_constrs
 from scipy import sparse
 from torch import Tensor
 
-from convexnet.export.bends import BENDS
-from convexnet.export.form import Form
-from convexnet.export.reading import GATE, Cut
-from convexnet.export.sender import Sender, Vector
-from convexnet.export.tightness import LOWER_BOUND
+from convexnet.errors import NotCertified
+from convexnet.form.atoms import Bend, Kinks, Smooth
+from convexnet.form.grouped import Largest, LogSumExp, Norm
+from convexnet.form.program import Gate
+from convexnet.form.sparse import Form, Sample, Vector
+from convexnet.form.tightness import LOWER_BOUND
 
 Expression = Any
 Constraints = list[Any]
@@ -39,7 +42,7 @@ class Given:
     """The inputs besides the variable, some of them parameters, and what the form makes of their values.
 
     Args:
-        sender: runs the network.
+        sample: runs the network.
         form: its form.
         inputs: (1, ...) each; where an item of `items` is a CVXPY expression, its value takes the place.
         items: for each input an expression, or None for what stays as it is.
@@ -47,9 +50,9 @@ class Given:
     """
 
     def __init__(
-        self, sender: Sender, form: Form, inputs: Sequence[Tensor], items: Sequence[Any], positive: Sequence[bool]
+        self, sample: Sample, form: Form, inputs: Sequence[Tensor], items: Sequence[Any], positive: Sequence[bool]
     ) -> None:
-        self.sender, self.form, self.inputs, self.items = sender, form, list(inputs), list(items)
+        self.sample, self.form, self.inputs, self.items = sample, form, list(inputs), list(items)
         self.last: tuple[Any, Any] = (None, None)
         self.constants: list[Any] = []
         for target, changes in enumerate(form.changes):
@@ -58,8 +61,8 @@ class Given:
         numbers = iter(range(len(form.cuts)))
         self.gates: dict[int, Any] = {}
         for k, cut in enumerate(form.cuts):
-            if cut.bend == GATE:
-                self.gates[k] = cp.CallbackParam(self.gate(next(numbers)), (cut.size,), nonneg=positive[k])
+            if cut.gate:
+                self.gates[k] = cp.CallbackParam(self.gate(next(numbers)), (cut.results,), nonneg=positive[k])
 
     def constant(self, target: int) -> Callable[[], Any]:
         return lambda: None if (found := self.now()) is None else found[0][target]
@@ -87,7 +90,7 @@ class Given:
         changing = [inputs[place] for place, item in enumerate(self.items) if item is not None]
         key = tuple(value.cpu().numpy().tobytes() for value in changing)
         if key != self.last[0]:
-            self.last = key, self.sender.at(inputs, self.form.fixed)
+            self.last = key, self.sample.at(inputs, self.form.fixed)
         return self.last[1]
 
     def parameters(self) -> list[Any]:
@@ -126,7 +129,7 @@ class Network(Atom):
         return False
 
     def name(self) -> str:
-        return f"{self.given.sender.reading.program.model}({self.args[0].name()})"
+        return f"{self.given.sample.opened.program.model}({self.args[0].name()})"
 
     def __ge__(self, other: Any) -> Any:
         """Refuse a lower bound in words, where CVXPY's own error would come when the problem is solved."""
@@ -138,7 +141,7 @@ class Network(Atom):
         """The network at y (n,), with gradients."""
         inputs = self.given.filled()
         assert inputs is not None
-        return self.given.sender.value(inputs, y)
+        return self.given.sample.value(inputs, y)
 
     def numeric(self, values: Sequence[Any]) -> Any:
         with torch.no_grad():
@@ -175,11 +178,11 @@ KINDS = {
 
 def network(y: Expression, given: Given) -> Expression:
     """The network as an expression: an atom, or an affine expression where nothing in it bends."""
-    if all(cut.bend == GATE for cut in given.form.cuts):
+    if all(cut.gate for cut in given.form.cuts):
         out, constraints = graph(given, y, {id(p): p for p in given.parameters()})
         if not constraints:
             return cp.reshape(out, given.form.shape, order="C")
-    cones = frozenset(BENDS[cut.bend].cones for cut in given.form.cuts if cut.bend != GATE) - {""}
+    cones = frozenset(cut.atom.cones for cut in given.form.cuts if not isinstance(cut.atom, Gate)) - {""}
     return KINDS[cones](y, *given.parameters(), given)
 
 
@@ -213,7 +216,7 @@ def graph(given: Given, y: Expression, taken: dict[int, Expression]) -> Graph:
 
     for k, cut in enumerate(form.cuts):
         a = arrives(k)
-        if cut.bend == GATE:
+        if isinstance(cut.atom, Gate):
             if a.parameters():
                 own = cp.Variable(a.shape)
                 constraints.append(own == a)
@@ -224,75 +227,123 @@ def graph(given: Given, y: Expression, taken: dict[int, Expression]) -> Graph:
         free = np.flatnonzero(~mask)
         z = cp.Constant(values)
         if len(free):
-            places = (free[:, None] * cut.group + np.arange(cut.group)).ravel()
-            own, needed = CONES[cut.bend](a[places] if mask.any() else a, cut, free)
-            z = z + cp.Constant(placed(free, cut.size)) @ own if mask.any() else own
+            group = cut.atom.group
+            places = (free[:, None] * group + np.arange(group)).ravel()
+            own, needed = cone_of(cut.atom)(a[places] if mask.any() else a, cut.atom, free)
+            z = z + cp.Constant(placed(free, cut.results)) @ own if mask.any() else own
             constraints += needed
         sources.append(z)
     return arrives(len(form.cuts)), constraints
 
 
-def of_kink(a: Expression, cut: Cut, free: Vector) -> Graph:
+def of_kink(a: Expression, atom: Any, free: Vector) -> Graph:
     z = cp.Variable(len(free))
-    slope = np.broadcast_to(torch.as_tensor(cut.setting).numpy(), (cut.size,))[free]
+    slope = atom.slope.cpu().numpy()[free]
     return z, [z >= a, z >= cp.multiply(slope, a) if slope.any() else z >= 0]
 
 
-def of_largest(a: Expression, cut: Cut, free: Vector) -> Graph:
+def of_largest(a: Expression, atom: Any, free: Vector) -> Graph:
     z = cp.Variable(len(free))
-    return z, [cp.Constant(spread(len(free), cut.group)) @ z >= a]
+    return z, [cp.Constant(spread(len(free), atom.group)) @ z >= a]
 
 
-def of_exp(a: Expression, cut: Cut, free: Vector) -> Graph:
+def of_logsumexp(a: Expression, atom: Any, free: Vector) -> Graph:
+    """sum_j exp(a_j - z) <= 1."""
+    z, u = cp.Variable(len(free)), cp.Variable(len(free) * atom.group)
+    spreading = spread(len(free), atom.group)
+    return z, [exponential(a - cp.Constant(spreading) @ z, u), cp.Constant(spreading.T.tocsr()) @ u <= 1]
+
+
+def of_norm(a: Expression, atom: Any, free: Vector) -> Graph:
+    z = cp.Variable(len(free))
+    return z, [cp.SOC(z, cp.reshape(a, (atom.group, len(free)), order="F"), axis=0)]
+
+
+def of_exp(a: Expression, atom: Any, free: Vector) -> Graph:
     z = cp.Variable(len(free))
     return z, [exponential(a, z)]
 
 
-def of_softplus(a: Expression, cut: Cut, free: Vector) -> Graph:
-    """exp(a - z) + exp(-z) <= 1."""
+def of_softplus(a: Expression, atom: Any, free: Vector) -> Graph:
+    """exp(b (a - z)) + exp(-b z) <= 1."""
+    steep = atom.curve.steep
     z, u, v = (cp.Variable(len(free)) for _ in range(3))
-    return z, [exponential(a - z, u), exponential(-z, v), u + v <= 1]
+    return z, [exponential(steep * (a - z), u), exponential(-steep * z, v), u + v <= 1]
 
 
-def of_elu(a: Expression, cut: Cut, free: Vector) -> Graph:
-    """elu(a) = min { p + alpha (exp(q) - 1) : p >= 0, q <= 0, p + q >= a } for 0 <= alpha <= 1.
+def of_elu(a: Expression, atom: Any, free: Vector) -> Graph:
+    """elu(a) = min { p + (exp(b q) - 1) / b : p >= 0, p + q >= a }.
 
-    The slope of alpha exp(q) is at most 1, that of p, so q = min(a, 0) and p = max(a, 0) are best. (Without q <= 0 this
-    would be smaller than elu for alpha < 1, whose slope jumps at 0.)
+    The slope of the curve is at most 1, that of p, where q <= 0, and more beyond: q = min(a, 0) and p = max(a, 0).
     """
+    steep = atom.curve.steep
     p, q, v = (cp.Variable(len(free)) for _ in range(3))
-    return p + float(cut.setting) * (v - 1), [p >= 0, q <= 0, p + q >= a, exponential(q, v)]
+    return p + (v - 1) / steep, [p >= 0, p + q >= a, exponential(steep * q, v)]
 
 
-def of_logsumexp(a: Expression, cut: Cut, free: Vector) -> Graph:
-    """sum_j exp(a_j - z) <= 1."""
-    z, u = cp.Variable(len(free)), cp.Variable(len(free) * cut.group)
-    spreading = spread(len(free), cut.group)
-    return z, [exponential(a - cp.Constant(spreading) @ z, u), cp.Constant(spreading.T.tocsr()) @ u <= 1]
-
-
-def of_square(a: Expression, cut: Cut, free: Vector) -> Graph:
+def of_square(a: Expression, atom: Any, free: Vector) -> Graph:
     """|(2 a, z - 1)| <= z + 1."""
     z = cp.Variable(len(free))
     return z, [cp.SOC(z + 1, cp.vstack([2 * a, z - 1]), axis=0)]
 
 
-def of_norm(a: Expression, cut: Cut, free: Vector) -> Graph:
+def of_power(a: Expression, atom: Any, free: Vector) -> Graph:
+    """u <= z^(1/p) for a u >= a, and u >= -a where the power is even."""
+    z, u = cp.Variable(len(free)), cp.Variable(len(free))
+    exponent = atom.curve.exponent
+    sides = [u >= a, u >= -a] if exponent % 2 == 0 else [u >= a, u >= 0]
+    return z, [*sides, *gm_constrs(u, [z, cp.Constant(np.ones(len(free)))], shares(1 / exponent))]
+
+
+def of_inverse(a: Expression, atom: Any, free: Vector) -> Graph:
+    """1 <= z^s a^(1 - s)."""
+    z, p = cp.Variable(len(free)), atom.curve.exponent
+    return z, gm_constrs(cp.Constant(np.ones(len(free))), [z, a], shares(1 / (1 - p)))
+
+
+def of_root(a: Expression, atom: Any, free: Vector) -> Graph:
+    """t <= a^p, for the t that is -z."""
+    t = cp.Variable(len(free))
+    return -t, gm_constrs(t, [a, cp.Constant(np.ones(len(free)))], shares(atom.curve.exponent))
+
+
+def of_log(a: Expression, atom: Any, free: Vector) -> Graph:
+    """exp(-z) <= a."""
     z = cp.Variable(len(free))
-    return z, [cp.SOC(z, cp.reshape(a, (cut.group, len(free)), order="F"), axis=0)]
+    return z, [exponential(-z, a)]
 
 
-CONES: dict[str, Callable[[Expression, Cut, Vector], Graph]] = {
-    "kink": of_kink,
-    "largest": of_largest,
-    "exp": of_exp,
+def shares(first: float) -> tuple[Fraction, Fraction]:
+    """The weights of a geometric mean, as fractions of small numbers.
+
+    Raises:
+        NotCertified: they are none.
+    """
+    found = Fraction(first).limit_denominator(1024)
+    if abs(found - Fraction(first)) > 1e-14:
+        raise NotCertified(f"NOT EXPORTED: a power with the weight {first:g}, which is no fraction of small numbers")
+    return found, 1 - found
+
+
+Cone = Callable[[Expression, Any, Vector], Graph]
+GROUPED: dict[type[Bend], Cone] = {Kinks: of_kink, Largest: of_largest, LogSumExp: of_logsumexp, Norm: of_norm}
+CURVES: dict[str, Cone] = {
+    "exponential": of_exp,
     "softplus": of_softplus,
     "elu": of_elu,
-    "logsumexp": of_logsumexp,
-    "square": of_square,
-    "norm": of_norm,
+    "squared": of_square,
+    "power": of_power,
+    "inverse": of_inverse,
+    "root": of_root,
+    "minus log": of_log,
 }
-"""By the name of the bend: an affine expression and constraints under which it is at least the bend, and can be it."""
+"""By the kind of the atom, or the name of its curve: an affine expression, and constraints under which it is at least
+the atom, and can be it."""
+
+
+def cone_of(atom: Bend) -> Cone:
+    """The conic form of an atom."""
+    return CURVES[atom.curve.name] if isinstance(atom, Smooth) else GROUPED[type(atom)]
 
 
 def exponential(a: Expression, z: Expression) -> Any:

@@ -10,10 +10,9 @@ from torch import nn
 
 from convexnet.arrays import listed_inputs
 from convexnet.curvature.arguments import unwrapped
-from convexnet.export.bends import BENDS
 from convexnet.export.samples import arranged, one_value, read, variable_of
-from convexnet.export.tightness import check_tight
-from convexnet.solve.lp import need
+from convexnet.extras import need
+from convexnet.form.tightness import check_tight
 
 
 def to_cvxpy(model: nn.Module, variable: Any, given: Any = None, *, wrt: int = -1) -> Any:
@@ -79,10 +78,10 @@ def to_cvxpy(model: nn.Module, variable: Any, given: Any = None, *, wrt: int = -
     inputs = arranged(inner, values, expression.shape, number)
     items.insert(number, None)
     parameters = [place for place, item in enumerate(items) if item is not None]
-    form, sender = read(inner, inputs, parameters, list(BENDS), number)
+    form, sample = read(inner, inputs, parameters, variable=number)
     positive = check_tight(form, type(inner).__name__)
     flat = expression if expression.ndim == 1 else cp.reshape(expression, (expression.size,), order="C")
-    return network(flat, Given(sender, form, inputs, items, positive))
+    return network(flat, Given(sample, form, inputs, items, positive))
 
 
 def is_expression(cp: Any, value: Any) -> bool:

@@ -7,17 +7,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from convexnet.arrays import listed_inputs
 from convexnet.curvature.arguments import unwrapped
 from convexnet.domains import Box
-from convexnet.export.bends import BENDS
-from convexnet.export.form import Form
 from convexnet.export.samples import arranged, one_value, read, variable_of
-from convexnet.export.tightness import check_tight
-from convexnet.solve.lp import need
+from convexnet.extras import need
+from convexnet.form.atoms import Kinks
+from convexnet.form.sparse import Form
+from convexnet.form.tightness import check_tight
 
 Rows = tuple[Any, Any]
 """A sparse matrix over all columns, and the lower bounds of its rows."""
@@ -81,7 +80,7 @@ def to_lp(model: nn.Module, domain: Box, given: Tensor | Sequence[Any] | Any = N
     tensors = [one_value(value, place) for place, value in enumerate(listed_inputs(given))]
     number = variable_of(wrt, len(tensors))
     inputs = arranged(inner, tensors, domain.shape, number)
-    form, _ = read(inner, inputs, (), [name for name, bend in BENDS.items() if bend.piecewise_linear], number)
+    form, _ = read(inner, inputs, (), linear=True, variable=number)
     if form.shape:
         raise ValueError(
             f"{type(inner).__name__} returns {tuple(form.shape)} numbers for each sample, and a linear program "
@@ -95,7 +94,7 @@ def to_lp(model: nn.Module, domain: Box, given: Tensor | Sequence[Any] | Any = N
 def as_highs(form: Form, domain: Box) -> Any:
     """The program as HiGHS holds it."""
     highspy, sparse = need("highspy"), need("scipy.sparse")
-    starts = list(itertools.accumulate((cut.size for cut in form.cuts), initial=form.size))
+    starts = list(itertools.accumulate((cut.results for cut in form.cuts), initial=form.size))
     width = starts[-1]
     lower = np.full(width, -np.inf)
     upper = np.full(width, np.inf)
@@ -108,16 +107,16 @@ def as_highs(form: Form, domain: Box) -> Any:
         mask, values = form.fixed[k]
         own = slice(starts[k], starts[k + 1])
         lower[own][mask] = upper[own][mask] = values[mask]
-        slope = np.broadcast_to(torch.as_tensor(cut.setting).numpy(), (cut.size,))
-        if cut.bend == "kink":
+        slope = cut.atom.slope.cpu().numpy() if isinstance(cut.atom, Kinks) else None
+        if slope is not None:
             lower[own][~mask & (slope == 0)] = 0.0
         a, c = argument(form, k, starts)
-        result = np.repeat(np.arange(cut.size), cut.group)
+        result = np.repeat(np.arange(cut.results), cut.atom.group)
         z = sparse.csr_matrix((np.ones(len(c)), (np.arange(len(c)), starts[k] + result)), (len(c), width))
         free = ~mask[result]
         blocks.append(((z - a)[free], c[free]))
-        rows += chosen(named(f"a{k + 1}", (*cut.shape, *([cut.group] if cut.group > 1 else []))), free)
-        if cut.bend == "kink":
+        rows += chosen(named(f"a{k + 1}", (*cut.shape, *([cut.atom.group] if slope is None else []))), free)
+        if slope is not None:
             bent = free & (slope != 0)
             blocks.append(((z - sparse.diags(slope) @ a).tocsr()[bent], (slope * c)[bent]))
             rows += chosen(named(f"s{k + 1}", cut.shape), bent)

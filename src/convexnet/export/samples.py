@@ -12,17 +12,18 @@ from torch import Tensor, fx, nn
 
 from convexnet.arrays import as_tensor, is_whole
 from convexnet.curvature.arguments import two_rows
+from convexnet.curvature.call import Refusal
 from convexnet.curvature.certificate import certify_program
 from convexnet.curvature.failures import in_short
 from convexnet.curvature.fields import BATCH
 from convexnet.curvature.trace import Program, for_two_rows, trace
 from convexnet.curvature.undisturbed import calling
 from convexnet.errors import NotTraceable
-from convexnet.export.form import Form, form_of
-from convexnet.export.reading import Reading
-from convexnet.export.sender import Sender
+from convexnet.form.findings import refuse
+from convexnet.form.inputs import with_floats
+from convexnet.form.program import Gate, Opened, values_of
+from convexnet.form.sparse import Form, Sample, form_of
 from convexnet.memory import EXAMPLE, recall
-from convexnet.solve.asked import with_floats
 
 
 def one_value(value: Any, place: int) -> Tensor:
@@ -107,10 +108,17 @@ def read(
     model: nn.Module,
     inputs: Sequence[Tensor],
     parameters: Collection[int],
-    allowed: Collection[str],
+    linear: bool = False,
     variable: int = -1,
-) -> tuple[Form, Sender]:
+) -> tuple[Form, Sample]:
     """Certify a model in one of its inputs, the last if none is named, and read its form.
+
+    Args:
+        model: the model.
+        inputs: one sample of each input, (1, ...).
+        parameters: the numbers of inputs whose value changes later.
+        linear: let every atom be piecewise linear.
+        variable: the number of the input that varies.
 
     Raises:
         NotCertified: it is not proved convex, or it holds an operator that cannot be exported.
@@ -140,13 +148,21 @@ def read(
     if program is None:  # it runs at the size it was traced with
         program, rows = fixed, BATCH
     try:
-        sender = Sender(Reading(program, variable, parameters, allowed), inputs, rows)
-        return form_of(sender), sender
+        opened = Opened(program, variable, parameters, paired=True).valued(values_of(program))
+        sample = Sample(opened, inputs, rows)
+        atoms = [(cut.node, cut.atom) for cut in sample.cuts if not isinstance(cut.atom, Gate)]
+        bent = [node for node, atom in atoms if linear and not atom.piecewise_linear]
+        refuse(program.model, [(node, Refusal(NOT_LINEAR, LINEAR_REMEDY)) for node in bent])
+        return form_of(sample), sample
     except RuntimeError as error:
         raise NotTraceable(
             f"{program.model} cannot be evaluated in float64, one sample at a time: {in_short(error)}\n"
             "  write its forward for batches of any size, and in the type of its input (x.dtype)"
         ) from error.with_traceback(None)
+
+
+NOT_LINEAR = "it is not piecewise linear, and a linear program holds nothing else"
+LINEAR_REMEDY = "use ReLU, LeakyReLU, absolute values and maxima; or to_cvxpy, or minimise"
 
 
 def check_output(program: Program) -> None:

@@ -29,14 +29,14 @@ WHITENED = {
 }
 
 
-def factor(widening: float) -> str:
+def factor(widening: float | str) -> str:
     """A factor as it is written.
 
     Example:
-        >>> factor(2.0), factor(1.5)
-        ('×2', '×1.5')
+        >>> factor(2.0), factor(1.5), factor("signs")
+        ('×2', '×1.5', 'signs')
     """
-    return f"×{widening:g}"
+    return widening if isinstance(widening, str) else f"×{widening:g}"
 
 
 def options(ordinary: Recipe, convex: Recipe) -> str:
@@ -68,7 +68,7 @@ def command(recipe: Recipe, seed: int, full: bool) -> str:
     how, default = recipe.convex, Convex()
     words = [f"convexnet demo --seed {seed}"]
     words += [f"--method {how.method}"] if how.method != default.method else []
-    words += [f"--widen-first {how.widen_first:g}"] if how.widen_first is not None else []
+    words += [f"--widen-first {factor(how.widen_first).lstrip('×')}"] if how.widen_first is not None else []
     words += [f"--init {how.init}"] if how.init is not None else []
     words += ["--free-head"] if how.free_head else []
     words += ["--free-gamma"] if how.free_gamma else []
@@ -83,6 +83,8 @@ def size(run: Run) -> str:
     how = run.recipe.convex
     if how.widen_first is None:
         return "They have the same size and see"
+    if isinstance(how.widen_first, str):
+        return f"They have the same size, the {run.kind} network's first activation has both signs, and they see"
     wide = round(run.recipe.width * how.widen_first)
     return (
         f"They have the same size, but for the first layer, which has {wide} units in the {run.kind} network "
@@ -109,7 +111,9 @@ def layers(run: Run) -> str:
     """What both networks are made of; `run` is the convex one."""
     recipe, how = run.recipe, run.recipe.convex
     said = f"{recipe.depth} hidden layers of {recipe.width}"
-    if how.widen_first is not None:
+    if isinstance(how.widen_first, str):
+        said += f" (the first activation of the {run.kind} one sees both signs)"
+    elif how.widen_first is not None:
         said += f" (the first of the {run.kind} one: {round(recipe.width * how.widen_first)})"
     said += f", each linear → BatchNorm → ReLU (ordinary) or ELU ({run.kind}), linear head, softmax cross-entropy"
     if how.init is not None:

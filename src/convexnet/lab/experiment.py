@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
+from convexnet.constraints import Cone
 from convexnet.lab.checkpoints import epoch_seed
 from convexnet.lab.data import Split, augmentation, batches
 from convexnet.lab.recipes import Recipe
@@ -170,7 +171,7 @@ class Training:
         course, fabric, recipe = self.course, self.course.fabric, self.course.recipe
         forward, optimiser = self.wrapped
         number = self.epoch + 1
-        set_rate(self.optimiser, recipe.learning_rate * recipe.decay ** ((number - 1) / recipe.epochs))
+        set_rate(self.optimiser, recipe.rate(number))
         seen = self.seen = self.seen or Seen(number)
         count = int(fabric.broadcast(self.pace)) if fabric.world_size > 1 else self.pace
         last = min(self.batch + count, course.count)
@@ -222,12 +223,28 @@ def prepared(model: nn.Module, example: Tensor, course: Course, *, convex: bool)
     """A network with its optimiser, and its constraint attached."""
     recipe = course.recipe
     cone = constrained(model, example, free_gamma=recipe.convex.free_gamma) if convex else None
-    optimiser: torch.optim.Optimizer = torch.optim.AdamW(
-        model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
-    )
+    parts, decay = groups(model, recipe, cone), recipe.weight_decay
+    optimiser: torch.optim.Optimizer
+    if recipe.optimiser == "sgd":
+        optimiser = torch.optim.SGD(
+            parts, lr=recipe.learning_rate, momentum=0.9, nesterov=True, weight_decay=decay, fused=True
+        )
+    else:
+        optimiser = torch.optim.AdamW(parts, lr=recipe.learning_rate, weight_decay=decay, fused=True)
     if cone is not None:
         cone.attach(optimiser)
     return Training(model, optimiser, course, None if recipe.average is None else copy.deepcopy(model))
+
+
+def groups(model: nn.Module, recipe: Recipe, cone: Cone | None) -> list[dict[str, Any]]:
+    """The parameters for an optimiser, apart where weight decay does not act on them."""
+    if recipe.decays == "all":
+        return [{"params": list(model.parameters())}]
+    kept = set() if cone is None else set(cone.parameters)
+    named = dict(model.named_parameters())
+    free = [name for name, parameter in named.items() if parameter.ndim > 1 and name not in kept]
+    rest = [parameter for name, parameter in named.items() if name not in free]
+    return [{"params": [named[name] for name in free]}, {"params": rest, "weight_decay": 0.0}]
 
 
 def paced(done: int, seconds: float) -> int:

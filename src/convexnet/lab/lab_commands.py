@@ -129,7 +129,8 @@ def train(
         torch.set_num_threads(threads)
         name = f"ioc-{model}" if convex and f"ioc-{model}" in MODELS else model
         try:
-            how = recipe_named(recipe, convex=model_named(name).convex)
+            kind = model_named(name)
+            given_recipe = how = recipe_named(recipe, convex=kind.convex, family=kind.family)
         except ValueError as error:
             raise refuse(str(error)) from None
         if convex and not model_named(name).convex:
@@ -144,7 +145,7 @@ def train(
             **{key: value for key, value in given.items() if value is not None},
             convex=replace(how.convex, **{key: value for key, value in ways.items() if value is not None}),
         )
-        changed = how != recipe_named(recipe, convex=model_named(name).convex) or train_samples is not None
+        changed = how != given_recipe or train_samples is not None
         job = Job(
             "train",
             name,

@@ -29,11 +29,13 @@ class Model:
         title: what tables call it.
         convex: whether it is meant to be convex, so that its constraint is attached to the optimiser.
         make: from the shape of a sample, the number of classes and a recipe.
+        family: whose recipes it has, see `convexnet.lab.recipes`.
     """
 
     title: str
     convex: bool
     make: Callable[[Sequence[int], int, Recipe], nn.Module]
+    family: str = "mlp"
 
 
 def mlp(shape: Sequence[int], classes: int, recipe: Recipe) -> nn.Module:
@@ -64,7 +66,8 @@ def counterpart(ordinary: Callable[[Sequence[int], int, Recipe], nn.Module], act
         return converted(ordinary(shape, classes, recipe), shape, how, activation or how.activation)
 
     title = "ReLU-constrained MLP" if activation == "relu" else f"IOC-{ordinary.__name__.upper()}"
-    return Model(title.replace("ALLCONV", "AllConv"), convex=True, make=make)
+    family = "allconv" if ordinary is allconv else "mlp"
+    return Model(title.replace("ALLCONV", "AllConv"), convex=True, make=make, family=family)
 
 
 def converted(network: nn.Module, shape: Sequence[int], how: Convex, activation: str) -> nn.Module:
@@ -90,7 +93,7 @@ MODELS: Mapping[str, Model] = MappingProxyType(
         "relu-mlp": counterpart(mlp, activation="relu"),
         "ficnn": Model("FICNN", convex=True, make=ficnn),
         "ioc-mlp": counterpart(mlp),
-        "allconv": Model("AllConv", convex=False, make=allconv),
+        "allconv": Model("AllConv", convex=False, make=allconv, family="allconv"),
         "ioc-allconv": counterpart(allconv),
     }
 )

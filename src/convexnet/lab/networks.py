@@ -33,7 +33,7 @@ class Convex:
     """
 
     method: str = "exponentiate"
-    widen_first: float | None = None
+    widen_first: float | str | None = None
     init: str | None = None
     free_head: bool = False
     free_gamma: bool = False

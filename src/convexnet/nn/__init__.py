@@ -18,6 +18,7 @@ from convexnet.nn.norms import Affine as Affine
 from convexnet.nn.norms import BatchNormAlong as BatchNormAlong
 from convexnet.nn.picnn import PICNN as PICNN
 from convexnet.nn.recurrent import ICRNN as ICRNN
+from convexnet.nn.signs import BothSigns as BothSigns
 
 __all__ = [
     "FICNN",
@@ -25,6 +26,7 @@ __all__ = [
     "PICNN",
     "Affine",
     "BatchNormAlong",
+    "BothSigns",
     "ConvFICNN",
     "ConvPICNN",
     "ConvexConv2d",

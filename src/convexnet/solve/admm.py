@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from convexnet.curvature.call import Refusal
-from convexnet.solve.bends import Bend, Kinks
+from convexnet.form.atoms import Bend, Kinks
+from convexnet.form.grouped import Largest, grouped
+from convexnet.form.kink_form import KinkForm
 from convexnet.solve.drive import Evidence, Found, Offer, Problem, picked
-from convexnet.solve.groups import Largest, grouped
-from convexnet.solve.kink_form import KinkForm
 from convexnet.solve.rows import kinked, subgradient_of
 
 EVERY = 10
@@ -75,7 +75,7 @@ class ADMM:
 
     Example:
         >>> from convexnet.solve.drive import drive, nothing_yet
-        >>> from convexnet.solve.maps import Map
+        >>> from convexnet.form.linear_maps import Map
         >>> one = torch.ones(1, 1, dtype=torch.float64)
         >>> f = KinkForm((-0.3 * one,), (Kinks(-one[0]),), (Map(one),), {}, 0 * one[0], 0 * one, {0: one})  # |y - 0.3|
         >>> problem = Problem(f, -one, one)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,10 +13,10 @@ from torch import Tensor, nn
 
 from convexnet.arrays import as_tensor, is_real, is_whole, listed_inputs, refuse_transformed
 from convexnet.curvature.accepted import check_example
-from convexnet.curvature.arguments import two_rows, unwrapped
-from convexnet.curvature.undisturbed import calling
+from convexnet.curvature.arguments import unwrapped
 from convexnet.domains import Box
 from convexnet.errors import NotTraceable, meant
+from convexnet.form.inputs import output_of, with_floats
 from convexnet.solve.choose import NAMES
 from convexnet.solve.solution import Solution
 from convexnet.solve.variants import DERIVATIVES
@@ -123,32 +122,6 @@ def check_given(index: int, tensor: Tensor, first: Tensor) -> None:
     if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
         row = int((~tensor.isfinite()).flatten(1).any(1).nonzero()[0]) if tensor.ndim > 1 else 0
         raise ValueError(f"given[{index}] holds NaN or infinity, first in row {row}")
-
-
-def with_floats(module: nn.Module, inputs: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
-    """The inputs with whole numbers as floating ones, where the forward takes them only so.
-
-    Labels and indices stay what they are: integers are tried first, and then as few floating ones as possible.
-    """
-    whole = [i for i, tensor in enumerate(inputs) if not tensor.is_floating_point()]
-    if not whole or output_of(module, inputs, dtype) is not None:
-        return inputs
-    for count in range(1, len(whole) + 1):
-        for chosen in itertools.combinations(whole, count):
-            tried = [t.to(dtype) if i in chosen else t for i, t in enumerate(inputs)]
-            if output_of(module, tried, dtype) is not None:
-                return tried
-    return inputs
-
-
-def output_of(module: nn.Module, inputs: Sequence[Tensor], dtype: torch.dtype) -> Any:
-    """What the forward returns for two rows of the inputs, floating ones in the module's type; None where it fails."""
-    rows = [two_rows(tensor) for tensor in inputs]
-    try:
-        with calling(module):
-            return module(*(row.to(dtype) if row.is_floating_point() else row for row in rows))
-    except Exception:  # whatever a user's forward raises
-        return None
 
 
 # --- what to say when tracing fails ----------------------------------------------------------------------------------

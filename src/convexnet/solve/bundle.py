@@ -72,10 +72,10 @@ class Bundle:
     the last point; Mehrotra (1992), On the implementation of a primal-dual interior point method, for both problems.
 
     Example:
-        >>> from convexnet.solve.bends import Kinks
+        >>> from convexnet.form.atoms import Kinks
         >>> from convexnet.solve.drive import drive, nothing_yet
-        >>> from convexnet.solve.kink_form import KinkForm
-        >>> from convexnet.solve.maps import Map
+        >>> from convexnet.form.kink_form import KinkForm
+        >>> from convexnet.form.linear_maps import Map
         >>> one = torch.ones(1, 1, dtype=torch.float64)
         >>> f = KinkForm((-1.5 * one,), (Kinks(-one[0]),), (Map(5 * one),), {}, 0 * one[0], 0 * one, {0: one})
         >>> problem = Problem(f, -one, one)  # 5 |y - 0.3|

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from time import monotonic
 
+from convexnet.form.kink_form import KinkForm
 from convexnet.solve.admm import ADMM
 from convexnet.solve.bundle import Bundle
 from convexnet.solve.drive import Found, Problem, Solver, Watch, drive
 from convexnet.solve.first_order import Adam, Fista
-from convexnet.solve.kink_form import KinkForm
 from convexnet.solve.layers import Layers
 from convexnet.solve.lp import solve_exactly
 from convexnet.solve.newton import Newton

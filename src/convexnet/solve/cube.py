@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from convexnet.solve.bends import Bend
-from convexnet.solve.kink_form import KinkForm
-from convexnet.solve.maps import Map
+from convexnet.form.atoms import Bend
+from convexnet.form.kink_form import KinkForm
+from convexnet.form.linear_maps import Map
 
 
 @dataclass(frozen=True)

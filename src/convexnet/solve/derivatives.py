@@ -24,11 +24,12 @@ from torch import Tensor, nn
 
 from convexnet.curvature.trace import TRACING
 from convexnet.domains import Box
+from convexnet.form.program import tensors_of
 from convexnet.solve.drive import Found, Function, picked
 from convexnet.solve.first import pulled_back
 from convexnet.solve.further import again, smoothly
 from convexnet.solve.minimum import Minimum
-from convexnet.solve.reading import Reading, tensors_of
+from convexnet.solve.reading import Reading
 from convexnet.solve.refusals import check_transforms
 
 EXACT = ("newton", "newton in full", "lp")

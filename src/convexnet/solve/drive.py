@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from convexnet.solve.kink_form import KinkForm
+from convexnet.form.kink_form import KinkForm
 
 PATTERNS = 1
 """Random patterns of signs, beside the two of one sign and the two that alternate, along which f is looked at; and

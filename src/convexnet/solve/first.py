@@ -5,12 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from convexnet.solve.bends import Bend
+from convexnet.form.atoms import Bend
+from convexnet.form.grouped import Norm
+from convexnet.form.program import value_of
 from convexnet.solve.drive import picked
 from convexnet.solve.holding import Held, gates_at, held_by
 from convexnet.solve.implicit import derived
 from convexnet.solve.minimum import Gradients, Minimum, shaped
-from convexnet.solve.opened import value_of
 
 
 def pulled_back(at: Minimum, tensors: list[Tensor], to_x: Tensor | None, to_value: Tensor | None) -> Gradients:
@@ -76,6 +77,11 @@ def through_program(at: Minimum, tensors: list[Tensor], to_value: Tensor | None,
         arguments.append(a.flatten(1).expand(len(gates[k]), -1))
         if isinstance(bend, Bend) and bend.smooth:
             return value_of(a, bend)
+        if isinstance(bend, Norm) and held is not None:
+            free = ~held.still[k][:, :: bend.group]
+            straight = bend.push(gates[k], arguments[k])
+            safe = torch.where(bend.spread(free), arguments[k], 1.0)  # where it is held, its slope has no number
+            return torch.where(free, bend.value(safe), straight).reshape(len(gates[k]), *a.shape[1:-1])
         if isinstance(bend, Bend):
             return bend.push(gates[k], arguments[k]).reshape(len(gates[k]), *a.shape[1:-1])
         gate = gates[k].reshape(len(gates[k]), *a.shape[1:])

@@ -133,10 +133,10 @@ class Fista:
     Adaptive restart for accelerated gradient schemes (the gradient scheme), for the restarts.
 
     Example:
-        >>> from convexnet.solve.bends import Kinks
+        >>> from convexnet.form.atoms import Kinks
         >>> from convexnet.solve.drive import drive, nothing_yet
-        >>> from convexnet.solve.kink_form import KinkForm
-        >>> from convexnet.solve.maps import Map
+        >>> from convexnet.form.kink_form import KinkForm
+        >>> from convexnet.form.linear_maps import Map
         >>> one = torch.ones(1, 1, dtype=torch.float64)
         >>> f = KinkForm((-0.3 * one,), (Kinks(-one[0]),), (Map(one),), {}, 0 * one[0], 0 * one, {0: one})  # |y - 0.3|
         >>> problem = Problem(f, -one, one)
@@ -229,10 +229,10 @@ class Adam:
     Source: Kingma & Ba (2015), Adam, algorithm 1.
 
     Example:
-        >>> from convexnet.solve.bends import Kinks
+        >>> from convexnet.form.atoms import Kinks
         >>> from convexnet.solve.drive import drive, nothing_yet
-        >>> from convexnet.solve.kink_form import KinkForm
-        >>> from convexnet.solve.maps import Map
+        >>> from convexnet.form.kink_form import KinkForm
+        >>> from convexnet.form.linear_maps import Map
         >>> one = torch.ones(1, 1, dtype=torch.float64)
         >>> f = KinkForm((-0.3 * one,), (Kinks(-one[0]),), (Map(one),), {}, 0 * one[0], 0 * one, {0: one})  # |y - 0.3|
         >>> problem = Problem(f, -one, one)

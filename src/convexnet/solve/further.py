@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from convexnet.solve.drive import Problem, rises, signs
 from convexnet.solve.first import held_at, pulled_back
 from convexnet.solve.implicit import moved, once, standing
 from convexnet.solve.layers import unchanged
@@ -82,7 +83,9 @@ def smoothly(
             below, above = (
                 standing(over(end, at.box.shape, len(at.lo)), kept) for end, kept in ((lo, at.lo), (hi, at.hi))
             )
-            size = (at.found.centre - at.found.value).clamp(min=1e-12)[:, None]
+            problem, found = Problem(at.f, at.lo, at.hi), at.found
+            ways = signs(problem.size, found.y)[:, None]
+            size = rises(problem, found.y, at.f.value(found.y), ways).amax(0).clamp(min=1e-12)[:, None]
             fixed = at.lo == at.hi
             arriving = to_x.reshape(at.lo.shape).double()
             walls = barriers(y, below, above, size)

@@ -3,19 +3,21 @@
 Which kinks and bounds hold it is read off where a solver stopped, which is near to the minimiser and not at it. So the
 same system, solved for the slope and the arguments that are left over, says where the minimiser is and what its gates
 are if these hold it; and this is looked up there.
+
+Long because the system, what goes into it and what is looked up are one thought.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from convexnet.solve.bends import Bend, Kinks
+from convexnet.form.atoms import Bend, Kinks
+from convexnet.form.grouped import Grouped, Norm, grouped
+from convexnet.form.kink_form import KinkForm
 from convexnet.solve.drive import Found
-from convexnet.solve.groups import Grouped, grouped
-from convexnet.solve.kink_form import KinkForm
 from convexnet.solve.tangents import rows_of
 
 TINY = 1e-11
@@ -43,6 +45,7 @@ class Held:
         sure: samples (B,) for which it was looked up that these kinks and bounds hold the minimiser, and no others.
         kinks: by the number of a bend, the samples (B,) that it holds; none for smooth ones.
         y: where they put the minimiser, (B, n); where that is not sure, where it was found.
+        still: by the number of a norm, which of its arguments (B, in_k) it holds at zero; elsewhere it is smooth.
     """
 
     low: Tensor
@@ -53,6 +56,7 @@ class Held:
     sure: Tensor
     kinks: dict[int, Tensor]
     y: Tensor
+    still: dict[int, Tensor] = field(default_factory=dict[int, Tensor])
 
     def put(self, index: Tensor, part: Held) -> None:
         """The solution for some samples."""
@@ -60,6 +64,8 @@ class Held:
         theirs = [part.low, part.high, part.to_y, part.along, part.sure, part.y, *part.forces, *part.kinks.values()]
         for whole, some in zip(mine, theirs, strict=True):
             whole[index] = some
+        for k, some in part.still.items():
+            self.still.setdefault(k, some.new_zeros(len(self.y), some.shape[1]))[index] = some
 
 
 def held_by(form: KinkForm, found: Found, gates: list[Tensor], lo: Tensor, hi: Tensor, to_x: Tensor) -> Held:
@@ -85,12 +91,14 @@ def held_by(form: KinkForm, found: Found, gates: list[Tensor], lo: Tensor, hi: T
         unit = units[len(picked)]
         sure = torch.where(bend.pull(torch.ones_like(gate), v) > 0, bend.active(a, gate, unit), -1.0)
         count = max(1, int((sure > 0).sum(1).max()))
+        if isinstance(bend, Norm):  # which is smooth where it holds nothing, so that all its rows are wanted
+            count = sure.shape[1]
         top = sure.topk(count, 1)
         picked.append(top.indices)
         masks.append((top.values > 0).to(y))
     gates = [
-        gate if index is None or mask is None else settled_gates(bend, gate, index, mask)
-        for bend, gate, index, mask in zip(form.bends, gates, picked, masks, strict=True)
+        gate if index is None or mask is None else settled_gates(bend, gate, index, mask, a)
+        for bend, gate, index, mask, a in zip(form.bends, gates, picked, masks, arguments, strict=True)
     ]
     chosen, arriving = form.pulled(gates)
     g = form.gradient(chosen)
@@ -109,6 +117,14 @@ def held_by(form: KinkForm, found: Found, gates: list[Tensor], lo: Tensor, hi: T
         else:
             assert isinstance(row, Tensor)
             own = arguments[k].gather(1, index)
+            if isinstance(bend, Norm):
+                order = index.argsort(1)
+                full = row.gather(1, order[:, :, None].expand_as(row))
+                free_ones = 1 - mask.gather(1, order)
+                curved = bend.curved(arguments[k], bend.value(arguments[k]), gates[k], y.new_zeros(len(y), 1))
+                weight = bend.weighed(arriving[k], curved).clamp(min=0).nan_to_num(posinf=0.0) * free_ones
+                rooted = bend.centred(curved, full) * weight.sqrt()[:, :, None]
+                hessian = torch.baddbmm(hessian, rooted.mT, rooted)
             if isinstance(bend, Grouped):
                 row = row - rows_of_leaders(form, k, gates, picked, bend)
                 own = own - arguments[k].gather(1, leaders(gates[k], index, bend))
@@ -116,7 +132,7 @@ def held_by(form: KinkForm, found: Found, gates: list[Tensor], lo: Tensor, hi: T
             left.append(own * mask)
     jacobian = torch.cat(holding, 1) if holding else y.new_zeros(len(y), 0, n)
     ahead = torch.cat(left, 1) if left else y.new_zeros(len(y), 0)
-    smooth = any(bend.smooth for bend in form.bends)
+    smooth = any(bend.smooth or isinstance(bend, Norm) for bend in form.bends)
     at_bounds = torch.where(low, lo - y, torch.where(high, hi - y, 0.0))  # to where these coordinates are
     at_bounds = torch.where(at_bounds.isfinite(), at_bounds, 0.0)
     slope, ahead = g, ahead + (jacobian @ at_bounds[:, :, None])[..., 0]
@@ -138,9 +154,15 @@ def held_by(form: KinkForm, found: Found, gates: list[Tensor], lo: Tensor, hi: T
     falling = torch.where(high, rest <= CLOSE * typical, True)
     sure &= (inside & still & rising & falling).all(1)
     kinks = {k: (mask > 0).any(1) for k, mask in enumerate(masks) if mask is not None}
+    held = ((k, index, mask) for k, (index, mask) in enumerate(zip(picked, masks, strict=True)))
+    still = {
+        k: torch.zeros_like(gates[k]).scatter_(1, index, mask) > 0
+        for k, index, mask in held
+        if isinstance(form.bends[k], Norm) and index is not None and mask is not None
+    }
     near = (there - y).abs().amax(1) <= NEAR * torch.where(width < 1e12, width, 1.0).amax(1)
     there = torch.where((sure & near)[:, None], torch.minimum(torch.maximum(there, lo), hi), y)
-    return Held(low, high, to_y, along[..., 0] if smooth else torch.zeros_like(y), parts[0], sure, kinks, there)
+    return Held(low, high, to_y, along[..., 0] if smooth else torch.zeros_like(y), parts[0], sure, kinks, there, still)
 
 
 def gates_at(form: KinkForm, gates: list[Tensor], arguments: list[Tensor]) -> list[Tensor]:
@@ -175,6 +197,9 @@ def looked_up(
             gate = (new - bend.slope * v) / reach
             at_kink = (near.abs() <= CLOSE) & (gate >= -CLOSE) & (gate <= 1 + CLOSE)
             beside = torch.where(gates[k] > 0.5, near >= -CLOSE, near <= CLOSE) | (bend.slope >= 1)
+        elif isinstance(bend, Norm):
+            size = bend.spread(bend.value(new) / torch.where(v > 0, v, 1.0))
+            at_kink, beside = (a.abs() <= CLOSE * units[k]) & (size <= 1 + CLOSE), ~torch.zeros_like(holds)
         else:
             share = new / torch.where(v > 0, v, 1.0).repeat_interleave(bend.group, 1)
             below = (grouped(a, bend.group).amax(-1, keepdim=True) - grouped(a, bend.group)).flatten(1) / units[k]
@@ -184,9 +209,11 @@ def looked_up(
     return sure
 
 
-def settled_gates(bend: Bend, gate: Tensor, index: Tensor, mask: Tensor) -> Tensor:
+def settled_gates(bend: Bend, gate: Tensor, index: Tensor, mask: Tensor, a: Tensor) -> Tensor:
     """Gates with those that do not hold the minimiser at the ends of their range, where they are at the minimum."""
     holds = torch.zeros_like(gate).scatter_(1, index, mask) > 0
+    if isinstance(bend, Norm):
+        return torch.where(holds, gate, bend.gates(a))
     if not isinstance(bend, Grouped):
         return torch.where(holds, gate, (gate > 0.5).to(gate))
     first = grouped(gate, bend.group).argmax(-1, keepdim=True)

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convexnet.solve.bends import Bend
-from convexnet.solve.opened import Opened, bend_of, value_of
+from convexnet.form.atoms import Bend
+from convexnet.form.program import Opened, bend_of, value_of
 
 Choice = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
 """(k, a_k (B, in_k), what arrives (B, out_k)) -> multipliers (B, in_k) of the arguments and an intercept (B,)."""
@@ -251,7 +251,7 @@ def carried(a: Tensor, z: Tensor, pulled: Callable[[Tensor], Tensor]) -> Tensor:
 
 
 def bends_of(opened: Opened, inputs: Sequence[Tensor]) -> list[Bend]:
-    """The bends of a program; those that see results of others only with multipliers that are not negative."""
+    """The bends of a program, told which of their arguments are convex or concave: those that see results of others."""
     found: list[Bend] = []
     leaves: list[Tensor] = []
     seen: list[Tensor] = []
@@ -269,10 +269,16 @@ def bends_of(opened: Opened, inputs: Sequence[Tensor]) -> list[Bend]:
     generator = torch.Generator().manual_seed(0)
     for k, a in enumerate(seen):
         if a.requires_grad:
-            weight = torch.randn(a.shape, generator=generator, dtype=torch.float64).to(a.device)
+            weight = torch.zeros_like(a).requires_grad_()
             moved = torch.autograd.grad(
-                a, leaves[:k], weight, retain_graph=True, allow_unused=True, materialize_grads=True
+                a, leaves[:k], weight, create_graph=True, allow_unused=True, materialize_grads=True
             )
-            if any(bool(part.any()) for part in moved):
-                found[k] = found[k].rising()
+            ahead = sum(
+                (part * torch.rand(part.shape, generator=generator, dtype=torch.float64).to(a.device)).sum()
+                for part in moved
+            )
+            if isinstance(ahead, Tensor) and ahead.requires_grad:  # how much a moves where all results do, upwards
+                (along,) = torch.autograd.grad(ahead, weight, retain_graph=True)
+                signs = along.flatten(1).sign()
+                found[k] = found[k].signed(torch.where((signs == signs[0]).all(0), signs[0], 1.0))
     return found

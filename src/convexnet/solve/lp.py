@@ -17,20 +17,11 @@ import torch
 from torch import Tensor
 
 from convexnet.curvature.call import Refusal
-from convexnet.solve.bends import Bend, Kinks, Smooth
+from convexnet.extras import need
+from convexnet.form.atoms import Bend, Kinks, Smooth
+from convexnet.form.grouped import Largest
+from convexnet.form.kink_form import KinkForm
 from convexnet.solve.drive import Evidence, Found, Problem
-from convexnet.solve.groups import Largest
-from convexnet.solve.kink_form import KinkForm
-
-
-def need(name: str) -> Any:
-    """An optional package, or an error that says how to get it."""
-    import importlib
-
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ImportError(f"this needs {name}: pip install 'convexnet[solve]'") from error
 
 
 def curve_of(bend: Bend) -> str:

@@ -19,18 +19,18 @@ from convexnet.curvature.call import Refusal
 from convexnet.curvature.trace import TRACING
 from convexnet.domains import Box
 from convexnet.errors import NotCertified, NotTraceable
+from convexnet.form.kink_form import KinkForm
+from convexnet.form.matrices import Pieces, TooLarge
+from convexnet.form.program import Opened
 from convexnet.solve.asked import Asked, checked, misread, wrong_batch
 from convexnet.solve.choose import MANY, MATRICES, chosen_solver, rescue, run
 from convexnet.solve.derivatives import attached, sources_of, wants_gradients
 from convexnet.solve.drive import Found, Problem, Progress, Watch, nothing_yet, picked, rises, signs
 from convexnet.solve.implicit import standing
-from convexnet.solve.kink_form import KinkForm
 from convexnet.solve.layers import Layers
 from convexnet.solve.minimum import over
-from convexnet.solve.opened import Opened
-from convexnet.solve.pieces import Pieces, TooLarge
 from convexnet.solve.plain import Own, Private, Whole
-from convexnet.solve.proof import PART, cells_of, proved
+from convexnet.solve.proof import PART, cells_of, proved, supported
 from convexnet.solve.reading import Reading, read
 from convexnet.solve.refusals import check_derivatives, check_transforms
 from convexnet.solve.settling import refined
@@ -40,6 +40,10 @@ from convexnet.solve.variants import unrolled
 
 MUCH = 1e-7
 """The share of a value, or of its rise, up to which what is lost to rounding counts as rounding."""
+
+
+FEW = 4
+"""Samples of which it is looked up, once, that the atoms of a network prove something."""
 
 
 def minimise(
@@ -429,13 +433,17 @@ def problem_of(reading: Reading, asked: Asked, everywhere: bool, solver: str) ->
     inputs = [tensor.detach() for tensor in asked.inputs]
     lo, hi = asked.lo, asked.hi
     single = False
-    if not everywhere:
-        closed = "it is convex on the domain only"
-    elif reading.pieces is None or reading.opened is None:
+    if reading.pieces is None or reading.opened is None:
         closed = "its forward reads the size of its batch"
     else:
         try:
             f, layers, closed = opened_up(reading.opened, reading.pieces, inputs, lo.shape[1], solver)
+            whole = everywhere and not any(bend.partial for bend in f.bends)
+            if not (whole and "supported" in reading.shown):
+                few = torch.arange(min(len(lo), FEW if whole else len(lo)), device=lo.device)
+                if not supported(layers.rows(few), lo[few], hi[few]):
+                    raise Refusal("it is convex for a reason that its atoms do not show")
+                reading.shown.add("supported" if whole else "")
         except Refusal as refusal:
             closed = refusal.reason
         except (RuntimeError, IndexError) as error:

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from convexnet.domains import Box
+from convexnet.form.kink_form import KinkForm
 from convexnet.solve.choose import together
 from convexnet.solve.drive import Found, Function, Problem, picked
 from convexnet.solve.holding import Held
 from convexnet.solve.implicit import standing
-from convexnet.solve.kink_form import KinkForm
 from convexnet.solve.nearby import focused
 from convexnet.solve.reading import Reading
 from convexnet.solve.refusals import missing

@@ -10,10 +10,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from convexnet.solve.bends import Kinks
+from convexnet.form.atoms import Kinks
+from convexnet.form.kink_form import KinkForm
+from convexnet.form.linear_maps import Map
 from convexnet.solve.drive import Evidence, Found, Problem, picked
-from convexnet.solve.kink_form import KinkForm
-from convexnet.solve.maps import Map
 from convexnet.solve.settling import settled
 
 MANY = 4
@@ -40,6 +40,8 @@ def focused(form: KinkForm, found: Found, lo: Tensor, hi: Tensor) -> None:
         return
     if any(bool((part != part[:1]).any()) for bend in bends for part in (bend.slope, bend.least)):
         return  # each sample has kinks of its own, and a form those of all
+    if any(bend.most is not None for bend in bends):
+        return
     rows = (found.gap > LOOSE * found.scale).nonzero()[:, 0]
     wide = sum(c.shape[1] for c in form.constants)
     if not len(rows) or wide <= 2 * MANY * form.size:

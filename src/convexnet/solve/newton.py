@@ -16,9 +16,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from convexnet.form.kink_form import KinkForm
 from convexnet.solve.cube import scales_of
 from convexnet.solve.drive import Evidence, Found, Offer, Problem, picked
-from convexnet.solve.kink_form import KinkForm
 from convexnet.solve.path import (
     ASTRAY,
     BACK,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from convexnet.solve.kink_form import KinkForm
+from convexnet.form.kink_form import KinkForm
 
 START = 0.1
 """The first mu, in units of what typically arrives at a bend."""

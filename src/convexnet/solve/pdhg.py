@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from convexnet.form.kink_form import KinkForm
 from convexnet.solve.drive import Evidence, Found, Offer, Problem, picked
-from convexnet.solve.kink_form import KinkForm
 from convexnet.solve.rows import Parts, Program, chosen, distance, kinked, over, times, zeros
 
 EVERY = 25
@@ -60,8 +60,8 @@ class PDHG:
 
     Example:
         >>> from convexnet.solve.drive import drive, nothing_yet
-        >>> from convexnet.solve.bends import Kinks
-        >>> from convexnet.solve.maps import Map
+        >>> from convexnet.form.atoms import Kinks
+        >>> from convexnet.form.linear_maps import Map
         >>> one = torch.ones(1, 1, dtype=torch.float64)
         >>> f = KinkForm((-0.3 * one,), (Kinks(-one[0]),), (Map(one),), {}, 0 * one[0], 0 * one, {0: one})  # |y - 0.3|
         >>> problem = Problem(f, -one, one)

@@ -12,8 +12,8 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from convexnet.solve.bends import Kinks
-from convexnet.solve.kink_form import KinkForm
+from convexnet.form.atoms import Kinks
+from convexnet.form.kink_form import KinkForm
 
 PIVOTS = 24
 """Pivots of one sample."""

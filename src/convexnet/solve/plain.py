@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from convexnet.curvature.accepted import attributes
 from convexnet.curvature.arguments import copied, in_float64
 from convexnet.curvature.undisturbed import Generators, in_eval_mode, tensors_of
-from convexnet.solve.execution import Applied
-from convexnet.solve.opened import Opened
-from convexnet.solve.rounding import Tracked
+from convexnet.form.execution import Applied
+from convexnet.form.program import Opened
+from convexnet.solve.rounding import Tracked, analysis_of
 
 INSIDE = 1e-9
 """How far towards the centre, as a share of the way, a function that is convex on a box only is differentiated."""
@@ -115,7 +115,7 @@ class Whole:
 
     def judged(self, y: Tensor) -> Tracked:
         """f(y) with a bound of its rounding errors, (B,)."""
-        found = self.run(y, torch.zeros_like(y), self.opened.rounding())
+        found = self.run(y, torch.zeros_like(y), analysis_of(self.opened))
         return found if isinstance(found, Tracked) else Tracked(found, 2.0**-52 * found.abs())
 
     def touched(self, y: Tensor) -> Tensor:

@@ -23,12 +23,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convexnet.solve.bends import Bend, Kinks, Smooth
+from convexnet.form.atoms import Bend, Kinks, Smooth
+from convexnet.form.program import Opened
 from convexnet.solve.drive import Evidence, Found, Problem, picked
 from convexnet.solve.layers import Layers, carried
-from convexnet.solve.opened import Opened
 from convexnet.solve.plain import Whole
-from convexnet.solve.rounding import Tracked
+from convexnet.solve.rounding import Tracked, analysis_of
 
 Guide = Callable[[int, Bend, Tensor, Tensor], tuple[Tensor, Tensor]]
 """(k, bend, a_k (B, in_k), what arrives (B, out_k)) -> multipliers (B, in_k) of the arguments and an intercept (B,)."""
@@ -101,7 +101,7 @@ class Passed(torch.autograd.Function):
 
 def below(f: Layers, at: Tensor, guide: Guide) -> Plane:
     """The affine function below f for the multipliers that a guide chooses, touching near `at` (B, n)."""
-    rounding = f.opened.rounding()
+    rounding = analysis_of(f.opened)
     batch = len(at)
     point = at.detach().clone().requires_grad_()
     start = torch.zeros_like(point).requires_grad_()
@@ -109,6 +109,8 @@ def below(f: Layers, at: Tensor, guide: Guide) -> Plane:
     errors: list[Tensor] = []
     sizes: list[Tensor] = []
     shares: list[Tensor] = []
+    lost: list[Tensor] = []
+    wrong: list[Tensor] = []
     count = 0
 
     def bent(a: Any, bend: float | Tensor | Bend = 0.0) -> Any:
@@ -121,11 +123,15 @@ def below(f: Layers, at: Tensor, guide: Guide) -> Plane:
         here, off = flat.detach(), error.detach()
         z = kind.value(here)
         shares.append(steepest(kind, here))
+        lost.append(torch.zeros_like(z))
 
         def pulled(v: Tensor) -> Tensor:
-            v = v.clamp(min=0)  # non-negative but for rounding
+            lost[k] = (-v).clamp(min=0)
+            v = v.clamp(min=0)  # non-negative but for rounding, which is looked up
             chosen, rest = guide(k, kind, here, v)
             spread = spread_of(kind, v)
+            if isinstance(kind, Smooth) and kind.curve.low > -torch.inf:  # convex from there on, and nothing else
+                wrong.append(((here < kind.curve.low - off) & (spread > 0)).any(1))
             large = chosen.abs()
             shares[k] = torch.where(spread > 0, large / spread, shares[k])
             below, above = chosen * here, v * z
@@ -137,6 +143,7 @@ def below(f: Layers, at: Tensor, guide: Guide) -> Plane:
 
         def returned(v: Tensor) -> Tensor:
             v = v.abs()
+            wrong.append((lost[k] > 4 * rounding.lengths * rounding.unit * v).any(1))
             back = spread_of(kind, v) * shares[k]
             # What arrives is off by its own rounding, and so is what a result that is not touched is worth.
             sizes.append(total_of(v * z) + total_of(back * here))
@@ -164,6 +171,8 @@ def below(f: Layers, at: Tensor, guide: Guide) -> Plane:
     gamma = rounding.lengths * rounding.unit
     for size in sizes:
         total = total + gamma * size
+    for each in wrong:  # an atom is used downwards, and what lies below it proves nothing
+        total = torch.where(each, torch.inf, total)
     return Plane(at, level, g, (1 + 4 * gamma) * total + 4 * rounding.unit * level.abs(), gamma * slack)
 
 
@@ -175,6 +184,32 @@ def spread_of(bend: Bend, v: Tensor) -> Tensor:
 def total_of(parts: Tensor) -> Tensor:
     """The sum of the absolute values in each row, (B,)."""
     return parts.abs().sum(1)
+
+
+def supported(f: Layers, lo: Tensor, hi: Tensor) -> bool:
+    """Whether affine functions below the atoms make one that touches f, as far as a few points of [lo, hi] tell.
+
+    The calculus may know an argument's range, and so that an operator is affine or has one sign of curvature there;
+    where its atom is used downwards for such a reason, nothing would be proved, or not enough.
+    """
+    problem = Problem(None, lo, hi)
+    middle, reach = problem.centre(), (hi - lo).clamp(max=2.0)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(POINTS):
+        share = torch.rand(lo.shape, generator=generator, dtype=torch.float64).to(lo.device) - 0.5
+        at = problem.inside(middle + share * reach)
+        plane, value = below(f, at, by_gates(None)), f.value(at) + (0.0 if f.shift is None else f.shift)
+        size = value.abs() + (plane.slope * reach).abs().sum(1)
+        if not bool((plane.error.isfinite() & (value - plane.level <= plane.error + TOUCHES * size)).all()):
+            return False
+    return True
+
+
+POINTS = 3
+"""Points at which it is looked up that the atoms prove something."""
+
+TOUCHES = 1e-7
+"""How far below f, as a share of its size, the affine function may lie where it is told to touch."""
 
 
 def steepest(bend: Bend, a: Tensor) -> Tensor:
@@ -224,7 +259,7 @@ def tangent(f: Whole, at: Tensor) -> Plane:
     """The tangent of a function that is not opened, with the errors of its own operators."""
     point = f.touched(at).clone().requires_grad_()
     start = torch.zeros_like(point).requires_grad_()
-    rounding = f.opened.rounding()
+    rounding = analysis_of(f.opened)
 
     with torch.enable_grad():
         out = f.run(point, start, rounding)
@@ -304,8 +339,7 @@ PART = 256 * 2**20
 
 def cells_of(opened: Opened) -> int:
     """How many numbers the program makes of a batch of two."""
-    opened.affinities()
-    return opened.cells
+    return opened.kinds().cells
 
 
 def shown(problem: Problem, evidence: Evidence, y: Tensor) -> tuple[Plane, Tensor | None]:

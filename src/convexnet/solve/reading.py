@@ -24,8 +24,8 @@ from convexnet.curvature.certificate import ALL, Certificate, certify_program
 from convexnet.curvature.trace import TRACING, Program, for_two_rows, trace
 from convexnet.domains import Box
 from convexnet.errors import NotTraceable
-from convexnet.solve.opened import Opened
-from convexnet.solve.pieces import Pieces
+from convexnet.form.matrices import Pieces
+from convexnet.form.program import Opened, tensors_of, values_of
 from convexnet.solve.plain import Private
 from convexnet.solve.structure import structure_of
 
@@ -44,6 +44,7 @@ class Reading:
         values: of the module's own tensors that the program reads, by the `id` of each.
         itself: a copy of the module with these values, to be evaluated; None where one is to be made for every call.
         local: certificates over boxes, by the bounds, for functions that are convex there only.
+        shown: what has been looked up and needs no second look.
     """
 
     program: Program
@@ -55,6 +56,7 @@ class Reading:
     values: Mapping[int, Tensor]
     itself: Private | None = None
     local: dict[bytes, Certificate] = field(default_factory=dict[bytes, Certificate])
+    shown: set[str] = field(default_factory=set[str])
 
     def unchanged(self) -> bool:
         """Whether the module's tensors still have the values they had."""
@@ -70,7 +72,9 @@ class Reading:
         certificate = self.certificate if lasting else certify_program(self.program, self.variable)
         opened = None if self.opened is None else self.opened.valued(values)
         pieces = None if opened is None else Pieces(opened)
-        return replace(self, opened=opened, pieces=pieces, certificate=certificate, values=values, local={})
+        return replace(
+            self, opened=opened, pieces=pieces, certificate=certificate, values=values, local={}, shown=set()
+        )
 
     def on(self, box: Box) -> Certificate:
         """The certificate on a box, for a module that is not certified everywhere."""
@@ -167,16 +171,6 @@ def as_parameters(module: nn.Module) -> Generator[dict[int, Tensor]]:
     finally:
         for held, name, tensor in changed:
             held[name] = tensor
-
-
-def tensors_of(program: Program) -> list[Tensor]:
-    """The module's own tensors that a program reads."""
-    return [source.tensor for source in program.sources.values() if source.tensor is not None]
-
-
-def values_of(program: Program) -> dict[int, Tensor]:
-    """Copies of these tensors, by the `id` of each."""
-    return {id(tensor): tensor.detach().clone() for tensor in tensors_of(program)}
 
 
 def one_output(program: Program) -> bool:

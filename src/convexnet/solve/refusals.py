@@ -11,11 +11,10 @@ from torch.autograd import forward_ad
 
 from convexnet.curvature.graph import base_name, module_path, source_line
 from convexnet.domains import Box
-from convexnet.solve.bends import Bend
+from convexnet.form.kink_form import KinkForm
+from convexnet.form.program import Opened
 from convexnet.solve.drive import Function
-from convexnet.solve.kink_form import KinkForm
 from convexnet.solve.layers import Layers
-from convexnet.solve.opened import Opened, value_of
 from convexnet.solve.reading import Reading
 
 
@@ -60,7 +59,7 @@ def has_tangent(tensor: Tensor) -> bool:
 
 def unsmooth(opened: Opened, inputs: Sequence[Tensor], k: int, sample: int) -> str:
     """Why there is no second derivative: the bend k holds a sample."""
-    where = origin(opened, inputs, k)
+    where = opened.origins([tensor[:1] for tensor in inputs])[k]
     return (
         f"second derivatives of this minimum are not available: the minimiser of sample {sample} sits on a kink of "
         f"{described(where)}, where only first derivatives exist. Use a smooth activation (softplus) with a quadratic "
@@ -68,34 +67,11 @@ def unsmooth(opened: Opened, inputs: Sequence[Tensor], k: int, sample: int) -> s
     )
 
 
-def described(node: fx.Node | None) -> str:
+def described(node: fx.Node) -> str:
     """An operator with its module and its line."""
-    if node is None:
-        return "its forward"
     path, line = module_path(node), source_line(node)
     place = ", ".join(part for part in (f"layer {path}" if path else "", line) if part)
     return f"{base_name(node.target)} ({place or 'no source line'})"
-
-
-def origin(opened: Opened, inputs: Sequence[Tensor], k: int) -> fx.Node | None:
-    """The operator that bend k of a program belongs to."""
-    count = 0
-
-    def counted(a: Tensor, bend: float | Tensor | Bend = 0.0) -> Tensor:
-        nonlocal count
-        count += 1
-        return value_of(a, bend)
-
-    env: dict[fx.Node, Any] = {}
-    with torch.no_grad():
-        for node in opened.nodes:
-            if node in opened.moving and node.op == "call_function":
-                env[node] = opened.moved(node, env, counted, None, opened.affinities())
-            else:
-                env[node] = opened.computed(node, env, [t[:1] for t in inputs], None, None)
-            if count > k:
-                return node
-    return None
 
 
 def missing(f: Function, reading: Reading, name: str) -> str:

@@ -31,6 +31,7 @@ from convexnet.curvature.reductions import Reduction, Window
 from convexnet.curvature.row import Sum
 from convexnet.curvature.shapes import Moving
 from convexnet.curvature.table import row_of
+from convexnet.form.program import Opened
 
 UNIT = 2.0**-53
 """The relative error of one operation in float64."""
@@ -116,6 +117,11 @@ class Tracked:
 
     def narrow(self, dim: int, start: int, length: int) -> Tracked:
         return self.moved(lambda t: t.narrow(dim, start, length))
+
+    def sum(self, dims: list[int], keepdim: bool) -> Tracked:
+        value, count = self.value.sum(dims, keepdim=keepdim), math.prod(self.value.shape[d] for d in dims)
+        size = self.value.detach().abs().sum(dims, keepdim=keepdim)
+        return Tracked(value, self.error.sum(dims, keepdim=keepdim) + (count + 2) * self.unit * size, self.unit)
 
     def reshape(self, *shape: Any) -> Tracked:
         return self.moved(lambda t: t.reshape(*shape))
@@ -231,6 +237,19 @@ class Rounding:
             for value, error in zip(results, errors, strict=True)
         ]
         return tuple(made) if several else made[0]
+
+
+LARGEST = 4_000_000
+"""Entries of a tensor whose absolute values are kept."""
+
+
+def analysis_of(opened: Opened) -> Rounding:
+    """A running error analysis of a program, in which absolute values of weights are kept from run to run."""
+    sizes: Sizes = opened.kept.setdefault("sizes", {})
+    for held in opened.fixed.values():
+        if isinstance(held, Tensor) and held.is_floating_point() and held.numel() <= LARGEST:
+            sizes.setdefault(id(held), (held, None))
+    return Rounding(sizes=sizes)
 
 
 def is_real(value: Any) -> bool:

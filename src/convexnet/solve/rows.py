@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from convexnet.curvature.call import Refusal
-from convexnet.solve.bends import Bend, Kinks
-from convexnet.solve.groups import Largest, grouped
-from convexnet.solve.kink_form import KinkForm
+from convexnet.form.atoms import Bend, Kinks
+from convexnet.form.grouped import Largest, grouped
+from convexnet.form.kink_form import KinkForm
 from convexnet.solve.layers import Layers
 
 HUGE = 1e30

@@ -8,8 +8,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from convexnet.form.kink_form import KinkForm
 from convexnet.solve.drive import Evidence, Found, Problem, drive, nothing_yet
-from convexnet.solve.kink_form import KinkForm
 from convexnet.solve.newton import Newton
 from convexnet.solve.tangents import tangents
 

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from convexnet.solve.bends import Bend
+from convexnet.form.atoms import Bend
+from convexnet.form.grouped import Largest, grouped
+from convexnet.form.kink_form import KinkForm
 from convexnet.solve.drive import Function
-from convexnet.solve.groups import Largest, grouped
-from convexnet.solve.kink_form import KinkForm
 from convexnet.solve.layers import Layers, Sweep
 
 
@@ -40,8 +40,8 @@ def softened(f: Function, y: Tensor, mu: Sequence[Tensor]) -> Sweep:
     Where the bends are not known, f itself and its tangent.
 
     Example:
-        >>> from convexnet.solve.bends import Kinks
-        >>> from convexnet.solve.maps import Map
+        >>> from convexnet.form.atoms import Kinks
+        >>> from convexnet.form.linear_maps import Map
         >>> one = torch.ones(1, 1)
         >>> size = KinkForm((0 * one,), (Kinks(-one[0]),), (Map(one),), {}, torch.zeros(1), 0 * one, {0: one})  # |y|
         >>> sweep = softened(size, 3 * one, [2 * one])

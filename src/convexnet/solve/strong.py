@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from convexnet.solve.bends import Bend, Smooth
-from convexnet.solve.kink_form import KinkForm
-from convexnet.solve.opened import Opened, bend_of, value_of
+from convexnet.form.atoms import Bend, Smooth
+from convexnet.form.kink_form import KinkForm
+from convexnet.form.program import Opened, bend_of, value_of
 
 SHARE = 1e-6
 """What is taken off, for the rounding of the derivatives."""
@@ -34,7 +34,7 @@ def strength(opened: Opened, inputs: Sequence[Tensor], form: KinkForm) -> Tensor
     for k in form.weights:
         bend, first = form.bends[k], form.from_y[k]
         alone = all((k, j) not in form.between for j in range(k))
-        if isinstance(bend, Smooth) and bend.curve.name == "square" and first is not None and alone:
+        if isinstance(bend, Smooth) and bend.curve.name == "squared" and first is not None and alone:
             rows = first.columns(form.batch)
             single = ((rows != 0).sum(2) == 1).any(0).nonzero()[:, 0]
             if 0 < len(single) <= MANY:

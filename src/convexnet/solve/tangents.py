@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from convexnet.solve.bends import Bend, Kinks
-from convexnet.solve.kink_form import KinkForm
-from convexnet.solve.maps import Map
+from convexnet.form.atoms import Bend, Kinks
+from convexnet.form.kink_form import KinkForm
+from convexnet.form.linear_maps import Map
 
 NARROW = 32
 """Variables up to which scaling the map below for each sample is cheaper than scaling the rows above."""

@@ -17,11 +17,11 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from convexnet.solve.bends import Bend
+from convexnet.form.atoms import Bend
+from convexnet.form.program import Opened, bend_of
 from convexnet.solve.drive import Problem
 from convexnet.solve.implicit import derived
 from convexnet.solve.layers import unchanged
-from convexnet.solve.opened import Opened, bend_of
 from convexnet.solve.softened import soft
 
 DERIVATIVES = ("exact", "smoothed", "unrolled")

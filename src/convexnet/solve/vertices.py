@@ -10,11 +10,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from convexnet.solve.bends import Kinks
+from convexnet.form.atoms import Kinks
+from convexnet.form.kink_form import KinkForm
+from convexnet.form.linear_maps import Map
 from convexnet.solve.drive import Evidence, Found, Problem
 from convexnet.solve.holding import Held
-from convexnet.solve.kink_form import KinkForm
-from convexnet.solve.maps import Map
 from convexnet.solve.nearby import reduced, turning
 from convexnet.solve.pivots import EDGE, Tableau, parts, pulled, pushed, settle, slopes
 

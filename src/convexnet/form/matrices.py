@@ -9,22 +9,21 @@ Long because how the maps of one batch are read, and how those of the next, has 
 
 from __future__ import annotations
 
-import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 from torch.autograd import forward_ad
 
 from convexnet.curvature.call import Refusal
 from convexnet.curvature.trace import TRACING, Program
-from convexnet.solve.bends import Bend
-from convexnet.solve.kink_form import KinkForm
-from convexnet.solve.maps import Map
-from convexnet.solve.opened import Opened, bend_of, value_of
+from convexnet.form.atoms import Bend
+from convexnet.form.kink_form import KinkForm
+from convexnet.form.linear_maps import Map
+from convexnet.form.program import Gate, Met, Opened, bend_of, value_of
 
 LARGEST = 20_000_000
 """Entries of a map that is stored as a matrix."""
@@ -38,44 +37,101 @@ class TooLarge(Refusal):
     """A map has too many entries to be stored as a matrix."""
 
 
+@dataclass(frozen=True, eq=False)
 class Cut:
-    """The affine pieces of an opened program: what arrives at each bend, and at the output, for given results."""
+    """A place where a program is cut.
 
-    def __init__(self, opened: Opened, inputs: Sequence[Tensor]) -> None:
+    Attributes:
+        atom: what the program has there, or a product with factors that take their values later.
+        shape: of the result, for one sample.
+        size: the number of arguments of a sample.
+        node: the operator.
+    """
+
+    atom: Bend | Gate
+    shape: torch.Size
+    size: int
+    node: fx.Node
+
+    @property
+    def results(self) -> int:
+        """The number of results of a sample."""
+        return self.shape.numel()
+
+    @property
+    def gate(self) -> bool:
+        """Whether it is a product, and no atom."""
+        return isinstance(self.atom, Gate)
+
+
+class Reached(Exception):
+    """Raised to stop a run at the cut that was asked for."""
+
+
+class Arrivals:
+    """The affine pieces of an opened program: what arrives at each cut, and at the output, for given results.
+
+    Args:
+        opened: the program.
+        inputs: a batch of each.
+        rows: how many samples the program needs at least.
+    """
+
+    def __init__(self, opened: Opened, inputs: Sequence[Tensor], rows: int = 1) -> None:
         self.opened = opened
         self.inputs = list(inputs)
         self.device = inputs[0].device
         self.y_shape = inputs[opened.variable].shape[1:]
         self.n = self.y_shape.numel()
-        self.bends: list[Bend] = []
-        self.sizes: list[int] = []
-        self.results: list[torch.Size] = []
+        self.cuts: list[Cut] = []
+        met: list[fx.Node] = []
 
-        def record(a: Tensor, bend: float | Tensor | Bend = 0.0) -> Tensor:
-            bend = bend_of(a, bend)
-            z = value_of(a, bend)
-            self.bends.append(bend)
-            self.sizes.append(a[0].numel())
-            self.results.append(z.shape[1:])
+        def record(a: Tensor, bend: Met = 0.0) -> Tensor:
+            atom = bend if isinstance(bend, Gate) else bend_of(a, bend)
+            z = value_of(a, atom)
+            self.cuts.append(Cut(atom, z.shape[1:], a[0].numel(), met[-1]))
             return z
 
         with torch.no_grad():
-            opened.run([tensor[:1] for tensor in inputs], record)
+            out = opened.results([tensor[:rows] for tensor in inputs], record, meet=met.append)
+        self.out = out.shape[1:]
 
-    def __call__(self, y: Tensor, results: dict[int, Tensor], rows: Tensor) -> list[Tensor]:
-        """What arrives at each bend and, last, the output: for y (R, n), results (R, out_k) of bends, samples (R,)."""
+    def __call__(
+        self,
+        y: Tensor,
+        results: Mapping[int, Tensor],
+        rows: Tensor,
+        until: int | None = None,
+        factors: list[Tensor] | None = None,
+    ) -> list[Tensor]:
+        """What arrives at each cut and, last, the output.
+
+        Args:
+            y: (R, n).
+            results: of cuts, (R, m) each; those that are missing are zero.
+            rows: the samples (R,).
+            until: stop at this cut.
+            factors: is given those of each gate.
+        """
         inputs = [tensor[rows] for tensor in self.inputs]
         inputs[self.opened.variable] = y.reshape(-1, *self.y_shape)
         arrived: list[Tensor] = []
 
-        def replaced(a: Tensor, bend: float | Tensor | Bend = 0.0) -> Tensor:
+        def replaced(a: Tensor, bend: Met = 0.0) -> Tensor:
             k = len(arrived)
             arrived.append(a.flatten(1).expand(len(y), -1))
-            shape = (len(y), *self.results[k])
+            if k == until:
+                raise Reached
+            if factors is not None and isinstance(bend, Gate):
+                factors.append(bend.factor)
+            shape = (len(y), *self.cuts[k].shape)
             return results[k].reshape(shape) if k in results else a.new_zeros(shape)
 
-        out = self.opened.run(inputs, replaced)
-        return [*arrived, out.expand(len(y))[:, None]]
+        try:
+            out = self.opened.results(inputs, replaced)
+        except Reached:
+            return arrived
+        return [*arrived, out.reshape(-1, self.out.numel()).expand(len(y), -1)]
 
 
 Maps = dict[tuple[int, int], Map]
@@ -88,7 +144,7 @@ class Matrices:
 
     Attributes:
         maps: the affine maps.
-        bends: those of the program; such that see results of others, only with multipliers that are not negative.
+        bends: those of the program; they know which of their arguments are convex or concave.
         results: the shape of a sample's results of each bend.
         base: what arrives where y and all results are zero, (B, ...), if it is that of the batch.
         kept: room for what solvers compute from the maps.
@@ -105,14 +161,13 @@ class Pieces:
     """The affine pieces of an opened program as matrices, read once and kept for other samples.
 
     Where other inputs multiply what moves, they are read for each batch; the last ones are then only a first guess.
-    Several threads may ask for forms.
+    Several threads may ask for forms: what is kept is never changed, and whichever was stored last serves all.
     """
 
     def __init__(self, opened: Opened) -> None:
         self.opened = opened
         self.last: Matrices | None = None
         self.base: list[Tensor] | None = None
-        self.lock = threading.Lock()
 
     def form(self, inputs: Sequence[Tensor]) -> KinkForm:
         """The form for a batch.
@@ -130,7 +185,7 @@ class Pieces:
         empty = torch.zeros(count, n, dtype=torch.float64, device=device)
         base = self.base if found.base is None else found.base
         if base is None:
-            cut = Cut(self.opened, inputs)
+            cut = Arrivals(self.opened, inputs)
             with torch.no_grad():
                 base = cut(empty, {}, torch.arange(count, device=device))
             if alone and not self.opened.other:
@@ -156,18 +211,18 @@ class Pieces:
             found = None if last is None else scaled_again(self.opened, inputs, last)
             self.last = found = self.read(inputs) if found is None else found
             return found
-        with self.lock:
-            if self.last is None:
-                self.last = self.read(inputs)
-            return self.last
+        found = self.last
+        if found is None:
+            self.last = found = self.read(inputs)
+        return found
 
     def read(self, inputs: Sequence[Tensor]) -> Matrices:
         """Read all maps off the program."""
-        cut = Cut(self.opened, inputs)
+        cut = Arrivals(self.opened, inputs)
         if not self.opened.gated:  # one sample stands for all
             cut.inputs = [tensor[:1] for tensor in inputs]
         everyone = torch.arange(len(cut.inputs[0]), device=cut.device)
-        outputs = [torch.Size(shape).numel() for shape in cut.results]
+        outputs = [each.results for each in cut.cuts]
         with torch.no_grad():
             base = cut(torch.zeros(len(everyone), cut.n, dtype=torch.float64, device=cut.device), {}, everyone)
         maps: Maps = {}
@@ -176,13 +231,31 @@ class Pieces:
                 if target >= source and size * arrives.shape[1] > LARGEST:
                     raise TooLarge(f"its map of {size} x {arrives.shape[1]} entries is too large for a matrix")
             maps.update(maps_from(Source(cut, source, size, base, everyone)))
-        return Matrices(maps, rising(cut.bends, maps), tuple(cut.results), base if self.opened.gated else None)
+        bends = [each.atom for each in cut.cuts if isinstance(each.atom, Bend)]
+        shapes = tuple(each.shape for each in cut.cuts)
+        return Matrices(maps, signed(bends, maps), shapes, base if self.opened.gated else None)
 
 
-def rising(bends: Sequence[Bend], maps: Maps) -> tuple[Bend, ...]:
-    """The bends, where they see results of others such that no multiplier may be negative."""
-    inner = {k for k, source in maps if source > 0}
-    return tuple(bend.rising() if k in inner else bend for k, bend in enumerate(bends))
+def signed(bends: Sequence[Bend], maps: Maps) -> tuple[Bend, ...]:
+    """The bends, told which of their arguments are convex or concave functions: those that see results of others."""
+    found = list(bends)
+    for k, bend in enumerate(bends):
+        inner = [m for (target, source), m in maps.items() if target == k and source > 0]
+        if inner:
+            up, down = torch.stack([torch.stack(sides(m)).sum(1) for m in inner]).sum(0)
+            found[k] = bend.signed(torch.where(down > up / EXACT, -1.0, torch.where(up + down > 0, 1.0, 0.0)))
+    return tuple(found)
+
+
+def sides(m: Map) -> tuple[Tensor, Tensor]:
+    """The sizes (B, h) of what is positive and what is negative in each row of a map; B is 1 where samples share it."""
+    if m.matrix.ndim == 3:
+        matrix = m.columns(len(m.matrix))
+        return matrix.clamp(min=0).sum(2), (-matrix).clamp(min=0).sum(2)
+    scale = m.matrix.new_ones(1, m.matrix.shape[1]) if m.scale is None else m.scale
+    above, below = m.matrix.clamp(min=0), (-m.matrix).clamp(min=0)
+    right, left = scale.clamp(min=0), (-scale).clamp(min=0)
+    return right @ above.T + left @ below.T, right @ below.T + left @ above.T
 
 
 def scaled_again(opened: Opened, inputs: Sequence[Tensor], known: Matrices) -> Matrices | None:
@@ -201,7 +274,7 @@ def scaled_again(opened: Opened, inputs: Sequence[Tensor], known: Matrices) -> M
     bends: list[Bend] = []
     arrived: list[Tensor] = []
 
-    def replaced(a: Tensor, bend: float | Tensor | Bend = 0.0) -> Tensor:
+    def replaced(a: Tensor, bend: Met = 0.0) -> Tensor:
         bends.append(bend_of(a, bend))
         arrived.append(a.flatten(1).expand(batch, -1))
         return leaves[len(bends)]
@@ -230,7 +303,7 @@ def scaled_again(opened: Opened, inputs: Sequence[Tensor], known: Matrices) -> M
             if found is None:
                 return None
             maps[target, source] = found
-    return Matrices(maps, rising(bends, maps), known.results, [part.detach() for part in arrived])
+    return Matrices(maps, signed(bends, maps), known.results, [part.detach() for part in arrived])
 
 
 def combined(arrived: Tensor, leaves: Sequence[Tensor], weights: Tensor) -> list[Tensor]:
@@ -292,7 +365,7 @@ def prepare_tangents() -> None:
 class Source:
     """One source of a cut program, y or the results of a bend, and how to look at what depends on it."""
 
-    cut: Cut
+    cut: Arrivals
     number: int  # 0: y
     size: int
     base: list[Tensor]

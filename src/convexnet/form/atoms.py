@@ -1,10 +1,10 @@
-"""The convex functions between the affine maps of a network: how each is smoothed, bent and bounded from below.
+"""The atoms, the convex functions between the affine maps of a network: values, smoothing, bounds from below, signs.
 
 A bend takes the arguments a (..., in) of one layer to its results z (..., out). Its *gates* are what a solver iterates
 on; `pull` turns what arrives at the results into multipliers of the arguments, and `push` a change of the arguments
 into one of the results. Whatever multipliers a solver comes up with, `fit` makes of them an affine function below it.
 
-The bends here have one argument for each result; `groups` has those with a group of them, side by side.
+The bends here have one argument for each result; `grouped` has those with a group of them, side by side.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Final, final
 import torch
 from torch import Tensor
 
-from convexnet.solve.curves import Curve
+from convexnet.form.smooth import Curve
 
 MARGIN: Final = 0.1
 """How near to the end of its range one step may bring a gate: a share of the distance to it."""
@@ -31,6 +31,23 @@ class Bend(ABC):
     smooth: bool = False
     """Whether it is differentiable as it is, so that its gates are no iterates of their own."""
     piecewise_linear: bool = False
+    cones: str = ""
+    """What a conic solver must know besides linear inequalities: "exp", "soc" or neither."""
+
+    partial: bool = False
+    """Whether it is convex, or defined, for some arguments only."""
+    falls: bool = False
+    """Whether it is non-increasing in every argument."""
+
+    @property
+    def rises(self) -> bool | Tensor:
+        """Whether it is non-decreasing in every argument: for all units, or for each. Where it is not, and does not
+        fall, it is so for arguments that are not negative."""
+        return True
+
+    def nonneg(self, arguments: Tensor) -> Tensor:
+        """Which results (out,) are never negative, given which arguments (in,) are not."""
+        return arguments.reshape(-1, self.group).any(1)
 
     @abstractmethod
     def value(self, a: Tensor) -> Tensor:
@@ -94,8 +111,9 @@ class Bend(ABC):
         """The same bend with its settings changed, as to another precision."""
         return self
 
-    def rising(self) -> Bend:
-        """The same bend where its arguments are convex, not affine: then no multiplier may be negative."""
+    def signed(self, signs: Tensor) -> Bend:
+        """The same bend where its arguments see results of others: 1 for those (in,) that are convex, whose multipliers
+        must not be negative, -1 for those that are concave, whose multipliers must not be positive, and 0."""
         return self
 
     def in_units(self, unit: Tensor) -> tuple[Bend, Tensor]:
@@ -120,11 +138,19 @@ class Kinks(Bend):
 
     piecewise_linear = True
 
-    def __init__(self, slope: Tensor, least: Tensor | None = None) -> None:
+    def __init__(self, slope: Tensor, least: Tensor | None = None, most: Tensor | None = None) -> None:
         self.slope = slope
         self.plain = not bool(slope.any())
         self.free = 1 - slope
         self.least = slope if least is None else least
+        self.most = most  # of a multiplier, as `least`, a share of what arrives; None: 1
+
+    @property
+    def rises(self) -> Tensor:
+        return self.slope >= 0
+
+    def nonneg(self, arguments: Tensor) -> Tensor:
+        return arguments | (self.slope <= 0)
 
     def value(self, a: Tensor) -> Tensor:
         return torch.maximum(self.slope * a, a)
@@ -156,7 +182,8 @@ class Kinks(Bend):
 
     def fit(self, multipliers: Tensor, a: Tensor, arriving: Tensor) -> tuple[Tensor, Tensor]:
         least = torch.zeros_like(arriving) if self.plain else self.least * arriving
-        return torch.minimum(torch.maximum(multipliers, least), arriving), arriving.new_zeros(len(arriving))
+        most = arriving if self.most is None else self.most * arriving
+        return torch.minimum(torch.maximum(multipliers, least), most), arriving.new_zeros(len(arriving))
 
     def kept(self, old: Tensor, new: Tensor, least: float) -> Tensor:
         new = torch.minimum(torch.maximum(new, MARGIN * old), 1 - MARGIN * (1 - old))
@@ -170,10 +197,12 @@ class Kinks(Bend):
         return torch.minimum(gates, 1 - gates) * (self.free > 0) - a.abs() / unit
 
     def mapped(self, change: Callable[[Tensor], Tensor]) -> Kinks:
-        return Kinks(change(self.slope), change(self.least))
+        return Kinks(change(self.slope), change(self.least), None if self.most is None else change(self.most))
 
-    def rising(self) -> Kinks:
-        return Kinks(self.slope, self.slope.clamp(min=0))
+    def signed(self, signs: Tensor) -> Kinks:
+        least = torch.where(signs > 0, self.slope.clamp(min=0), self.slope)
+        falls = (signs < 0) & (self.slope < 0)  # max(a, b) as b + max(a - b, 0) may have any sign here
+        return Kinks(self.slope, least, torch.where(falls, 0.0, 1.0).to(least) if bool(falls.any()) else None)
 
     def in_units(self, unit: Tensor) -> tuple[Bend, Tensor]:
         return self, unit  # a kink is positively homogeneous
@@ -184,30 +213,50 @@ class Smooth(Bend):
     """φ(unit * a) for a differentiable convex φ of one variable; its gates are the derivatives.
 
     Example:
-        >>> from convexnet.solve.curves import square
+        >>> from convexnet.form.smooth import square
         >>> Smooth(square()).value(torch.tensor([3.0])).item()
         9.0
     """
 
     smooth = True
 
-    def __init__(self, curve: Curve, unit: Tensor | None = None, turn: float = -math.inf) -> None:
-        self.curve, self.unit, self.turn = curve, unit, turn
+    def __init__(self, curve: Curve, unit: Tensor | None = None, signs: Tensor | None = None) -> None:
+        self.curve, self.unit, self.signs = curve, unit, signs
+        self.cones, self.falls, self.partial = curve.cones, curve.turn == math.inf, curve.low > -math.inf
+
+    @property
+    def rises(self) -> bool:
+        return self.curve.turn == -math.inf
+
+    def nonneg(self, arguments: Tensor) -> Tensor:
+        return arguments & (self.curve.nonneg <= 0) | (self.curve.nonneg == -math.inf)
+
+    def inside(self, a: Tensor) -> Tensor:
+        """Arguments where tangents may touch."""
+        if self.curve.touch == -math.inf:
+            return a
+        return a.clamp(min=self.curve.touch) if self.unit is None else torch.maximum(a, self.curve.touch / self.unit)
 
     def value(self, a: Tensor) -> Tensor:
         return self.curve.value(a if self.unit is None else self.unit * a)
 
     def gates(self, a: Tensor) -> Tensor:
+        a = self.inside(a)
         return self.curve.first(a) if self.unit is None else self.unit * self.curve.first(self.unit * a)
 
     def smoothed(self, a: Tensor, mu: Tensor) -> tuple[Tensor, Tensor]:
         return self.value(a), self.gates(a)
 
     def curved(self, a: Tensor, z: Tensor, gates: Tensor, mu: Tensor) -> Tensor:
+        a = self.inside(a)
         return self.curve.second(a) if self.unit is None else self.unit**2 * self.curve.second(self.unit * a)
 
     def fit(self, multipliers: Tensor, a: Tensor, arriving: Tensor) -> tuple[Tensor, Tensor]:
-        a = a.clamp(min=self.turn)  # the tangent where the arguments are expected: exact there, and needs no conjugate
+        if self.signs is not None and math.isfinite(self.curve.turn):
+            turned = torch.where(self.signs > 0, a.clamp(min=self.curve.turn), a.clamp(max=self.curve.turn))
+            a = torch.where(self.signs == 0, a, turned)
+        a = self.inside(a)
+        # The tangent where the arguments are expected: exact there, and needs no conjugate.
         slope = self.gates(a)
         return arriving * slope, (arriving * (self.value(a) - slope * a)).sum(1)
 
@@ -221,13 +270,14 @@ class Smooth(Bend):
         return torch.full_like(a, -1.0)
 
     def mapped(self, change: Callable[[Tensor], Tensor]) -> Smooth:
-        return Smooth(self.curve, None if self.unit is None else change(self.unit), self.turn)
+        unit, signs = (None if each is None else change(each) for each in (self.unit, self.signs))
+        return Smooth(self.curve, unit, signs)
 
-    def rising(self) -> Smooth:
-        return Smooth(self.curve, self.unit, self.curve.turn)
+    def signed(self, signs: Tensor) -> Smooth:
+        return Smooth(self.curve, self.unit, signs)
 
     def in_units(self, unit: Tensor) -> tuple[Bend, Tensor]:
-        return Smooth(self.curve, unit if self.unit is None else unit * self.unit, self.turn), torch.ones_like(unit)
+        return Smooth(self.curve, unit if self.unit is None else unit * self.unit, self.signs), torch.ones_like(unit)
 
     def typical(self, sizes: Tensor) -> Tensor:
         return torch.ones_like(sizes)  # a curve has a scale of its own

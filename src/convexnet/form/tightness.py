@@ -1,6 +1,6 @@
 """Why inequalities are enough: nothing gains by a result that is greater than its bend.
 
-A solver is told v >= bend(a), and the network is v = bend(a). Lowering every v to its bend, from the first cut on,
+A solver is told v >= φ(a), and the network is v = φ(a). Lowering every v to its atom, from the first cut on,
 keeps all inequalities and does not raise the output, if each v is used upwards only: by the output with a coefficient
 that is not negative, and by a later bend where that does not fall with it. The certificate proves the network convex;
 this is a second proof, of what the exporters need, from the signs of the maps they write down.
@@ -9,13 +9,15 @@ this is a second proof, of what the exporters need, from the signs of the maps t
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 from convexnet.curvature.call import Refusal
-from convexnet.export.bends import BENDS
-from convexnet.export.form import Form
-from convexnet.export.reading import GATE, finding, refuse
-from convexnet.export.sender import Vector
-from convexnet.solve.lp import need
+from convexnet.curvature.graph import base_name
+from convexnet.curvature.table import row_of
+from convexnet.extras import need
+from convexnet.form.findings import refuse
+from convexnet.form.program import Gate
+from convexnet.form.sparse import Form, Vector
 
 
 def nonneg_results(form: Form) -> list[tuple[Vector, Vector]]:
@@ -31,11 +33,9 @@ def nonneg_results(form: Form) -> list[tuple[Vector, Vector]]:
             else:
                 wrong = wrong + (matrix @ need("scipy.sparse").diags((~found[source - 1][0]).astype(float)) != 0)
             rows &= wrong.getnnz(axis=1) == 0
-        grouped = rows.reshape(cut.size, cut.group)
-        results = np.zeros(cut.size, dtype=bool)
-        if cut.bend != GATE:
-            results |= np.asarray(BENDS[cut.bend].nonneg(cut.setting))
-            results |= grouped.any(1) if cut.bend in ("largest", "kink") else results
+        results = np.zeros(cut.results, dtype=bool)
+        if not isinstance(cut.atom, Gate):
+            results = cut.atom.nonneg(torch.as_tensor(rows)).cpu().numpy()
         found.append((results, rows))
     return found
 
@@ -54,12 +54,12 @@ def check_tight(form: Form, model: str) -> tuple[bool, ...]:
     """
     count = len(form.cuts)
     signs = nonneg_results(form)
-    up = [np.zeros(cut.size, dtype=bool) for cut in form.cuts]
-    down = [np.zeros(cut.size, dtype=bool) for cut in form.cuts]
+    up = [np.zeros(cut.results, dtype=bool) for cut in form.cuts]
+    down = [np.zeros(cut.results, dtype=bool) for cut in form.cuts]
     positive = [False] * count
     exact = [True]  # of the sources: y, and its products with gates
     for k, cut in enumerate(form.cuts):
-        exact.append(cut.bend == GATE and all(exact[source] for source, _ in form.incoming(k)))
+        exact.append(cut.gate and all(exact[source] for source, _ in form.incoming(k)))
 
     def used(target: int, rise: Vector, fall: Vector) -> None:
         for source, matrix in form.incoming(target):
@@ -72,16 +72,19 @@ def check_tight(form: Form, model: str) -> tuple[bool, ...]:
     used(count, np.ones(outputs), np.zeros(outputs))
     for k in reversed(range(count)):
         cut = form.cuts[k]
-        if cut.bend == GATE:
+        if isinstance(cut.atom, Gate):
             positive[k] = not exact[k + 1]
             used(k, up[k].astype(float), down[k].astype(float))
             continue
         mask, _ = form.fixed[k]
         if (down[k] & ~mask).any():
-            refuse(model, [finding(cut.node, Refusal(LOOSE, LOOSE_REMEDY))])
-        rise = np.repeat(up[k] & ~mask, cut.group)
-        rising = np.broadcast_to(np.asarray(BENDS[cut.bend].rising(cut.setting)), (cut.size,))
-        fall = rise & ~(np.repeat(rising, cut.group) | signs[k][1])
+            instead = row_of(base_name(cut.node.target)).instead
+            refuse(model, [(cut.node, Refusal(LOOSE, instead or LOOSE_REMEDY))])
+        group = cut.atom.group
+        used_up = np.repeat(up[k] & ~mask, group)
+        rising = np.broadcast_to(torch.as_tensor(cut.atom.rises).cpu().numpy(), (cut.results,))
+        rise = used_up & (not cut.atom.falls)
+        fall = used_up & ~(np.repeat(rising, group) | signs[k][1] & (not cut.atom.falls))
         used(k, rise.astype(float), fall.astype(float))
     return tuple(positive)
 

@@ -1,14 +1,15 @@
-"""Bends with several arguments for each result: the largest entry, and the logarithm of a sum of exponentials."""
+"""Atoms with several arguments for each result: the largest entry, the logarithm of a sum of exponentials, the norm."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import final
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from convexnet.solve.bends import MARGIN, Bend
+from convexnet.form.atoms import MARGIN, Bend
 
 
 def grouped(x: Tensor, group: int) -> Tensor:
@@ -123,6 +124,7 @@ class LogSumExp(Grouped):
     """
 
     smooth = True
+    cones = "exp"
 
     def value(self, a: Tensor) -> Tensor:
         return grouped(a, self.group).logsumexp(-1)
@@ -152,3 +154,113 @@ class LogSumExp(Grouped):
 
     def typical(self, sizes: Tensor) -> Tensor:
         return torch.ones_like(sizes)
+
+
+@final
+class Norm(Bend):
+    """The Euclidean norm of each group, smoothed to r = sqrt(|a|² + mu²); its gates g lie in the unit ball.
+
+    The linearised equations of r g = a have a matrix that is not symmetric; with h = (g + a / r) / 2, which on the
+    central path is both, (1 − h h') / r takes its place. `curved` holds 1 / r and then h, side by side.
+
+    Source: Andersen, Christiansen, Conn & Overton (2000), An efficient primal-dual interior-point method for minimizing
+    a sum of Euclidean norms, for gates as iterates of their own.
+
+    Example:
+        >>> Norm(2).value(torch.tensor([3.0, 4.0])).item()
+        5.0
+    """
+
+    cones = "soc"
+
+    def __init__(self, group: int, signs: Tensor | None = None) -> None:
+        self.group = group
+        self.signs = signs
+
+    @property
+    def rises(self) -> bool:
+        return False
+
+    def nonneg(self, arguments: Tensor) -> Tensor:
+        return torch.ones_like(arguments.reshape(-1, self.group)[:, 0])
+
+    def spread(self, x: Tensor) -> Tensor:
+        """One value for each group as one for each of its arguments."""
+        return x[..., None].expand(*x.shape, self.group).flatten(-2)
+
+    def sums(self, x: Tensor) -> Tensor:
+        """The sum over each group, for each of its arguments."""
+        return self.spread(grouped(x, self.group).sum(-1))
+
+    def value(self, a: Tensor) -> Tensor:
+        return torch.linalg.vector_norm(grouped(a, self.group), dim=-1)
+
+    def gates(self, a: Tensor) -> Tensor:
+        size = self.spread(self.value(a))
+        return a / torch.where(size > 0, size, 1.0)
+
+    def smoothed(self, a: Tensor, mu: Tensor) -> tuple[Tensor, Tensor]:
+        r = torch.addcmul(mu * mu, self.value(a), self.value(a)).sqrt()
+        return r, a / self.spread(r)
+
+    def curved(self, a: Tensor, z: Tensor, gates: Tensor, mu: Tensor) -> Tensor:
+        inverse = 1 / self.spread(z.clamp(min=1e-300 if z.dtype == torch.float64 else 1e-30))
+        return torch.cat([inverse, (gates + inverse * a) / 2], -1)
+
+    def push(self, gates: Tensor, x: Tensor) -> Tensor:
+        return grouped(gates * x, self.group).sum(-1)
+
+    def pull(self, gates: Tensor, v: Tensor) -> Tensor:
+        return (grouped(gates, self.group) * v[..., None]).flatten(-2)
+
+    def turned(self, curved: Tensor, x: Tensor) -> Tensor:
+        return curved.chunk(2, -1)[0] * (x - self.mean(curved, x))
+
+    def weighed(self, v: Tensor, change: Tensor) -> Tensor:
+        spread = self.spread(v)
+        return spread * change[..., : spread.shape[-1]]
+
+    def mean(self, curved: Tensor, x: Tensor) -> Tensor:
+        """h h' x: what does not count of x."""
+        along = curved.chunk(2, -1)[1]
+        return along * self.sums(along * x)
+
+    def centred(self, curved: Tensor, rows: Tensor) -> Tensor:
+        along = curved.chunk(2, -1)[1][:, None, :]
+        part = self.sums(along * along)
+        share = (1 - (1 - part).clamp(min=0).sqrt()) / torch.where(part > 0, part, 1.0)  # 1 - h h' is a square
+        return rows - (share * along * self.sums(along * rows.mT)).mT
+
+    def fit(self, multipliers: Tensor, a: Tensor, arriving: Tensor) -> tuple[Tensor, Tensor]:
+        if self.signs is not None:
+            multipliers = torch.where(multipliers * self.signs < 0, 0.0, multipliers)
+        return self.inside(multipliers, arriving), arriving.new_zeros(len(arriving))
+
+    def inside(self, x: Tensor, radius: Tensor) -> Tensor:
+        """x, or where a group is longer than its radius, the nearest one that is not, with some room for rounding."""
+        size = self.value(x)
+        room = radius * (1 - (self.group + 8) * torch.finfo(x.dtype).eps)
+        return x * self.spread(torch.where(size > room, room / torch.where(size > 0, size, 1.0), 1.0))
+
+    def kept(self, old: Tensor, new: Tensor, least: float) -> Tensor:
+        return self.inside(new, (1 - MARGIN * (1 - self.value(old))).clamp(max=1 - least))
+
+    def gates_of(self, multipliers: Tensor, arriving: Tensor) -> Tensor:
+        share = multipliers / self.spread(torch.where(arriving > 0, arriving, 1.0))
+        return self.inside(share, torch.ones_like(arriving))
+
+    def active(self, a: Tensor, gates: Tensor, unit: Tensor) -> Tensor:
+        return self.spread(1 - self.value(gates) - self.value(a) / grouped(unit, self.group)[..., 0])
+
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> Norm:
+        return self if self.signs is None else Norm(self.group, change(self.signs))
+
+    def signed(self, signs: Tensor) -> Norm:
+        return Norm(self.group, signs)
+
+    def in_units(self, unit: Tensor) -> tuple[Bend, Tensor]:
+        return self, grouped(unit, self.group)[..., 0]
+
+    def typical(self, sizes: Tensor) -> Tensor:
+        mean = grouped(sizes, self.group).mean(-1, keepdim=True)
+        return torch.where(mean > 0, mean, 1.0).expand(-1, self.group).flatten()

@@ -13,7 +13,6 @@ from torch import Tensor, fx
 from convexnet.curvature.arguments import in_float64
 from convexnet.curvature.graph import base_name, functional
 from convexnet.curvature.table import shape_only
-from convexnet.solve.rounding import Tracked
 
 REGIONS = {"wrap_with_set_grad_enabled": 2, "wrap_with_autocast": 5}
 """Operators that hold a graph of their own, and the number of their first operand."""
@@ -41,7 +40,8 @@ def executed(node: fx.Node, args: Any, kwargs: Any, apply: Applied | None) -> An
         return inlined(args[first - 1], args[first:], apply)
     if apply is not None:
         return apply(name, function, args, kwargs)
-    return function(*map(exact, args), **{key: exact(value) for key, value in kwargs.items()})
+    out = function(*map(exact, args), **{key: exact(value) for key, value in kwargs.items()})
+    return tuple(map(in_float64, out)) if isinstance(out, (tuple, list)) else in_float64(out)
 
 
 def inlined(inner: Any, operands: Sequence[Any], apply: Applied | None) -> Any:
@@ -66,8 +66,8 @@ def inlined(inner: Any, operands: Sequence[Any], apply: Applied | None) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """An argument of which an operator takes no more than the shape or the type."""
-    return value.value if isinstance(value, Tracked) else value
+    """An argument of which an operator takes no more than the shape or the type; what stands for a tensor holds it."""
+    return getattr(value, "value", value)
 
 
 def usable(tensor: Any) -> Any:

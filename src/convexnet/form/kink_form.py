@@ -18,8 +18,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from convexnet.solve.bends import Bend
-from convexnet.solve.maps import Map
+from convexnet.form.atoms import Bend
+from convexnet.form.linear_maps import Map
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class KinkForm:
         weights: w_k (B, out_k) by k.
 
     Example:
-        >>> from convexnet.solve.bends import Kinks
+        >>> from convexnet.form.atoms import Kinks
         >>> one = torch.ones(1, 1)
         >>> bend = Kinks(-one[0])
         >>> size = KinkForm((0 * one,), (bend,), (Map(one),), {}, torch.zeros(1), 0 * one, {0: one})  # |y|

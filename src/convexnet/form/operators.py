@@ -1,0 +1,457 @@
+"""The one lowering table: how operators that are not affine are written with atoms and affine maps.
+
+A ReLU is the kink max(s a, a) with slope s = 0, an absolute value has s = -1, and max(a, b) is b + relu(a - b). The
+table is keyed by operator; one without a row is affine, as its rule in the table of the calculus says, or refused by
+name. Solvers and exporters read the same rows: a solver puts smoothed functions in the place of the atoms, an exporter
+cones and inequalities. To add an operator, add its row, and its oracle to the tests if it has none.
+
+Arguments may be tensors or what stands for them (numbers with their errors): a row uses sums, products with numbers,
+and moves. A row speaks for every argument that the calculus lets through, so it refuses settings with which the
+operator is convex on a part of the line only, or is written with an atom that is the operator there.
+
+Long because it is a table with its rows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from convexnet.curvature.call import Refusal
+from convexnet.form import smooth
+from convexnet.form.atoms import Bend, Smooth
+from convexnet.form.grouped import Largest, LogSumExp, Norm
+from convexnet.form.smooth import Curve, exponential, inverse, minus_log, minus_root, softplus, square
+from convexnet.form.smooth import elu as elu_curve
+
+Slope = float | Tensor | Bend
+
+
+class Atoms:
+    """What a row is written with.
+
+    Args:
+        apply: (a, slope) -> max(slope * a, a), for a slope that is at most 1, and a number or as large as a sample;
+            (a, atom) -> another atom: elementwise, or, of a group, along the last dimension, which it takes away.
+        paired: whether the larger of two tensors is an atom of both. As b + max(a - b, 0) it is cheaper; but told as
+            inequalities, b would then be used downwards.
+    """
+
+    def __init__(self, apply: Callable[..., Any], paired: bool = False) -> None:
+        self.apply, self.paired = apply, paired
+
+    def __call__(self, a: Any, atom: Any = 0.0) -> Any:
+        if a.ndim > 1:
+            return self.apply(a, atom)
+        return self.apply(a[None], atom)[0] if getattr(atom, "group", 1) > 1 else self.apply(a[:, None], atom)[:, 0]
+
+
+Row = Callable[[Atoms, Sequence[Any], dict[str, Any]], Any]
+
+
+def is_array(value: Any) -> bool:
+    """A tensor, or what stands for one."""
+    return hasattr(value, "movedim")
+
+
+def argument(args: Sequence[Any], kwargs: dict[str, Any], place: int, name: str, default: Any = None) -> Any:
+    return args[place] if len(args) > place else kwargs.get(name, default)
+
+
+# --- kinks -----------------------------------------------------------------------------------------------------------
+
+
+def relu(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
+    return z(args[0])
+
+
+def leaky(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
+    return sloped(z, args[0], argument(args, kwargs, 1, "negative_slope", 0.01))
+
+
+def sloped(z: Atoms, x: Tensor, slope: float | Tensor) -> Tensor:
+    if bool((torch.as_tensor(slope) > 1).any()):
+        raise Refusal("its negative slope is above 1, so that it is not convex", "use a slope of at most 1")
+    return z(x, slope)
+
+
+def prelu(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
+    x, slope = args[0], args[1]
+    if slope.ndim != x.ndim:
+        slope = slope.view(1, -1, *[1] * (x.ndim - 2))
+    return sloped(z, x, slope)
+
+
+def rrelu(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
+    low, high = argument(args, kwargs, 1, "lower", 1 / 8), argument(args, kwargs, 2, "upper", 1 / 3)
+    return sloped(z, args[0], (low + high) / 2)
+
+
+def absolute(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
+    return z(args[0], -1.0)
+
+
+def larger(z: Atoms, a: Any, b: Any) -> Tensor:
+    if z.paired and is_array(b):
+        return z(torch.stack(torch.broadcast_tensors(a, b), -1), Largest(2))
+    return b + z(a - b)  # the difference has the shape of both together
+
+
+def smaller(z: Atoms, a: Any, b: Any) -> Tensor:
+    return -larger(z, -a, -b) if z.paired and is_array(b) else b - z(b - a)
+
+
+def maximum(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
+    return larger(z, args[0], args[1])
+
+
+def minimum(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
+    return smaller(z, args[0], args[1])
+
+
+def clamp(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
+    low, high = argument(args, kwargs, 1, "min"), argument(args, kwargs, 2, "max")
+    if low is not None and high is not None:
+        raise Refusal("it is cut off at both ends, which is neither convex nor concave", "cut off at one end only")
+    if high is not None:
+        return smaller(z, args[0], high)
+    return args[0] if low is None else larger(z, args[0], low)
+
+
+def clamp_max(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
+    return smaller(z, args[0], argument(args, kwargs, 1, "max"))
+
+
+def threshold(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
+    level, value = argument(args, kwargs, 1, "threshold"), argument(args, kwargs, 2, "value")
+    if level != value:
+        raise Refusal("it jumps at its threshold", "give the threshold as its value")
+    return larger(z, args[0], level)
+
+
+# --- over dimensions and windows -------------------------------------------------------------------------------------
+
+
+def dims_of(x: Any, dim: Any) -> list[int]:
+    """The dimensions that an argument `dim` means; none are all."""
+    dims = [dim] if isinstance(dim, int) else list(dim or range(x.ndim))
+    return sorted(d % x.ndim for d in dims)
+
+
+def reduced(z: Atoms, atom: Callable[[int], Bend], x: Any, dims: Sequence[int], keepdim: bool) -> Any:
+    """An atom of all entries along some dimensions."""
+    rank = x.ndim - len(dims)
+    out = along_last(z, atom, x.movedim(tuple(dims), tuple(range(rank, x.ndim))).flatten(rank))
+    for dim in dims if keepdim else ():
+        out = out.unsqueeze(dim)
+    return out
+
+
+def along_last(z: Atoms, atom: Callable[[int], Bend], x: Any) -> Any:
+    """An atom of all entries along the last dimension, or what is simpler for one or two of them."""
+    size = x.shape[-1]
+    if size == 1:
+        return z(x.squeeze(-1), -1.0) if atom is Norm else x.squeeze(-1)
+    if size == 2 and atom is Largest and not z.paired:
+        return larger(z, x.narrow(-1, 0, 1), x.narrow(-1, 1, 1)).squeeze(-1)
+    return z(x, atom(size))
+
+
+def amax(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
+    dims = dims_of(args[0], argument(args, kwargs, 1, "dim"))
+    return reduced(z, Largest, args[0], dims, bool(argument(args, kwargs, 2, "keepdim", False)))
+
+
+def amin(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
+    return -amax(z, [-args[0], *args[1:]], kwargs)
+
+
+def largest(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    """torch.max of two tensors, over one dimension (the places are not piecewise linear), or over everything."""
+    other = argument(args, kwargs, 1, "other")
+    if is_array(other):
+        return larger(z, args[0], other)
+    return (amax(z, args, kwargs), None) if argument(args, kwargs, 1, "dim") is not None else amax(z, args, kwargs)
+
+
+def smallest(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    """torch.min in its three forms."""
+    other = argument(args, kwargs, 1, "other")
+    if is_array(other):
+        return smaller(z, args[0], other)
+    return (amin(z, args, kwargs), None) if argument(args, kwargs, 1, "dim") is not None else amin(z, args, kwargs)
+
+
+def logsumexp(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
+    dims = dims_of(args[0], argument(args, kwargs, 1, "dim"))
+    return reduced(z, LogSumExp, args[0], dims, bool(argument(args, kwargs, 2, "keepdim", False)))
+
+
+def log_softmax(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
+    dims = dims_of(args[0], argument(args, kwargs, 1, "dim"))
+    return args[0] - reduced(z, LogSumExp, args[0], dims, keepdim=True)
+
+
+def norm(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
+    """Norms of order 1, 2 and infinity, of whole tensors or along dimensions."""
+    x, order = args[0], argument(args, kwargs, 1, "ord", kwargs.get("p"))
+    order = 2.0 if order is None else float(order)
+    dims = dims_of(x, argument(args, kwargs, 2, "dim"))
+    keepdim = bool(argument(args, kwargs, 3, "keepdim", False))
+    if order == 2:
+        return reduced(z, Norm, x, dims, keepdim)
+    if order == math.inf:
+        return reduced(z, Largest, z(x, -1.0), dims, keepdim)
+    if order == 1:
+        return z(x, -1.0).sum(dims, keepdim=keepdim)
+    raise Refusal(f"the norm of order {order:g} has no form here", "use order 1, 2 or infinity")
+
+
+def max_pool(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any], dims: int) -> Tensor:
+    """The largest of each window, whose entries are gathered; with or without channels before the last dimensions."""
+    x = args[0]
+    kernel, stride, padding, dilation, ceil = pool_settings(args, kwargs, dims)
+    sides = x.shape[x.ndim - dims :]
+    numbers = torch.arange(sides.numel(), dtype=torch.float64).reshape(1, 1, *sides)
+    pool = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[dims - 1]
+    out = pool(numbers, kernel, stride, padding, dilation, ceil).shape[2:]
+    return largest_of(z, x, windows(sides, out, kernel, stride, padding, dilation), out)
+
+
+def adaptive_max_pool(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any], dims: int) -> tuple[Tensor, None]:
+    """Windows from floor(i n / m) to ceil((i + 1) n / m), for m of them over n entries; the places are not convex."""
+    x, asked = args[0], argument(args, kwargs, 1, "output_size")
+    sides = x.shape[x.ndim - dims :]
+    out = list(asked) if isinstance(asked, (list, tuple)) else [asked] * dims
+    out = torch.Size(side if size is None else size for side, size in zip(sides, out, strict=True))
+    lines: list[Tensor] = []
+    for side, size in zip(sides, out, strict=True):
+        first = torch.arange(size) * side // size
+        last = -(-(torch.arange(size) + 1) * side // size) - 1
+        reach = int((last - first).max()) + 1
+        lines.append(torch.minimum(first[:, None] + torch.arange(reach)[None], last[:, None]))
+    return largest_of(z, x, places_of(lines, sides), out), None
+
+
+def largest_of(z: Atoms, x: Tensor, places: Tensor, out: Sequence[int]) -> Tensor:
+    """The largest of the entries at flat places (windows, entries) of the last dimensions, which become `out`."""
+    rank = x.ndim - len(out)
+    entries = x.flatten(rank)[..., places.to(x.device).flatten()].unflatten(rank, tuple(places.shape))
+    return along_last(z, Largest, entries).unflatten(rank, tuple(out))
+
+
+def pooled(dims: int) -> Row:
+    return lambda z, args, kwargs: max_pool(z, args, kwargs, dims)
+
+
+def pooled_with_places(dims: int) -> Row:
+    return lambda z, args, kwargs: (max_pool(z, args, kwargs, dims), None)
+
+
+def pooled_adaptively(dims: int) -> Row:
+    return lambda z, args, kwargs: adaptive_max_pool(z, args, kwargs, dims)
+
+
+def pool_settings(args: Sequence[Any], kwargs: dict[str, Any], dims: int) -> tuple[Any, ...]:
+    def each(value: Any) -> list[int]:
+        listed = list(value) if isinstance(value, (list, tuple)) else [value]
+        return listed * dims if len(listed) == 1 else listed
+
+    kernel = each(argument(args, kwargs, 1, "kernel_size"))
+    stride = each(argument(args, kwargs, 2, "stride", []) or kernel)
+    padding, dilation = each(argument(args, kwargs, 3, "padding", 0)), each(argument(args, kwargs, 4, "dilation", 1))
+    return kernel, stride, padding, dilation, bool(argument(args, kwargs, 5, "ceil_mode", False))
+
+
+def windows(
+    sides: Sequence[int],
+    out: Sequence[int],
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> Tensor:
+    """The flat places (windows, entries) that each window sees; where one reaches over the border, it sees the nearest
+    entry of its own again instead."""
+    lines: list[Tensor] = []
+    for dim in range(len(sides)):
+        start = torch.arange(out[dim])[:, None] * stride[dim] - padding[dim]
+        at = start + torch.arange(kernel[dim])[None] * dilation[dim]
+        valid = (at >= 0) & (at < sides[dim])
+        first = torch.where(valid, at, sides[dim]).amin(1, keepdim=True)
+        lines.append(torch.where(valid, at, first))
+    return places_of(lines, sides)
+
+
+def places_of(lines: Sequence[Tensor], sides: Sequence[int]) -> Tensor:
+    """The flat places (windows, entries) of windows that are given along each dimension, (windows, entries) too."""
+    places = torch.zeros([1] * (2 * len(sides)), dtype=torch.int64)
+    for dim, line in enumerate(lines):
+        shape = [1] * (2 * len(sides))
+        shape[dim], shape[len(sides) + dim] = line.shape
+        places = places * sides[dim] + line.reshape(shape)
+    return places.reshape(torch.Size([len(line) for line in lines]).numel(), -1)
+
+
+# --- smooth operators ------------------------------------------------------------------------------------------------
+
+
+def curved(curve: Curve) -> Row:
+    return lambda z, args, kwargs: z(args[0], Smooth(curve))
+
+
+def elu(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
+    alpha = float(argument(args, kwargs, 1, "alpha", 1.0))
+    scale = float(argument(args, kwargs, 2, "scale", 1.0))
+    inner = float(argument(args, kwargs, 3, "input_scale", 1.0))
+    share = alpha * inner  # the slope left of zero over the one right of it: what is missing to 1 is a ReLU
+    if not (0 <= share <= 1 and inner > 0 and scale > 0):
+        raise Refusal(f"with alpha {alpha:g} its slope drops at zero, so that it is not convex", "use alpha <= 1")
+    if share == 0:
+        return scale * z(args[0])
+    part = scale * share * z(args[0], Smooth(elu_curve(inner)))
+    return part if share == 1 else part + scale * (1 - share) * z(args[0])
+
+
+def celu(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
+    alpha = float(argument(args, kwargs, 1, "alpha", 1.0))
+    if alpha <= 0:
+        raise Refusal(f"with alpha {alpha:g} it is not convex", "use a positive alpha")
+    return z(args[0], Smooth(elu_curve(1 / alpha)))
+
+
+def softened(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
+    beta, limit = float(argument(args, kwargs, 1, "beta", 1.0)), float(argument(args, kwargs, 2, "threshold", 20.0))
+    if beta <= 0 or limit < 20:
+        raise Refusal("it becomes the identity where it is not yet close to it", "use a threshold of at least 20")
+    return z(args[0], Smooth(softplus(beta, limit)))
+
+
+def log_sigmoid(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
+    return -z(-args[0], Smooth(softplus(1.0)))
+
+
+def exp2(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
+    return z(math.log(2.0) * args[0], Smooth(exponential()))
+
+
+def expm1(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
+    return z(args[0], Smooth(exponential())) - 1.0
+
+
+def cosh(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
+    return 0.5 * z(args[0], Smooth(exponential())) + 0.5 * z(-args[0], Smooth(exponential()))
+
+
+def power(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
+    base, exponent = args[:2]
+    exponent = exponent.item() if isinstance(exponent, Tensor) and exponent.numel() == 1 else exponent
+    if not is_array(base) or is_array(exponent):
+        raise Refusal("powers of a number, and different powers, have no form here", "write exp(log(a) * y)")
+    return raised(z, base, float(exponent))
+
+
+def raised(z: Atoms, a: Any, p: float) -> Any:
+    """a^p where that is defined; it is convex for p > 1 or p < 0 on the positive numbers, and concave between."""
+    if p in (0, 1):
+        return a if p == 1 else 0 * a + 1
+    if p == 2:
+        return z(a, Smooth(square()))
+    if 0 < p < 1:
+        return -z(a, Smooth(minus_root(p)))
+    return z(a, Smooth(smooth.power(p) if p > 1 else inverse(p)))
+
+
+def powers(p: float) -> Row:
+    return lambda z, args, kwargs: raised(z, args[0], p)
+
+
+def log(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
+    return -z(args[0], Smooth(minus_log()))
+
+
+def log1p(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
+    return -z(1.0 + args[0], Smooth(minus_log()))
+
+
+def quotient(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
+    """What does not move over what does."""
+    if kwargs.get("rounding_mode") is not None:
+        raise Refusal("it rounds the quotient", "divide without rounding_mode")
+    if not is_array(args[1]):
+        raise Refusal("it divides by a number", "divide by one that is not zero")
+    return z(args[1], Smooth(inverse(-1.0))) * args[0]
+
+
+def product(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
+    """A tensor times itself; a product with what does not move is affine."""
+    if args[0] is not args[1]:
+        raise Refusal(
+            "it multiplies two quantities that depend on the variable",
+            "the square of one tensor has a form: write y.square() or y * y",
+        )
+    return z(args[0], Smooth(square()))
+
+
+ROWS: tuple[tuple[str, Row], ...] = (
+    ("relu", relu),
+    ("leaky_relu", leaky),
+    ("prelu", prelu),
+    ("_prelu_kernel", prelu),
+    ("rrelu", rrelu),
+    ("abs", absolute),
+    ("maximum", maximum),
+    ("minimum", minimum),
+    ("max", largest),
+    ("min", smallest),
+    ("amax", amax),
+    ("amin", amin),
+    ("clamp", clamp),
+    ("clamp_min", clamp),
+    ("clamp_max", clamp_max),
+    ("threshold", threshold),
+    *((f"max_pool{d}d", pooled(d)) for d in (1, 2, 3)),
+    *((f"max_pool{d}d_with_indices", pooled_with_places(d)) for d in (1, 2, 3)),
+    *((f"adaptive_max_pool{d}d", pooled_adaptively(d)) for d in (1, 2, 3)),
+    ("elu", elu),
+    ("celu", celu),
+    ("softplus", softened),
+    ("log_sigmoid", log_sigmoid),
+    ("exp", curved(exponential())),
+    ("exp2", exp2),
+    ("expm1", expm1),
+    ("cosh", cosh),
+    ("square", curved(square())),
+    ("pow", power),
+    ("sqrt", powers(0.5)),
+    ("rsqrt", powers(-0.5)),
+    ("reciprocal", powers(-1.0)),
+    ("div", quotient),
+    ("log", log),
+    ("log1p", log1p),
+    ("mul", product),
+    ("logsumexp", logsumexp),
+    ("log_softmax", log_softmax),
+    ("_log_softmax", log_softmax),
+    ("linalg_vector_norm", norm),
+    ("norm", norm),
+)
+
+OFFSETS = frozenset(("maximum", "minimum", "max", "min", "clamp", "clamp_min", "clamp_max"))
+"""Operators of the table that other inputs enter as something that is added."""
+
+
+def build(rows: Sequence[tuple[str, Row]]) -> dict[str, Row]:
+    """The table by operator; refuses duplicates, which a dictionary literal would swallow."""
+    table = dict(rows)
+    if len(table) != len(rows):
+        raise ValueError("the lowering table lists an operator twice")
+    return table
+
+
+LOWERED = build(ROWS)

@@ -1,0 +1,362 @@
+"""A traced program, cut at its atoms: it is executed with other functions in their place.
+
+Whether an operator is affine in what moves with the variable is never assumed. Its own rule in the table of the
+calculus says so, for arguments that are affine and otherwise unknown; what its rule does not call affine is lowered by
+a row of `operators`, and where there is none, the program stays closed and the operator is named. The same rule, asked
+whether the operator is affine in the other inputs too, says where these multiply what moves.
+
+Long because running a program and what is found out about its operators are read together.
+"""
+
+from __future__ import annotations
+
+import copy
+import operator
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from convexnet.curvature.arguments import in_float64, real
+from convexnet.curvature.call import Refusal
+from convexnet.curvature.graph import ancestors, base_name, module_path, parents, source_line
+from convexnet.curvature.table import row_of
+from convexnet.curvature.trace import Program
+from convexnet.form.affinity import fact_of, is_affine
+from convexnet.form.atoms import Bend, Kinks
+from convexnet.form.execution import Applied, executed, usable
+from convexnet.form.operators import LOWERED, OFFSETS, Atoms
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A product with what other inputs make, where these take their values later: no atom, but a place for a cut.
+
+    Attributes:
+        factor: of each entry.
+    """
+
+    factor: Tensor
+
+    group = 1
+
+
+Met = float | Tensor | Bend | Gate
+"""What is met at a cut: the slope of a kink, another atom, or a gate."""
+
+
+@dataclass(frozen=True)
+class Kinds:
+    """What the operators on what moves are, for the values of the model's tensors.
+
+    Attributes:
+        affine: those whose own rule calls them affine in what moves.
+        gates: those that other inputs enter otherwise than by being added.
+        closed: those that are neither affine nor lowered, each with the reason.
+        cells: how many numbers the program makes of a batch of two.
+    """
+
+    affine: frozenset[fx.Node]
+    gates: frozenset[fx.Node]
+    closed: tuple[tuple[fx.Node, Refusal], ...]
+    cells: int
+
+
+class Opened:
+    """A traced program whose atoms can be exchanged.
+
+    Several threads may run one: what it finds out about itself does not depend on the inputs, and is stored as a whole.
+
+    Args:
+        program: of one output.
+        variable: the number of the input that varies.
+        parameters: the numbers of inputs that take their values later; then the products with what depends on them are
+            cut out too. None: there are none, and products stay.
+        paired: write the larger of two tensors as an atom of both, and not as a + max(b - a, 0).
+
+    Attributes:
+        values: the values of the model's tensors, by the `id` of each; of one that is missing, its present value.
+    """
+
+    def __init__(
+        self, program: Program, variable: int, parameters: Collection[int] | None = None, paired: bool = False
+    ) -> None:
+        self.program = program
+        self.variable = variable
+        self.parameters = parameters
+        self.paired = paired
+        ((_, self.output),) = program.outputs
+        self.moving: set[fx.Node] = set()
+        self.other: set[fx.Node] = set()
+        self.counts: set[fx.Node] = set()  # sizes of the batch, and what is computed from them
+        self.touched: set[fx.Node] = set()  # what depends on inputs that take their values later
+        needed = ancestors(self.output) if isinstance(self.output, fx.Node) else set[fx.Node]()
+        self.nodes = [node for node in program.graph.nodes if node in needed]
+        for node in self.nodes:
+            source = program.sources.get(str(node.target)) if node.op == "placeholder" else None
+            given = source is not None and source.kind == "input"
+            chosen = source is not None and given and source.index == variable
+            read = parents(node)
+            later = given and not chosen and (parameters is None or (source is not None and source.index in parameters))
+            if is_count(node, self.counts):
+                self.counts.add(node)
+            elif chosen or self.moving.intersection(read):
+                self.moving.add(node)
+            elif given or (self.other | self.counts | self.moving).intersection(node.all_input_nodes):
+                self.other.add(node)
+            if later or self.touched.intersection(read):
+                self.touched.add(node)
+        self.lasting = set(self.nodes) - self.moving - self.other - self.counts
+        self.values: Mapping[int, Tensor] = {}
+        self.fixed: dict[fx.Node, Any] = {}
+        self.found: Kinds | None = None
+        self.kept: dict[str, Any] = {}  # room for what is computed from what is fixed
+
+    def valued(self, values: Mapping[int, Tensor]) -> Opened:
+        """The same program for given values of the model's tensors, by the `id` of each."""
+        made = copy.copy(self)
+        made.values, made.fixed, made.found, made.kept = values, {}, None, {}
+        return made
+
+    @property
+    def gated(self) -> bool:
+        """Whether other inputs do more than being added to what moves."""
+        return bool(self.kinds().gates)
+
+    def run(
+        self,
+        inputs: Sequence[Any],
+        bend: Callable[..., Any] | None,
+        live: Mapping[int, Tensor] | None = None,
+        apply: Applied | None = None,
+    ) -> Any:
+        """The output of `results`, (B,)."""
+        return self.results(inputs, bend, live, apply).reshape(-1)
+
+    def results(
+        self,
+        inputs: Sequence[Any],
+        bend: Callable[..., Any] | None,
+        live: Mapping[int, Tensor] | None = None,
+        apply: Applied | None = None,
+        meet: Callable[[fx.Node], object] | None = None,
+    ) -> Any:
+        """Execute the program in float64 with `bend(a, slope or Bend or Gate)` for every atom that sees the variable.
+
+        Args:
+            inputs: a batch of each.
+            bend: what to compute instead; None: every operator as it is, atoms too.
+            live: tensors to take in the place of those of the model with these `id`s, so that gradients flow to them.
+            apply: how to execute an operator on what moves: (name, operator, arguments, keyword arguments) -> results.
+            meet: told of every operator that is cut, before it is.
+
+        Returns:
+            The output, (B, ...).
+
+        Raises:
+            Refusal: an operator is neither affine in what moves nor lowered.
+        """
+        kinds = None if bend is None else self.kinds()
+        if kinds is not None and kinds.closed:
+            node, refusal = kinds.closed[0]
+            raise Refusal(f"{place_of(node)} cannot be opened: {refusal.reason}", refusal.remedy)
+        fixed = self.fixed
+        env: dict[fx.Node, Any] = dict(fixed) if live is None else {}
+        fresh: dict[fx.Node, Any] = {}
+        for node in self.nodes:
+            if node not in env:
+                if kinds is None or node not in self.moving or node.op != "call_function" or node in kinds.affine:
+                    env[node] = self.computed(node, env, inputs, live, apply if node in self.moving else None)
+                else:
+                    if meet is not None:
+                        meet(node)
+                    env[node] = self.lowered(node, env, bend or value_of)
+                if live is None and node in self.lasting:
+                    fresh[node] = env[node]
+        if fresh:
+            self.fixed = fixed | fresh  # never changed in place: other threads may be copying it
+        if isinstance(self.output, fx.Node):
+            return env[self.output]
+        return torch.tensor([float(self.output)], dtype=torch.float64)
+
+    def lowered(self, node: fx.Node, env: Mapping[fx.Node, Any], bend: Callable[..., Any]) -> Any:
+        """The result of an operator on what moves that is not affine, or a gate."""
+        args: Any = fx.map_arg(node.args, env.__getitem__)
+        kwargs: Any = fx.map_arg(node.kwargs, env.__getitem__)
+        name = base_name(node.target)
+        z = Atoms(bend, self.paired)
+        try:
+            if self.cuts(node):
+                return gated(z, name, node.args[0] in self.moving, args)
+            if name not in LOWERED:
+                raise Refusal(NEITHER, row_of(name).instead or SIMPLER)
+            return LOWERED[name](z, tuple(map(real, args)), {k: real(v) for k, v in kwargs.items()})
+        except Refusal as refusal:
+            raise Refusal(f"{place_of(node)} cannot be opened: {refusal.reason}", refusal.remedy) from None
+
+    def computed(
+        self,
+        node: fx.Node,
+        env: dict[fx.Node, Any],
+        inputs: Sequence[Any],
+        live: Mapping[int, Tensor] | None,
+        apply: Applied | None,
+    ) -> Any:
+        """The result of a node that is executed as it is."""
+        if node.op == "placeholder":
+            source = self.program.sources[str(node.target)]
+            if source.kind == "input":
+                return in_float64(inputs[source.index])
+            own = source.tensor
+            if own is not None:
+                own = self.values.get(id(own), own).detach() if live is None or id(own) not in live else live[id(own)]
+            return usable(own)
+        if node.op == "get_attr":
+            held = operator.attrgetter(str(node.target))(self.program.module)
+            return usable(held.clone() if isinstance(held, Tensor) else held)
+        args: Any = fx.map_arg(node.args, env.__getitem__)
+        kwargs: Any = fx.map_arg(node.kwargs, env.__getitem__)
+        if node.target is operator.getitem:
+            return args[0][args[1]]
+        return executed(node, args, kwargs, apply)
+
+    def origins(self, inputs: Sequence[Any]) -> list[fx.Node]:
+        """The operator that each atom belongs to."""
+        met: list[fx.Node] = []
+        found: list[fx.Node] = []
+
+        def noted(a: Tensor, bend: Met = 0.0) -> Tensor:
+            found.append(met[-1])
+            return value_of(a, bend)
+
+        with torch.no_grad():
+            self.results(inputs, noted, meet=met.append)
+        return found
+
+    def kinds(self) -> Kinds:
+        """What the operators on what moves are; found when it is first asked for."""
+        if self.found is None:
+            with torch.no_grad():
+                self.found = self.sorted()
+        return self.found
+
+    def sorted(self) -> Kinds:
+        """Run the program on the example, for the shapes, and ask the rule of each operator on what moves."""
+        env: dict[fx.Node, Any] = {}
+        facts: dict[fx.Node, Any] = {}
+        wider: dict[fx.Node, Any] = {}  # the same, where what takes its value later moves too
+        affine: set[fx.Node] = set()
+        gates: set[fx.Node] = set()
+        closed: list[tuple[fx.Node, Refusal]] = []
+        cells = 0
+        for node in self.nodes:
+            env[node] = self.computed(node, env, self.program.inputs, None, None)
+            parts = env[node] if isinstance(env[node], (list, tuple)) else [env[node]]
+            moves = node in self.moving
+            if moves or node in self.other:
+                cells += sum(part.numel() for part in parts if isinstance(part, Tensor))
+            facts[node] = fact_of(env[node], moves, node in self.other)
+            later = node in self.touched
+            wider[node] = fact_of(env[node], True, False) if later and not moves else facts[node]
+            if not moves or node.op != "call_function" or node.target is operator.getitem:
+                affine |= {node} if moves else set()
+                continue
+            straight = is_affine(node, fx.map_arg((node.args, node.kwargs), facts.__getitem__), env[node])
+            affine |= {node} if straight else set()
+            if any(each in self.touched and each not in self.moving for each in parents(node)):
+                if straight:
+                    apart = not is_affine(node, fx.map_arg((node.args, node.kwargs), wider.__getitem__), env[node])
+                else:
+                    apart = base_name(node.target) not in OFFSETS
+                gates |= {node} if apart else set()
+            refusal = self.refusal(node, env, straight, node in gates)
+            if refusal is not None:
+                closed.append((node, refusal))
+            elif self.parameters is not None:
+                affine -= gates
+        return Kinds(frozenset(affine), frozenset(gates), tuple(closed), cells)
+
+    def refusal(self, node: fx.Node, env: Mapping[fx.Node, Any], straight: bool, gate: bool) -> Refusal | None:
+        """What speaks against cutting the program at an operator."""
+        if gate and self.parameters is not None and not (straight and self.cuts(node)):
+            return Refusal(WEIGHTS if straight else WHAT, ARRAY)
+        if straight:
+            return None
+        name = base_name(node.target)
+        if name not in LOWERED:
+            return Refusal(NEITHER, row_of(name).instead or SIMPLER)
+        if row_of(name).divisor is not None and node.args[0] in self.moving:
+            return Refusal("it divides two quantities that depend on the variable", SIMPLER)
+        args: Any = fx.map_arg(node.args, env.__getitem__)
+        kwargs: Any = fx.map_arg(node.kwargs, env.__getitem__)
+        try:
+            LOWERED[name](Atoms(value_of, self.paired), tuple(map(real, args)), {k: real(v) for k, v in kwargs.items()})
+        except Refusal as refusal:
+            return refusal
+        return None
+
+    def cuts(self, node: fx.Node) -> bool:
+        """Whether a node is a product with what takes its value later, and is cut."""
+        if self.parameters is None or base_name(node.target) not in ("mul", "div"):
+            return False
+        return any(each in self.touched and each not in self.moving for each in parents(node))
+
+
+NEITHER = "it is neither affine nor one of the functions that have a form"
+SIMPLER = "write it with simpler operators, or minimise with cx.minimise"
+WEIGHTS = "its weights depend on a parameter"
+WHAT = "what it does depends on a parameter"
+ARRAY = "give `given` as arrays instead of parameters, and export again for each of their values"
+
+
+def gated(z: Atoms, name: str, first: bool, args: Sequence[Any]) -> Tensor:
+    """A product of what moves with a factor that takes its value later, or a quotient."""
+    a, factor = (args[0], args[1]) if first else (args[1], args[0])
+    a, factor = torch.broadcast_tensors(a, factor if name == "mul" else 1 / factor)
+    return z(a, Gate(factor))
+
+
+def tensors_of(program: Program) -> list[Tensor]:
+    """The module's own tensors that a program reads."""
+    return [source.tensor for source in program.sources.values() if source.tensor is not None]
+
+
+def values_of(program: Program) -> dict[int, Tensor]:
+    """Copies of these tensors, by the `id` of each."""
+    return {id(tensor): tensor.detach().clone() for tensor in tensors_of(program)}
+
+
+def is_count(node: fx.Node, counts: set[fx.Node]) -> bool:
+    """Whether a node is a size, or computed from sizes alone."""
+    if node.op != "call_function" or isinstance(node.meta.get("val"), (Tensor, list, tuple)):
+        return False
+    if base_name(node.target).startswith("sym_"):
+        return True
+    return bool(node.all_input_nodes) and counts.issuperset(node.all_input_nodes)
+
+
+def place_of(node: fx.Node) -> str:
+    """An operator with its module and its source line, for messages."""
+    path, line = module_path(node), source_line(node)
+    where = ", ".join(part for part in (path and f"in {path}", line) if part)
+    return f"{base_name(node.target)} ({where})" if where else base_name(node.target)
+
+
+def bend_of(a: Tensor, bend: Met) -> Bend:
+    """The atom of an argument (B, ...): a slope is that of a kink, for each entry of a sample."""
+    if isinstance(bend, Bend):
+        return bend
+    assert not isinstance(bend, Gate)
+    return Kinks(torch.as_tensor(bend, dtype=a.dtype, device=a.device).expand(a[:1].shape)[0].flatten().clone())
+
+
+def value_of(a: Tensor, bend: Met = 0.0) -> Tensor:
+    """The atom itself, as an argument of `Opened.run`."""
+    if isinstance(bend, Gate):
+        return a * bend.factor
+    if isinstance(bend, Bend):
+        flat = a.flatten(1)
+        return bend.value(flat).reshape(a.shape if bend.group == 1 else a.shape[:-1])
+    return torch.maximum(bend * a, a)
