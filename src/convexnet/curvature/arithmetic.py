@@ -14,7 +14,8 @@ from convexnet.curvature.fields import Shape, batched, core, elementwise, unifor
 from convexnet.curvature.forms import Product
 from convexnet.curvature.linear import bilinear, total
 from convexnet.curvature.pointwise import apply_profile
-from convexnet.curvature.powers import EXP, exponent_of, exponential, of_product, raised, with_concavity
+from convexnet.curvature.powers import EXP, exponent_of, exponential, raised
+from convexnet.curvature.products import product_of_powers
 from convexnet.curvature.profiles import clamp
 from convexnet.curvature.reductions import Reduction, below
 from convexnet.curvature.row import Kind
@@ -82,45 +83,6 @@ def product(a: Fact, b: Fact, shape: Shape) -> Fact:
         return result
     remedy = "multiply by a constant or a non-negative parameter, or add the two quantities instead"
     raise Refusal(PRODUCT, remedy)
-
-
-def product_of_powers(a: Fact, b: Fact, shape: Shape) -> Fact:
-    """What the degrees of two quantities that both vary say of their product; see `powers`."""
-    result = total([(a, 1), (b, 1)], shape)
-    result = replace(result, nonconvex=result.varies, nonconcave=result.varies, degree=0.0, exponent=math.nan)
-    result = result.bounded(*multiplied(a, b, shape))
-    if a.goes_below_zero or b.goes_below_zero:
-        return result
-    result = with_concavity(result, of_product((a.root, b.root)))
-    degree = a.power if a.power == b.power == INF else 0.0
-    for up, down in ((a.power, b.root), (b.power, a.root)):
-        if 0 < up < INF and -INF < down < 0:  # what is convex, over what is concave
-            degree = max(degree, up + down)
-    if degree >= 1:
-        result = replace(result, nonconvex=uniform(False, shape, torch.bool), degree=degree)
-    return replace(result, positive=a.is_positive and b.is_positive)
-
-
-def multiplied(a: Fact, b: Fact, shape: Shape) -> tuple[Tensor, Tensor]:
-    """Bounds of the product of two quantities that both vary: the least and the largest of four, rounded outwards."""
-
-    def ends(*bounds: Tensor) -> Tensor:
-        alo, ahi, blo, bhi = (bound.double() for bound in bounds)
-        corners = torch.stack(torch.broadcast_tensors(*(
-            torch.where((x == 0) | (y == 0), 0.0, x * y) for x in (alo, ahi) for y in (blo, bhi)
-        )))  # fmt: skip
-        low, high = corners.amin(0), corners.amax(0)
-        room = 4 * torch.finfo(torch.float64).eps
-        low = torch.where(low == 0, 0.0, low - room * low.abs().nan_to_num(posinf=0.0) - 1e-300)
-        high = torch.where(high == 0, 0.0, high + room * high.abs().nan_to_num(posinf=0.0) + 1e-300)
-        nonneg = ((alo >= 0) & (blo >= 0)) | ((ahi <= 0) & (bhi <= 0))
-        nonpos = ((alo >= 0) & (bhi <= 0)) | ((ahi <= 0) & (blo >= 0))
-        return torch.stack(
-            [torch.where(nonneg, low.clamp(min=0.0), low), torch.where(nonpos, high.clamp(max=0.0), high)]
-        )
-
-    both = ends(*(core(f.expand(tuple(shape))) for f in (a.lo, a.hi, b.lo, b.hi)))
-    return both[0].expand(tuple(shape)), both[1].expand(tuple(shape))
 
 
 def mul(call: Call) -> Fact:

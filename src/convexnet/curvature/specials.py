@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import torch
 
-from convexnet.curvature.arithmetic import product, product_of_powers
+from convexnet.curvature.arithmetic import product
 from convexnet.curvature.call import Call, Refusal
 from convexnet.curvature.facts import INF, Fact, as_fact
 from convexnet.curvature.fields import where_any
 from convexnet.curvature.pointwise import POSITIVE, Profile, apply_profile, outside
 from convexnet.curvature.powers import logarithm
+from convexnet.curvature.products import product_of_powers
 
 LOG = Profile(
     concave=POSITIVE, rising=POSITIVE, nonneg=((1.0, INF),), nonpos=((0.0, 1.0),),

@@ -1,4 +1,7 @@
-"""The forward walk: facts from the inputs to the outputs, and the blame where convexity is lost."""
+"""The forward walk: facts from the inputs to the outputs, and the blame where convexity is lost.
+
+Long because a step, what is found again at it, and the blame for it are read together.
+"""
 
 from __future__ import annotations
 
