@@ -6,6 +6,7 @@ are not convex: these are refused, and a chord that lies below the function show
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
@@ -363,3 +364,27 @@ def test_cvxpy_says_the_same() -> None:
 
 APPROXIMATED = ("lgamma",)
 """CVXPY's is a piecewise approximation."""
+
+
+# --- minima, and what is not exported --------------------------------------------------------------------------------
+
+MINIMA: dict[str, tuple[Callable[[Tensor], Tensor], float, float, float]] = {
+    "x log x": (lambda x: (x * x.log()).sum(1), 0.1, 5.0, -4 / math.e),
+    "quadratic form": (lambda x: ((x - 1) @ P.to(x) * (x - 1)).sum(1), -3.0, 3.0, 0.0),
+    "relative entropy": (
+        lambda x: (x[:, :2] * (x[:, :2] / x[:, 2:]).log() - x[:, :2] + x[:, 2:]).sum(1), 0.1, 5.0, 0.0),
+    "trace of the inverse": (
+        lambda x: (torch.diag_embed(x) + 0.1).inverse().diagonal(dim1=1, dim2=2).sum(1), 0.5, 2.0,
+        4 / 2 - 4 * 0.1 / (4 * (1 + 4 * 0.1 / 2))),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MINIMA)
+def test_minima_are_found_and_exporters_refuse(name: str) -> None:
+    function, lo, hi, least = MINIMA[name]
+    model, box = Function(function), cx.Box(lo, hi, shape=(4,))
+    solution = cx.minimise(model, box)
+    assert float(solution.lower_bound) <= least + 1e-9
+    assert float(solution.value) == pytest.approx(least, abs=1e-4)
+    with pytest.raises(cx.NotCertified, match=r"aten\."):
+        cx.to_lp(model, box)

@@ -254,7 +254,8 @@ class Opened:
         for node in self.nodes:
             try:
                 env[node] = self.computed(node, env, self.program.inputs, None, None)
-            except torch.linalg.LinAlgError:  # the example need not lie in the domain: an inverse has the same shape
+            except torch.linalg.LinAlgError:  # pyright: ignore[reportPrivateImportUsage]
+                # the example need not lie in the domain; an inverse has the shape of its argument
                 env[node] = torch.zeros_like(env[node.all_input_nodes[0]])
             parts = env[node] if isinstance(env[node], (list, tuple)) else [env[node]]
             moves = node in self.moving
