@@ -129,6 +129,8 @@ def power(x: Terms, r: float, fact: Fact | None) -> Terms:
     (a, b, k), c = x.single
     if b != 0 or not bool((c.lo > 0).all()):
         raise Lost
+    if not r.is_integer() and a.is_integer() and a % 2 == 0 and a != 0:
+        raise Lost  # the root of x^2 is |x|
     factor = c if r == 1 else (c.rising(torch.log) * r).rising(torch.exp, floor=0.0)
     return Terms({(a * r, 0, k * r): factor if bool((c.lo != 1).any()) or bool((c.hi != 1).any()) else c})
 
