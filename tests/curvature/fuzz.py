@@ -1,10 +1,11 @@
 """Random programs against the calculus: whatever it certifies must survive float64 chords, element by element.
 
-Three generators build a `torch.fx` graph of aten operators directly, which is a hundred times faster than exporting a
-module, and a fourth writes forwards with in-place operators and views, which only `torch.export` can judge:
+Four generators build a `torch.fx` graph of aten operators directly, which is a hundred times faster than exporting a
+module, and a fifth writes forwards with in-place operators and views, which only `torch.export` can judge:
 
     anything      a random graph over most of the rule table, with weights that are mostly non-negative
     integers      the same, with integers, booleans and numbers read from tensors nearly everywhere
+    written       the same, with choices by comparison, sorted and running sums, and losses nearly everywhere
     convex        only steps that disciplined convex programming allows: every such program must be certified
     modules       a random `forward` with writes through views, traced by `cx.certify`
 
@@ -36,6 +37,7 @@ from convexnet.curvature.facts import Fact
 from convexnet.curvature.falsify import guided_chords
 from convexnet.curvature.trace import Source
 from convexnet.curvature.walk import walk
+from tests.curvature import fuzz_written
 
 A = torch.ops.aten
 INF = math.inf
@@ -894,6 +896,20 @@ def mostly_products(seed: int) -> Built:
     return anything(seed, "products", ((activation, 1), (arithmetic, 2), (linear, 1), (reduction, 1), (products, 6)))
 
 
+def by_hand(b: Builder, x: fx.Node) -> fx.Node | None:
+    kind = b.rng.randrange(4)
+    if kind < 2:
+        return fuzz_written.choice(b, x, partner)
+    return fuzz_written.ordered(b, x) if kind == 2 else fuzz_written.running(b, x, partner)
+
+
+def written_by_hand(seed: int) -> Built:
+    """A short random graph of what people write by hand."""
+    return anything(
+        seed, "written", ((by_hand, 8), (activation, 1), (arithmetic, 2), (moved, 1), (linear, 1), (reduction, 1))
+    )
+
+
 # --- convex by construction ------------------------------------------------------------------------------------------
 
 
@@ -1594,6 +1610,7 @@ def check_module(seed: int) -> str:
 GENERATORS: dict[str, Callable[[int], Built]] = {
     "anything": anything,
     "integers": mostly_typed,
+    "written": written_by_hand,
     "convex": convex,
     "products": mostly_products,
 }
@@ -1615,7 +1632,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     start = shown = time.monotonic()
     seed, failures = options.seed, 0
     while time.monotonic() - start < options.seconds:
-        for kind in ("anything", "integers", "products", "convex", *(["modules"] if seed % 25 == 0 else [])):
+        for kind in ("anything", "integers", "written", "products", "convex", *(["modules"] if seed % 25 == 0 else [])):
             number = 4 * seed + counts["programs"] % 4
             try:
                 verdict = run_one(kind, number, thorough=seed % 10 == 0)

@@ -758,6 +758,170 @@ SAMPLES: dict[str, list[Sample]] = {
         s(X(2, 3), X(2, 4), C(4, 3), C(4, 4)),
         s(C(2, 3), X(2, 2), C(2, 3), C(2, 2), C(2), C(2)),
     ],
+    # --- at known places, sorted, losses ------------------------------------------------------------------------------
+    "broadcast_tensors": [s([X(2, 1), X(3)]), s([X(2, 3), C(3)]), s([C(2, 1), X(1, 3), X()])],
+    "cumsum": [s(X(2, 3), 1), s(X(2, 3), 0), s(X(2, 3, 2), -1), s(X(2, 3), 1, dtype=torch.float64), s(X(), 0)],
+    "cummax": [s(X(2, 3), 1), s(X(2, 3), 0), s(X(2, 3, 2), -2)],
+    "cummin": [s(X(2, 3), 1), s(X(2, 3, 2), -1)],
+    "logcumsumexp": [s(X(2, 3), 1), s(X(2, 3), 0), s(X(2, 3, 2), -1)],
+    "diff": [
+        s(X(2, 3)),
+        s(X(2, 4), 2, 1),
+        s(X(2, 3), 1, 0),
+        s(X(2, 3), 1, -1, C(2, 1), X(2, 2)),
+        s(X(2, 3), 0),
+        s(X(2, 2), 3),
+        s(C(2, 3), 1, 1, X(2, 1)),
+    ],
+    "index_add": [
+        s(X(2, 3), 1, index(0, 2, 0), X(2, 3)),
+        s(C(2, 3), 1, index(1, 1), X(2, 2)),
+        s(X(2, 3), 0, index(1), C(1, 3), alpha=-2),
+        s(X(2, 2), 1, index(0, 1), X(2, 2), alpha=0.5),
+        s(TWICE, 1, index(2, 0, 0), TWICE),
+    ],
+    "scatter_add": [
+        s(X(2, 3), 1, index([0, 0, 2], [1, 1, 1]), X(2, 3)),
+        s(C(2, 3), 0, index([0, 1, 1]), X(1, 3)),
+        s(X(2, 3), 1, index([2], [0]), C(2, 3)),
+    ],
+    "scatter": [
+        s(X(2, 3), 1, index([0, 2], [1, 0]), X(2, 3)),
+        s(C(2, 4), 1, index([3, 0, 1], [0, 1, 2]), X(2, 3)),
+        s(X(2, 3), 1, index([0, 0], [1, 2]), X(2, 3)),
+        s(X(2, 3), 0, index([1, 0, 1]), -2.5),
+        s(X(2, 3), 1, index([1], [2]), 3.0, reduce="add"),
+    ],
+    "scatter_reduce": [
+        s(X(2, 3), 1, index([0, 0, 2], [1, 1, 1]), X(2, 3), how, include_self=own)
+        for how in ("sum", "mean", "amax", "amin", "prod")
+        for own in (True, False)
+    ],
+    "col2im": [
+        s(X(2, 4, 6), [3, 4], [2, 2], [1, 1], [0, 0], [1, 1]),
+        s(X(2, 4, 4), [3, 3], [2, 2], [1, 1], [1, 1], [2, 2]),
+        s(X(4, 2), [2, 3], [2, 2], [1, 1], [0, 0], [1, 1]),
+    ],
+    **dict.fromkeys(
+        ("grid_sampler", "grid_sampler_2d"),
+        [
+            s(X(2, 2, 2, 3), C(2, 3, 1, 2, known=True), mode, padding, corners)
+            for mode in (0, 1, 2)
+            for padding, corners in ((0, False), (1, True), (2, False))
+        ]
+        + [s(X(2, 1, 2, 2), C(2, 2, 2, 2), 0, 0, True), s(C(2, 1, 2, 2), X(2, 2, 2, 2), 0, 0, True)],
+    ),
+    "grid_sampler_3d": [s(X(2, 1, 2, 2, 2), C(2, 1, 2, 1, 3, known=True), 0, 0, False)],
+    "topk": [
+        *(s(X(2, 4), k, 1, largest, True) for k in (1, 2, 4) for largest in (True, False)),
+        s(X(2, 4), 2, -1, True, False),
+        s(X(2, 3, 2), 2, 1),
+        s(X(3, 2), 2, 0),
+    ],
+    "sort": [
+        s(X(2, 3)),
+        s(X(2, 3), 1, True),
+        s(X(2, 3, 2), 1),
+        s(X(2, 3), 0),
+        s(X(2, 3), stable=True, descending=True),
+    ],
+    "msort": [s(X(2, 3))],
+    "kthvalue": [s(X(2, 3), 2), s(X(2, 3), 1, 1, True)],
+    "median": [s(X(2, 3), 1), s(X(2, 3))],
+    "nanmedian": [s(X(2, 3), 1)],
+    "mode": [s(X(2, 3), 1)],
+    "quantile": [s(X(2, 3), 0.4, 1)],
+    "nanquantile": [s(X(2, 3), 0.4, 1)],
+    "fmax": [s(X(2, 3), X(2, 3)), s(X(2, 3), C(3)), s(TWICE, TWICE)],
+    "fmin": [s(X(2, 3), X(2, 3)), s(C(2, 1), X(3))],
+    "nan_to_num": [s(X(2, 3)), s(X(2, 3), 1.0, 2.0, 3.0)],
+    "addcdiv": [
+        s(X(2, 3), X(3), C(3, sign="positive")),
+        s(X(2, 3), C(3), X(2, 3, within=POSITIVE), value=-2),
+        s(C(2, 3), X(2, 3), C(3), value=0.5),
+        s(X(2, 3), X(2, 3), X(2, 3, within=POSITIVE)),
+    ],
+    "logaddexp": [s(X(2, 3), X(2, 3)), s(X(2, 3), C(3)), s(TWICE, TWICE)],
+    "logaddexp2": [s(X(2, 3), X(3)), s(C(2, 3), X(2, 1))],
+    "hypot": [s(X(2, 3), X(2, 3)), s(X(2, 3), C(3)), s(TWICE, TWICE), s(X(2, 1), X(3))],
+    "pairwise_distance": [
+        *(s(X(2, 3), X(2, 3), p) for p in (1.0, 2.0, 3.0, INF, 0.5)),
+        s(X(2, 3), C(2, 3)),
+        s(X(2, 3), C(3), 2.0, 0.0, True),
+        s(X(2, 3), C(2, 3), 1.0, -0.5),
+    ],
+    "var_mean": [s(X(2, 3), [1]), s(X(2, 3)), s(X(2, 3), False), s(X(2, 3, 2), [1], correction=0, keepdim=True)],
+    "std_mean": [s(X(2, 3), [1]), s(X(2, 3, 2), [1, 2], correction=0), s(X(2, 3), [-1], True, True)],
+    "aminmax": [s(X(2, 3)), s(X(2, 3), dim=1), s(X(2, 3, 2), dim=-1, keepdim=True)],
+    **{
+        name: [s(X(2, 3), C(2, 3), how) for how in (0, 1, 2)] + [s(X(2, 3), X(3), 0), s(C(2, 3), X(2, 3), 0)]
+        for name in ("mse_loss", "l1_loss", "huber_loss", "smooth_l1_loss", "soft_margin_loss")
+    },
+    "poisson_nll_loss": [
+        s(X(2, 3), C(2, 3, sign="positive"), True, False, 1e-8, 0),
+        s(X(2, 3), C(2, 3, sign="positive"), True, True, 1e-8, 1),
+        s(X(2, 3), C(2, 3), True, False, 1e-8, 2),
+        s(X(2, 3, within=POSITIVE), C(2, 3), False, False, 1e-3, 0),
+        s(X(2, 3, within=POSITIVE), C(2, 3, sign="nonneg"), False, False, 1e-3, 0),
+    ],
+    "kl_div": [
+        s(X(2, 3), C(2, 3, sign="nonneg"), 0),
+        s(X(2, 3), C(2, 3, sign="positive"), 1),
+        s(X(2, 3), C(2, 3), 2, log_target=True),
+        s(X(2, 3), X(2, 3, within=POSITIVE), 0),
+        s(C(2, 3), X(2, 3, within=POSITIVE), 0),
+    ],
+    "hinge_embedding_loss": [
+        s(X(2, 3), torch.tensor([1.0, -1.0, 1.0]), 1.0, 0),
+        s(X(2, 3), torch.tensor([[1.0, -1.0, 0.5], [-1.0, 1.0, 1.0]]), 0.5, 1),
+        s(X(2, 3), C(2, 3), 1.0, 0),
+    ],
+    "margin_ranking_loss": [
+        s(X(3), X(3), C(3), 0.5, 0),
+        s(X(2, 3), C(2, 3), C(2, 3), 0.0, 2),
+        s(TWICE, TWICE, C(2, 3), 0.5, 0),
+        s(C(2, 3), C(2, 3), X(2, 3), 0.0, 0),
+    ],
+    "binary_cross_entropy_with_logits": [
+        s(X(2, 3), torch.tensor([[0.0, 1.0, 0.3], [1.0, 0.0, 0.5]]), None, None, 0),
+        s(X(2, 3), torch.tensor([[0.0, 1.0, 0.3]] * 2), C(3, sign="nonneg"), C(3, sign="nonneg"), 1),
+        s(X(2, 3), torch.tensor([[0.0, 1.0, 0.3]] * 2), None, C(3), 2),
+        s(X(2, 3), C(2, 3), C(2, 3), None, 0),
+        s(C(2, 3), X(2, 3), None, None, 0),
+    ],
+    "cross_entropy_loss": [
+        s(X(2, 3), index(0, 2), None, 0),
+        s(X(2, 3), index(0, 2), C(3, sign="nonneg"), 0, -100, 0.2),
+        s(X(2, 3), index(0, 2), C(3, sign="positive"), 1),
+        s(X(2, 3), index(0, 2), C(3), 0),
+        s(X(2, 3), index(1, 1), None, 0, 1),
+        s(X(3), index(1), None, 0),
+        s(X(2, 3, 2), index([0, 2], [1, 1]), None, 0),
+        s(X(2, 3), C(2, 3, sign="nonneg"), None, 0),
+        s(X(2, 3), C(2, 3, sign="nonneg"), C(3, sign="nonneg"), 2, -100, 0.1),
+        s(X(2, 3), C(2, 3), None, 0),
+        s(C(2, 3), X(2, 3), None, 0),
+    ],
+    "nll_loss_nd": [
+        s(X(2, 3), index(0, 2), None, 0),
+        s(X(2, 3), index(0, 2), C(3), 0),
+        s(X(2, 3), index(0, 2), C(3, sign="positive"), 1),
+        s(X(2, 3), index(1, 0), None, 2, 1),
+        s(X(3), index(1), None, 0),
+        s(X(2, 3, 2), index([0, 2], [1, 1]), None, 0),
+    ],
+    "multi_margin_loss": [
+        s(X(2, 3), index(0, 2), 1, 1.0, None, 0),
+        s(X(2, 3), index(0, 2), 2, 0.5, C(3, sign="nonneg"), 0),
+        s(X(2, 3), index(0, 2), 1, -1.0, C(3), 1),
+        s(X(3), torch.tensor(1), 1, 1.0, None, 0),
+    ],
+    "triplet_margin_loss": [
+        s(X(2, 3), C(2, 3), C(2, 3)),
+        s(C(2, 3), X(2, 3), C(2, 3), 1.0, 2.0, 1e-6, False, 0),
+        s(C(2, 3), X(2, 3), C(2, 3), 0.5, 1.0, 1e-3, True, 2),
+        s(C(2, 3), C(2, 3), X(2, 3), 1.0, 2.0, 1e-6, False, 0),
+    ],
     # --- known to break convexity ------------------------------------------------------------------------------------
     "softmax": [s(X(2, 3), 1), s(X(2, 3), -1), s(X(2, 3, 2), 0), s(C(2, 3), 1)],
     "special_softmax": [s(X(2, 3), 1), s(C(2, 3), 1)],

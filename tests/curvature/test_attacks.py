@@ -144,6 +144,17 @@ VIOLATED: dict[str, Callable[[Tensor], Any]] = {
     "sub of convex": lambda x: torch.relu(x) - F.softplus(x),
     "ln of convex": lambda x: (torch.relu(x) + 1).log(),
     "exp of concave": lambda x: (-x.abs()).exp(),
+    "where, a jump": lambda x: torch.where(x > 0, x, 1 - x),
+    "where, a leak too steep": lambda x: torch.where(x > 0, x, 1.125 * x),
+    "a mask of a convex function": lambda x: x * (x > 0) - 2 * (x - 1) * (x > 1),
+    "the second of topk": lambda x: x.topk(2, 1).values[:, 1:],
+    "sort, falling weights": lambda x: x.sort(1).values @ torch.tensor([3.0, 2.0, 1.0, 0.0]).to(x),
+    "cummin": lambda x: x.cummin(1).values,
+    "diff of convex": lambda x: x.abs().diff(dim=1),
+    "cross entropy of convex logits": lambda x: F.cross_entropy(
+        x.abs(), torch.zeros(len(x), dtype=torch.int64), reduction="none"
+    ),
+    "huber of convex": lambda x: F.huber_loss(x.abs(), torch.ones_like(x), reduction="none"),
     "pool over an extra dimension": lambda x: pooled(x, F.max_pool2d),
     "mean over an extra dimension": lambda x: pooled(x, F.avg_pool2d),
 }

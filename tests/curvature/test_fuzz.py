@@ -51,6 +51,7 @@ def run(kind: str, seeds: Iterable[int]) -> Counter[str]:
 def test_whatever_is_certified_survives(block: int) -> None:
     run("anything", range(10_000 + 50 * block, 10_000 + 50 * (block + 1)))
     run("integers", range(10_000 + 20 * block, 10_000 + 20 * (block + 1)))
+    run("written", range(10_000 + 20 * block, 10_000 + 20 * (block + 1)))
 
 
 @pytest.mark.parametrize("block", range(2))

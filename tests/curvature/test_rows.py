@@ -7,7 +7,7 @@ on purpose show that they can fail.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,23 +15,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from convexnet.curvature.call import Call, Refusal
+from convexnet.curvature.facts import Fact, constant, known
+from convexnet.curvature.fields import uniform, where_any
 from convexnet.curvature.row import Row, Sum
 from convexnet.curvature.shapes import Moved
 from convexnet.curvature.shapes import Moving as Mover
 from convexnet.curvature.table import TABLE, row_of, shape_only
 from tests.curvature.oracles import SAMPLES, Fixed, Moving, Sample
-
-UNCOVERED: dict[str, Callable[[Sample], bool]] = {
-    "div": lambda sample: "rounding_mode" in sample.kwargs,
-    "batch_norm": lambda sample: bool(sample.args[5]) or bool(moving_in(sample.args[1:])),
-    "avg_pool2d": lambda sample: len(sample.args) > 6 or "divisor_override" in sample.kwargs,
-    "linalg_vector_norm": lambda sample: len(sample.args) > 1 and sample.args[1] < 1,
-    "norm": lambda sample: 0.5 in (*sample.args[1:2], sample.kwargs.get("p")),
-    "cdist": lambda sample: len(sample.args) > 2 and sample.args[2] < 1,
-    "view": lambda sample: isinstance(sample.args[1], torch.dtype),
-    "index_put": lambda sample: len(sample.args) > 3 and bool(sample.args[3]),
-}
-"""Samples that the rule refuses."""
+from tests.curvature.test_table import exchange
 
 
 @dataclass
@@ -94,10 +86,10 @@ def at(sample: Sample, places: tuple[int, ...]) -> list[int]:
 
 
 def cases(name: str, row: Row, seed: int) -> Iterator[Drawn]:
-    """The samples that PyTorch runs in float64 and the rule covers, with numbers, without random ones."""
+    """The samples that PyTorch runs in float64 and the rule knows, with numbers, without random ones."""
     for sample in SAMPLES[name]:
         flag = row_of(name).draws
-        if (name in UNCOVERED and UNCOVERED[name](sample)) or (flag is not None and drawing(sample, flag)):
+        if flag is not None and drawing(sample, flag):
             continue
         drawn = Drawn(name, sample, seed)
         for part in tensors_in([*sample.args, sample.kwargs]):
@@ -106,8 +98,32 @@ def cases(name: str, row: Row, seed: int) -> Iterator[Drawn]:
             results = drawn.run()
         except RuntimeError:
             continue
-        if results and results[0].is_floating_point() and moving_in([*sample.args, sample.kwargs]):
+        real = bool(results) and results[0].is_floating_point()
+        if real and moving_in([*sample.args, sample.kwargs]) and is_known(drawn, results):
             yield drawn
+
+
+def is_known(drawn: Drawn, results: list[Tensor]) -> bool:
+    """Whether the rule says something of a sample on affine arguments; a row is about such calls."""
+    sample, facts = drawn.sample, dict[int, Fact]()
+    for part in tensors_in([*sample.args, sample.kwargs]):
+        varying = replace(constant(part.shape), varies=uniform(True, part.shape, torch.bool))
+        facts[id(part)] = varying if isinstance(part, Moving) else known(drawn.tensor(part))
+    call = Call(
+        getattr(torch.ops.aten, drawn.name),
+        drawn.name,
+        tuple(exchange(list(sample.args), facts, known)),
+        {key: exchange(value, facts, known) for key, value in sample.kwargs.items()},
+        tuple(tuple(part.shape) for part in results),
+        shape_only=shape_only(drawn.name),
+    )
+    if all(fact.value is not None for fact in call.read()):
+        return True  # nothing that varies is read, and the operator itself is run
+    try:
+        found = row_of(drawn.name).rule(call)
+    except (Refusal, RuntimeError):
+        return False
+    return not where_any((found[0] if isinstance(found, tuple) else found).unknown)
 
 
 def drawing(sample: Sample, flag: int) -> bool:

@@ -74,6 +74,8 @@ CURVED: dict[str, Callable[[Tensor], Tensor]] = {
     "log_softmax": lambda a: -a.log_softmax(1)[:, 1],
     "_log_softmax": lambda a: -aten._log_softmax(a, 1, False)[:, 0],
     "linalg_vector_norm": lambda a: sum(torch.linalg.vector_norm(a - 0.3, p, 1) for p in (1, 2, float("inf"))),
+    "var": lambda a: a.var(1, keepdim=True) + a.view(-1, 2, 2).var((1, 2), correction=0)[:, None],
+    "std": lambda a: a.std(1, correction=0),
     "norm": lambda a: aten.norm.ScalarOpt_dim(a.abs() + 0.1, 2, [1]),
 }
 

@@ -315,10 +315,13 @@ NOT_CONVEX = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1))
 
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "not convex": (lambda: cx.to_cvxpy(NOT_CONVEX, Y), r"NOT CERTIFIED(.|\n)*aten\.tanh"),
-    "no form": (lambda: cx.to_cvxpy(Function(lambda y: y.var(1)), Y), r"aten\.var .*\.py:\d+(.|\n)*a mean of squares"),
-    "a norm that is not called one": (
-        lambda: cx.to_cvxpy(Function(lambda y: y.square().sum(1).sqrt()), Y),
-        r"aten\.sqrt(.|\n)*torch\.linalg\.vector_norm",
+    "no form": (
+        lambda: cx.to_cvxpy(Function(lambda y: torch.cdist(y[:, None], torch.eye(2)).sum((1, 2))), Y),
+        r"aten\.cdist .*\.py:\d+(.|\n)*simpler operators",
+    ),
+    "a log-sum-exp that is not called one": (
+        lambda: cx.to_cvxpy(Function(lambda y: (1 + y.exp().sum(1)).log()), Y),
+        r"aten\.log(.|\n)*torch\.logsumexp",
     ),
     "another norm": (lambda: cx.to_cvxpy(Function(lambda y: y.norm(p=3, dim=1)), Y), r"the norm of order 3"),
     "two outputs": (lambda: cx.to_cvxpy(Function(lambda y: (y.sum(1), y.relu().sum(1))), Y), "returns 2 outputs"),

@@ -257,6 +257,27 @@ def test_a_batch_equals_its_singles_in_any_order(name: str, common_seed: int) ->
         assert abs(float(alone.value - together.value[index])) <= 1e-6 * float(size[index])
 
 
+class Copied(nn.Module):
+    """Small integers that are copied into real numbers, where twice as many have room."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.register_buffer("numbers", torch.full((1, 2), number, dtype=torch.int8))
+
+    def forward(self, y: Tensor) -> Tensor:
+        room = torch.empty_like(y)
+        room.copy_(self.numbers)
+        return ((y - 0.25).abs() + torch.nn.functional.elu(2 * room)).sum(1)
+
+
+@pytest.mark.parametrize("number", [100, -100])
+def test_integers_that_are_copied_are_real_numbers(number: int) -> None:
+    solution = minimised(Copied(number), cx.Box(-1, 1, shape=(2,)), tol=1e-9)
+    expected = 2 * (2.0 * number if number > 0 else -1.0)
+    assert solution.converged.tolist() == [True]
+    assert abs(float(solution.lower_bound) - expected) < 1e-6
+
+
 class Placed(nn.Module):
     """Each of two samples of a batch has its own weights: not one function of a sample."""
 

@@ -30,7 +30,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -49,6 +49,9 @@ from convexnet.curvature.fields import (
     where_any,
     widened,
 )
+
+if TYPE_CHECKING:
+    from convexnet.curvature.ordered import Order
 
 INF = math.inf
 Reach = Callable[[Tensor], Tensor]
@@ -70,6 +73,8 @@ class Fact:
 
     `concavity` and `exponent` are the same for concave functions; see `powers`. `positive` says that every element is
     above zero, in real arithmetic, where `lo` may only say that none is below; and that no element is computed as -0.
+    `order` says where elements come from that were sorted (see `ordered`); what makes a new fact of one leaves it out.
+    `size` is what is known of the absolute value, where that is more than the fact itself says.
 
     `value` is the tensor itself where it is known, in its own type; `integral` tensors (indices, masks) hold no real
     numbers; `undefined` ones may hold NaN (or an infinity, which the next operator may turn into one). `made` is the
@@ -90,6 +95,8 @@ class Fact:
     exponent: float = math.nan
     positive: bool = False
     made: Any = None
+    order: Order | None = None
+    size: Fact | None = None
 
     @property
     def shape(self) -> torch.Size:
@@ -166,7 +173,7 @@ class Fact:
         value = None if self.value is None else self.value.expand(tuple(shape))
         a, b, c, rows, lo, hi = (widened(field, shape) for field in self.fields())
         fields = dict(zip(FIELDS, (a, b, c, rows, lo, hi), strict=True))
-        return replace(self, **fields, value=value, made=None)
+        return replace(self, **fields, value=value, made=None, order=None, size=None)
 
     def fields(self) -> tuple[Tensor, ...]:
         return self.nonconvex, self.nonconcave, self.varies, self.rows, self.lo, self.hi
@@ -241,7 +248,9 @@ def viewed(fact: Fact, move: Callable[[Tensor], Tensor]) -> Fact:
 
     a, b, c, rows, lo, hi = (moved(field) for field in fact.fields())
     value = None if fact.value is None else move(fact.value)
-    return replace(fact, **dict(zip(FIELDS, (a, b, c, rows, lo, hi), strict=True)), value=value, made=None)
+    size = None if fact.size is None else viewed(fact.size, move)
+    fields_ = dict(zip(FIELDS, (a, b, c, rows, lo, hi), strict=True))
+    return replace(fact, **fields_, value=value, made=None, order=None, size=size)
 
 
 FIELDS = ("nonconvex", "nonconcave", "varies", "rows", "lo", "hi")

@@ -137,7 +137,8 @@ def with_infinities(call: Call, result: Result) -> Result:
     return result if lo is result.lo and hi is result.hi else replace(result, lo=lo, hi=hi)
 
 
-NOTHING = {"degree": 1.0, "concavity": math.nan, "exponent": math.nan, "positive": False, "made": None}
+NOTHING = {"degree": 1.0, "concavity": math.nan, "exponent": math.nan, "positive": False, "made": None, "order": None,
+           "size": None}  # fmt: skip
 LARGEST = torch.finfo(torch.float64).max
 
 

@@ -56,6 +56,7 @@ def inside(fact: Fact, ranges: Ranges) -> Tensor:
 
     def test(lo: Tensor, hi: Tensor) -> Tensor:
         found = torch.zeros(torch.broadcast_shapes(lo.shape, hi.shape), dtype=torch.bool)
+        lo, hi = lo.double(), hi.double()  # in another type the smallest number above zero is zero
         for left, right in ranges:
             found = found | ((lo >= left) & (hi <= right))
         return found

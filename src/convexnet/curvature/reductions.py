@@ -67,6 +67,8 @@ class Reduction(Kind):
         if reason:
             return Opaque(reason)(call)
         x, shape = call.x, call.shape
+        if self.moves == "by size" and x.size is not None:
+            return self(replace(call, args=(x.size, *call.args[1:])))
         dims = along(call, self.position)
 
         def reach(mask: Tensor) -> Tensor:

@@ -15,7 +15,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from convexnet.curvature import arithmetic, layers, matrices, powers, shapes, specials, undefined
+from convexnet.curvature import (
+    accumulated,
+    arithmetic,
+    layers,
+    losses,
+    matrices,
+    ordered,
+    powers,
+    shapes,
+    specials,
+    undefined,
+)
 from convexnet.curvature.arithmetic import Power
 from convexnet.curvature.call import Call, Result, Rule
 from convexnet.curvature.opaque import Opaque, unruled
@@ -97,6 +108,7 @@ NORM = Reduction("up", position=2, moves="by size", allows=norm_order)
 COPIED = Placed(arithmetic.identity, drops=False, repeats=False)
 OWN_AND_OTHERS = "non-decreasing in one element and non-increasing in the others"
 NEITHER_WAY = "neither non-decreasing nor non-increasing"
+SPREAD = Reduction("up", moves="both")
 ATTENTION = "attention multiplies quantities that depend on the input, and normalises them by a softmax"
 
 
@@ -204,14 +216,15 @@ ROWS: tuple[tuple[str, Rule | Row], ...] = (
         "flatten", "unflatten", "ravel", "permute", "transpose", "t", "numpy_T", "mT", "mH", "adjoint", "movedim",
         "swapaxes", "squeeze", "unsqueeze", "atleast_1d", "atleast_2d", "atleast_3d", "flip", "fliplr", "flipud",
         "roll", "rot90", "hstack", "vstack", "dstack", "column_stack", "real", "resolve_conj", "resolve_neg")),
-    *((name, Moved(drops=False)) for name in ("expand", "broadcast_to", "repeat", "tile")),
+    *((name, Moved(drops=False)) for name in ("expand", "broadcast_to", "broadcast_tensors", "repeat", "tile")),
     ("expand_as", Row(Moved(drops=False), shape_only=(1,))),
     *((name, Moved(repeats=False)) for name in (
         "slice", "select", "narrow", "narrow_copy", "split", "split_with_sizes", "hsplit", "vsplit", "dsplit", "chunk",
         "unbind", "diagonal", "linalg_diagonal", "slice_scatter", "select_scatter", "unsafe_chunk", "unsafe_split")),
     ("unfold", Moved()),
     *((name, Moved(picks=(1, "indices"))) for name in ("index", "index_put")),
-    *((name, Moved(picks=(2, "index"))) for name in ("index_select", "gather")),
+    ("index_select", Moved(picks=(2, "index"))),
+    ("gather", accumulated.Picked(picks=(2, "index"))),
     ("take", Moved(picks=(1, "index"))),
     ("take_along_dim", Moved(picks=(1, "indices"))),
     ("repeat_interleave", Moved(picks=(1, "repeats"))),
@@ -296,6 +309,54 @@ ROWS: tuple[tuple[str, Rule | Row], ...] = (
     # --- recurrent ---------------------------------------------------------------------------------------------------
     ("rnn_relu", Row(layers.rnn_relu, weights=(2,), asked="recurrent signs", instead=STEPS)),
     ("rnn_relu_cell", Row(layers.rnn_relu_cell, weights=(2, 3), asked="recurrent signs")),
+    # --- of two or three tensors, element by element -----------------------------------------------------------------
+    ("fmax", Row(Extremum(arithmetic.maximum, "convex"), forgives=True)),
+    ("fmin", Row(Extremum(arithmetic.minimum, "concave"), forgives=True)),
+    ("nan_to_num", Row(losses.finite_alone, forgives=True)),
+    ("addcdiv", Row(losses.addcdiv, undefined=undefined.adds_quotient)),
+    *((name, Row(Joint(losses.log_add_exp, "convex"), steepest=1.0)) for name in ("logaddexp", "logaddexp2")),
+    ("hypot", Row(Joint(losses.hypot, "convex", "rising with the sizes of its arguments"), steepest=1.0)),
+    ("pairwise_distance", Row(Joint(losses.pairwise_distance, "convex", NEITHER_WAY), steepest=1.0)),
+    # --- two reductions at once --------------------------------------------------------------------------------------
+    ("var_mean", Row(losses.Both((SPREAD, "var"), (Reduction("straight"), "mean")), undefined=undefined.of_few)),
+    ("std_mean", Row(
+        losses.Both((SPREAD, "std"), (Reduction("straight"), "mean")), undefined=undefined.of_few, steepest=1.0)),
+    ("aminmax", Row(
+        losses.Both((Reduction("down", exact=True), "amin"), (Reduction("up", exact=True), "amax")), steepest=1.0)),
+    # --- at known places ---------------------------------------------------------------------------------------------
+    ("cumsum", accumulated.Running()),
+    ("cummax", Row(accumulated.Running("up"), steepest=1.0)),
+    ("cummin", Row(accumulated.Running("down"), steepest=1.0)),
+    ("logcumsumexp", Row(accumulated.Running("up", homogeneous=False), steepest=1.0)),
+    ("diff", accumulated.diff),
+    ("index_add", accumulated.index_add),
+    ("scatter", accumulated.scatter),
+    ("scatter_add", accumulated.scatter_add),
+    ("scatter_reduce", Row(accumulated.scatter_reduce, steepest=1.0)),
+    ("col2im", accumulated.col2im),
+    *((name, accumulated.grid_sampler) for name in ("grid_sampler", "grid_sampler_2d", "grid_sampler_3d")),
+    # --- sorted ------------------------------------------------------------------------------------------------------
+    ("topk", Row(ordered.topk, steepest=1.0)),
+    ("sort", Row(ordered.sort, steepest=1.0)),
+    ("msort", Row(ordered.sorted_first, steepest=1.0)),
+    *((name, Opaque("it picks an element from the middle, and only sums of the largest ones are convex",
+                    "use torch.amax, or topk(k) and the sum of its values"))
+      for name in ("kthvalue", "median", "nanmedian", "mode", "quantile", "nanquantile")),
+    # --- losses ------------------------------------------------------------------------------------------------------
+    ("mse_loss", losses.Loss(losses.squared_error, 2)),
+    ("l1_loss", losses.Loss(losses.absolute_error, 2)),
+    ("huber_loss", losses.Loss(losses.huber, 2)),
+    ("smooth_l1_loss", losses.Loss(losses.smooth_l1, 2)),
+    ("poisson_nll_loss", losses.Loss(losses.poisson, 5)),
+    ("kl_div", Row(losses.Loss(losses.kl_divergence, 2), undefined=undefined.has_negative_target)),
+    ("soft_margin_loss", losses.Loss(losses.soft_margin, 2)),
+    ("hinge_embedding_loss", losses.Loss(losses.hinge_embedding, 3)),
+    ("margin_ranking_loss", losses.Loss(losses.margin_ranking, 4)),
+    ("binary_cross_entropy_with_logits", losses.Loss(losses.binary_cross_entropy, 4)),
+    ("cross_entropy_loss", Row(losses.Loss(losses.cross_entropy, 3), undefined=undefined.of_few)),
+    ("nll_loss_nd", Row(losses.Loss(losses.negative_log_likelihood, 3), undefined=undefined.of_few)),
+    ("multi_margin_loss", losses.Loss(losses.multi_margin, 5)),
+    ("triplet_margin_loss", losses.Loss(losses.triplet_margin, 7)),
     # --- known to break convexity ------------------------------------------------------------------------------------
     *((name, Opaque("it divides exponentials by their sum", "leave it out: certify the logits", one, (0.0, 1.0)))
       for name in ("softmax", "_softmax", "special_softmax")),

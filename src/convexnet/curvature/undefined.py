@@ -52,5 +52,14 @@ def has_no_order(call: Call) -> bool:
 
 
 def of_few(call: Call) -> bool:
-    """A variance of one element, or of as many as are subtracted from their number."""
+    """A variance of one element, or of as many as are subtracted from their number; an average of none."""
     return True
+
+
+def adds_quotient(call: Call) -> bool:
+    return where_any(outside(as_fact(call.args[2]), POSITIVE + NEGATIVE))
+
+
+def has_negative_target(call: Call) -> bool:
+    """A divergence from what is not a probability, which has no logarithm."""
+    return call.args[1].goes_below_zero

@@ -1,6 +1,6 @@
 """The forward walk: facts from the inputs to the outputs, and the blame where convexity is lost.
 
-Long because a step, what is found again at it, and the blame for it are read together.
+Long because what is known of a step, and who is blamed for what is not, are read together.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import Tensor, fx
 
 from convexnet.curvature.bounds import is_finite
 from convexnet.curvature.call import Call, Refusal, Result
+from convexnet.curvature.choices import Choice, Pick, choices
 from convexnet.curvature.constants import attribute, beyond, computed, draws, exact, tensor_fact
 from convexnet.curvature.expressions import THROUGH, duplicates, recorded
 from convexnet.curvature.facts import CONSTANT, UNKNOWN, Fact, constant, typed, unknown
@@ -23,6 +24,7 @@ from convexnet.curvature.graph import ancestors, called, types_of
 from convexnet.curvature.literals import NAN, marked, spoiled, with_infinities
 from convexnet.curvature.matrices import sum_of_spectrum
 from convexnet.curvature.opaque import UNRULED, Opaque, unreal
+from convexnet.curvature.ordered import ordered
 from convexnet.curvature.quadratics import quadratic
 from convexnet.curvature.shifted import unshifted
 from convexnet.curvature.table import TABLE, row_of
@@ -106,12 +108,20 @@ class _Runner:
     fast: bool
     before: Callable[[Call, fx.Node], Call] | None
     constants: frozenset[str]  # placeholders of tensors that the forward makes or holds
+    settled: set[fx.Node] = field(default_factory=set[fx.Node])  # that make something known of what was not
+    plans: dict[fx.Node, Choice | Pick] = field(default_factory=dict[fx.Node, Choice | Pick])
+    parts: set[fx.Node] = field(default_factory=set[fx.Node])  # of choices
+    held: list[Blame] = field(default_factory=list[Blame])  # of nodes whose readers may settle what they lost
 
     def graph(self, graph: fx.Graph, module: torch.nn.Module, given: Callable[[str], Any]) -> Callable[[Any], Any]:
         """Walk one graph; returns a function that looks up the values of its outputs."""
         (output,) = (node for node in graph.nodes if node.op == "output")
         same = duplicates(graph)
         last = last_uses(graph, output, same)
+        plans = choices(list(last))
+        self.plans |= plans
+        self.parts.update(*(plan.inner for plan in plans.values()))
+        last = kept_for(plans, last)
         env: dict[fx.Node, Any] = {}
 
         def lookup(value: Any) -> Any:
@@ -128,6 +138,7 @@ class _Runner:
                 env[node] = self.again(node, env[same[node]]) if same.get(node) in env else self.step(node, lookup)
             for done in last[node]:
                 env.pop(done, None)
+        self.release(last)
         return lookup
 
     def again(self, node: fx.Node, result: Any) -> Any:
@@ -135,6 +146,19 @@ class _Runner:
         if isinstance(result, Fact) and result.curvature != CONSTANT:
             self.found.steps.append((node, describe(result)))
         return result
+
+    def release(self, needed: Mapping[fx.Node, Any]) -> None:
+        """Take back the blame of those whose losses all their readers have settled."""
+        cleared: dict[fx.Node, bool] = {}
+        for node in reversed(list(needed)):
+            users = [user for user in node.users if user in needed or user.op == "output"]
+            cleared[node] = node in self.settled or (bool(users) and all(cleared.get(user, False) for user in users))
+        here = [blame for blame in self.held if blame.node in cleared]
+        if self.fast and not all(cleared[blame.node] for blame in here):
+            raise _Stop
+        gone = {id(blame) for blame in here if cleared[blame.node]}
+        self.found.blames[:] = [blame for blame in self.found.blames if id(blame) not in gone]
+        self.held[:] = [blame for blame in self.held if blame.node not in cleared]
 
     def step(self, node: fx.Node, lookup: Callable[[Any], Any]) -> Any:
         args: Any = fx.map_arg(node.args, lookup)
@@ -150,11 +174,25 @@ class _Runner:
         if not isinstance(result, (Fact, tuple)):
             return result  # a number that is known
         results = self.checked(result, call, node)
+        if node in self.plans and where_any(results[0].unknown):
+            results = self.chosen(node, call, lookup) or results
         if results and results[0].curvature != CONSTANT:
             if is_cast(node):
                 self.found.casts.append(node)
             self.found.steps.append((node, describe(results[0])))
         return results if listed else results[0]
+
+    def chosen(self, node: fx.Node, call: Call, lookup: Callable[[Any], Any]) -> tuple[Fact, ...] | None:
+        """The result of a choice by comparison, if more is known of it as such (see `choices`)."""
+        found = self.plans[node].settled(lookup)
+        if found is None:
+            return None
+        fact, origins = found
+        if not where_any(fact.unknown):
+            self.settled.add(node)
+        if mixes(fact) and not any(mixes(origin) for origin in origins):
+            self.blame(node, call, MIXING, always=True)
+        return (fact,)
 
     def checked(self, result: Result, call: Call, node: fx.Node) -> tuple[Fact, ...]:
         """The results, if each is a fact of a tensor of its node's shape and type; else a rule is at fault."""
@@ -202,8 +240,9 @@ class _Runner:
     def apply(self, call: Call, node: fx.Node) -> Result:
         """One operator: computed where everything is known, else by its rule; blamed where it breaks something."""
         facts = call.read()
-        if self.fast and call.name not in THROUGH and any(where_any(fact.unknown) for fact in facts):
-            raise _Stop
+        if self.fast and call.name not in THROUGH and node not in self.plans and node not in self.parts:
+            if any(where_any(fact.unknown) and fact.order is None and fact.size is None for fact in facts):
+                raise _Stop
         random = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
         if draws(call) or (random and call.name not in TABLE):
             return self.blame(node, call, RANDOM)
@@ -215,7 +254,7 @@ class _Runner:
             return beyond(call)
         row = row_of(call.name)
         if moving and not call.floating and call.name in TABLE and not isinstance(row.rule, Opaque):
-            return self.blame(node, call, unreal(node.meta.get("val")))
+            return self.blame(node, call, unreal(node.meta.get("val")), hold=node in self.parts)
         try:
             if at_hand:
                 return computed(call)
@@ -223,7 +262,8 @@ class _Runner:
                 raise UNREAD
             if row.forgives and any(fact.undefined for fact in facts):
                 raise GAP
-            result = row.rule(call)
+            sums = ordered(call, row) if any(fact.order is not None for fact in facts) else None
+            result = row.rule(call) if sums is None else sums
         except (RuntimeError, TypeError, ValueError, IndexError) as error:  # never let a gap in a rule pass, or crash
             self.found.errors.append(error)
             cause = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
@@ -234,7 +274,7 @@ class _Runner:
             result = None if refusal.result is None else refined(call, refusal.result)
             result = found_again(call, result) if moving else result
             if result is None or where_any(result.unknown):
-                lost = self.blame(node, call, refusal)
+                lost = self.blame(node, call, refusal, hold=node in self.parts)
                 return lost if result is None else result
         spoil = spoiled(call) if moving else None
         fine = not any(where_any(f.unknown) for f in facts if not f.constant)
@@ -246,26 +286,34 @@ class _Runner:
         if moving and isinstance(result, Fact):
             result = found_again(call, refined(call, result)) or result
         results = result if isinstance(result, tuple) else (result,)
-        if not any(where_any(r.unknown) for r in results[:1]):
-            if mixes(results[0]) and not any(mixes(f) for f in facts):
-                self.blame(node, call, MIXING, always=True)
+        promise = results[0].order is not None or results[0].size is not None
+        lost = any(where_any(r.unknown) for r in results[:1])
+        if (promise or not lost) and mixes(results[0]) and not any(mixes(f) for f in facts):
+            self.blame(node, call, MIXING, always=True)
+        if not lost:
+            if not fine:
+                self.settled.add(node)
             if has_concave(results[0]) and not any(has_concave(f) for f in facts) and not self.fast:
                 if any(where_any(f.nonconcave) for f in facts):
                     self.found.turns.append(blamed(node, call, self.words.turned(call)))
             return result
         if not any(where_any(f.unknown) for f in facts):
-            self.blame(node, call, self.words.explain(call))
+            self.blame(node, call, self.words.explain(call), hold=promise or node in self.parts)
         elif fine:
             self.blame(node, call, NAN, always=True)
         return result
 
-    def blame(self, node: fx.Node, call: Call, refusal: Refusal, always: bool = False) -> Result:
-        """Note a loss, unless an argument was lost before; the result is unknown."""
-        if self.fast and (always or call.name not in THROUGH):
+    def blame(self, node: fx.Node, call: Call, refusal: Refusal, always: bool = False, hold: bool = False) -> Result:
+        """Note a loss, unless an argument was lost before; the result is unknown.
+
+        `hold` says that those who read the result may make something known of it again.
+        """
+        if self.fast and not hold and (always or call.name not in THROUGH):
             raise _Stop
         facts = call.facts()
         if always or not any(where_any(f.unknown) for f in facts):
             self.found.blames.append(blamed(node, call, refusal))
+            self.held += self.found.blames[-1:] if hold else []
         rows = 3 if any(where_any(f.rows) for f in facts) else 0
         results = tuple(
             replace(unknown(shape, uniform(rows, shape, torch.uint8)), undefined=True) for shape in call.shapes
@@ -321,6 +369,24 @@ def has_concave(fact: Fact) -> bool:
 
 def mixes(fact: Fact) -> bool:
     return not is_aligned(fact.rows) and level(fact.rows) != 0 and bool((core(fact.rows) == 3).any())
+
+
+def kept_for(
+    plans: Mapping[fx.Node, Choice | Pick], last: dict[fx.Node, list[fx.Node]]
+) -> dict[fx.Node, list[fx.Node]]:
+    """The values that can be dropped after each node, where choices need what they are computed from."""
+    if not plans:
+        return last
+    order = {node: i for i, node in enumerate(last)}
+    until = {done: node for node, drops in last.items() for done in drops}
+    for node, plan in plans.items():
+        for part in plan.leaves | plan.inner:
+            if part in until and order[until[part]] < order[node]:
+                until[part] = node
+    drops: dict[fx.Node, list[fx.Node]] = {node: [] for node in last}
+    for done, node in until.items():
+        drops[node].append(done)
+    return drops
 
 
 def last_uses(

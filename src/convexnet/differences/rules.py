@@ -161,6 +161,22 @@ def sum_of_products(call: Operation) -> Difference:
     return plus(result, scaled(difference(call.args[0]), call.arg(3, "beta", 1)))
 
 
+def added_product(call: Operation) -> Value:
+    """addcmul: a + value b c."""
+    a, b, c = call.args[:3]
+    if not isinstance(b, Difference) and not isinstance(c, Difference):
+        return plus(a, b * c * call.arg(3, "value", 1))
+    return plus(a, scaled(product(replace(call, operator=torch.mul), at=1), call.arg(3, "value", 1)))
+
+
+def blended(call: Operation) -> Difference:
+    """lerp: (1 - w) start + w end."""
+    start, end, share = call.args[:3]
+    if isinstance(share, Difference):
+        raise Refusal(PRODUCT, "let the weight not depend on the input")
+    return plus(scaled(difference(start), 1.0 - share), scaled(difference(end), share))
+
+
 def contraction(call: Operation) -> Difference:
     """einsum of two operands."""
     operands = call.args[1]
@@ -283,6 +299,8 @@ COUNTERPARTS: dict[Calculus, Rule] = {
     **dict.fromkeys((layers.linear, layers.conv, layers.conv_transpose, layers.convolution_generic), weighted),
     **dict.fromkeys((arithmetic.mul, layers.matmul, layers.outer), product),
     layers.addmm: sum_of_products,
+    arithmetic.addcmul: added_product,
+    arithmetic.lerp: blended,
     layers.einsum: contraction,
     layers.paired: paired,
     arithmetic.div: quotient,

@@ -28,7 +28,7 @@ def to_cvxpy(model: nn.Module, variable: Any, given: Any = None, *, wrt: int = -
     another way, as -expression <= -c.
 
     For affine layers of every kind, convolutions, BatchNorm, pooling, skips, concatenation, ReLU, LeakyReLU, PReLU,
-    ELU, CELU, softplus, exponentials, log-sum-exp, squares, norms, absolute values and maxima.
+    ELU, CELU, softplus, exponentials, log-sum-exp, powers, norms, variances, absolute values and maxima.
 
     Args:
         model: a module that is proved convex in that input, and returns one tensor. Evaluated in eval mode, as it is

@@ -1,1 +1,7 @@
-"""The certified program as affine maps and convex atoms, for the solvers and the exporters alike."""
+"""The certified program as a = c + U y + Σ W z, z = φ(a), for the solvers and the exporters alike.
+
+Read in this order: `atoms`, `smooth` and `grouped` (the convex functions φ), `operators` (the one table that lowers an
+operator to atoms and affine maps), `program` with `affinity` (the traced program, cut at its atoms), `matrices` and
+`linear_maps` (its affine pieces as matrices, for a batch), `kink_form` (what solvers work on), `sparse` and `tightness`
+(one sample, for the exporters, and why inequalities are enough there).
+"""

@@ -25,8 +25,13 @@ def way_of(target: Any) -> tuple[str, Callable[..., Any], int]:
     """An operator's name, its out-of-place form, and where the operands of its own graph begin (0: it has none)."""
     name = base_name(target)
     if name == "copy":  # which has no derivative
-        return name, lambda there, source, *_: source.expand(there.shape), 0
+        return name, overwritten, 0
     return name, functional(target, name), next((n for region, n in REGIONS.items() if region in str(target)), 0)
+
+
+def overwritten(there: Tensor, source: Tensor, *_: Any) -> Tensor:
+    """What `copy` leaves: the source in the shape and type of what it is copied into."""
+    return source.to(there.dtype).expand(there.shape)
 
 
 def executed(node: fx.Node, args: Any, kwargs: Any, apply: Applied | None) -> Any:

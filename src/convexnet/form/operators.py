@@ -298,6 +298,31 @@ def places_of(lines: Sequence[Tensor], sides: Sequence[int]) -> Tensor:
     return places.reshape(torch.Size([len(line) for line in lines]).numel(), -1)
 
 
+def deviations(x: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Any, list[int], bool, float]:
+    """Differences from the mean along dimensions, these, whether they are kept, and what squares are divided by."""
+    dim, unbiased = argument(args, kwargs, 1, "dim"), argument(args, kwargs, 2, "unbiased", True)
+    correction = kwargs.get("correction", 1.0 if unbiased else 0.0)
+    if isinstance(dim, bool):
+        raise Refusal("it is over all samples", "give the dimensions")
+    dims = dims_of(x, dim)
+    count = math.prod(x.shape[d] for d in dims)
+    divisor = count - (1.0 if correction is None else float(correction))
+    if divisor <= 0:
+        raise Refusal("it is of too few entries", "leave the correction out")
+    keepdim = bool(argument(args, kwargs, 3, "keepdim", False))
+    return x - x.sum(dims, keepdim=True) * (1 / count), dims, keepdim, divisor
+
+
+def variance(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
+    off, dims, keepdim, divisor = deviations(args[0], args, kwargs)
+    return z(off, Smooth(square())).sum(dims, keepdim=keepdim) * (1 / divisor)
+
+
+def deviation(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
+    off, dims, keepdim, divisor = deviations(args[0], args, kwargs)
+    return reduced(z, Norm, off, dims, keepdim) * divisor**-0.5
+
+
 # --- smooth operators ------------------------------------------------------------------------------------------------
 
 
@@ -440,6 +465,8 @@ ROWS: tuple[tuple[str, Row], ...] = (
     ("_log_softmax", log_softmax),
     ("linalg_vector_norm", norm),
     ("norm", norm),
+    ("var", variance),
+    ("std", deviation),
 )
 
 OFFSETS = frozenset(("maximum", "minimum", "max", "min", "clamp", "clamp_min", "clamp_max"))

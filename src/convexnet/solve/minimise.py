@@ -441,7 +441,7 @@ def problem_of(reading: Reading, asked: Asked, everywhere: bool, solver: str) ->
             whole = everywhere and not any(bend.partial for bend in f.bends)
             if not (whole and "supported" in reading.shown):
                 few = torch.arange(min(len(lo), FEW if whole else len(lo)), device=lo.device)
-                if not supported(layers.rows(few), lo[few], hi[few]):
+                if not supported(layers.rows(few), lo[few], hi[few], 1 if whole else 3):
                     raise Refusal("it is convex for a reason that its atoms do not show")
                 reading.shown.add("supported" if whole else "")
         except Refusal as refusal:

@@ -186,7 +186,7 @@ def total_of(parts: Tensor) -> Tensor:
     return parts.abs().sum(1)
 
 
-def supported(f: Layers, lo: Tensor, hi: Tensor) -> bool:
+def supported(f: Layers, lo: Tensor, hi: Tensor, points: int = 3) -> bool:
     """Whether affine functions below the atoms make one that touches f, as far as a few points of [lo, hi] tell.
 
     The calculus may know an argument's range, and so that an operator is affine or has one sign of curvature there;
@@ -195,7 +195,7 @@ def supported(f: Layers, lo: Tensor, hi: Tensor) -> bool:
     problem = Problem(None, lo, hi)
     middle, reach = problem.centre(), (hi - lo).clamp(max=2.0)
     generator = torch.Generator().manual_seed(0)
-    for _ in range(POINTS):
+    for _ in range(points):
         share = torch.rand(lo.shape, generator=generator, dtype=torch.float64).to(lo.device) - 0.5
         at = problem.inside(middle + share * reach)
         plane, value = below(f, at, by_gates(None)), f.value(at) + (0.0 if f.shift is None else f.shift)
@@ -204,9 +204,6 @@ def supported(f: Layers, lo: Tensor, hi: Tensor) -> bool:
             return False
     return True
 
-
-POINTS = 3
-"""Points at which it is looked up that the atoms prove something."""
 
 TOUCHES = 1e-7
 """How far below f, as a share of its size, the affine function may lie where it is told to touch."""

@@ -23,9 +23,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convexnet.curvature import arithmetic, layers
+from convexnet.curvature import arithmetic, layers, shapes
 from convexnet.curvature.arithmetic import Power
 from convexnet.curvature.call import Rule
+from convexnet.curvature.losses import Both, Loss
 from convexnet.curvature.pointwise import Pointwise
 from convexnet.curvature.reductions import Reduction, Window
 from convexnet.curvature.row import Sum
@@ -207,10 +208,12 @@ class Rounding:
         lengths: how many roundings a slope that is carried back through all of them may have.
         unit: the largest relative error of one.
         sizes: room for the absolute values of tensors that later runs meet again.
+        doubts: flags that rounding may have turned: by the `id` of a tensor of flags, it and a mask of them.
     """
 
     lengths: float = 8.0
     unit: float = UNIT
+    doubts: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict[int, tuple[Tensor, Tensor]])
     sizes: Sizes = field(default_factory=dict[int, "tuple[Tensor, Tensor | None]"])
 
     def __call__(self, name: str, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
@@ -222,6 +225,16 @@ class Rounding:
         else:
             cast = cast_unit(name, args, ())
         out = function(*mapped(args, value_of), **mapped(kwargs, value_of))
+        if isinstance(out, Tensor) and out.dtype == torch.bool:
+            return self.compared(out, args)
+        doubtful: Tensor | None = None
+        if self.doubts:
+            row = row_of(name)
+            if row.runs(shapes.where, shapes.masked_fill):
+                doubtful = self.doubt_of(args[0] if row.runs(shapes.where) else args[1])
+            else:
+                args = [self.as_number(part) for part in args]
+                tracked = [part for part in listed(args) if isinstance(part, Tracked)] or tracked
         if not tracked:
             return out
         several = isinstance(out, (list, tuple))
@@ -230,6 +243,8 @@ class Rounding:
         unit = max(cast, *(part.unit for part in tracked))
         call = Call(name, function, args, kwargs, results, unit, sizes=self.sizes)
         errors = errors_of(name)(call)
+        if doubtful is not None:
+            errors = [chosen_in_doubt(call, doubtful, errors[0])]
         self.lengths += call.lengths + 2
         self.unit = max(self.unit, unit)
         made = [
@@ -237,6 +252,30 @@ class Rounding:
             for value, error in zip(results, errors, strict=True)
         ]
         return tuple(made) if several else made[0]
+
+    def doubt_of(self, part: Any) -> Tensor | None:
+        """Which of some flags are in doubt."""
+        found = self.doubts.get(id(part)) if isinstance(part, Tensor) else None
+        return None if found is None else found[1]
+
+    def as_number(self, part: Any) -> Any:
+        """Flags in doubt as numbers that may be off by one."""
+        doubt = self.doubt_of(part)
+        return part if doubt is None else Tracked(part.double(), doubt.double())
+
+    def compared(self, out: Tensor, args: Sequence[Any]) -> Tensor:
+        """Flags, which are in doubt where two numbers are no further apart than their errors, or others were."""
+        doubt = torch.zeros((), dtype=torch.bool, device=out.device)
+        for part in args:
+            own = self.doubt_of(part)
+            doubt = doubt if own is None else doubt | own
+        if any(isinstance(part, Tracked) for part in args):
+            a, b = (*args[:2], 0.0)[:2]
+            error = error_of(a) + error_of(b)
+            doubt = doubt | (((value_of(a) - value_of(b)).abs() <= error) & (error > 0))
+        if bool(doubt.any()):
+            self.doubts[id(out)] = out, doubt.expand(out.shape)
+        return out
 
 
 LARGEST = 4_000_000
@@ -493,6 +532,36 @@ def by_jacobian(call: Call) -> list[Tensor]:
     return found
 
 
+def chosen_in_doubt(call: Call, doubt: Tensor, error: Tensor) -> Tensor:
+    """Where it is in doubt which of two numbers is taken, the error is that of either and what they are apart."""
+    one, other = call.args[1:3] if row_of(call.name).runs(shapes.where) else (call.args[2], call.args[0])
+    apart = absolute(value_of(one) - value_of(other)) + error_of(one) + error_of(other)
+    return error + torch.where(doubt, apart, 0.0)
+
+
+def jumps(call: Call) -> list[Tensor]:
+    """A sign: off by no more than two where the number may be of the other sign."""
+    (x,) = call.tracked()[:1]
+    return [torch.where((x.value.detach().abs() <= x.error) & (x.error > 0), 2.0, 0.0) + 0 * x.error]
+
+
+def weighed(call: Call) -> list[Tensor]:
+    """A loss, by its derivatives. Its terms may cancel, and are no larger than this makes them of targets and weights;
+    at its kinks it is no steeper."""
+    found = by_jacobian(call)
+    leaves = [part.value.detach().abs() for part in call.tracked()]
+    constants = [part.abs() for part in call.tensors() if not any(part is one.value for one in call.tracked())]
+    largest = max((float(part.max()) for part in constants if part.numel()), default=1.0)
+    factor = max(1.0, largest) ** 2
+    size = sum((part.sum() for part in [*leaves, *constants]), torch.ones((), dtype=torch.float64))
+    room = 8 * call.lengths * call.unit * factor
+    steep = 2 * factor * sum((part.error.sum() for part in call.tracked()), torch.zeros((), dtype=torch.float64))
+    return [
+        error + room * (size + value.detach().abs()) + steep if is_real(value) else error
+        for error, value in zip(found, call.results, strict=True)
+    ]
+
+
 def farthest(x: Tensor) -> Tensor:
     """The largest slope of a variance, for each sample."""
     return 2 * x.abs().reshape(len(x), -1).amax(1)
@@ -556,10 +625,16 @@ def errors_of(name: str) -> Errors:
         return ERRORS[row.run]
     if isinstance(rule, Moving):
         return moved
+    if name == "sign":
+        return jumps
     if isinstance(rule, (Pointwise, Power)):
         return cast if rule.is_affine else pointwise
     if isinstance(rule, (Reduction, Window)) and rule.is_affine:
         return summed(all_but_first) if rule.keeps_signs else interpolated
+    if isinstance(rule, Loss):
+        return weighed
+    if isinstance(rule, Both) and row.steepness == math.inf:  # a variance and a mean
+        return within(lambda x: 1 + farthest(x))
     if row.steepness < math.inf:
         return within(row.steepness)
     if name.startswith(("empty", "new_empty")):
