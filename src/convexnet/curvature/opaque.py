@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -47,6 +47,7 @@ class Opaque(Kind):
     reason: str
     remedy: str = ""
     over: Callable[[Call], Sequence[int]] | None = None
+    within: tuple[float, float] | None = None  # bounds of the result; if the lower one is 0, it is never reached
     elementwise: bool = False  # mixes none
 
     def __call__(self, call: Call) -> Result:
@@ -55,7 +56,11 @@ class Opaque(Kind):
         for shape in call.shapes:
             varies = uniform(any(not fact.constant for fact in facts), shape, torch.bool)
             rows = self.rows(call, shape)
-            results.append(constant(shape, rows) if not where_any(varies) else unknown(shape, rows))
+            result = constant(shape, rows) if not where_any(varies) else unknown(shape, rows)
+            if self.within is not None:
+                lo, hi = (uniform(end, shape, torch.float64) for end in self.within)
+                result = replace(result.bounded(lo, hi), positive=self.within[0] == 0)
+            results.append(result)
         return results[0] if len(results) == 1 else tuple(results)
 
     def rows(self, call: Call, shape: Sequence[int]) -> Tensor:
