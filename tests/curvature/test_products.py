@@ -386,6 +386,37 @@ def test_a_small_weight_is_not_lost_in_a_sum(sign: float) -> None:
     assert cx.certify(model, torch.zeros(2, 4)).curvature not in ("constant", "affine")
 
 
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: -(x**0.7) * x**0.3,  # these are floats, and their sum is not 1
+        lambda x: (x * 0.1).exp() * (x * 0.2).exp() - (x * 0.30000000000000004).exp(),
+        lambda x: -(x ** (1 + 2.3e-16)),
+    ],
+)
+def test_exponents_are_not_rounded(function: Callable[[Tensor], Tensor]) -> None:
+    certificate = cx.certify(Function(function), torch.ones(2, 4), domain=cx.Box(0.1, 5.0, shape=(4,)))
+    assert certificate.curvature != "affine"
+    assert not certificate.convex
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x.square() / x,
+        lambda x: x * x.pow(-2) * x.square(),
+        lambda x: torch.where(x > 1, x - 1, 0 * (x + 0.5).log()),
+        lambda x: torch.where(x > 1, x - 1, (x + 0.5).reciprocal() - (x + 0.5).reciprocal()),
+    ],
+)
+def test_what_is_undefined_inside_the_domain_is_refused(function: Callable[[Tensor], Tensor]) -> None:
+    """A pole that cancels stays one."""
+    box = cx.Box(-1.0, 5.0, shape=(4,))
+    assert not cx.certify(Function(function), torch.ones(2, 4), domain=box).convex
+    inside = cx.Box(0.5, 5.0, shape=(4,))
+    assert cx.certify(Function(lambda x: x.square() / x), torch.ones(2, 4), domain=inside).convex
+
+
 # --- minima, and what is not exported --------------------------------------------------------------------------------
 
 MINIMA: dict[str, tuple[Callable[[Tensor], Tensor], float, float, float]] = {

@@ -253,16 +253,29 @@ def joined(change: Callable[[Sum, Sum], Sum], f: Piecewise, g: Piecewise) -> Pie
     return Piecewise(f.breaks, pieces, tuple(change(a, b) for a, b in zip(f.points, g.points, strict=True)))
 
 
+def whole(f: Piecewise, g: Piecewise, result: Piecewise) -> Piecewise:
+    """The result, where logarithms and reciprocals stay in it: 0 log(u) is undefined where log(u) is."""
+    before = (a + b for a, b in zip(*(map(poles, h.split(result.breaks).pieces) for h in (f, g)), strict=True))
+    if any(set(parts) - set(poles(piece)) for parts, piece in zip(before, result.pieces, strict=True)):
+        raise Unfit
+    return result
+
+
+def poles(a: Sum) -> list[Atom]:
+    """The logarithms and reciprocals in a sum."""
+    return [part for _, atoms in a for part in atoms if part[0] != "exp"]
+
+
 def plus(f: Piecewise, g: Piecewise) -> Piecewise:
-    return joined(added, f, g)
+    return whole(f, g, joined(added, f, g))
 
 
 def minus(f: Piecewise, g: Piecewise) -> Piecewise:
-    return joined(lambda a, b: added(a, b, -1), f, g)
+    return whole(f, g, joined(lambda a, b: added(a, b, -1), f, g))
 
 
 def product(f: Piecewise, g: Piecewise) -> Piecewise:
-    return joined(times, f, g)
+    return whole(f, g, joined(times, f, g))
 
 
 def signs(f: Piecewise) -> Piecewise:

@@ -76,12 +76,12 @@ def scaled(degree: float, low: float, high: float) -> float:
     return degree * (high if high > 0 else low)
 
 
-def with_concavity(result: Fact, degree: float) -> Fact:
+def with_concavity(result: Fact, degree: float, room: float = ROUNDED) -> Fact:
     """A non-negative result of which the degree of power-concavity is known, and what follows from it."""
     nothing = uniform(False, result.shape, torch.bool)
     if degree < 0:  # a negative power of what is concave
         result = replace(result, nonconvex=nothing, degree=INF)
-    elif 0 < degree <= 1 + ROUNDED:
+    elif 0 < degree <= 1 + room:
         result, degree = replace(result, nonconcave=nothing), min(degree, 1.0)
     return replace(result, concavity=math.nan if degree == -INF else degree)
 
@@ -106,7 +106,7 @@ def raised(x: Fact, exponent: float, operator: Callable[[Tensor], Tensor]) -> Fa
     result = result.with_degree(degree)
     if exponent > 0:
         if not x.constant:
-            result = with_concavity(result, x.root * exponent)
+            result = with_concavity(result, x.root * exponent, ROUNDED if x.root > 1 else 0.0)
     elif exponent < 0 and x.is_positive:
         result = result.bounded(elementwise(lambda lo: lo.clamp(min=0.0), result.shape, result.lo), result.hi)
         if not x.constant:

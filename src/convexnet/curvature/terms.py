@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 
 import torch
 from torch import Tensor
@@ -28,23 +29,24 @@ class Terms:
     """The coefficient of each x^a log(x)^b exp(k x), by (a, b, k)."""
 
     of: Mapping[Key, Interval]
+    pole: bool = False  # it was divided by x somewhere, or a logarithm taken: at zero it is undefined
 
     def __add__(self, other: Terms) -> Terms:
         found = dict(self.of)
         for key, c in other.of.items():
             found[key] = found[key] + c if key in found else c
-        return cleaned(found)
+        return cleaned(found, self.pole or other.pole)
 
     def __neg__(self) -> Terms:
-        return Terms({key: -c for key, c in self.of.items()})
+        return Terms({key: -c for key, c in self.of.items()}, self.pole)
 
     def __mul__(self, other: Terms) -> Terms:
         found: dict[Key, Interval] = {}
         for (a, b, k), c in self.of.items():
             for (a2, b2, k2), c2 in other.of.items():
-                key = a + a2, b + b2, k + k2
+                key = added(a, a2), b + b2, added(k, k2)
                 found[key] = found[key] + c * c2 if key in found else c * c2
-        return cleaned(found)
+        return cleaned(found, self.pole or other.pole)
 
     def derivative(self) -> Terms:
         found = Terms({})
@@ -63,11 +65,18 @@ class Terms:
         return item
 
 
-def cleaned(found: Mapping[Key, Interval]) -> Terms:
+def added(a: float, b: float) -> float:
+    """A sum of exponents that float64 holds; x^0.7 x^0.3 is not quite x."""
+    if Fraction(a) + Fraction(b) != Fraction(a + b):
+        raise Lost
+    return a + b
+
+
+def cleaned(found: Mapping[Key, Interval], pole: bool = False) -> Terms:
     kept = {key: c for key, c in found.items() if bool((c.lo != 0).any()) or bool((c.hi != 0).any())}
     if len(kept) > MOST:
         raise Lost
-    return Terms(kept)
+    return Terms(kept, pole)
 
 
 def number(value: Interval) -> Terms:
@@ -89,7 +98,7 @@ class Rebase(Exception):
 
 def exp(x: Terms) -> Terms:
     """Of k x + c, and of logarithms with a number in front."""
-    result = number(interval(1.0))
+    result = Terms(number(interval(1.0)).of, x.pole)
     for (a, b, k), c in x.of.items():
         exact = c.lo.numel() > 0 and bool((c.lo == c.hi).all()) and bool((c.lo == c.lo.flatten()[0]).all())
         if (a, b, k) == (0.0, 0, 0.0):
@@ -110,15 +119,15 @@ def log(x: Terms, fact: Fact | None) -> Terms:
     (a, b, k), c = x.single
     if b != 0 or not bool((c.lo > 0).all()):
         raise Lost
-    found = number(c.rising(torch.log))
+    found = Terms(number(c.rising(torch.log)).of, x.pole)
     if a:
-        found = found + Terms({(0.0, 1, 0.0): interval(a)})
+        found = found + Terms({(0.0, 1, 0.0): interval(a)}, pole=True)
     return found + Terms({(1.0, 0, 0.0): interval(k)}) if k else found
 
 
 def power(x: Terms, r: float, fact: Fact | None) -> Terms:
     if r.is_integer() and 0 <= r <= 6:
-        result = number(interval(1.0))
+        result = Terms(number(interval(1.0)).of, x.pole)
         for _ in range(int(r)):
             result = result * x
         return result
@@ -132,7 +141,10 @@ def power(x: Terms, r: float, fact: Fact | None) -> Terms:
     if not r.is_integer() and a.is_integer() and a % 2 == 0 and a != 0:
         raise Lost  # the root of x^2 is |x|
     factor = c if r == 1 else (c.rising(torch.log) * r).rising(torch.exp, floor=0.0)
-    return Terms({(a * r, 0, k * r): factor if bool((c.lo != 1).any()) or bool((c.hi != 1).any()) else c})
+    if Fraction(a) * Fraction(r) != Fraction(a * r) or Fraction(k) * Fraction(r) != Fraction(k * r):
+        raise Lost
+    factor = factor if bool((c.lo != 1).any()) or bool((c.hi != 1).any()) else c
+    return Terms({(a * r, 0, k * r): factor}, x.pole or a * r < 0)
 
 
 def combined(call: Call, value: Callable[[object], Terms]) -> Terms:
@@ -152,7 +164,7 @@ def combined(call: Call, value: Callable[[object], Terms]) -> Terms:
     if name == "div" and call.kwargs.get("rounding_mode") is None:
         below = value(args[1])
         if set(below.of) <= {(0.0, 0, 0.0)}:
-            return value(args[0]) * number(below.single[1].reciprocal())
+            return value(args[0]) * Terms(number(below.single[1].reciprocal()).of, below.pole)
         return value(args[0]) * power(below, -1.0, args[1] if isinstance(args[1], Fact) else None)
     if name == "neg":
         return -value(args[0])
@@ -203,8 +215,9 @@ def shape_of(terms: Terms, lo: Tensor, hi: Tensor) -> Shape:
     second = first.derivative()
     rising, falling = nonnegative(first, lo, hi), nonnegative(-first, lo, hi)
     convex, concave = nonnegative(second, lo, hi), nonnegative(-second, lo, hi)
-    if any(a < 0 or b > 0 for a, b, _ in terms.of):  # a pole at zero: what is computed there has the zero's sign
-        strict = lo > 0 if any(a < 0 for a, _, _ in terms.of) else lo >= 0
+    if terms.pole or any(a < 0 or b > 0 for a, b, _ in terms.of):
+        logarithm = any(b > 0 for _, b, _ in terms.of) and not any(a < 0 for a, _, _ in terms.of)
+        strict = lo >= 0 if logarithm else (lo > 0) | (hi < 0)  # what is computed at zero has the zero's sign
         rising, falling, convex, concave = (mask & strict for mask in (rising, falling, convex, concave))
     return Shape(convex, concave, rising, falling)
 

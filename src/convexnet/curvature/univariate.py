@@ -288,6 +288,9 @@ def monotone(call: Call, variable: Variable, shape: Shape) -> Shape:
     """A convex function rises where it does so at the lower end of its range, and falls where it does at the upper."""
     low, high = (jet_of(call, variable, Interval(end[None], end[None])).d for end in (variable.lo, variable.hi))
     (a, b), (c, d) = ((slope.lo.amin(0), slope.hi.amax(0)) for slope in (low, high))
+    free, bounded = variable.lo.isinf(), variable.hi.isfinite()  # at infinity products are not what limits are
+    a, b = torch.where(free, -INF, a), torch.where(free, INF, b)
+    c, d = torch.where(bounded, c, -INF), torch.where(bounded, d, INF)
     rising = shape.rising | (shape.convex & (a >= 0)) | (shape.concave & (c >= 0))
     return Shape(
         shape.convex, shape.concave, rising, shape.falling | (shape.convex & (d <= 0)) | (shape.concave & (b <= 0))
