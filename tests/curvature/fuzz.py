@@ -200,7 +200,8 @@ def activation(b: Builder, x: fx.Node) -> fx.Node:
         A.relu, A.silu, A.gelu, A.mish, A.sigmoid, A.tanh, A.selu, A.hardswish, A.hardsigmoid, A.softplus, A.elu,
         A.celu, A.abs, A.exp, A.square, A.exp2, A.expm1, A.erf, A.atan, A.asinh, A.sinh, A.cosh, A.log_sigmoid,
         A.sin, A.cos, A.sqrt, A.log, A.log1p, A.reciprocal, A.rsqrt, A.softshrink, A.hardshrink, A.leaky_relu, A.neg,
-        A.relu6, A.sign, A.positive,
+        A.relu6, A.sign, A.positive, A.log2, A.lgamma, A.digamma, A.erfc, A.special_erfcx, A.special_entr,
+        A.special_log_ndtr, A.special_ndtr,
     )  # fmt: skip
     kind = rng.randrange(16)
     if kind < 4:
@@ -523,6 +524,58 @@ def join(b: Builder, x: fx.Node) -> fx.Node | None:
     return b.emit(A.cat.default, parts, dim - len(shape) if rng.random() < 0.3 else dim)
 
 
+def products(b: Builder, x: fx.Node) -> fx.Node | None:
+    """Powers, products, ratios and logarithms of what is positive: geometric and harmonic means, y^2/x and the like."""
+    rng = b.rng
+
+    def lifted(node: fx.Node) -> fx.Node:
+        kind = rng.randrange(6)
+        if kind == 0:
+            return b.emit(A.clamp_min.default, node, rng.choice((0.1, 0.5)))
+        if kind == 1:
+            return b.emit(A.exp.default, node)
+        if kind == 2:
+            return b.emit(A.add.Tensor, b.emit(A.abs.default, node), 0.2)
+        if kind == 3:
+            return b.emit(A.sigmoid.default, node)
+        return node if kind == 4 else b.emit(A.clamp_max.default, b.emit(A.clamp_min.default, node, 0.1), 3.0)
+
+    y = x if rng.random() < 0.5 else lifted(x)
+    for _ in range(rng.randint(1, 4)):
+        kind, dim = rng.randrange(14), len(b.shape(y)) - 1
+        other = partner(b, y)
+        if kind == 0:
+            y = b.emit(A.log.default, y)
+        elif kind == 1:
+            y = b.emit(A.pow.Tensor_Scalar, y, rng.choice((0.5, 0.25, 1 / 3, 2.0, -1.0, -0.5, 1.5, -2.0)))
+        elif kind == 2 and dim > 0:
+            y = b.emit(A.prod.dim_int, y, dim, True)
+        elif kind == 3 and other is not None:
+            y = b.emit(A.mul.Tensor, y, lifted(other))
+        elif kind == 4 and other is not None:
+            y = b.emit(A.div.Tensor, y, lifted(other))
+        elif kind == 5 and other is not None:
+            y = b.emit(A.div.Tensor, b.emit(A.square.default, other), y)
+        elif kind == 6:
+            y = b.emit(A.exp.default, y)
+        elif kind == 7 and dim > 0:
+            y = b.emit(rng.choice((A.sum.dim_IntList, A.mean.dim)), y, [dim], True)
+        elif kind in (9, 10):  # functions of one number
+            bend = rng.choice((A.exp, A.log, A.sigmoid, A.tanh, A.sqrt, A.log1p, A.softplus, A.erf, A.reciprocal))
+            inner = y if rng.random() < 0.6 else b.emit(A.add.Tensor, b.emit(A.mul.Tensor, y, rng.choice((1, -2))), 1.0)
+            y = b.emit(rng.choice((A.mul, A.mul, A.add, A.sub)).Tensor, y, b.emit(bend.default, inner))
+        elif kind in (11, 12) and other is not None:  # perspectives
+            below = b.emit(A.clamp_min.default, other, 0.2) if rng.random() < 0.3 else other
+            bend = rng.choice((A.exp, A.log, A.softplus, A.square, A.sqrt, A.log1p))
+            over = b.emit(bend.default, b.emit(A.div.Tensor, y, below))
+            y = b.emit(A.mul.Tensor, rng.choice((below, y)), over)
+        elif kind == 8:
+            y = b.emit(A.mul.Tensor, y, rng.choice((0.5, -1.0, 2.0, 1 / 3)))
+        else:
+            y = b.emit(rng.choice((A.reciprocal, A.sqrt, A.square, A.neg, A.log1p)).default, y)
+    return y
+
+
 def batch_mixing(b: Builder, x: fx.Node) -> fx.Node | None:
     if len(b.shape(x)) < 2 or b.rng.random() < 0.7:
         return None
@@ -764,7 +817,7 @@ def numbered(b: Builder, x: fx.Node) -> fx.Node | None:
 
 FAMILIES: tuple[tuple[Step, float], ...] = (
     (activation, 6), (linear, 3), (convolution, 4), (batch_norm, 1.5), (reduction, 3), (pooling, 2.5), (moved, 4),
-    (arithmetic, 5), (join, 1.5), (batch_mixing, 0.5), (recurrent, 0.3), (typed, 4),
+    (arithmetic, 5), (join, 1.5), (batch_mixing, 0.5), (recurrent, 0.3), (typed, 4), (products, 1.5),
 )  # fmt: skip
 SHAPES = ((2,), (4,), (3,), (6,), (2, 4), (3, 3), (1, 5), (2, 3, 3), (1, 4, 4), (4, 2, 3))
 
@@ -836,6 +889,11 @@ def anything(seed: int, kind: str = "anything", families: Sequence[tuple[Step, f
 def mostly_typed(seed: int) -> Built:
     """A short random graph in which integers and booleans meet real numbers nearly everywhere."""
     return anything(seed, "integers", ((activation, 2), (arithmetic, 2), (moved, 1), (typed, 8)))
+
+
+def mostly_products(seed: int) -> Built:
+    """A short random graph of products, powers and logarithms."""
+    return anything(seed, "products", ((activation, 1), (arithmetic, 2), (linear, 1), (reduction, 1), (products, 6)))
 
 
 def by_hand(b: Builder, x: fx.Node) -> fx.Node | None:
@@ -1211,6 +1269,18 @@ def check_fact(built: Built, node: fx.Node, fact: Fact, values: Tensor, t: Tenso
         )
         if over > 0:
             complain(built, f"{label}: power-convexity of degree {fact.power:g}", node, over)
+    for what, degree, positive in (("concavity", fact.root, values), ("exponent", fact.exponent, values.exp())):
+        if not (degree < 0 or degree > 0) or fact.constant:
+            continue
+        usable = (positive > 1e-5 * (1 + at)) & (positive < 1e12)
+        root = torch.log(positive) if degree == INF else positive ** (1 / degree)
+        scale = torch.where(usable, root.abs(), 0.0)
+        scale = torch.stack([scale[:n], scale[n : 2 * n], scale[2 * n :]]).amax(0)
+        over = worst(-excess(torch.where(usable, root, torch.nan), t) - 1e-4 * (1 + scale) - room, fact.varies)
+        if over > 0:
+            complain(built, f"{label}: power-{what} of degree {degree:g}", node, over)
+    if fact.positive and bool((values < 0).any()):
+        complain(built, f"{label}: positive", node, float(-values.min()))
 
 
 def check_rows(
@@ -1538,8 +1608,12 @@ def check_module(seed: int) -> str:
 # --- runs ------------------------------------------------------------------------------------------------------------
 
 GENERATORS: dict[str, Callable[[int], Built]] = {
-    "anything": anything, "integers": mostly_typed, "written": written_by_hand, "convex": convex
-}  # fmt: skip
+    "anything": anything,
+    "integers": mostly_typed,
+    "written": written_by_hand,
+    "convex": convex,
+    "products": mostly_products,
+}
 
 
 def run_one(kind: str, seed: int, thorough: bool = False) -> str:
@@ -1558,7 +1632,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     start = shown = time.monotonic()
     seed, failures = options.seed, 0
     while time.monotonic() - start < options.seconds:
-        for kind in ("anything", "integers", "written", "convex", *(["modules"] if seed % 25 == 0 else [])):
+        for kind in ("anything", "integers", "written", "products", "convex", *(["modules"] if seed % 25 == 0 else [])):
             number = 4 * seed + counts["programs"] % 4
             try:
                 verdict = run_one(kind, number, thorough=seed % 10 == 0)

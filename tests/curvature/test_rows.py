@@ -21,7 +21,7 @@ from convexnet.curvature.fields import uniform, where_any
 from convexnet.curvature.row import Row, Sum
 from convexnet.curvature.shapes import Moved
 from convexnet.curvature.shapes import Moving as Mover
-from convexnet.curvature.table import TABLE, row_of, shape_only
+from convexnet.curvature.table import ALIASES, TABLE, row_of, shape_only
 from tests.curvature.oracles import SAMPLES, Fixed, Moving, Sample
 from tests.curvature.test_table import exchange
 
@@ -258,6 +258,23 @@ def test_a_row_is_true(name: str, seed: int) -> None:
     row = TABLE[name]
     assert any(True for _ in cases(name, row, seed)), "no sample is covered"
     assert not wrong_of(name, row, seed)
+
+
+@pytest.mark.parametrize("alias", ALIASES)
+def test_an_alias_is_the_operator_that_it_is_said_to_be(alias: str, seed: int) -> None:
+    name = ALIASES[alias]
+    packet, own = getattr(torch.ops.aten, alias), getattr(torch.ops.aten, name)
+    assert name in TABLE
+    assert alias not in TABLE
+    for overload in {*packet.overloads()} & {*own.overloads()}:
+        one, other = ([a.name for a in getattr(p, overload)._schema.arguments] for p in (packet, own))
+        assert one == other
+    met = 0
+    for drawn in (Drawn(name, sample, seed) for sample in SAMPLES[name] if "rounding_mode" not in sample.kwargs):
+        for a, b in zip(drawn.run(), replace(drawn, name=alias).run(), strict=True):
+            assert torch.equal(a, b)
+            met += 1
+    assert met
 
 
 def test_what_draws(seed: int) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from convexnet.solve.bundle import Bundle, State, low_point
 from convexnet.solve.drive import Problem
+from convexnet.solve.rounding import Rounding, Tracked
 from tests.solve.networks import NETWORKS
 from tests.solve.problems import BATCH, KNOWN, at, both, boxes, forms_of, optima, planes, solved
 from tests.solve.test_layers import curved
@@ -148,3 +149,16 @@ def test_smooth_networks(seed: int) -> None:
     assert not bool(first.open(1e-5).any())
     assert torch.allclose(first.value, second.value, rtol=1e-5, atol=1e-5)
     assert bool((first.bound <= second.value + 1e-12).all())
+
+
+@pytest.mark.parametrize("name", ["relu", "elu", "abs", "hardtanh"])
+def test_the_error_of_a_kink_is_that_of_its_steeper_side(name: str) -> None:
+    """Just beside it the slope may be 0 where the number itself, without its rounding, is on the other side."""
+    places = torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64)  # of kinks
+    x = (places[:, None] + 1e-9 * torch.linspace(-3, 3, 25, dtype=torch.float64)).flatten()
+    function = getattr(torch.nn.functional, name, None) or getattr(torch, name)
+    out = Rounding()(name, function, [Tracked(x, torch.full_like(x, 2e-9))], {})
+    for shift in torch.linspace(-2e-9, 2e-9, 17, dtype=torch.float64):
+        assert bool(((function(x + shift) - out.value).abs() <= out.error).all())
+    endless = Rounding()("sin", torch.sin, [Tracked(x, torch.full_like(x, float("inf")))], {})
+    assert bool(endless.error.isinf().all())

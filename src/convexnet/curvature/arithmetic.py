@@ -1,8 +1,8 @@
-"""The short list of exceptions, first part: sums, products, powers, logarithms, and the larger of two."""
+"""The short list of exceptions, first part: sums, products, powers, and the larger of two."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,11 +10,13 @@ from torch import Tensor
 
 from convexnet.curvature.call import Call, Refusal, Result
 from convexnet.curvature.facts import INF, Fact, Influence, as_fact, compose, known, viewed
-from convexnet.curvature.fields import Shape, batched, core, either, elementwise, uniform, where_any
+from convexnet.curvature.fields import Shape, batched, core, elementwise, uniform, where_any
 from convexnet.curvature.forms import Product
 from convexnet.curvature.linear import bilinear, total
-from convexnet.curvature.pointwise import Profile, apply_profile
-from convexnet.curvature.profiles import clamp, power
+from convexnet.curvature.pointwise import apply_profile
+from convexnet.curvature.powers import EXP, exponent_of, exponential, raised
+from convexnet.curvature.products import product_of_powers
+from convexnet.curvature.profiles import clamp
 from convexnet.curvature.reductions import Reduction, below
 from convexnet.curvature.row import Kind
 
@@ -22,10 +24,6 @@ PRODUCT = (
     "it multiplies two quantities that both depend on the input, and such a product is in general not convex in both "
     "together"
 )
-LOG = Profile(
-    concave=((5e-324, INF),), rising=((5e-324, INF),), nonneg=((1.0, INF),), nonpos=((0.0, 1.0),),
-    note="the logarithm is concave: it is convex only after a sum of exponentials",
-)  # fmt: skip
 
 
 # --- sums and products -----------------------------------------------------------------------------------------------
@@ -75,26 +73,30 @@ def neg(call: Call) -> Fact:
 def product(a: Fact, b: Fact, shape: Shape) -> Fact:
     """a * b, where the one that does not vary is the coefficient."""
     if a is b:
-        return raised(a, 2.0, torch.square)
+        return raised(a, 2.0, torch.square).expanded(shape)
     if b.constant and (b.value is not None or not a.constant or a.value is None):
         return bilinear(a.expanded(shape), b.expanded(shape), Product(shape), shape)
     if a.constant:
         return bilinear(b.expanded(shape), a.expanded(shape), Product(shape), shape)
-    if a.power == b.power == INF:  # log-convex functions are closed under multiplication
-        result = total([(a, 1), (b, 1)], shape)
-        line = uniform(0.0, shape, torch.float64), uniform(INF, shape, torch.float64)
-        return result.bounded(*line).with_degree(INF)
-    raise Refusal(PRODUCT, "multiply by a constant or a non-negative parameter, or add the two quantities instead")
+    result = product_of_powers(a, b, shape)
+    if not where_any(result.unknown):
+        return result
+    remedy = "multiply by a constant or a non-negative parameter, or add the two quantities instead"
+    raise Refusal(PRODUCT, remedy)
 
 
 def mul(call: Call) -> Fact:
-    return product(as_fact(call.args[0]), as_fact(call.args[1]), call.shape)
+    a, b = as_fact(call.args[0]), as_fact(call.args[1])
+    try:
+        return product(a, b, call.shape)
+    except Refusal as refusal:
+        raise replace(refusal, result=product_of_powers(a, b, call.shape)) from None
 
 
 def reciprocal_of(b: Fact) -> Fact:
     if b.value is not None:
         return known(1.0 / b.value.double())
-    return apply_profile(power(-1.0), torch.reciprocal, b)
+    return raised(b, -1.0, torch.reciprocal)
 
 
 def div(call: Call) -> Fact:
@@ -102,18 +104,24 @@ def div(call: Call) -> Fact:
         raise Refusal("it rounds the quotient", "divide without rounding_mode")
     a, b = as_fact(call.args[0]), as_fact(call.args[1])
     if b.constant:
-        if b.value is None and bool(((core(b.lo) <= 0) & (core(b.hi) >= 0)).any()):
+        if b.value is None and not b.positive and bool(((core(b.lo) <= 0) & (core(b.hi) >= 0)).any()):
             if a.constant:
                 return product(a, raised(b, -1.0, torch.reciprocal), call.shape)
             raise Refusal(
                 "it divides by a quantity that may be zero or of either sign", "divide by a positive quantity"
             )
-        return product(a, reciprocal_of(b), call.shape)
+        result = product(a, reciprocal_of(b), call.shape)
+        exact = math.nan if b.value is None or b.value.numel() != 1 else exponent_of(a) / float(b.value)
+        return result if math.isnan(exact) else replace(result, exponent=exact)
     if a.constant:
         return product(a, raised(b, -1.0, torch.reciprocal), call.shape)
+    result = product_of_powers(a, raised(b, -1.0, torch.reciprocal), call.shape)
+    if not where_any(result.unknown):
+        return result
     raise Refusal(
         "it divides by a quantity that depends on the input, and so does what is divided",
         "divide by a constant; normalise with BatchNorm in eval mode rather than by statistics of the sample",
+        result,
     )
 
 
@@ -132,23 +140,7 @@ def lerp(call: Call) -> Fact:
     return total([(product(start, rest, call.shape), 1), (product(end, weight, call.shape), 1)], call.shape)
 
 
-# --- powers, exponentials and logarithms -----------------------------------------------------------------------------
-
-
-def raised(x: Fact, exponent: float, operator: Callable[[Tensor], Tensor]) -> Fact:
-    """x^r. If z >= 0 is a d-th power of something convex, z^r is a (d r)-th power, and convex if d r >= 1."""
-    result = apply_profile(power(exponent), operator, x, ("pow", exponent))
-    if exponent < 0 and x.value is None:
-        # 0 times an input is constant, but its zero has the input's sign, and 1/(-0) is not 1/0
-        pole = elementwise(lambda lo, hi, rows: (lo <= 0) & (hi >= 0) & (rows > 0), x.shape, x.lo, x.hi, x.rows)
-        bent = (either(field, pole) for field in (result.nonconvex, result.nonconcave, result.varies))
-        result = replace(result, **dict(zip(("nonconvex", "nonconcave", "varies"), bent, strict=True)))
-    degree = x.power * exponent if exponent > 0 else 0.0
-    if degree >= 1 and where_any(result.nonconvex):
-        result = replace(result, nonconvex=uniform(False, result.shape, torch.bool))
-    if exponent > 0 and exponent % 2 == 0 and not where_any(result.nonconvex):
-        degree = max(degree, exponent)
-    return result.with_degree(degree)
+# --- powers ----------------------------------------------------------------------------------------------------------
 
 
 def pow_(call: Call) -> Fact:
@@ -157,10 +149,28 @@ def pow_(call: Call) -> Fact:
         if exponent.value is None or exponent.value.numel() != 1:
             if isinstance(base, Fact) and exponent.constant:
                 raise Refusal("its exponent is not one fixed number", "use a constant exponent")
-        exponent = float(exponent.value) if exponent.value is not None else exponent
+        exponent = float(exponent.value) if exponent.value is not None and exponent.value.numel() == 1 else exponent
     if isinstance(base, Fact) and not isinstance(exponent, Fact):
         return raised(base, float(exponent), lambda v: v**exponent)
+    if isinstance(exponent, Fact) and not exponent.constant:
+        return to_the_power(as_fact(base), exponent, call.shape)
     raise Refusal("its exponent depends on the input", "write a^x as torch.exp(x * log(a))")
+
+
+def to_the_power(base: Fact, exponent: Fact, shape: Shape) -> Fact:
+    """a^u = exp(u log a), for fixed numbers a > 0."""
+    if base.value is None or not bool((base.value > 0).all()):
+        raise Refusal(
+            "its exponent depends on the input, and its base is not known to be a positive number",
+            "write a^x as torch.exp(x * log(a))",
+        )
+    log = base.value.double().log()
+    u = product(exponent, known(log), shape)
+    room = 8 * torch.finfo(torch.float64).eps  # the logarithm is rounded, and the bounds are of its multiple
+    lo = elementwise(lambda v: v - room * v.abs().nan_to_num(posinf=0.0), shape, u.lo)
+    hi = elementwise(lambda v: v + room * v.abs().nan_to_num(posinf=0.0), shape, u.hi)
+    u = u.bounded(lo, hi)
+    return exponential(1.0)(u, apply_profile(EXP, torch.exp, u))
 
 
 @dataclass(frozen=True)
@@ -171,14 +181,6 @@ class Power(Kind):
 
     def __call__(self, call: Call) -> Fact:
         return raised(call.x, self.exponent, call.on)
-
-
-def log(call: Call) -> Fact:
-    """Concave and rising, and convex after a sum of exponentials (log-convex functions)."""
-    result = apply_profile(LOG, call.on, call.x)
-    if call.x.power == INF:
-        return replace(result, nonconvex=uniform(False, result.shape, torch.bool))
-    return result
 
 
 # --- maxima and choices ----------------------------------------------------------------------------------------------

@@ -18,10 +18,14 @@ Rule = Callable[["Call"], Result]
 
 @dataclass
 class Refusal(Exception):
-    """Raised by a rule that can say nothing about a call; the walk turns it into an unknown fact and a finding."""
+    """Raised by a rule that can say nothing about a call; the walk turns it into an unknown fact and a finding.
+
+    `result` is what is known all the same: no curvature, but bounds, and degrees that a later operator may use.
+    """
 
     reason: str
     remedy: str = ""
+    result: Fact | None = None
 
 
 @dataclass(frozen=True)

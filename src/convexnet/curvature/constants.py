@@ -59,7 +59,11 @@ def computed(call: Call) -> Any:
 
 def beyond(call: Call) -> Result:
     """The result of an operator on what does not vary, of which no rule speaks: constant, and perhaps undefined."""
-    result = Opaque("", elementwise=row_of(call.name).runs(identity))(call)
+    within = (0.0, 1.0) if call.name == "one_hot" else None
+    result = Opaque("", within=within, elementwise=row_of(call.name).runs(identity))(call)
+    if call.name == "one_hot" and isinstance(result, Fact):
+        rows = call.x.rows.unsqueeze(-1).expand(tuple(result.shape))
+        result = replace(result, positive=False, rows=rows)
     if isinstance(result, tuple):
         return tuple(replace(part, undefined=True) for part in result)
     return replace(result, undefined=True)

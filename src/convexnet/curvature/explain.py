@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from convexnet.curvature.arithmetic import LOG, Power, clamped, clamped_above
+from convexnet.curvature.arithmetic import Power, clamped, clamped_above
 from convexnet.curvature.call import Call, Refusal
 from convexnet.curvature.explain_weights import SEPARATE, bend, joined, of_weights, place, weights_of
 from convexnet.curvature.facts import AFFINE, CONSTANT, CONVEX, INF, Fact, as_fact
@@ -76,8 +76,6 @@ def function_of(call: Call) -> tuple[Profile | None, Fact | None]:
         return row.rule.of(call), call.x
     if isinstance(row.rule, Power):
         return power(row.rule.exponent), call.x
-    if call.name == "log":
-        return LOG, call.x
     if call.name == "pow" and isinstance(call.args[0], Fact):
         exponent = number(call.args[1])
         return (None, None) if exponent is None else (power(exponent), call.x)

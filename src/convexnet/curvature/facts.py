@@ -21,6 +21,8 @@ points, also of a tensor that does not vary. An operator that makes a number of 
 the bounds of such an argument.
 
 Every field has the tensor's full shape, but costs only what it says; see `fields`.
+
+Long because what a fact says and the one theorem that it passes through are read together.
 """
 
 from __future__ import annotations
@@ -69,11 +71,14 @@ class Fact:
     and exp(u) has infinity (it is log-convex). Non-negative sums and maxima keep the smallest degree (Minkowski,
     Hoelder), so hand-written norms and log-sum-exps are recognised without a pattern matcher.
 
+    `concavity` and `exponent` are the same for concave functions; see `powers`. `positive` says that every element is
+    above zero, in real arithmetic, where `lo` may only say that none is below; and that no element is computed as -0.
     `order` says where elements come from that were sorted (see `ordered`); what makes a new fact of one leaves it out.
     `size` is what is known of the absolute value, where that is more than the fact itself says.
 
     `value` is the tensor itself where it is known, in its own type; `integral` tensors (indices, masks) hold no real
-    numbers; `undefined` ones may hold NaN (or an infinity, which the next operator may turn into one).
+    numbers; `undefined` ones may hold NaN (or an infinity, which the next operator may turn into one). `made` is the
+    call that the tensor is the result of, as far as it is of use; see `expressions`.
     """
 
     nonconvex: Tensor
@@ -86,6 +91,10 @@ class Fact:
     value: Tensor | None = None
     integral: bool = False
     undefined: bool = False
+    concavity: float = math.nan
+    exponent: float = math.nan
+    positive: bool = False
+    made: Any = None
     order: Order | None = None
     size: Fact | None = None
 
@@ -119,6 +128,25 @@ class Fact:
         return INF if self.constant else max(1.0, self.degree)
 
     @property
+    def root(self) -> float:
+        """The degree of power-concavity if it may be used: NaN where nothing is known, 0 (any) of a constant."""
+        if self.goes_below_zero:
+            return math.nan
+        if self.constant:
+            return 0.0
+        if not math.isnan(self.concavity):
+            return self.concavity
+        return math.nan if where_any(self.nonconcave) else 1.0
+
+    @property
+    def is_positive(self) -> bool:
+        """Whether every element is known to be above zero."""
+        if self.positive:
+            return True
+        lowest = level(self.lo)
+        return bool((core(self.lo) > 0).all()) if lowest is None else lowest > 0
+
+    @property
     def goes_below_zero(self) -> bool:
         """Whether some element may be negative."""
         lowest = level(self.lo)
@@ -135,7 +163,7 @@ class Fact:
         return replace(self, lo=told(lo, -1.0), hi=told(hi, 1.0))
 
     def with_degree(self, degree: float) -> Fact:
-        """The same fact with another power-convexity degree."""
+        """The same fact with another degree of power-convexity."""
         return replace(self, degree=degree)
 
     def expanded(self, shape: Shape) -> Fact:
@@ -144,7 +172,8 @@ class Fact:
             return self
         value = None if self.value is None else self.value.expand(tuple(shape))
         a, b, c, rows, lo, hi = (widened(field, shape) for field in self.fields())
-        return Fact(a, b, c, rows, lo, hi, self.degree, value, self.integral, self.undefined)
+        fields = dict(zip(FIELDS, (a, b, c, rows, lo, hi), strict=True))
+        return replace(self, **fields, value=value, made=None, order=None, size=None)
 
     def fields(self) -> tuple[Tensor, ...]:
         return self.nonconvex, self.nonconcave, self.varies, self.rows, self.lo, self.hi
@@ -220,7 +249,11 @@ def viewed(fact: Fact, move: Callable[[Tensor], Tensor]) -> Fact:
     a, b, c, rows, lo, hi = (moved(field) for field in fact.fields())
     value = None if fact.value is None else move(fact.value)
     size = None if fact.size is None else viewed(fact.size, move)
-    return Fact(a, b, c, rows, lo, hi, fact.degree, value, fact.integral, fact.undefined, size=size)
+    fields_ = dict(zip(FIELDS, (a, b, c, rows, lo, hi), strict=True))
+    return replace(fact, **fields_, value=value, made=None, order=None, size=size)
+
+
+FIELDS = ("nonconvex", "nonconcave", "varies", "rows", "lo", "hi")
 
 
 # --- the composition theorem -----------------------------------------------------------------------------------------

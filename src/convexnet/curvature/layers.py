@@ -75,7 +75,9 @@ def addmm(call: Call) -> Fact:
 def einsum(call: Call) -> Fact:
     equation, operands = call.args[0], call.args[1]
     if len(operands) == 1:
-        raise Refusal("it is an einsum of one operand", "use sum, permute or diagonal")
+        x = operands[0]
+        traced = Pairing(lambda values, one: torch.einsum(equation, values) * one, x.shape.numel())
+        return bilinear(x, known(torch.ones((), dtype=torch.float64)), traced, call.shape)
     moving = [i for i, operand in enumerate(operands) if not operand.constant] or [0]
     if len(operands) != 2 or len(moving) != 1:
         raise Refusal(PRODUCT, "let only one operand of a two-operand einsum depend on the input")
@@ -105,6 +107,10 @@ def paired(call: Call) -> Fact:
 def outer(call: Call) -> Fact:
     a, b = call.args[0], call.args[1]
     return product(viewed(a, lambda f: f.unsqueeze(-1)), viewed(b, lambda f: f.unsqueeze(0)), call.shape)
+
+
+def bilinear_form(call: Call) -> Fact:
+    raise Refusal(PRODUCT, "give it one input twice, and weights that are positive semidefinite for each output")
 
 
 def per_dimension(value: Any, dims: int) -> Any:

@@ -10,7 +10,9 @@ How an operator pairs inputs with coefficients is a `Form`; see `forms`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -18,7 +20,8 @@ from torch.nn import functional as F
 
 from convexnet.curvature.facts import INF, Fact, Influence, Reach, compose, spread_rows
 from convexnet.curvature.fields import Shape, batched, core, elementwise, join_rows, level, uniform, where_any, widened
-from convexnet.curvature.forms import Convolution, Form, Signs, negative_part, positive_part
+from convexnet.curvature.forms import Convolution, Form, Product, Signs, negative_part, positive_part
+from convexnet.curvature.powers import of_product, of_sum, scaled
 
 EPS = torch.finfo(torch.float64).eps
 SMALL = 1 << 16
@@ -38,7 +41,19 @@ def bilinear(x: Fact, w: Fact, form: Form, shape: Shape) -> Fact:
         result = with_rows_of(result, w, form, x, shape)
     result = result.bounded(*interval(x, w, form, influence, shape))
     nonneg = signs.mask("-") is None
-    return result.with_degree(x.power if nonneg else 0.0)
+    return replace(
+        result.with_degree(x.power if nonneg else 0.0),
+        concavity=(x.root if isinstance(form, Product) else of_sum([x.root])) if nonneg else math.nan,
+        exponent=multiple(x.exponent, w) if isinstance(form, Product) else math.nan,
+        positive=isinstance(form, Product) and x.is_positive and w.is_positive,
+    )
+
+
+def multiple(exponent: float, w: Fact) -> float:
+    """The exponent (see `powers`) of multiples by the coefficients."""
+    if math.isnan(exponent) or w.shape.numel() == 0:
+        return math.nan
+    return scaled(exponent, float(core(w.lo).min()), float(core(w.hi).max()))
 
 
 def with_rows_of(result: Fact, w: Fact, form: Form, x: Fact, shape: Shape) -> Fact:
@@ -138,7 +153,15 @@ def total(terms: Sequence[tuple[Fact, int]], shape: Shape) -> Fact:
     highs = [f.hi if s > 0 else negated(f.lo) for f, s in terms]
     lower, upper = added(lows, shape, down=True), added(highs, shape, down=False)
     powers = [fact.power if sign > 0 else 0.0 for fact, sign in terms]
-    return result.bounded(lower, upper).with_degree(min(powers))
+    result = result.bounded(lower, upper).with_degree(min(powers))
+    exponents = [0.0 if fact.constant else sign * fact.exponent for fact, sign in terms]
+    added_up = all(sign > 0 for _, sign in terms) and not any(fact.goes_below_zero for fact, _ in terms)
+    return replace(
+        result,
+        concavity=of_sum(fact.root for fact, _ in terms) if added_up else math.nan,
+        exponent=of_product(exponents),
+        positive=added_up and any(fact.is_positive for fact, _ in terms),
+    )
 
 
 def negated(bound: Tensor) -> Tensor:

@@ -137,6 +137,8 @@ def with_infinities(call: Call, result: Result) -> Result:
     return result if lo is result.lo and hi is result.hi else replace(result, lo=lo, hi=hi)
 
 
+NOTHING = {"degree": 1.0, "concavity": math.nan, "exponent": math.nan, "positive": False, "made": None, "order": None,
+           "size": None}  # fmt: skip
 LARGEST = torch.finfo(torch.float64).max
 
 
@@ -166,7 +168,5 @@ def marked(result: Result, mask: Tensor) -> Result:
     bent = (either(field, mask) for field in (first.nonconvex, first.nonconcave, first.varies))
     line = (settled(torch.tensor(end, dtype=torch.float64), first.shape) for end in (-math.inf, math.inf))
     names = ("nonconvex", "nonconcave", "varies", "lo", "hi")
-    first = replace(
-        first, **dict(zip(names, (*bent, *line), strict=True)), degree=1.0, undefined=True, order=None, size=None
-    )
+    first = replace(first, **dict(zip(names, (*bent, *line), strict=True)), undefined=True, **NOTHING)
     return (first, *others) if isinstance(result, tuple) else first

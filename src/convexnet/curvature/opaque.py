@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -47,6 +47,7 @@ class Opaque(Kind):
     reason: str
     remedy: str = ""
     over: Callable[[Call], Sequence[int]] | None = None
+    within: tuple[float, float] | None = None  # bounds of the result; if the lower one is 0, it is never reached
     elementwise: bool = False  # mixes none
 
     def __call__(self, call: Call) -> Result:
@@ -55,13 +56,19 @@ class Opaque(Kind):
         for shape in call.shapes:
             varies = uniform(any(not fact.constant for fact in facts), shape, torch.bool)
             rows = self.rows(call, shape)
-            results.append(constant(shape, rows) if not where_any(varies) else unknown(shape, rows))
+            result = constant(shape, rows) if not where_any(varies) else unknown(shape, rows)
+            if self.within is not None:
+                lo, hi = (uniform(end, shape, torch.float64) for end in self.within)
+                result = replace(result.bounded(lo, hi), positive=self.within[0] == 0)
+            results.append(result)
         return results[0] if len(results) == 1 else tuple(results)
 
     def rows(self, call: Call, shape: Sequence[int]) -> Tensor:
         """Rows spread over the mixed dimensions only, if the result has the first argument's shape; an elementwise
         operator mixes none."""
         facts = call.read()
+        if not call.floating and any(fact.undefined and not fact.constant for fact in facts):
+            return uniform(3, shape, torch.uint8)  # a comparison with NaN has an outcome, which no fact speaks of
         x = facts[0] if facts else None
         if (self.elementwise or elementwise_operator(call)) and all(len(fact.shape) <= len(shape) for fact in facts):
             rows = uniform(0, shape, torch.uint8)

@@ -132,10 +132,10 @@ def image(profile: Profile, function: Callable[[Tensor], Tensor], x: Fact) -> tu
 
 @dataclass(frozen=True)
 class Pointwise(Kind):
-    """A function of one number. `degree(x)` is the power-convexity degree of its result (see `Fact`)."""
+    """A function of one number. `after(x, result)` adds what else is known of the result: degrees (see `powers`)."""
 
     profile: Profile | Callable[..., Profile]
-    degree: Callable[[Fact], float] | None = None
+    after: Callable[[Fact, Fact], Fact] | None = None
 
     @property
     def is_affine(self) -> bool:
@@ -147,7 +147,7 @@ class Pointwise(Kind):
 
     def __call__(self, call: Call) -> Fact:
         result = apply_profile(self.of(call), call.on, call.x, call.name_of_settings())
-        return result.with_degree(self.degree(call.x)) if self.degree else result
+        return self.after(call.x, result) if self.after else result
 
     def of(self, call: Call) -> Profile:
         """The profile under the call's settings."""

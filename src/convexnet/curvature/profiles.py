@@ -51,6 +51,7 @@ def elu(alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0) -> Pro
         nonneg=RIGHT if a > 0 else LINE,
         nonpos=LEFT if a >= 0 else ((0.0, 0.0),),
         turns=(0.0,),
+        image=(-a if s == 1 else math.nextafter(-a * s, -INF), INF) if a >= 0 else (-INF, INF),
         note=""
         if 0 <= joined <= 1
         else f"its slope drops from {joined:g} to 1 at zero; ELU is convex for 0 <= alpha <= 1",
@@ -60,7 +61,7 @@ def elu(alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0) -> Pro
 def celu(alpha: float = 1.0) -> Profile:
     """max(0, x) + min(0, alpha (e^(x/alpha) - 1)): the slope is 1 on both sides of zero, whatever alpha > 0."""
     if alpha > 0:
-        return Profile(convex=LINE, concave=RIGHT, rising=LINE, nonneg=RIGHT, nonpos=LEFT)
+        return Profile(convex=LINE, concave=RIGHT, rising=LINE, nonneg=RIGHT, nonpos=LEFT, image=(-float(alpha), INF))
     return Profile(note=f"alpha is {alpha:g}; CELU is convex for alpha > 0")
 
 

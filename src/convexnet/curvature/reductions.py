@@ -10,12 +10,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from convexnet.curvature.call import Call, Result
+from convexnet.curvature.call import Call, Refusal, Result
 from convexnet.curvature.facts import INF, Fact, Influence, Reach, compose, unknown
-from convexnet.curvature.fields import batched, compact, core, elementwise, level, settled, uniform
+from convexnet.curvature.fields import batched, compact, core, elementwise, level, settled, uniform, where_any
 from convexnet.curvature.linear import EPS, TINY, clip_sign
 from convexnet.curvature.opaque import Opaque
 from convexnet.curvature.pointwise import LEFT, RIGHT, outside
+from convexnet.curvature.powers import exponent_of, of_product, of_sum, with_concavity
 from convexnet.curvature.row import Kind
 
 Bends = Literal["straight", "up", "down"]
@@ -98,9 +99,25 @@ class Reduction(Kind):
         result = result.with_degree(
             x.power if self.homogeneous and self.bends != "down" and self.moves == "up" else 0.0
         )
+        if self.moves == "up" and self.homogeneous:
+            result = self.with_degrees(result, x, call.name, math.prod(x.shape[d] for d in dims))
         if len(call.shapes) == 1:
             return result
         return result, *(unknown(other, varies=result.varies, rows=result.rows) for other in call.shapes[1:])
+
+    def with_degrees(self, result: Fact, x: Fact, name: str, terms: int) -> Fact:
+        """What is known of a sum or an extremum of powers of concave functions; see `powers`."""
+        if terms == 0:
+            return result
+        root, exponent = x.root, exponent_of(x)
+        if self.bends == "straight":
+            root = of_sum([root])
+            exponent = exponent * terms if name == "sum" else exponent
+        elif self.bends == "up":  # the largest of negative powers is one of the smallest
+            root, exponent = (degree if degree <= 0 else math.nan for degree in (root, exponent))
+        else:
+            root, exponent = (degree if degree >= 0 else math.nan for degree in (root, exponent))
+        return replace(result, concavity=root, exponent=exponent, positive=x.is_positive)
 
     def interval(self, call: Call, dims: Sequence[int], influence: Influence) -> tuple[Tensor, Tensor]:
         x, shape = call.x, call.shape
@@ -137,6 +154,41 @@ class Reduction(Kind):
         negative = influence.reach(below(x), below(x), shape)
         positive = influence.reach(above(x), above(x), shape)
         return clip_sign(lower, negative, above=True), clip_sign(upper, positive, above=False)
+
+
+SUM, BOTH = Reduction("straight"), Reduction("up", moves="both")
+
+
+def prod(call: Call) -> Fact:
+    """Of non-negative quantities: degrees of power-concavity add up, and log-convex ones may be multiplied."""
+    x, shape = call.x, call.shape
+    dims = along(call, 1)
+    terms = math.prod(x.shape[d] for d in dims)
+    result = (SUM if terms == 1 else BOTH)(call)
+    assert isinstance(result, Fact)
+    if terms == 1:
+        return result
+    result = replace(result, nonconvex=result.varies, nonconcave=result.varies, positive=x.is_positive)
+    if x.goes_below_zero:
+        line = (uniform(end, shape, torch.float64) for end in (-INF, INF))
+        raise Refusal("it multiplies quantities of which some may be negative", PRODUCTS, result.bounded(*line))
+
+    def run(bound: Tensor, sign: float) -> Tensor:
+        inner = core(bound).double()
+        value = call.on(inner.expand([x.shape[d] if d in dims else n for d, n in enumerate(inner.shape)]))
+        value = torch.where(value.isnan(), 0.0 if sign < 0 else INF, value)  # zero times infinity
+        room = (2 * (terms + 2) * EPS * value + TINY).nan_to_num(posinf=0.0)
+        return torch.where(value == 0, 0.0, (value + sign * room).clamp(min=0.0)).expand(tuple(shape))
+
+    result = with_concavity(result.bounded(run(x.lo, -1.0), run(x.hi, 1.0)), of_product([x.root] * terms))
+    if x.power == INF:
+        result = replace(result, nonconvex=uniform(False, shape, torch.bool), degree=INF)
+    if where_any(result.unknown):
+        raise Refusal("it multiplies quantities that depend on the input", PRODUCTS, result)
+    return result
+
+
+PRODUCTS = "keep what is multiplied positive, and take the root of the product: a geometric mean is concave"
 
 
 def below(x: Fact) -> Tensor:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,8 +15,9 @@ from torch.nn import functional as F
 
 from convexnet.curvature.call import Call, Refusal, Result, Rule, facts_in
 from convexnet.curvature.facts import Fact, as_fact, constant, viewed
-from convexnet.curvature.fields import Shape, compact, core, elementwise, level, uniform
+from convexnet.curvature.fields import Shape, compact, core, elementwise, join_rows, level, uniform
 from convexnet.curvature.opaque import Opaque
+from convexnet.curvature.powers import exponent_of, widest
 from convexnet.curvature.row import Kind
 
 
@@ -68,12 +70,25 @@ class Moved(Moving):
         facts = [fact for fact in call.read() if id(fact) not in picks]
         if not facts or (self.picks and call.arg(*self.picks) is None):
             return Opaque("it makes indices of integers")(call)
+        anywhere = (
+            chosen_elsewhere(call)
+            if self.picks and any(f.value is None for f in facts_in(call.arg(*self.picks)))
+            else None
+        )
+        if anywhere is not None:
+            facts = [alike(facts[0], anywhere)]
+            call = replace(call, args=(facts[0], *call.args[1:]))
         columns = [
             self.field(call, facts, picks, [fact.fields()[which] for fact in facts], fill)
             for which, fill in enumerate((max, max, max, max, min, max))
         ]
         power = min(fact.power for fact in facts)
-        moved = tuple(Fact(*(column[i] for column in columns), degree=power) for i in range(len(call.shapes)))
+        known = degrees_of(facts)
+        if self.fills:
+            known = {} if known["concavity"] < 0 else {**known, "positive": False}
+        moved = tuple(Fact(*(column[i] for column in columns), degree=power, **known) for i in range(len(call.shapes)))
+        if anywhere is not None:
+            moved = (replace(moved[0], rows=join_rows(moved[0].rows, rows_of_picks(call, self.picks), call.shape)),)
         return moved[0] if len(moved) == 1 else moved
 
     def field(
@@ -99,7 +114,7 @@ class Moved(Moving):
 
         def exchange(fact: Fact) -> Tensor:
             if id(fact) in picks:
-                return address(fact)
+                return address(fact, anywhere=self.picks is not None and call.name in ANYWHERE and len(facts) == 1)
             found = table.get(id(fact))
             return call.blank(fact) if found is None else found
 
@@ -108,8 +123,90 @@ class Moved(Moving):
         return [retype(part, dtype) for part in parts]
 
 
-def address(fact: Fact) -> Tensor:
+ANYWHERE = ("gather", "index", "index_select")
+"""Operators that may pick elements by the numbers of another input."""
+
+
+def degrees_of(facts: Sequence[Fact]) -> dict[str, Any]:
+    """What is known of the elements of several tensors together; see `powers`."""
+    return {
+        "concavity": widest(fact.root for fact in facts),
+        "exponent": widest(map(exponent_of, facts)),
+        "positive": all(fact.is_positive for fact in facts),
+    }
+
+
+def chosen_elsewhere(call: Call) -> list[int] | None:
+    """The dimensions along which elements are picked by another input (a class by its label), where the operator is one
+    that picks: the result may then be any of the elements along them."""
+    if not all(fact.constant for fact in facts_in(call.args[1:])):
+        return None
+    if call.name in ("gather", "index_select"):
+        return [int(call.args[1]) % len(call.x.shape)]
+    if call.name == "index":
+        found = [d for d, fact in enumerate(call.args[1]) if isinstance(fact, Fact) and fact.value is None]
+        return found if all(fact.hi.numel() == 0 or not is_mask(fact) for fact in facts_in(call.args[1])) else None
+    return None
+
+
+def is_mask(fact: Fact) -> bool:
+    return fact.value is not None and fact.value.dtype == torch.bool
+
+
+def alike(x: Fact, dims: Sequence[int]) -> Fact:
+    """A fact that holds for each element along some dimensions, whichever it is."""
+
+    def over(field: Tensor, join: Callable[..., Tensor]) -> Tensor:
+        inner = core(field)
+        for d in dims:
+            inner = join(inner, dim=d, keepdim=True)
+        return inner.expand(tuple(x.shape))
+
+    def union(inner: Tensor, dim: int, keepdim: bool) -> Tensor:
+        return (
+            torch.stack([((inner & bit) > 0).any(dim=dim, keepdim=keepdim) * bit for bit in (1, 2)])
+            .sum(0)
+            .to(inner.dtype)
+        )
+
+    a, b, c, rows, lo, hi = x.fields()
+    return replace(
+        x,
+        **{name: over(field, torch.any) for name, field in (("nonconvex", a), ("nonconcave", b), ("varies", c))},
+        rows=over(rows, union),
+        lo=over(lo, torch.amin),
+        hi=over(hi, torch.amax),
+        value=None,
+        made=None,
+    )
+
+
+def rows_of_picks(call: Call, place: tuple[int, str] | None) -> Tensor:
+    """The rows of the batch that the indices come from."""
+    assert place is not None
+    found = uniform(0, call.shape, torch.uint8)
+    for fact in facts_in(call.arg(*place)):
+        if tuple(fact.shape) == tuple(call.shape) or level(fact.rows) == 0:
+            found = join_rows(
+                found, fact.rows if level(fact.rows) != 0 else uniform(0, call.shape, torch.uint8), call.shape
+            )
+        elif (
+            call.name == "index"
+            and None not in call.args[1]
+            and len(fact.shape) == 1
+            and fact.shape[0] == call.shape[0]
+        ):
+            rows = fact.rows.reshape(-1, *[1] * (len(call.shape) - 1)).expand(tuple(call.shape))
+            found = join_rows(found, rows, call.shape)
+        else:
+            found = uniform(3, call.shape, torch.uint8)
+    return found
+
+
+def address(fact: Fact, anywhere: bool = False) -> Tensor:
     """The indices themselves; only constants are accepted as such."""
+    if fact.value is None and anywhere and fact.constant:
+        return torch.zeros(tuple(fact.shape), dtype=torch.int64)  # the elements are alike
     if fact.value is None:
         raise Refusal(
             "the elements it picks are chosen by a tensor whose values are not known: by the input, or by a parameter",
@@ -164,7 +261,7 @@ def choice(mask: Fact, a: Fact, b: Fact, shape: Shape) -> Fact:
         if one.is_floating_point():  # known values keep their type, and a float32 field is no place for float64 bounds
             one, other = retype(one, torch.float64), retype(other, torch.float64)
         columns.append(elementwise(torch.where, shape, marks, one, other))
-    return Fact(*columns, degree=min(a.power, b.power))
+    return Fact(*columns, degree=min(a.power, b.power), **degrees_of([a, b]))
 
 
 def cat(call: Call) -> Fact:
@@ -193,7 +290,7 @@ def concatenated(parts: Sequence[Fact], dim: int, shape: Shape) -> Fact:
             for inner, part in zip(inners, parts, strict=True)
         ]
         columns.append(compact(torch.cat(wide, dim), shape) if len(wide) > 1 else wide[0].expand(tuple(shape)))
-    return Fact(*columns, degree=min(part.power for part in parts))
+    return Fact(*columns, degree=min(part.power for part in parts), **degrees_of(parts))
 
 
 def pad(call: Call) -> Fact:

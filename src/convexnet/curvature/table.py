@@ -15,7 +15,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from convexnet.curvature import accumulated, arithmetic, layers, losses, ordered, shapes, undefined
+from convexnet.curvature import (
+    accumulated,
+    arithmetic,
+    layers,
+    losses,
+    matrices,
+    ordered,
+    powers,
+    shapes,
+    specials,
+    undefined,
+)
 from convexnet.curvature.arithmetic import Power
 from convexnet.curvature.call import Call, Result, Rule
 from convexnet.curvature.opaque import Opaque, unruled
@@ -35,7 +46,7 @@ from convexnet.curvature.profiles import (
     softshrink,
     threshold,
 )
-from convexnet.curvature.reductions import Reduction, Window, norm_order
+from convexnet.curvature.reductions import Reduction, Window, norm_order, prod
 from convexnet.curvature.row import Extremum, Joint, Linear, Row, Sum
 from convexnet.curvature.shapes import Moved, Placed
 from convexnet.curvature.undefined import Beyond
@@ -54,11 +65,25 @@ STEP = Profile(rising=LINE, exact=True, note="it is a step function")
 ABS = Profile(
     convex=LINE, concave=HALVES, rising=RIGHT, falling=LEFT, nonneg=LINE, nonpos=((0.0, 0.0),), turns=(0.0,), exact=True
 )
-EXP = Profile(convex=LINE, rising=LINE, nonneg=LINE, image=(0.0, INF))
 EXPM1 = Profile(convex=LINE, rising=LINE, nonneg=RIGHT, nonpos=LEFT, image=(-1.0, INF))
 LOG1P = Profile(
     concave=((-1.0 + 1e-15, INF),), rising=((-1.0 + 1e-15, INF),), nonneg=RIGHT, nonpos=((-1.0 + 1e-15, 0.0),),
-    note="the logarithm is concave",
+    note="the logarithm is concave: it is convex only after a sum of exponentials",
+)  # fmt: skip
+LGAMMA = Profile(
+    convex=POSITIVE, falling=((5e-324, 1.46163),), rising=((1.46164, INF),),
+    nonneg=((5e-324, 1.0), (2.0, INF)), nonpos=((1.0, 2.0),),
+    note="it is convex for positive numbers, and has poles at zero and below",
+)  # fmt: skip
+DIGAMMA = Profile(
+    concave=POSITIVE, rising=POSITIVE, nonneg=((1.4617, INF),), nonpos=((5e-324, 1.4616),),
+    note="it is concave for positive numbers, and has poles at zero and below",
+)  # fmt: skip
+ERFC = Profile(convex=RIGHT, concave=LEFT, falling=LINE, nonneg=LINE, image=(0.0, 2.0), note=S_SHAPED.note)
+ERFCX = Profile(convex=LINE, falling=LINE, nonneg=LINE, image=(0.0, INF))
+ENTROPY = Profile(
+    concave=RIGHT, rising=((0.0, 0.3678),), falling=((0.3679, INF),), nonneg=((0.0, 1.0),), nonpos=((1.0, INF),),
+    turns=(0.36787944117144233,), image=(-INF, 0.3678794411714425), note="it is -inf below zero, and concave above",
 )  # fmt: skip
 COSH = Profile(convex=LINE, rising=RIGHT, falling=LEFT, nonneg=LINE, turns=(0.0,), image=(1.0, INF))
 SELU = Profile(
@@ -118,7 +143,7 @@ ROWS: tuple[tuple[str, Rule | Row], ...] = (
     ("elu", Pointwise(elu)),
     ("celu", Pointwise(celu)),
     ("selu", Pointwise(SELU)),
-    ("softplus", Pointwise(softplus)),
+    ("softplus", Pointwise(softplus, powers.positive)),
     ("hardtanh", Row(Pointwise(hardtanh), takes_infinity=True)),
     ("threshold", Pointwise(threshold)),
     ("softshrink", Pointwise(softshrink)),
@@ -128,19 +153,33 @@ ROWS: tuple[tuple[str, Rule | Row], ...] = (
     ("mish", Pointwise(MISH)),
     ("hardswish", Pointwise(HARDSWISH)),
     ("hardsigmoid", Pointwise(HARDSIGMOID)),
-    ("sigmoid", Pointwise(SIGMOID)),
+    *((name, Pointwise(SIGMOID, powers.log_concave)) for name in ("sigmoid", "special_expit")),
     ("tanh", Pointwise(S_SHAPED)),
-    ("erf", Pointwise(S_SHAPED)),
+    *((name, Pointwise(S_SHAPED)) for name in ("erf", "special_erf")),
     ("atan", Pointwise(S_SHAPED)),
     ("asinh", Pointwise(S_SHAPED)),
     ("sinh", Pointwise(CUBIC)),
-    ("cosh", Pointwise(COSH)),
+    ("cosh", Pointwise(COSH, powers.log_convex)),
     ("log_sigmoid", Pointwise(CONCAVE)),
     ("abs", Pointwise(ABS)),
-    ("exp", Pointwise(EXP, degree=lambda x: INF)),
-    ("exp2", Pointwise(EXP, degree=lambda x: INF)),
-    ("expm1", Pointwise(EXPM1)),
-    ("log1p", Row(Pointwise(LOG1P), undefined=Beyond(ABOVE_MINUS_ONE))),
+    ("exp", Pointwise(powers.EXP, powers.exponential(1.0))),
+    *((name, Pointwise(powers.EXP, powers.exponential(math.log(2.0)))) for name in ("exp2", "special_exp2")),
+    *((name, Pointwise(EXPM1)) for name in ("expm1", "special_expm1")),
+    ("log", Row(Pointwise(specials.LOG, powers.logarithm(1.0)), undefined=Beyond(POSITIVE), instead=LOG_SUM_EXP)),
+    *((name, Row(Pointwise(specials.LOG, powers.logarithm(1 / math.log(base))), undefined=Beyond(POSITIVE)))
+      for name, base in (("log2", 2.0), ("log10", 10.0))),
+    *((name, Row(Pointwise(LOG1P, powers.log1p), undefined=Beyond(ABOVE_MINUS_ONE))) for name in (
+        "log1p", "special_log1p")),
+    *((name, Row(Pointwise(LGAMMA), undefined=Beyond(POSITIVE))) for name in ("lgamma", "special_gammaln")),
+    *((name, Row(Pointwise(DIGAMMA), undefined=Beyond(POSITIVE))) for name in (
+        "digamma", "special_digamma", "special_psi")),
+    *((name, Row(specials.polygamma, undefined=specials.no_positive_number)) for name in (
+        "polygamma", "special_polygamma")),
+    *((name, Pointwise(ERFC, powers.falling_log_concave)) for name in ("erfc", "special_erfc")),
+    ("special_erfcx", Pointwise(ERFCX, powers.log_convex)),
+    ("special_ndtr", Pointwise(SIGMOID, powers.log_concave)),
+    ("special_log_ndtr", Pointwise(CONCAVE)),
+    ("special_entr", Row(Pointwise(ENTROPY), undefined=Beyond(RIGHT))),
     ("sin", Pointwise(WAVE)),
     ("cos", Pointwise(WAVE)),
     ("sign", Row(Pointwise(SIGN), forgives=True)),
@@ -228,7 +267,8 @@ ROWS: tuple[tuple[str, Rule | Row], ...] = (
     ("rsqrt", Row(Power(-0.5), undefined=Beyond(POSITIVE))),
     ("reciprocal", Row(Power(-1.0), undefined=Beyond(POSITIVE + NEGATIVE))),
     ("pow", Row(arithmetic.pow_, undefined=undefined.power_undefined)),
-    ("log", Row(arithmetic.log, undefined=Beyond(POSITIVE), instead=LOG_SUM_EXP)),
+    ("prod", prod),
+    *((name, specials.xlogy) for name in ("xlogy", "special_xlogy")),
     # --- maxima and choices ------------------------------------------------------------------------------------------
     ("maximum", Extremum(arithmetic.maximum, "convex")),
     ("minimum", Extremum(arithmetic.minimum, "concave")),
@@ -248,6 +288,18 @@ ROWS: tuple[tuple[str, Rule | Row], ...] = (
     ("einsum", Row(Linear(layers.einsum), weights=(1,))),
     ("outer", Row(Linear(layers.outer), weights=(0, 1))),
     *((name, Row(Linear(layers.paired), weights=(0, 1))) for name in ("inner", "vdot", "linalg_vecdot", "tensordot")),
+    ("bilinear", layers.bilinear_form),
+    # --- matrices ----------------------------------------------------------------------------------------------------
+    ("linalg_matrix_norm", Row(matrices.matrix_norm, takes_infinity=True)),
+    ("linalg_norm", Row(matrices.norm, takes_infinity=True)),
+    ("linalg_svdvals", matrices.svdvals),
+    ("linalg_eigvalsh", matrices.eigvalsh),
+    ("linalg_eigh", matrices.eigh),
+    ("logdet", matrices.logdet),
+    ("linalg_slogdet", matrices.slogdet),
+    *((name, matrices.det) for name in ("det", "linalg_det")),
+    *((name, matrices.inverse) for name in ("linalg_inv", "inverse")),
+    # --- convolutions and batch normalisation ------------------------------------------------------------------------
     *((f"conv{n}d", Row(Linear(layers.conv), weights=(1,))) for n in (1, 2, 3)),
     *((f"conv_transpose{n}d", Row(Linear(layers.conv_transpose), weights=(1,))) for n in (1, 2, 3)),
     ("convolution", Row(Linear(layers.convolution_generic), weights=(1,))),
@@ -306,8 +358,8 @@ ROWS: tuple[tuple[str, Rule | Row], ...] = (
     ("multi_margin_loss", losses.Loss(losses.multi_margin, 5)),
     ("triplet_margin_loss", losses.Loss(losses.triplet_margin, 7)),
     # --- known to break convexity ------------------------------------------------------------------------------------
-    ("softmax", Opaque("it divides exponentials by their sum", "leave the softmax out: certify the logits", one)),
-    ("_softmax", Opaque("it divides exponentials by their sum", "leave the softmax out: certify the logits", one)),
+    *((name, Opaque("it divides exponentials by their sum", "leave it out: certify the logits", one, (0.0, 1.0)))
+      for name in ("softmax", "_softmax", "special_softmax")),
     ("layer_norm", Opaque(LAYER_NORM, NORM_REMEDY, last)),
     ("native_layer_norm", Opaque(LAYER_NORM, NORM_REMEDY, last)),
     ("rms_norm", Opaque("it divides by a root mean square that depends on the input", NORM_REMEDY, last)),

@@ -17,13 +17,18 @@ from convexnet.curvature.bounds import is_finite
 from convexnet.curvature.call import Call, Refusal, Result
 from convexnet.curvature.choices import Choice, Pick, choices
 from convexnet.curvature.constants import attribute, beyond, computed, draws, exact, tensor_fact
+from convexnet.curvature.expressions import THROUGH, duplicates, recorded
 from convexnet.curvature.facts import CONSTANT, UNKNOWN, Fact, constant, typed, unknown
 from convexnet.curvature.fields import core, elementwise, is_aligned, level, uniform, where_any
 from convexnet.curvature.graph import ancestors, called, types_of
 from convexnet.curvature.literals import NAN, marked, spoiled, with_infinities
+from convexnet.curvature.matrices import sum_of_spectrum
 from convexnet.curvature.opaque import UNRULED, Opaque, unreal
 from convexnet.curvature.ordered import ordered
+from convexnet.curvature.quadratics import quadratic
+from convexnet.curvature.shifted import unshifted
 from convexnet.curvature.table import TABLE, row_of
+from convexnet.curvature.together import refined
 from convexnet.curvature.trace import Program
 
 
@@ -111,7 +116,8 @@ class _Runner:
     def graph(self, graph: fx.Graph, module: torch.nn.Module, given: Callable[[str], Any]) -> Callable[[Any], Any]:
         """Walk one graph; returns a function that looks up the values of its outputs."""
         (output,) = (node for node in graph.nodes if node.op == "output")
-        last = last_uses(graph, output)
+        same = duplicates(graph)
+        last = last_uses(graph, output, same)
         plans = choices(list(last))
         self.plans |= plans
         self.parts.update(*(plan.inner for plan in plans.values()))
@@ -129,11 +135,17 @@ class _Runner:
             elif node.op == "get_attr":
                 env[node] = attribute(module, str(node.target))
             elif node.op == "call_function":
-                env[node] = self.step(node, lookup)
+                env[node] = self.again(node, env[same[node]]) if same.get(node) in env else self.step(node, lookup)
             for done in last[node]:
                 env.pop(done, None)
         self.release(last)
         return lookup
+
+    def again(self, node: fx.Node, result: Any) -> Any:
+        """The result of a call that was made before."""
+        if isinstance(result, Fact) and result.curvature != CONSTANT:
+            self.found.steps.append((node, describe(result)))
+        return result
 
     def release(self, needed: Mapping[fx.Node, Any]) -> None:
         """Take back the blame of those whose losses all their readers have settled."""
@@ -191,7 +203,8 @@ class _Runner:
         try:
             if any(tuple(r.shape) != tuple(shape) for r, shape in zip(results, call.shapes, strict=True)):
                 raise TypeError("the shapes differ")
-            return tuple(typed(r, dtype, undefined) for r, dtype in zip(results, call.dtypes, strict=True))
+            told = tuple(typed(r, dtype, undefined) for r, dtype in zip(results, call.dtypes, strict=True))
+            return recorded(call, told)
         except (TypeError, ValueError) as error:
             self.found.errors.append(error)
             lost = self.blame(node, call, Refusal(f"its rule does not cover this call ({error})", UNRULED))
@@ -227,6 +240,9 @@ class _Runner:
     def apply(self, call: Call, node: fx.Node) -> Result:
         """One operator: computed where everything is known, else by its rule; blamed where it breaks something."""
         facts = call.read()
+        if self.fast and call.name not in THROUGH and node not in self.plans and node not in self.parts:
+            if any(where_any(fact.unknown) and fact.order is None and fact.size is None for fact in facts):
+                raise _Stop
         random = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
         if draws(call) or (random and call.name not in TABLE):
             return self.blame(node, call, RANDOM)
@@ -255,7 +271,11 @@ class _Runner:
         except Refusal as refusal:
             if not moving:
                 return beyond(call)
-            return self.blame(node, call, refusal, hold=node in self.parts)
+            result = None if refusal.result is None else refined(call, refusal.result)
+            result = found_again(call, result) if moving else result
+            if result is None or where_any(result.unknown):
+                lost = self.blame(node, call, refusal, hold=node in self.parts)
+                return lost if result is None else result
         spoil = spoiled(call) if moving else None
         fine = not any(where_any(f.unknown) for f in facts if not f.constant)
         if spoil is not None:
@@ -263,6 +283,8 @@ class _Runner:
                 self.blame(node, call, spoil[0], always=True)
             return marked(result, spoil[1])
         result = with_infinities(call, result) if moving else result
+        if moving and isinstance(result, Fact):
+            result = found_again(call, refined(call, result)) or result
         results = result if isinstance(result, tuple) else (result,)
         promise = results[0].order is not None or results[0].size is not None
         lost = any(where_any(r.unknown) for r in results[:1])
@@ -286,7 +308,7 @@ class _Runner:
 
         `hold` says that those who read the result may make something known of it again.
         """
-        if self.fast and not hold:
+        if self.fast and not hold and (always or call.name not in THROUGH):
             raise _Stop
         facts = call.facts()
         if always or not any(where_any(f.unknown) for f in facts):
@@ -297,6 +319,16 @@ class _Runner:
             replace(unknown(shape, uniform(rows, shape, torch.uint8)), undefined=True) for shape in call.shapes
         )
         return results[0] if len(results) == 1 else results
+
+
+def found_again(call: Call, result: Fact | None) -> Fact | None:
+    """The result of a call that its rule lost, if the expression behind it is of a known kind."""
+    if result is not None and not where_any(result.unknown):
+        return result
+    for found in (quadratic(call), sum_of_spectrum(call)):
+        if found is not None:
+            return found
+    return None if result is None else unshifted(call, result)
 
 
 RANDOM = Refusal("it draws random numbers", "make the forward deterministic in eval mode")
@@ -357,14 +389,20 @@ def kept_for(
     return drops
 
 
-def last_uses(graph: fx.Graph, output: fx.Node) -> dict[fx.Node, list[fx.Node]]:
-    """The nodes that the outputs need, each with the values that can be dropped after it."""
+def last_uses(
+    graph: fx.Graph, output: fx.Node, same: Mapping[fx.Node, fx.Node] | None = None
+) -> dict[fx.Node, list[fx.Node]]:
+    """The nodes that the outputs need, each with the values that can be dropped after it; what a node has the `same`
+    value as stays until then."""
+    copies: dict[fx.Node, list[fx.Node]] = {}
+    for copy, first in (same or {}).items():
+        copies.setdefault(first, []).append(copy)
     needed = ancestors(output)
     kept = set(output.all_input_nodes)
     order = {node: i for i, node in enumerate(graph.nodes)}
     drops: dict[fx.Node, list[fx.Node]] = {node: [] for node in graph.nodes if node in needed}
     for node in drops:
-        users = [user for user in node.users if user in drops]
+        users = [user for user in (*node.users, *copies.get(node, ())) if user in drops]
         if node not in kept and users:
             drops[max(users, key=order.__getitem__)].append(node)
     return drops

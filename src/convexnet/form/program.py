@@ -252,7 +252,11 @@ class Opened:
         closed: list[tuple[fx.Node, Refusal]] = []
         cells = 0
         for node in self.nodes:
-            env[node] = self.computed(node, env, self.program.inputs, None, None)
+            try:
+                env[node] = self.computed(node, env, self.program.inputs, None, None)
+            except torch.linalg.LinAlgError:  # pyright: ignore[reportPrivateImportUsage]
+                # the example need not lie in the domain; an inverse has the shape of its argument
+                env[node] = torch.zeros_like(env[node.all_input_nodes[0]])
             parts = env[node] if isinstance(env[node], (list, tuple)) else [env[node]]
             moves = node in self.moving
             if moves or node in self.other:

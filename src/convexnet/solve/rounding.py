@@ -445,17 +445,28 @@ def interpolated(call: Call) -> list[Tensor]:
 
 
 def pointwise(call: Call) -> list[Tensor]:
-    """A function of single entries, by its derivative there."""
-    x = call.args[0]
-    if not isinstance(x, Tracked):
+    """A function of single entries, by its derivative there, and by what it is where the error ends: a kink in between
+    may be as steep as either side. In a^x the entries are those of the exponent."""
+    places = [i for i, arg in enumerate(call.args) if isinstance(arg, Tracked)]
+    if len(places) != 1:
         return [torch.full_like(call.results[0], math.inf)]
+    (place,) = places
+    x = call.args[place]
     with torch.enable_grad():
-        at = x.value.detach().clone().requires_grad_()
-        out = call.function(at, *call.args[1:], **call.kwargs)
+
+        def at_point(point: Tensor) -> Tensor:
+            return call.function(*call.args[:place], point, *call.args[place + 1 :], **call.kwargs)
+
+        at = x.value.detach().expand_as(call.results[0]).clone().requires_grad_()
+        out = at_point(at)
         steep = torch.autograd.grad(out, at, torch.ones_like(out))[0] if out.requires_grad else torch.zeros_like(at)
+        moved = steep.abs() * x.error
+        for end in (x.error, -x.error):  # NaN where the function ends in between
+            moved = torch.fmax(moved, (at_point(at + end) - out).abs())
+        moved = torch.where(x.error.isinf(), math.inf, moved)
     size = out.detach().abs() + steep.abs() * at.detach().abs()
     short = softplus_short(call) if call.name == "softplus" else 0.0
-    return [steep.abs() * x.error + 8 * call.unit * size + short + UNDERFLOW]
+    return [moved.detach() + 8 * call.unit * size + short + UNDERFLOW]
 
 
 def softplus_short(call: Call) -> float:
@@ -615,7 +626,7 @@ ERRORS: dict[Rule, Errors] = {
     layers.convolution_generic: summed(kernel_either),
     **dict.fromkeys((layers.batch_norm, layers.batch_norm_functional), normalised),
     # Those that are only met where a function stays closed.
-    **dict.fromkeys((arithmetic.pow_, arithmetic.log), pointwise),
+    arithmetic.pow_: pointwise,
     **dict.fromkeys((arithmetic.clamped, arithmetic.clamped_above), limited),
     arithmetic.prelu: sloped,
 }

@@ -1,0 +1,114 @@
+"""Interval arithmetic with outward rounding, on tensors of float64: what is computed holds every real value.
+
+Sums and products are rounded outwards unless they are exact, so that 1 - 2 * 0.5 is 0. Functions are evaluated at the
+ends, where they are monotone, with a margin for what the library of the machine may be wrong by.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+INF = math.inf
+MARGIN = 1e-14
+"""Relative error granted to elementary functions: some 45 units in the last place."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """All numbers from `lo` to `hi`, for each element; NaN becomes the whole line."""
+
+    lo: Tensor
+    hi: Tensor
+
+    def __add__(self, other: Interval | float) -> Interval:
+        b = interval(other)
+        if self is ZERO or b is ZERO:
+            return b if self is ZERO else self
+        return Interval(summed(self.lo, b.lo, -INF), summed(self.hi, b.hi, INF))
+
+    def __neg__(self) -> Interval:
+        return self if self is ZERO else Interval(-self.hi, -self.lo)
+
+    def __sub__(self, other: Interval | float) -> Interval:
+        return self + (-interval(other))
+
+    def __mul__(self, other: Interval | float) -> Interval:
+        b = interval(other)
+        if self is ZERO or b is ZERO:
+            return ZERO
+        if self is ONE or b is ONE:
+            return b if self is ONE else self
+        if self.lo is self.hi and b.lo is b.hi:
+            return Interval(*multiplied(self.lo, b.lo))
+        alo, ahi, blo, bhi = torch.broadcast_tensors(self.lo, self.hi, b.lo, b.hi)
+        low, high = multiplied(torch.stack((alo, alo, ahi, ahi)), torch.stack((blo, bhi, blo, bhi)))
+        return Interval(low.amin(0), high.amax(0))
+
+    def reciprocal(self) -> Interval:
+        """1/x; the whole line where the interval holds 0."""
+        apart = (self.lo > 0) | (self.hi < 0)
+        low, high = (torch.where(end == 0, math.nan, 1 / end) for end in (self.hi, self.lo))
+        low = torch.where(apart, outward(low, -INF, 2 * EPS), -INF)
+        return Interval(low, torch.where(apart, outward(high, INF, 2 * EPS), INF))
+
+    def square(self) -> Interval:
+        low = torch.where((self.lo <= 0) & (self.hi >= 0), 0.0, torch.minimum(self.lo.abs(), self.hi.abs()))
+        high = torch.maximum(self.lo.abs(), self.hi.abs())
+        return Interval(multiplied(low, low)[0].clamp(min=0.0), multiplied(high, high)[1])
+
+    def rising(self, function: Callable[[Tensor], Tensor], floor: float = -INF, ceiling: float = INF) -> Interval:
+        """A non-decreasing function, whose values lie between two numbers."""
+        low, high = (outward(function(end), side, MARGIN) for end, side in ((self.lo, -INF), (self.hi, INF)))
+        return Interval(low.clamp(min=floor, max=ceiling), high.clamp(min=floor, max=ceiling))
+
+    def clipped(self, floor: float, ceiling: float) -> Interval:
+        """The part of it in which the numbers are known to lie."""
+        return Interval(self.lo.clamp(min=floor, max=ceiling), self.hi.clamp(min=floor, max=ceiling))
+
+
+EPS = torch.finfo(torch.float64).eps
+EXACT = (0.0, 0.5, 1.0)
+
+
+def outward(value: Tensor, side: float, relative: float) -> Tensor:
+    """A computed bound with its error; the values that functions take at 0 are exact."""
+    sign = -1.0 if side < 0 else 1.0
+    exact = torch.stack([value == number for number in EXACT]).any(0)
+    wide = value + sign * (relative * value.abs().nan_to_num(posinf=0.0) + 1e-300)
+    return torch.where(exact, value, wide).nan_to_num(nan=side, posinf=INF, neginf=-INF)
+
+
+def interval(value: Interval | float | Tensor) -> Interval:
+    if isinstance(value, Interval):
+        return value
+    if isinstance(value, float) and value in (0.0, 1.0):
+        return ONE if value else ZERO
+    tensor = torch.as_tensor(value, dtype=torch.float64)
+    return Interval(tensor, tensor)
+
+
+def summed(a: Tensor, b: Tensor, side: float) -> Tensor:
+    total = a + b
+    back = total - a
+    exact = ((a - (total - back)) + (b - back)) == 0  # Knuth's two-sum
+    end = torch.tensor(side, dtype=torch.float64)
+    return torch.where(exact, total, torch.nextafter(total, end)).nan_to_num(nan=side, posinf=INF, neginf=-INF)
+
+
+def multiplied(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Bounds of products; zero times infinity is zero, as it is for ends of intervals."""
+    nothing = (a == 0) | (b == 0)
+    value = torch.where(nothing, 0.0, a * b)
+    short = (a == a.float()) & (b == b.float()) & (value.abs() > 1e-290) & value.isfinite()
+    exact = short | nothing
+    low = torch.where(exact, value, torch.nextafter(value, BELOW)).nan_to_num(nan=-INF, posinf=INF, neginf=-INF)
+    return low, torch.where(exact, value, torch.nextafter(value, ABOVE)).nan_to_num(nan=INF, posinf=INF, neginf=-INF)
+
+
+BELOW, ABOVE = (torch.tensor(end, dtype=torch.float64) for end in (-INF, INF))
+ZERO, ONE = (Interval(end, end) for end in (torch.tensor(number, dtype=torch.float64) for number in (0.0, 1.0)))
