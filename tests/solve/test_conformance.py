@@ -81,6 +81,20 @@ MINIMA: dict[str, tuple[Callable[[Tensor], Tensor], cx.Box, float, list[float] |
         lambda y: F.adaptive_max_pool1d(y[:, None] - 7, 2).flatten(1).sum(1) + 2 * y.abs().sum(1), box(-9, 9, 5), -14.0,
         [0.0] * 5,
     ),
+    "an elu that is a line": (
+        lambda y: F.elu(y.square() + 0.5, alpha=3.0).sum(1) - 0.5 * y.sum(1), box(-2, 2, 2), 0.875, [0.25, 0.25],
+    ),
+    "a clamp that never cuts": (lambda y: (y.clamp(max=7).square() - y).sum(1), box(-2, 2, 2), -0.5, [0.5, 0.5]),
+    "minus a logarithm": (lambda y: (y - y.log()).sum(1), box(0.1, 5, 2), 2.0, [1.0, 1.0]),
+    "reciprocals": (lambda y: (1 / y + 4 * y).sum(1), box(0.1, 5, 2), 8.0, [0.5, 0.5]),
+    "minus a root": (lambda y: (3 * y - y.sqrt()).sum(1), box(0, 5, 2), -1 / 6, [1 / 36, 1 / 36]),
+    "a power of what is not negative": (
+        lambda y: (y.relu() ** 3 - 3 * y).sum(1), box(-2, 2, 2), -4.0, [1.0, 1.0],
+    ),
+    "a norm of concave functions": (
+        lambda y: (-(y - 0.2).relu()).norm(dim=1) - 0.5 * y.sum(1), box(-1, 1, 1), -0.1, [0.2],
+    ),
+    "a root of squares": (lambda y: (y - 0.3).square().sum(1).sqrt(), box(-1, 1, 2), 0.0, [0.3, 0.3]),
     "a constant": (lambda y: 3 + 0 * y.sum(1), box(-9, 9, 2), 3.0, None),
     "far off": (lambda y: 1e8 + (y - 0.3).abs().sum(1), box(-1, 1, 2), 1e8, [0.3, 0.3]),
 }  # fmt: skip
