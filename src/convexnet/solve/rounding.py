@@ -90,8 +90,7 @@ class Tracked:
         return self.rounded(other - self.value, 0.0 + self.error)
 
     def __mul__(self, other: Any) -> Tracked:
-        size = other.detach().abs() if isinstance(other, Tensor) else abs(other)
-        return self.rounded(self.value * other, self.error * size)
+        return self.rounded(self.value * other, self.error * absolute(other))
 
     def __neg__(self) -> Tracked:
         return Tracked(-self.value, self.error, self.unit)
@@ -391,6 +390,8 @@ def added(call: Call) -> list[Tensor]:
 
 def absolute(part: Any) -> Any:
     value = value_of(part)
+    if isinstance(value, Tensor) and value.dtype == torch.bool:  # flags that are in no doubt
+        return value.double()
     return value.detach().abs() if isinstance(value, Tensor) else abs(value)
 
 
