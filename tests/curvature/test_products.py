@@ -61,6 +61,7 @@ P = torch.tensor([[2.0, 0.5, 0, 0], [0.5, 1.0, 0, 0], [0, 0, 1.0, 0.3], [0, 0, 0
 SKEW = torch.tensor([[0.0, 1, 0, 0], [-1, 0, 2, 0], [0, -2, 0, 0], [0, 0, 0, 0]])
 NEARLY = torch.ones(4, 4, dtype=torch.float64)
 NEARLY[0, 0] -= 1e-12
+WIDE = torch.diag(torch.tensor([-0.9, 1.0]))
 
 
 def square(x: Tensor) -> Tensor:
@@ -69,6 +70,11 @@ def square(x: Tensor) -> Tensor:
 
 def shifted(x: Tensor, m: Tensor) -> Tensor:
     return m + (x - m).exp().sum(1, keepdim=True).log()
+
+
+def shifted_across(x: Tensor) -> Tensor:
+    m = x.amax(-1, keepdim=True)
+    return (x - m).logsumexp(-1, keepdim=True) + m.reshape(-1, 1, 2)
 
 
 def log_softmax(x: Tensor, m: Tensor) -> Tensor:
@@ -216,6 +222,9 @@ REFUSED: dict[str, Case] = {
     "off the diagonal of an inverse": (lambda x: torch.linalg.inv(torch.diag_embed(x) + 0.1)[:, 0, 1], 0.5, 5.0),
     "shifted, and not back": (lambda x: (x - x.amax(1, keepdim=True)).exp().sum(1, keepdim=True).log(), -3.0, 3.0),
     "shifted back twice": (lambda x: shifted(x, x.amin(1, keepdim=True)) + x.amin(1, keepdim=True), -3.0, 3.0),
+    "shifted back along another dimension": (lambda x: shifted_across(square(x)), -3.0, 3.0),
+    "inverse of a matrix with a number for each sample added": (
+        lambda x: torch.linalg.inv(torch.diag_embed(x[:, :1]) + WIDE).diagonal(dim1=1, dim2=2), 1.0, 2.0),
     "P is indefinite": (lambda x: ((x @ (P - 3 * torch.eye(4))) * x).sum(1), -3.0, 3.0),
     "P is indefinite by 1e-12": (lambda x: ((x.double() @ NEARLY) * x.double()).sum(1), -3.0, 3.0),
     "two forms in different inputs": (halves(lambda x, y: (x @ P[:2, :2] * y).sum(1)), -3.0, 3.0),
@@ -368,6 +377,13 @@ def test_cvxpy_says_the_same() -> None:
 
 APPROXIMATED = ("lgamma",)
 """CVXPY's is a piecewise approximation."""
+
+
+@pytest.mark.parametrize("sign", [-1.0, 1.0])
+def test_a_small_weight_is_not_lost_in_a_sum(sign: float) -> None:
+    """x + w x - x is w x, in numbers; in float64 it is 0."""
+    model = Function(lambda x: sign * ((x * 1e-17 + x - x) * x).sum(1, keepdim=True))
+    assert cx.certify(model, torch.zeros(2, 4)).curvature not in ("constant", "affine")
 
 
 # --- minima, and what is not exported --------------------------------------------------------------------------------

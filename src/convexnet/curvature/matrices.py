@@ -198,7 +198,7 @@ def least_eigenvalue(fact: Fact) -> float:
     if call.name == "add":
         if call.arg(2, "alpha", 1) != 1:
             return found
-        total = sum(of_number(part, n) if part.shape.numel() == 1 else least_eigenvalue(part) for part in (a, b))
+        total = sum(least_eigenvalue(part) if part.shape[-2:] == (n, n) else of_number(part, n) for part in (a, b))
         return max(found, total - 1e-12 * abs(total)) if math.isfinite(total) else found
     for matrix, factor in ((a, b), (b, a)):
         if factor.value is not None and factor.value.numel() == 1 and float(factor.value) > 0:
@@ -208,7 +208,7 @@ def least_eigenvalue(fact: Fact) -> float:
 
 
 def of_number(fact: Fact, n: int) -> float:
-    """The least eigenvalue of a matrix all of whose entries are one number."""
+    """The least eigenvalue of n x n matrices all of whose entries are one number, each of these matrices its own."""
     return min(0.0, n * float(fact.lo.min()))
 
 

@@ -61,6 +61,7 @@ class Linear:
     done: dict[int, Tensor]
     shifted: bool = False  # a constant was left out
     weighted: int = 0
+    exact: bool = True  # no number was rounded: none is a sum of numbers that were weighted
 
     def of(self, fact: Fact) -> Tensor:
         if fact is self.root:
@@ -69,10 +70,22 @@ class Linear:
             if not is_linear(fact):
                 raise Nonlinear
             call: Call = fact.made.call
-            self.weighted += call.name in WEIGHTED
             found = self.apply(call)
+            self.note(call)
             self.done[id(fact)] = found.abs() if self.absolute else found
         return self.done[id(fact)]
+
+    def note(self, call: Call) -> None:
+        """Whether what a call computed of a unit vector is exact."""
+        moving = varying(call)
+        if call.name in ("add", "sub", "rsub"):
+            self.weighted += call.arg(2, "alpha", 1) != 1
+            self.exact = self.exact and not (self.weighted and len(moving) > 1)
+        elif call.name in WEIGHTED:
+            self.weighted += 1
+            few = (self.of(moving[0]) != 0).reshape(-1).sum() <= BATCH
+            alone = call.name in ("mul", "div") or bool(few)
+            self.exact = self.exact and alone and self.weighted <= 1
 
     def apply(self, call: Call) -> Tensor:
         if call.name in ("add", "sub", "rsub"):
@@ -209,7 +222,7 @@ def certified(call: Call, form: Form, root: Fact) -> Fact | None:
         for fact in (form.a, form.b):
             linear = Linear(root, value, absolute, {})
             found.append(linear.of(fact))
-            exact, plain = exact and linear.weighted <= 1, plain and not linear.shifted
+            exact, plain = exact and linear.exact, plain and not linear.shifted
         return found[0], found[1]
 
     ones = torch.ones(tuple(root.shape), dtype=torch.float64)
@@ -220,6 +233,7 @@ def certified(call: Call, form: Form, root: Fact) -> Fact | None:
         return None  # the rows of the batch are mixed
     if bool((form(*sides(ones - apart, True), True)[0] != 0).any()):
         return None
+    exact = True  # of unit vectors
     values = [sides(unit, False) for unit in units]
     sizes = [sides(unit, True) for unit in units]
     m = math.prod(call.shape[1:])
@@ -265,7 +279,8 @@ def constants(form: Form) -> list[Tensor]:
 
 def short_numbers(*tensors: Tensor) -> bool:
     """Whether products of these numbers are exact in float64."""
-    wide = sum(not bool((t.double() == t.double().to(torch.int8)).all()) for t in tensors)
+    halves = [t.double().frexp().mantissa.abs() for t in tensors]
+    wide = sum(not bool(((half == 0.5) | (half == 0)).all()) for half in halves)  # no powers of two
     return wide <= 1 or (wide <= 2 and all(bool((t.double() == t.float().double()).all()) for t in tensors))
 
 

@@ -32,7 +32,7 @@ def unshifted(call: Call, result: Fact) -> Fact:
         for shift_at, (shift, other) in enumerate(terms):
             if shift_at == i or other != sign:
                 continue
-            found = without(whole, shift)
+            found = without(whole, shift) if tuple(whole.shape) == tuple(shift.shape) else None
             if found is None:
                 continue
             rest = [term for place, term in enumerate(terms) if place not in (i, shift_at)]
@@ -104,7 +104,7 @@ def difference(fact: Fact, shift: Fact, chain: Sequence[Call]) -> Fact | None:
     places = {int(d) % rank for d in ([dims] if isinstance(dims, int) else dims)}
     kept = [d for d in range(rank) if d not in places]
     fits = all(m.shape[d] == 1 for d in places) and all(m.shape[d] == call.shape[d] for d in kept)
-    return x if fits and shift.shape.numel() == m.shape.numel() else None
+    return x if fits else None
 
 
 def replayed(chain: Sequence[Call], x: Fact) -> Fact | None:
