@@ -291,8 +291,8 @@ MINIMA: dict[str, tuple[Callable[[Tensor], Tensor], float]] = {
     "sign": (lambda x: ((x - TARGET.to(x)) * (x - TARGET.to(x)).sign()).sum(1), 1.0),
     "topk": (lambda x: (x - TARGET.to(x)).abs().topk(2, 1).values.sum(1), 1.0),
     "cummax": (lambda x: (x - TARGET.to(x)).abs().cummax(1).values.sum(1), 1.0),
-    "l1_loss": (lambda x: F.l1_loss(x, like(TARGET, x), reduction="none").sum(1), 1.0),
-    "linalg_vector_norm": (lambda x: (x + 2 - (x + 2).clamp(-1, 1)).norm(dim=1), 0.0),
+    "smooth_l1_loss": (lambda x: F.smooth_l1_loss(x, like(TARGET, x), reduction="none").sum(1), 0.5),
+    "clamp": (lambda x: (x + 2 - (x + 2).clamp(-1, 1)).norm(dim=1), 0.0),
 }
 
 

@@ -71,6 +71,45 @@ def either(choice: Callable[[Tensor], bool]) -> Callable[[], nn.Module]:
     return lambda: Function(lambda x: x.abs() if choice(x) else -x.abs())
 
 
+class Region(nn.Module):
+    """A part of its forward has a graph of its own, which may hold nothing; what follows it is another function."""
+
+    def __init__(self, region: Callable[[Tensor], Tensor], choice: Callable[[Tensor], bool]) -> None:
+        super().__init__()
+        self.region, self.choice = region, choice
+        self.weight = nn.Parameter(torch.ones(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.region(self.weight) * x.abs()
+        return y if self.choice(x) else -y
+
+
+def without_gradients(w: Tensor) -> Tensor:
+    with torch.no_grad():
+        return w.abs()
+
+
+def of_nothing(w: Tensor) -> Tensor:
+    with torch.no_grad():
+        len(w)
+    return w
+
+
+def in_a_type(w: Tensor) -> Tensor:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        return w.abs()
+
+
+def in_a_choice(w: Tensor) -> Tensor:
+    return torch.cond(w.sum() > 0, lambda v: v.abs(), lambda v: -v, (w,))
+
+
+def in_rows(w: Tensor) -> Tensor:
+    return torch.func.vmap(lambda v: v.abs())(w)
+
+
+REGIONS = (without_gradients, of_nothing, in_a_type, in_a_choice, in_rows)
+
 UNFAITHFUL: dict[str, tuple[Callable[[], nn.Module], str, str]] = {
     "a guard that is caught": (lambda: Function(swallowed), "catches an error", TRACED),
     "a number that is caught": (lambda: Function(swallowed_number), "catches an error|while it is traced", TRACED),
@@ -86,6 +125,18 @@ UNFAITHFUL: dict[str, tuple[Callable[[], nn.Module], str, str]] = {
     "a counter": (Counter, "called again", AGAIN),
     "a list": (Grower, "called again", AGAIN),
 }
+
+
+@pytest.mark.parametrize("region", REGIONS)
+def test_what_has_a_region_is_compared_as_well(region: Callable[[Tensor], Tensor]) -> None:
+    weight, rows = torch.ones(3), torch.zeros(2, 3)
+    assert region(weight).abs().sum() == 3
+    with pytest.raises(cx.NotTraceable, match="in a batch of 3"):
+        cx.certify(Region(region, lambda x: len(x) < 3), rows)
+    if region is not in_rows:  # which cannot be executed by itself
+        with pytest.raises(cx.NotTraceable, match="while it is traced"):
+            cx.certify(Region(region, lambda x: torch.compiler.is_exporting()), rows)
+        assert cx.certify(Region(region, lambda x: True), rows).convex
 
 
 @pytest.mark.parametrize("name", UNFAITHFUL)

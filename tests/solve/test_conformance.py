@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -59,6 +60,12 @@ def box(lo: float, hi: float, n: int) -> cx.Box:
 F = nn.functional
 LINE = torch.zeros(1, 1, dtype=torch.float64)
 MINIMA: dict[str, tuple[Callable[[Tensor], Tensor], cx.Box, float, list[float] | None]] = {
+    "a ReLU by a mask": (
+        lambda y: ((y - 0.3) * (y > 0.3) - 0.25 * y).sum(1), box(-1, 1, 2), -0.15, [0.3, 0.3],
+    ),
+    "a mask of constants": (
+        lambda y: (y.abs() * torch.tensor([True, False]) + (y - 0.1) ** 2).sum(1), box(-1, 1, 2), 0.01, [0.0, 0.1],
+    ),
     "a norm off its centre": (lambda y: torch.linalg.vector_norm(y + 100, dim=1), box(-1e3, 1e3, 2), 0.0, [-100.0] * 2),
     "an exponential": (lambda y: (y.exp() - 50 * y).sum(1), box(0, 100, 1), 50 - 50 * 3.912023005428146, [3.912023]),
     "a wide box": (lambda y: (y - 0.3).abs().sum(1), box(0, 1e6, 2), 0.0, [0.3, 0.3]),
@@ -74,6 +81,20 @@ MINIMA: dict[str, tuple[Callable[[Tensor], Tensor], cx.Box, float, list[float] |
         lambda y: F.adaptive_max_pool1d(y[:, None] - 7, 2).flatten(1).sum(1) + 2 * y.abs().sum(1), box(-9, 9, 5), -14.0,
         [0.0] * 5,
     ),
+    "an elu that is a line": (
+        lambda y: F.elu(y.square() + 0.5, alpha=3.0).sum(1) - 0.5 * y.sum(1), box(-2, 2, 2), 0.875, [0.25, 0.25],
+    ),
+    "a clamp that never cuts": (lambda y: (y.clamp(max=7).square() - y).sum(1), box(-2, 2, 2), -0.5, [0.5, 0.5]),
+    "minus a logarithm": (lambda y: (y - y.log()).sum(1), box(0.1, 5, 2), 2.0, [1.0, 1.0]),
+    "reciprocals": (lambda y: (1 / y + 4 * y).sum(1), box(0.1, 5, 2), 8.0, [0.5, 0.5]),
+    "minus a root": (lambda y: (3 * y - y.sqrt()).sum(1), box(0, 5, 2), -1 / 6, [1 / 36, 1 / 36]),
+    "a power of what is not negative": (
+        lambda y: (y.relu() ** 3 - 3 * y).sum(1), box(-2, 2, 2), -4.0, [1.0, 1.0],
+    ),
+    "a norm of concave functions": (
+        lambda y: (-(y - 0.2).relu()).norm(dim=1) - 0.5 * y.sum(1), box(-1, 1, 1), -0.1, [0.2],
+    ),
+    "a root of squares": (lambda y: (y - 0.3).square().sum(1).sqrt(), box(-1, 1, 2), 0.0, [0.3, 0.3]),
     "a constant": (lambda y: 3 + 0 * y.sum(1), box(-9, 9, 2), 3.0, None),
     "far off": (lambda y: 1e8 + (y - 0.3).abs().sum(1), box(-1, 1, 2), 1e8, [0.3, 0.3]),
 }  # fmt: skip
@@ -91,6 +112,14 @@ def test_minima_that_are_known(name: str) -> None:
     assert torch.equal(solution.value, solution.upper_bound)
     if best is not None:
         assert solution.x[0].tolist() == pytest.approx(best, abs=1e-3)
+
+
+def test_a_bundle_without_a_model_leaves_a_bound() -> None:
+    free = cx.Box(torch.zeros(2).double(), torch.full((2,), torch.inf).double())
+    solution = cx.minimise(Function(lambda y: -torch.special.entr(y).sum(1)), free)
+    least = -2 * math.exp(-1)
+    assert float(solution.lower_bound) <= least <= float(solution.value)
+    assert bool(solution.gap.isfinite().all())
 
 
 def test_a_sample_has_its_own_gates_however_small_it_is() -> None:

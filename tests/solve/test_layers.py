@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -154,3 +156,46 @@ def test_a_constant_function() -> None:
     layers = Layers(Opened(trace(Constant(), (y,), any_batch=True), 0), (y,))
     assert layers.value(y).tolist() == [3.0, 3.0]
     assert layers.subgradient(y)[1].unique().tolist() == [0.0]
+
+
+class Turned(nn.Module):
+    """An operator on tensors whose samples are not in the first dimension; its minimum at c is known."""
+
+    def __init__(self, turned: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.turned = turned
+
+    def forward(self, c: Tensor, y: Tensor) -> Tensor:
+        return self.turned(y - c) + 0.3 * y.sum(1)
+
+
+TURNED: dict[str, tuple[Callable[[Tensor], Tensor], int]] = {
+    "transposed": (lambda a: a.t().abs().t().sum(1), 1),
+    "transposed squares": (lambda a: a.t().square().t().sum(1), 1),
+    "transposed curves": (lambda a: (F.softplus(3 * a.t()) + F.softplus(-3 * a.t())).sum(0), 2),
+    "a dimension before": (lambda a: a[None].abs().sum((0, 2)), 2),
+    "stacked before": (lambda a: torch.stack([a, -2 * a]).relu().sum((0, 2)), 2),
+    "time first": (lambda a: a.view(-1, 2, 2).transpose(0, 1).abs().sum((0, 2)), 4),
+    "all in one": (lambda a: a.reshape(-1).abs().reshape(-1, 2).sum(1), 2),
+    "twice as many": (lambda a: torch.cat([a, -2 * a]).abs()[: a.shape[0]].sum(1), 2),
+    "windows": (lambda a: F.max_pool1d(torch.cat([a, -a], 1)[None], 2)[0].sum(1), 2),
+}
+
+
+@pytest.mark.parametrize("name", TURNED)
+def test_samples_that_are_not_first_are_not_taken_for_others(name: str, common_seed: int) -> None:
+    turned, size = TURNED[name]
+    f, box = Turned(turned), cx.Box(-2, 2, shape=(size,))
+    points = 4 * torch.rand(2_000, size, dtype=torch.float64) - 2
+    for batch in (4, 1):
+        c = torch.randn(batch, size).clamp(-1.5, 1.5).double()
+        solution = cx.minimise(f, box, given=c)
+        assert solution.converged.all()
+        for row, x, bound in zip(c, solution.x, solution.lower_bound, strict=True):
+            near = torch.cat([points, x + 1e-3 * points, x[None]]).clamp(-2, 2)
+            assert f(row.expand_as(near), near).min() >= bound
+
+
+def test_an_atom_over_the_first_dimension_is_opened() -> None:
+    solution = cx.minimise(Turned(lambda a: a.t().logsumexp(0)), cx.Box(-2, 2, shape=(2,)), given=torch.zeros(3, 2))
+    assert solution.solver == "newton"

@@ -111,7 +111,8 @@ def div(call: Call) -> Fact:
                 "it divides by a quantity that may be zero or of either sign", "divide by a positive quantity"
             )
         result = product(a, reciprocal_of(b), call.shape)
-        exact = math.nan if b.value is None or b.value.numel() != 1 else exponent_of(a) / float(b.value)
+        divisor = math.nan if b.value is None or b.value.numel() != 1 else float(b.value)
+        exact = exponent_of(a) / (divisor or math.nan)
         return result if math.isnan(exact) else replace(result, exponent=exact)
     if a.constant:
         return product(a, raised(b, -1.0, torch.reciprocal), call.shape)

@@ -82,6 +82,9 @@ IN_BATCHES = (
 )
 
 
+Run = Callable[["Program", Rows], Traced]
+
+
 class Different(Exception):
     """In words: when the module differs from its program, and what to do."""
 
@@ -120,7 +123,12 @@ def is_comparable(program: Program) -> bool:
     nodes = [node for node in program.graph.nodes if node.op == "call_function"]
     random = any(torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()) for node in nodes)
     held = all(source.kind == "input" or source.tensor is not None for source in program.sources.values())
-    return held and not random and not program.draws and all(is_plain(node.target) for node in nodes)
+    return held and not random and not program.draws
+
+
+def executable(program: Program) -> bool:
+    """Whether a program can be executed operator by operator."""
+    return all(is_plain(node.target) for node in program.graph.nodes if node.op == "call_function")
 
 
 def is_plain(target: Any) -> bool:
@@ -131,7 +139,9 @@ def is_plain(target: Any) -> bool:
     return name in REGIONS or getattr(target, "__module__", "") in ("_operator", "math", "torch")  # of numbers
 
 
-REGIONS = ("wrap_with_set_grad_enabled", "wrap_with_autocast")
+REGIONS = tuple(
+    f"higher_order::{name}" for name in ("wrap_with_set_grad_enabled", "wrap_with_autocast", "cond", "while_loop")
+)
 """Operators that hold a graph of their own."""
 
 
@@ -151,14 +161,26 @@ def cost(program: Program) -> float:
 
 
 def compare(model: nn.Module, program: Program, reasons: frozenset[str], cheap: bool) -> None:
-    """Raise `Different` where the module is not its program. Where a forward takes long there are few of them."""
+    """Raise `Different` where the module is not its program. Where a forward takes long there are few of them.
+
+    Where a program cannot be executed, nothing is at hand but the module, which is then compared with itself.
+    """
     known: list[tuple[Tensor, ...]] = [program.inputs]
     if all(tensor.device.type == "cpu" for tensor in program.inputs):  # an index out of range would end CUDA's context
         generator = torch.Generator().manual_seed(0)
         draws = DRAWS if cheap else DRAWS[:1]
         known += [tuple(drawn(t, size, sign, generator) for t in program.inputs) for size, sign in draws]
     known = known[::-1] if cheap else known[-1:]  # the example last: of zeros many functions are zero
-    traced = [executed(program, rows) for rows in known]
+    open_ = executable(program)
+
+    def run(program: Program, rows: Rows) -> Traced:
+        found = executed(program, rows) if open_ else Traced(None)
+        if found.leaves is None:
+            with calling(model):
+                return Traced(called(model, rows))
+        return found
+
+    traced = [run(program, rows) for rows in known]
     rows, of = known[0], traced[0]
     if any(is_empty(node) for node in program.graph.nodes) and differ(executed(program, rows, 1.0).leaves, of):
         return  # it reads memory that nothing was written to, which is a finding
@@ -175,11 +197,11 @@ def compare(model: nn.Module, program: Program, reasons: frozenset[str], cheap: 
             raise Different(WHILE_TRACED)
         if cheap and differ(with_gradients(model, rows), of):
             raise Different(WITH_GRADIENTS)
-        if not cheap and GRADIENTS in reasons and depends_on_batch(model, program, rows, of, 1, with_gradients):
-            differs = depends_on_batch(model, program, rows, of, 1)
+        if not cheap and GRADIENTS in reasons and depends_on_batch(model, program, rows, of, 1, run, with_gradients):
+            differs = depends_on_batch(model, program, rows, of, 1, run)
             raise Different(IN_BATCHES.format(1) if differs else WITH_GRADIENTS)
         for size in (1, BATCH + 1) if BATCHES in reasons else ():
-            if depends_on_batch(model, program, rows, of, size):
+            if depends_on_batch(model, program, rows, of, size, run):
                 raise Different(IN_BATCHES.format(size))
     if TYPES in reasons and not all(tensor.dtype == torch.float64 for tensor in rows):
         if differ(in_double(model, rows), of, 0.05):
@@ -251,9 +273,8 @@ def executed(program: Program, rows: Rows, memory: float = 0.0) -> Traced:
                 env[node] = made = function(*args, **kwargs)
                 if is_empty(node):
                     made.fill_(memory)
-                rounding = max(
-                    rounding, *(size_of(part) for part in (made if isinstance(made, (list, tuple)) else (made,)))
-                )
+                parts = made if isinstance(made, (list, tuple)) else (made,)
+                rounding = max([rounding, *map(size_of, parts)])
             for other in node.all_input_nodes if node.op != "output" else ():
                 left[other] -= 1
                 if not left[other]:
@@ -276,7 +297,13 @@ def size_of(value: Any) -> float:
 
 
 def depends_on_batch(
-    model: nn.Module, program: Program, rows: Rows, traced: Traced, size: int, call: Callable[..., Leaves] = called
+    model: nn.Module,
+    program: Program,
+    rows: Rows,
+    traced: Traced,
+    size: int,
+    run: Run,
+    call: Callable[..., Leaves] = called,
 ) -> bool:
     """Whether the module computes something else of rows in a batch of another size, of which the program takes each
     alone."""
@@ -289,7 +316,7 @@ def depends_on_batch(
         if isinstance(one, Tensor) and isinstance(of, Tensor) and of.ndim and of.shape[0] == BATCH:
             if of[order].shape == one.shape and apart(one, of[order], traced.rounding):
                 other.append((i, of))
-    alone = executed(program, [tensor[[0, 0]] for tensor in rows]).leaves if other else None
+    alone = run(program, [tensor[[0, 0]] for tensor in rows]).leaves if other else None
     return alone is not None and any(not apart(of[:1], alone[i][:1], traced.rounding) for i, of in other)
 
 

@@ -96,9 +96,15 @@ def absolute(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
     return z(args[0], -1.0)
 
 
+def beside(a: Any, b: Any) -> Any:
+    """Two tensors, or what stands for one, as a last dimension of two."""
+    holder = next((each for each in (a, b) if hasattr(each, "beside")), None)
+    return torch.stack(torch.broadcast_tensors(a, b), -1) if holder is None else holder.beside(a, b)
+
+
 def larger(z: Atoms, a: Any, b: Any) -> Tensor:
     if z.paired and is_array(b):
-        return z(torch.stack(torch.broadcast_tensors(a, b), -1), Largest(2))
+        return z(beside(a, b), Largest(2))
     return b + z(a - b)  # the difference has the shape of both together
 
 
@@ -298,6 +304,22 @@ def places_of(lines: Sequence[Tensor], sides: Sequence[int]) -> Tensor:
     return places.reshape(torch.Size([len(line) for line in lines]).numel(), -1)
 
 
+def pairwise(atom: Callable[[int], Bend]) -> Row:
+    """An atom of two tensors."""
+    return lambda z, args, kwargs: z(beside(args[0], args[1]), atom(2))
+
+
+def loss(row: Row) -> Row:
+    """A function of differences, entry by entry; what is reduced is reduced over samples too."""
+
+    def lowered(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
+        if argument(args, kwargs, 2, "reduction", 1) != 0:
+            raise Refusal("it adds up samples", "use reduction='none', and add up each sample")
+        return row(z, [args[0] - args[1]], {})
+
+    return lowered
+
+
 def deviations(x: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Any, list[int], bool, float]:
     """Differences from the mean along dimensions, these, whether they are kept, and what squares are divided by."""
     dim, unbiased = argument(args, kwargs, 1, "dim"), argument(args, kwargs, 2, "unbiased", True)
@@ -465,11 +487,20 @@ ROWS: tuple[tuple[str, Row], ...] = (
     ("_log_softmax", log_softmax),
     ("linalg_vector_norm", norm),
     ("norm", norm),
+    ("fmax", maximum),
+    ("fmin", minimum),
+    ("hypot", pairwise(Norm)),
+    ("logaddexp", pairwise(LogSumExp)),
+    ("mse_loss", loss(curved(square()))),
+    ("l1_loss", loss(absolute)),
     ("var", variance),
     ("std", deviation),
 )
 
-OFFSETS = frozenset(("maximum", "minimum", "max", "min", "clamp", "clamp_min", "clamp_max"))
+OFFSETS = frozenset((
+    "maximum", "minimum", "max", "min", "clamp", "clamp_min", "clamp_max", "fmax", "fmin", "hypot", "logaddexp",
+    "mse_loss", "l1_loss",
+))  # fmt: skip
 """Operators of the table that other inputs enter as something that is added."""
 
 

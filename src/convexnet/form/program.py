@@ -250,6 +250,7 @@ class Opened:
         affine: set[fx.Node] = set()
         gates: set[fx.Node] = set()
         closed: list[tuple[fx.Node, Refusal]] = []
+        elsewhere: list[fx.Node] = []
         cells = 0
         for node in self.nodes:
             try:
@@ -278,8 +279,11 @@ class Opened:
             refusal = self.refusal(node, env, straight, node in gates)
             if refusal is not None:
                 closed.append((node, refusal))
-            elif self.parameters is not None:
-                affine -= gates
+            else:
+                affine -= gates if self.parameters is not None else set()
+                elsewhere += [node] if node not in affine and self.turned(node) else []
+        if elsewhere and not closed:
+            closed += self.displaced(elsewhere[0], frozenset(affine), frozenset(gates))
         return Kinds(frozenset(affine), frozenset(gates), tuple(closed), cells)
 
     def refusal(self, node: fx.Node, env: Mapping[fx.Node, Any], straight: bool, gate: bool) -> Refusal | None:
@@ -301,6 +305,40 @@ class Opened:
             return refusal
         return None
 
+    def turned(self, node: fx.Node) -> bool:
+        """Whether an argument or result of an operator may hold the samples elsewhere than in its first dimension."""
+        first = {
+            leading(each.meta.get("val"))
+            for each in self.nodes
+            if each.op == "placeholder" and self.program.sources[str(each.target)].kind == "input"
+        }
+        for each in [part for part in parents(node) if part in self.moving] + [node]:
+            value = each.meta.get("val")
+            for part in value if isinstance(value, (list, tuple)) else [value]:
+                if isinstance(part, Tensor) and has_counts(part) and leading(part) not in first:
+                    return True
+        return False
+
+    def displaced(
+        self, node: fx.Node, affine: frozenset[fx.Node], gates: frozenset[fx.Node]
+    ) -> list[tuple[fx.Node, Refusal]]:
+        """What speaks against opening a program that turns its tensors: whether atoms have their samples first is seen
+        where there are two of them, and three."""
+        trial = copy.copy(self)
+        trial.found, trial.fixed, trial.kept = Kinds(affine, gates, (), 0), {}, {}
+        for rows in (2, 3):
+
+            def first(a: Tensor, bend: Met = 0.0, rows: int = rows) -> Tensor:
+                if a.shape[0] != rows:
+                    raise Refusal(ELSEWHERE, "keep the samples in the first dimension")
+                return value_of(a, bend)
+
+            try:
+                trial.results([each[torch.arange(rows) % len(each)] for each in self.program.inputs], first)
+            except Refusal as refusal:
+                return [(node, Refusal(ELSEWHERE, refusal.remedy))]
+        return []
+
     def cuts(self, node: fx.Node) -> bool:
         """Whether a node is a product with what takes its value later, and is cut."""
         if self.parameters is None or base_name(node.target) not in ("mul", "div"):
@@ -312,6 +350,7 @@ NEITHER = "it is neither affine nor one of the functions that have a form"
 SIMPLER = "write it with simpler operators, or minimise with cx.minimise"
 WEIGHTS = "its weights depend on a parameter"
 WHAT = "what it does depends on a parameter"
+ELSEWHERE = "its samples are not in the first dimension of what it is applied to"
 ARRAY = "give `given` as arrays instead of parameters, and export again for each of their values"
 
 
@@ -339,6 +378,17 @@ def is_count(node: fx.Node, counts: set[fx.Node]) -> bool:
     if base_name(node.target).startswith("sym_"):
         return True
     return bool(node.all_input_nodes) and counts.issuperset(node.all_input_nodes)
+
+
+def has_counts(tensor: Tensor) -> bool:
+    """Whether a size of what a graph notes is open."""
+    return any(isinstance(length, torch.SymInt) for length in tensor.shape)
+
+
+def leading(value: Any) -> str | None:
+    """The open size of the first dimension of what a graph notes of a value."""
+    length = value.shape[0] if isinstance(value, Tensor) and value.ndim else None
+    return str(length.node.expr) if isinstance(length, torch.SymInt) else None
 
 
 def place_of(node: fx.Node) -> str:

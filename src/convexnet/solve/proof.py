@@ -344,10 +344,11 @@ def shown(problem: Problem, evidence: Evidence, y: Tensor) -> tuple[Plane, Tenso
     f = problem.exact
     if evidence.points is not None and evidence.shares is not None:
         owner, which = (evidence.shares > LEAST).nonzero(as_tuple=True)
-        points = evidence.points[owner, which]
-        function = f.rows(owner)
-        plane = tangent(function, points) if isinstance(f, Whole) else below(function, points, by_gates(None))
-        return mixed(plane, owner, evidence.shares[owner, which], y), None
+        if len(owner):  # else the solver stopped before its model gave any
+            points = evidence.points[owner, which]
+            function = f.rows(owner)
+            plane = tangent(function, points) if isinstance(f, Whole) else below(function, points, by_gates(None))
+            return mixed(plane, owner, evidence.shares[owner, which], y), None
     at = problem.inside(y if evidence.touch is None else evidence.touch)
     if isinstance(f, Whole):
         return tangent(f, at), None

@@ -90,8 +90,7 @@ class Tracked:
         return self.rounded(other - self.value, 0.0 + self.error)
 
     def __mul__(self, other: Any) -> Tracked:
-        size = other.detach().abs() if isinstance(other, Tensor) else abs(other)
-        return self.rounded(self.value * other, self.error * size)
+        return self.rounded(self.value * other, self.error * absolute(other))
 
     def __neg__(self) -> Tracked:
         return Tracked(-self.value, self.error, self.unit)
@@ -118,6 +117,13 @@ class Tracked:
 
     def narrow(self, dim: int, start: int, length: int) -> Tracked:
         return self.moved(lambda t: t.narrow(dim, start, length))
+
+    def beside(self, a: Any, b: Any) -> Tracked:
+        """Two tensors, one of them tracked, as a last dimension of two."""
+        value = torch.stack(torch.broadcast_tensors(value_of(a), value_of(b)), -1)
+        errors = [torch.as_tensor(error_of(part), dtype=value.dtype, device=value.device) for part in (a, b)]
+        spread = [error.expand(value.shape[:-1]) for error in errors]
+        return Tracked(value, torch.stack(spread, -1), max(getattr(part, "unit", UNIT) for part in (a, b)))
 
     def sum(self, dims: list[int], keepdim: bool) -> Tracked:
         value, count = self.value.sum(dims, keepdim=keepdim), math.prod(self.value.shape[d] for d in dims)
@@ -384,6 +390,8 @@ def added(call: Call) -> list[Tensor]:
 
 def absolute(part: Any) -> Any:
     value = value_of(part)
+    if isinstance(value, Tensor) and value.dtype == torch.bool:  # flags that are in no doubt
+        return value.double()
     return value.detach().abs() if isinstance(value, Tensor) else abs(value)
 
 
