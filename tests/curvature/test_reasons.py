@@ -33,6 +33,7 @@ REASONS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], str]] = {
     "a coefficient": (lambda x, c: relu(x) * c, "^a coefficient of unknown sign, which depends on another input"),
     "1/c": (lambda x, c: relu(x) * c.reciprocal(), "^its argument does not depend on the input, but may be 0"),
     "c^-2": (lambda x, c: relu(x) * c**-2, "may be 0"),
+    "c^-3": (lambda x, c: relu(x) * c**-3, "may be 0"),
     "complex": (lambda x, c: (x * torch.tensor(1j)).real, "^its result is complex"),
     "a complex cast": (lambda x, c: x.to(torch.complex64).abs(), "^its result is complex"),
     "fourier": (lambda x, c: torch.fft.rfft(x).abs(), "complex"),
@@ -80,6 +81,13 @@ def test_the_reason_is_true_of_the_call(name: str) -> None:
     findings = cx.certify(Function(function), (X, C), wrt=0).findings
     assert any(re.search(words, finding.reason) for finding in findings), [f.reason for f in findings]
     assert all(finding.reason and "  " not in finding.reason for finding in findings)
+
+
+@pytest.mark.parametrize("power", [-9, -5, -4, -3, -2, -1, 2, 3, 4, 9, 10, 11, 12])
+def test_a_power_has_the_sign_of_its_base_or_none(power: int) -> None:
+    """Odd powers are negative where their base is, and negative ones have a pole."""
+    certificate = cx.certify(Function(lambda x, c: relu(x) * c**power), (X, C), wrt=0)
+    assert certificate.convex == (power > 0 and power % 2 == 0)
 
 
 CONVEX: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

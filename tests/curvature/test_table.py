@@ -318,9 +318,10 @@ def violations(rule: Rule, trial: Trial) -> tuple[list[str], list[Fact]]:
     try:
         result = rule(call)
     except Refusal as refusal:
-        if refusal.result is None:
+        known = refusal.known_of(call)
+        if known is None:
             return [], []
-        result = refusal.result
+        result = known
     except Exception as error:  # whatever a rule raises beside a refusal is a gap in it
         return [f"crashed: {type(error).__name__}: {str(error).strip()[:200]}"], []
     facts = list(result) if isinstance(result, tuple) else [result]

@@ -153,9 +153,9 @@ def test_no_value_of_an_option_is_left_out() -> None:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ("--method cilp", "'--method': 'cilp' is not one of exponentiate, clip, absolute, shift, softplus, exp."),
+        ("--method cilp", "not one of exponentiate, clip, absolute, shift, softplus, exp (did you mean 'clip'?)."),
         ("--init zero", "'--init': 'zero' is not one of paper, lognormal, identity."),
-        ("--whiten pca", "'--whiten': 'pca' is not one of standard, zca."),
+        ("--whiten pca", "'--whiten': 'pca' is not one of standard, zca (did you mean 'zca'?)."),
         ("--widen-first 1", "'--widen-first': 1 is not above 1"),
         ("--widen-first nan", "'--widen-first': nan is not above 1"),
         ("--widen-first inf", "'--widen-first': inf is not above 1"),

@@ -123,7 +123,9 @@ def test_stopped_in_the_midst_of_an_epoch(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_writes_a_checkpoint_first(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_signal_writes_a_checkpoint_first(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
     job = small.job(augment="crop-flip")
     whole = run(job, small.place(tmp_path / "whole", network=True))
     monkeypatch.setattr(experiment, "SLICE", 0.0)
@@ -134,6 +136,8 @@ def test_a_signal_writes_a_checkpoint_first(number: int, tmp_path: Path, monkeyp
             os.kill(os.getpid(), number)
         original(training)
 
+    before = signal.signal(number, signal.default_int_handler)  # a shell may have had it ignored
+    request.addfinalizer(lambda: signal.signal(number, before))
     handlers = [signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)]
     monkeypatch.setattr(experiment.Training, "after", after)
     with pytest.raises(signals.Stopped, match=signal.Signals(number).name):

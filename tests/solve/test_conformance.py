@@ -10,11 +10,20 @@ import torch
 from torch import Tensor, nn
 
 import convexnet as cx
+from convexnet.curvature.reductions import Window
+from convexnet.curvature.shapes import Moving
+from convexnet.curvature.table import row_of
 from tests.solve.energies import NAMES, checked, drawn
 
 PARTS = 10
 """Tests that the operators are shared out to."""
 
+
+ALIKE = [name for name in NAMES if isinstance(row_of(name).rule, (Moving, Window))]
+"""Operators that move elements, or look at windows of them: by their kind the solvers do the same with all of them, and
+that each is of its kind is tested with the table. Every third is met here, all of them in `make fuzz`."""
+
+MET = [name for name in NAMES if name not in ALIKE[1::3] + ALIKE[2::3]]
 
 NEITHER = ("ceil", "cos", "erf", "floor", "gelu", "round", "sign", "sin")
 """Operators of which every energy below is refused, after six traces; that they are refused is tested with one."""
@@ -24,7 +33,7 @@ NEITHER = ("ceil", "cos", "erf", "floor", "gelu", "round", "sign", "sin")
 def test_every_operator_keeps_every_promise(part: int) -> None:
     """An operator whose oracles make no energy (it is not convex, or has no batch) is not met; most are."""
     met = closed = 0
-    for number, name in list(enumerate(NAMES))[part::PARTS]:
+    for number, name in list(enumerate(MET))[part::PARTS]:
         if name in NEITHER:
             continue
         energies = (drawn(seed, name) for seed in (number, 1000 + number, 2000 + number))

@@ -90,7 +90,7 @@ def mul(call: Call) -> Fact:
     try:
         return product(a, b, call.shape)
     except Refusal as refusal:
-        raise replace(refusal, result=product_of_powers(a, b, call.shape)) from None
+        raise replace(refusal, result=product_of_powers(a, b, call.shape), by=call) from None
 
 
 def reciprocal_of(b: Fact) -> Fact:
@@ -123,6 +123,7 @@ def div(call: Call) -> Fact:
         "it divides by a quantity that depends on the input, and so does what is divided",
         "divide by a constant; normalise with BatchNorm in eval mode rather than by statistics of the sample",
         result,
+        call,
     )
 
 

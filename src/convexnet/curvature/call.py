@@ -20,12 +20,18 @@ Rule = Callable[["Call"], Result]
 class Refusal(Exception):
     """Raised by a rule that can say nothing about a call; the walk turns it into an unknown fact and a finding.
 
-    `result` is what is known all the same: no curvature, but bounds, and degrees that a later operator may use.
+    `result` is what is known all the same: no curvature, but bounds, and degrees that a later operator may use. It is
+    that of the call `by`: where a rule asks another one, what that knows of its own part is not the whole's.
     """
 
     reason: str
     remedy: str = ""
     result: Fact | None = None
+    by: Call | None = None
+
+    def known_of(self, call: Call) -> Fact | None:
+        """What is known of the result of this call."""
+        return self.result if self.by is call else None
 
 
 @dataclass(frozen=True)

@@ -255,7 +255,7 @@ def det(call: Call) -> Fact:
     zero = uniform(0.0, call.shape, torch.float64)
     result = spectrum(call, call.shape).bounded(zero, uniform(INF, call.shape, torch.float64))
     result = replace(result, concavity=float(x.shape[-1]), positive=True)
-    raise Refusal("a determinant is a product of eigenvalues", "take its logarithm, or its n-th root", result)
+    raise Refusal("a determinant is a product of eigenvalues", "take its logarithm, or its n-th root", result, call)
 
 
 def inverse(call: Call) -> Fact:
@@ -266,4 +266,4 @@ def inverse(call: Call) -> Fact:
     kept = elementwise(torch.logical_and, call.shape, result.nonconvex, (~diagonal).expand(tuple(call.shape)))
     lo = torch.where(diagonal, 0.0, -INF).double().expand(tuple(call.shape))
     result = replace(result.bounded(lo, result.hi), nonconvex=kept)
-    raise Refusal("off its diagonal an inverse has no curvature", "use its diagonal, or its trace", result)
+    raise Refusal("off its diagonal an inverse has no curvature", "use its diagonal, or its trace", result, call)

@@ -171,7 +171,7 @@ def prod(call: Call) -> Fact:
     result = replace(result, nonconvex=result.varies, nonconcave=result.varies, positive=x.is_positive)
     if x.goes_below_zero:
         line = (uniform(end, shape, torch.float64) for end in (-INF, INF))
-        raise Refusal("it multiplies quantities of which some may be negative", PRODUCTS, result.bounded(*line))
+        raise Refusal("it multiplies quantities of which some may be negative", PRODUCTS, result.bounded(*line), call)
 
     def run(bound: Tensor, sign: float) -> Tensor:
         inner = core(bound).double()
@@ -184,7 +184,7 @@ def prod(call: Call) -> Fact:
     if x.power == INF:
         result = replace(result, nonconvex=uniform(False, shape, torch.bool), degree=INF)
     if where_any(result.unknown):
-        raise Refusal("it multiplies quantities that depend on the input", PRODUCTS, result)
+        raise Refusal("it multiplies quantities that depend on the input", PRODUCTS, result, call)
     return result
 
 

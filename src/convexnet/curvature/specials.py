@@ -40,7 +40,7 @@ def xlogy(call: Call) -> Fact:
     try:
         return product(x, log, call.shape)
     except Refusal as refusal:
-        raise replace(refusal, result=product_of_powers(x, log, call.shape)) from None
+        raise replace(refusal, result=product_of_powers(x, log, call.shape), by=call) from None
 
 
 def no_positive_number(call: Call) -> bool:

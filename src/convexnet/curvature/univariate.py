@@ -89,16 +89,16 @@ def told(part: Interval, defined: Tensor) -> Interval:
 
 
 def power(x: Jet, r: float) -> Jet:
+    if r in (0, 1):
+        return x if r else UNIT
     if r == 2:
         return x.through(x.f.square(), x.f + x.f, interval(2.0))
-    if r == 1:
-        return x
-    if r == -1:
-        return inverse(x)
-    if r == 0:
-        return UNIT
-    if float(r).is_integer() and 0 < r <= 8:
-        return x * power(x, r - 1)
+    if float(r).is_integer():  # which are defined, and may be negative, on both sides of zero
+        if r < 0:
+            return inverse(power(x, -r))
+        if r > 64:
+            raise Lost
+        return x * power(x, r - 1) if r <= 8 else power(power(x, r // 2), 2) * power(x, r % 2)
     return exp(log(x) * constant_jet(interval(float(r))))
 
 

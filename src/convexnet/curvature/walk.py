@@ -271,7 +271,8 @@ class _Runner:
         except Refusal as refusal:
             if not moving:
                 return beyond(call)
-            result = None if refusal.result is None else refined(call, refusal.result)
+            known_here = refusal.known_of(call)
+            result = None if known_here is None else refined(call, known_here)
             result = found_again(call, result) if moving else result
             if result is None or where_any(result.unknown):
                 lost = self.blame(node, call, refusal, hold=node in self.parts)

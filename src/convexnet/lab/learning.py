@@ -6,6 +6,7 @@ the learner from the job and says which columns the record has besides those tha
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -64,7 +65,7 @@ def common(job: Job, driven: Driven) -> Row:
         "model": job.model,
         "dataset": job.dataset,
         "variant": job.variant,
-        "recipe": asdict(job.recipe),
+        "recipe": json.loads(json.dumps(asdict(job.recipe))),  # as it is read again, tuples as lists
         "seed": job.seed,
         "full": job.full,
         **({"continued_from": job.continued_from} if job.continued_from else {}),

@@ -105,7 +105,7 @@ def fitted(pixels: Tensor, example: Tensor) -> tuple[Tensor, str]:
     Example:
         >>> image, note = fitted(torch.zeros(3, 4, 4, dtype=torch.uint8), torch.zeros(2, 1, 2, 2))
         >>> tuple(image.shape), note
-        ((1, 1, 2, 2), 'resized from 4 x 4, colours left out')
+        ((1, 1, 2, 2), 'resized from 4 x 4')
     """
     image = pixels[None].to(example.dtype) / 255
     said: list[str] = []
