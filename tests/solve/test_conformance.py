@@ -10,16 +10,19 @@ import torch
 from torch import Tensor, nn
 
 import convexnet as cx
+from convexnet.curvature.pointwise import Pointwise
 from convexnet.curvature.reductions import Window
-from convexnet.curvature.shapes import Moving
+from convexnet.curvature.shapes import Moving as MovingRule
 from convexnet.curvature.table import row_of
-from tests.solve.energies import NAMES, checked, drawn
+from convexnet.form.execution import way_of
+from tests.curvature.oracles import SAMPLES, Fixed, Moving, Sample
+from tests.solve.energies import NAMES, checked, drawn, exchanged, finite, specs
 
 PARTS = 10
 """Tests that the operators are shared out to."""
 
 
-ALIKE = [name for name in NAMES if isinstance(row_of(name).rule, (Moving, Window))]
+ALIKE = [name for name in NAMES if isinstance(row_of(name).rule, (MovingRule, Window))]
 """Operators that move elements, or look at windows of them: by their kind the solvers do the same with all of them, and
 that each is of its kind is tested with the table. Every third is met here, all of them in `make fuzz`."""
 
@@ -60,6 +63,41 @@ class Function(nn.Module):
 def test_what_is_left_out_is_refused(name: str) -> None:
     operator = getattr(torch.ops.aten, name)
     assert cx.certify(Function(lambda y: operator(y).sum(1)), torch.zeros(1, 2)).curvature == "unknown"
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if isinstance(row_of(n).rule, Pointwise) and n not in NEITHER])
+def test_a_tangent_has_the_slope_of_the_function(name: str) -> None:
+    """Bounds rest on derivatives, which a library may compute in a lower precision than the function: compared with
+    differences of fourth order, at points beside which there is no kink."""
+    _, function, _ = way_of(getattr(torch.ops.aten, name).default)
+    compared = 0
+    for sample in SAMPLES[name]:
+        moving = list(dict.fromkeys(spec for spec in specs(sample) if isinstance(spec, Moving)))
+        if len(moving) != 1 or any(isinstance(spec, Fixed) for spec in specs(sample)):
+            continue
+        for low, high in moving[0].within:
+            low, high = finite(low, high)
+            x = (torch.linspace(low, high, 43, dtype=torch.float64)[1:-2] + (high - low) / 97).requires_grad_()
+
+            def at(point: Tensor, sample: Sample = sample, spec: Moving = moving[0]) -> Tensor:
+                args, kwargs = exchanged(
+                    [list(sample.args), sample.kwargs], lambda part: point if part == spec else part
+                )
+                return function(*args, **kwargs)
+
+            y = at(x)
+            if not y.requires_grad:
+                continue
+            (slope,) = torch.autograd.grad(y, x, torch.ones_like(y))
+            with torch.no_grad():
+                quotients = [
+                    (8 * (at(x + h) - at(x - h)) - at(x + 2 * h) + at(x - 2 * h)) / (12 * h) for h in (1e-3, 5e-4)
+                ]
+            smooth = (quotients[0] - quotients[1]).abs() <= 1e-9 * (1 + quotients[0].abs())
+            compared += int(smooth.sum())
+            wrong = (quotients[1] - slope).abs() > 1e-9 * (1 + slope.abs())
+            assert not bool((smooth & wrong).any()), f"{name} at {x[smooth & wrong].tolist()[:3]}"
+    assert compared, "no point was compared"
 
 
 def box(lo: float, hi: float, n: int) -> cx.Box:

@@ -447,7 +447,7 @@ def problem_of(reading: Reading, asked: Asked, everywhere: bool, solver: str) ->
         except Refusal as refusal:
             closed = refusal.reason
         except (RuntimeError, IndexError) as error:
-            if runs(reading.opened, inputs):
+            if runs(reading.opened, inputs) and runs(reading.opened, [tensor[:1] for tensor in inputs]):
                 raise error
             closed, single = "an operator has settings for one size of the batch", True
         else:
