@@ -253,7 +253,7 @@ def alike(model: nn.Module, given: tuple[Tensor, ...], box: cx.Box) -> bool:
     model = bare(model)
     try:
         one, both = values(model, tuple(part[:1] for part in given), y[:1]), values(model, given, y)
-    except (RuntimeError, IndexError):
+    except (RuntimeError, IndexError, ValueError):
         return False
     return len(one) == 1 and torch.allclose(one, both[:1], rtol=1e-9, atol=0.0)
 
