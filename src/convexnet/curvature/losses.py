@@ -251,6 +251,11 @@ def by_label(call: Call, x: Fact, labels: Fact, weight: Fact | None, smoothing: 
         Influence(x, gated(reach, None if right is None else ~right), gated(reach, right), by_row=dim == 1),
         Influence(labels, up=lambda mask: mask if tuple(mask.shape) == shape else uniform(True, shape, torch.bool)),
     ]
+    return not_negative(influences, weight, shape)
+
+
+def not_negative(influences: list[Influence], weight: Fact | None, shape: Shape) -> Fact:
+    """A convex loss that is never negative, times the weight of its class."""
     if weight is not None:
         influences.append(Influence(weight, up=lambda mask: uniform(bool(mask.any()), shape, torch.bool)))
     result = compose(influences, shape, bends_up=uniform(True, shape, torch.bool))
@@ -271,10 +276,7 @@ def cross_entropy(call: Call) -> Fact:
     shape = tuple(n for d, n in enumerate(x.shape) if d != dim)
     reach = spread(x, shape, dim)
     influences = [Influence(x, reach, reach, by_row=dim == 1), Influence(target, reach, by_row=dim == 1)]
-    if weight is not None:
-        influences.append(Influence(weight, up=lambda mask: uniform(bool(mask.any()), shape, torch.bool)))
-    result = compose(influences, shape, bends_up=uniform(True, shape, torch.bool))
-    return result.bounded(uniform(0.0, shape, torch.float64), result.hi)
+    return not_negative(influences, weight, shape)
 
 
 def negative_log_likelihood(call: Call) -> Fact:

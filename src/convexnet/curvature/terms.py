@@ -110,15 +110,24 @@ def exp(x: Terms) -> Terms:
     return result
 
 
-def log(x: Terms, fact: Fact | None) -> Terms:
-    """Of one positive term."""
-    if len(x.of) != 1:
-        if fact is not None and set(x.of) == {(1.0, 0, 0.0), (0.0, 0, 0.0)}:
-            raise Rebase(fact)
-        raise Lost
+def positive_term(x: Terms, fact: Fact | None) -> tuple[float, float, Interval]:
+    """a, k and c of the only term c x^a exp(k x), with c > 0.
+
+    Raises:
+        Rebase: there are two, and they are affine in the variable.
+        Lost: it is none.
+    """
+    if fact is not None and set(x.of) == {(1.0, 0, 0.0), (0.0, 0, 0.0)}:
+        raise Rebase(fact)
     (a, b, k), c = x.single
     if b != 0 or not bool((c.lo > 0).all()):
         raise Lost
+    return a, k, c
+
+
+def log(x: Terms, fact: Fact | None) -> Terms:
+    """Of one positive term."""
+    a, k, c = positive_term(x, fact)
     found = Terms(number(c.rising(torch.log)).of, x.pole)
     if a:
         found = found + Terms({(0.0, 1, 0.0): interval(a)}, pole=True)
@@ -131,13 +140,7 @@ def power(x: Terms, r: float, fact: Fact | None) -> Terms:
         for _ in range(int(r)):
             result = result * x
         return result
-    if len(x.of) != 1:
-        if fact is not None and set(x.of) == {(1.0, 0, 0.0), (0.0, 0, 0.0)}:
-            raise Rebase(fact)
-        raise Lost
-    (a, b, k), c = x.single
-    if b != 0 or not bool((c.lo > 0).all()):
-        raise Lost
+    a, k, c = positive_term(x, fact)
     if not r.is_integer() and a.is_integer() and a % 2 == 0 and a != 0:
         raise Lost  # the root of x^2 is |x|
     factor = c if r == 1 else (c.rising(torch.log) * r).rising(torch.exp, floor=0.0)

@@ -162,8 +162,7 @@ def leave() -> None:
 
 def identified(job: Job) -> Job:
     """The job with what stands for the content of its data, where these are a user's own."""
-    found = fingerprint_of(job.dataset)
-    return replace(job, data=found) if found and not job.data else job
+    return job if job.data else replace(job, data=fingerprint_of(job.dataset))
 
 
 def loaded(job: Job, place: Place) -> DataSet:
