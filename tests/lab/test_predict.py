@@ -96,6 +96,7 @@ def test_an_image_without_colours() -> None:
         ("network", "words.png cannot be read as an image"),
         ("vectors", "takes inputs (4,), and no images"),
         ("network folder", "a folder without images"),
+        ("network missing", "there is no image"),
     ],
 )
 def test_what_cannot_be_predicted_is_a_line(file: str, told: str, saved: Path, tmp_path: Path) -> None:
@@ -106,7 +107,7 @@ def test_what_cannot_be_predicted_is_a_line(file: str, told: str, saved: Path, t
     vectors = tmp_path / "vectors.safetensors"
     cx.save(nn.Linear(4, 2), vectors)
     first = {"vectors": vectors, "none.safetensors": tmp_path / file}.get(file, saved)
-    done = predict(first, empty if "folder" in file else words)
+    done = predict(first, empty if "folder" in file else tmp_path / "none.png" if "missing" in file else words)
     assert done.exit_code == 2
     assert told in done.stderr
     assert "Traceback" not in done.output

@@ -94,6 +94,8 @@ def files_in(paths: Sequence[Path]) -> list[Path]:
             if not inside:
                 raise UsageError(f"{path} is a folder without images")
             found += inside
+        elif not path.exists():
+            raise UsageError(f"there is no image {path}")
         else:
             found.append(path)
     return found
