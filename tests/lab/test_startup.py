@@ -14,13 +14,12 @@ import convexnet.choices
 from convexnet import zoo
 from convexnet.choices import ConstraintName
 from convexnet.constraints.sets import METHODS
-from convexnet.conversion.rewrites import ACTIVATIONS
 from convexnet.initialise import initialise
 from convexnet.initialise.moments import ACTIVATIONS as WITH_MOMENTS
 from convexnet.lab import choices, models, recipes, whiten
 from convexnet.lab.data import AUGMENTATIONS, KINDS, NAMES
 from convexnet.lab.studies import STUDIES
-from convexnet.nn import activations as nn_activations
+from convexnet.nn import activations
 from convexnet.nn.layers import POSITIVE
 from convexnet.solve.solvers.choose import WAYS
 from tests.processes import HANGING
@@ -62,7 +61,7 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 def test_choices_are_what_they_choose_from() -> None:
     assert tuple(METHODS) == convexnet.choices.METHODS == choices.METHODS
     assert {*POSITIVE, *METHODS} == {*get_args(ConstraintName)}
-    for table in (ACTIVATIONS, zoo.ACTIVATIONS, nn_activations.ACTIVATIONS, WITH_MOMENTS):
+    for table in (zoo.ACTIVATIONS, activations.ACTIVATIONS, WITH_MOMENTS):
         assert {*table} == {*convexnet.choices.ACTIVATIONS}
     for init in convexnet.choices.INITS:
         initialise(torch.nn.Linear(2, 2), {"weight": torch.tensor(True)}, init)
