@@ -13,7 +13,7 @@ from convexnet.curvature import explain
 from convexnet.curvature.arguments import chosen
 from convexnet.curvature.facts import AFFINE, CONCAVE, CONSTANT, CONVEX, UNKNOWN, Fact, constant, known
 from convexnet.curvature.fields import aligned_rows, compact, uniform
-from convexnet.curvature.findings import Finding, aligned, findings_of, not_finite, rewritten
+from convexnet.curvature.findings import Finding, aligned, drawn, findings_of, not_finite, rewritten
 from convexnet.curvature.graph import base_name, module_path, source_line
 from convexnet.curvature.trace import Program, Source, place, trace
 from convexnet.curvature.walk import Walk, walk
@@ -183,7 +183,7 @@ def certify_program(program: Program, wrt: int | Sequence[int] | None = None, do
     findings = (*broken, *findings_of(program, found))
     outputs = {path: fact.curvature for path, fact in found.facts.items() if not fact.integral}
     curvature = join(outputs.values())
-    if broken:
+    if broken or drawn(program, found):
         curvature, outputs = UNKNOWN, dict.fromkeys(outputs, UNKNOWN)
     return Certificate(
         convex=not findings and curvature in (CONSTANT, AFFINE, CONVEX),

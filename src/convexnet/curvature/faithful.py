@@ -27,9 +27,10 @@ from torch.utils import _pytree as pytree
 from convexnet.curvature.accepted import attributes
 from convexnet.curvature.arguments import copied, in_float64
 from convexnet.curvature.fields import BATCH
-from convexnet.curvature.graph import base_name
+from convexnet.curvature.graph import base_name, behind, draws
+from convexnet.curvature.opaque import is_transform
 from convexnet.curvature.suspicions import AGAIN, BATCHES, GRADIENTS, TRACED, TYPES, suspicions
-from convexnet.curvature.undisturbed import calling, silent
+from convexnet.curvature.undisturbed import calling, silent, surroundings
 from convexnet.errors import NotTraceable
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def check_faithful(model: nn.Module, program: Program) -> None:
     if not reasons:
         return
     try:
-        with silent(), torch.no_grad():
+        with silent(), surroundings(), torch.no_grad():
             compare(model, program, reasons, cheap)
     except Different as different:
         raise NotTraceable(f"{type(model).__name__} is not what is traced of it: {different}") from None
@@ -125,8 +126,10 @@ def check_faithful(model: nn.Module, program: Program) -> None:
 
 def is_comparable(program: Program) -> bool:
     """Whether the program's tensors are at hand, and what it computes is no matter of chance (which is a finding)."""
-    nodes = [node for node in program.graph.nodes if node.op == "call_function"]
-    random = any(torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()) for node in nodes)
+    read = behind(leaf for _, leaf in program.outputs if isinstance(leaf, fx.Node))
+    regions = [part for part in program.module.modules() if isinstance(part, fx.GraphModule)]
+    inner = [node for part in regions if part is not program.module for node in part.graph.nodes]
+    random = any(node.op == "call_function" and draws(node) for node in (*read, *inner))
     held = all(source.kind == "input" or source.tensor is not None for source in program.sources.values())
     return held and not random and not program.draws
 
@@ -140,7 +143,7 @@ def is_plain(target: Any) -> bool:
     """Whether an operator can be called by itself: those of torch.vmap open and close a transform."""
     name = base_name(target)
     if isinstance(target, OpOverload):
-        return not name.startswith("_vmap") and "batch_dim" not in name
+        return not is_transform(name)
     return name in REGIONS or getattr(target, "__module__", "") in ("_operator", "math", "torch")  # of numbers
 
 

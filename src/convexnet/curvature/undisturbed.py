@@ -152,7 +152,13 @@ def is_special(name: str) -> bool:
 
 def is_foreign(kind: type) -> bool:
     """Whether a class is neither Python's nor torch's own."""
-    return kind is not object and kind.__module__.partition(".")[0] not in ("torch", "builtins", "typing", "abc")
+    return kind is not object and home_of(kind).partition(".")[0] not in ("torch", "builtins", "typing", "abc")
+
+
+def home_of(item: Any) -> str:
+    """The module that a class or a function says it is from; what is made by hand may say nothing."""
+    found = getattr(item, "__module__", None)
+    return found if isinstance(found, str) else ""
 
 
 def inner_containers(values: list[Any]) -> list[Kept]:

@@ -16,11 +16,11 @@ from torch import Tensor, fx
 from convexnet.curvature.bounds import is_finite
 from convexnet.curvature.call import Call, Refusal, Result
 from convexnet.curvature.choices import Choice, Pick, choices
-from convexnet.curvature.constants import attribute, beyond, computed, draws, exact, tensor_fact
+from convexnet.curvature.constants import attribute, beyond, computed, exact, tensor_fact
 from convexnet.curvature.expressions import THROUGH, duplicates, recorded
 from convexnet.curvature.facts import CONSTANT, UNKNOWN, Fact, constant, typed, unknown
 from convexnet.curvature.fields import core, elementwise, is_aligned, level, uniform, where_any
-from convexnet.curvature.graph import ancestors, called, types_of
+from convexnet.curvature.graph import ancestors, called, draws, types_of
 from convexnet.curvature.literals import NAN, marked, spoiled, with_infinities
 from convexnet.curvature.matrices import sum_of_spectrum
 from convexnet.curvature.opaque import UNRULED, Opaque, unreal
@@ -50,6 +50,7 @@ class Walk:
     steps: list[tuple[fx.Node, str]] = field(default_factory=list)
     blames: list[Blame] = field(default_factory=list)
     turns: list[Blame] = field(default_factory=list)  # where convex elements became concave
+    drawn: set[fx.Node] = field(default_factory=set[fx.Node])  # random numbers
     casts: list[fx.Node] = field(default_factory=list)  # of what varies, to a type of lower precision
     errors: list[Exception] = field(default_factory=list)  # of rules that failed: bugs, for the tests
     stopped: bool = False
@@ -243,9 +244,9 @@ class _Runner:
         if self.fast and call.name not in THROUGH and node not in self.plans and node not in self.parts:
             if any(where_any(fact.unknown) and fact.order is None and fact.size is None for fact in facts):
                 raise _Stop
-        random = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
-        if draws(call) or (random and call.name not in TABLE):
-            return self.blame(node, call, RANDOM)
+        if draws(node):
+            self.found.drawn.add(node)
+            return self.blame(node, call, RANDOM, always=True)
         if call.name.startswith(("empty", "new_empty")):  # whatever the memory holds
             return constant(call.shape)
         moving = any(not fact.constant for fact in facts)
