@@ -176,7 +176,7 @@ def certify_program(program: Program, wrt: int | Sequence[int] | None = None, do
     unknown_parameters = given(program, variables, boxes, apart(program, lambda source: is_weight(program, source)))
     found = walk(program, unknown_parameters, explain, fast=parameters)
     scope = ALL
-    if found.stopped or not proved(found):
+    if found.stopped or not proved(found) or any(b.node.graph is not program.graph for b in found.blames):
         if parameters:
             found = walk(program, given(program, variables, boxes, lambda _: True), explain, fast=False)
             scope = HERE
