@@ -313,7 +313,7 @@ def test_a_finished_run_is_trained_longer(tmp_path: Path) -> None:
     text, plain = ((tmp_path / f"r.{ending}").read_text(encoding="utf-8") for ending in ("html", "md"))
     assert "<h1>Runs</h1>" in text
     assert "papers" not in text + plain
-    assert "orange: MLP, ours, seed 0, test" in plain
+    assert "Orange: MLP, ours. At the end: MLP, ours: train" in plain
     again = command(*words, "--epochs", "4", "--resume")
     assert again.exit_code == 0
     assert "nothing to do" in again.output
