@@ -13,7 +13,7 @@ from convexnet.conversion.convexify import INITS
 from convexnet.lab import choices, models, recipes, whiten
 from convexnet.lab.data import AUGMENTATIONS, KINDS, NAMES
 from convexnet.lab.studies import STUDIES
-from convexnet.solve.choose import NAMES as SOLVERS
+from convexnet.solve.solvers.choose import NAMES as SOLVERS
 from tests.processes import HANGING
 
 ROOT = Path(__file__).resolve().parents[2]

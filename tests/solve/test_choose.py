@@ -9,8 +9,8 @@ from torch import Tensor, nn
 import convexnet as cx
 from convexnet.curvature.trace import trace
 from convexnet.form.program import Opened
-from convexnet.solve.choose import MATRICES, NAMES
-from convexnet.solve.plain import Whole
+from convexnet.solve.functions.black_box import Whole
+from convexnet.solve.solvers.choose import MATRICES, NAMES
 
 
 class WithNorm(nn.Module):

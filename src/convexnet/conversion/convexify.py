@@ -8,8 +8,8 @@ from dataclasses import replace as replaced
 
 from torch import Tensor, nn
 
-from convexnet.constraints.derive import derive_program
-from convexnet.constraints.keeping import keep
+from convexnet.constraints.constrain import keep
+from convexnet.constraints.required_signs import derive_program
 from convexnet.constraints.sets import method_of
 from convexnet.conversion.changes import placed
 from convexnet.conversion.head import free_head

@@ -36,7 +36,7 @@ MODELS = ("mlp", "relu-mlp", "ficnn", "ioc-mlp", "allconv", "ioc-allconv")
 """`convexnet.lab.models`."""
 
 SOLVERS = ("auto", "newton", "bundle", "pdhg", "admm", "fista", "adam", "lp")
-"""`convexnet.solve.choose`."""
+"""`convexnet.solve.solvers.choose`."""
 
 STUDIES = (
     (

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 import convexnet as cx
-from convexnet.constraints.derive import derive
-from convexnet.constraints.keeping import Kept
+from convexnet.constraints.constrain import Kept
 from convexnet.constraints.parametrised import owner, unparametrise
+from convexnet.constraints.required_signs import derive
 from convexnet.lab.whiten import whitening
 from convexnet.memory import CONSTRAINT
 from convexnet.zoo import MLP

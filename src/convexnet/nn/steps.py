@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from convexnet.constraints.keeping import keep
+from convexnet.constraints.constrain import keep
 from convexnet.constraints.sets import METHODS, Interval, method_of
 from convexnet.errors import meant
 from convexnet.initialise.moments import moments
