@@ -7,10 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from convexnet.constraints.sets import METHODS
 from convexnet.conversion.convexify import INITS
 from convexnet.lab import choices, models, recipes, whiten
+from convexnet.lab.commands import app
 from convexnet.lab.data import AUGMENTATIONS, KINDS, NAMES
 from convexnet.lab.studies import STUDIES
 from convexnet.solve.solvers.choose import NAMES as SOLVERS
@@ -21,7 +23,8 @@ ROOT = Path(__file__).resolve().parents[2]
 QUICK = """
 import contextlib, io, sys
 from convexnet.lab.cli import main
-for words in ("--version", "--help", "study list", "study run --help", "train --help", "minimise --help", "train --x"):
+COMMANDS = "--version,--help,study list,study run --help,train --help,minimise --help,train --x,--show-completion bash"
+for words in COMMANDS.split(","):
     sys.argv = ["convexnet", *words.split()]
     out = io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out), contextlib.suppress(SystemExit):
@@ -41,6 +44,26 @@ def test_help_needs_no_torch() -> None:
         [sys.executable, "-c", QUICK], cwd=ROOT, capture_output=True, text=True, timeout=HANGING, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("convexnet cert", {"certify"}),
+        ("convexnet train --recipe ", set(choices.RECIPES)),
+        ("convexnet train --method s", {"shift", "softplus"}),
+        ("convexnet study run fig", {"fig2", "fig3"}),
+    ],
+)
+def test_a_shell_completes(typed: str, offered: set[str]) -> None:
+    """Asked for as in the script that `convexnet --show-completion` prints for bash."""
+    asked = {
+        "_CONVEXNET_COMPLETE": "complete_bash",
+        "COMP_WORDS": typed,
+        "COMP_CWORD": str(typed.count(" ")),
+    }
+    shown = CliRunner().invoke(app, env=asked, prog_name="convexnet")
+    assert set(shown.output.split()) == offered
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

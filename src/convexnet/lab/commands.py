@@ -14,13 +14,12 @@ import convexnet as cx
 from convexnet.lab.choices import INITS, METHODS, WHITE_EPSILON, WHITENINGS
 from convexnet.lab.lab_commands import register
 from convexnet.lab.minimise_command import minimise
-from convexnet.lab.terminal import Allow, UsageError, one_of, print_certificate, refuse, stops_cleanly
+from convexnet.lab.terminal import Allow, UsageError, completing, one_of, print_certificate, refuse, stops_cleanly
 
 app = typer.Typer(
     name="convexnet",
     help="Convex neural networks: prove that a network is convex in its input, and see what convexity buys.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -82,6 +81,7 @@ def demo(
         typer.Option(
             metavar="|".join(METHODS),
             callback=one_of(METHODS),
+            autocompletion=completing(METHODS),
             help="How the convex network's weights keep their sign.",
         ),
     ] = "exponentiate",
@@ -99,6 +99,7 @@ def demo(
         typer.Option(
             metavar="|".join(INITS),
             callback=one_of(INITS),
+            autocompletion=completing(INITS),
             help="Draw the constrained weights anew.  [default: the ordinary network's, made non-negative]",
             show_default=False,
         ),
@@ -116,6 +117,7 @@ def demo(
         typer.Option(
             metavar="|".join(WHITENINGS),
             callback=one_of(WHITENINGS),
+            autocompletion=completing(WHITENINGS),
             help="Whiten the convex network's inputs, inside the network; "
             f"{WHITE_EPSILON:g} is added to every variance.",
             show_default=False,

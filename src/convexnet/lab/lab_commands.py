@@ -19,7 +19,7 @@ from convexnet.lab.choices import (
     RECIPES,
     STUDIES,
 )
-from convexnet.lab.terminal import one_of, refuse, stops_cleanly
+from convexnet.lab.terminal import completing, one_of, refuse, stops_cleanly
 
 DataDir = Annotated[
     Path | None, typer.Option("--data-dir", help="Folder of the data sets, in torchvision's layout.", file_okay=False)
@@ -28,7 +28,10 @@ Threads = Annotated[int, typer.Option(min=1, help="Processor threads that torch 
 Accelerator = Annotated[
     str,
     typer.Option(
-        metavar="cpu|cuda|auto", callback=one_of(("cpu", "cuda", "auto")), help="Where the networks are trained."
+        metavar="cpu|cuda|auto",
+        callback=one_of(("cpu", "cuda", "auto")),
+        autocompletion=completing(("cpu", "cuda", "auto")),
+        help="Where the networks are trained.",
     ),
 ]
 Download = Annotated[bool, typer.Option("--download", help="Let torchvision download what is missing to --data-dir.")]
@@ -54,13 +57,22 @@ def register(app: typer.Typer) -> None:
 
 
 def train(
-    dataset: Annotated[str, typer.Option(help=f"{', '.join(DATASETS)}.")],
+    dataset: Annotated[str, typer.Option(autocompletion=completing(DATASETS), help=f"{', '.join(DATASETS)}.")],
     model: Annotated[
-        str, typer.Option(metavar="|".join(MODELS), callback=one_of(MODELS), help="Which network.")
+        str,
+        typer.Option(
+            metavar="|".join(MODELS), callback=one_of(MODELS), autocompletion=completing(MODELS), help="Which network."
+        ),
     ] = "mlp",
     convex: Annotated[bool, typer.Option("--convex", help="Train the convex counterpart of the model.")] = False,
     recipe: Annotated[
-        str, typer.Option(metavar="|".join(RECIPES), callback=one_of(RECIPES), help="How it is trained.")
+        str,
+        typer.Option(
+            metavar="|".join(RECIPES),
+            callback=one_of(RECIPES),
+            autocompletion=completing(RECIPES),
+            help="How it is trained.",
+        ),
     ] = "paper-text",
     epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's.", show_default=False)] = None,
     batch: Annotated[int | None, typer.Option(min=2, help="Instead of the recipe's.", show_default=False)] = None,
@@ -70,6 +82,7 @@ def train(
         typer.Option(
             metavar="|".join(AUGMENTATIONS),
             callback=one_of(AUGMENTATIONS),
+            autocompletion=completing(AUGMENTATIONS),
             help="Instead of the recipe's.",
             show_default=False,
         ),
@@ -77,18 +90,39 @@ def train(
     normalise: Annotated[
         str | None,
         typer.Option(
-            metavar="|".join(NORMALISATIONS), callback=one_of(NORMALISATIONS), help="Instead of the recipe's."
+            metavar="|".join(NORMALISATIONS),
+            callback=one_of(NORMALISATIONS),
+            autocompletion=completing(NORMALISATIONS),
+            help="Instead of the recipe's.",
         ),
     ] = None,
     method: Annotated[
-        str | None, typer.Option(metavar="|".join(METHODS), callback=one_of(METHODS), help="Instead of the recipe's.")
+        str | None,
+        typer.Option(
+            metavar="|".join(METHODS),
+            callback=one_of(METHODS),
+            autocompletion=completing(METHODS),
+            help="Instead of the recipe's.",
+        ),
     ] = None,
     init: Annotated[
-        str | None, typer.Option(metavar="|".join(INITS), callback=one_of(INITS), help="Instead of the recipe's.")
+        str | None,
+        typer.Option(
+            metavar="|".join(INITS),
+            callback=one_of(INITS),
+            autocompletion=completing(INITS),
+            help="Instead of the recipe's.",
+        ),
     ] = None,
     noise: Annotated[float, typer.Option(callback=percent, help="Wrong training labels, in percent.")] = 0.0,
     noise_kind: Annotated[
-        str, typer.Option(metavar="|".join(NOISES), callback=one_of(NOISES), help="How they are drawn.")
+        str,
+        typer.Option(
+            metavar="|".join(NOISES),
+            callback=one_of(NOISES),
+            autocompletion=completing(NOISES),
+            help="How they are drawn.",
+        ),
     ] = "symmetric-including",
     train_samples: Annotated[int | None, typer.Option(min=2, help="Train on so many images only.")] = None,
     measure_every: Annotated[
@@ -191,7 +225,14 @@ def list_studies() -> None:
 
 @study_app.command("run")
 def run_study(
-    name: Annotated[str, typer.Argument(help="One of `convexnet study list`.", show_default=False)],
+    name: Annotated[
+        str,
+        typer.Argument(
+            autocompletion=completing(row[0] for row in STUDIES),
+            help="One of `convexnet study list`.",
+            show_default=False,
+        ),
+    ],
     seeds: Annotated[int | None, typer.Option(min=1, help="How many seeds.  [default: the study's]")] = None,
     smoke: Annotated[bool, typer.Option("--smoke", help="Seconds: that everything runs. Proves nothing.")] = False,
     full: Annotated[bool, typer.Option("--full", help="As the source has it; hours or days.")] = False,

@@ -9,7 +9,7 @@ import typer
 
 import convexnet as cx
 from convexnet.lab.choices import SOLVERS
-from convexnet.lab.terminal import Allow, UsageError, one_of, refuse, stops_cleanly
+from convexnet.lab.terminal import Allow, UsageError, completing, one_of, refuse, stops_cleanly
 
 
 def minimise(
@@ -36,7 +36,13 @@ def minimise(
     ] = None,
     tol: Annotated[float, typer.Option(help="Relative gap to prove.")] = 1e-6,
     solver: Annotated[
-        str, typer.Option(metavar="|".join(SOLVERS), callback=one_of(SOLVERS), help="Which solver.")
+        str,
+        typer.Option(
+            metavar="|".join(SOLVERS),
+            callback=one_of(SOLVERS),
+            autocompletion=completing(SOLVERS),
+            help="Which solver.",
+        ),
     ] = "auto",
     wrt: Annotated[int, typer.Option(help="Which input is minimised over; -1 is the last.")] = -1,
     time_limit: Annotated[float | None, typer.Option(help="In seconds.", show_default=False)] = None,
