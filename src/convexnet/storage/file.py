@@ -222,7 +222,7 @@ def needed(module: str, verb: str) -> Any:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"convexnet.{verb} needs safetensors: pip install 'convexnet[lab]'") from error
+        raise ModuleNotFoundError(f"convexnet.{verb} needs safetensors: pip install safetensors") from error
 
 
 def reachable(device: str | torch.device) -> torch.device:
