@@ -67,7 +67,9 @@ def demo(
         Path | None,
         typer.Option(help="Folder for report.html and metrics.json.  [default: runs/demo-DATE-TIME]", file_okay=False),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Decides split, wrong labels, start and data order.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Seed of the split, the wrong labels, the start and the order of the data.")
+    ] = 0,
     quick: Annotated[
         bool, typer.Option("--quick", help="A few epochs only: checks that everything runs, proves nothing.")
     ] = False,
@@ -82,7 +84,7 @@ def demo(
             metavar="|".join(METHODS),
             callback=one_of(METHODS),
             autocompletion=completing(METHODS),
-            help="How the convex network's weights keep their sign.",
+            help="How the signs of the convex network's weights are kept.",
         ),
     ] = "exponentiate",
     widen_first: Annotated[
@@ -106,7 +108,9 @@ def demo(
     ] = None,
     free_head: Annotated[
         bool,
-        typer.Option("--free-head", help="Weights of any sign in the last layer, read relative to their minimum."),
+        typer.Option(
+            "--free-head", help="Allow weights of any sign in the last layer; they count relative to their minimum."
+        ),
     ] = False,
     free_gamma: Annotated[
         bool,
@@ -174,7 +178,7 @@ def certify(
         typer.Option(
             metavar="N,N,...",
             help="Shape of one sample without the batch, such as 3,32,32. Repeat it for further inputs.  "
-            "[default: what a saved network remembers]",
+            "[default: the shape that a saved network records]",
             show_default=False,
         ),
     ] = None,
@@ -183,7 +187,8 @@ def certify(
         str | None,
         typer.Option(
             metavar="N[,N...]",
-            help="Inputs to be convex in, counted from 0; the others are parameters.  [default: all inputs jointly]",
+            help="Indices, from 0, of the inputs in which it must be convex; the others are parameters.  [default: "
+            "all inputs jointly]",
             show_default=False,
         ),
     ] = None,

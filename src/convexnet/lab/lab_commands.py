@@ -61,7 +61,10 @@ def train(
     model: Annotated[
         str,
         typer.Option(
-            metavar="|".join(MODELS), callback=one_of(MODELS), autocompletion=completing(MODELS), help="Which network."
+            metavar="|".join(MODELS),
+            callback=one_of(MODELS),
+            autocompletion=completing(MODELS),
+            help="Which network is trained.",
         ),
     ] = "mlp",
     convex: Annotated[bool, typer.Option("--convex", help="Train the convex counterpart of the model.")] = False,
@@ -121,25 +124,29 @@ def train(
             metavar="|".join(NOISES),
             callback=one_of(NOISES),
             autocompletion=completing(NOISES),
-            help="How they are drawn.",
+            help="How the wrong labels are drawn.",
         ),
     ] = "symmetric-including",
-    train_samples: Annotated[int | None, typer.Option(min=2, help="Train on so many images only.")] = None,
+    train_samples: Annotated[int | None, typer.Option(min=2, help="Train on this many images only.")] = None,
     measure_every: Annotated[
-        int, typer.Option(min=1, help="Epochs between two looks at training and test data; validation is each epoch's.")
+        int,
+        typer.Option(
+            min=1,
+            help="Epochs between two measurements on training and test data; validation data are measured each epoch.",
+        ),
     ] = 1,
-    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Decides everything that is random.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of everything that is random.")] = 0,
     data_dir: DataDir = None,
     download: Download = False,
     out: Annotated[
         Path | None,
         typer.Option(help="Folder of the run.  [default: runs/train-MODEL-DATASET-SEED]", file_okay=False),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in the folder.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the checkpoint in the folder.")] = False,
     accelerator: Accelerator = "auto",
     devices: Annotated[int, typer.Option(min=1, help="Processes, each with a device of its own.")] = 1,
     precision: Annotated[str | None, typer.Option(metavar="32-true|bf16-mixed|16-mixed", help="Of the steps.")] = None,
-    compiled: Annotated[bool, typer.Option("--compile", help="Translate the network with torch.compile.")] = False,
+    compiled: Annotated[bool, typer.Option("--compile", help="Compile the network with torch.compile.")] = False,
     threads: Threads = 1,
 ) -> None:
     """Train one network, certify it, and record what was measured.
@@ -170,7 +177,9 @@ def train(
         if convex and not model_named(name).convex:
             raise refuse(f"{model} has no convex counterpart here; models: {', '.join(MODELS)}")
         if not model_named(name).convex and (method or init):
-            raise refuse(f"--{'method' if method else 'init'} is of convex networks: add --convex, or leave it out")
+            raise refuse(
+                f"--{'method' if method else 'init'} applies to convex networks: add --convex, or leave it out"
+            )
         given = {"epochs": epochs, "batch": batch, "learning_rate": learning_rate, "augment": augment}
         given |= {"normalise": normalise, "precision": precision, "compiled": compiled or None}
         ways = {"method": method, "init": init}
@@ -234,8 +243,10 @@ def run_study(
         ),
     ],
     seeds: Annotated[int | None, typer.Option(min=1, help="How many seeds.  [default: the study's]")] = None,
-    smoke: Annotated[bool, typer.Option("--smoke", help="Seconds: that everything runs. Proves nothing.")] = False,
-    full: Annotated[bool, typer.Option("--full", help="As the source has it; hours or days.")] = False,
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="Takes seconds and checks that everything runs; proves nothing.")
+    ] = False,
+    full: Annotated[bool, typer.Option("--full", help="As long as in the source: hours or days.")] = False,
     only: Annotated[str, typer.Option(metavar="TEXT", help="Only runs with this in their name, as 'seed 2'.")] = "",
     data_dir: DataDir = None,
     download: Download = False,

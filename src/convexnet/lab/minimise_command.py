@@ -20,8 +20,8 @@ def minimise(
         list[str],
         typer.Option(
             metavar="LO,HI|FILE",
-            help="Bounds: once for all coordinates, or repeated, once for each in their order; inf and -inf leave a "
-            "side open. Or a .csv or .npy file with a row LO,HI for each coordinate.",
+            help="Bounds of all coordinates; repeated, of each coordinate in order. inf and -inf leave a side open. "
+            "Or a .csv or .npy file with a row LO,HI for each coordinate.",
         ),
     ],
     given: Annotated[
@@ -44,7 +44,7 @@ def minimise(
             help="Which solver.",
         ),
     ] = "auto",
-    wrt: Annotated[int, typer.Option(help="Which input is minimised over; -1 is the last.")] = -1,
+    wrt: Annotated[int, typer.Option(help="Index of the input to minimise over; -1 is the last.")] = -1,
     time_limit: Annotated[float | None, typer.Option(help="In seconds.", show_default=False)] = None,
     allow: Allow = None,
     out: Annotated[
