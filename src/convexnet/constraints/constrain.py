@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from convexnet.choices import MethodName
 from convexnet.constraints.cone import Cone, still_there
 from convexnet.constraints.parametrised import check_computable, parametrise, unparametrise
 from convexnet.constraints.required_signs import derive, opposed
@@ -31,7 +32,7 @@ class Kept:
 def constrain(
     model: nn.Module,
     example: Tensor | Sequence[Tensor],
-    method: str | None = None,
+    method: MethodName | None = None,
     epsilon: float = 5.0,
     wrt: int | Sequence[int] | None = None,
 ) -> Cone:

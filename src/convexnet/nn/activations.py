@@ -9,11 +9,12 @@ from types import MappingProxyType
 import torch
 from torch import Tensor, nn
 
+from convexnet.choices import ActivationName
 from convexnet.curvature import certify
 from convexnet.errors import meant
 from convexnet.initialise.moments import Activation
 
-ACTIVATIONS: Mapping[str, Callable[[], nn.Module]] = MappingProxyType(
+ACTIVATIONS: Mapping[ActivationName, Callable[[], nn.Module]] = MappingProxyType(
     {"relu": nn.ReLU, "leaky_relu": nn.LeakyReLU, "elu": nn.ELU, "celu": nn.CELU, "softplus": nn.Softplus}
 )
 
@@ -53,12 +54,12 @@ def activation_of(activation: str | nn.Module, by_construction: bool = True) -> 
         ValueError: LeakyReLU(negative_slope=1.5) is not proved convex and non-decreasing, so ...
     """
     if isinstance(activation, str):
-        if activation not in ACTIVATIONS:
-            raise ValueError(
-                f"unknown activation {activation!r}{meant(activation, ACTIVATIONS)}: use {', '.join(ACTIVATIONS)}, or "
-                "a module that is convex and non-decreasing"
-            )
-        return ACTIVATIONS[activation]()
+        if activation in ACTIVATIONS:
+            return ACTIVATIONS[activation]()
+        raise ValueError(
+            f"unknown activation {activation!r}{meant(activation, ACTIVATIONS)}: use {', '.join(ACTIVATIONS)}, or "
+            "a module that is convex and non-decreasing"
+        )
     require_module(activation)
     own = copy.deepcopy(activation)
     parameter = next(own.parameters(), torch.empty(0))

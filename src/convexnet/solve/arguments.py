@@ -12,14 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from convexnet.arrays import as_tensor, is_real, is_whole, listed_inputs, refuse_transformed
+from convexnet.choices import DERIVATIVES, SOLVERS
 from convexnet.curvature.accepted import check_example
 from convexnet.curvature.arguments import unwrapped
 from convexnet.domains import Box
 from convexnet.errors import NotTraceable, meant
 from convexnet.form.inputs import output_of, with_floats
-from convexnet.solve.derivatives.surrogates import DERIVATIVES
 from convexnet.solve.solution import Solution
-from convexnet.solve.solvers.choose import NAMES
 
 
 @dataclass
@@ -61,7 +60,7 @@ def checked(
         raise TypeError(f"the domain must be a convexnet Box, as Box(-1, 1, shape=(3,)), not {type(domain).__name__}")
     if not (is_real(tol) and 0 < float(tol) < math.inf):
         raise ValueError(f"tol is a relative gap and must be a positive number, not {tol!r}")
-    check_choice("solver", solver, NAMES)
+    check_choice("solver", solver, SOLVERS)
     check_choice("derivative", derivative, DERIVATIVES)
     if max_steps is not None and not (is_whole(max_steps) and int(max_steps) >= 1):
         raise ValueError(f"max_steps must be an integer of at least 1, not {max_steps!r}")

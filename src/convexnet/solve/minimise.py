@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from convexnet.arrays import as_tensor
+from convexnet.choices import DerivativeName, SolverName
 from convexnet.curvature.call import Refusal
 from convexnet.curvature.trace import TRACING
 from convexnet.domains import Box
@@ -51,14 +52,14 @@ def minimise(
     domain: Box,
     given: Tensor | Sequence[Any] | Any = None,
     tol: float = 1e-6,
-    solver: str = "auto",
+    solver: SolverName = "auto",
     start: Solution | Tensor | Sequence[Any] | Any = None,
     max_steps: int | None = None,
     time_limit: float | None = None,
     *,
     wrt: int = -1,
     atol: float | Tensor = 0.0,
-    derivative: str = "exact",
+    derivative: DerivativeName = "exact",
     verbose: bool = False,
     callback: Callable[[Progress], object] | None = None,
 ) -> Solution:

@@ -24,8 +24,6 @@ from convexnet.solve.functions.matrix_free import unchanged
 from convexnet.solve.functions.smoothing import soft
 from convexnet.solve.solvers.loop import Problem
 
-DERIVATIVES = ("exact", "smoothed", "unrolled")
-
 SMOOTHING = 1e-2
 """How much bends are smoothed, in units of what typically arrives at them, and the box of half width 1 too."""
 

@@ -51,8 +51,6 @@ WAYS: dict[str, Way] = {
     "adam": Way(Adam, 500),
 }
 
-NAMES = ("auto", *WAYS, "lp")
-
 MATRICES = ("lp", *(name for name, way in WAYS.items() if way.needs == (KinkForm,)))
 """Solvers that cannot do without the function as matrices."""
 
