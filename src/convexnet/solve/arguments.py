@@ -63,7 +63,7 @@ def checked(
     check_choice("solver", solver, SOLVERS)
     check_choice("derivative", derivative, DERIVATIVES)
     if max_steps is not None and not (is_whole(max_steps) and int(max_steps) >= 1):
-        raise ValueError(f"max_steps must be a whole number of at least 1, not {max_steps!r}")
+        raise ValueError(f"max_steps must be an integer of at least 1, not {max_steps!r}")
     if time_limit is not None and not (is_real(time_limit) and float(time_limit) >= 0):
         raise ValueError(f"time_limit is in seconds and must not be negative, not {time_limit!r}")
     if not is_whole(wrt):
@@ -83,7 +83,7 @@ def checked(
         others = [t if isinstance(item, Tensor) else t.to(home.device) for t, item in zip(others, listed, strict=True)]
     wrt = int(wrt)
     if not -len(others) - 1 <= wrt <= len(others):
-        raise ValueError(f"wrt={wrt} is none of the {len(others) + 1} inputs that given and y make")
+        raise ValueError(f"wrt={wrt} is not one of the {len(others) + 1} inputs that given and y make up")
     variable = wrt % (len(others) + 1)
     batch = batch_of(domain, others)
     like = next((t for t in others if t.is_floating_point()), home)

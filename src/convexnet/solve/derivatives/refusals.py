@@ -81,7 +81,7 @@ def missing(f: Function, reading: Reading, name: str) -> str:
     elif reading.opened is None:
         why = "its forward reads the size of its batch"
     else:
-        why = "it was minimised as a whole, without being opened at its bends"
+        why = "it was minimised as a whole, without being opened at its atoms"
     return (
         f"derivatives of this minimum of {reading.program.model} (solver {name!r}) are not available: {why}. "
         'Call minimise under torch.no_grad() if you need none, or use derivative="unrolled"'

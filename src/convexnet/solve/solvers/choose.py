@@ -75,7 +75,7 @@ def chosen_solver(name: str, problem: Problem, closed: str = "") -> tuple[str, i
         )
     elif name in WAYS and not isinstance(problem.f, WAYS[name].needs):
         raise ValueError(
-            f"solver={name!r} needs the function as matrices and bends, which this one does not allow: use "
+            f"solver={name!r} needs the function as matrices and atoms, which this one does not allow: use "
             f"solver='auto'{reason}"
         )
     elif name in WAYS and WAYS[name].linear and not problem.f.piecewise_linear:
