@@ -60,7 +60,7 @@ def held_at_vertices(form: KinkForm, found: Found, lo: Tensor, hi: Tensor, to_x:
     none = [torch.zeros_like(c) for c in form.constants]
     kinks = {k: nowhere.clone() for k, bend in enumerate(form.bends) if not bend.smooth}
     flags = torch.zeros_like(lo, dtype=torch.bool)
-    held = Held(flags, flags.clone(), nothing, nothing.clone(), none, nowhere, kinks, found.y.clone())
+    held = Held(flags, flags.clone(), nothing, nothing.clone(), none, nowhere, kinks, found.y.clone(), nowhere.clone())
     if gates is None or not usable(form, lo, hi):
         return held
     arguments, width = form.arguments(found.y), hi - lo
@@ -108,7 +108,7 @@ def held_at_vertices(form: KinkForm, found: Found, lo: Tensor, hi: Tensor, to_x:
                 torch.zeros_like(gate).scatter(1, i, force)
                 for gate, i, force in zip(whole, chosen, parts(small, forces[:, :count]), strict=True)
             ],
-            sure, {k: some.any(1) for k, some in enumerate(holds)}, y,
+            sure, {k: some.any(1) for k, some in enumerate(holds)}, y, torch.zeros_like(sure),
         ),
     )  # fmt: skip
     right = sure.nonzero()[:, 0]

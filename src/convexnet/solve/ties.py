@@ -1,0 +1,431 @@
+"""Minimisers at which more kinks and bounds meet than are needed to hold them: which of these hold them.
+
+Written with its nonlinearities at such a point as variables z, the function is a linear program there: its rows are
+a − z ≤ 0 and s a − z ≤ 0 for a kink max(s a, a), a_i − z ≤ 0 for the members of a maximum, and the bounds. Their
+multipliers are not unique, and a small change of the function may choose any of them. A row whose multiplier is
+positive in all of them stays an equation whatever changes (complementary slackness, and the multipliers of a nearby
+program are near to these). If such rows determine the minimiser, it moves as they say; else it moves otherwise in other
+directions, and has no derivative.
+
+Kinks that are one by construction (units with the same weights) count as one, and where all kinks that meet go on
+meeting whatever the tensors become that ask for a derivative, they all hold it.
+
+Source: Goldman & Tucker (1956), Theory of linear programming; Robinson (1977), A characterization of stability in
+linear programming.
+
+Long because the linear program, its multipliers and what follows from them are one thought.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from convexnet.form.atoms import Kinks
+from convexnet.form.grouped import Largest, Norm
+from convexnet.form.kink_form import KinkForm
+
+MEETS = 1e-8
+"""How far an argument may be from its kink, in its unit, to be at it, where others are."""
+
+EPS = 1e-9
+"""Multipliers below this share of what is typical are zero, and so are parts of rows."""
+
+PIVOTS = 500
+"""Pivots of one small linear program."""
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+
+
+@dataclass
+class Row:
+    """One inequality: `share` times the argument `index` of the bend `bend`, less a variable z; a bound if `bend` < 0,
+    whose coordinate is `index` and whose `share` is −1 for the lower one."""
+
+    bend: int
+    index: int
+    share: float
+
+
+@dataclass
+class Local:
+    """The linear program at the minimiser of one sample: minimise slope · d subject to rows d ≤ 0, for d = (y, z).
+
+    Attributes:
+        rows: (R, n + m).
+        slope: (n + m,).
+        multipliers: some that are optimal, (R,), with rows' multipliers = − slope.
+        typical: their sizes, (R,).
+        of: what each row is.
+        free: which of the n + m may move: a coordinate that is fixed may not.
+        arguments: the number of each argument that meets, by (bend, index).
+        columns: the column of z for each of them.
+        lines: derivatives of these arguments for (y, z), (T, n + m).
+        shares: dz/da of each, as the gates say, (T,).
+    """
+
+    rows: Array
+    slope: Array
+    multipliers: Array
+    typical: Array
+    of: list[Row]
+    free: Array
+    arguments: dict[tuple[int, int], int]
+    columns: Array
+    lines: Array
+    shares: Array
+
+    def direct(self, weights: Array) -> Array:
+        """The weights (T,) of arguments in a sum of rows with weights (R,)."""
+        found = np.zeros(len(self.columns))
+        for row, weight in zip(self.of, weights, strict=True):
+            if row.bend >= 0:
+                found[self.arguments[row.bend, row.index]] += row.share * weight
+        return found
+
+
+def local_program(
+    form: KinkForm, gates: list[Tensor], y: Tensor, lo: Tensor, hi: Tensor, units: list[Tensor], scale: Tensor
+) -> Local | None:
+    """The linear program at y (1, n), the minimiser of one sample; None where a norm is among what meets.
+
+    Args:
+        form, gates: of this sample.
+        y, lo, hi: (1, n).
+        units: of the arguments, (1, in_k).
+        scale: of the coordinates, (1, n).
+    """
+    n = form.size
+    arguments = form.arguments(y)
+    _, arriving = form.pulled(gates)
+    meet: list[list[int]] = []
+    columns: dict[tuple[int, int], int] = {}
+    for k, (bend, a, v) in enumerate(zip(form.bends, arguments, arriving, strict=True)):
+        counts = v[0] > EPS * max(float(v[0].amax()), 1e-300)
+        if isinstance(bend, Norm):
+            if bool((bend.value(a)[0] <= MEETS * units[k][0, :: bend.group]).any()):
+                return None
+            meet.append([])
+        elif isinstance(bend, Kinks):
+            at = (a[0].abs() <= MEETS * units[k][0]) & counts & (bend.slope.expand_as(a)[0] < 1)
+            meet.append(at.nonzero()[:, 0].tolist())
+            columns |= {(k, j): n + len(columns) + i for i, j in enumerate(meet[-1])}
+        elif isinstance(bend, Largest):
+            parts, unit = a[0].view(-1, bend.group), units[k][0].view(-1, bend.group)
+            at = (parts.amax(1, keepdim=True) - parts <= MEETS * unit) & counts[:, None]
+            at &= at.sum(1, keepdim=True) > 1
+            meet.append(at.flatten().nonzero()[:, 0].tolist())
+            groups = at.any(1).nonzero()[:, 0].tolist()
+            places = {g: n + len(columns) + i for i, g in enumerate(groups)}
+            columns |= {(k, -1 - g): place for g, place in places.items()}
+        else:
+            meet.append([])
+    width = n + len(columns)
+    moves = torch.eye(width, dtype=y.dtype, device=y.device)
+    lines, slope = moved_along(form, gates, arguments, columns, moves)
+    of: list[Row] = []
+    rows: list[Tensor] = []
+    multipliers: list[float] = []
+    typical: list[float] = []
+    numbers: dict[tuple[int, int], int] = {}
+    place: list[int] = []
+    shares: list[float] = []
+    own: list[Tensor] = []
+    for k, bend in enumerate(form.bends):
+        for j in meet[k]:
+            row = lines[k][:, j]
+            kink = isinstance(bend, Kinks)
+            column = columns[k, j if kink else -1 - j // bend.group]
+            least = float(bend.slope.expand_as(arguments[k])[0, j]) if isinstance(bend, Kinks) else 0.0
+            gate, v = float(gates[k][0, j]), float(arriving[k][0, j if kink else j // bend.group])
+            numbers[k, j] = len(own)
+            own.append(row)
+            place.append(column)
+            shares.append(least + (1 - least) * gate)
+            for share, part in ((1.0, gate), (least, 1 - gate))[: 2 if kink else 1]:
+                rows.append(share * row - moves[column])
+                multipliers.append(part * v)
+                typical.append(v)
+                of.append(Row(k, j, share))
+    g = form.gradient(form.pulled(gates)[0])[0]
+    free = (hi > lo)[0]
+    size = float((g.abs() * scale[0]).amax().clamp(min=1e-300))
+    for j in range(n):
+        for share, end in ((-1.0, lo), (1.0, hi)):
+            if bool(free[j]) and abs(float(end[0, j] - y[0, j])) <= MEETS * float(scale[0, j]):
+                rows.append(share * moves[j])
+                multipliers.append(max(-share * float(g[j]), 0.0))
+                typical.append(size / float(scale[0, j]))
+                of.append(Row(-1, j, share))
+    if not rows:
+        return None
+    kept = torch.cat([free, torch.ones(width - n, dtype=torch.bool, device=y.device)])
+    ruled = torch.where(kept, torch.stack(rows), 0.0)
+    return Local(
+        ruled.cpu().numpy(), torch.where(kept, slope, 0.0).cpu().numpy(), np.array(multipliers), np.array(typical), of,
+        kept.cpu().numpy(), numbers, np.array(place, dtype=int),
+        torch.stack(own).cpu().numpy() if own else np.zeros((0, width)), np.array(shares),
+    )  # fmt: skip
+
+
+def moved_along(
+    form: KinkForm, gates: list[Tensor], arguments: list[Tensor], columns: dict[tuple[int, int], int], moves: Tensor
+) -> tuple[list[Tensor], Tensor]:
+    """What arguments (M, in_k) and the value (M,) change by along moves (M, n + m) of y and z, with lines for what does
+    not meet."""
+    n = form.size
+    changes: list[Tensor] = []
+    results: list[Tensor] = []
+    value = moves[:, :n] @ form.slope[0]
+    for k, bend in enumerate(form.bends):
+        first = form.from_y[k]
+        change = moves.new_zeros(len(moves), form.constants[k].shape[1])
+        if first is not None:
+            change = change + first(moves[:, :n])
+        for j, result in enumerate(results):
+            if (k, j) in form.between:
+                change = change + form.between[k, j](result)
+        straight = bend.gates(arguments[k])
+        if isinstance(bend, Kinks):
+            straight = (arguments[k] > 0).to(moves)
+        result = bend.push(straight.expand_as(change), change)
+        for (bend_number, index), column in columns.items():
+            if bend_number == k:
+                result[:, index if index >= 0 else -1 - index] = moves[:, column]
+        changes.append(change)
+        results.append(result)
+        if k in form.weights:
+            value = value + result @ form.weights[k][0]
+    return changes, value
+
+
+# --- multipliers -----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Multipliers:
+    """All optimal multipliers, from one that is a vertex: m + Z t ≥ 0 with t ≥ 0.
+
+    Attributes:
+        vertex: m (R,), in units of what is typical.
+        ways: Z (R, k).
+        outside: the rows that t belongs to, which are 0 at the vertex.
+    """
+
+    vertex: Array
+    ways: Array
+    outside: list[int]
+
+    def least(self, row: int) -> float:
+        """The least multiplier of a row; 0 where it is not certain that it is positive."""
+        m, ways, outside = self.vertex.copy(), self.ways.copy(), list(self.outside)
+        for _ in range(PIVOTS):
+            if row in outside:
+                return 0.0
+            falling = [j for j in range(len(outside)) if ways[row, j] < -EPS]
+            if not falling:
+                return float(m[row])
+            column = min(falling, key=lambda j: outside[j])  # Bland's rule
+            leaving = first_at_zero(m, ways[:, column], outside)
+            if leaving is None or leaving == row:
+                return 0.0
+            exchange(m, ways, outside, column, leaving)
+        return 0.0
+
+    def most(self, row: int) -> float:
+        """The largest multiplier of a row; 1 where it has no end."""
+        m, ways, outside = self.vertex.copy(), self.ways.copy(), list(self.outside)
+        for _ in range(PIVOTS):
+            if m[row] > EPS:
+                return float(m[row])
+            rising = [j for j in range(len(outside)) if ways[row, j] > EPS]
+            if not rising:
+                return float(m[row])
+            column = min(rising, key=lambda j: outside[j])
+            leaving = first_at_zero(m, ways[:, column], outside)
+            if leaving is None:
+                return 1.0
+            exchange(m, ways, outside, column, leaving)
+        return 0.0
+
+
+def first_at_zero(m: Array, way: Array, outside: Sequence[int]) -> int | None:
+    """The row whose multiplier is 0 first along a way, of the smallest number; None where there is no end."""
+    falling = way < -EPS
+    falling[list(outside)] = False
+    if not falling.any():
+        return None
+    until = np.where(falling, np.maximum(m, 0.0) / np.where(falling, -way, 1.0), np.inf)
+    return int(np.flatnonzero(until <= until.min() + 1e-13)[0])
+
+
+def exchange(m: Array, ways: Array, outside: list[int], column: int, leaving: int) -> None:
+    """Let the multiplier of the row `leaving` take the place of the one that t[column] is."""
+    way = ways[:, column].copy()
+    m += way * (-m[leaving] / way[leaving])
+    m[leaving] = 0.0
+    np.maximum(m, 0.0, out=m)
+    way /= way[leaving]
+    others = ways[leaving].copy()
+    others[column] = 0.0
+    ways -= np.outer(way, others)
+    ways[:, column] = way
+    outside[column] = leaving
+
+
+def multipliers_of(local: Local) -> Multipliers | None:
+    """All optimal multipliers; None where those that are known are not near to being some."""
+    used = local.rows * local.typical[:, None]  # the unknowns are shares of what is typical
+    size = np.abs(local.rows).max(0)
+    columns = np.where(size > 0, 1 / np.where(size > 0, size * local.typical.max(), 1.0), 0.0)
+    system = (used * columns).T
+    right = -local.slope * columns
+    m = local.multipliers / local.typical
+    left, values, directions = np.linalg.svd(system, full_matrices=True)
+    rank = int((values > EPS * max(values.max(initial=0.0), 1e-300)).sum())
+    off = left[:, :rank].T @ (right - system @ m)
+    m = m + directions[:rank].T @ (off / values[:rank])
+    if not np.isfinite(m).all() or m.min() < -1e-4 or np.abs(right - system @ m).max(initial=0.0) > 1e-6:
+        return None
+    m = np.maximum(m, 0.0)
+    ways, outside = directions[rank:].T.copy(), [-1] * (len(m) - rank)
+    for column in range(ways.shape[1]):  # each way is followed to where a multiplier is 0
+        found: tuple[float, int, float] | None = None
+        for sign in (1.0, -1.0):
+            way = sign * ways[:, column]
+            row = first_at_zero(m, way, [r for r in outside if r >= 0])
+            if row is not None:
+                step = m[row] / -way[row]
+                if found is None or step < found[0]:
+                    found = step, row, sign
+        if found is None:
+            return None
+        ways[:, column] *= found[2]
+        exchange(m, ways, outside, column, found[1])
+    return Multipliers(m, ways, outside)
+
+
+# --- what follows ----------------------------------------------------------------------------------------------------
+
+
+def determined(local: Local, wanted: Array, straight: bool) -> Array | None:
+    """Weights (R,) of the rows whose multipliers are positive whatever is chosen, with rows' weights = `wanted`
+    (n + m,); None where these rows do not determine it.
+
+    Args:
+        local: the linear program.
+        wanted: the gradient of y, and zeros.
+        straight: whether nothing is smooth, so that what no row sees is where the minimiser is not unique.
+    """
+    found = multipliers_of(local)
+    if found is None:
+        return None
+    if straight:
+        wanted = seen(local.rows, wanted)
+    sure = [row for row in range(len(local.of)) if found.vertex[row] > EPS and found.least(row) > EPS]
+    weights = np.zeros(len(local.of))
+    if not np.abs(wanted).max(initial=0.0):
+        return weights
+    if not sure:
+        return None
+    some = local.rows[sure].T
+    solution = np.linalg.lstsq(some, wanted, rcond=1e-12)[0]
+    if np.abs(some @ solution - wanted).max() > 1e-8 * np.abs(wanted).max():
+        return None
+    weights[sure] = solution
+    return weights
+
+
+def seen(rows: Array, wanted: Array) -> Array:
+    """The part of a gradient along which the rows change."""
+    _, values, directions = np.linalg.svd(rows, full_matrices=False)
+    some = directions[values > EPS * max(values.max(initial=0.0), 1e-300)]
+    return some.T @ (some @ wanted)
+
+
+def all_hold(local: Local, same: Callable[[Array], bool]) -> bool:
+    """Whether all rows go on being equations, and none of them has a multiplier that is always zero.
+
+    Args:
+        local: the linear program.
+        same: whether a sum of rows, with weights (R,), stays zero whatever the tensors become.
+    """
+    found = multipliers_of(local)
+    if found is None or not all(found.most(row) > EPS for row in range(len(local.of))):
+        return False
+    generator = np.random.default_rng(0)
+    return found.ways.shape[1] == 0 or same(
+        local.typical * (found.ways @ generator.uniform(0.5, 1.5, found.ways.shape[1]))
+    )
+
+
+def merged(local: Local, same: Callable[[Array], bool]) -> Local:
+    """The linear program with kinks that are multiples of others by construction put together with them."""
+    rows, slope = local.rows.copy(), local.slope.copy()
+    multipliers, typical = local.multipliers.copy(), local.typical.copy()
+    kinks: dict[tuple[int, int], list[int]] = {}
+    for number, row in enumerate(local.of):
+        if row.bend >= 0:
+            kinks.setdefault((row.bend, row.index), []).append(number)
+    names, gone = list(kinks), set[int]()
+    for later in range(len(names)):
+        for earlier in range(later):
+            first, second = kinks[names[earlier]], kinks[names[later]]
+            if gone.intersection(first + second) or len(first) != len(second):
+                continue
+            a, b = local.lines[local.arguments[names[earlier]]], local.lines[local.arguments[names[later]]]
+            size = float(a @ a)
+            ratio = float(a @ b) / size if size > 0 else 0.0
+            if ratio == 0 or np.abs(b - ratio * a).max() > EPS * np.abs(b).max():
+                continue
+            one, two = (local.columns[local.arguments[name]] for name in (names[earlier], names[later]))
+            alike = local.of[first[-1]].share == local.of[second[-1]].share
+            if len(first) == 1 and (one != two or abs(ratio - 1) > EPS) or not alike:
+                continue
+            weights = np.zeros(len(local.of))
+            weights[second[0]], weights[first[0]] = 1.0, -ratio
+            if not same(weights):
+                continue
+            gone.update(second)
+            if len(first) == 1:  # members of one maximum
+                multipliers[first[0]] += multipliers[second[0]]
+                continue
+            grown = abs(ratio)
+            order = second if ratio > 0 else second[::-1]
+            for mine, theirs in zip(first, order, strict=True):
+                multipliers[mine] += grown * multipliers[theirs]
+                typical[mine] += grown * typical[theirs]
+            share = local.of[first[1]].share
+            for part in (rows, slope[None]):
+                entered = part[:, two].copy()
+                part[:, one] += grown * entered
+                part[:, two] = 0.0
+                if ratio < 0:  # max(−s a, −a) = max(s a, a) − (1 + s) a
+                    part -= grown * (1 + share) * np.outer(entered, a * local.free)
+    kept = [number for number in range(len(local.of)) if number not in gone]
+    return Local(
+        rows[kept], slope, multipliers[kept], typical[kept], [local.of[number] for number in kept], local.free,
+        local.arguments, local.columns, local.lines, local.shares,
+    )  # fmt: skip
+
+
+def forces_on(
+    local: Local, weights: Array
+) -> tuple[dict[tuple[int, int], float], dict[int, tuple[float, float]], Array]:
+    """What weights (R,) of rows are: the forces on arguments, by (bend, index), as their gates carry them on; the
+    weights of the lower and of the upper bounds, by coordinate; and the sum of these arguments' derivatives, (n + m,).
+    """
+    direct = local.direct(weights)
+    ends: dict[int, tuple[float, float]] = {}
+    for row, weight in zip(local.of, weights, strict=True):
+        if row.bend < 0 and weight:
+            low, high = ends.get(row.index, (0.0, 0.0))
+            ends[row.index] = (low + weight, high) if row.share < 0 else (low, high + weight)
+    along = local.lines.T @ direct
+    carried = direct - local.shares * along[local.columns]
+    return {name: float(carried[number]) for name, number in local.arguments.items()}, ends, along
