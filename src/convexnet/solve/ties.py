@@ -237,21 +237,20 @@ class Multipliers:
             exchange(m, ways, outside, column, leaving)
         return 0.0
 
-    def most(self, row: int) -> float:
-        """The largest multiplier of a row; 1 where it has no end."""
+    def most(self, objective: Array) -> Array | None:
+        """Multipliers that are a vertex and the largest, summed with weights (R,); None where there is no largest."""
         m, ways, outside = self.vertex.copy(), self.ways.copy(), list(self.outside)
         for _ in range(PIVOTS):
-            if m[row] > EPS:
-                return float(m[row])
-            rising = [j for j in range(len(outside)) if ways[row, j] > EPS]
+            gains = objective @ ways
+            rising = [j for j in range(len(outside)) if gains[j] > EPS * max(np.abs(objective).max(), 1e-300)]
             if not rising:
-                return float(m[row])
+                return m
             column = min(rising, key=lambda j: outside[j])
             leaving = first_at_zero(m, ways[:, column], outside)
             if leaving is None:
-                return 1.0
+                return None
             exchange(m, ways, outside, column, leaving)
-        return 0.0
+        return None
 
 
 def first_at_zero(m: Array, way: Array, outside: Sequence[int]) -> int | None:
@@ -328,17 +327,44 @@ def determined(local: Local, wanted: Array, straight: bool) -> Array | None:
     if straight:
         wanted = seen(local.rows, wanted)
     sure = [row for row in range(len(local.of)) if found.vertex[row] > EPS and found.least(row) > EPS]
+    return sums(local, sure, wanted)
+
+
+def sums(local: Local, some: list[int], wanted: Array) -> Array | None:
+    """Weights (R,) of some rows with rows' weights = `wanted`; None where there are none."""
     weights = np.zeros(len(local.of))
     if not np.abs(wanted).max(initial=0.0):
         return weights
-    if not sure:
+    if not some:
         return None
-    some = local.rows[sure].T
-    solution = np.linalg.lstsq(some, wanted, rcond=1e-12)[0]
-    if np.abs(some @ solution - wanted).max() > 1e-8 * np.abs(wanted).max():
+    rows = local.rows[some].T
+    solution = np.linalg.lstsq(rows, wanted, rcond=1e-12)[0]
+    if np.abs(rows @ solution - wanted).max() > 1e-8 * np.abs(wanted).max():
         return None
-    weights[sure] = solution
+    weights[some] = solution
     return weights
+
+
+def to_both_sides(local: Local, wanted: Array, straight: bool, moves: Array) -> Array | None:
+    """The weights of `determined` where the arguments that meet can move in one way (T,) only, and back; None where the
+    minimiser does not go back as it came."""
+    found = multipliers_of(local)
+    if found is None:
+        return None
+    if straight:
+        wanted = seen(local.rows, wanted)
+    change = np.array([row.share * moves[local.arguments[row.bend, row.index]] if row.bend >= 0 else 0.0
+                       for row in local.of])  # fmt: skip
+    sides: list[Array] = []
+    for sign in (1.0, -1.0):
+        largest = found.most(sign * change * local.typical)
+        weights = None if largest is None else sums(local, np.flatnonzero(largest > EPS).tolist(), wanted)
+        if weights is None:
+            return None
+        sides.append(weights)
+    ends = [float(weights @ change) for weights in sides]
+    size = max(float(np.abs(weights) @ np.abs(change)) for weights in sides)
+    return sides[0] if abs(ends[0] - ends[1]) <= 1e-8 * size else None
 
 
 def seen(rows: Array, wanted: Array) -> Array:
@@ -356,8 +382,12 @@ def all_hold(local: Local, same: Callable[[Array], bool]) -> bool:
         same: whether a sum of rows, with weights (R,), stays zero whatever the tensors become.
     """
     found = multipliers_of(local)
-    if found is None or not all(found.most(row) > EPS for row in range(len(local.of))):
+    if found is None:
         return False
+    for each in np.eye(len(local.of)):
+        largest = found.most(each)
+        if largest is not None and each @ largest <= EPS:
+            return False
     generator = np.random.default_rng(0)
     return found.ways.shape[1] == 0 or same(
         local.typical * (found.ways @ generator.uniform(0.5, 1.5, found.ways.shape[1]))
