@@ -5,15 +5,24 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
+import torch
 
+import convexnet.choices
+from convexnet import zoo
+from convexnet.choices import ConstraintName
 from convexnet.constraints.sets import METHODS
-from convexnet.conversion.convexify import INITS
+from convexnet.conversion.rewrites import ACTIVATIONS
+from convexnet.initialise import initialise
+from convexnet.initialise.moments import ACTIVATIONS as WITH_MOMENTS
 from convexnet.lab import choices, models, recipes, whiten
 from convexnet.lab.data import AUGMENTATIONS, KINDS, NAMES
 from convexnet.lab.studies import STUDIES
-from convexnet.solve.choose import NAMES as SOLVERS
+from convexnet.nn import activations as nn_activations
+from convexnet.nn.layers import POSITIVE
+from convexnet.solve.solvers.choose import WAYS
 from tests.processes import HANGING
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,13 +60,17 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
 
 def test_choices_are_what_they_choose_from() -> None:
-    assert tuple(METHODS) == choices.METHODS
-    assert INITS == choices.INITS
+    assert tuple(METHODS) == convexnet.choices.METHODS == choices.METHODS
+    assert {*POSITIVE, *METHODS} == {*get_args(ConstraintName)}
+    for table in (ACTIVATIONS, zoo.ACTIVATIONS, nn_activations.ACTIVATIONS, WITH_MOMENTS):
+        assert {*table} == {*convexnet.choices.ACTIVATIONS}
+    for init in convexnet.choices.INITS:
+        initialise(torch.nn.Linear(2, 2), {"weight": torch.tensor(True)}, init)
     assert (whiten.NORMALISATIONS, whiten.WHITENINGS) == (choices.NORMALISATIONS, choices.WHITENINGS)
     assert whiten.EPSILON == choices.WHITE_EPSILON
     assert tuple(AUGMENTATIONS) == choices.AUGMENTATIONS
     assert (NAMES, KINDS) == (choices.DATASETS, choices.NOISES)
     assert tuple(recipes.RECIPES) == choices.RECIPES
     assert tuple(models.MODELS) == choices.MODELS
-    assert SOLVERS == choices.SOLVERS
+    assert ("auto", *WAYS, "lp") == choices.SOLVERS
     assert [(s.name, s.title, s.source, ", ".join(s.systems)) for s in STUDIES] == list(choices.STUDIES)

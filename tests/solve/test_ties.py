@@ -138,14 +138,13 @@ def test_right_or_refused(number: int, seed: int) -> None:
     for leaf in leaves:
         leaf.requires_grad_()
     found = cx.minimise(f, cx.Box(leaves[1], leaves[2], batch=1), given=leaves[0], tol=1e-9)
-    try:
-        grads = torch.autograd.grad((found.x @ to_x).sum(), leaves)
-    except RuntimeError as error:
-        assert "has no derivative" in str(error)
-        assert known is None or not known[1]
+    moved = (found.x @ to_x).sum()
+    if known is not None and not known[1]:
+        with pytest.raises(RuntimeError, match="has no derivative"):
+            moved.backward()
         return
+    grads = torch.autograd.grad(moved, leaves)
     if known is not None:
-        assert known[1]
         mine = ways @ torch.cat([grad.flatten() for grad in grads])
         assert torch.allclose(mine, known[0], rtol=1e-3, atol=1e-3 * (1 + float(known[0].abs().max())))
 
@@ -238,7 +237,7 @@ def test_what_is_refused_names_the_sample_and_the_line() -> None:
 
     b = torch.tensor([[0.1, 0.2, 0.3], [0.2, 0.2, 0.2]], dtype=T, requires_grad=True)
     found = cx.minimise(Medians(), cx.Box(-1, 1, shape=(1,)), given=b)
-    with pytest.raises(RuntimeError, match=r"sample 1 has no derivative: .*3 of abs \\(.*test_ties.py:\\d+\\)"):
+    with pytest.raises(RuntimeError, match=r"sample 1 has no derivative: .*3 of abs \(.*test_ties.py:\d+\)"):
         torch.autograd.grad(found.x.sum(), b, retain_graph=True)
     (grad,) = torch.autograd.grad(found.x[0].sum(), b)
     assert grad[0].tolist() == pytest.approx([0, 1, 0], abs=1e-6)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from convexnet.constraints.held import Holding, tensors
+from convexnet.constraints.optimizer_parameters import Holding, tensors
 from convexnet.constraints.parametrised import is_parametrised, owner, value_of
 from convexnet.constraints.sets import Interval, Method, is_computed, project
 

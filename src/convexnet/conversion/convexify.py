@@ -5,15 +5,17 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace as replaced
+from typing import Literal
 
 from torch import Tensor, nn
 
-from convexnet.constraints.derive import derive_program
-from convexnet.constraints.keeping import keep
+from convexnet.choices import HEADS, INITS, NORMS, ActivationName, HeadName, InitName, MethodName, NormName
+from convexnet.constraints.constrain import keep
+from convexnet.constraints.required_signs import derive_program
 from convexnet.constraints.sets import method_of
 from convexnet.conversion.changes import placed
 from convexnet.conversion.head import free_head
-from convexnet.conversion.rewrites import ACTIVATIONS, EXCHANGED, NORMS, SQUASHING, Rewriter, Seen, watch
+from convexnet.conversion.rewrites import ACTIVATIONS, EXCHANGED, SQUASHING, Rewriter, Seen, watch
 from convexnet.conversion.statistics import Probe, estimate, inputs_of_norms, overflow, probe_of
 from convexnet.conversion.widen import widen_first as widen
 from convexnet.curvature.accepted import check_modules, check_tensors
@@ -24,22 +26,19 @@ from convexnet.errors import NotCertified, meant
 from convexnet.initialise import initialise
 from convexnet.memory import CHANGES, ONLY, part_of, recall, remember_example
 
-HEADS = ("nonnegative", "free")
-INITS = ("paper", "lognormal", "identity")
-
 
 def convexify(
     model: nn.Module,
     example: Tensor | Sequence[Tensor],
     *,
-    method: str = "exponentiate",
+    method: MethodName = "exponentiate",
     epsilon: float = 5.0,
-    activation: str | None = "elu",
-    norm: str = "batch",
+    activation: ActivationName | None = "elu",
+    norm: NormName = "batch",
     replace: Mapping[type[nn.Module], Callable[[nn.Module], nn.Module]] = {},
-    head: str = "nonnegative",
-    widen_first: float | str | None = None,
-    init: str | None = None,
+    head: HeadName = "nonnegative",
+    widen_first: float | Literal["signs"] | None = None,
+    init: InitName | None = None,
     only: str | None = None,
     wrt: int | Sequence[int] | None = None,
 ) -> nn.Module:

@@ -21,7 +21,7 @@ from torch.autograd import forward_ad
 from convexnet.curvature.call import Refusal
 from convexnet.curvature.trace import TRACING, Program
 from convexnet.form.atoms import Bend
-from convexnet.form.kink_form import KinkForm
+from convexnet.form.epigraph import KinkForm
 from convexnet.form.linear_maps import Map
 from convexnet.form.program import Gate, Met, Opened, bend_of, value_of
 

@@ -6,11 +6,12 @@ import contextlib
 import sys
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
 import convexnet as cx
+from convexnet.choices import InitName, MethodName
 from convexnet.lab.choices import INITS, METHODS, WHITE_EPSILON, WHITENINGS
 from convexnet.lab.lab_commands import register
 from convexnet.lab.minimise_command import minimise
@@ -148,7 +149,7 @@ def demo(
 
         torch.set_num_threads(threads)
 
-        how = Convex(method, widen_first, init, free_head, free_gamma, whiten)
+        how = Convex(cast(MethodName, method), widen_first, cast(InitName | None, init), free_head, free_gamma, whiten)
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
 import convexnet as cx
+from convexnet.choices import SolverName
 from convexnet.lab.choices import SOLVERS
 from convexnet.lab.terminal import Allow, UsageError, one_of, refuse, stops_cleanly
 
@@ -67,7 +68,7 @@ def minimise(
                 box,
                 given or [],
                 tol=tol,
-                solver=solver,
+                solver=cast(SolverName, solver),
                 wrt=wrt,
                 time_limit=time_limit,
                 allow=allow or (),

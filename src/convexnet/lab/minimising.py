@@ -15,6 +15,7 @@ from torch import Tensor
 
 import convexnet as cx
 from convexnet.arrays import as_tensor
+from convexnet.choices import SolverName
 from convexnet.lab.number_files import ENDINGS, arrays_of
 from convexnet.lab.saved import network_of
 from convexnet.lab.terminal import UsageError, refuse
@@ -34,7 +35,7 @@ def minimised(
     given: Sequence[Path],
     *,
     tol: float,
-    solver: str,
+    solver: SolverName,
     wrt: int,
     time_limit: float | None,
     allow: Sequence[str] = (),

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 import convexnet as cx
+from convexnet.choices import ActivationName
 from convexnet.lab.networks import EPSILON, Convex, drawn_from
 from convexnet.lab.recipes import Recipe
 from convexnet.zoo import MLP, AllConv, allconv_published, mlp_published
@@ -56,7 +57,9 @@ def ficnn(shape: Sequence[int], classes: int, recipe: Recipe) -> nn.Module:
     return nn.Sequential(OrderedDict(flatten=nn.Flatten(), ficnn=network))
 
 
-def counterpart(ordinary: Callable[[Sequence[int], int, Recipe], nn.Module], activation: str | None = None) -> Model:
+def counterpart(
+    ordinary: Callable[[Sequence[int], int, Recipe], nn.Module], activation: ActivationName | None = None
+) -> Model:
     """The convex counterpart of a network as the recipe's `convex` has it; `activation` overrules the recipe's."""
 
     def make(shape: Sequence[int], classes: int, recipe: Recipe) -> nn.Module:
@@ -70,7 +73,7 @@ def counterpart(ordinary: Callable[[Sequence[int], int, Recipe], nn.Module], act
     return Model(title.replace("ALLCONV", "AllConv"), convex=True, make=make, family=family)
 
 
-def converted(network: nn.Module, shape: Sequence[int], how: Convex, activation: str) -> nn.Module:
+def converted(network: nn.Module, shape: Sequence[int], how: Convex, activation: ActivationName) -> nn.Module:
     """`convexify` with the options of an experiment."""
     with warnings.catch_warnings():
         # It warns that a trained network loses accuracy. This one has learnt nothing yet.
