@@ -65,14 +65,43 @@ def sweep(
     Raises:
         RecordError: a record cannot be read or added.
     """
-    known = recorded(results)
-    outcome = Outcome([known[job.key] for job in jobs if job.key in known])
-    outcome.found = len(outcome.rows)
-    todo = list({job.key: job for job in jobs if job.key not in known}.values())
+    work = [(study, job) for job in jobs]
     if ray is None:
-        ran = one_by_one(study, todo, place, results, tick)
-    else:
-        ran = over_ray(study, todo, place, results, ray, threads)
+        return sweep_several(work, place, results, tick=tick, done=done)
+    outcome, left = begun(work, results)
+    return followed(over_ray(study, [job for _, job in left], place, results, ray, threads), outcome, done)
+
+
+def sweep_several(
+    work: Sequence[Work],
+    place: Place,
+    results: Path,
+    *,
+    tick: Tick = lambda job, point: None,
+    done: Callable[[Job, Outcome], None] = lambda job, outcome: None,
+) -> Outcome:
+    """Run jobs of several studies in the order in which they are given, one after another, in this process.
+
+    Arguments and errors are those of `sweep`; a record goes into the file of the study that asks for the job first.
+    """
+    outcome, left = begun(work, results)
+    return followed(one_by_one(left, place, results, tick), outcome, done)
+
+
+def begun(work: Sequence[Work], results: Path) -> tuple[Outcome, list[Work]]:
+    """The records that are there, and what is left to run, each job once."""
+    known = recorded(results)
+    outcome = Outcome([known[job.key] for _, job in work if job.key in known])
+    outcome.found = len(outcome.rows)
+    left: dict[str, Work] = {}
+    for study, job in work:
+        if job.key not in known:
+            left.setdefault(job.key, (study, job))
+    return outcome, list(left.values())
+
+
+def followed(ran: Iterator[Ran], outcome: Outcome, done: Callable[[Job, Outcome], None]) -> Outcome:
+    """Note what becomes of jobs while they are run."""
     for job, answer, new in ran:
         if isinstance(answer, str):
             outcome.failed.append((job, answer))
@@ -82,6 +111,9 @@ def sweep(
         done(job, outcome)
     return outcome
 
+
+Work = tuple[Study, Job]
+"""A job and the study that runs it."""
 
 Ran = tuple[Job, Row | str, bool]
 """A job, its record or what went wrong in words, and whether it was this sweep that ran it."""
@@ -100,17 +132,17 @@ def recorded(results: Path) -> dict[str, Row]:
     return {row["key"]: row for file in sorted(results.glob("*.jsonl")) for row in read_records(file)}
 
 
-def one_by_one(study: Study, jobs: Sequence[Job], place: Place, results: Path, tick: Tick) -> Iterator[Ran]:
+def one_by_one(work: Sequence[Work], place: Place, results: Path, tick: Tick) -> Iterator[Ran]:
     """Each job with its record, or with what went wrong in words.
 
     What another sweep is at work on goes to the end of the queue; where nothing else is left, it is waited for: its
     record comes, or its process dies and its folder is free.
     """
-    queue = deque(jobs)
+    queue = deque(work)
     told: set[str] = set()
     taken = 0  # since anything was run, or waited for
     while queue:
-        job = queue.popleft()
+        study, job = queue.popleft()
         try:
             row, new = settled(study, job, own(place, job), results, tick)
             yield job, row, new
@@ -118,7 +150,7 @@ def one_by_one(study: Study, jobs: Sequence[Job], place: Place, results: Path, t
             if job.key not in told:
                 place.say(f"{job.name}: {error}")
             told.add(job.key)
-            queue.append(job)
+            queue.append((study, job))
             taken += 1
             if taken == len(queue):
                 sleep(PATIENCE)
@@ -170,7 +202,7 @@ def perform(name: str, job: Job, place: Place, results: Path, threads: int) -> t
 
     torch.set_num_threads(threads)
     whole = replace(place, folder=place.folder.parent, say=print)
-    ((_, answer, new),) = one_by_one(study_named(name), [job], whole, results, lambda job, point: None)
+    ((_, answer, new),) = one_by_one([(study_named(name), job)], whole, results, lambda job, point: None)
     return answer, new
 
 
