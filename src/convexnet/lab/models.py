@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import convexnet as cx
-from convexnet.lab.networks import EPSILON, Convex, drawn_from
+from convexnet.lab.networks import EPSILON, Convex, as_new, drawn_from
 from convexnet.lab.recipes import Recipe
 from convexnet.zoo import MLP, AllConv, allconv_published, mlp_published
 
@@ -40,18 +40,18 @@ class Model:
 
 def mlp(shape: Sequence[int], classes: int, recipe: Recipe) -> nn.Module:
     """Three hidden layers of 800, BatchNorm, ReLU (Sivaprasad et al. 2021, section 4)."""
-    return perceptron(shape, classes, recipe, HIDDEN)
+    return perceptron(shape, classes, recipe, recipe.hidden or HIDDEN)
 
 
 def both_signs(shape: Sequence[int], classes: int, recipe: Recipe) -> nn.Module:
     """The ordinary MLP with the first layer of `ours`: its first activation sees both signs, nothing is constrained."""
-    return perceptron(shape, classes, recipe, HIDDEN, both=True)
+    return perceptron(shape, classes, recipe, recipe.hidden or HIDDEN, both=True)
 
 
 def shallow(shape: Sequence[int], classes: int, recipe: Recipe) -> nn.Module:
     """One hidden layer. With a free head its counterpart is convex and nothing of it is constrained: a shift that all
     logits share makes the head's weights non-negative."""
-    return perceptron(shape, classes, recipe, HIDDEN[:1])
+    return perceptron(shape, classes, recipe, (recipe.hidden or HIDDEN)[:1])
 
 
 def perceptron(shape: Sequence[int], classes: int, recipe: Recipe, hidden: Sequence[int], *, both: bool = False) -> MLP:
@@ -85,8 +85,7 @@ def allconv(shape: Sequence[int], classes: int, recipe: Recipe) -> nn.Module:
 
 def ficnn(shape: Sequence[int], classes: int, recipe: Recipe) -> nn.Module:
     """The baseline of table 4: 3 x 800, ReLU, the input passed to every layer, the output included; weights clipped."""
-    del recipe
-    network = cx.nn.FICNN(prod(shape), HIDDEN, classes, activation="relu", constraint="clip")
+    network = cx.nn.FICNN(prod(shape), recipe.hidden or HIDDEN, classes, activation="relu", constraint="clip")
     return nn.Sequential(OrderedDict(flatten=nn.Flatten(), ficnn=network))
 
 
@@ -109,7 +108,7 @@ def converted(network: nn.Module, shape: Sequence[int], how: Convex, activation:
     with warnings.catch_warnings():
         # It warns that a trained network loses accuracy. This one has learnt nothing yet.
         warnings.filterwarnings("ignore", "convexify projects weights", UserWarning)
-        return cx.convexify(
+        made = cx.convexify(
             network,
             torch.zeros(2, *shape),
             method=how.method,
@@ -119,6 +118,7 @@ def converted(network: nn.Module, shape: Sequence[int], how: Convex, activation:
             init=how.init,
             head="free" if how.free_head else "nonnegative",
         )
+    return as_new(made)
 
 
 MODELS: Mapping[str, Model] = MappingProxyType(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from convexnet.lab.jobs import Job
 from convexnet.lab.place import Place
 from convexnet.lab.present_runs import progress_on, state_of
 from convexnet.lab.study_queue import Entry, State, states
-from convexnet.lab.sweep import Outcome, Work, sweep_several
+from convexnet.lab.sweep import Outcome, sweep_several
+from convexnet.lab.waits import Work
 from convexnet.learner import Point
 
 Lines = Sequence[tuple[Entry, list[Work]]]
@@ -102,6 +104,6 @@ def run_queue(lines: Lines, place: Place, results: Path) -> int:
             measured = "" if accuracy is None else f", test {100 * accuracy:.2f} %"
             say(f"{job.name}: done in {row['seconds'] / 3600:.2f} hours{measured}")
 
-        started = sweep_several(work, Place(**{**vars(place), "say": say}), results, tick=tick, done=done)
+        started = sweep_several(work, replace(place, say=say), results, tick=tick, done=done)
     console.print(f"{len({row['key'] for row in started.rows})} of {total} runs have their record in {results}.")
     return len(started.failed)

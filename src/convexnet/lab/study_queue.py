@@ -18,7 +18,7 @@ from convexnet.lab.jobs import Job
 from convexnet.lab.lock import in_use
 from convexnet.lab.records import Row
 from convexnet.lab.studies import appendix_c, constraint_ablation, parity, study_named, table1, table4
-from convexnet.lab.sweep import Work, recorded
+from convexnet.lab.waits import Work, recorded
 
 SEEDS = range(3)
 
