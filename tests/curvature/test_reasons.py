@@ -69,7 +69,7 @@ REASONS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], str]] = {
     "prelu": (lambda x, c: F.prelu(leaky(x), torch.tensor([-0.25])), r"^a slope lies outside \[0, 1\]"),
     "prelu of mixed": (lambda x, c: F.prelu(-leaky(x), torch.tensor([0.25])), "^PReLU is convex and non-decr"),
     "mixed sums": (lambda x, c: F.linear(mixed(x), torch.ones(2, 8)), "^it adds quantities that are partly convex"),
-    "norm by c": (lambda x, c: F.layer_norm(c, (4,), relu(x)[0]), "a rule only where no argument but the first depends"),
+    "norm by c": (lambda x, c: F.layer_norm(c, (4,), relu(x)[0]), "a rule only where no argument but the first "),
     "batch elsewhere": (lambda x, c: relu(x)[None], r"^its shape is \(1, 2, 4\) for two samples"),
     "rows exchanged": (lambda x, c: relu(x).flip(0), "^its row i depends on other rows"),
     "training": (lambda x, c: F.dropout(x, 0.5, True), "it draws random numbers"),
