@@ -268,7 +268,7 @@ def checked(energy: Drawn, apart: bool = True) -> cx.Solution | None:
     """
     model, given, box = energy.model, energy.given, energy.box
     proofs: list[Tensor] = []
-    home: Any = sys.modules["convexnet.solve.minimise"]
+    home: Any = sys.modules["convexnet.solve.answer"]
     original = lower_bounds.proved
 
     def proved(*arguments: Any) -> tuple[Tensor, Tensor]:
