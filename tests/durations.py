@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-ROOMS = {"src": 15, "tests": 170, "tests/curvature": 120, "tests/export": 55, "tests/lab": 90, "tests/solve": 160}
-"""Seconds that each room may take on a quiet machine of our smallest kind: two cores. Shown, and never asserted."""
+ROOMS = {"src": 10, "tests": 130, "tests/curvature": 100, "tests/export": 45, "tests/lab": 75, "tests/solve": 120}
+"""Seconds that each room may take on a quiet machine; together what two cores have in four and a half minutes, less a
+minute for types. Shown, and never asserted."""
 
 SHOWN = 25
 TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
