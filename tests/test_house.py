@@ -16,7 +16,7 @@ from convexnet.curvature.table import TABLE
 ROOT = Path(__file__).resolve().parent.parent
 IDS = [f"A{n}" for n in range(1, 14)] + [f"B{n}" for n in range(1, 6)] + [f"C{n}" for n in range(1, 9)]
 STATES = ("done", "runs", "in part", "planned")
-TARGETS = {"help", "demo", "test", "lint", "format", "docs", "slow", "fuzz", "bench", "clean"}
+TARGETS = {"help", "demo", "test", "lint", "format", "docs", "slow", "durations", "fuzz", "bench", "clean"}
 PRIVATE = {
     "a path of one machine": re.compile(r"(?<![\w.:/])/(?:work|root|home|Users|opt|tmp)/\w"),
     "an issue number": re.compile(r"\bissues?\s+#\d", re.IGNORECASE),
