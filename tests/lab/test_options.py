@@ -22,8 +22,8 @@ from torch.nn.utils import parametrize
 from typer.testing import CliRunner
 
 import convexnet as cx
+from convexnet.choices import INITS
 from convexnet.constraints.sets import METHODS
-from convexnet.conversion.convexify import INITS
 from convexnet.lab import data, demo, descriptions, figures, narrative, plane, present, runs
 from convexnet.lab.checkpoints import epoch_seed
 from convexnet.lab.commands import app

@@ -314,7 +314,7 @@ def test_a_finished_run_is_trained_longer(tmp_path: Path) -> None:
     text, plain = ((tmp_path / f"r.{ending}").read_text(encoding="utf-8") for ending in ("html", "md"))
     assert "<h1>Runs</h1>" in text
     assert "papers" not in text + plain
-    assert "orange: MLP, ours, seed 0, test" in plain
+    assert "Orange: MLP, ours. At the end: MLP, ours: train" in plain
     again = command(*words, "--epochs", "4", "--resume")
     assert again.exit_code == 0
     assert "nothing to do" in again.output
@@ -367,7 +367,7 @@ def test_a_folder_in_use_is_refused_or_waited_for(kind: str, tmp_path: Path, mon
         (["train", "--dataset", "digits", "--augment", "flips", "--epochs", "1"], "flips"),
         (["train", "--dataset", "digits", "--train-samples", "99999"], "99999"),
         (["train", "--dataset", "digits", "--accelerator", "tpu"], "is not one of cpu, cuda, auto"),
-        (["train", "--dataset", "digits", "--accelerator", "cuda", "--devices", "999"], "cannot be had here"),
+        (["train", "--dataset", "digits", "--accelerator", "cuda", "--devices", "999"], "not available here"),
         (["train", "--dataset", "digits", "--precision", "31-true", "--epochs", "1"], "31-true"),
         (["study", "run", "table7"], "there is no study 'table7'"),
         (["study", "run", "table1", "--smoke", "--full"], "exclude each other"),

@@ -5,11 +5,9 @@ The tests compare each with the place that it comes from.
 
 from __future__ import annotations
 
-METHODS = ("exponentiate", "clip", "absolute", "shift", "softplus", "exp")
-"""How weights keep their sign: `convexnet.constraints.sets`."""
-
-INITS = ("paper", "lognormal", "identity")
-"""How constrained weights are drawn: `convexnet.conversion.convexify`."""
+from convexnet.choices import INITS as INITS
+from convexnet.choices import METHODS as METHODS
+from convexnet.choices import SOLVERS as SOLVERS
 
 NORMALISATIONS = ("none", "mean-std", "standard", "zca")
 WHITENINGS = ("standard", "zca")
@@ -34,9 +32,6 @@ RECIPES = ("paper-text", "paper-code", "ours")
 
 MODELS = ("mlp", "mlp-signs", "relu-mlp", "ficnn", "ioc-mlp", "ioc-shallow", "allconv", "ioc-allconv")
 """`convexnet.lab.models`."""
-
-SOLVERS = ("auto", "newton", "bundle", "pdhg", "admm", "fista", "adam", "lp")
-"""`convexnet.solve.choose`."""
 
 STUDIES = (
     (

@@ -149,7 +149,7 @@ def rates(runs: Sequence[Run]) -> str:
 
 
 def rule(run: Run) -> str:
-    """How the convex network's weights keep their sign."""
+    """How the signs of the convex network's weights are kept."""
     how = run.recipe.convex
     where = "between its first layer and its head" if how.free_head else "after its first layer"
     scales = "BatchNorm’s scales left free" if how.free_gamma else "BatchNorm’s scales included"

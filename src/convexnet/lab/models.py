@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 import convexnet as cx
+from convexnet.choices import ActivationName
 from convexnet.lab.networks import EPSILON, Convex, as_new, drawn_from
 from convexnet.lab.recipes import Recipe
 from convexnet.zoo import MLP, AllConv, allconv_published, mlp_published
@@ -90,7 +91,7 @@ def ficnn(shape: Sequence[int], classes: int, recipe: Recipe) -> nn.Module:
 
 
 def counterpart(
-    ordinary: Callable[[Sequence[int], int, Recipe], nn.Module], title: str, activation: str | None = None
+    ordinary: Callable[[Sequence[int], int, Recipe], nn.Module], title: str, activation: ActivationName | None = None
 ) -> Model:
     """The convex counterpart of a network as the recipe's `convex` has it; `activation` overrules the recipe's."""
 
@@ -103,7 +104,7 @@ def counterpart(
     return Model(title, convex=True, make=make, family="allconv" if ordinary is allconv else "mlp")
 
 
-def converted(network: nn.Module, shape: Sequence[int], how: Convex, activation: str) -> nn.Module:
+def converted(network: nn.Module, shape: Sequence[int], how: Convex, activation: ActivationName) -> nn.Module:
     """`convexify` with the options of an experiment."""
     with warnings.catch_warnings():
         # It warns that a trained network loses accuracy. This one has learnt nothing yet.

@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Generator
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 import convexnet as cx
-from convexnet.constraints.derive import derive
-from convexnet.constraints.keeping import Kept
+from convexnet.choices import ActivationName, InitName, MethodName
+from convexnet.constraints.constrain import Kept
 from convexnet.constraints.parametrised import owner, unparametrise
+from convexnet.constraints.required_signs import derive
 from convexnet.memory import CONSTRAINT
 
 EPSILON = 5.0
@@ -28,13 +30,13 @@ class Convex:
     demo's alone: the fixed first step of its convex network. `activation` takes the place of ReLU.
     """
 
-    method: str = "exponentiate"
-    widen_first: float | str | None = None
-    init: str | None = None
+    method: MethodName = "exponentiate"
+    widen_first: float | Literal["signs"] | None = None
+    init: InitName | None = None
     free_head: bool = False
     free_gamma: bool = False
     whiten: str | None = None
-    activation: str = "elu"
+    activation: ActivationName = "elu"
 
 
 @contextlib.contextmanager

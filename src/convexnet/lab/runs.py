@@ -185,7 +185,7 @@ def save(network: nn.Module, path: Path) -> None:
         cx.save(network, path)
     except OSError as error:
         raise CheckpointError(
-            f"{path} could not be written ({error.strerror or error}); the checkpoint beside it has the weights: free "
+            f"{path} could not be written ({error.strerror or error}); the checkpoint next to it has the weights: free "
             "some space and resume from it"
         ) from error
 
@@ -208,7 +208,7 @@ def launched(place: Place, precision: str) -> Fabric:
             accelerator=place.accelerator, devices=devices, num_nodes=nodes, strategy=strategy, precision=kind
         )
     except (MisconfigurationException, RuntimeError) as error:
-        raise ValueError(f"{place.devices} of {place.accelerator!r} cannot be had here: {error}") from error
+        raise ValueError(f"{place.devices} of {place.accelerator!r} are not available here: {error}") from error
     fabric.launch()
     return fabric
 

@@ -19,7 +19,7 @@ class Stopped(KeyboardInterrupt):
     """
 
     def __init__(self, number: int, checkpoint: Path) -> None:
-        super().__init__(f"stopped by {signal.Signals(number).name}; {checkpoint} has all of it")
+        super().__init__(f"stopped by {signal.Signals(number).name}; {checkpoint} holds the whole state")
         self.signal, self.checkpoint = number, checkpoint
 
 

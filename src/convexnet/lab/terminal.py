@@ -69,3 +69,14 @@ def one_of(allowed: Iterable[str]) -> Callable[[str | None], str | None]:
         return value
 
     return check
+
+
+def completing(allowed: Iterable[str]) -> Callable[[str], list[str]]:
+    """Return what a shell offers for an option that has one of a few values.
+
+    Example:
+        >>> completing(("clip", "shift"))("c")
+        ['clip']
+    """
+    names = tuple(allowed)
+    return lambda incomplete: [name for name in names if name.startswith(incomplete)]
