@@ -10,11 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol, Self, TypeVar
 
+from convexnet.curvature.arithmetic import Power
 from convexnet.curvature.call import Call
 from convexnet.curvature.facts import Fact
-
-POWERS = {"square": 2.0, "sqrt": 0.5, "rsqrt": -0.5, "reciprocal": -1.0}
-"""Operators that are powers, by their exponents."""
+from convexnet.curvature.table import row_of
 
 
 class Lost(Exception):
@@ -82,8 +81,8 @@ def combined(call: Call, value: Callable[[Any], V], other: Other[V] = no_other) 
             return value(first) * value(args[1]).log(args[1])
         case "entr":
             return -(value(first) * value(first).log(first))
-        case _ if name in POWERS:
-            return value(first).power(POWERS[name], first)
+        case _ if isinstance(rule := row_of(call.name).rule, Power):
+            return value(first).power(rule.exponent, first)
         case _:
             return other(name, call, value)
 
@@ -94,7 +93,8 @@ def is_arithmetic(name: str) -> bool:
         case "add" | "sub" | "rsub" | "neg" | "mul" | "div" | "pow" | "exp" | "expm1" | "log" | "log1p":
             return True
         case _:
-            return POWERS.get(name, 0.5).is_integer()
+            rule = row_of(name).rule
+            return isinstance(rule, Power) and rule.exponent.is_integer()
 
 
 def fixed(exponent: Any) -> float | None:

@@ -72,6 +72,7 @@ class Moved(Moving):
     fills: bool = False
     as_float: bool = False  # the operator has no boolean or integer kernel
     picks: tuple[int, str] | None = None  # the argument that says which elements are meant, in tensors of integers
+    anywhere: bool = False  # which may be the numbers of another input
 
     def __call__(self, call: Call) -> Result:
         if any(isinstance(arg, torch.dtype) for arg in call.args) or call.arg(3, "accumulate") is True:
@@ -124,17 +125,13 @@ class Moved(Moving):
 
         def exchange(fact: Fact) -> Tensor:
             if id(fact) in picks:
-                return address(fact, anywhere=self.picks is not None and call.name in ANYWHERE and len(facts) == 1)
+                return address(fact, anywhere=self.anywhere and len(facts) == 1)
             found = table.get(id(fact))
             return call.blank(fact) if found is None else found
 
         out = call.run(exchange)
         parts: Sequence[Tensor] = out if isinstance(out, (tuple, list)) else (out,)
         return [retype(part, dtype) for part in parts]
-
-
-ANYWHERE = ("gather", "index", "index_select")
-"""Operators that may pick elements by the numbers of another input."""
 
 
 def degrees_of(facts: Sequence[Fact]) -> dict[str, Any]:

@@ -213,8 +213,7 @@ class Shape:
 
 
 def composed(variables: Sequence[Fact], shape: Shape, out: Sequence[int]) -> Fact:
-    """The composition theorem for a function of some quantities: what is known of it, and, of one quantity, which way it
-    goes."""
+    """The composition theorem for a function of some quantities; of one it is known which way the function goes."""
     out = tuple(out)
     convex, concave, rising, falling = (
         settled(mask.expand(torch.broadcast_shapes(mask.shape, [1] * len(out))), out)
