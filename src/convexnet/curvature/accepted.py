@@ -189,7 +189,8 @@ def check_tensors(model: nn.Module) -> None:
         if found is None and (changed := overridden(tensor)):
             found = (
                 f"is a {type(tensor).__name__}, a class of tensors that changes what operators do "
-                f"({', '.join(changed[:3])}{', ...' if len(changed) > 3 else ''}), and a program knows plain ones only",
+                f"({', '.join(changed[:3])}{', ...' if len(changed) > 3 else ''}), and a traced program contains "
+                "plain ones only",
                 "use .as_subclass(torch.Tensor)",
             )
         if found is not None:

@@ -67,15 +67,15 @@ DRAWS = ((1.0, 0), (0.03, 0), (1.0, 1), (1.0, -1), (30.0, 1), (30.0, -1), (1.0, 
 """Sizes of random rows, and their sign (0: both signs)."""
 
 WHILE_TRACED = (
-    "simply called, it computes something else than while it is traced: its forward asks whether it is traced or "
-    "compiled, or catches errors that come from it; compute the same in both cases"
+    "it computes something else when it is called than when it is traced: its forward tests whether it is traced "
+    "or compiled, or catches errors that tracing raises; compute the same in both cases"
 )
 FROM_CALL_TO_CALL = (
     "called again on the same rows, it computes something else: its forward counts its calls, or reads what an earlier "
-    "one has left; pass what changes as an input"
+    "call has left; pass what changes as an input"
 )
 WITH_GRADIENTS = (
-    "it computes something else where gradients are recorded: its forward asks for that (torch.is_grad_enabled, "
+    "it computes something else when gradients are recorded: its forward tests for that (torch.is_grad_enabled, "
     "requires_grad); compute the same in both cases"
 )
 IN_FLOAT64 = (
@@ -109,7 +109,7 @@ def check_faithful(model: nn.Module, program: Program) -> None:
         >>> trace(Knowing(), torch.ones(1, 2))
         Traceback (most recent call last):
         ...
-        convexnet.errors.NotTraceable: Knowing is not what is traced of it: simply called, it computes something ...
+        convexnet.errors.NotTraceable: Knowing differs from its traced program: simply called, it computes something ...
     """
     if not is_comparable(program):
         return
@@ -121,7 +121,7 @@ def check_faithful(model: nn.Module, program: Program) -> None:
         with silent(), surroundings(), torch.no_grad():
             compare(model, program, reasons, cheap)
     except Different as different:
-        raise NotTraceable(f"{type(model).__name__} is not what is traced of it: {different}") from None
+        raise NotTraceable(f"{type(model).__name__} differs from its traced program: {different}") from None
 
 
 def is_comparable(program: Program) -> bool:

@@ -158,7 +158,7 @@ def of_output(path: str, fact: Fact, node: fx.Node, step: int) -> Finding:
         reason = f"its shape is {tuple(fact.shape)} for two samples: the first dimension is not the batch"
         remedy = "keep the batch in the first dimension: one row for each sample"
     elif not aligned(fact):
-        reason = "its row i depends on other rows of the batch than row i, so it is no function of one sample"
+        reason = "its row i depends on other rows of the batch than row i, so it is not a function of one sample"
         remedy = "keep the batch in the first dimension, and do not reorder or reduce it"
     elif fact.curvature == CONCAVE:
         reason, remedy = "it is concave: its negative is convex", "negate it, or minimise its negative"

@@ -14,7 +14,7 @@ from convexnet.curvature.fields import core, join_rows, uniform, where_any
 from convexnet.curvature.row import Kind
 
 UNRULED = "replace it by an operator the calculus knows, or add a rule for it"
-DISCRETE = Refusal("its result is a whole number or a truth value that depends on the input", "write it as a maximum")
+DISCRETE = Refusal("its result is an integer or a boolean that depends on the input", "write it as a maximum")
 COMPLEX = Refusal(
     "its result is complex and depends on the input, and curvature is a property of real numbers",
     "work on the real and the imaginary part, as real tensors; a Fourier transform is a matrix product in each",

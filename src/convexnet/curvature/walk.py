@@ -339,11 +339,11 @@ UNREAD = Refusal(
     "read it from a buffer, or give a Python number",
 )
 GAP = Refusal(
-    "it makes a number of NaN, and its argument may be undefined at some points",
+    "it replaces NaN by a number, and its argument may be undefined at some points",
     "keep the arguments of powers, logarithms and quotients where these are defined",
 )
 MIXING = Refusal(
-    "it mixes the rows of the batch: the samples influence each other, and the output is no function of one sample",
+    "it mixes the rows of the batch: the samples influence each other, and the output is not a function of one sample",
     "reduce over the dimensions of a sample only (dim 1 and up)",
 )
 

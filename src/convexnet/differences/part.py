@@ -170,8 +170,8 @@ def only_output(program: Program) -> fx.Node:
     leaf = program.outputs[0][1] if len(program.outputs) == 1 else None
     if not isinstance(leaf, fx.Node) or not results_of(leaf)[1][0]:
         raise ValueError(
-            f"{program.model} returns {len(program.outputs)} outputs, or one that is no floating-point tensor: a split "
-            "is of one real tensor; wrap the model in a module that returns it"
+            f"{program.model} returns {len(program.outputs)} outputs, or one that is not a floating-point tensor: a "
+            "split is of one real tensor; wrap the model in a module that returns it"
         )
     output.args = (leaf,)
     return output
