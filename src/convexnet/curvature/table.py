@@ -56,9 +56,7 @@ S_SHAPED = Profile(
     note="it is S-shaped: convex below zero and concave above",
 )  # fmt: skip
 SIGMOID = Profile(convex=LEFT, concave=RIGHT, rising=LINE, nonneg=LINE, image=(0.0, 1.0), note=S_SHAPED.note)
-CUBIC = Profile(
-    convex=RIGHT, concave=LEFT, rising=LINE, nonneg=RIGHT, nonpos=LEFT, note="it is concave below zero"
-)
+CUBIC = Profile(convex=RIGHT, concave=LEFT, rising=LINE, nonneg=RIGHT, nonpos=LEFT, note="it is concave below zero")
 CONCAVE = Profile(concave=LINE, rising=LINE, nonpos=LINE, image=(-INF, 0.0), note="it is concave")
 WAVE = Profile(image=(-1.0, 1.0), note="it is periodic")
 STEP = Profile(rising=LINE, exact=True, note="it is a step function")
