@@ -264,7 +264,7 @@ def predict(
 ) -> None:
     """Name the most probable classes of images, with their probabilities.
 
-    Images are brought to the size that the network was trained on. Exit status 2: a file is no image, or no network.
+    Images are brought to the size that the network was trained on. Exit status 2: a file is not an image or network.
 
     Example: convexnet predict runs/first/network.safetensors cat.jpg dog.jpg
     """

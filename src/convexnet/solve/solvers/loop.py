@@ -198,7 +198,7 @@ class Evidence:
     """What a lower bound was made of, so that it can be proved: whatever a solver has of this, in float64.
 
     Attributes:
-        touch: where the affine function touches what bends smoothly, (B, n).
+        touch: where the affine function touches smooth atoms, (B, n).
         gates: of each bend, (B, in_k).
         multipliers, touching: of the arguments of each bend, and where its tangents touch, (B, in_k).
         points, shares: the points of tangents, (B, m, n), and the weights of their average, (B, m).
@@ -391,7 +391,7 @@ class Offer:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a minimisation has come, as `minimise(callback=...)` is told after every step.
+    """The progress of a minimisation, which `minimise(callback=...)` gets after every step.
 
     Attributes:
         step: steps taken so far, by all solvers together.
@@ -408,7 +408,7 @@ class Progress:
 
 @dataclass
 class Watch:
-    """Who is told of every step, and may end it all."""
+    """The callback of every step, which may end the minimisation."""
 
     callback: Callable[[Progress], object] | None = None
     verbose: bool = False
@@ -475,7 +475,7 @@ def drive(
         tol: see `Found.allowed`.
         most: steps for each sample.
         deadline: on the monotonic clock.
-        watch: who is told of every step.
+        watch: the callback of every step.
     """
     if bool(found.scale.isnan().any()):
         found.look(problem)
