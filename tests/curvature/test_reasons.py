@@ -26,7 +26,7 @@ def mixed(x: Tensor) -> Tensor:
 # of an input x that convexity is asked in, and another input c
 REASONS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], str]] = {
     "order 1/2": (lambda x, c: torch.linalg.vector_norm(x, 0.5, dim=1), "^its order is 0.5; .* from 1$"),
-    "norm of convex": (lambda x, c: leaky(x).norm(dim=1), "norm is convex and increases with.*may be negative"),
+    "norm of convex": (lambda x, c: leaky(x).norm(dim=1), "norm is convex and increases with the abs.*may be negative"),
     "distance of order 1/2": (lambda x, c: torch.cdist(x[:, None], torch.zeros(1, 4), 0.5)[:, 0], "order is 0.5"),
     "distance to c": (lambda x, c: torch.cdist(x[:, None], c[:, None])[:, 0], "points that differ between samples"),
     "a truth value": (lambda x, c: leaky(x) * (c > 0).long(), "a boolean or an integer .* depends on another input"),
@@ -37,7 +37,8 @@ REASONS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], str]] = {
     "complex": (lambda x, c: (x * torch.tensor(1j)).real, "^its result is complex"),
     "a complex cast": (lambda x, c: x.to(torch.complex64).abs(), "^its result is complex"),
     "fourier": (lambda x, c: torch.fft.rfft(x).abs(), "complex"),
-    "vmap": (lambda x, c: torch.vmap(lambda row: relu(row).sum())(x), "torch.vmap"),
+    "vmap": (lambda x, c: torch.vmap(lambda row: relu(row).sin())(x), "^sin is neither convex nor concave"),
+    "vmap over features": (lambda x, c: torch.vmap(lambda column: column.abs().sum(), 1)(x), "mixes the rows"),
     "rounding": (lambda x, c: x.long().float(), "integer or a boolean"),
     "sum": (lambda x, c: mixed(x).sum(1), "^sum adds elements that are partly convex and partly concave"),
     "mean": (lambda x, c: mixed(x).mean(1), "^mean adds"),
@@ -68,7 +69,7 @@ REASONS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], str]] = {
     "prelu": (lambda x, c: F.prelu(leaky(x), torch.tensor([-0.25])), r"^a slope lies outside \[0, 1\]"),
     "prelu of mixed": (lambda x, c: F.prelu(-leaky(x), torch.tensor([0.25])), "^PReLU is convex and non-decr"),
     "mixed sums": (lambda x, c: F.linear(mixed(x), torch.ones(2, 8)), "^it adds quantities that are partly convex"),
-    "norm by c": (lambda x, c: F.layer_norm(c, (4,), relu(x)[0]), "has a rule only where no argument but the"),
+    "norm by c": (lambda x, c: F.layer_norm(c, (4,), relu(x)[0]), "a rule only where no argument but the first "),
     "batch elsewhere": (lambda x, c: relu(x)[None], r"^its shape is \(1, 2, 4\) for two samples"),
     "rows exchanged": (lambda x, c: relu(x).flip(0), "^its row i depends on other rows"),
     "training": (lambda x, c: F.dropout(x, 0.5, True), "it draws random numbers"),

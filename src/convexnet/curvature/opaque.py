@@ -27,11 +27,16 @@ VMAP = Refusal(
 
 def unruled(name: str) -> Refusal:
     """Why an operator without a rule says nothing."""
-    if name in ("_add_batch_dim", "_remove_batch_dim") or name.startswith("_vmap"):
+    if is_transform(name):
         return VMAP
     if name in ("complex", "polar", "view_as_complex") or name.startswith("fft_"):
         return COMPLEX
     return Refusal(f"aten.{name} has no rule, and what is unknown is not assumed to be fine", UNRULED)
+
+
+def is_transform(name: str) -> bool:
+    """Whether an operator opens or closes a torch.vmap, and cannot be called by itself."""
+    return name.startswith("_vmap") or "batch_dim" in name
 
 
 def unreal(value: object) -> Refusal:

@@ -139,17 +139,20 @@ def demo(
         ),
     ] = None,
 ) -> None:
-    """Compare an ordinary and a convex network on real digits.
+    """Compare ordinary and convex networks on real digits.
 
-    Both are trained with clean and with 40 % wrong labels; options say how the convex one is made.
+    All are trained with clean and with 40 % wrong labels: the paper's pair, of which options say how the convex one is
+    made; and the convex network in our recipe, with the ordinary one in the same and one hidden layer beside it.
     Prints a table and both certificates, and writes report.html (one file, opens anywhere) and metrics.json. The data
     come with scikit-learn, so no network is needed. Under two minutes on two processor cores.
     """
     folder = out if out is not None else Path("runs") / f"demo-{datetime.now():%Y%m%d-%H%M%S}"
-    with stops_cleanly("no report was written. Start again with the same command."):
+    with stops_cleanly(f"no report was written. With --out {folder} the same command goes on."):
         import torch
 
-        from convexnet.lab.demo import Recipe
+        from convexnet.lab.checkpoints import CheckpointError
+        from convexnet.lab.demo import asked
+        from convexnet.lab.lock import Taken
         from convexnet.lab.networks import Convex
         from convexnet.lab.present import run_demo
 
@@ -160,7 +163,10 @@ def demo(
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise refuse(f"cannot write to {folder}: {error.strerror}. Choose another folder with --out.") from None
-        run_demo(folder, seed=seed, quick=quick, recipe=Recipe(decay=1.0 if decay is None else decay, convex=how))
+        try:
+            run_demo(folder, seed=seed, quick=quick, recipe=asked(how, 1.0 if decay is None else decay))
+        except (CheckpointError, Taken, OSError) as error:
+            raise refuse(str(error)) from None
 
 
 @app.command()

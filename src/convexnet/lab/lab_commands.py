@@ -290,6 +290,47 @@ def run_study(
     raise typer.Exit(1 if failed else 0)
 
 
+@study_app.command("queue")
+def queue_of_studies(
+    listed: Annotated[
+        bool, typer.Option("--list", help="Show what is done, running and waiting; run nothing.")
+    ] = False,
+    rank: Annotated[int | None, typer.Option(help="Only this line of the queue.", show_default=False)] = None,
+    only: Annotated[str, typer.Option(metavar="TEXT", help="Only runs with this in their name, as 'seed 2'.")] = "",
+    data_dir: DataDir = None,
+    out: Annotated[Path, typer.Option(help="Folder of the records.", file_okay=False)] = Path("results"),
+    runs: Annotated[Path, typer.Option(help="Folder of logs and checkpoints on the way.", file_okay=False)] = Path(
+        "runs/studies"
+    ),
+) -> None:
+    """Run the long studies, one network after another, on one processor thread: hours and days.
+
+    The lines of the queue are ranked, and go on where they were stopped: what has a record is not run again, what
+    another process is at work on is left to it, so that two such commands share the work. Ctrl-C and SIGTERM leave a
+    checkpoint. Exit status 1 if a run failed.
+
+    Example: convexnet study queue --list
+    """
+    with stops_cleanly("the same command goes on where it stopped."):
+        import torch
+
+        from convexnet.lab.place import Place
+        from convexnet.lab.present_queue import run_queue, show_queue
+        from convexnet.lab.records import RecordError
+        from convexnet.lab.study_queue import work_of
+
+        torch.set_num_threads(1)
+        try:
+            lines = work_of(rank, only)
+            if listed:
+                show_queue(lines, runs, out)
+                return
+            failed = run_queue(lines, Place(runs, data_dir), out)
+        except (ValueError, RecordError) as error:
+            raise refuse(str(error)) from None
+    raise typer.Exit(1 if failed else 0)
+
+
 def report(
     records: Annotated[
         list[Path], typer.Argument(metavar="RUNS...", help="Files of records, or folders of them.", show_default=False)

@@ -23,6 +23,31 @@ class Stopped(KeyboardInterrupt):
         self.signal, self.checkpoint = number, checkpoint
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, where there is no run to write a checkpoint of: while data are read, say."""
+
+    signal = signal.SIGTERM
+
+
+@contextlib.contextmanager
+def terminating() -> Generator[None, None, None]:
+    """Raise `Terminated` at SIGTERM, instead of ending without a word; in the main thread only."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        raise Terminated
+
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGTERM) == signal.SIG_IGN:
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 @contextlib.contextmanager
 def stopping() -> Generator[Callable[[], int | None], None, None]:
     """Note Ctrl-C and SIGTERM instead of dying; the second one interrupts at once. Yields what asks for the signal.

@@ -145,7 +145,7 @@ def bars_panel(lines: Sequence[Line]) -> list[Panel]:
     def draw(figure: Figure, theme: Theme) -> None:
         axes = plain_axes(figure, "test accuracy, %", "")
         places = list(range(len(drawn)))[::-1]
-        colours = [theme.nn if line.counted[0]["model"] == "mlp" else theme.ioc for line in drawn]
+        colours = [theme.nn if line.counted[0]["model"].startswith("mlp") else theme.ioc for line in drawn]
         axes.barh(places, [mean for mean, _ in values], color=colours, height=0.62)
         for place, (mean, half) in zip(places, values, strict=True):
             axes.hlines(place, mean - (half or 0), mean + (half or 0), color=theme.ink, linewidth=1.6)

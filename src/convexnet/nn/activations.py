@@ -30,7 +30,7 @@ class OfConvex(nn.Module):
         return self.activation(y[:, :1].square() + y[:, 1:])
 
 
-def activation_of(activation: str | nn.Module, by_construction: bool = True) -> nn.Module:
+def activation_of(activation: ActivationName | nn.Module, by_construction: bool = True) -> nn.Module:
     """The activation of an input-convex network, as a module of its own.
 
     A module is proved convex and non-decreasing, by one certificate: g(y₀² + y₁) is convex exactly where g is both.
@@ -77,7 +77,7 @@ def activation_of(activation: str | nn.Module, by_construction: bool = True) -> 
     return own
 
 
-def free_activation_of(activation: str | nn.Module) -> nn.Module:
+def free_activation_of(activation: ActivationName | nn.Module) -> nn.Module:
     """The activation of a path that need not be convex: a name as above, or any module, which is copied.
 
     Example:

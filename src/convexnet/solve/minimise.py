@@ -107,9 +107,12 @@ def minimise(
         by the vertex formula where f is piecewise linear and by the implicit function theorem where it is smooth, of
         the value by the dual gates. They are those of the minimum, whatever solver was chosen, and of the values that
         all these tensors had in the call, whatever was written to them since; a derivative that is zero is a tensor of
-        zeros. Where the minimiser is not unique, only those of the value mean anything. Where no kink holds the
-        minimiser, they can be differentiated again, to any order (`create_graph=True`); where one does, a second
-        derivative is a RuntimeError that names the operator and its line.
+        zeros. Where the minimiser is not unique, only those of the value mean anything. Where more kinks and bounds
+        meet than are needed to hold the minimiser, it may move otherwise in other directions: then `backward()` is a
+        RuntimeError that names the sample and these kinks, if a gradient of this minimiser arrives; the gradient of
+        the value is one of those between its derivatives to both sides, as that of a ReLU at zero is. Where no kink
+        holds the minimiser, they can be differentiated again, to any order (`create_graph=True`); where one does, a
+        second derivative is a RuntimeError that names the operator and its line.
 
     Raises:
         NotCertified: f is not proved convex in y.

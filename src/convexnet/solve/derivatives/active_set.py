@@ -29,6 +29,12 @@ LOOSE = 1e5
 CLOSE = 1e-7
 """How far from its place what is looked up may be, in its unit."""
 
+TIED = 1e-10
+"""How far from its place, in its unit, what does not hold the minimiser may be and still be there too."""
+
+APART = 1e-9
+"""The square of how far a row of length 1 may be from the span of others and still count as one of them."""
+
 NEAR = 1e-2
 """How far, as a share of the box, the minimiser may be from where it was found, to be looked for by one step."""
 
@@ -45,6 +51,8 @@ class Held:
         sure: samples (B,) for which it was looked up that these kinks and bounds hold the minimiser, and no others.
         kinks: by the number of a bend, the samples (B,) that it holds; none for smooth ones.
         y: where they put the minimiser, (B, n); where that is not sure, where it was found.
+        tied: samples (B,) at which more kinks and bounds meet than are needed, so that it is for `ties` to say which
+            hold them.
         still: by the number of a norm, which of its arguments (B, in_k) it holds at zero; elsewhere it is smooth.
     """
 
@@ -56,12 +64,14 @@ class Held:
     sure: Tensor
     kinks: dict[int, Tensor]
     y: Tensor
+    tied: Tensor
     still: dict[int, Tensor] = field(default_factory=dict[int, Tensor])
 
     def put(self, index: Tensor, part: Held) -> None:
         """The solution for some samples."""
-        mine = [self.low, self.high, self.to_y, self.along, self.sure, self.y, *self.forces, *self.kinks.values()]
-        theirs = [part.low, part.high, part.to_y, part.along, part.sure, part.y, *part.forces, *part.kinks.values()]
+        names = ("low", "high", "to_y", "along", "sure", "y", "tied")
+        mine = [*(getattr(self, name) for name in names), *self.forces, *self.kinks.values()]
+        theirs = [*(getattr(part, name) for name in names), *part.forces, *part.kinks.values()]
         for whole, some in zip(mine, theirs, strict=True):
             whole[index] = some
         for k, some in part.still.items():
@@ -140,12 +150,12 @@ def held_by(form: KinkForm, found: Found, gates: list[Tensor], lo: Tensor, hi: T
         slope = slope + (hessian @ at_bounds[:, :, None])[..., 0]
     right = torch.stack([to_x * free, -slope * free], 2)
     down = torch.stack([torch.zeros_like(ahead), -ahead], 2)
-    along, forces = saddle(hessian if smooth else None, jacobian, free, right, down)
+    along, forces, tied = saddle(hessian if smooth else None, jacobian, free, right, down)
     pulled = jacobian.mT @ forces + (hessian @ along if smooth else 0.0)
     to_y = (to_x - pulled[..., 0]) * (1 - free)
     parts = [spread(form, forces[..., i], picked, masks, gates) for i in (0, 1)]
     there = y + along[..., 1] + at_bounds
-    sure = looked_up(form, gates, chosen, arriving, parts[1], units, there, picked, masks)
+    sure, meet = looked_up(form, gates, chosen, arriving, parts[1], units, there, picked, masks)
     inside = (there >= lo - CLOSE * scale) & (there <= hi + CLOSE * scale)
     rest = slope + pulled[..., 1]
     typical = g.abs() + (jacobian.abs() * forces[..., 1:].mT.abs().mT).sum(1) + size / scale
@@ -153,6 +163,9 @@ def held_by(form: KinkForm, found: Found, gates: list[Tensor], lo: Tensor, hi: T
     rising = torch.where(low & (width > 0), rest >= -CLOSE * typical, True)
     falling = torch.where(high, rest <= CLOSE * typical, True)
     sure &= (inside & still & rising & falling).all(1)
+    beside = torch.minimum(there - lo, hi - there).abs() <= TIED * scale
+    loose = (low | high) & (rest.abs() <= CLOSE * typical) if smooth else torch.zeros_like(low)
+    tied = tied | meet | ((beside & ~low & ~high | loose) & (width > 0)).any(1)
     kinks = {k: (mask > 0).any(1) for k, mask in enumerate(masks) if mask is not None}
     held = ((k, index, mask) for k, (index, mask) in enumerate(zip(picked, masks, strict=True)))
     still = {
@@ -162,7 +175,8 @@ def held_by(form: KinkForm, found: Found, gates: list[Tensor], lo: Tensor, hi: T
     }
     near = (there - y).abs().amax(1) <= NEAR * torch.where(width < 1e12, width, 1.0).amax(1)
     there = torch.where((sure & near)[:, None], torch.minimum(torch.maximum(there, lo), hi), y)
-    return Held(low, high, to_y, along[..., 0] if smooth else torch.zeros_like(y), parts[0], sure, kinks, there, still)
+    along = along[..., 0] if smooth else torch.zeros_like(y)
+    return Held(low, high, to_y, along, parts[0], sure, kinks, there, tied, still)
 
 
 def gates_at(form: KinkForm, gates: list[Tensor], arguments: list[Tensor]) -> list[Tensor]:
@@ -180,10 +194,13 @@ def looked_up(
     there: Tensor,
     picked: list[Tensor | None],
     masks: list[Tensor | None],
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """Whether, where the kinks that seem to hold the minimiser put it, (B, n), they have gates in their range and all
-    others are on the side that theirs says, (B,)."""
+    others are on the side that theirs says, (B,); and whether others are at their kinks there, too, or, beside curves,
+    the gates of some at the end of their range, (B,)."""
     sure = there.isfinite().all(1)
+    meet = torch.zeros_like(sure)
+    smooth = any(bend.smooth or isinstance(bend, Norm) for bend in form.bends)
     for k, (bend, a) in enumerate(zip(form.bends, form.arguments(there), strict=True)):
         index, mask = picked[k], masks[k]
         if index is None or mask is None:
@@ -196,17 +213,27 @@ def looked_up(
             reach = (v - bend.slope * v).clamp(min=1e-300)
             gate = (new - bend.slope * v) / reach
             at_kink = (near.abs() <= CLOSE) & (gate >= -CLOSE) & (gate <= 1 + CLOSE)
+            meets = ~holds & (near.abs() <= TIED) & (bend.slope < 1)
+            loose = (gate - 0.5).abs() >= 0.5 - CLOSE
             beside = torch.where(gates[k] > 0.5, near >= -CLOSE, near <= CLOSE) | (bend.slope >= 1)
         elif isinstance(bend, Norm):
             size = bend.spread(bend.value(new) / torch.where(v > 0, v, 1.0))
             at_kink, beside = (a.abs() <= CLOSE * units[k]) & (size <= 1 + CLOSE), ~torch.zeros_like(holds)
+            meets = ~holds & (bend.spread(bend.value(a)) <= TIED * units[k])
+            loose = size >= 1 - CLOSE
         else:
+            assert isinstance(bend, Grouped)
             share = new / torch.where(v > 0, v, 1.0).repeat_interleave(bend.group, 1)
             below = (grouped(a, bend.group).amax(-1, keepdim=True) - grouped(a, bend.group)).flatten(1) / units[k]
             at_kink = (share >= -CLOSE) & (below <= CLOSE)
             beside = (share <= CLOSE) | ((share >= -CLOSE) & (below <= CLOSE))  # the leader is one of them
+            largest = grouped(below <= TIED, bend.group)
+            meets = ~holds & (largest & (largest.sum(-1, keepdim=True) > 1)).flatten(1)
+            meets &= ~leading(gates[k], bend)
+            loose = share <= CLOSE
         sure &= (torch.where(holds, at_kink, beside) | ~counts).all(1)
-    return sure
+        meet |= ((meets | holds & loose if smooth else meets) & counts).any(1)
+    return sure, meet
 
 
 def settled_gates(bend: Bend, gate: Tensor, index: Tensor, mask: Tensor, a: Tensor) -> Tensor:
@@ -216,10 +243,14 @@ def settled_gates(bend: Bend, gate: Tensor, index: Tensor, mask: Tensor, a: Tens
         return torch.where(holds, gate, bend.gates(a))
     if not isinstance(bend, Grouped):
         return torch.where(holds, gate, (gate > 0.5).to(gate))
-    first = grouped(gate, bend.group).argmax(-1, keepdim=True)
-    leads = torch.zeros_like(grouped(gate, bend.group)).scatter_(-1, first, 1.0).flatten(1) > 0
-    share = grouped(torch.where(holds | leads, gate, 0.0), bend.group)
+    share = grouped(torch.where(holds | leading(gate, bend), gate, 0.0), bend.group)
     return (share / share.sum(-1, keepdim=True)).flatten(1)
+
+
+def leading(gate: Tensor, bend: Grouped) -> Tensor:
+    """Which members have the largest gate of their group, (B, in)."""
+    first = grouped(gate, bend.group).argmax(-1, keepdim=True)
+    return torch.zeros_like(grouped(gate, bend.group)).scatter_(-1, first, 1.0).flatten(1) > 0
 
 
 def units_around(
@@ -253,8 +284,9 @@ def units_around(
 
 def saddle(
     hessian: Tensor | None, jacobian: Tensor, free: Tensor, right: Tensor, down: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Solve [[H_ff, J_f'], [J_f, 0]] [w; nu] = [right; down] for c right-hand sides.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Solve [[H_ff, J_f'], [J_f, 0]] [w; nu] = [right; down] for c right-hand sides; also, whether J_f has rows (B,)
+    that depend on others.
 
     Directions that nothing holds, neither rows nor curvature, get no w: there the minimiser is not unique.
 
@@ -265,22 +297,23 @@ def saddle(
         right: (B, n, c), zero where not free.
         down: (B, m, c).
     """
-    rows = jacobian * free[:, None, :]
-    size = rows.norm(dim=2, keepdim=True)
-    size = torch.where(size > 0, size, 1.0)
-    rows, down = rows / size, down / size
-    used = (rows.abs().amax(2) > 0)[:, :, None]
+    rows, whole = jacobian * free[:, None, :], jacobian.abs().amax(2, keepdim=True)
+    used = rows.abs().amax(2, keepdim=True) > APART * whole
+    size = torch.where(used, rows.norm(dim=2, keepdim=True), 1.0)
+    rows, down = torch.where(used, rows, 0.0) / size, down / size
     down = torch.where(used, down, 0.0)
     small = torch.where(used[..., 0], TINY, 1.0).to(rows)
     factor, _ = torch.linalg.cholesky_ex(rows @ rows.mT + torch.diag_embed(small))
+    apart = factor.diagonal(dim1=1, dim2=2).square()
+    same = ~torch.where(used[..., 0], apart > APART, whole[..., 0] == 0).all(1)
     if hessian is None:
-        return rows.mT @ torch.cholesky_solve(down, factor), forces_of(rows, factor, right) / size
+        return rows.mT @ torch.cholesky_solve(down, factor), forces_of(rows, factor, right) / size, same
     top = hessian * free[:, :, None] * free[:, None, :]
     scale = top.diagonal(dim1=1, dim2=2).amax(1)
     scale = torch.where(scale > 1e-20, scale, 1.0)[:, None, None]
     right, top = right / scale, top / scale
     along = along_curves(top, rows, free, right, down)
-    return along, forces_of(rows, factor, right - top @ along) * scale / size
+    return along, forces_of(rows, factor, right - top @ along) * scale / size, same
 
 
 def forces_of(rows: Tensor, factor: Tensor, right: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from convexnet.form.program import value_of
 from convexnet.solve.derivatives.active_set import Held, gates_at, held_by
 from convexnet.solve.derivatives.implicit import derived
 from convexnet.solve.derivatives.minimum import Gradients, Minimum, shaped
+from convexnet.solve.derivatives.untying import untie
 from convexnet.solve.solvers.loop import picked
 
 
@@ -38,7 +39,11 @@ def pulled_back(at: Minimum, tensors: list[Tensor], to_x: Tensor | None, to_valu
 
 
 def held_at(at: Minimum, to_x: Tensor) -> Held:
-    """What holds the minimisers; where that is not sure, they are found to the last digits first."""
+    """What holds the minimisers; where that is not sure, they are found to the last digits first.
+
+    Raises:
+        RuntimeError: a minimiser has no derivative where one is wanted.
+    """
     at.form()
     if not at.exact:
         at.settle()
@@ -52,6 +57,12 @@ def held_at(at: Minimum, to_x: Tensor) -> Held:
         if len(doubtful):
             at.settle(doubtful, quick)
             held.put(doubtful, held_of(at, doubtful, to_x))
+    tied = (held.tied & (to_x != 0).any(1)).nonzero()[:, 0]
+    if len(tied):
+        at.settle(tied)
+        held.put(tied, held_of(at, tied, to_x))
+        for sample in tied[held.tied[tied]].tolist():
+            untie(at, held, sample, to_x[sample])
     return held
 
 

@@ -67,6 +67,22 @@ def unsmooth(opened: Opened, inputs: Sequence[Tensor], k: int, sample: int) -> s
     )
 
 
+def many_meet(opened: Opened, inputs: Sequence[Tensor], sample: int, rows: Sequence[tuple[int, int]]) -> str:
+    """Why a minimiser has no derivative: more kinks and bounds meet there, by the number of a bend (-1: the domain)
+    and the place in it, than are needed to hold it."""
+    origins = opened.origins([tensor[:1] for tensor in inputs])
+    bends = sorted({k for k, _ in rows if k >= 0})
+    places = [f"{len({j for b, j in rows if b == k})} of {described(origins[k])}" for k in bends]
+    bounds = len({j for k, j in rows if k < 0})
+    places += [f"{bounds} bounds of the domain"] if bounds else []
+    return (
+        f"the minimiser of sample {sample} has no derivative: more kinks meet there than are needed to hold it "
+        f"({'; '.join(places) or 'a norm at zero among them'}), and it moves with others of them in other directions. "
+        "The value has derivatives to one side each, and its gradient is one of those between. Shift a bias or a bound "
+        'a little, or use derivative="smoothed"'
+    )
+
+
 def described(node: fx.Node) -> str:
     """An operator with its module and its line."""
     path, line = module_path(node), source_line(node)

@@ -60,7 +60,7 @@ def held_at_vertices(form: KinkForm, found: Found, lo: Tensor, hi: Tensor, to_x:
     none = [torch.zeros_like(c) for c in form.constants]
     kinks = {k: nowhere.clone() for k, bend in enumerate(form.bends) if not bend.smooth}
     flags = torch.zeros_like(lo, dtype=torch.bool)
-    held = Held(flags, flags.clone(), nothing, nothing.clone(), none, nowhere, kinks, found.y.clone())
+    held = Held(flags, flags.clone(), nothing, nothing.clone(), none, nowhere, kinks, found.y.clone(), nowhere.clone())
     if gates is None or not usable(form, lo, hi):
         return held
     arguments, width = form.arguments(found.y), hi - lo
@@ -90,11 +90,13 @@ def held_at_vertices(form: KinkForm, found: Found, lo: Tensor, hi: Tensor, to_x:
         for gate, index, some in zip(whole, chosen, parts(small, free), strict=True)
     ]
     slope = found.scale[rows, None] / torch.where(width > 0, width, 1.0)
-    sure = minimal(form, y, whole, holds, slope, low, high)
-    inside = (y > lo[rows] + EDGE * width) & (y < hi[rows] - EDGE * width)
-    sure &= (bound | inside).all(1)
     least = slopes(small)
     lines, _ = pushed(small, least + (1 - least) * there)
+    reach = (lines.abs() @ width[:, :, None])[..., 0]  # a layer's arguments may all be zero here, and no units
+    units = [part.mean(1, keepdim=True) for part in parts(small, reach)]
+    sure = minimal(form, y, whole, holds, slope, low, high, units)
+    inside = (y > lo[rows] + EDGE * width) & (y < hi[rows] - EDGE * width)
+    sure &= (bound | inside).all(1)
     identity = torch.eye(form.size, dtype=y.dtype, device=y.device).expand(len(y), -1, -1)
     system = torch.cat([lines, identity], 1).gather(1, table.index[:, :, None].expand(-1, -1, form.size))
     solution, failed = torch.linalg.solve_ex(system.mT, to_x[rows])
@@ -108,7 +110,7 @@ def held_at_vertices(form: KinkForm, found: Found, lo: Tensor, hi: Tensor, to_x:
                 torch.zeros_like(gate).scatter(1, i, force)
                 for gate, i, force in zip(whole, chosen, parts(small, forces[:, :count]), strict=True)
             ],
-            sure, {k: some.any(1) for k, some in enumerate(holds)}, y,
+            sure, {k: some.any(1) for k, some in enumerate(holds)}, y, torch.zeros_like(sure),
         ),
     )  # fmt: skip
     right = sure.nonzero()[:, 0]
@@ -153,7 +155,14 @@ def usable(form: KinkForm, lo: Tensor, hi: Tensor) -> bool:
 
 
 def minimal(
-    form: KinkForm, y: Tensor, gates: list[Tensor], holds: list[Tensor], slope: Tensor, low: Tensor, high: Tensor
+    form: KinkForm,
+    y: Tensor,
+    gates: list[Tensor],
+    holds: list[Tensor],
+    slope: Tensor,
+    low: Tensor,
+    high: Tensor,
+    units: list[Tensor],
 ) -> Tensor:
     """Whether points (B, n) are certainly minimisers, and no others are, by the functions themselves, (B,).
 
@@ -164,14 +173,15 @@ def minimal(
         holds: which of them hold the points.
         slope: a typical one of f, (B, n).
         low, high: which coordinates are held by a bound.
+        units: of the arguments, (B, 1) each.
     """
     chosen, arriving = form.pulled(gates)
     g = form.gradient(chosen) / slope
     sure = y.isfinite().all(1)
     sure &= torch.where(low | high, torch.where(low, g, -g) > EDGE, g.abs() <= EDGE).all(1)
-    for bend, a, gate, v, some in zip(form.bends, form.arguments(y), gates, arriving, holds, strict=True):
+    for bend, a, gate, v, some, unit in zip(form.bends, form.arguments(y), gates, arriving, holds, units, strict=True):
         assert isinstance(bend, Kinks)
-        near = a / a.abs().mean(1, keepdim=True).clamp(min=1e-300)
+        near = a / torch.maximum(a.abs().mean(1, keepdim=True), unit).clamp(min=1e-300)
         at_kink = (near.abs() <= EDGE) & (gate > EDGE) & (gate < 1 - EDGE) & (v > 0)
         beside = torch.where(gate > 0.5, near > EDGE, near < -EDGE) | (v == 0) | (bend.slope >= 1)
         sure &= torch.where(some, at_kink, beside).all(1)
