@@ -13,8 +13,9 @@ import sys
 import threading
 import warnings
 from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
+from operator import is_
 from typing import Any
 
 import numpy as np
@@ -120,6 +121,8 @@ class Kept:
 
 
 def restore_dictionary(now: dict[Any, Any], before: dict[Any, Any]) -> None:
+    if is_same(now, before):
+        return
     for key in [key for key in now if key not in before]:
         del now[key]
     for key, value in before.items():
@@ -130,8 +133,18 @@ def restore_dictionary(now: dict[Any, Any], before: dict[Any, Any]) -> None:
         now.update(before)
 
 
+def is_same(now: Mapping[Any, Any], before: Mapping[Any, Any]) -> bool:
+    """Whether two mappings have the same keys in the same order, and under each the same object. Most often they have,
+    so that this is made to be quick."""
+    if len(now) != len(before):
+        return False
+    return not now or (all(map(is_, now.values(), before.values())) and all(map(is_, now, before)))
+
+
 def restore_class(kind: type, attributes: dict[str, Any]) -> None:
     """The attributes of a class as they were (a forward may count its calls there)."""
+    if is_same(vars(kind), attributes):
+        return
     for name in [name for name in vars(kind) if name not in attributes and not is_special(name)]:
         delattr(kind, name)
     for name, value in attributes.items():
