@@ -75,7 +75,7 @@ def in_eval_mode(model: nn.Module) -> Generator[None]:
     """Eval mode for every submodule of a model that no other thread knows; attributes and flags are put back."""
     modules = list(model.modules())
     modes = [module.training for module in modules]
-    kept = [Kept(vars(module)) for module in modules]
+    kept: list[Kept | Emptied] = [Kept(vars(module)) for module in modules]
     classes = {kind: dict(vars(kind)) for module in modules for kind in type(module).__mro__ if is_foreign(kind)}
     kept += inner_containers([*(vars(module) for module in modules), *classes.values()])
     flags = [(tensor, tensor.requires_grad, tensor.grad if tensor.is_leaf else None) for tensor in tensors_of(model)]
@@ -161,19 +161,36 @@ def is_foreign(kind: type) -> bool:
     return kind is not object and kind.__module__.partition(".")[0] not in ("torch", "builtins", "typing", "abc")
 
 
-def inner_containers(values: list[Any]) -> list[Kept]:
+class Emptied:
+    """Containers that are empty now, to be emptied: a module has ten of hooks."""
+
+    def __init__(self) -> None:
+        self.containers: list[Any] = []
+
+    def restore(self) -> None:
+        """Empty them again."""
+        for container in filter(None, self.containers):
+            container.clear()
+
+
+def inner_containers(values: list[Any]) -> list[Kept | Emptied]:
     """What the containers inside some containers hold, at any depth."""
-    found: dict[int, Kept] = {}
+    found: dict[int, Kept | Emptied] = {}
+    empty = Emptied()
     pending = list(values)
     while pending:
         value = pending.pop()
         for item in value.values() if isinstance(value, dict) else value:
             if type(item) in CONTAINERS and id(item) not in found:
+                if not item:
+                    found[id(item)] = empty
+                    empty.containers.append(item)
+                    continue
                 found[id(item)] = Kept(item)
                 pending.append(item)
             elif type(item) is tuple:
                 pending.append(item)
-    return list(found.values())
+    return [*(item for item in found.values() if item is not empty), empty]
 
 
 def tensors_of(model: nn.Module) -> Iterator[Tensor]:
