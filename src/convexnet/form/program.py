@@ -242,6 +242,22 @@ class Opened:
             self.results(inputs, noted, meet=met.append)
         return found
 
+    def written_for_two(self, inputs: Sequence[Tensor]) -> str:
+        """The first operator that fails with a batch of these inputs, or makes two rows of what has another number of
+        them; empty where there is none."""
+        rows = len(inputs[self.variable])
+        env: dict[fx.Node, Any] = {}
+        with torch.no_grad():
+            for node in self.nodes:
+                try:
+                    env[node] = self.computed(node, env, inputs, None, None)
+                except (RuntimeError, IndexError):
+                    return place_of(node)
+                if node in self.moving and rows != 2 and isinstance(env[node], Tensor) and env[node].shape[:1] == (2,):
+                    if any(getattr(env[each], "shape", ())[:1] == (rows,) for each in node.all_input_nodes):
+                        return place_of(node)
+        return ""
+
     def kinds(self) -> Kinds:
         """What the operators on what moves are; found when it is first asked for."""
         if self.found is None:

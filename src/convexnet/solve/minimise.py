@@ -23,7 +23,7 @@ from convexnet.errors import NotCertified, NotTraceable
 from convexnet.form.epigraph import KinkForm
 from convexnet.form.matrices import Pieces, TooLarge
 from convexnet.form.program import Opened
-from convexnet.solve.arguments import Asked, checked, misread, wrong_batch
+from convexnet.solve.arguments import Asked, checked, misread, output_of, wrong_batch
 from convexnet.solve.compiled import Reading, read
 from convexnet.solve.derivatives.attach import attached, sources_of, wants_gradients
 from convexnet.solve.derivatives.implicit import standing
@@ -454,12 +454,21 @@ def problem_of(reading: Reading, asked: Asked, everywhere: bool, solver: str) ->
             if runs(reading.opened, inputs) and runs(reading.opened, [tensor[:1] for tensor in inputs]):
                 raise error
             closed, single = "an operator has settings for one size of the batch", True
+            out = output_of(asked.module, inputs, inputs[asked.variable].dtype)
+            if out is None or out.numel() != len(lo):
+                place = reading.opened.written_for_two(inputs) or "an operator"
+                made = "fails with" if out is None else f"returns {out.numel()} numbers for"
+                raise ValueError(
+                    f"{reading.program.model} {made} a batch of {len(lo)}: {place} is written for a batch of two, as "
+                    "y[[0, 1]] is, which takes two samples. The first dimension is the batch: write y[:, [0, 1]] for "
+                    "two entries of every sample"
+                ) from error
         else:
             strong = None
             if isinstance(f, KinkForm) and not f.piecewise_linear:
                 strong = strength(reading.opened, inputs, f)
             return Problem(f, lo, hi, strong, layers), closed
-    centre = None if everywhere else Problem(None, lo, hi).centre()
+    centre = None if everywhere else Problem(None, lo, hi).interior()
     whole = whole_of(reading, asked, centre, single)
     if whole.pairs and not whole.symmetric(Problem(None, lo, hi).centre()):
         raise ValueError(
