@@ -235,7 +235,11 @@ def test_import_needs_no_extra() -> None:
 
 def test_core_dependencies() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert sorted(requirement.split(">")[0] for requirement in project["dependencies"]) == ["numpy", "torch"]
+    assert sorted(requirement.split(">")[0] for requirement in project["dependencies"]) == [
+        "numpy",
+        "safetensors",
+        "torch",
+    ]
 
 
 @pytest.mark.parametrize("file", SOURCES, ids=named)

@@ -79,7 +79,7 @@ class Cone:
         gone = set(self.intervals) - set(still_there(self.model, self.intervals))
         if gone:
             name = min(gone)
-            raise ValueError(f"{name} was exchanged or removed after the model was constrained: constrain it again")
+            raise ValueError(f"{name} was replaced or removed after the model was constrained: constrain it again")
 
     @torch.no_grad()
     def project(self) -> None:

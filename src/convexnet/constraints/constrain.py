@@ -86,8 +86,8 @@ def constrain(
     check_dense(inner)
     if is_computed(how) and isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
         raise ValueError(
-            f"{type(model).__name__} has taken hold of the parameters, which {type(how).__name__.lower()} exchanges: "
-            "constrain the model before wrapping it"
+            f"{type(model).__name__} manages the parameters, which {type(how).__name__.lower()} replaces: constrain "
+            "the model before wrapping it"
         )
     only: tuple[str, ...] = recall(inner, ONLY) or ()
     if only:  # converted to be convex in the inputs of submodules

@@ -129,7 +129,7 @@ def opposed(name: str, uses: Sequence[str] = ()) -> str:
     places = " and ".join(dict.fromkeys(uses))
     used = f"is used at {places}" if " and " in places else f"is used more than once in {places}"
     return (
-        f"{name} {used if places else 'is constrained twice'}, and the uses ask for opposite signs: the entries in "
+        f"{name} {used if places else 'is constrained twice'}, and the uses require opposite signs: the entries in "
         "question would have to be zero. Give each use a parameter of its own"
     )
 

@@ -22,14 +22,10 @@ from convexnet.conversion.changes import Change, described
 from convexnet.curvature import certify
 from convexnet.curvature.undisturbed import calling, in_eval_mode
 from convexnet.errors import ConvexNetError
+from convexnet.nn.activations import ACTIVATIONS
 from convexnet.nn.norms import Affine, BatchNormAlong
 
 Factory = Callable[[nn.Module], nn.Module]
-
-ACTIVATIONS: Mapping[ActivationName, Callable[[], nn.Module]] = {
-    "elu": nn.ELU, "celu": nn.CELU, "softplus": nn.Softplus, "leaky_relu": nn.LeakyReLU, "relu": nn.ReLU,
-}  # fmt: skip
-"""The activations a converted network may have: convex and non-decreasing, all of them."""
 
 EXCHANGED = (
     nn.ReLU, nn.LeakyReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish, nn.ReLU6, nn.Hardtanh,

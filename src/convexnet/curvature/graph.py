@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from convexnet.curvature.arithmetic import dropout, identity
 from convexnet.curvature.call import Call
 from convexnet.curvature.facts import Fact
 from convexnet.curvature.layers import einsum
+from convexnet.curvature.opaque import is_transform
 from convexnet.curvature.shapes import Moved, reshaped
 from convexnet.curvature.table import ALIASES, TABLE, row_of, shape_only
 
@@ -73,6 +74,8 @@ def is_composite(target: Any) -> bool:
 def hides_alias(node: fx.Node) -> bool:
     """Whether a result may share memory with an argument although the operator's schema does not say so."""
     if node.op != "call_function" or makes_new(node) or node.target is operator.getitem:
+        return False
+    if is_transform(base_name(node.target)):  # which are run, and not told from their schemas
         return False
     schema = getattr(node.target, "_schema", None)
     return schema is None or not any(result.alias_info is not None for result in schema.returns)
@@ -136,57 +139,6 @@ def hidden_write(graph: fx.Graph) -> fx.Node | None:
     return next((node for node in graph.nodes if root(node) in classes and hides_alias(node)), None)
 
 
-def simplified(graph: fx.Graph) -> fx.Graph:
-    """A graph in which what has a name is called by it: sqrt(Σ x²) is a norm, and log Σ exp(x) a log-sum-exp.
-
-    And sign(z) |z| is z: PyTorch writes LP pooling that way, and its result is a norm.
-    """
-    for node in list(graph.nodes):
-        named = by_name(node)
-        if named is not None:
-            target, args = named
-            with graph.inserting_after(node):
-                made = graph.call_function(target, args)
-            made.meta = dict(node.meta)
-            node.replace_all_uses_with(made)
-            continue
-        if not calls(node, "mul") or len(node.args) < 2:
-            continue
-        for sign, size in (node.args[:2], node.args[1::-1]):
-            while calls(size, "relu"):
-                size = argument(size)
-            if calls(sign, "sign") and calls(size, "abs") and argument(sign) is argument(size):
-                node.replace_all_uses_with(argument(sign))
-                break
-    return graph
-
-
-def by_name(node: fx.Node) -> tuple[Any, tuple[Any, ...]] | None:
-    """The operator, with its arguments, that a root of a sum of squares or a logarithm of a sum of exponentials is."""
-    root = calls(node, "sqrt") or (calls(node, "pow") and bool(node.args[1] == 0.5))
-    if not root and not calls(node, "log"):
-        return None
-    total = argument(node)
-    if root and is_square(total):
-        return torch.ops.aten.abs.default, (argument(total),)
-    if not calls(total, "sum") or len(total.args) < 2 or not total.args[1] or total.kwargs:
-        return None
-    inner, rest = argument(total), total.args[1:]
-    if root and is_square(inner):
-        return torch.ops.aten.linalg_vector_norm.default, (argument(inner), 2, *rest)
-    return (torch.ops.aten.logsumexp.default, (argument(inner), *rest)) if not root and calls(inner, "exp") else None
-
-
-def is_square(node: Any) -> bool:
-    """Whether a node is the square of a real tensor."""
-    value = node.meta.get("val") if isinstance(node, fx.Node) else None
-    if not isinstance(value, Tensor) or not value.is_floating_point():
-        return False
-    if calls(node, "mul"):
-        return node.args[0] is node.args[1]
-    return calls(node, "square") or (calls(node, "pow") and bool(node.args[1] == 2))
-
-
 def calls(node: Any, name: str) -> bool:
     return isinstance(node, fx.Node) and node.op == "call_function" and base_name(node.target) == name
 
@@ -219,6 +171,33 @@ def parents(node: fx.Node) -> list[fx.Node]:
     read = [arg for i, arg in enumerate(node.args) if i not in places]
     fx.map_arg((tuple(read), node.kwargs), lambda other: found.setdefault(other))
     return list(found)
+
+
+def behind(nodes: Iterable[fx.Node]) -> set[fx.Node]:
+    """Some nodes, and all whose elements they are computed from."""
+    found: set[fx.Node] = set()
+    pending = list(nodes)
+    while pending:
+        node = pending.pop()
+        if node not in found:
+            found.add(node)
+            pending += parents(node)
+    return found
+
+
+def is_random(node: fx.Node) -> bool:
+    """Whether an operator draws random numbers, at least with some settings."""
+    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+
+
+def draws(node: fx.Node) -> bool:
+    """Whether a node draws random numbers with its settings."""
+    name = base_name(node.target)
+    flag = row_of(name).draws
+    if flag is None:
+        return is_random(node) and name not in TABLE
+    named = node.kwargs.get("train", node.kwargs.get("training", False))
+    return bool(node.args[flag] if len(node.args) > flag else named)
 
 
 def types_of(node: fx.Node) -> tuple[torch.dtype | None, ...]:

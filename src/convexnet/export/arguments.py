@@ -49,7 +49,7 @@ def variable_of(wrt: Any, others: int) -> int:
     if not is_whole(wrt):
         raise TypeError(f"wrt is the number of an input of the model, not {wrt!r}")
     if not -others - 1 <= int(wrt) <= others:
-        raise ValueError(f"wrt={wrt} is none of the {others + 1} inputs that given and the variable make")
+        raise ValueError(f"wrt={wrt} is not one of the {others + 1} inputs that given and the variable make up")
     return int(wrt) % (others + 1)
 
 
@@ -161,7 +161,7 @@ def read(
         ) from error.with_traceback(None)
 
 
-NOT_LINEAR = "it is not piecewise linear, and a linear program holds nothing else"
+NOT_LINEAR = "it is not piecewise linear, and a linear program can express nothing else"
 LINEAR_REMEDY = "use ReLU, LeakyReLU, absolute values and maxima; or to_cvxpy, or minimise"
 
 

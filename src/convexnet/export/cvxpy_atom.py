@@ -321,7 +321,9 @@ def shares(first: float) -> tuple[Fraction, Fraction]:
     """
     found = Fraction(first).limit_denominator(1024)
     if abs(found - Fraction(first)) > 1e-14:
-        raise NotCertified(f"NOT EXPORTED: a power with the weight {first:g}, which is no fraction of small numbers")
+        raise NotCertified(
+            f"NOT EXPORTED: a power with the weight {first:g}, which is not a fraction of small integers"
+        )
     return found, 1 - found
 
 

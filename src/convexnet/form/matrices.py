@@ -459,7 +459,7 @@ def scaled_map(source: Source, target: int, probe: Tensor, seen: Tensor, sums: T
         each = source.arrives(basis, rows)[target].unflatten(0, (len(everyone), size)).mT.contiguous()
     found = Map(each)
     if not same(found, probe, seen):
-        raise Refusal("it is not made of bends and affine maps")
+        raise Refusal("it is not made of atoms and affine maps")
     return found
 
 

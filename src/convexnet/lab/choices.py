@@ -30,7 +30,7 @@ NOISES = (
 RECIPES = ("paper-text", "paper-code", "ours")
 """`convexnet.lab.recipes`."""
 
-MODELS = ("mlp", "relu-mlp", "ficnn", "ioc-mlp", "allconv", "ioc-allconv")
+MODELS = ("mlp", "mlp-signs", "relu-mlp", "ficnn", "ioc-mlp", "ioc-shallow", "allconv", "ioc-allconv")
 """`convexnet.lab.models`."""
 
 STUDIES = (
@@ -69,6 +69,12 @@ STUDIES = (
         "Confidence intervals over five seeds; gain against gap",
         "Sivaprasad et al. 2021, appendix C and figure 5b",
         "A11",
+    ),
+    (
+        "parity",
+        "Six networks of one budget: ordinary, regularised, convex, and one hidden layer",
+        "ours; Sivaprasad et al. 2021, section 4.1",
+        "A2",
     ),
 )
 """Name, title, source and rows of docs/systems.md: `convexnet.lab.studies`."""

@@ -21,12 +21,10 @@ from convexnet.lab.place import Place
 from convexnet.lab.records import RecordError, Row, read_records, write_whole
 from convexnet.lab.runs import identified, run
 from convexnet.lab.study import Study
-from convexnet.lab.sweep import Outcome, sweep
+from convexnet.lab.sweep import RECORD, Outcome, sweep
 from convexnet.lab.terminal import refuse
 from convexnet.lab.train import Diverged
 from convexnet.learner import Point
-
-RECORD = "record.jsonl"
 
 
 def progress_on(console: Console) -> Progress:
@@ -110,7 +108,8 @@ def prolonged(path: Path, before: Job, job: Job) -> None:
         read_checkpoint(path, job.settings)
         return
     content = read_checkpoint(path, before.settings)
-    write_checkpoint(path, job.settings, {name: content[name] for name in ("learner", "curve", "seconds", "resumed")})
+    about = ("format", "settings", "surroundings")
+    write_checkpoint(path, job.settings, {name: value for name, value in content.items() if name not in about})
 
 
 def shown_run(job: Job, place: Place, console: Console) -> Row:

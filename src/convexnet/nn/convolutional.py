@@ -168,7 +168,7 @@ class ConvPICNN(nn.Module):
         hidden: int | Sequence[int] = (),
         out_features: int = 1,
         activation: ActivationName | nn.Module = "softplus",
-        x_activation: str | nn.Module = "relu",
+        x_activation: ActivationName | nn.Module = "relu",
         x_norm: bool = False,
         constraint: ConstraintName = "softplus",
         passthrough: bool = True,

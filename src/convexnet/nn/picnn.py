@@ -77,7 +77,7 @@ class PICNN(nn.Module):
         out_features: int = 1,
         x_hidden: int | Sequence[int] | None = None,
         activation: ActivationName | nn.Module = "softplus",
-        x_activation: str | nn.Module = "relu",
+        x_activation: ActivationName | nn.Module = "relu",
         x_norm: bool = False,
         constraint: ConstraintName = "softplus",
         quadratic: int | None = None,

@@ -15,7 +15,7 @@ from convexnet.form.epigraph import KinkForm
 from convexnet.form.program import Opened
 from convexnet.solve.compiled import Reading
 from convexnet.solve.functions.matrix_free import Layers
-from convexnet.solve.solvers.loop import Function
+from convexnet.solve.functions.problem import Function
 
 
 def check_derivatives(reading: Reading, f: Function, name: str, inputs: Sequence[Tensor], box: Box) -> None:
@@ -97,7 +97,7 @@ def missing(f: Function, reading: Reading, name: str) -> str:
     elif reading.opened is None:
         why = "its forward reads the size of its batch"
     else:
-        why = "it was minimised as a whole, without being opened at its bends"
+        why = "it was minimised as a whole, without being opened at its atoms"
     return (
         f"derivatives of this minimum of {reading.program.model} (solver {name!r}) are not available: {why}. "
         'Call minimise under torch.no_grad() if you need none, or use derivative="unrolled"'

@@ -31,7 +31,7 @@ def kinked(f: KinkForm | Layers, solver: str) -> None:
     for bend in f.bends:
         if not isinstance(bend, (Kinks, Largest)):
             raise Refusal(
-                f"it has {type(bend).__name__} bends, which are not piecewise linear, and solver {solver!r} needs that",
+                f"it has {type(bend).__name__} atoms, which are not piecewise linear, and solver {solver!r} needs that",
                 "use solver='newton' or solver='fista'",
             )
 
