@@ -75,7 +75,7 @@ def in_eval_mode(model: nn.Module) -> Generator[None]:
     """Eval mode for every submodule of a model that no other thread knows; attributes and flags are put back."""
     modules = list(model.modules())
     modes = [module.training for module in modules]
-    kept: list[Kept | Emptied] = [Kept(vars(module)) for module in modules]
+    kept = [Kept(vars(module)) for module in modules]
     classes = {kind: dict(vars(kind)) for module in modules for kind in type(module).__mro__ if is_foreign(kind)}
     kept += inner_containers([*(vars(module) for module in modules), *classes.values()])
     flags = [(tensor, tensor.requires_grad, tensor.grad if tensor.is_leaf else None) for tensor in tensors_of(model)]
@@ -171,37 +171,21 @@ def home_of(item: Any) -> str:
     return found if isinstance(found, str) else ""
 
 
-class Emptied:
-    """Containers that are empty now, to be emptied: a module has ten of hooks."""
-
-    def __init__(self) -> None:
-        self.containers: list[Any] = []
-
-    def restore(self) -> None:
-        """Empty them again."""
-        for container in filter(None, self.containers):
-            container.clear()
-
-
-def inner_containers(values: list[Any]) -> list[Kept | Emptied]:
+def inner_containers(values: list[Any]) -> list[Kept]:
     """What the containers inside some containers hold, at any depth."""
-    found: dict[int, Kept | Emptied] = {}
-    empty = Emptied()
+    found: dict[int, Kept] = {}
     pending = list(values)
     while pending:
         value = pending.pop()
         for item in value.values() if isinstance(value, dict) else value:
             kind = type(item)
             if kind in CONTAINERS and id(item) not in found:
-                if not item:
-                    found[id(item)] = empty
-                    empty.containers.append(item)
-                    continue
                 found[id(item)] = Kept(item)
-                pending.append(item)
+                if item:
+                    pending.append(item)
             elif kind is tuple:
                 pending.append(item)
-    return [*(item for item in found.values() if item is not empty), empty]
+    return list(found.values())
 
 
 def tensors_of(model: nn.Module) -> Iterator[Tensor]:
