@@ -138,11 +138,8 @@ def restore_dictionary(now: dict[Any, Any], before: dict[Any, Any]) -> None:
 
 
 def is_same(now: Mapping[Any, Any], before: Mapping[Any, Any]) -> bool:
-    """Whether two mappings have the same keys in the same order, and under each the same object. Most often they have,
-    so that this is made to be quick."""
-    if len(now) != len(before):
-        return False
-    return not now or (all(map(is_, now.values(), before.values())) and all(map(is_, now, before)))
+    """Whether two mappings have the same keys in the same order, and under each the same object: most often they do."""
+    return len(now) == len(before) and all(map(is_, now.values(), before.values())) and all(map(is_, now, before))
 
 
 def restore_class(kind: type, attributes: dict[str, Any]) -> None:
