@@ -131,9 +131,10 @@ class Opened:
         bend: Callable[..., Any] | None,
         live: Mapping[int, Tensor] | None = None,
         apply: Applied | None = None,
+        still: dict[fx.Node, Any] | None = None,
     ) -> Any:
         """The output of `results`, (B,)."""
-        return self.results(inputs, bend, live, apply).reshape(-1)
+        return self.results(inputs, bend, live, apply, still=still).reshape(-1)
 
     def results(
         self,
@@ -142,6 +143,7 @@ class Opened:
         live: Mapping[int, Tensor] | None = None,
         apply: Applied | None = None,
         meet: Callable[[fx.Node], object] | None = None,
+        still: dict[fx.Node, Any] | None = None,
     ) -> Any:
         """Execute the program in float64 with `bend(a, slope or Bend or Gate)` for every atom that sees the variable.
 
@@ -151,6 +153,8 @@ class Opened:
             live: tensors to take in the place of those of the model with these `id`s, so that gradients flow to them.
             apply: how to execute an operator on what moves: (name, operator, arguments, keyword arguments) -> results.
             meet: told of every operator that is cut, before it is.
+            still: what does not move with the variable, kept from one run to the next with the same other inputs and as
+                many rows; filled in. Not with `live` tensors.
 
         Returns:
             The output, (B, ...).
@@ -164,6 +168,7 @@ class Opened:
             raise Refusal(f"{place_of(node)} cannot be opened: {refusal.reason}", refusal.remedy)
         fixed = self.fixed
         env: dict[fx.Node, Any] = dict(fixed) if live is None else {}
+        env |= still or {}
         fresh: dict[fx.Node, Any] = {}
         for node in self.nodes:
             if node not in env:
@@ -175,6 +180,8 @@ class Opened:
                     env[node] = self.lowered(node, env, bend or value_of)
                 if live is None and node in self.lasting:
                     fresh[node] = env[node]
+                elif still is not None and node not in self.moving:
+                    still[node] = env[node]
         if fresh:
             self.fixed = fixed | fresh  # never changed in place: other threads may be copying it
         if isinstance(self.output, fx.Node):
@@ -234,6 +241,22 @@ class Opened:
         with torch.no_grad():
             self.results(inputs, noted, meet=met.append)
         return found
+
+    def written_for_two(self, inputs: Sequence[Tensor]) -> str:
+        """The first operator that fails with a batch of these inputs, or makes two rows of what has another number of
+        them; empty where there is none."""
+        rows = len(inputs[self.variable])
+        env: dict[fx.Node, Any] = {}
+        with torch.no_grad():
+            for node in self.nodes:
+                try:
+                    env[node] = self.computed(node, env, inputs, None, None)
+                except (RuntimeError, IndexError):
+                    return place_of(node)
+                if node in self.moving and rows != 2 and isinstance(env[node], Tensor) and env[node].shape[:1] == (2,):
+                    if any(getattr(env[each], "shape", ())[:1] == (rows,) for each in node.all_input_nodes):
+                        return place_of(node)
+        return ""
 
     def kinds(self) -> Kinds:
         """What the operators on what moves are; found when it is first asked for."""

@@ -33,7 +33,7 @@ TIED = 1e-10
 """How far from its place, in its unit, what does not hold the minimiser may be and still be there too."""
 
 APART = 1e-9
-"""The square of how far a row of length 1 may be from the span of others and still count as one of them."""
+"""The square of how far rows of length 1 may be from being dependent and still count as such."""
 
 NEAR = 1e-2
 """How far, as a share of the box, the minimiser may be from where it was found, to be looked for by one step."""
@@ -303,9 +303,11 @@ def saddle(
     rows, down = torch.where(used, rows, 0.0) / size, down / size
     down = torch.where(used, down, 0.0)
     small = torch.where(used[..., 0], TINY, 1.0).to(rows)
-    factor, _ = torch.linalg.cholesky_ex(rows @ rows.mT + torch.diag_embed(small))
-    apart = factor.diagonal(dim1=1, dim2=2).square()
-    same = ~torch.where(used[..., 0], apart > APART, whole[..., 0] == 0).all(1)
+    gram = rows @ rows.mT + torch.diag_embed(small)
+    factor, _ = torch.linalg.cholesky_ex(gram)
+    same = ((whole > 0) & ~used).flatten(1).any(1) | (used.flatten(1).sum(1) > free.sum(1))
+    if gram.shape[1] > 1:
+        same |= torch.linalg.eigvalsh(torch.where(gram.isfinite(), gram, 0.0))[:, 0] <= APART
     if hessian is None:
         return rows.mT @ torch.cholesky_solve(down, factor), forces_of(rows, factor, right) / size, same
     top = hessian * free[:, :, None] * free[:, None, :]
