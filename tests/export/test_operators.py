@@ -16,8 +16,9 @@ from convexnet.curvature.trace import trace
 from convexnet.form.affinity import fact_of, has_affine_rule
 from convexnet.form.atoms import Bend, Kinks, Smooth
 from convexnet.form.grouped import Largest, LogSumExp, Norm
-from convexnet.form.operators import LOWERED, OFFSETS, Atoms, build
+from convexnet.form.operators import LOWERED, OFFSETS, build
 from convexnet.form.program import Opened, value_of
+from convexnet.form.rows import Atoms
 from convexnet.form.smooth import elu, exponential, inverse, minus_log, minus_root, power, softplus, square
 from convexnet.form.sparse import Sample as OneSample
 from convexnet.form.sparse import form_of

@@ -26,42 +26,20 @@ from convexnet.curvature.call import Refusal
 from convexnet.form import smooth
 from convexnet.form.atoms import Bend, Smooth
 from convexnet.form.grouped import Largest, LogSumExp, Norm
+from convexnet.form.rows import (
+    Atoms,
+    Row,
+    along_last,
+    argument,
+    beside,
+    dims_of,
+    is_array,
+    larger,
+    reduced,
+    smaller,
+)
 from convexnet.form.smooth import Curve, exponential, inverse, minus_log, minus_root, softplus, square
 from convexnet.form.smooth import elu as elu_curve
-
-Slope = float | Tensor | Bend
-
-
-class Atoms:
-    """What a row is written with.
-
-    Args:
-        apply: (a, slope) -> max(slope * a, a), for a slope that is at most 1, and a number or as large as a sample;
-            (a, atom) -> another atom: elementwise, or, of a group, along the last dimension, which it takes away.
-        paired: whether the larger of two tensors is an atom of both. As b + max(a - b, 0) it is cheaper; but told as
-            inequalities, b would then be used downwards.
-    """
-
-    def __init__(self, apply: Callable[..., Any], paired: bool = False) -> None:
-        self.apply, self.paired = apply, paired
-
-    def __call__(self, a: Any, atom: Any = 0.0) -> Any:
-        if a.ndim > 1:
-            return self.apply(a, atom)
-        return self.apply(a[None], atom)[0] if getattr(atom, "group", 1) > 1 else self.apply(a[:, None], atom)[:, 0]
-
-
-Row = Callable[[Atoms, Sequence[Any], dict[str, Any]], Any]
-
-
-def is_array(value: Any) -> bool:
-    """A tensor, or what stands for one."""
-    return hasattr(value, "movedim")
-
-
-def argument(args: Sequence[Any], kwargs: dict[str, Any], place: int, name: str, default: Any = None) -> Any:
-    return args[place] if len(args) > place else kwargs.get(name, default)
-
 
 # --- kinks -----------------------------------------------------------------------------------------------------------
 
@@ -96,22 +74,6 @@ def absolute(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
     return z(args[0], -1.0)
 
 
-def beside(a: Any, b: Any) -> Any:
-    """Two tensors, or what stands for one, as a last dimension of two."""
-    holder = next((each for each in (a, b) if hasattr(each, "beside")), None)
-    return torch.stack(torch.broadcast_tensors(a, b), -1) if holder is None else holder.beside(a, b)
-
-
-def larger(z: Atoms, a: Any, b: Any) -> Tensor:
-    if z.paired and is_array(b):
-        return z(beside(a, b), Largest(2))
-    return b + z(a - b)  # the difference has the shape of both together
-
-
-def smaller(z: Atoms, a: Any, b: Any) -> Tensor:
-    return -larger(z, -a, -b) if z.paired and is_array(b) else b - z(b - a)
-
-
 def maximum(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
     return larger(z, args[0], args[1])
 
@@ -141,31 +103,6 @@ def threshold(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
 
 
 # --- over dimensions and windows -------------------------------------------------------------------------------------
-
-
-def dims_of(x: Any, dim: Any) -> list[int]:
-    """The dimensions that an argument `dim` means; none are all."""
-    dims = [dim] if isinstance(dim, int) else list(dim or range(x.ndim))
-    return sorted(d % x.ndim for d in dims)
-
-
-def reduced(z: Atoms, atom: Callable[[int], Bend], x: Any, dims: Sequence[int], keepdim: bool) -> Any:
-    """An atom of all entries along some dimensions."""
-    rank = x.ndim - len(dims)
-    out = along_last(z, atom, x.movedim(tuple(dims), tuple(range(rank, x.ndim))).flatten(rank))
-    for dim in dims if keepdim else ():
-        out = out.unsqueeze(dim)
-    return out
-
-
-def along_last(z: Atoms, atom: Callable[[int], Bend], x: Any) -> Any:
-    """An atom of all entries along the last dimension, or what is simpler for one or two of them."""
-    size = x.shape[-1]
-    if size == 1:
-        return z(x.squeeze(-1), -1.0) if atom is Norm else x.squeeze(-1)
-    if size == 2 and atom is Largest and not z.paired:
-        return larger(z, x.narrow(-1, 0, 1), x.narrow(-1, 1, 1)).squeeze(-1)
-    return z(x, atom(size))
 
 
 def amax(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:

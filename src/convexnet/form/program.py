@@ -27,7 +27,8 @@ from convexnet.curvature.trace import Program
 from convexnet.form.affinity import fact_of, is_affine
 from convexnet.form.atoms import Bend, Kinks
 from convexnet.form.execution import Applied, executed, usable
-from convexnet.form.operators import LOWERED, OFFSETS, Atoms
+from convexnet.form.operators import LOWERED, OFFSETS
+from convexnet.form.rows import Atoms
 
 
 @dataclass(frozen=True)
