@@ -307,6 +307,19 @@ def of_root(a: Expression, atom: Any, free: Vector) -> Graph:
     return -t, gm_constrs(t, [a, cp.Constant(np.ones(len(free)))], shares(atom.curve.exponent))
 
 
+def of_entropy(a: Expression, atom: Any, free: Vector) -> Graph:
+    """a exp(-z / a) <= 1."""
+    z = cp.Variable(len(free))
+    return z, [cp.ExpCone(-z, a, cp.Constant(np.ones(len(free))))]
+
+
+def of_huber(a: Expression, atom: Any, free: Vector) -> Graph:
+    """huber(a) = min { q² / 2 + p : p >= |a - q| }."""
+    q, p = cp.Variable(len(free)), cp.Variable(len(free))
+    square, needed = of_square(q, atom, free)
+    return square / 2 + p, [*needed, p >= a - q, p >= q - a]
+
+
 def of_log(a: Expression, atom: Any, free: Vector) -> Graph:
     """exp(-z) <= a."""
     z = cp.Variable(len(free))
@@ -336,6 +349,8 @@ CURVES: dict[str, Cone] = {
     "inverse": of_inverse,
     "root": of_root,
     "minus log": of_log,
+    "entropy": of_entropy,
+    "huber": of_huber,
 }
 """By the kind of the atom, or the name of its curve: an affine expression, and constraints under which it is at least
 the atom, and can be it."""

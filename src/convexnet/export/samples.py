@@ -22,6 +22,8 @@ from convexnet.errors import NotTraceable
 from convexnet.form.findings import refuse
 from convexnet.form.inputs import with_floats
 from convexnet.form.program import Gate, Opened, values_of
+from convexnet.form.rows import SIMPLER
+from convexnet.form.smooth import NO_CONE
 from convexnet.form.sparse import Form, Sample, form_of
 from convexnet.memory import EXAMPLE, recall
 
@@ -153,6 +155,8 @@ def read(
         atoms = [(cut.node, cut.atom) for cut in sample.cuts if not isinstance(cut.atom, Gate)]
         bent = [node for node, atom in atoms if linear and not atom.piecewise_linear]
         refuse(program.model, [(node, Refusal(NOT_LINEAR, LINEAR_REMEDY)) for node in bent])
+        formless = [node for node, atom in atoms if atom.cones == NO_CONE]
+        refuse(program.model, [(node, Refusal("no cone that solvers know describes it", SIMPLER)) for node in formless])
         return form_of(sample), sample
     except RuntimeError as error:
         raise NotTraceable(

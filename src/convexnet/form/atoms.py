@@ -32,17 +32,18 @@ class Bend(ABC):
     """Whether it is differentiable as it is, so that its gates are no iterates of their own."""
     piecewise_linear: bool = False
     cones: str = ""
-    """What a conic solver must know besides linear inequalities: "exp", "soc" or neither."""
+    """What a conic solver must know besides linear inequalities: "exp", "soc" or neither; "none": it has no form."""
 
     partial: bool = False
     """Whether it is convex, or defined, for some arguments only."""
     falls: bool = False
     """Whether it is non-increasing in every argument."""
+    lifts: bool = True
+    """Whether it is non-decreasing in every argument where none is negative."""
 
     @property
     def rises(self) -> bool | Tensor:
-        """Whether it is non-decreasing in every argument: for all units, or for each. Where it is not, and does not
-        fall, it is so for arguments that are not negative."""
+        """Whether it is non-decreasing in every argument: for all units, or for each."""
         return True
 
     def nonneg(self, arguments: Tensor) -> Tensor:
@@ -223,6 +224,7 @@ class Smooth(Bend):
     def __init__(self, curve: Curve, unit: Tensor | None = None, signs: Tensor | None = None) -> None:
         self.curve, self.unit, self.signs = curve, unit, signs
         self.cones, self.falls, self.partial = curve.cones, curve.turn == math.inf, curve.low > -math.inf
+        self.lifts = curve.turn <= 0
 
     @property
     def rises(self) -> bool:

@@ -26,7 +26,9 @@ from convexnet.curvature.call import Refusal
 from convexnet.form import smooth
 from convexnet.form.atoms import Bend, Smooth
 from convexnet.form.grouped import Largest, LogSumExp, Norm
+from convexnet.form.losses import LOSSES
 from convexnet.form.rows import (
+    SIMPLER,
     Atoms,
     Row,
     along_last,
@@ -38,7 +40,18 @@ from convexnet.form.rows import (
     reduced,
     smaller,
 )
-from convexnet.form.smooth import Curve, exponential, inverse, minus_log, minus_root, softplus, square
+from convexnet.form.smooth import (
+    Curve,
+    entropy,
+    exponential,
+    inverse,
+    log_gamma,
+    minus_log,
+    minus_log_normal,
+    minus_root,
+    softplus,
+    square,
+)
 from convexnet.form.smooth import elu as elu_curve
 
 # --- kinks -----------------------------------------------------------------------------------------------------------
@@ -141,11 +154,15 @@ def log_softmax(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor
 
 
 def norm(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
-    """Norms of order 1, 2 and infinity, of whole tensors or along dimensions."""
+    """Norms of whole tensors or along dimensions."""
     x, order = args[0], argument(args, kwargs, 1, "ord", kwargs.get("p"))
-    order = 2.0 if order is None else float(order)
     dims = dims_of(x, argument(args, kwargs, 2, "dim"))
-    keepdim = bool(argument(args, kwargs, 3, "keepdim", False))
+    return vector_norm(z, x, order, dims, bool(argument(args, kwargs, 3, "keepdim", False)))
+
+
+def vector_norm(z: Atoms, x: Any, order: Any, dims: Sequence[int], keepdim: bool = False) -> Any:
+    """The norm of order 1, 2 or infinity."""
+    order = 2.0 if order is None else float(order)
     if order == 2:
         return reduced(z, Norm, x, dims, keepdim)
     if order == math.inf:
@@ -153,6 +170,65 @@ def norm(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
     if order == 1:
         return z(x, -1.0).sum(dims, keepdim=keepdim)
     raise Refusal(f"the norm of order {order:g} has no form here", "use order 1, 2 or infinity")
+
+
+def matrix_norm(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
+    """Norms of matrices that are made of sums: not of singular values."""
+    x, order = args[0], argument(args, kwargs, 1, "ord", "fro")
+    rows, columns = (int(d) % x.ndim for d in argument(args, kwargs, 2, "dim", (-2, -1)))
+    keepdim = bool(argument(args, kwargs, 3, "keepdim", False))
+    if order in ("fro", None):
+        return vector_norm(z, x, 2.0, sorted((rows, columns)), keepdim)
+    if order not in (1, math.inf):
+        raise Refusal(f"the norm of order {order} is one of singular values, which have no form here", "use 'fro'")
+    added, left = (rows, columns) if order == 1 else (columns, rows)
+    out = reduced(z, Largest, z(x, -1.0).sum([added], keepdim=True), [left], keepdim=True)
+    for dim in () if keepdim else sorted((rows, columns), reverse=True):
+        out = out.squeeze(dim)
+    return out
+
+
+def any_norm(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
+    """torch.linalg.norm: of vectors, of matrices, or of all entries."""
+    x, order, dim = args[0], argument(args, kwargs, 1, "ord"), argument(args, kwargs, 2, "dim")
+    dims = dims_of(x, dim)
+    if len(dims) == 2 and order is not None:
+        return matrix_norm(z, [x, order, dim or dims, bool(argument(args, kwargs, 3, "keepdim", False))], {})
+    return norm(z, args, kwargs)
+
+
+def distance(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
+    """The norms of differences of rows."""
+    apart = args[0] - args[1] + float(argument(args, kwargs, 3, "eps", 1e-6))
+    keepdim = bool(argument(args, kwargs, 4, "keepdim", False))
+    return vector_norm(z, apart, argument(args, kwargs, 2, "p", 2.0), [apart.ndim - 1], keepdim)
+
+
+def distances(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
+    """The norms of the differences of all rows of one matrix from all rows of another."""
+    apart = args[0].unsqueeze(-2) - args[1].unsqueeze(-3)
+    return vector_norm(z, apart, argument(args, kwargs, 2, "p", 2.0), [apart.ndim - 1])
+
+
+def running(sign: float) -> Row:
+    """cummax and cummin: each entry sees those up to its own place, and the first again in place of later ones."""
+
+    def lowered(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Any, None]:
+        x, dim = args[0], int(argument(args, kwargs, 1, "dim")) % max(1, args[0].ndim)
+        line = torch.arange(x.shape[dim])
+        seen = torch.minimum(line[None], line[:, None])
+        out = largest_of(z, sign * x.movedim(dim, -1), seen, [len(line)]).movedim(-1, dim)
+        return sign * out, None
+
+    return lowered
+
+
+def running_logsumexp(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
+    """The log-sum-exp of two, again and again."""
+    x, dim = args[0], int(argument(args, kwargs, 1, "dim")) % max(1, args[0].ndim)
+    x = x.movedim(dim, -1)
+    parts = [along_last(z, LogSumExp, x.narrow(-1, 0, count + 1)) for count in range(x.shape[-1])]
+    return beside(*parts).movedim(-1, dim)
 
 
 def max_pool(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any], dims: int) -> Tensor:
@@ -241,20 +317,14 @@ def places_of(lines: Sequence[Tensor], sides: Sequence[int]) -> Tensor:
     return places.reshape(torch.Size([len(line) for line in lines]).numel(), -1)
 
 
+def log_add_exp2(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
+    base = math.log(2.0)
+    return 1 / base * z(beside(base * args[0], base * args[1]), LogSumExp(2))
+
+
 def pairwise(atom: Callable[[int], Bend]) -> Row:
     """An atom of two tensors."""
     return lambda z, args, kwargs: z(beside(args[0], args[1]), atom(2))
-
-
-def loss(row: Row) -> Row:
-    """A function of differences, entry by entry; what is reduced is reduced over samples too."""
-
-    def lowered(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
-        if argument(args, kwargs, 2, "reduction", 1) != 0:
-            raise Refusal("it adds up samples", "use reduction='none', and add up each sample")
-        return row(z, [args[0] - args[1]], {})
-
-    return lowered
 
 
 def deviations(x: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Any, list[int], bool, float]:
@@ -275,6 +345,20 @@ def deviations(x: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Any
 def variance(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
     off, dims, keepdim, divisor = deviations(args[0], args, kwargs)
     return z(off, Smooth(square())).sum(dims, keepdim=keepdim) * (1 / divisor)
+
+
+def with_mean(row: Row) -> Row:
+    def lowered(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        dims = dims_of(args[0], argument(args, kwargs, 1, "dim"))
+        mean = args[0].sum(dims, keepdim=bool(argument(args, kwargs, 3, "keepdim", False)))
+        return row(z, args, kwargs), mean * (1 / math.prod(args[0].shape[d] for d in dims))
+
+    return lowered
+
+
+def both_ends(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+    x, keepdim = args[0], bool(kwargs.get("keepdim", False))
+    return tuple(row(z, [x, kwargs.get("dim"), keepdim], {}) for row in (amin, amax))  # pyright: ignore[reportReturnType]
 
 
 def deviation(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
@@ -359,17 +443,36 @@ def log(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
     return -z(args[0], Smooth(minus_log()))
 
 
+def log_to(base: float) -> Row:
+    return lambda z, args, kwargs: -1 / math.log(base) * z(args[0], Smooth(minus_log()))
+
+
+def minus(curve: Curve) -> Row:
+    return lambda z, args, kwargs: -z(args[0], Smooth(curve))
+
+
 def log1p(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
     return -z(1.0 + args[0], Smooth(minus_log()))
 
 
 def quotient(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
     """What does not move over what does."""
+    if z.moves(0):
+        raise Refusal("it divides two quantities that depend on the variable", SIMPLER)
     if kwargs.get("rounding_mode") is not None:
         raise Refusal("it rounds the quotient", "divide without rounding_mode")
     if not is_array(args[1]):
         raise Refusal("it divides by a number", "divide by one that is not zero")
     return z(args[1], Smooth(inverse(-1.0))) * args[0]
+
+
+def x_log_y(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
+    """y log(y), or a logarithm times what does not move."""
+    if args[0] is args[1]:
+        return z(args[0], Smooth(entropy()))
+    if z.moves(0):
+        raise Refusal("it multiplies two quantities that depend on the variable", SIMPLER)
+    return z(args[1], Smooth(minus_log())) * (-1.0 * args[0])
 
 
 def product(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
@@ -428,15 +531,34 @@ ROWS: tuple[tuple[str, Row], ...] = (
     ("fmin", minimum),
     ("hypot", pairwise(Norm)),
     ("logaddexp", pairwise(LogSumExp)),
-    ("mse_loss", loss(curved(square()))),
-    ("l1_loss", loss(absolute)),
+    ("logaddexp2", log_add_exp2),
     ("var", variance),
     ("std", deviation),
+    ("var_mean", with_mean(variance)),
+    ("std_mean", with_mean(deviation)),
+    ("aminmax", both_ends),
+    ("linalg_matrix_norm", matrix_norm),
+    ("linalg_norm", any_norm),
+    ("pairwise_distance", distance),
+    ("cdist", distances),
+    ("cummax", running(1.0)),
+    ("cummin", running(-1.0)),
+    ("logcumsumexp", running_logsumexp),
+    ("log2", log_to(2.0)),
+    ("log10", log_to(10.0)),
+    ("special_exp2", exp2),
+    ("special_expm1", expm1),
+    ("special_log1p", log1p),
+    ("special_entr", minus(entropy())),
+    ("special_log_ndtr", minus(minus_log_normal())),
+    *((name, curved(log_gamma())) for name in ("lgamma", "special_gammaln")),
+    *((name, x_log_y) for name in ("xlogy", "special_xlogy")),
+    *LOSSES,
 )
 
 OFFSETS = frozenset((
     "maximum", "minimum", "max", "min", "clamp", "clamp_min", "clamp_max", "fmax", "fmin", "hypot", "logaddexp",
-    "mse_loss", "l1_loss",
+    "logaddexp2", "mse_loss", "l1_loss", "huber_loss", "smooth_l1_loss", "pairwise_distance", "cdist",
 ))  # fmt: skip
 """Operators of the table that other inputs enter as something that is added."""
 

@@ -28,7 +28,7 @@ from convexnet.form.affinity import fact_of, is_affine
 from convexnet.form.atoms import Bend, Kinks
 from convexnet.form.execution import Applied, executed, usable
 from convexnet.form.operators import LOWERED, OFFSETS
-from convexnet.form.rows import Atoms
+from convexnet.form.rows import SIMPLER, Atoms
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,7 @@ class Opened:
         args: Any = fx.map_arg(node.args, env.__getitem__)
         kwargs: Any = fx.map_arg(node.kwargs, env.__getitem__)
         name = base_name(node.target)
-        z = Atoms(bend, self.paired)
+        z = self.atoms(node, bend)
         try:
             if self.cuts(node):
                 return gated(z, name, node.args[0] in self.moving, args)
@@ -296,15 +296,17 @@ class Opened:
         name = base_name(node.target)
         if name not in LOWERED:
             return Refusal(NEITHER, row_of(name).instead or SIMPLER)
-        if row_of(name).divisor is not None and node.args[0] in self.moving:
-            return Refusal("it divides two quantities that depend on the variable", SIMPLER)
         args: Any = fx.map_arg(node.args, env.__getitem__)
         kwargs: Any = fx.map_arg(node.kwargs, env.__getitem__)
         try:
-            LOWERED[name](Atoms(value_of, self.paired), tuple(map(real, args)), {k: real(v) for k, v in kwargs.items()})
+            LOWERED[name](self.atoms(node, value_of), tuple(map(real, args)), {k: real(v) for k, v in kwargs.items()})
         except Refusal as refusal:
             return refusal
         return None
+
+    def atoms(self, node: fx.Node, bend: Callable[..., Any]) -> Atoms:
+        """What the row of an operator is written with."""
+        return Atoms(bend, self.paired, [arg in self.moving for arg in node.args])
 
     def turned(self, node: fx.Node) -> bool:
         """Whether an argument or result of an operator may hold the samples elsewhere than in its first dimension."""
@@ -348,7 +350,6 @@ class Opened:
 
 
 NEITHER = "it is neither affine nor one of the functions that have a form"
-SIMPLER = "write it with simpler operators, or minimise with cx.minimise"
 WEIGHTS = "its weights depend on a parameter"
 WHAT = "what it does depends on a parameter"
 ELSEWHERE = "its samples are not in the first dimension of what it is applied to"

@@ -22,16 +22,23 @@ class Atoms:
             (a, atom) -> another atom: elementwise, or, of a group, along the last dimension, which it takes away.
         paired: whether the larger of two tensors is an atom of both. As b + max(a - b, 0) it is cheaper; but told as
             inequalities, b would then be used downwards.
+        moving: which of the operator's positional arguments depend on the variable.
     """
 
-    def __init__(self, apply: Callable[..., Any], paired: bool = False) -> None:
-        self.apply, self.paired = apply, paired
+    def __init__(self, apply: Callable[..., Any], paired: bool = False, moving: Sequence[bool] = ()) -> None:
+        self.apply, self.paired, self.moving = apply, paired, moving
+
+    def moves(self, place: int) -> bool:
+        """Whether an argument depends on the variable."""
+        return place < len(self.moving) and self.moving[place]
 
     def __call__(self, a: Any, atom: Any = 0.0) -> Any:
         if a.ndim > 1:
             return self.apply(a, atom)
         return self.apply(a[None], atom)[0] if getattr(atom, "group", 1) > 1 else self.apply(a[:, None], atom)[:, 0]
 
+
+SIMPLER = "write it with simpler operators, or minimise with cx.minimise"
 
 Row = Callable[[Atoms, Sequence[Any], dict[str, Any]], Any]
 
@@ -45,10 +52,10 @@ def argument(args: Sequence[Any], kwargs: dict[str, Any], place: int, name: str,
     return args[place] if len(args) > place else kwargs.get(name, default)
 
 
-def beside(a: Any, b: Any) -> Any:
-    """Two tensors, or what stands for one, as a last dimension of two."""
-    holder = next((each for each in (a, b) if hasattr(each, "beside")), None)
-    return torch.stack(torch.broadcast_tensors(a, b), -1) if holder is None else holder.beside(a, b)
+def beside(*parts: Any) -> Any:
+    """Tensors, or what stands for them, along a new last dimension."""
+    holder = next((each for each in parts if hasattr(each, "beside")), None)
+    return torch.stack(torch.broadcast_tensors(*parts), -1) if holder is None else holder.beside(*parts)
 
 
 def larger(z: Atoms, a: Any, b: Any) -> Tensor:

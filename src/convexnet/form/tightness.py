@@ -84,7 +84,7 @@ def check_tight(form: Form, model: str) -> tuple[bool, ...]:
         used_up = np.repeat(up[k] & ~mask, group)
         rising = np.broadcast_to(torch.as_tensor(cut.atom.rises).cpu().numpy(), (cut.results,))
         rise = used_up & (not cut.atom.falls)
-        fall = used_up & ~(np.repeat(rising, group) | signs[k][1] & (not cut.atom.falls))
+        fall = used_up & ~(np.repeat(rising, group) | signs[k][1] & cut.atom.lifts)
         used(k, rise.astype(float), fall.astype(float))
     return tuple(positive)
 
