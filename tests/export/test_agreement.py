@@ -66,6 +66,10 @@ LINEAR: dict[str, Callable[[Tensor], Tensor]] = {
     "cummax": lambda a: a.cummax(1)[0],
     "cummin": lambda a: -a.view(-1, 2, 2).cummin(-1)[0],
     "cdist": lambda a: torch.cdist(a[:, None], ROWS, p=1.0)[:, 0] + torch.cdist(a[:, None], ROWS, p=inf)[:, 0],
+    "topk": lambda a: (
+        (a.abs().topk(3, 1)[0] @ a.new_tensor([0.5, 0.3, 0.3]))[:, None] - a.topk(2, 1, False)[0].sum(1, True)
+    ),
+    "sort": lambda a: (a.sort(1)[0] @ SLOPES.sort()[0])[:, None] + a.view(-1, 2, 2).sort(2, True)[0][..., 0],
     "pairwise_distance": lambda a: F.pairwise_distance(a, SLOPES.expand_as(a), p=1.0),
     "hinge_embedding_loss": lambda a: F.hinge_embedding_loss(a, SIGNS.expand_as(a), 0.3, reduction="none"),
     "margin_ranking_loss": lambda a: F.margin_ranking_loss(a, a.flip(1) / 2, SIGNS.expand_as(a), 0.2, reduction="none"),

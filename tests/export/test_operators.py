@@ -17,6 +17,7 @@ from convexnet.form.affinity import fact_of, has_affine_rule
 from convexnet.form.atoms import Bend, Kinks, Smooth
 from convexnet.form.grouped import Largest, LogSumExp, Norm
 from convexnet.form.operators import LOWERED, OFFSETS, build
+from convexnet.form.ordered import SumLargest
 from convexnet.form.program import Opened, value_of
 from convexnet.form.rows import Atoms
 from convexnet.form.smooth import (
@@ -215,6 +216,7 @@ ATOMS: dict[str, Bend] = {
     "log gamma": Smooth(log_gamma()),
     "log normal": Smooth(minus_log_normal()),
     "largest": Largest(3),
+    "sum of the largest": SumLargest(5, 2),
     "logsumexp": LogSumExp(3),
     "norm": Norm(3),
 }
@@ -266,4 +268,5 @@ def test_atoms_have_a_conic_form(name: str) -> None:
     if ATOMS[name].cones == NO_CONE:
         return
     assert callable(cone_of(ATOMS[name]))
-    assert ATOMS[name].piecewise_linear == (name.startswith(("kink", "largest"))) == (not ATOMS[name].cones)
+    linear = ATOMS[name].piecewise_linear or ATOMS[name].polyhedral
+    assert linear == (name.startswith(("kink", "largest", "sum"))) == (not ATOMS[name].cones)

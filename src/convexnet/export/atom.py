@@ -29,6 +29,7 @@ from torch import Tensor
 from convexnet.errors import NotCertified
 from convexnet.form.atoms import Bend, Kinks, Smooth
 from convexnet.form.grouped import Largest, LogSumExp, Norm
+from convexnet.form.ordered import SumLargest
 from convexnet.form.program import Gate
 from convexnet.form.sparse import Form, Sample, Vector
 from convexnet.form.tightness import LOWER_BOUND
@@ -247,6 +248,13 @@ def of_largest(a: Expression, atom: Any, free: Vector) -> Graph:
     return z, [cp.Constant(spread(len(free), atom.group)) @ z >= a]
 
 
+def of_sum_largest(a: Expression, atom: Any, free: Vector) -> Graph:
+    """k t + Σ p_i, for p_i >= a_i - t and p_i >= 0."""
+    t, p = cp.Variable(len(free)), cp.Variable(len(free) * atom.group)
+    spreading = spread(len(free), atom.group)
+    return atom.count * t + cp.Constant(spreading.T.tocsr()) @ p, [p >= a - cp.Constant(spreading) @ t, p >= 0]
+
+
 def of_logsumexp(a: Expression, atom: Any, free: Vector) -> Graph:
     """sum_j exp(a_j - z) <= 1."""
     z, u = cp.Variable(len(free)), cp.Variable(len(free) * atom.group)
@@ -339,7 +347,13 @@ def shares(first: float) -> tuple[Fraction, Fraction]:
 
 
 Cone = Callable[[Expression, Any, Vector], Graph]
-GROUPED: dict[type[Bend], Cone] = {Kinks: of_kink, Largest: of_largest, LogSumExp: of_logsumexp, Norm: of_norm}
+GROUPED: dict[type[Bend], Cone] = {
+    Kinks: of_kink,
+    Largest: of_largest,
+    SumLargest: of_sum_largest,
+    LogSumExp: of_logsumexp,
+    Norm: of_norm,
+}
 CURVES: dict[str, Cone] = {
     "exponential": of_exp,
     "softplus": of_softplus,

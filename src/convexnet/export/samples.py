@@ -153,7 +153,7 @@ def read(
         opened = Opened(program, variable, parameters, paired=True).valued(values_of(program))
         sample = Sample(opened, inputs, rows)
         atoms = [(cut.node, cut.atom) for cut in sample.cuts if not isinstance(cut.atom, Gate)]
-        bent = [node for node, atom in atoms if linear and not atom.piecewise_linear]
+        bent = [node for node, atom in atoms if linear and not (atom.piecewise_linear or atom.polyhedral)]
         refuse(program.model, [(node, Refusal(NOT_LINEAR, LINEAR_REMEDY)) for node in bent])
         formless = [node for node, atom in atoms if atom.cones == NO_CONE]
         refuse(program.model, [(node, Refusal("no cone that solvers know describes it", SIMPLER)) for node in formless])

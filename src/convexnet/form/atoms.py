@@ -31,6 +31,9 @@ class Bend(ABC):
     smooth: bool = False
     """Whether it is differentiable as it is, so that its gates are no iterates of their own."""
     piecewise_linear: bool = False
+    """Whether z >= some linear functions of its arguments are what says that it lies above."""
+    polyhedral: bool = False
+    """Whether linear inequalities say so that have variables of their own."""
     cones: str = ""
     """What a conic solver must know besides linear inequalities: "exp", "soc" or neither; "none": it has no form."""
 

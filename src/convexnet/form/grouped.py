@@ -48,6 +48,24 @@ class Grouped(Bend):
     def gates_of(self, multipliers: Tensor, arriving: Tensor) -> Tensor:
         return self.shares(multipliers)
 
+    def leader(self, gates: Tensor) -> Tensor:
+        """The member of each group that the others are compared with, (..., out): the one with the largest gate."""
+        return grouped(gates, self.group).argmax(-1)
+
+    def settled(self, gates: Tensor, holds: Tensor) -> Tensor:
+        """Gates with those that do not hold the minimiser, and do not lead, at the ends of their range."""
+        keep = grouped(holds, self.group).scatter(-1, self.leader(gates)[..., None], True)
+        share = torch.where(keep, grouped(gates, self.group), 0.0)
+        return (share / share.sum(-1, keepdim=True)).flatten(-2)
+
+    def beside(self, a: Tensor, gates: Tensor, shares: Tensor, close: float) -> tuple[Tensor, Tensor]:
+        """Of arguments, in their units: which may hold the minimiser, and which may be where they are held by nothing,
+        for shares of what arrives."""
+        parts = grouped(a, self.group)
+        below = (parts.amax(-1, keepdim=True) - parts).flatten(-2)
+        holds = (shares >= -close) & (below <= close)
+        return holds, (shares <= close) | holds  # the leader is one of them
+
     def shares(self, multipliers: Tensor) -> Tensor:
         """The multipliers as shares of what arrives, at least 0 and 1 in sum; equal ones where nothing is given."""
         parts = grouped(multipliers, self.group).clamp(min=0)

@@ -27,6 +27,7 @@ from convexnet.form import smooth
 from convexnet.form.atoms import Bend, Smooth
 from convexnet.form.grouped import Largest, LogSumExp, Norm
 from convexnet.form.losses import LOSSES
+from convexnet.form.ordered import SumLargest
 from convexnet.form.rows import (
     SIMPLER,
     Atoms,
@@ -317,6 +318,42 @@ def places_of(lines: Sequence[Tensor], sides: Sequence[int]) -> Tensor:
     return places.reshape(torch.Size([len(line) for line in lines]).numel(), -1)
 
 
+def sorted_elements(z: Atoms, x: Any, dim: int, places: Sequence[int]) -> Any:
+    """Elements in descending order at places along a dimension: each is the difference of two sums of the largest.
+
+    By Abel's summation, a sum of them whose weights do not increase is one of these sums with weights that are not
+    negative.
+    """
+    if not x.ndim:
+        raise Refusal("it sorts a single number", "leave it out")
+    x = x.movedim(dim % x.ndim, -1)
+    sums: dict[int, Any] = {}
+    for count in sorted({count for place in places for count in (place, place + 1)}):
+        sums[count] = sum_of_largest(z, x, count)
+    parts = [sums[place + 1] - sums[place] if place else sums[1] for place in places]
+    return beside(*parts).movedim(-1, dim % x.ndim)
+
+
+def sum_of_largest(z: Atoms, x: Any, count: int) -> Any:
+    if count in (0, x.shape[-1]):
+        return x.sum([x.ndim - 1], keepdim=False) if count else None
+    return along_last(z, Largest, x) if count == 1 else z(x, SumLargest(x.shape[-1], count))
+
+
+def topk(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Any, None]:
+    x, count, dim = args[0], int(argument(args, kwargs, 1, "k")), int(argument(args, kwargs, 2, "dim", -1))
+    length = x.shape[dim] if x.ndim else 1
+    places = range(count) if argument(args, kwargs, 3, "largest", True) else range(length - 1, length - 1 - count, -1)
+    return sorted_elements(z, x, dim, places), None
+
+
+def sort(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Any, None]:
+    x, dim = args[0], int(kwargs.get("dim", argument(args, {}, 1, "", -1)))
+    places = range(x.shape[dim] if x.ndim else 1)
+    down = kwargs.get("descending", argument(args, {}, 2, "", False))
+    return sorted_elements(z, x, dim, places if down else places[::-1]), None
+
+
 def log_add_exp2(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
     base = math.log(2.0)
     return 1 / base * z(beside(base * args[0], base * args[1]), LogSumExp(2))
@@ -544,6 +581,8 @@ ROWS: tuple[tuple[str, Row], ...] = (
     ("cummax", running(1.0)),
     ("cummin", running(-1.0)),
     ("logcumsumexp", running_logsumexp),
+    ("topk", topk),
+    ("sort", sort),
     ("log2", log_to(2.0)),
     ("log10", log_to(10.0)),
     ("special_exp2", exp2),

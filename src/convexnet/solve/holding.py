@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from convexnet.form.atoms import Bend, Kinks
-from convexnet.form.grouped import Grouped, Norm, grouped
+from convexnet.form.grouped import Grouped, Norm
 from convexnet.form.kink_form import KinkForm
 from convexnet.solve.drive import Found
 from convexnet.solve.tangents import rows_of
@@ -201,10 +201,9 @@ def looked_up(
             size = bend.spread(bend.value(new) / torch.where(v > 0, v, 1.0))
             at_kink, beside = (a.abs() <= CLOSE * units[k]) & (size <= 1 + CLOSE), ~torch.zeros_like(holds)
         else:
+            assert isinstance(bend, Grouped)
             share = new / torch.where(v > 0, v, 1.0).repeat_interleave(bend.group, 1)
-            below = (grouped(a, bend.group).amax(-1, keepdim=True) - grouped(a, bend.group)).flatten(1) / units[k]
-            at_kink = (share >= -CLOSE) & (below <= CLOSE)
-            beside = (share <= CLOSE) | ((share >= -CLOSE) & (below <= CLOSE))  # the leader is one of them
+            at_kink, beside = bend.beside(a / units[k], gates[k], share, CLOSE)
         sure &= (torch.where(holds, at_kink, beside) | ~counts).all(1)
     return sure
 
@@ -216,10 +215,7 @@ def settled_gates(bend: Bend, gate: Tensor, index: Tensor, mask: Tensor, a: Tens
         return torch.where(holds, gate, bend.gates(a))
     if not isinstance(bend, Grouped):
         return torch.where(holds, gate, (gate > 0.5).to(gate))
-    first = grouped(gate, bend.group).argmax(-1, keepdim=True)
-    leads = torch.zeros_like(grouped(gate, bend.group)).scatter_(-1, first, 1.0).flatten(1) > 0
-    share = grouped(torch.where(holds | leads, gate, 0.0), bend.group)
-    return (share / share.sum(-1, keepdim=True)).flatten(1)
+    return bend.settled(gate, holds)
 
 
 def units_around(
@@ -321,8 +317,8 @@ def rows_of_leaders(form: KinkForm, k: int, gates: list[Tensor], picked: list[Te
 
 
 def leaders(gates: Tensor, index: Tensor, bend: Grouped) -> Tensor:
-    """The member with the largest gate in the group of each picked one, (B, K)."""
-    first = gates.unflatten(1, (-1, bend.group)).argmax(-1)
+    """The member that each picked one is compared with, (B, K)."""
+    first = bend.leader(gates)
     group = index // bend.group
     return group * bend.group + first.gather(1, group)
 

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from convexnet.form.atoms import Bend, Kinks, Smooth
+from convexnet.form.ordered import SumLargest
 from convexnet.form.program import Opened
 from convexnet.solve.drive import Evidence, Found, Problem, picked
 from convexnet.solve.layers import Layers, carried
@@ -122,6 +123,7 @@ def below(f: Layers, at: Tensor, guide: Guide) -> Plane:
         error = a.error.flatten(1).expand(batch, -1)
         here, off = flat.detach(), error.detach()
         z = kind.value(here)
+        rounding.lengths += kind.group - 1
         shares.append(steepest(kind, here))
         lost.append(torch.zeros_like(z))
 
@@ -133,7 +135,8 @@ def below(f: Layers, at: Tensor, guide: Guide) -> Plane:
             if isinstance(kind, Smooth) and kind.curve.low > -torch.inf:  # convex from there on, and nothing else
                 wrong.append(((here < kind.curve.low - off) & (spread > 0)).any(1))
             large = chosen.abs()
-            shares[k] = torch.where(spread > 0, large / spread, shares[k])
+            if not isinstance(kind, SumLargest):  # whose shares are off by a share of what arrives, however small
+                shares[k] = torch.where(spread > 0, large / spread, shares[k])
             below, above = chosen * here, v * z
             rests.append(rest + below.sum(1) - above.sum(1))
             length = 2.0**-53 * (here.shape[1] + 16)
