@@ -82,14 +82,15 @@ def to_lp(model: nn.Module, domain: Box, given: Tensor | Sequence[Any] | Any = N
     tensors = [one_value(value, place) for place, value in enumerate(listed_inputs(given))]
     number = variable_of(wrt, len(tensors))
     inputs = arranged(inner, tensors, domain.shape, number)
-    form, _ = read(inner, inputs, (), linear=True, variable=number)
+    bounds = Box(domain.lo.reshape(inputs[number].shape[1:]), domain.hi.reshape(inputs[number].shape[1:]))
+    form, _ = read(inner, inputs, (), linear=True, variable=number, domain=bounds)
     if form.shape:
         raise ValueError(
             f"{type(inner).__name__} returns {tuple(form.shape)} numbers for each sample, and a linear program "
             f"minimises one: wrap the model in a module that returns the one you mean, as (B,). One sample of the "
             f"input has the domain's shape, {tuple(domain.shape)}"
         )
-    check_tight(form, type(inner).__name__)
+    check_tight(form, type(inner).__name__, domain)
     return as_highs(form, domain)
 
 
