@@ -30,6 +30,7 @@ from convexnet.errors import NotCertified
 from convexnet.form.atoms import Bend, Kinks, Smooth
 from convexnet.form.grouped import Largest, LogSumExp, Norm
 from convexnet.form.ordered import SumLargest
+from convexnet.form.perspective import Perspective
 from convexnet.form.program import Gate
 from convexnet.form.sparse import Form, Sample, Vector
 from convexnet.form.tightness import LOWER_BOUND
@@ -334,6 +335,15 @@ def of_log(a: Expression, atom: Any, free: Vector) -> Graph:
     return z, [exponential(-z, a)]
 
 
+def of_perspective(a: Expression, atom: Any, free: Vector) -> Graph:
+    """|(2 x, z - t)| <= z + t; t exp(x / t) <= z; x exp(-z / x) <= t."""
+    z = cp.Variable(len(free))
+    x, t = a[::2], a[1::2]
+    if atom.curve.name == "squared":
+        return z, [cp.SOC(z + t, cp.vstack([2 * x, z - t]), axis=0)]
+    return z, [cp.ExpCone(x, t, z) if atom.curve.name == "exponential" else cp.ExpCone(-z, x, t)]
+
+
 def shares(first: float) -> tuple[Fraction, Fraction]:
     """The weights of a geometric mean, as fractions of small numbers.
 
@@ -353,6 +363,7 @@ GROUPED: dict[type[Bend], Cone] = {
     SumLargest: of_sum_largest,
     LogSumExp: of_logsumexp,
     Norm: of_norm,
+    Perspective: of_perspective,
 }
 CURVES: dict[str, Cone] = {
     "exponential": of_exp,

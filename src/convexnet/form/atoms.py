@@ -53,6 +53,10 @@ class Bend(ABC):
         """Which results (out,) are never negative, given which arguments (in,) are not."""
         return arguments.reshape(-1, self.group).any(1)
 
+    def outside(self, a: Tensor, room: Tensor) -> Tensor | None:
+        """Arguments (..., in) that lie further than some room from where it is convex; None: there are none."""
+        return None
+
     @abstractmethod
     def value(self, a: Tensor) -> Tensor:
         """z = φ(a)."""
@@ -235,6 +239,9 @@ class Smooth(Bend):
 
     def nonneg(self, arguments: Tensor) -> Tensor:
         return arguments & (self.curve.nonneg <= 0) | (self.curve.nonneg == -math.inf)
+
+    def outside(self, a: Tensor, room: Tensor) -> Tensor | None:
+        return a < self.curve.low - room if self.partial else None
 
     def inside(self, a: Tensor) -> Tensor:
         """Arguments where tangents may touch."""

@@ -27,6 +27,7 @@ from convexnet.curvature.trace import Program
 from convexnet.form.affinity import fact_of, is_affine
 from convexnet.form.atoms import Bend, Kinks
 from convexnet.form.execution import Applied, executed, usable
+from convexnet.form.joined import Joined, joins
 from convexnet.form.operators import LOWERED, OFFSETS
 from convexnet.form.rows import SIMPLER, Atoms
 
@@ -56,12 +57,16 @@ class Kinds:
         affine: those whose own rule calls them affine in what moves.
         gates: those that other inputs enter otherwise than by being added.
         closed: those that are neither affine nor lowered, each with the reason.
+        joined: those that are lowered with operators before them as one.
+        needed: all nodes that are then left.
         cells: how many numbers the program makes of a batch of two.
     """
 
     affine: frozenset[fx.Node]
     gates: frozenset[fx.Node]
     closed: tuple[tuple[fx.Node, Refusal], ...]
+    joined: Mapping[fx.Node, Joined]
+    needed: Collection[fx.Node]
     cells: int
 
 
@@ -167,13 +172,13 @@ class Opened:
         env: dict[fx.Node, Any] = dict(fixed) if live is None else {}
         fresh: dict[fx.Node, Any] = {}
         for node in self.nodes:
-            if node not in env:
+            if node not in env and (kinds is None or node in kinds.needed):
                 if kinds is None or node not in self.moving or node.op != "call_function" or node in kinds.affine:
                     env[node] = self.computed(node, env, inputs, live, apply if node in self.moving else None)
                 else:
                     if meet is not None:
                         meet(node)
-                    env[node] = self.lowered(node, env, bend or value_of)
+                    env[node] = self.lowered(node, env, bend or value_of, kinds)
                 if live is None and node in self.lasting:
                     fresh[node] = env[node]
         if fresh:
@@ -182,8 +187,10 @@ class Opened:
             return env[self.output]
         return torch.tensor([float(self.output)], dtype=torch.float64)
 
-    def lowered(self, node: fx.Node, env: Mapping[fx.Node, Any], bend: Callable[..., Any]) -> Any:
+    def lowered(self, node: fx.Node, env: Mapping[fx.Node, Any], bend: Callable[..., Any], kinds: Kinds) -> Any:
         """The result of an operator on what moves that is not affine, or a gate."""
+        if node in kinds.joined:
+            return self.whole(node, kinds.joined[node], env, bend)
         args: Any = fx.map_arg(node.args, env.__getitem__)
         kwargs: Any = fx.map_arg(node.kwargs, env.__getitem__)
         name = base_name(node.target)
@@ -196,6 +203,11 @@ class Opened:
             return LOWERED[name](z, tuple(map(real, args)), {k: real(v) for k, v in kwargs.items()})
         except Refusal as refusal:
             raise Refusal(f"{place_of(node)} cannot be opened: {refusal.reason}", refusal.remedy) from None
+
+    def whole(self, node: fx.Node, joined: Joined, env: Mapping[fx.Node, Any], bend: Callable[..., Any]) -> Any:
+        """The result of several operators that are lowered as one."""
+        args: Any = fx.map_arg(joined.args, env.__getitem__)
+        return joined.row(self.atoms(node, bend), tuple(map(real, args)), {})
 
     def computed(
         self,
@@ -263,11 +275,22 @@ class Opened:
             moves = node in self.moving
             if moves or node in self.other:
                 cells += sum(part.numel() for part in parts if isinstance(part, Tensor))
-            facts[node] = fact_of(env[node], moves, node in self.other)
+            sized = node.op == "call_function" and not parents(node) and not base_name(node.target).startswith(EMPTY)
+            facts[node] = fact_of(env[node], moves, node in self.other and not sized)  # zeros_like is known
             later = node in self.touched
             wider[node] = fact_of(env[node], True, False) if later and not moves else facts[node]
-            if not moves or node.op != "call_function" or node.target is operator.getitem:
-                affine |= {node} if moves else set()
+        joined, needed = joins(self.output, self.nodes, self.moving, facts.__getitem__)
+        for node in self.nodes:
+            if node not in needed or node not in self.moving:
+                continue
+            if node.op != "call_function" or node.target is operator.getitem:
+                affine.add(node)
+                continue
+            if node in joined:
+                if any(arg in self.touched and arg not in self.moving for arg in joined[node].args):
+                    gates.add(node)
+                    closed += [(node, Refusal(WHAT, ARRAY))] if self.parameters is not None else []
+                elsewhere += [node] if self.turned(node) else []
                 continue
             straight = is_affine(node, fx.map_arg((node.args, node.kwargs), facts.__getitem__), env[node])
             affine |= {node} if straight else set()
@@ -284,8 +307,8 @@ class Opened:
                 affine -= gates if self.parameters is not None else set()
                 elsewhere += [node] if node not in affine and self.turned(node) else []
         if elsewhere and not closed:
-            closed += self.displaced(elsewhere[0], frozenset(affine), frozenset(gates))
-        return Kinds(frozenset(affine), frozenset(gates), tuple(closed), cells)
+            closed += self.displaced(elsewhere[0], Kinds(frozenset(affine), frozenset(gates), (), joined, needed, 0))
+        return Kinds(frozenset(affine), frozenset(gates), tuple(closed), joined, needed, cells)
 
     def refusal(self, node: fx.Node, env: Mapping[fx.Node, Any], straight: bool, gate: bool) -> Refusal | None:
         """What speaks against cutting the program at an operator."""
@@ -322,13 +345,11 @@ class Opened:
                     return True
         return False
 
-    def displaced(
-        self, node: fx.Node, affine: frozenset[fx.Node], gates: frozenset[fx.Node]
-    ) -> list[tuple[fx.Node, Refusal]]:
+    def displaced(self, node: fx.Node, kinds: Kinds) -> list[tuple[fx.Node, Refusal]]:
         """What speaks against opening a program that turns its tensors: whether atoms have their samples first is seen
         where there are two of them, and three."""
         trial = copy.copy(self)
-        trial.found, trial.fixed, trial.kept = Kinds(affine, gates, (), 0), {}, {}
+        trial.found, trial.fixed, trial.kept = kinds, {}, {}
         for rows in (2, 3):
 
             def first(a: Tensor, bend: Met = 0.0, rows: int = rows) -> Tensor:
@@ -349,6 +370,7 @@ class Opened:
         return any(each in self.touched and each not in self.moving for each in parents(node))
 
 
+EMPTY = ("empty", "new_empty")
 NEITHER = "it is neither affine nor one of the functions that have a form"
 WEIGHTS = "its weights depend on a parameter"
 WHAT = "what it does depends on a parameter"

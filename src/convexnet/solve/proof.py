@@ -132,8 +132,9 @@ def below(f: Layers, at: Tensor, guide: Guide) -> Plane:
             v = v.clamp(min=0)  # non-negative but for rounding, which is looked up
             chosen, rest = guide(k, kind, here, v)
             spread = spread_of(kind, v)
-            if isinstance(kind, Smooth) and kind.curve.low > -torch.inf:  # convex from there on, and nothing else
-                wrong.append(((here < kind.curve.low - off) & (spread > 0)).any(1))
+            outside = kind.outside(here, off)
+            if outside is not None:
+                wrong.append((outside & (spread > 0)).any(1))
             large = chosen.abs()
             if not isinstance(kind, SumLargest):  # whose shares are off by a share of what arrives, however small
                 shares[k] = torch.where(spread > 0, large / spread, shares[k])
