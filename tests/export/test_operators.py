@@ -18,6 +18,7 @@ from convexnet.form.atoms import Bend, Kinks, Smooth
 from convexnet.form.grouped import Largest, LogSumExp, Norm
 from convexnet.form.operators import LOWERED, OFFSETS, build
 from convexnet.form.ordered import SumLargest
+from convexnet.form.perspective import Perspective
 from convexnet.form.program import Opened, value_of
 from convexnet.form.rows import Atoms
 from convexnet.form.smooth import (
@@ -219,6 +220,7 @@ ATOMS: dict[str, Bend] = {
     "sum of the largest": SumLargest(5, 2),
     "logsumexp": LogSumExp(3),
     "norm": Norm(3),
+    **{f"perspective of {c.name}": Perspective(c) for c in (square(), entropy(), exponential())},
 }
 
 
