@@ -30,6 +30,11 @@ def quotient(y: Tensor) -> Tensor:
 
 PAIRS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Any], Any]]] = {
     "x log x": (lambda y: y * y.log(), lambda y: -cp.sum(cp.entr(y))),
+    "minus an entropy": (lambda y: -(-y * y.log()), lambda y: -cp.sum(cp.entr(y))),
+    "softplus": (
+        lambda y: (1 + y.exp()).log() + (y.exp() + 1).log() + y.exp().log1p(),
+        lambda y: 3 * cp.sum(cp.logistic(y)),
+    ),
     "relative entropy": (quotient, lambda y: cp.sum(cp.rel_entr(y[:3], y[3:]))),
     "of slices made twice": (
         lambda y: y[:, :3] * (y[:, :3] / y[:, 3:]).log() - y[:, :3] + y[:, 3:],
@@ -70,6 +75,46 @@ def test_perspectives_have_the_minima_of_cvxpy(name: str) -> None:
         optima.append(cp.Problem(cp.Minimize(theirs(y) - TILT.numpy() @ y)).solve(solver="CLARABEL"))
     for optimum in optima:
         assert float(found.lower_bound) - 1e-6 <= optimum <= float(found.value) + 1e-6
+
+
+ROOT = torch.tensor([[1.0, -0.5, 0.2], [0.0, 0.7, -0.3], [0.4, 0.0, 1.1]]).double()
+P = ROOT.T @ ROOT
+FORMS: dict[str, Callable[[Tensor], Tensor]] = {
+    "a product": lambda y: ((y @ P) * y).sum(1),
+    "off its centre": lambda y: ((y - 0.3) @ P * (y - 0.3)).sum(1),
+    "einsum": lambda y: torch.einsum("bi,ij,bj->b", y, P, y),
+    "matrices": lambda y: (y[:, None, :] @ P @ y[:, :, None])[:, 0, 0],
+    "of a root that is wide": lambda y: (y @ ROOT.T[:, :2] * (y @ ROOT.T[:, :2] + 0.0)).sum(1),
+    "two results": lambda y: torch.stack([((y @ P) * y).sum(1), 2 * (y * (y @ P)).sum(1) + y[:, 0]], 1).sum(1),
+}
+
+
+def test_quadratic_forms_are_minimised_and_exported() -> None:
+    def f(y: Tensor) -> Tensor:
+        y = y.double()
+        parts = [function(y) * (1 + 0.1 * i) for i, function in enumerate(FORMS.values())]
+        return sum(part for part in parts) + 2 * (((y @ P) * y).sum(1) - 0.2).relu() - y @ TILT[:3]
+
+    model = Function(f)
+    model.register_buffer("held", P)
+    found = cx.minimise(model, cx.Box(torch.full((3,), -2.0).double(), torch.full((3,), 2.0).double()), tol=1e-8)
+    assert found.solver == "newton", found.message
+    assert bool(found.converged.all()), found.message
+    optimum = exported(model, cp.Variable(3, bounds=[-2, 2]))
+    assert float(found.lower_bound) - 1e-6 <= optimum <= float(found.value) + 1e-6
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda y: ((y @ (P - 2 * torch.eye(3).double())) * y).sum(1),  # of no sign
+        lambda y: ((y @ P) * y.relu()).sum(1),
+        lambda y: ((y @ P) * y * y).sum(1),
+    ],
+)
+def test_other_products_are_no_quadratic_forms(function: Callable[[Tensor], Tensor]) -> None:
+    program = trace(Function(function), (torch.ones(2, 3).double(),), any_batch=True)
+    assert not Opened(program, 0).valued(values_of(program)).kinds().joined
 
 
 CHOICES: dict[str, Callable[[Tensor], Tensor]] = {

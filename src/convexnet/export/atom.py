@@ -32,6 +32,7 @@ from convexnet.form.grouped import Largest, LogSumExp, Norm
 from convexnet.form.ordered import SumLargest
 from convexnet.form.perspective import Perspective
 from convexnet.form.program import Gate
+from convexnet.form.quadratic import Quadratic
 from convexnet.form.sparse import Form, Sample, Vector
 from convexnet.form.tightness import LOWER_BOUND
 
@@ -344,6 +345,18 @@ def of_perspective(a: Expression, atom: Any, free: Vector) -> Graph:
     return z, [cp.ExpCone(x, t, z) if atom.curve.name == "exponential" else cp.ExpCone(-z, x, t)]
 
 
+def of_quadratic(a: Expression, atom: Any, free: Vector) -> Graph:
+    """½ |R a|² + g a + c, for R' R = H."""
+    z, n = cp.Variable(len(free)), atom.group
+    roots, slopes, constants = (part.cpu().numpy()[free] for part in (atom.root(), atom.slope, atom.constant))
+    constraints: Constraints = []
+    for i, root in enumerate(roots):
+        own = a[i * n : (i + 1) * n]
+        rest = z[i] - slopes[i] @ own - constants[i]
+        constraints.append(cp.SOC(rest + 0.5, cp.hstack([root @ own, rest - 0.5])))
+    return z, constraints
+
+
 def shares(first: float) -> tuple[Fraction, Fraction]:
     """The weights of a geometric mean, as fractions of small numbers.
 
@@ -364,6 +377,7 @@ GROUPED: dict[type[Bend], Cone] = {
     LogSumExp: of_logsumexp,
     Norm: of_norm,
     Perspective: of_perspective,
+    Quadratic: of_quadratic,
 }
 CURVES: dict[str, Cone] = {
     "exponential": of_exp,

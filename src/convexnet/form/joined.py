@@ -1,7 +1,8 @@
-"""What several operators make together, and no row for one of them says: perspectives, and choices by comparison.
+"""What several operators make together, and no row for one of them says: perspectives, quadratic forms, and choices
+by comparison.
 
-The calculus certifies such functions by what they are computed from (`together`, `choices`); here the same node of the
-program is lowered in their place, and the operators within it are not looked at.
+The calculus certifies such functions by what they are computed from (`together`, `quadratics`, `choices`). Here the
+same node of a program is lowered in their place, and the operators within it are not looked at.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from convexnet.curvature.choices import UNCLEAR, Choice, choices, numbered
 from convexnet.curvature.graph import calls, is_square
 from convexnet.form.atoms import Smooth
 from convexnet.form.perspective import Perspective
+from convexnet.form.quadratic import Degrees, Quadratic
 from convexnet.form.rows import Atoms, Row, beside
-from convexnet.form.smooth import Curve, entropy, exponential, huber, square
+from convexnet.form.smooth import Curve, entropy, exponential, huber, softplus, square
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,11 @@ class Joined:
 
 
 def joins(
-    output: fx.Node, nodes: Sequence[fx.Node], moving: Collection[fx.Node], fact_of: Callable[[fx.Node], Any]
+    output: fx.Node,
+    nodes: Sequence[fx.Node],
+    moving: Collection[fx.Node],
+    fact_of: Callable[[fx.Node], Any],
+    degrees: Degrees,
 ) -> tuple[dict[fx.Node, Joined], set[fx.Node]]:
     """The nodes that are lowered as a whole, the last ones first, and the nodes that are needed then."""
     plans, same = choices(list(nodes)), numbered(nodes)
@@ -42,7 +48,12 @@ def joins(
             continue
         made = None
         if node in moving and node.op == "call_function":
-            made = joined(node, moving, plans.get(node), same, fact_of)
+            atom = degrees.atom(node)
+            made = (
+                joined(node, moving, plans.get(node), same, fact_of)
+                if atom is None
+                else Joined(of_form(atom, degrees.env[node].shape[1:]), (degrees.root,))
+            )
         if made is not None:
             found[node] = made
         needed.update(node.all_input_nodes if made is None else (arg for arg in made.args if isinstance(arg, fx.Node)))
@@ -67,7 +78,7 @@ def joined(
 
 
 def perspectives(node: fx.Node, same: Mapping[fx.Node, int]) -> Iterator[Joined]:
-    """x log(x), x log(x / t), t exp(x / t), x² / t, and sums of squares over t."""
+    """x log(x), x log(x / t), t exp(x / t), x² / t, sums of squares over t, and log(1 + exp(x))."""
 
     def equal(a: Any, b: Any) -> bool:
         return a is b or (isinstance(a, fx.Node) and isinstance(b, fx.Node) and same[a] == same[b])
@@ -77,11 +88,16 @@ def perspectives(node: fx.Node, same: Mapping[fx.Node, int]) -> Iterator[Joined]
         for a, b in (args[:2], args[1::-1]):
             inside = settings(settings(b)[0]) if calls(b, "exp") and calls(settings(b)[0], "div") else ()
             if calls(b, "log"):
+                own, sign = (settings(a)[0], -1.0) if calls(a, "neg") else (a, 1.0)
                 for x, t in ratios(settings(b)[0]):
-                    if equal(x, a):
-                        yield Joined(of_entropy, (x,)) if t is None else Joined(pairs(entropy()), (x, t))
+                    if equal(x, own):
+                        yield Joined(of(entropy(), sign), (x,)) if t is None else Joined(pairs(entropy(), sign), (x, t))
             if len(inside) == 2 and equal(inside[1], a):
                 yield Joined(pairs(exponential()), inside)
+    if calls(node, "log") or calls(node, "log1p"):
+        x = exponent_of(args[0] if args else None, calls(node, "log"))
+        if x is not None:
+            yield Joined(of(softplus(1.0)), (x,))
     if calls(node, "div") and len(args) == 2 and isinstance(args[1], fx.Node):
         total, t = args
         dims: Any = None
@@ -91,7 +107,7 @@ def perspectives(node: fx.Node, same: Mapping[fx.Node, int]) -> Iterator[Joined]
             if rank_of(t) != rank_of(total) - len(dims):
                 return
         if is_square(total):
-            yield Joined(pairs(square(), dims), (settings(total)[0], t))
+            yield Joined(pairs(square(), dims=dims), (settings(total)[0], t))
 
 
 def settings(node: Any) -> tuple[Any, ...]:
@@ -110,11 +126,19 @@ def rank_of(node: Any) -> int:
     return node.meta["val"].ndim
 
 
-def of_entropy(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-    return z(args[0], Smooth(entropy()))
+def exponent_of(node: Any, beside_one: bool) -> Any:
+    """x of exp(x), or of 1 + exp(x)."""
+    if beside_one:
+        terms = settings(node) if calls(node, "add") else ()
+        node = next((b for a, b in (terms, terms[::-1]) if a == 1), None) if len(terms) == 2 else None
+    return settings(node)[0] if calls(node, "exp") else None
 
 
-def pairs(curve: Curve, dims: Any = None) -> Row:
+def of(curve: Curve, sign: float = 1.0) -> Row:
+    return lambda z, args, kwargs: sign * z(args[0], Smooth(curve))
+
+
+def pairs(curve: Curve, sign: float = 1.0, dims: Any = None) -> Row:
     """t f(x / t) of each pair, or their sums over dimensions of x that t does not have."""
 
     def lowered(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
@@ -122,8 +146,19 @@ def pairs(curve: Curve, dims: Any = None) -> Row:
         listed = sorted(int(dim) % x.ndim for dim in dims or ())
         for dim in listed:
             t = t.unsqueeze(dim)
-        out = z(beside(x, t), Perspective(curve))
+        out = sign * z(beside(x, t), Perspective(curve))
         return out.sum(listed, keepdim=False) if listed else out
+
+    return lowered
+
+
+def of_form(atom: Quadratic, shape: torch.Size) -> Row:
+    """A quadratic form of the variable itself, for each element of a sample's result."""
+
+    def lowered(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        y = args[0].flatten(1) if args[0].ndim > 1 else args[0].unsqueeze(-1)
+        out = z(beside(*[y] * shape.numel()).movedim(-1, 1), atom)
+        return out.unflatten(1, shape) if len(shape) else out.squeeze(1)
 
     return lowered
 

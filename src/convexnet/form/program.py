@@ -29,6 +29,7 @@ from convexnet.form.atoms import Bend, Kinks
 from convexnet.form.execution import Applied, executed, usable
 from convexnet.form.joined import Joined, joins
 from convexnet.form.operators import LOWERED, OFFSETS
+from convexnet.form.quadratic import Degrees
 from convexnet.form.rows import SIMPLER, Atoms
 
 
@@ -279,7 +280,13 @@ class Opened:
             facts[node] = fact_of(env[node], moves, node in self.other and not sized)  # zeros_like is known
             later = node in self.touched
             wider[node] = fact_of(env[node], True, False) if later and not moves else facts[node]
-        joined, needed = joins(self.output, self.nodes, self.moving, facts.__getitem__)
+        (root,) = (node for node in self.nodes if self.varies(node)) if self.moving else (None,)
+
+        def straight(node: fx.Node) -> bool:
+            return is_affine(node, fx.map_arg((node.args, node.kwargs), facts.__getitem__), env[node])
+
+        degrees = Degrees(self.nodes, self.moving, root, straight, env, self.lasting)
+        joined, needed = joins(self.output, self.nodes, self.moving, facts.__getitem__, degrees)
         for node in self.nodes:
             if node not in needed or node not in self.moving:
                 continue
@@ -292,15 +299,15 @@ class Opened:
                     closed += [(node, Refusal(WHAT, ARRAY))] if self.parameters is not None else []
                 elsewhere += [node] if self.turned(node) else []
                 continue
-            straight = is_affine(node, fx.map_arg((node.args, node.kwargs), facts.__getitem__), env[node])
-            affine |= {node} if straight else set()
+            affine_here = straight(node)
+            affine |= {node} if affine_here else set()
             if any(each in self.touched and each not in self.moving for each in parents(node)):
-                if straight:
+                if affine_here:
                     apart = not is_affine(node, fx.map_arg((node.args, node.kwargs), wider.__getitem__), env[node])
                 else:
                     apart = base_name(node.target) not in OFFSETS
                 gates |= {node} if apart else set()
-            refusal = self.refusal(node, env, straight, node in gates)
+            refusal = self.refusal(node, env, affine_here, node in gates)
             if refusal is not None:
                 closed.append((node, refusal))
             else:
@@ -309,6 +316,11 @@ class Opened:
         if elsewhere and not closed:
             closed += self.displaced(elsewhere[0], Kinds(frozenset(affine), frozenset(gates), (), joined, needed, 0))
         return Kinds(frozenset(affine), frozenset(gates), tuple(closed), joined, needed, cells)
+
+    def varies(self, node: fx.Node) -> bool:
+        """Whether a node is the variable."""
+        source = self.program.sources.get(str(node.target)) if node.op == "placeholder" else None
+        return source is not None and source.kind == "input" and source.index == self.variable
 
     def refusal(self, node: fx.Node, env: Mapping[fx.Node, Any], straight: bool, gate: bool) -> Refusal | None:
         """What speaks against cutting the program at an operator."""

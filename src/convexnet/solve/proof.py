@@ -26,6 +26,7 @@ from torch import Tensor
 from convexnet.form.atoms import Bend, Kinks, Smooth
 from convexnet.form.ordered import SumLargest
 from convexnet.form.program import Opened
+from convexnet.form.quadratic import Quadratic
 from convexnet.solve.drive import Evidence, Found, Problem, picked
 from convexnet.solve.layers import Layers, carried
 from convexnet.solve.plain import Whole
@@ -119,6 +120,8 @@ def below(f: Layers, at: Tensor, guide: Guide) -> Plane:
         k = count
         count += 1
         kind = f.bends[k]
+        if isinstance(kind, Quadratic):
+            return as_written(kind, a)
         flat = a.value.flatten(1).expand(batch, -1)
         error = a.error.flatten(1).expand(batch, -1)
         here, off = flat.detach(), error.detach()
@@ -156,6 +159,20 @@ def below(f: Layers, at: Tensor, guide: Guide) -> Plane:
         shape = a.shape[1:] if kind.group == 1 else a.shape[1:-1]
         value = carried(flat, z, pulled).reshape(batch, *shape)
         return Tracked(value, Passed.apply(error, z, returned).reshape(batch, *shape), a.unit)
+
+    def as_written(kind: Quadratic, a: Any) -> Any:
+        """The operators of a quadratic form themselves: with them backwards, its tangent."""
+        for each in (shares, lost):
+            each.append(torch.zeros_like(at))
+        out = kind.run(a[:, 0].reshape(batch, *f.shape), rounding)
+
+        def arrived(v: Tensor) -> Tensor:
+            wrong.append((v < 0).flatten(1).any(1) if v.ndim > 1 else v < 0)
+            return v.clamp(min=0)
+
+        if out.value.requires_grad:
+            out.value.register_hook(arrived)
+        return out.flatten(1) if out.ndim > 1 else out.unsqueeze(1)
 
     inputs: list[Any] = list(f.inputs)
     shape = (batch, *f.shape)
