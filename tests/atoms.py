@@ -42,8 +42,8 @@ from convexnet.form.program import Opened, values_of
 from convexnet.form.smooth import NO_CONE
 from convexnet.form.sparse import Sample, form_of
 from convexnet.form.tightness import check_tight
+from convexnet.solve.lower_bounds import supported
 from convexnet.solve.minimise import opened_up
-from convexnet.solve.proof import supported
 
 cp = pytest.importorskip("cvxpy")
 

@@ -52,18 +52,29 @@ class Grouped(Bend):
         """The member of each group that the others are compared with, (..., out): the one with the largest gate."""
         return grouped(gates, self.group).argmax(-1)
 
+    def leading(self, gates: Tensor) -> Tensor:
+        """Which members lead their groups, (..., in)."""
+        parts = grouped(gates, self.group)
+        return torch.zeros_like(parts, dtype=torch.bool).scatter_(-1, self.leader(gates)[..., None], True).flatten(-2)
+
     def settled(self, gates: Tensor, holds: Tensor) -> Tensor:
         """Gates with those that do not hold the minimiser, and do not lead, at the ends of their range."""
-        keep = grouped(holds, self.group).scatter(-1, self.leader(gates)[..., None], True)
-        share = torch.where(keep, grouped(gates, self.group), 0.0)
+        share = grouped(torch.where(holds | self.leading(gates), gates, 0.0), self.group)
         return (share / share.sum(-1, keepdim=True)).flatten(-2)
+
+    def tied(self, a: Tensor, gates: Tensor, close: float) -> Tensor:
+        """Which arguments, in their units, are as large as the one that counts in their group."""
+        parts = grouped(a, self.group)
+        return ((parts.amax(-1, keepdim=True) - parts) <= close).flatten(-2)
+
+    def loose(self, shares: Tensor, close: float) -> Tensor:
+        """Which shares are at an end of their range."""
+        return shares <= close
 
     def beside(self, a: Tensor, gates: Tensor, shares: Tensor, close: float) -> tuple[Tensor, Tensor]:
         """Of arguments, in their units: which may hold the minimiser, and which may be where they are held by nothing,
         for shares of what arrives."""
-        parts = grouped(a, self.group)
-        below = (parts.amax(-1, keepdim=True) - parts).flatten(-2)
-        holds = (shares >= -close) & (below <= close)
+        holds = (shares >= -close) & self.tied(a, gates, close)
         return holds, (shares <= close) | holds  # the leader is one of them
 
     def shares(self, multipliers: Tensor) -> Tensor:

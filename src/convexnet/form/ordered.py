@@ -101,11 +101,16 @@ class SumLargest(Grouped):
 
     def active(self, a: Tensor, gates: Tensor, unit: Tensor) -> Tensor:
         sure = torch.minimum(gates, 1 - gates) - self.over(a, gates).abs() / unit
-        first = torch.zeros_like(grouped(gates, self.group)).scatter_(-1, self.leader(gates)[..., None], 1.0)
-        return torch.where(first.flatten(-2) > 0, -1.0, sure)
+        return torch.where(self.leading(gates), -1.0, sure)
+
+    def tied(self, a: Tensor, gates: Tensor, close: float) -> Tensor:
+        return self.over(a, gates).abs() <= close
+
+    def loose(self, shares: Tensor, close: float) -> Tensor:
+        return (shares <= close) | (shares >= 1 - close)
 
     def settled(self, gates: Tensor, holds: Tensor) -> Tensor:
-        keep = grouped(holds, self.group).scatter(-1, self.leader(gates)[..., None], True)
+        keep = grouped(holds | self.leading(gates), self.group)
         parts = grouped(gates, self.group)
         ends = torch.where(keep, 0.0, (parts > 0.5).to(parts))
         some = torch.where(keep, parts, 0.0)

@@ -20,6 +20,7 @@ from convexnet.constraints import Cone
 from convexnet.lab.checkpoints import epoch_seed
 from convexnet.lab.data import Split, augmentation, batches
 from convexnet.lab.recipes import Recipe
+from convexnet.lab.tasks import Task, classification
 from convexnet.lab.train import Batch, Diverged, Seen, constrained, set_rate, steps
 from convexnet.learner import Point
 
@@ -40,7 +41,10 @@ class Course:
         fabric: Lightning's, launched; with several processes, each sees its part of every batch.
         transform: of the inputs, after augmentation.
         seed: with the numbers of epoch and batch it decides the order of the data, augmentation and dropout.
-        measure: of the network after an epoch, in the first process; needs `validation_accuracy`.
+        measure: of the network after an epoch, in the first process; what the task calls its figure, on the validation
+            part, chooses the best epoch. Where it is not measured there is none.
+        task: what is learnt.
+        weights: (N,) of the training samples, 1 on average; None: each counts alike.
     """
 
     data: Split
@@ -49,6 +53,8 @@ class Course:
     transform: Callable[[Tensor], Tensor] | None
     seed: int
     measure: Callable[[nn.Module, int], Point]
+    task: Task = field(default_factory=classification)
+    weights: Tensor | None = None
 
     @property
     def count(self) -> int:
@@ -70,6 +76,10 @@ class Course:
         made = batches(self.data, recipe.batch, generator=order, augment=augment, transform=self.transform, start=first)
         for number, (inputs, labels) in zip(range(first, last), made, strict=False):
             batch = part(inputs, labels, fabric.global_rank, fabric.world_size)
+            if batch is not None and self.weights is not None:
+                rows = rows_of(len(self.data), recipe.batch, self.order(epoch), number)
+                own = torch.tensor(rows[fabric.global_rank :: fabric.world_size], device=self.weights.device)
+                batch = batch._replace(weights=self.weights[own])
             if batch is not None:
                 torch.manual_seed(epoch_seed(self.seed, epoch, f"dropout {number}", fabric.global_rank))
                 yield batch
@@ -77,7 +87,7 @@ class Course:
 
 @dataclass(frozen=True)
 class Best:
-    """The first epoch with the best validation accuracy, and the weights then."""
+    """The first epoch with the best figure of the validation part, under its old name, and the weights then."""
 
     epoch: int
     accuracy: float
@@ -97,7 +107,7 @@ class Training:
         steps: how many are done, over all epochs.
         batch: how many batches are done of the epoch that has begun.
         seen: what these saw.
-        best: None before the end of the first epoch.
+        best: None before the end of the first epoch, and without a validation part.
     """
 
     model: nn.Module
@@ -141,7 +151,7 @@ class Training:
 
     @property
     def spent(self) -> bool:
-        """Whether the validation accuracy has not got better for as many epochs as the recipe has patience."""
+        """Whether the validation part has not got better for as many epochs as the recipe has patience."""
         patience = self.course.recipe.patience
         return patience is not None and self.best is not None and self.epoch - self.best.epoch >= patience
 
@@ -156,11 +166,6 @@ class Training:
         # torch.compile is typed for functions; it returns a module for a module.
         network = cast("nn.Module", torch.compile(self.model)) if self.course.recipe.compiled else self.model
         return self.course.fabric.setup(network, self.optimiser, move_to_device=False)
-
-    @cached_property
-    def loss(self) -> nn.Module:
-        """Cross-entropy, with the recipe's smoothing of labels."""
-        return nn.CrossEntropyLoss(label_smoothing=self.course.recipe.smoothing)
 
     def advance(self) -> Point | None:
         """Some steps; the measurements of an epoch, where they end it.
@@ -180,7 +185,7 @@ class Training:
         try:
             with torch.random.fork_rng(devices=cuda):
                 given = course.given(number, self.batch, last)
-                steps(forward, optimiser, given, seen, loss=self.loss, backward=fabric.backward, after=self.after)
+                steps(forward, optimiser, given, seen, task=course.task, backward=fabric.backward, after=self.after)
         except Diverged as error:
             rows = rows_of(len(course.data), recipe.batch, course.order(number), error.batch or 0)
             first = ", ".join(str(row) for row in rows[:8])
@@ -201,20 +206,19 @@ class Training:
         fabric = self.course.fabric
         epoch = seen.epoch()
         # Parts of a batch differ by a sample, so that processes do not count alike.
-        sums = torch.tensor(
-            [epoch.running_loss, epoch.running_accuracy, 1.0], dtype=torch.float64, device=fabric.device
-        )
-        loss, right, count = cast("Tensor", fabric.all_reduce(sums * epoch.samples, reduce_op="sum")).tolist()
-        point: Point = {"epoch": number, "running_loss": loss / count, "running_accuracy": right / count}
+        sums = torch.tensor([epoch.running_loss, epoch.running_score, 1.0], dtype=torch.float64, device=fabric.device)
+        loss, score, count = cast("Tensor", fabric.all_reduce(sums * epoch.samples, reduce_op="sum")).tolist()
+        task = self.course.task
+        point: Point = {"epoch": number, "running_loss": loss / count, f"running_{task.figure}": score / count}
         if fabric.is_global_zero:
             point |= self.course.measure(self.result, number)
         point = fabric.broadcast(point)
         if not torch.tensor(list(point.values())).isfinite().all():
             raise Diverged(f"the network gives infinite or undefined outputs after epoch {number}")
-        accuracy = point["validation_accuracy"]
-        if self.best is None or accuracy > self.best.accuracy:
+        found = point.get(f"validation_{task.figure}")
+        if found is not None and (self.best is None or task.better(found, self.best.accuracy)):
             weights = {name: value.clone() for name, value in self.result.state_dict().items()}
-            self.best = Best(number, accuracy, weights)
+            self.best = Best(number, found, weights)
         self.epoch, self.batch, self.seen = number, 0, None
         return point
 

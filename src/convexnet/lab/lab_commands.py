@@ -19,7 +19,7 @@ from convexnet.lab.choices import (
     RECIPES,
     STUDIES,
 )
-from convexnet.lab.terminal import one_of, refuse, stops_cleanly
+from convexnet.lab.terminal import completing, one_of, refuse, stops_cleanly
 
 DataDir = Annotated[
     Path | None, typer.Option("--data-dir", help="Folder of the data sets, in torchvision's layout.", file_okay=False)
@@ -28,7 +28,10 @@ Threads = Annotated[int, typer.Option(min=1, help="Processor threads that torch 
 Accelerator = Annotated[
     str,
     typer.Option(
-        metavar="cpu|cuda|auto", callback=one_of(("cpu", "cuda", "auto")), help="Where the networks are trained."
+        metavar="cpu|cuda|auto",
+        callback=one_of(("cpu", "cuda", "auto")),
+        autocompletion=completing(("cpu", "cuda", "auto")),
+        help="Where the networks are trained.",
     ),
 ]
 Download = Annotated[bool, typer.Option("--download", help="Let torchvision download what is missing to --data-dir.")]
@@ -54,13 +57,25 @@ def register(app: typer.Typer) -> None:
 
 
 def train(
-    dataset: Annotated[str, typer.Option(help=f"{', '.join(DATASETS)}.")],
+    dataset: Annotated[str, typer.Option(autocompletion=completing(DATASETS), help=f"{', '.join(DATASETS)}.")],
     model: Annotated[
-        str, typer.Option(metavar="|".join(MODELS), callback=one_of(MODELS), help="Which network.")
+        str,
+        typer.Option(
+            metavar="|".join(MODELS),
+            callback=one_of(MODELS),
+            autocompletion=completing(MODELS),
+            help="Which network is trained.",
+        ),
     ] = "mlp",
     convex: Annotated[bool, typer.Option("--convex", help="Train the convex counterpart of the model.")] = False,
     recipe: Annotated[
-        str, typer.Option(metavar="|".join(RECIPES), callback=one_of(RECIPES), help="How it is trained.")
+        str,
+        typer.Option(
+            metavar="|".join(RECIPES),
+            callback=one_of(RECIPES),
+            autocompletion=completing(RECIPES),
+            help="How it is trained.",
+        ),
     ] = "paper-text",
     epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's.", show_default=False)] = None,
     batch: Annotated[int | None, typer.Option(min=2, help="Instead of the recipe's.", show_default=False)] = None,
@@ -70,6 +85,7 @@ def train(
         typer.Option(
             metavar="|".join(AUGMENTATIONS),
             callback=one_of(AUGMENTATIONS),
+            autocompletion=completing(AUGMENTATIONS),
             help="Instead of the recipe's.",
             show_default=False,
         ),
@@ -77,35 +93,60 @@ def train(
     normalise: Annotated[
         str | None,
         typer.Option(
-            metavar="|".join(NORMALISATIONS), callback=one_of(NORMALISATIONS), help="Instead of the recipe's."
+            metavar="|".join(NORMALISATIONS),
+            callback=one_of(NORMALISATIONS),
+            autocompletion=completing(NORMALISATIONS),
+            help="Instead of the recipe's.",
         ),
     ] = None,
     method: Annotated[
-        str | None, typer.Option(metavar="|".join(METHODS), callback=one_of(METHODS), help="Instead of the recipe's.")
+        str | None,
+        typer.Option(
+            metavar="|".join(METHODS),
+            callback=one_of(METHODS),
+            autocompletion=completing(METHODS),
+            help="Instead of the recipe's.",
+        ),
     ] = None,
     init: Annotated[
-        str | None, typer.Option(metavar="|".join(INITS), callback=one_of(INITS), help="Instead of the recipe's.")
+        str | None,
+        typer.Option(
+            metavar="|".join(INITS),
+            callback=one_of(INITS),
+            autocompletion=completing(INITS),
+            help="Instead of the recipe's.",
+        ),
     ] = None,
     noise: Annotated[float, typer.Option(callback=percent, help="Wrong training labels, in percent.")] = 0.0,
     noise_kind: Annotated[
-        str, typer.Option(metavar="|".join(NOISES), callback=one_of(NOISES), help="How they are drawn.")
+        str,
+        typer.Option(
+            metavar="|".join(NOISES),
+            callback=one_of(NOISES),
+            autocompletion=completing(NOISES),
+            help="How the wrong labels are drawn.",
+        ),
     ] = "symmetric-including",
-    train_samples: Annotated[int | None, typer.Option(min=2, help="Train on so many images only.")] = None,
+    train_samples: Annotated[int | None, typer.Option(min=2, help="Train on this many images only.")] = None,
     measure_every: Annotated[
-        int, typer.Option(min=1, help="Epochs between two looks at training and test data; validation is each epoch's.")
+        int,
+        typer.Option(
+            min=1,
+            help="Epochs between two measurements on training and test data; validation data are measured each epoch.",
+        ),
     ] = 1,
-    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Decides everything that is random.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of everything that is random.")] = 0,
     data_dir: DataDir = None,
     download: Download = False,
     out: Annotated[
         Path | None,
         typer.Option(help="Folder of the run.  [default: runs/train-MODEL-DATASET-SEED]", file_okay=False),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in the folder.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the checkpoint in the folder.")] = False,
     accelerator: Accelerator = "auto",
     devices: Annotated[int, typer.Option(min=1, help="Processes, each with a device of its own.")] = 1,
     precision: Annotated[str | None, typer.Option(metavar="32-true|bf16-mixed|16-mixed", help="Of the steps.")] = None,
-    compiled: Annotated[bool, typer.Option("--compile", help="Translate the network with torch.compile.")] = False,
+    compiled: Annotated[bool, typer.Option("--compile", help="Compile the network with torch.compile.")] = False,
     threads: Threads = 1,
 ) -> None:
     """Train one network, certify it, and record what was measured.
@@ -136,7 +177,9 @@ def train(
         if convex and not model_named(name).convex:
             raise refuse(f"{model} has no convex counterpart here; models: {', '.join(MODELS)}")
         if not model_named(name).convex and (method or init):
-            raise refuse(f"--{'method' if method else 'init'} is of convex networks: add --convex, or leave it out")
+            raise refuse(
+                f"--{'method' if method else 'init'} applies to convex networks: add --convex, or leave it out"
+            )
         given = {"epochs": epochs, "batch": batch, "learning_rate": learning_rate, "augment": augment}
         given |= {"normalise": normalise, "precision": precision, "compiled": compiled or None}
         ways = {"method": method, "init": init}
@@ -191,10 +234,19 @@ def list_studies() -> None:
 
 @study_app.command("run")
 def run_study(
-    name: Annotated[str, typer.Argument(help="One of `convexnet study list`.", show_default=False)],
+    name: Annotated[
+        str,
+        typer.Argument(
+            autocompletion=completing(row[0] for row in STUDIES),
+            help="One of `convexnet study list`.",
+            show_default=False,
+        ),
+    ],
     seeds: Annotated[int | None, typer.Option(min=1, help="How many seeds.  [default: the study's]")] = None,
-    smoke: Annotated[bool, typer.Option("--smoke", help="Seconds: that everything runs. Proves nothing.")] = False,
-    full: Annotated[bool, typer.Option("--full", help="As the source has it; hours or days.")] = False,
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="Takes seconds and checks that everything runs; proves nothing.")
+    ] = False,
+    full: Annotated[bool, typer.Option("--full", help="As long as in the source: hours or days.")] = False,
     only: Annotated[str, typer.Option(metavar="TEXT", help="Only runs with this in their name, as 'seed 2'.")] = "",
     data_dir: DataDir = None,
     download: Download = False,
@@ -234,6 +286,47 @@ def run_study(
             study = study_named(name)
             failed = run_sweep(study, size, seeds, place, kept, only=only, ray=ray, threads=threads)
         except (ValueError, RecordError, ConnectionError) as error:
+            raise refuse(str(error)) from None
+    raise typer.Exit(1 if failed else 0)
+
+
+@study_app.command("queue")
+def queue_of_studies(
+    listed: Annotated[
+        bool, typer.Option("--list", help="Show what is done, running and waiting; run nothing.")
+    ] = False,
+    rank: Annotated[int | None, typer.Option(help="Only this line of the queue.", show_default=False)] = None,
+    only: Annotated[str, typer.Option(metavar="TEXT", help="Only runs with this in their name, as 'seed 2'.")] = "",
+    data_dir: DataDir = None,
+    out: Annotated[Path, typer.Option(help="Folder of the records.", file_okay=False)] = Path("results"),
+    runs: Annotated[Path, typer.Option(help="Folder of logs and checkpoints on the way.", file_okay=False)] = Path(
+        "runs/studies"
+    ),
+) -> None:
+    """Run the long studies, one network after another, on one processor thread: hours and days.
+
+    The lines of the queue are ranked, and go on where they were stopped: what has a record is not run again, what
+    another process is at work on is left to it, so that two such commands share the work. Ctrl-C and SIGTERM leave a
+    checkpoint. Exit status 1 if a run failed.
+
+    Example: convexnet study queue --list
+    """
+    with stops_cleanly("the same command goes on where it stopped."):
+        import torch
+
+        from convexnet.lab.place import Place
+        from convexnet.lab.present_queue import run_queue, show_queue
+        from convexnet.lab.records import RecordError
+        from convexnet.lab.study_queue import work_of
+
+        torch.set_num_threads(1)
+        try:
+            lines = work_of(rank, only)
+            if listed:
+                show_queue(lines, runs, out)
+                return
+            failed = run_queue(lines, Place(runs, data_dir), out)
+        except (ValueError, RecordError) as error:
             raise refuse(str(error)) from None
     raise typer.Exit(1 if failed else 0)
 

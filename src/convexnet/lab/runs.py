@@ -5,14 +5,13 @@ from __future__ import annotations
 import copy
 import os
 from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import astuple, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 import convexnet as cx
 from convexnet.lab import metrics, records
@@ -22,10 +21,11 @@ from convexnet.lab.data.batches import prepared as scaled_once
 from convexnet.lab.driver import Driven, drive
 from convexnet.lab.experiment import Course, Training, prepared
 from convexnet.lab.jobs import Job
-from convexnet.lab.learning import common, keeping
+from convexnet.lab.learning import NETWORK, common, keeping
 from convexnet.lab.models import build, model_named
 from convexnet.lab.place import Place, Tick
 from convexnet.lab.records import Row
+from convexnet.lab.tasks import Measured, Task, classification
 from convexnet.lab.train import Diverged
 from convexnet.lab.verdict import verdict
 from convexnet.lab.whiten import normaliser
@@ -56,25 +56,104 @@ def run(job: Job, place: Place, tick: Tick = lambda job, point: None) -> Row:
         Diverged: the loss is no number any more.
         ValueError: a setting is wrong, or there is no such device.
     """
+    found = trained(job, place, tick)
+    row: Row = {}
+    if found.fabric.is_global_zero:
+        row = record(found)
+        if place.network:
+            save(described(found.network, found.data), place.folder / NETWORK)
+    return found.fabric.broadcast(row)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network that was trained, and everything that its record is made of.
+
+    Attributes:
+        job: what was run.
+        training: the learner, done.
+        driven: its curve, and how long it took.
+        data: on the device it was trained on, behind the fixed first step.
+        step: that step.
+        fabric: what it was trained with.
+    """
+
+    job: Job
+    training: Training
+    driven: Driven
+    data: DataSet
+    step: nn.Module
+    fabric: Fabric
+
+    @property
+    def network(self) -> nn.Module:
+        """The trained network behind its fixed first step, on the CPU, in eval mode: samples as they are -> outputs."""
+        return complete(self.training.result, self.step)
+
+    @property
+    def task(self) -> Task:
+        """What was learnt."""
+        return self.training.course.task
+
+
+def trained(job: Job, place: Place, tick: Tick = lambda job, point: None) -> Trained:
+    """Train the network of a job as `run` does, without its record.
+
+    Raises:
+        DataError, CheckpointError, Diverged, ValueError: as `run`.
+    """
     job = identified(job)
     fabric = launched(place, job.recipe.precision)
     raw = loaded(job, place)
+    model = build(job.model, raw.shape, raw.classes, job.recipe, job.seed)
+    return taught(job, place, tick, model, raw, fabric=fabric, convex=model_named(job.model).convex)
+
+
+def taught(
+    job: Job,
+    place: Place,
+    tick: Tick,
+    model: nn.Module,
+    raw: DataSet,
+    *,
+    convex: bool,
+    task: Task | None = None,
+    weights: Tensor | None = None,
+    fabric: Fabric | None = None,
+) -> Trained:
+    """Train any network on any data, from the beginning or from a checkpoint: what a study's own `run` calls.
+
+    Args:
+        job: its settings; nothing is loaded or built from them.
+        place: where.
+        tick: called with every point.
+        model: as it is at the beginning.
+        raw: the data before the recipe's first step.
+        convex: whether the constraint of a convex network is kept.
+        task: what is learnt; None: classification with the recipe's smoothing.
+        weights: (N,) of the training samples, 1 on average; None: each counts alike.
+        fabric: launched; None: it is launched here.
+
+    Raises:
+        CheckpointError, Diverged, ValueError: as `run`.
+    """
+    fabric = launched(place, job.recipe.precision) if fabric is None else fabric
+    learnt = classification(job.recipe.smoothing) if task is None else task
     data, step = normalised(raw, job)
     # What is augmented stays bytes until it is; everything else passes the first step once, not in every epoch.
     plain = job.recipe.augment == "none"
     given, transform = (data.train, None) if plain else (raw.train.to(fabric.device), step.to(fabric.device))
     data = data.to(fabric.device)
-    kind = model_named(job.model)
-    model = build(job.model, data.shape, data.classes, job.recipe, job.seed).to(fabric.device)
+    model = model.to(fabric.device)
 
     def measure(network: nn.Module, number: int) -> Point:
         wanted = ["validation"]
         if number % job.measure_every == 0 or number == job.recipe.epochs:
             wanted += ["train", "test"]
-        return measured(network, data, wanted)
+        return measured(network, data, wanted, learnt)
 
-    course = Course(given.to(fabric.device), job.recipe, fabric, transform, job.seed, measure)
-    training = prepared(model, torch.zeros(2, *data.shape, device=fabric.device), course, convex=kind.convex)
+    course = Course(given.to(fabric.device), job.recipe, fabric, transform, job.seed, measure, learnt, weights)
+    training = prepared(model, torch.zeros(2, *data.shape, device=fabric.device), course, convex=convex)
     how = keeping(job, place, writes=fabric.is_global_zero, agreed=agreement(fabric))
     try:
         driven = drive(training, how, lambda point: tick(job, point))
@@ -82,12 +161,7 @@ def run(job: Job, place: Place, tick: Tick = lambda job, point: None) -> Row:
         path = how.checkpoint
         last = f"the last good checkpoint is {path}" if path.exists() else "there is no checkpoint yet"
         raise Diverged(f"{job.name}: {error}; {last}. Lower the learning rate, or look at that batch") from error
-    row: Row = {}
-    if fabric.is_global_zero:
-        row = record(job, training, driven, data, step, fabric)
-        if place.network:
-            save(described(complete(training.result, step), data), place.folder / "network.safetensors")
-    return fabric.broadcast(row)
+    return Trained(job, training, driven, data, step, fabric)
 
 
 def agreement(fabric: Fabric) -> Callable[[bool], bool]:
@@ -111,7 +185,7 @@ def save(network: nn.Module, path: Path) -> None:
         cx.save(network, path)
     except OSError as error:
         raise CheckpointError(
-            f"{path} could not be written ({error.strerror or error}); the checkpoint beside it has the weights: free "
+            f"{path} could not be written ({error.strerror or error}); the checkpoint next to it has the weights: free "
             "some space and resume from it"
         ) from error
 
@@ -134,7 +208,7 @@ def launched(place: Place, precision: str) -> Fabric:
             accelerator=place.accelerator, devices=devices, num_nodes=nodes, strategy=strategy, precision=kind
         )
     except (MisconfigurationException, RuntimeError) as error:
-        raise ValueError(f"{place.devices} of {place.accelerator!r} cannot be had here: {error}") from error
+        raise ValueError(f"{place.devices} of {place.accelerator!r} are not available here: {error}") from error
     fabric.launch()
     return fabric
 
@@ -223,14 +297,14 @@ def evaluated_together(network: nn.Module, one: Tensor) -> int:
     return max(1, min(EVALUATED, ACTIVATIONS // largest))
 
 
-def measured(network: nn.Module, data: DataSet, wanted: list[str]) -> Point:
-    """Loss (nats) and accuracy on the named parts of the data, on the labels used."""
+def measured(network: nn.Module, data: DataSet, wanted: Sequence[str], task: Task) -> Point:
+    """The loss and the task's figure on the named parts of the data, on the targets used; nothing of an empty part."""
     point: Point = {}
     for name in wanted:
         part: Split = getattr(data, name)
-        found = outputs(network, part)
-        point[f"{name}_loss"] = float(functional.cross_entropy(found, part.labels))
-        point[f"{name}_accuracy"] = metrics.accuracy(found, part.labels)
+        if len(part):
+            found = task.measure(outputs(network, part), part.labels)
+            point |= {f"{name}_{what}": value for what, value in found.items()}
     return point
 
 
@@ -247,24 +321,32 @@ def described(network: nn.Module, data: DataSet) -> nn.Module:
     return network
 
 
-def record(job: Job, training: Training, driven: Driven, data: DataSet, step: nn.Module, fabric: Fabric) -> Row:
+def record(found: Trained) -> Row:
     """All that is to be known about a finished run, in one flat row."""
-    end, network = driven.curve[-1], training.result
-    assert training.best is not None, "a run of at least one epoch has a best one"
-    train_outputs, test_outputs = outputs(network, data.train), outputs(network, data.test)
-    best = copy.deepcopy(network)
-    best.load_state_dict(training.best.weights)
-    proved = verdict(complete(network, step), torch.zeros(2, *data.shape))
-    four = metrics.accuracies(
-        train_outputs,
-        data.train.labels,
-        data.train.clean,
-        test_outputs,
-        data.test.labels,
-        running=end["running_accuracy"],
+    job, training, data, task = found.job, found.training, found.data, found.task
+    network = training.result
+    peak = None
+    if training.best is not None and len(data.test):
+        best = copy.deepcopy(network)
+        best.load_state_dict(training.best.weights)
+        peak = outputs(best, data.test)
+    proved = verdict(found.network, torch.zeros(2, *data.shape))
+    columns = task.columns(
+        Measured(
+            end=found.driven.curve[-1],
+            train=outputs(network, data.train),
+            used=data.train.labels,
+            clean=data.train.clean,
+            test=outputs(network, data.test) if len(data.test) else None,
+            targets=data.test.labels,
+            peak=peak,
+            extra={name: (outputs(network, part), part.labels) for name, part in data.extra.items()},
+        )
     )
+    looked_at = data.validation if len(data.validation) else data.train
     return {
-        **common(job, driven),
+        **common(job, found.driven),
+        **({} if task.name == records.CLASSIFICATION else {"task": task.name}),
         "tier": proved.tier if proved.certified else None,
         "epochs": training.epoch,
         "train_samples": len(data.train),
@@ -274,23 +356,13 @@ def record(job: Job, training: Training, driven: Driven, data: DataSet, step: nn
         "true_fraction": data.true_fraction,
         "note": data.note,
         "data": data.fingerprint,
-        **four,
-        "validation_accuracy": end["validation_accuracy"],
-        "test_accuracy_at_peak": metrics.accuracy(outputs(best, data.test), data.test.labels),
-        "peak_epoch": training.best.epoch,
-        "train_loss": float(functional.cross_entropy(train_outputs, data.train.labels)),
-        "test_loss": float(functional.cross_entropy(test_outputs, data.test.labels)),
-        **{
-            f"{name}_accuracy": metrics.accuracy(outputs(network, part), part.labels)
-            for name, part in data.extra.items()
-        },
-        **metrics.calibration(test_outputs, data.test.labels),
-        "reliability": [list(astuple(bar)) for bar in metrics.reliability(test_outputs, data.test.labels)],
-        "correlation": metrics.correlations(network, data.validation.images[:SAMPLED]),
+        **columns,
+        "peak_epoch": training.best.epoch if training.best is not None else None,
+        "correlation": metrics.correlations(network, looked_at.images[:SAMPLED]),
         "certified": proved.certified,
         "convex_at_these_weights": proved.convex,
         "breaks": list(proved.breaks) if proved.breaks else None,
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
-        "processes": fabric.world_size,
-        "hardware": records.hardware(fabric.device),
+        "processes": found.fabric.world_size,
+        "hardware": records.hardware(found.fabric.device),
     }

@@ -10,7 +10,7 @@ from convexnet.lab.data.files import CorruptData, DataError, MissingData
 from convexnet.lab.data.load import NAMES, fingerprint_of, load
 from convexnet.lab.data.noise import KINDS, wrong_labels
 from convexnet.lab.data.parts import DataSet, Split
-from convexnet.lab.data.small import ThreeWay, crescents, digits
+from convexnet.lab.data.small import crescents
 
 __all__ = [
     "AUGMENTATIONS",
@@ -21,11 +21,9 @@ __all__ = [
     "DataSet",
     "MissingData",
     "Split",
-    "ThreeWay",
     "augmentation",
     "batches",
     "crescents",
-    "digits",
     "fingerprint_of",
     "load",
     "prepared",

@@ -195,7 +195,7 @@ def pixels_of(path: Path) -> np.ndarray:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as picture:
                 if picture.mode.startswith(("I", "F")):
-                    raise ValueError(f"its pixels ({picture.mode}) are no bytes; convert it to 8 bits a colour")
+                    raise ValueError(f"its pixels ({picture.mode}) are not bytes; convert it to 8 bits a colour")
                 return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise CorruptData(
