@@ -207,8 +207,10 @@ def test_derivatives_are_those_of_differences() -> None:
     lo, hi = torch.full((3,), 0.1).double(), torch.full((3,), 2.0).double()
     weights = torch.tensor([1.0, -0.5, 0.3]).double()
 
+    model = Function(f)
+
     def solved(x: Tensor) -> tuple[Tensor, Tensor]:
-        found = cx.minimise(Function(f), cx.Box(lo, hi), given=x, tol=1e-10)
+        found = cx.minimise(model, cx.Box(lo, hi), given=x, tol=1e-10)
         return found.value.sum(), (found.x * weights).sum()
 
     x = torch.tensor([[0.4]]).double().requires_grad_()

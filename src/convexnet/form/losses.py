@@ -126,18 +126,3 @@ def multi_margin(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     factor = (1 - right) / x.shape[1]
     factor = factor if weight is None else factor * weight[labels][:, None]
     return (hinge * factor).sum([1], keepdim=False)
-
-
-LOSSES: tuple[tuple[str, Row], ...] = (
-    ("mse_loss", loss(squared_error)),
-    ("l1_loss", loss(absolute_error)),
-    ("huber_loss", loss(huber_loss)),
-    ("smooth_l1_loss", loss(smooth_l1)),
-    ("poisson_nll_loss", loss(poisson, 5)),
-    ("soft_margin_loss", loss(soft_margin)),
-    ("hinge_embedding_loss", loss(hinge_embedding, 3)),
-    ("margin_ranking_loss", loss(margin_ranking, 4)),
-    ("binary_cross_entropy_with_logits", loss(binary_cross_entropy, 4)),
-    ("cross_entropy_loss", loss(cross_entropy, 3)),
-    ("multi_margin_loss", loss(multi_margin, 5)),
-)

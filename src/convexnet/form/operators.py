@@ -23,10 +23,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from convexnet.curvature.call import Refusal
-from convexnet.form import smooth
+from convexnet.form import losses, smooth
 from convexnet.form.atoms import Bend, Smooth
 from convexnet.form.grouped import Largest, LogSumExp, Norm
-from convexnet.form.losses import LOSSES
+from convexnet.form.losses import loss
 from convexnet.form.ordered import SumLargest
 from convexnet.form.rows import (
     SIMPLER,
@@ -592,7 +592,17 @@ ROWS: tuple[tuple[str, Row], ...] = (
     ("special_log_ndtr", minus(minus_log_normal())),
     *((name, curved(log_gamma())) for name in ("lgamma", "special_gammaln")),
     *((name, x_log_y) for name in ("xlogy", "special_xlogy")),
-    *LOSSES,
+    ("mse_loss", loss(losses.squared_error)),
+    ("l1_loss", loss(losses.absolute_error)),
+    ("huber_loss", loss(losses.huber_loss)),
+    ("smooth_l1_loss", loss(losses.smooth_l1)),
+    ("poisson_nll_loss", loss(losses.poisson, 5)),
+    ("soft_margin_loss", loss(losses.soft_margin)),
+    ("hinge_embedding_loss", loss(losses.hinge_embedding, 3)),
+    ("margin_ranking_loss", loss(losses.margin_ranking, 4)),
+    ("binary_cross_entropy_with_logits", loss(losses.binary_cross_entropy, 4)),
+    ("cross_entropy_loss", loss(losses.cross_entropy, 3)),
+    ("multi_margin_loss", loss(losses.multi_margin, 5)),
 )
 
 OFFSETS = frozenset((
