@@ -17,7 +17,8 @@ from torch import fx
 
 from convexnet.curvature import piecewise as pw
 from convexnet.curvature.choices import UNCLEAR, Choice, choices, numbered
-from convexnet.curvature.graph import calls, is_square
+from convexnet.curvature.graph import calls
+from convexnet.curvature.simplified import is_square
 from convexnet.form.atoms import Smooth
 from convexnet.form.perspective import Perspective
 from convexnet.form.quadratic import Degrees, Quadratic
