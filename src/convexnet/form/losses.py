@@ -94,9 +94,10 @@ def cross_entropy(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     ignored, smoothing = int(argument(args, kwargs, 4, "ignore_index", -100)), argument(args, kwargs, 5, "", 0.0)
     if x.ndim < 2:
         raise Refusal("it is of one sample without a batch", "keep the batch first")
+    check_batch(x, target)
     count = x.shape[1]
     smoothing = float(kwargs.get("label_smoothing", smoothing))
-    if target.is_floating_point():
+    if target.ndim == x.ndim:  # probabilities; labels have no dimension of classes, and may have become float64 here
         share = target
         kept = torch.ones_like(target)
     else:
@@ -106,6 +107,12 @@ def cross_entropy(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     if weight is not None:
         share = share * weight.reshape(-1, *[1] * (x.ndim - 2))
     return reduced(z, LogSumExp, x, [1], keepdim=False) * share.sum(1) - (x * share).sum([1], keepdim=False)
+
+
+def check_batch(x: Any, target: Tensor) -> None:
+    """Refuse to broadcast, as the operators do: a tensor of labels may be one for each sample of a batch."""
+    if target.shape[0] != x.shape[0]:
+        raise RuntimeError(f"there are {target.shape[0]} targets for {x.shape[0]} samples")
 
 
 def one_hot(labels: Tensor, count: int) -> Tensor:
@@ -120,9 +127,10 @@ def multi_margin(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     weight = argument(args, kwargs, 4, "weight")
     if x.ndim != 2:
         raise Refusal("it is of one sample without a batch", "keep the batch first")
+    check_batch(x, labels)
     right = one_hot(labels, x.shape[1])
     hinge = z(margin + x - (x * right).sum([1], keepdim=True))
     hinge = z(hinge, Smooth(square())) if p == 2 else hinge
     factor = (1 - right) / x.shape[1]
-    factor = factor if weight is None else factor * weight[labels][:, None]
+    factor = factor if weight is None else factor * weight[labels.long()][:, None]
     return (hinge * factor).sum([1], keepdim=False)
