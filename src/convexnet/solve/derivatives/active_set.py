@@ -224,13 +224,11 @@ def looked_up(
         else:
             assert isinstance(bend, Grouped)
             share = new / torch.where(v > 0, v, 1.0).repeat_interleave(bend.group, 1)
-            below = (grouped(a, bend.group).amax(-1, keepdim=True) - grouped(a, bend.group)).flatten(1) / units[k]
-            at_kink = (share >= -CLOSE) & (below <= CLOSE)
-            beside = (share <= CLOSE) | ((share >= -CLOSE) & (below <= CLOSE))  # the leader is one of them
-            largest = grouped(below <= TIED, bend.group)
+            at_kink, beside = bend.beside(a / units[k], gates[k], share, CLOSE)
+            largest = grouped(bend.tied(a / units[k], gates[k], TIED), bend.group)
             meets = ~holds & (largest & (largest.sum(-1, keepdim=True) > 1)).flatten(1)
-            meets &= ~leading(gates[k], bend)
-            loose = share <= CLOSE
+            meets &= ~bend.leading(gates[k])
+            loose = bend.loose(share, CLOSE)
         sure &= (torch.where(holds, at_kink, beside) | ~counts).all(1)
         meet |= ((meets | holds & loose if smooth else meets) & counts).any(1)
     return sure, meet
@@ -243,14 +241,7 @@ def settled_gates(bend: Bend, gate: Tensor, index: Tensor, mask: Tensor, a: Tens
         return torch.where(holds, gate, bend.gates(a))
     if not isinstance(bend, Grouped):
         return torch.where(holds, gate, (gate > 0.5).to(gate))
-    share = grouped(torch.where(holds | leading(gate, bend), gate, 0.0), bend.group)
-    return (share / share.sum(-1, keepdim=True)).flatten(1)
-
-
-def leading(gate: Tensor, bend: Grouped) -> Tensor:
-    """Which members have the largest gate of their group, (B, in)."""
-    first = grouped(gate, bend.group).argmax(-1, keepdim=True)
-    return torch.zeros_like(grouped(gate, bend.group)).scatter_(-1, first, 1.0).flatten(1) > 0
+    return bend.settled(gate, holds)
 
 
 def units_around(
@@ -356,8 +347,8 @@ def rows_of_leaders(form: KinkForm, k: int, gates: list[Tensor], picked: list[Te
 
 
 def leaders(gates: Tensor, index: Tensor, bend: Grouped) -> Tensor:
-    """The member with the largest gate in the group of each picked one, (B, K)."""
-    first = gates.unflatten(1, (-1, bend.group)).argmax(-1)
+    """The member that each picked one is compared with, (B, K)."""
+    first = bend.leader(gates)
     group = index // bend.group
     return group * bend.group + first.gather(1, group)
 
