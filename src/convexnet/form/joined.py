@@ -158,7 +158,8 @@ def of_form(atom: Quadratic, shape: torch.Size) -> Row:
 
     def lowered(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         y = args[0].flatten(1) if args[0].ndim > 1 else args[0].unsqueeze(-1)
-        out = z(beside(*[y] * shape.numel()).movedim(-1, 1), atom)
+        a = beside(*[y] * shape.numel()).movedim(-1, 1)
+        out = z(a if atom.group > 1 else a.squeeze(-1), atom)  # an atom of single arguments takes no dimension away
         return out.unflatten(1, shape) if len(shape) else out.squeeze(1)
 
     return lowered

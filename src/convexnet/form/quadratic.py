@@ -74,7 +74,7 @@ class Quadratic(Bend):
         return self.value(a), self.gates(a)
 
     def curved(self, a: Tensor, z: Tensor, gates: Tensor, mu: Tensor) -> Tensor:
-        return torch.ones_like(a)
+        return torch.ones_like(a) if self.group > 1 else self.hessian.flatten().clamp(min=0).expand_as(a)
 
     def fit(self, multipliers: Tensor, a: Tensor, arriving: Tensor) -> tuple[Tensor, Tensor]:
         return self.pull(self.gates(a), arriving), (arriving * (self.value(a) - self.push(self.gates(a), a))).sum(1)
@@ -96,6 +96,8 @@ class Quadratic(Bend):
         return x - self.times(x)
 
     def centred(self, curved: Tensor, rows: Tensor) -> Tensor:
+        if self.group == 1:  # as an atom of single arguments, whose curvature is `curved`
+            return rows
         return (self.root() @ rows.unflatten(1, (-1, self.group))).flatten(1, 2)
 
     def kept(self, old: Tensor, new: Tensor, least: float) -> Tensor:
