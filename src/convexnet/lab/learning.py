@@ -82,6 +82,7 @@ def common(job: Job, driven: Driven) -> Row:
         **({"continued_from": job.continued_from} if job.continued_from else {}),
         "curve": thinned(driven.curve),
         "seconds": round(driven.seconds, 3),
+        "core_seconds": round(driven.core_seconds, 3),
         "resumed_after": driven.resumed,
         **surroundings(),
     }

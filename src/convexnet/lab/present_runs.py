@@ -108,7 +108,8 @@ def prolonged(path: Path, before: Job, job: Job) -> None:
         read_checkpoint(path, job.settings)
         return
     content = read_checkpoint(path, before.settings)
-    write_checkpoint(path, job.settings, {name: content[name] for name in ("learner", "curve", "seconds", "resumed")})
+    about = ("format", "settings", "surroundings")
+    write_checkpoint(path, job.settings, {name: value for name, value in content.items() if name not in about})
 
 
 def shown_run(job: Job, place: Place, console: Console) -> Row:
