@@ -466,6 +466,7 @@ def test_folders_that_are_no_data_set(tmp_path: Path) -> None:
     draw_folders(tmp_path / "test", ("cat", "cow"), 3)
     with pytest.raises(data.DataError, match="cow, dog are in one"):
         data.load(f"folder:{tmp_path}")
+    (tmp_path / "test" / "cow").rename(tmp_path / "test" / "dog")
     odd = tmp_path / "train" / "cat" / "9.png"
     Image.fromarray(drawn(1, 9, 6, 3)[0]).save(odd)
     with pytest.raises(data.DataError, match=r"one size: .*9\.png is 9 x 6"):

@@ -16,7 +16,7 @@ WHITENINGS = ("standard", "zca")
 WHITE_EPSILON = 0.1
 """The fixed first step of a network: `convexnet.lab.whiten`."""
 
-AUGMENTATIONS = ("none", "crop", "crop-flip", "crop-flip-cutout", "paper-code")
+AUGMENTATIONS = ("none", "crop", "crop-flip", "crop-flip-cutout", "resized-crop-flip", "paper-code")
 """Sets of augmentations: `convexnet.lab.data`."""
 
 DATASETS = (
@@ -31,6 +31,9 @@ NOISES = (
 
 RECIPES = ("paper-text", "paper-code", "ours")
 """`convexnet.lab.recipes`."""
+
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+"""Of Lightning Fabric."""
 
 MODELS = ("mlp", "relu-mlp", "ficnn", "ioc-mlp", "allconv", "ioc-allconv")
 """`convexnet.lab.models`."""

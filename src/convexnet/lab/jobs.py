@@ -32,6 +32,7 @@ class Job:
         measure_every: epochs between two measurements on the training and test data.
         data: stands for the content of a user's own data, which a path does not.
         continued_from: the key of a finished run that this one goes on from, with more epochs.
+        streamed, image_size: how the images of a user's folder are read (`convexnet.lab.data.Pictures`).
 
     Example:
         >>> from convexnet.lab.recipes import recipe
@@ -54,6 +55,8 @@ class Job:
     measure_every: int = 1
     data: str = ""
     continued_from: str = ""
+    streamed: bool | None = None
+    image_size: int | None = None
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 import convexnet as cx
+from convexnet.errors import meant
 from convexnet.lab.networks import EPSILON, Convex, drawn_from
 from convexnet.lab.recipes import Recipe
 from convexnet.zoo import MLP, AllConv, allconv_published, mlp_published
@@ -30,12 +31,14 @@ class Model:
         convex: whether it is meant to be convex, so that its constraint is attached to the optimiser.
         make: from the shape of a sample, the number of classes and a recipe.
         family: whose recipes it has, see `convexnet.lab.recipes`.
+        recipe: which of them it is trained with, where none is named.
     """
 
     title: str
     convex: bool
     make: Callable[[Sequence[int], int, Recipe], nn.Module]
     family: str = "mlp"
+    recipe: str = "paper-text"
 
 
 def mlp(shape: Sequence[int], classes: int, recipe: Recipe) -> nn.Module:
@@ -100,7 +103,7 @@ MODELS: Mapping[str, Model] = MappingProxyType(
 
 
 def model_named(name: str) -> Model:
-    """The model of that name.
+    """The model of that name; "timm:NAME" and "MODULE:FACTORY" are networks that are not built in.
 
     Raises:
         ValueError: there is none.
@@ -109,8 +112,12 @@ def model_named(name: str) -> Model:
         >>> model_named("relu-mlp").title, model_named("ioc-mlp").title
         ('ReLU-constrained MLP', 'IOC-MLP')
     """
+    if ":" in name:
+        from convexnet.lab.foreign import foreign
+
+        return foreign(name)
     if name not in MODELS:
-        raise ValueError(f"there is no model {name!r}; there are {', '.join(MODELS)}")
+        raise ValueError(f"there is no model {name!r}{meant(name, MODELS)}; there are {', '.join(MODELS)}")
     return MODELS[name]
 
 
@@ -124,4 +131,8 @@ def build(name: str, shape: Sequence[int], classes: int, recipe: Recipe, seed: i
         8693930
     """
     with drawn_from(seed):
-        return model_named(name).make(shape, classes, recipe)
+        try:
+            return model_named(name).make(shape, classes, recipe)
+        except RuntimeError as error:  # of torch: a convolution that is larger than what comes to it, say
+            told = " ".join(str(error).split())[:200]
+            raise ValueError(f"{name} does not take samples of shape {tuple(shape)}: {told}") from error

@@ -26,7 +26,9 @@ class Place:
         board: write a log for TensorBoard too.
         network: keep the trained network, as `network.safetensors`.
         checkpoint_seconds: at least so long between two checkpoints.
+        workers: processes that decode streamed images.
         say: where remarks go.
+        ready: called when data and network are there and checked, before the first step.
     """
 
     folder: Path
@@ -38,4 +40,6 @@ class Place:
     board: bool = False
     network: bool = False
     checkpoint_seconds: float = 30.0
+    workers: int = 0
     say: Callable[[str], None] = lambda text: None
+    ready: Callable[[], None] = lambda: None

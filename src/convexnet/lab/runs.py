@@ -15,22 +15,22 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import convexnet as cx
+from convexnet.curvature.undisturbed import calling
 from convexnet.lab import metrics, records
 from convexnet.lab.checkpoints import CheckpointError
-from convexnet.lab.data import DataSet, Split, batches, fingerprint_of, load
-from convexnet.lab.data.batches import prepared as scaled_once
+from convexnet.lab.data import DataSet, Part, Pictures, Streamed, batches, fingerprint_of, load
 from convexnet.lab.driver import Driven, drive
 from convexnet.lab.experiment import Course, Training, prepared
 from convexnet.lab.jobs import Job
 from convexnet.lab.learning import common, keeping
 from convexnet.lab.models import build, model_named
+from convexnet.lab.normalising import normalised
 from convexnet.lab.place import Place, Tick
 from convexnet.lab.records import Row
+from convexnet.lab.saved import described, require_savable
 from convexnet.lab.train import Diverged
 from convexnet.lab.verdict import verdict
-from convexnet.lab.whiten import normaliser
 from convexnet.learner import Point
-from convexnet.memory import CLASSNAMES, remember_example
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -43,6 +43,9 @@ ACTIVATIONS = 2**28
 
 SAMPLED = 1000
 """Validation samples for the correlation of pre-activations, if there are so many."""
+
+LOOKED_AT = 50_000
+"""Streamed training images on which the training accuracy is measured, at most; all would cost another epoch."""
 
 
 def run(job: Job, place: Place, tick: Tick = lambda job, point: None) -> Row:
@@ -62,7 +65,7 @@ def run(job: Job, place: Place, tick: Tick = lambda job, point: None) -> Row:
     data, step = normalised(raw, job)
     # What is augmented stays bytes until it is; everything else passes the first step once, not in every epoch.
     plain = job.recipe.augment == "none"
-    given, transform = (data.train, None) if plain else (raw.train.to(fabric.device), step.to(fabric.device))
+    given, transform = (data.train, None) if plain else (raw.train, step.to(fabric.device))
     data = data.to(fabric.device)
     kind = model_named(job.model)
     model = build(job.model, data.shape, data.classes, job.recipe, job.seed).to(fabric.device)
@@ -76,6 +79,9 @@ def run(job: Job, place: Place, tick: Tick = lambda job, point: None) -> Row:
     course = Course(given.to(fabric.device), job.recipe, fabric, transform, job.seed, measure)
     training = prepared(model, torch.zeros(2, *data.shape, device=fabric.device), course, convex=kind.convex)
     how = keeping(job, place, writes=fabric.is_global_zero, agreed=agreement(fabric))
+    if place.network:
+        require_savable(complete(model, step))
+    place.ready()
     try:
         driven = drive(training, how, lambda point: tick(job, point))
     except Diverged as error:
@@ -176,28 +182,41 @@ def loaded(job: Job, place: Place) -> DataSet:
         noise_kind=job.noise_kind,
         train_samples=job.train_samples,
         download=place.download,
+        pictures=Pictures(job.image_size, job.streamed, place.workers),
     )
 
 
-def normalised(data: DataSet, job: Job) -> tuple[DataSet, nn.Module]:
-    """The data behind the recipe's fixed affine first step, and that step, which the training part decides."""
-    step = normaliser(data.train, job.recipe.normalise, job.recipe.epsilon)
-    parts = {name: scaled_once(getattr(data, name), step) for name in ("train", "validation", "test")}
-    return replace(data, **parts, extra={name: scaled_once(part, step) for name, part in data.extra.items()}), step
+def looked_at(part: Part) -> Part:
+    """What of a part is measured: all, or evenly taken images of a long one that is streamed."""
+    if not isinstance(part, Streamed) or len(part) <= LOOKED_AT:
+        return part
+    return part.rows(torch.linspace(0, len(part) - 1, LOOKED_AT).round().long().to(part.labels.device))
 
 
 # --- after -----------------------------------------------------------------------------------------------------------
 
 
-def outputs(network: nn.Module, part: Split) -> Tensor:
+def outputs(network: nn.Module, part: Part) -> Tensor:
     """The outputs (N, K) for a whole part, in eval mode."""
     was_training = network.training
     network.eval()
     with torch.no_grad():
-        size = evaluated_together(network, next(batches(part, 1))[0])
+        size = evaluated_together(network, first_inputs(part, 1))
         found = torch.cat([network(inputs) for inputs, _ in batches(part, size)])
     network.train(was_training)
     return found
+
+
+def first_inputs(part: Part, count: int) -> Tensor:
+    """The first inputs of a part, (count, ...) or as many as there are."""
+    first = part.rows(torch.arange(min(count, len(part)), device=part.labels.device))
+    return next(batches(first, count))[0]
+
+
+def few_inputs(network: nn.Module, part: Part) -> Tensor:
+    """As many of the first inputs of a part as `SAMPLED` says, and as the largest layer has memory for."""
+    with calling(network):
+        return first_inputs(part, min(SAMPLED, evaluated_together(network, first_inputs(part, 1))))
 
 
 def evaluated_together(network: nn.Module, one: Tensor) -> int:
@@ -227,7 +246,7 @@ def measured(network: nn.Module, data: DataSet, wanted: list[str]) -> Point:
     """Loss (nats) and accuracy on the named parts of the data, on the labels used."""
     point: Point = {}
     for name in wanted:
-        part: Split = getattr(data, name)
+        part = looked_at(getattr(data, name))
         found = outputs(network, part)
         point[f"{name}_loss"] = float(functional.cross_entropy(found, part.labels))
         point[f"{name}_accuracy"] = metrics.accuracy(found, part.labels)
@@ -240,25 +259,19 @@ def complete(network: nn.Module, step: nn.Module) -> nn.Module:
     return nn.Sequential(OrderedDict(whiten=copy.deepcopy(step).cpu(), network=plain)).eval()
 
 
-def described(network: nn.Module, data: DataSet) -> nn.Module:
-    """A network that remembers what it was trained on: the shape of a sample and the names of its classes."""
-    remember_example(network, torch.zeros(1, *data.shape))
-    network.__dict__[CLASSNAMES] = list(data.classnames)
-    return network
-
-
 def record(job: Job, training: Training, driven: Driven, data: DataSet, step: nn.Module, fabric: Fabric) -> Row:
     """All that is to be known about a finished run, in one flat row."""
     end, network = driven.curve[-1], training.result
     assert training.best is not None, "a run of at least one epoch has a best one"
-    train_outputs, test_outputs = outputs(network, data.train), outputs(network, data.test)
+    train = looked_at(data.train)
+    train_outputs, test_outputs = outputs(network, train), outputs(network, data.test)
     best = copy.deepcopy(network)
     best.load_state_dict(training.best.weights)
     proved = verdict(complete(network, step), torch.zeros(2, *data.shape))
     four = metrics.accuracies(
         train_outputs,
-        data.train.labels,
-        data.train.clean,
+        train.labels,
+        train.clean,
         test_outputs,
         data.test.labels,
         running=end["running_accuracy"],
@@ -272,13 +285,13 @@ def record(job: Job, training: Training, driven: Driven, data: DataSet, step: nn
         "test_samples": len(data.test),
         "noise": data.noise,
         "true_fraction": data.true_fraction,
-        "note": data.note,
+        "note": data.note if train is data.train else f"{data.note}; training accuracy of {len(train)} images",
         "data": data.fingerprint,
         **four,
         "validation_accuracy": end["validation_accuracy"],
         "test_accuracy_at_peak": metrics.accuracy(outputs(best, data.test), data.test.labels),
         "peak_epoch": training.best.epoch,
-        "train_loss": float(functional.cross_entropy(train_outputs, data.train.labels)),
+        "train_loss": float(functional.cross_entropy(train_outputs, train.labels)),
         "test_loss": float(functional.cross_entropy(test_outputs, data.test.labels)),
         **{
             f"{name}_accuracy": metrics.accuracy(outputs(network, part), part.labels)
@@ -286,7 +299,7 @@ def record(job: Job, training: Training, driven: Driven, data: DataSet, step: nn
         },
         **metrics.calibration(test_outputs, data.test.labels),
         "reliability": [list(astuple(bar)) for bar in metrics.reliability(test_outputs, data.test.labels)],
-        "correlation": metrics.correlations(network, data.validation.images[:SAMPLED]),
+        "correlation": metrics.correlations(network, few_inputs(network, data.validation)),
         "certified": proved.certified,
         "convex_at_these_weights": proved.convex,
         "breaks": list(proved.breaks) if proved.breaks else None,

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from convexnet.lab.data.files import CorruptData, DataError, MissingData, check, opened
-from convexnet.lab.data.parts import Split
+from convexnet.lab.data.parts import Part, Split
 from convexnet.lab.data.small import pixels
 
 MNIST_SUMS = {
@@ -39,14 +39,20 @@ CIFAR10_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog",
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """A data set as it was published, before anything is carved or made wrong; few have a validation part."""
+    """A data set as it was published, before anything is carved or made wrong; few have a validation part.
 
-    train: Split
-    test: Split
+    `fingerprint` stands for its content where that is not in memory; `centred` says that the images are the middle of
+    larger ones.
+    """
+
+    train: Part
+    test: Part
     classnames: tuple[str, ...]
-    extra: Mapping[str, Split] = field(default_factory=dict[str, Split])
+    extra: Mapping[str, Part] = field(default_factory=dict[str, Part])
     note: str = ""
-    validation: Split | None = None
+    validation: Part | None = None
+    fingerprint: str = ""
+    centred: bool = False
 
 
 def part(images: Any, labels: Any, *, last: bool = False) -> Split:
