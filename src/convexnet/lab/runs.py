@@ -19,6 +19,7 @@ from convexnet.curvature.undisturbed import calling
 from convexnet.lab import metrics, records
 from convexnet.lab.checkpoints import CheckpointError
 from convexnet.lab.data import DataSet, Part, Pictures, Streamed, batches, fingerprint_of, load
+from convexnet.lab.data.streamed import is_of_a_worker, worker_ended
 from convexnet.lab.driver import Driven, drive
 from convexnet.lab.experiment import Course, Training, prepared
 from convexnet.lab.jobs import Job
@@ -82,12 +83,21 @@ def run(job: Job, place: Place, tick: Tick = lambda job, point: None) -> Row:
     if place.network:
         require_savable(complete(model, step))
     place.ready()
+    dead = ""
+    driven = Driven()
     try:
         driven = drive(training, how, lambda point: tick(job, point))
     except Diverged as error:
         path = how.checkpoint
         last = f"the last good checkpoint is {path}" if path.exists() else "there is no checkpoint yet"
         raise Diverged(f"{job.name}: {error}; {last}. Lower the learning rate, or look at that batch") from error
+    except RuntimeError as error:
+        if not is_of_a_worker(error):
+            raise
+        dead = str(error)
+    if dead:  # outside of the handler, whose error would keep the dead worker's loader alive
+        training.given = None
+        raise worker_ended(dead)
     row: Row = {}
     if fabric.is_global_zero:
         row = record(job, training, driven, data, step, fabric)

@@ -1,4 +1,4 @@
-"""Saved networks, as `train` writes them and the other commands take them: certified without a shape, asked for classes."""
+"""Saved networks: as `train` writes them, and as commands take them, certified without a shape, asked for classes."""
 
 from __future__ import annotations
 

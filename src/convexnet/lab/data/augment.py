@@ -142,9 +142,13 @@ class ResizedCrop:
         from torchvision.transforms.v2 import functional as changes
 
         seed = int(torch.randint(2**62, (), generator=generator))
-        with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator
-            torch.manual_seed(seed)
+        # torchvision draws from the global generator. torch.manual_seed takes longer than a crop.
+        before = torch.get_rng_state()
+        try:
+            torch.default_generator.manual_seed(seed)
             window = v2.RandomResizedCrop(list(size), scale=(self.least, 1.0)).make_params([image])
+        finally:
+            torch.set_rng_state(before)
         return changes.resized_crop(image, **window, size=list(size), antialias=True)
 
 

@@ -209,23 +209,36 @@ def given_by(loader: DataLoader[Any]) -> Iterator[Tensor]:
     Raises:
         DataError: a file is wrong, or a worker has died.
     """
-    made = iter(loader)
-    while True:
+    made, ended = iter(loader), ""
+    while not ended:
         try:
             found = cast("Tensor | DataError | None", next(made, None))
         except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+            if not is_of_a_worker(error):
                 raise
-            said = str(error).splitlines()[0]
-            raise DataError(
-                f"a process that decodes images has ended ({said}); it may have been killed for the memory that it "
-                "took: try fewer --workers"
-            ) from error
+            ended = str(error)
+            continue
         if found is None:
             return
         if isinstance(found, DataError):
             raise found
         yield found
+    del made  # torch would report the dead worker again and again
+    raise worker_ended(ended)
+
+
+def is_of_a_worker(error: RuntimeError) -> bool:
+    """Whether torch says that a worker has died; it does so in the midst of anything, when the signal comes."""
+    return "DataLoader worker" in str(error)
+
+
+def worker_ended(said: str) -> DataError:
+    """The error for that."""
+    first = said.splitlines()[0].rstrip(".")
+    return DataError(
+        f"a process that decodes images has ended ({first}); it may have been killed for the memory that it took: try "
+        "fewer --workers, and go on with --resume"
+    )
 
 
 def as_it_is(batch: object) -> object:
