@@ -39,9 +39,8 @@ def run_study(
     name: Annotated[
         str,
         typer.Argument(
-            metavar="|".join(row[0] for row in STUDIES),
             callback=one_of(row[0] for row in STUDIES),
-            help="Which study.",
+            help=f"{', '.join(row[0] for row in STUDIES)}.",
             show_default=False,
         ),
     ],

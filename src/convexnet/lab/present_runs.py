@@ -121,10 +121,13 @@ def shown_run(job: Job, place: Place, console: Console) -> Row:
     def tick(_: Job, point: Point) -> None:
         progress.update(bar, completed=point["epoch"], state=state_of(point))
 
-    try:
-        return run(job, replace(place, say=progress.console.print, ready=progress.start), tick)
-    finally:
-        progress.stop()
+    shown = contextlib.ExitStack()
+
+    def ready() -> None:
+        shown.enter_context(progress)
+
+    with shown:
+        return run(job, replace(place, say=progress.console.print, ready=ready), tick)
 
 
 def finish(row: Row, folder: Path) -> None:

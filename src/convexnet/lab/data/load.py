@@ -163,7 +163,7 @@ def read(name: str, data_dir: Path | str | None, download: bool, pictures: Pictu
             raise ValueError(f"{name!r} needs a path after the colon, such as {prefix}:my-images")
         place = Path(path).expanduser()
         return folders(place, pictures) if prefix == "folder" else archive(place)
-    if pictures != PLAIN:
+    if (pictures.size, pictures.streamed) != (None, None):
         raise ValueError(f"{name} is kept in memory as it is: --stream and --image-size are of folder:PATH")
     if name not in SOURCES:
         raise ValueError(f"unknown data set {name!r}{closest(name, NAMES)} Known are {', '.join(NAMES)}")
