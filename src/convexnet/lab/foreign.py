@@ -14,6 +14,7 @@ from torch import nn
 from convexnet.curvature.undisturbed import calling
 from convexnet.errors import meant
 from convexnet.lab.models import Model, converted
+from convexnet.lab.networks import drawn_from
 from convexnet.lab.recipes import Recipe
 from convexnet.lab.terminal import UsageError
 
@@ -89,7 +90,8 @@ def of_user(name: str) -> Make:
     from convexnet.lab.user_model import made, named
 
     try:
-        found = named(name)
+        with drawn_from(0):  # a module that is made while it is imported has the same weights in every process
+            found = named(name)
     except UsageError as error:
         raise ValueError(str(error)) from None
 

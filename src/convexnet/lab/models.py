@@ -130,9 +130,10 @@ def build(name: str, shape: Sequence[int], classes: int, recipe: Recipe, seed: i
         >>> sum(parameter.numel() for parameter in network.parameters())
         8693930
     """
+    kind = model_named(name)
     with drawn_from(seed):
         try:
-            return model_named(name).make(shape, classes, recipe)
+            return kind.make(shape, classes, recipe)
         except RuntimeError as error:  # of torch: a convolution that is larger than what comes to it, say
             told = " ".join(str(error).split())[:200]
             raise ValueError(f"{name} does not take samples of shape {tuple(shape)}: {told}") from error

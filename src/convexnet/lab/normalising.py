@@ -9,19 +9,37 @@ from torch import nn
 
 from convexnet.lab.data import DataSet, Part, Split, Streamed
 from convexnet.lab.data.batches import prepared as scaled_once
+from convexnet.lab.data.kept import kept_module
 from convexnet.lab.data.streamed import sampled
-from convexnet.lab.jobs import Job
+from convexnet.lab.jobs import Job, digest
 from convexnet.lab.whiten import normaliser
 
 STATISTICS = 2**28
 """Bytes of streamed images from which means and spreads are taken, at most."""
 
+LARGE = 1000
+"""Directions of a whitening beyond which it is kept: its time grows with their third power."""
+
+VERSION = 1
+"""Of how a whitening is computed."""
+
 
 def normalised(data: DataSet, job: Job) -> tuple[DataSet, nn.Module]:
     """The data behind the recipe's fixed affine first step, and that step, which the training part decides."""
-    step = normaliser(statistics_of(data.train, job.recipe.normalise), job.recipe.normalise, job.recipe.epsilon)
+    step = step_for(data, job)
     parts = {name: behind(step, getattr(data, name)) for name in ("train", "validation", "test")}
     return replace(data, **parts, extra={name: behind(step, part) for name, part in data.extra.items()}), step
+
+
+def step_for(data: DataSet, job: Job) -> nn.Module:
+    """The recipe's first step; one that takes long is kept for the next run on the same training images."""
+    how, epsilon = job.recipe.normalise, job.recipe.epsilon
+    images = statistics_of(data.train, how)
+    if how != "zca" or not data.fingerprint or min(len(images), prod(images.shape)) < LARGE:
+        return normaliser(images, how, epsilon)
+    settings = {"data": data.fingerprint, "seed": job.seed, "validation": job.validation, "rows": len(images)}
+    key = digest({"step": how, "epsilon": epsilon, "version": VERSION, **settings})
+    return kept_module(f"zca-{key}", lambda: normaliser(images, how, epsilon))
 
 
 def behind(step: nn.Module, part: Part) -> Part:

@@ -297,6 +297,7 @@ def record(job: Job, training: Training, driven: Driven, data: DataSet, step: nn
         "true_fraction": data.true_fraction,
         "note": data.note if train is data.train else f"{data.note}; training accuracy of {len(train)} images",
         "data": data.fingerprint,
+        **({"noise_data": data.noise_fingerprint} if data.noise_fingerprint else {}),
         **four,
         "validation_accuracy": end["validation_accuracy"],
         "test_accuracy_at_peak": metrics.accuracy(outputs(best, data.test), data.test.labels),

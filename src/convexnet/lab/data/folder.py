@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 import struct
+import time
 import warnings
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ import numpy as np
 from torch import Tensor
 
 from convexnet.lab.data.files import CorruptData, DataError, MissingData
+from convexnet.lab.data.kept import kept_text
 
 TRAIN_FOLDERS = ("train", "training")
 TEST_FOLDERS = ("test",)
@@ -24,6 +26,12 @@ ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".w
 
 MARGIN = 256 / 224
 """How much larger than the window in its middle an image is made, as is usual for ImageNet."""
+
+LONG = 2**28
+"""Bytes of images that are not read again for their fingerprint while no file changes."""
+
+SETTLED = 10 * 10**9
+"""Nanoseconds without a change after which the time of the last one stands for the content."""
 
 READERS = 8
 """Threads that read files for a fingerprint; they wait for the disk most of the time."""
@@ -175,19 +183,46 @@ def fingerprint(path: Path) -> str:
         ...     one == fingerprint(path)
         False
     """
-    total = hashlib.sha256()
-    if path.is_file():
-        total.update(sha256(str(path)))
+    found: list[tuple[str, tuple[str, ...], list[tuple[str, int]]]] = []
     parts = [part for part in (*TRAIN_FOLDERS, *TEST_FOLDERS, *VALIDATION_FOLDERS) if (path / part).is_dir()]
     for part in parts if inside(path, TRAIN_FOLDERS) is not None else ["."] if path.is_dir() else []:
         with contextlib.suppress(DataError, OSError):
-            classes, samples = listed(path / part)
-            total.update(repr((part, classes)).encode())
-            with ThreadPoolExecutor(READERS) as pool:
+            found.append((part, *listed(path / part)))
+
+    def read() -> str:
+        total = hashlib.sha256()
+        if path.is_file():
+            total.update(sha256(str(path)))
+        for part, classes, samples in found:
+            with contextlib.suppress(OSError), ThreadPoolExecutor(READERS) as pool:
+                total.update(repr((part, classes)).encode())
                 sums = pool.map(sha256, (file for file, _ in samples))
-                for (_, number), found in zip(samples, sums, strict=True):
-                    total.update(f"{number} {found.hex()}".encode())
-    return total.hexdigest()[:16]
+                for (_, number), one in zip(samples, sums, strict=True):
+                    total.update(f"{number} {one.hex()}".encode())
+        return total.hexdigest()[:16]
+
+    key = unchanged(found)
+    return read() if key is None else kept_text(f"fingerprint-{key}", read)
+
+
+def unchanged(found: Sequence[tuple[str, tuple[str, ...], list[tuple[str, int]]]]) -> str | None:
+    """What changes whenever a file does, without reading them: names, sizes, times of the last change.
+
+    None where reading is quick, or a file has just been changed: a second change in the same moment might not show.
+    """
+    total, size, newest = hashlib.sha256(), 0, 0
+    try:
+        for part, classes, samples in found:
+            total.update(repr((part, classes)).encode())
+            for file, number in samples:
+                state = os.stat(file)
+                size, newest = size + state.st_size, max(newest, state.st_ctime_ns)
+                total.update(
+                    repr((os.path.abspath(file), number, state.st_size, state.st_mtime_ns, state.st_ctime_ns)).encode()
+                )
+    except OSError:
+        return None
+    return None if size < LONG or time.time_ns() - newest < SETTLED else total.hexdigest()
 
 
 def sha256(file: str) -> bytes:

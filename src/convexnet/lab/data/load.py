@@ -69,12 +69,13 @@ def load(
     """
     check(validation, noise, noise_kind, train_samples)
     source = read(name, data_dir, download, pictures)
-    whole = source.train
+    whole, of_people = source.train, ""
     classes = len(source.classnames)
     if noise_kind in HUMAN:
         if name not in PEOPLE_LABELLED:
             raise ValueError(f"{noise_kind} labels the images of {', '.join(PEOPLE_LABELLED)}, not those of {name}")
         whole = whole.relabelled(human(noise_kind, Path(data_dir or "."), whole.clean))
+        of_people = hashlib.sha256(whole.labels.numpy().tobytes()).hexdigest()[:16]
 
     own = source.validation
     chosen, held = carve(len(whole), validation if own is None else 0.0, train_samples, seed)
@@ -95,6 +96,7 @@ def load(
         note=source.note,
         noise=said,
         fingerprint=source.fingerprint or content_of(source),
+        noise_fingerprint=of_people,
         centred=source.centred,
     )
 

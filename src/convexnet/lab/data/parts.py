@@ -186,6 +186,7 @@ class DataSet:
         note: what a reader of a result must know about these data; empty where there is nothing.
         noise: what was done to the training labels, such as "symmetric-including 40 %"; empty where nothing was.
         fingerprint: stands for the content of all parts, before any label was made wrong.
+        noise_fingerprint: stands for the labels that people gave, where these are used; otherwise empty.
         centred: whether the images are the middle of larger ones (`convexnet.lab.data.folder.centred`).
     """
 
@@ -199,6 +200,7 @@ class DataSet:
     note: str = ""
     noise: str = ""
     fingerprint: str = ""
+    noise_fingerprint: str = ""
     centred: bool = False
 
     @property
