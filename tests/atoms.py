@@ -40,8 +40,8 @@ from convexnet.form.matrices import Pieces
 from convexnet.form.program import Opened, values_of
 from convexnet.form.sparse import Sample, form_of
 from convexnet.form.tightness import check_tight
+from convexnet.solve.lower_bounds import supported
 from convexnet.solve.minimise import opened_up
-from convexnet.solve.proof import supported
 
 cp = pytest.importorskip("cvxpy")
 

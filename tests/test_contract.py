@@ -93,21 +93,22 @@ BELOW: dict[str, set[str]] = {
     "errors": set(),
     "learner": {"errors"},
     "arrays": set(),
+    "choices": set(),
     "extras": set(),
     "domains": {"errors", "arrays"},
     "curvature": {"errors", "arrays", "domains"},
     "memory": {"errors", "domains", "curvature"},
-    "constraints": {"errors", "arrays", "domains", "curvature", "memory"},
-    "initialise": {"errors", "arrays", "domains", "curvature"},
-    "nn": {"errors", "arrays", "domains", "curvature", "memory", "constraints", "initialise"},
-    "zoo": {"errors", "arrays"},
+    "constraints": {"errors", "choices", "arrays", "domains", "curvature", "memory"},
+    "initialise": {"errors", "choices", "arrays", "domains", "curvature"},
+    "nn": {"errors", "choices", "arrays", "domains", "curvature", "memory", "constraints", "initialise"},
+    "zoo": {"errors", "choices", "arrays"},
     "differences": {"errors", "curvature"},
     "split": {"errors", "curvature", "memory", "differences"},
     "storage": {"errors", "curvature", "memory"},
     "form": {"errors", "domains", "curvature", "extras"},
-    "solve": {"errors", "arrays", "domains", "curvature", "memory", "extras", "form"},
+    "solve": {"errors", "choices", "arrays", "domains", "curvature", "memory", "extras", "form"},
     "export": {"errors", "arrays", "domains", "curvature", "memory", "extras", "form"},
-    "conversion": {"errors", "arrays", "domains", "curvature", "memory", "constraints", "initialise", "nn"},
+    "conversion": {"errors", "choices", "arrays", "domains", "curvature", "memory", "constraints", "initialise", "nn"},
 }
 BELOW["__init__"] = {*BELOW}
 BELOW["lab"] = {"", *BELOW} - {"__init__"}
@@ -234,7 +235,11 @@ def test_import_needs_no_extra() -> None:
 
 def test_core_dependencies() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert sorted(requirement.split(">")[0] for requirement in project["dependencies"]) == ["numpy", "torch"]
+    assert sorted(requirement.split(">")[0] for requirement in project["dependencies"]) == [
+        "numpy",
+        "safetensors",
+        "torch",
+    ]
 
 
 @pytest.mark.parametrize("file", SOURCES, ids=named)

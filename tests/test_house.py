@@ -128,10 +128,10 @@ OWN_TABLES = {
     "curvature/shifted.py": "what may stand between the exponential and the logarithm of a log-sum-exp",
     "curvature/matrices.py: sum_of_spectrum": "sums of singular values and eigenvalues",
     "curvature/shapes.py: ANYWHERE": "which operators pick elements by numbers of another input",
-    "export/atom.py: CURVES": "names of curves, of which one is an operator's, too",
+    "export/cvxpy_atom.py: CURVES": "names of curves, of which one is an operator's, too",
     "curvature/kinks.py": "the adversary's own: an attack must not believe what it attacks",
     "differences/rules.py: PIECEWISE_LINEAR": "how one is a difference of convex functions, which no row says",
-    "conversion/rewrites.py: ACTIVATIONS": "names by which a user chooses an activation",
+    "choices.py": "words by which a user chooses an activation or a constraint",
     "conversion/convexify.py: FUNCTIONS": "by which module of torch.nn a function is written",
 }
 """Where operators may be listed beside the table, and why."""

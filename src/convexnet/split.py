@@ -165,7 +165,8 @@ def decomposed(
     if not part.error <= LIMIT:
         if not alike(twin, inputs):
             raise NotTraceable(
-                f"{program.model} gives a row other values in a batch of another size: it is no function of one sample"
+                f"{program.model} gives a row other values in a batch of another size: it is not a function of one "
+                "sample"
             )
         raise NotCertified(
             f"{program.model} is not p - q in float64: on sampled inputs they differ by {part.error:.2g} of 1 + |f|, "

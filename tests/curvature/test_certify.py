@@ -591,3 +591,24 @@ def test_bounds_at_the_border_of_a_padded_convolution() -> None:
     certificate = cx.certify(Function(border), torch.zeros(2, 3), domain=box)
     assert (certificate.convex, certificate.curvature) == (True, "convex")
     assert verdict(lambda x: -border(x), torch.zeros(2, 3), domain=box) == "concave"
+
+
+def test_functions_of_a_row_by_vmap() -> None:
+    layer = nonnegative(nn.Linear(4, 3), first="none")
+
+    def relued(row: Tensor) -> Tensor:
+        row = layer(row) * 1
+        return row.relu_()
+
+    assert verdict(lambda x: torch.vmap(lambda row: row.norm()[None])(x)) == "convex"
+    assert verdict(lambda x: torch.vmap(relued)(x.abs())) == "convex"
+    assert verdict(lambda x: torch.vmap(torch.vmap(torch.exp))(x)) == "convex"
+    assert verdict(lambda x: torch.vmap(lambda row: row @ torch.eye(4) @ row)(x)) == "convex"
+    assert verdict(lambda x: -torch.vmap(lambda row: row.square().sum())(x)) == "concave"
+    assert verdict(lambda x: torch.vmap(lambda row: row.relu() * row)(x)) == "unknown"
+
+
+def test_a_function_that_is_of_no_module() -> None:
+    function = eval("lambda x: x.abs()", {"__name__": None})
+    assert function.__module__ is None
+    assert verdict(function) == "convex"

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import convexnet as cx
-from convexnet.solve.rounding import Rounding, Tracked
+from convexnet.solve.rounding_errors import Rounding, Tracked
 from tests.modules import Function
 
 K = {"dim": 1, "keepdim": True}

@@ -133,10 +133,9 @@ def test_what_has_a_region_is_compared_as_well(region: Callable[[Tensor], Tensor
     assert region(weight).abs().sum() == 3
     with pytest.raises(cx.NotTraceable, match="in a batch of 3"):
         cx.certify(Region(region, lambda x: len(x) < 3), rows)
-    if region is not in_rows:  # which cannot be executed by itself
-        with pytest.raises(cx.NotTraceable, match="while it is traced"):
-            cx.certify(Region(region, lambda x: torch.compiler.is_exporting()), rows)
-        assert cx.certify(Region(region, lambda x: True), rows).convex
+    with pytest.raises(cx.NotTraceable, match="while it is traced"):
+        cx.certify(Region(region, lambda x: torch.compiler.is_exporting()), rows)
+    assert cx.certify(Region(region, lambda x: True), rows).convex
 
 
 @pytest.mark.parametrize("name", UNFAITHFUL)
@@ -206,6 +205,37 @@ def test_chance_and_mixed_rows_are_findings_and_no_refusals() -> None:
         lambda x: x.relu() * torch.empty(3),
     ):
         assert cx.certify(Function(function), torch.randn(2, 3)).findings
+
+
+DRAWN: dict[str, Callable[[Tensor], Tensor]] = {
+    "times zero": lambda x: x.abs() + 0.0 * torch.rand_like(x),
+    "times zero, and nothing else": lambda x: torch.rand_like(x) * 0,
+    "in place, times zero": lambda x: x.abs() + 0 * torch.zeros_like(x).uniform_(),
+    "concave": lambda x: -x.abs() + 0.0 * torch.randn(3),
+    "in a region": lambda x: x.abs() + 0.0 * torch.no_grad()(lambda: torch.randn(3))(),
+}
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_a_draw_that_an_output_is_computed_from_is_a_finding(name: str) -> None:
+    certificate = cx.certify(Function(DRAWN[name]), torch.ones(2, 3))
+    assert certificate.curvature == "unknown"
+    assert [f.reason for f in certificate.findings if "random" in f.reason] == ["it draws random numbers"]
+
+
+def test_a_draw_that_nothing_is_computed_from_changes_nothing() -> None:
+    def idle(x: Tensor) -> Tensor:
+        torch.rand(3)
+        return x.abs() + torch.zeros_like(torch.rand_like(x))
+
+    def asking(x: Tensor) -> Tensor:
+        return idle(x) if torch.compiler.is_exporting() else -idle(x)
+
+    before = torch.get_rng_state()
+    assert cx.certify(Function(idle), torch.ones(2, 3)).convex
+    with pytest.raises(cx.NotTraceable, match="while it is traced"):
+        cx.certify(Function(asking), torch.ones(2, 3))
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_what_the_code_of_a_forward_does_is_seen() -> None:

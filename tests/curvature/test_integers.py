@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import convexnet as cx
-from convexnet.constraints.derive import derive
+from convexnet.constraints.required_signs import derive
 from convexnet.curvature import certify_program, explain, trace
 from convexnet.curvature.bounds import bounds_of
 from convexnet.curvature.certificate import given

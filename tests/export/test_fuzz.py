@@ -65,7 +65,7 @@ def assert_right(built: Built, seed: int, solve: bool) -> str:
             lower = evaluated(form, y, raised) < expected - size
         assert not lower.any(), "a greater result lowers the output"
         if solve and scale < 3 and form.cuts:
-            from convexnet.export.atom import Given, network
+            from convexnet.export.cvxpy_atom import Given, network
 
             variable = cp.Variable(form.size)
             cost = network(variable, Given(sender, form, sender.inputs, [], positive))
@@ -95,7 +95,7 @@ def test_a_wrong_form_is_found() -> None:
     model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU(), torch.nn.Linear(3, 1)).double()
     with torch.no_grad():
         model[2].weight.abs_()
-    from convexnet.export.samples import read
+    from convexnet.export.arguments import read
 
     form, sender = read(model, (torch.zeros(1, 2, dtype=torch.float64),), ())
     y = np.array([0.4, -0.7])

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import convexnet as cx
-from convexnet.export.samples import read
+from convexnet.export.arguments import read
 from convexnet.form.sparse import Form
 from convexnet.form.tightness import check_tight
 from tests.export.forms import evaluated

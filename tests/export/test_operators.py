@@ -243,7 +243,7 @@ def test_atoms_are_what_is_said_of_them(name: str, seed: int) -> None:
 
 @pytest.mark.parametrize("name", ATOMS)
 def test_atoms_have_a_conic_form(name: str) -> None:
-    from convexnet.export.atom import cone_of
+    from convexnet.export.cvxpy_atom import cone_of
 
     assert callable(cone_of(ATOMS[name]))
     assert ATOMS[name].piecewise_linear == (name.startswith(("kink", "largest"))) == (not ATOMS[name].cones)

@@ -6,6 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor, nn
+
+from convexnet import learner
+from convexnet.lab.data import Split
+from convexnet.lab.experiment import Course, Training, prepared
 from convexnet.lab.jobs import Job
 from convexnet.lab.networks import Convex
 from convexnet.lab.place import Place
@@ -45,6 +50,22 @@ RESUMED = {
     "momentum, in steps": {"optimiser": "sgd", "schedule": "steps", "milestones": (1,), "decay": 0.1},
 }
 """Settings under which a resumed run must equal one that was not stopped."""
+
+
+def fitted(
+    model: nn.Module, part: Split, *, convex: bool, seed: int = 0, weights: Tensor | None = None, **changes: Any
+) -> Training:
+    """Train in place on a part in memory, by the one loop, without a folder and without measuring anything."""
+    from lightning.fabric import Fabric
+
+    how = Recipe("fit", **({"epochs": 1, "batch": 64, "learning_rate": 1e-2} | changes))
+    course = Course(
+        part, how, Fabric(accelerator="cpu", devices=1), None, seed, lambda network, number: {}, weights=weights
+    )
+    training = prepared(model, part.images[:2], course, convex=convex)
+    learner.run(training)
+    return training
+
 
 VARYING = ("seconds", "commit", "date", "resumed_after")
 """What may differ between two records of the same run."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,13 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from convexnet.lab import plane
 from convexnet.lab.commands import app
 from convexnet.lab.data import crescents
-from convexnet.lab.networks import convex_mlp, ordinary_mlp
-from convexnet.lab.records import write_records
-from convexnet.lab.train import fit, predict, sigmoid_loss
+from convexnet.lab.models import build
+from convexnet.lab.records import read_records, write_records
+from convexnet.lab.train import predict
+from tests.lab import small
 
 
 class Page(HTMLParser):
@@ -89,17 +92,19 @@ def test_headings_are_in_order(page: str) -> None:
     assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
 
 
-def test_one_row_for_every_network(rows: list[dict[str, Any]]) -> None:
+def test_one_row_for_every_network(finished: tuple[Path, str], rows: list[dict[str, Any]]) -> None:
     digits = [row for row in rows if row["study"] == "demo"]
-    assert [(row["model"], row["wrong_labels"], row["recipe"]["control"]) for row in digits] == [
-        ("mlp", 0.0, False),
-        ("ioc-mlp", 0.0, False),
-        ("mlp", 0.4, False),
-        ("ioc-mlp", 0.4, False),
-        ("ioc-mlp", 0.4, True),
+    models = ["mlp", "ioc-mlp", "mlp-signs", "ioc-mlp", "ioc-shallow"]
+    assert [(row["model"], row["noise"]) for row in digits] == [
+        *((model, "") for model in models),
+        *((model, "symmetric-excluding 40 %") for model in [*models, "ioc-mlp"]),
     ]
+    assert [row["variant"] for row in digits[:5]] == ["NN", "IOC", "NN, our recipe", "ours", "one layer"]
     assert len({row["epochs"] for row in digits}) == 1
     assert len([row for row in rows if row["study"] == "demo-plane"]) == 3
+    assert len({row["key"] for row in rows}) == len(rows)
+    # They are records like all others, and a report can be made of them.
+    assert read_records(finished[0] / "metrics.json") == rows
     for row in rows:
         assert row["seed"] == 5
         assert row["full"] is False
@@ -126,24 +131,32 @@ def test_the_page_and_the_terminal_show_the_recorded_numbers(
             assert f"{100 * row['test_accuracy']:.1f} %" in finished[1]
             assert f"{row['ece']:.3f}" in words
     assert "Shortened run" in words
-    assert "660 (60.0 %) are true" in words
+    assert "727 (60.0 %) are true" in words
 
 
 def test_both_certificates_are_on_the_page_and_the_terminal(finished: tuple[Path, str], page: str) -> None:
     blocks = re.findall(r"<pre[^>]*>(.*?)</pre>", page, re.DOTALL)
-    assert len(blocks) == 6
+    assert len(blocks) == 7
     assert "linear" in blocks[0]
     assert "The ordinary network, trained on 40 % wrong labels" in finished[1]
     assert "The convex network, trained on 40 % wrong labels" in finished[1]
+    assert "Our network, trained on 40 % wrong labels" in finished[1]
 
 
-def test_one_seed_gives_one_result_and_two_networks_the_same_batches() -> None:
+def test_it_says_why_a_network_resists_and_what_works(finished: tuple[Path, str], page: str) -> None:
+    words = " ".join(Page(page).words).replace("\u00a0", " ")
+    for text in (words, finished[1]):
+        assert "Why it resists" in text
+        assert "One hidden layer, which is convex" in " ".join(text.split())
+
+
+def test_one_seed_gives_one_result() -> None:
     toy = crescents(64, seed=1)
+    how = replace(plane.RECIPE, hidden=(8, 8))
 
     def train(seed: int) -> torch.Tensor:
-        model = ordinary_mlp(toy.inputs, 2, width=8, depth=2, seed=seed)
-        epochs = list(fit(model, toy, convex=False, epochs=3, batch=16, learning_rate=1e-2, seed=seed))
-        assert [epoch.number for epoch in epochs] == [1, 2, 3]
+        model = build("mlp", (2,), 2, how, seed)
+        assert small.fitted(model, toy, convex=False, seed=seed, epochs=3, batch=16).epoch == 3
         return predict(model, toy.inputs)
 
     assert torch.equal(train(3), train(3))
@@ -152,12 +165,12 @@ def test_one_seed_gives_one_result_and_two_networks_the_same_batches() -> None:
 
 def test_training_keeps_the_convex_network_convex() -> None:
     toy = crescents(64, seed=1)
-    model = convex_mlp(toy.inputs, 1, width=8, depth=2, seed=0)
+    model = build("ioc-mlp", (2,), 1, replace(plane.RECIPE, hidden=(8, 8)), 0)
     held = {"layers.linear2.weight", "layers.norm2.weight", "layers.head.weight"}
-    for _ in fit(model, toy, convex=True, epochs=2, batch=16, learning_rate=0.1, seed=0, loss=sigmoid_loss):
-        later = [p for name, p in model.named_parameters() if name in held]
-        assert len(later) == 3
-        assert all(float(parameter.detach().min()) >= 0 for parameter in later)
+    small.fitted(model, toy, convex=True, epochs=2, batch=16, learning_rate=0.1)
+    later = [p for name, p in model.named_parameters() if name in held]
+    assert len(later) == 3
+    assert all(float(parameter.detach().min()) >= 0 for parameter in later)
     # The first layer, and its BatchNorm, stay free.
     assert float(model.get_parameter("layers.linear1.weight").detach().min()) < 0
 

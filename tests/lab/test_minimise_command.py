@@ -170,7 +170,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "another encoding": (["--box", "0,1", "--given", "latin.csv"], "not a text file in UTF-8"),
     "letters in an array": (["--box", "0,1", "--given", "words.npy"], "holds entries of type <U1, not real numbers"),
     "two inputs": (["--box", "0,1", *GIVEN, *GIVEN], "--given must hold 1 of them, not 2"),
-    "another input": (["--box", "0,1", *GIVEN, "--wrt", "2"], "--wrt 2 is none of the network's 2 inputs"),
+    "another input": (["--box", "0,1", *GIVEN, "--wrt", "2"], "--wrt 2 is not one of the network's 2 inputs"),
     "a mistyped solver": (["--box", "0,1", *GIVEN, "--solver", "newtn"], "(did you mean 'newton'?)"),
     "no folder": (["--box", "0,1", *GIVEN, "--out", "nowhere/x.npz"], "there is no folder nowhere"),
 }

@@ -10,30 +10,35 @@ from torch import nn
 
 from convexnet.lab import narrative, report
 from convexnet.lab.data import crescents
-from convexnet.lab.demo import Point, Recipe, Run
+from convexnet.lab.demo import RECIPE, Run
+from convexnet.lab.jobs import Job
 from convexnet.lab.networks import intervals, two_convex_functions
 from convexnet.lab.plane import Boundary, Plane
+from convexnet.learner import Point
 
-POINT = Point(
-    epoch=1,
-    running_accuracy=0.5,
-    train_loss=1.0,
-    test_loss=1.0,
-    train_accuracy=0.9,
-    clean_train_accuracy=0.9,
-    validation_accuracy=0.8,
-    test_accuracy=0.8,
-)
+POINT: Point = {
+    "epoch": 1,
+    "running_accuracy": 0.5,
+    "train_loss": 1.0,
+    "test_loss": 1.0,
+    "train_accuracy": 0.9,
+    "validation_accuracy": 0.8,
+    "test_accuracy": 0.8,
+}
 
 
-def run(
-    *, convex: bool, test: float = 0.8, ece: float = 0.1, memorised: float | None = 0.5, control: bool = False
-) -> Run:
-    made = Run("made up", convex=convex, wrong=0.4, recipe=Recipe(), model=nn.Identity(), control=control)
-    made.curve = [POINT, replace(POINT, epoch=2, test_accuracy=test, validation_accuracy=0.7)]
-    made.memorised = memorised
-    made.calibration = {"ece": ece}
-    made.proved = convex
+def run(*, convex: bool, test: float = 0.8, ece: float = 0.1, memorised: float | None = 0.5, role: str = "") -> Run:
+    job = Job("demo", "mlp", "digits", RECIPE, 0, noise=40.0)
+    made = Run("made up", role or ("paper" if convex else "ordinary"), job)
+    made.curve = [POINT, {**POINT, "epoch": 2, "test_accuracy": test, "validation_accuracy": 0.7}]
+    made.row = {
+        "memorised_wrong_labels": memorised,
+        "ece": ece,
+        "certified": convex,
+        "convex_at_these_weights": convex,
+        "clean_train_accuracy": 0.33,
+        "test_accuracy_at_peak": 0.77,
+    }
     return made
 
 
@@ -74,12 +79,12 @@ def test_the_memorised_share_is_quoted() -> None:
 
 def test_limits_depend_on_the_control_run() -> None:
     slow = run(convex=True, memorised=0.1)
-    fast = run(convex=True, memorised=0.9, control=True)
+    fast = run(convex=True, memorised=0.9, role="control")
     assert "convexity alone does not rule memorising out" in narrative.limits(slow, fast)
     assert "still certified" in narrative.limits(slow, fast)
-    fast.proved = False
+    fast.row["certified"] = False
     assert "still certified" not in narrative.limits(slow, fast)
-    fast.memorised = 0.12
+    fast.row["memorised_wrong_labels"] = 0.12
     assert "did not make it memorise" in narrative.limits(slow, fast)
 
 
@@ -92,17 +97,8 @@ def test_calibration_names_the_closer_network() -> None:
 def test_every_cell_of_the_table_is_the_number_its_column_names() -> None:
     made = run(convex=True, ece=0.1234)
     made.curve = [
-        replace(POINT, validation_accuracy=0.95, test_accuracy=0.77),
-        Point(
-            epoch=2,
-            running_accuracy=0.11,
-            train_loss=1.0,
-            test_loss=2.0,
-            train_accuracy=0.22,
-            clean_train_accuracy=0.33,
-            validation_accuracy=0.44,
-            test_accuracy=0.55,
-        ),
+        {**POINT, "validation_accuracy": 0.95, "test_accuracy": 0.77},
+        {**POINT, "epoch": 2, "train_accuracy": 0.22, "validation_accuracy": 0.44, "test_accuracy": 0.55},
     ]
     (cells,) = report.rows([made])
     assert dict(zip(report.COLUMNS, cells, strict=True)) == {
@@ -120,15 +116,53 @@ def test_every_cell_of_the_table_is_the_number_its_column_names() -> None:
 def test_verdicts_count_what_was_proved() -> None:
     runs = [run(convex=True), run(convex=True), run(convex=False)]
     assert narrative.verdicts(runs) == "Proved convex: 2 of 2 convex networks and 0 of 1 ordinary network."
-    runs[0].proved = False
+    runs[0].row["convex_at_these_weights"] = False
     assert "1 of 2 convex networks" in narrative.verdicts(runs)
 
 
 def test_the_peak_is_chosen_on_validation() -> None:
     made = run(convex=True, test=0.99)
-    assert made.end.test_accuracy == 0.99
-    assert made.peak.epoch == 1
-    assert made.peak.test_accuracy == 0.8
+    assert made.end["test_accuracy"] == 0.99
+    assert made.peak["epoch"] == 1
+    assert made.peak["test_accuracy"] == 0.8
+
+
+@pytest.mark.parametrize(
+    ("fitted", "had", "reached", "told"),
+    [
+        (0.5, 0.9, 0.85, "explains all of the resistance"),
+        (0.5, 0.8, 0.85, "explains most of the resistance"),
+        (0.5, 0.65, 0.85, "explains less than half of the resistance"),
+        (0.5, 0.55, 0.85, "explains nothing of the resistance"),
+        (0.5, 0.9, 0.61, "no resistance here"),
+        (0.999, 0.9, 0.85, "fitting less is not what sets it apart"),
+    ],
+)
+def test_why_it_resists_follows_the_curves(fitted: float, had: float, reached: float, told: str) -> None:
+    ordinary, convex = run(convex=False), run(convex=True)
+    ordinary.curve = [
+        {**POINT, "train_accuracy": 0.4, "test_accuracy": 0.3},
+        {**POINT, "epoch": 2, "train_accuracy": 0.55, "test_accuracy": had},
+        {**POINT, "epoch": 3, "train_accuracy": 0.99, "test_accuracy": 0.6},
+    ]
+    convex.curve = [{**POINT, "train_accuracy": fitted, "test_accuracy": reached}]
+    said = narrative.underfitting(ordinary, convex, 1000)
+    assert told in said
+    if fitted < 0.99:
+        assert "in epoch 2" in said
+
+
+@pytest.mark.parametrize(
+    ("deep", "shallow", "told"), [(0.9, 0.8, "depth helps here"), (0.8, 0.9, "hurts"), (0.8, 0.801, "not to be seen")]
+)
+def test_depth_is_judged_against_one_layer(deep: float, shallow: float, told: str) -> None:
+    runs: list[Run] = []
+    for noise in (0.0, 40.0):
+        for role, test in (("ours", deep), ("same", 0.85), ("shallow", shallow)):
+            made = run(convex=role != "same", test=test, role=role)
+            made.job = replace(made.job, noise=noise)
+            runs.append(made)
+    assert told in narrative.recipe_that_works(runs, 450)
 
 
 @pytest.mark.parametrize(

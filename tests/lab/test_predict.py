@@ -94,7 +94,7 @@ def test_an_image_without_colours() -> None:
     [
         ("none.safetensors", "cannot be loaded"),
         ("network", "words.png cannot be read as an image"),
-        ("vectors", "takes inputs (4,), and no images"),
+        ("vectors", "takes inputs (4,), and not images"),
         ("network folder", "a folder without images"),
         ("network missing", "there is no image"),
     ],

@@ -218,8 +218,8 @@ def test_a_checkpoint_comes_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (b"", "damaged or no checkpoint"),
-        (b"PK\x03\x04 not really", "damaged or no checkpoint"),
+        (b"", "damaged or not a checkpoint"),
+        (b"PK\x03\x04 not really", "damaged or not a checkpoint"),
         (None, "format None"),
     ],
     ids=["empty", "torn", "another file"],

@@ -15,16 +15,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import convexnet as cx
-from convexnet.lab import models, runs
+from convexnet.lab import measuring, models
 from convexnet.lab.checkpoints import NAME, read_checkpoint
 from convexnet.lab.data import Split, load, scaled
 from convexnet.lab.experiment import Course, Training, prepared, update
 from convexnet.lab.learning import POINTS, thinned
+from convexnet.lab.measuring import EVALUATED, evaluated_together, outputs
 from convexnet.lab.models import MODELS, build
 from convexnet.lab.networks import Convex
 from convexnet.lab.recipes import RECIPES, recipe
 from convexnet.lab.records import FIELDS
-from convexnet.lab.runs import EVALUATED, evaluated_together, outputs, run
+from convexnet.lab.runs import run
 from convexnet.lab.train import Diverged
 from tests.lab import small
 
@@ -205,9 +206,9 @@ def test_evaluation_takes_as_many_samples_as_fit(monkeypatch: pytest.MonkeyPatch
     network = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Flatten(), nn.Linear(288, 10))
     one = torch.zeros(1, 1, 8, 8)
     assert evaluated_together(network, one) == EVALUATED
-    monkeypatch.setattr(runs, "ACTIVATIONS", 10 * 8 * 36 * 4 + 5)
+    monkeypatch.setattr(measuring, "ACTIVATIONS", 10 * 8 * 36 * 4 + 5)
     assert evaluated_together(network, one) == 10
-    monkeypatch.setattr(runs, "ACTIVATIONS", 1)
+    monkeypatch.setattr(measuring, "ACTIVATIONS", 1)
     assert evaluated_together(network, one) == 1
     assert not any(module._forward_hooks for module in network.modules())
     part = Split(torch.randn(7, 1, 8, 8), torch.zeros(7, dtype=torch.int64))

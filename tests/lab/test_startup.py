@@ -5,15 +5,25 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
+import torch
+from typer.testing import CliRunner
 
+import convexnet.choices
+from convexnet import zoo
+from convexnet.choices import ConstraintName
 from convexnet.constraints.sets import METHODS
-from convexnet.conversion.convexify import INITS
+from convexnet.initialise import initialise
+from convexnet.initialise.moments import ACTIVATIONS as WITH_MOMENTS
 from convexnet.lab import choices, models, recipes, whiten
+from convexnet.lab.commands import app
 from convexnet.lab.data import AUGMENTATIONS, KINDS, NAMES
 from convexnet.lab.studies import STUDIES
-from convexnet.solve.choose import NAMES as SOLVERS
+from convexnet.nn import activations
+from convexnet.nn.layers import POSITIVE
+from convexnet.solve.solvers.choose import WAYS
 from tests.processes import HANGING
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -21,7 +31,8 @@ ROOT = Path(__file__).resolve().parents[2]
 QUICK = """
 import contextlib, io, sys
 from convexnet.lab.cli import main
-for words in ("--version", "--help", "study list", "study run --help", "train --help", "minimise --help", "train --x"):
+COMMANDS = "--version,--help,study list,study run --help,train --help,minimise --help,train --x,--show-completion bash"
+for words in COMMANDS.split(","):
     sys.argv = ["convexnet", *words.split()]
     out = io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out), contextlib.suppress(SystemExit):
@@ -43,6 +54,26 @@ def test_help_needs_no_torch() -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("convexnet cert", {"certify"}),
+        ("convexnet train --recipe ", set(choices.RECIPES)),
+        ("convexnet train --method s", {"shift", "softplus"}),
+        ("convexnet study run fig", {"fig2", "fig3"}),
+    ],
+)
+def test_a_shell_completes(typed: str, offered: set[str]) -> None:
+    """Asked for as in the script that `convexnet --show-completion` prints for bash."""
+    asked = {
+        "_CONVEXNET_COMPLETE": "complete_bash",
+        "COMP_WORDS": typed,
+        "COMP_CWORD": str(typed.count(" ")),
+    }
+    shown = CliRunner().invoke(app, env=asked, prog_name="convexnet")
+    assert set(shown.output.split()) == offered
+
+
 def test_an_unknown_name_is_an_attribute_error() -> None:
     import convexnet
 
@@ -51,13 +82,17 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
 
 def test_choices_are_what_they_choose_from() -> None:
-    assert tuple(METHODS) == choices.METHODS
-    assert INITS == choices.INITS
+    assert tuple(METHODS) == convexnet.choices.METHODS == choices.METHODS
+    assert {*POSITIVE, *METHODS} == {*get_args(ConstraintName)}
+    for table in (zoo.ACTIVATIONS, activations.ACTIVATIONS, WITH_MOMENTS):
+        assert {*table} == {*convexnet.choices.ACTIVATIONS}
+    for init in convexnet.choices.INITS:
+        initialise(torch.nn.Linear(2, 2), {"weight": torch.tensor(True)}, init)
     assert (whiten.NORMALISATIONS, whiten.WHITENINGS) == (choices.NORMALISATIONS, choices.WHITENINGS)
     assert whiten.EPSILON == choices.WHITE_EPSILON
     assert tuple(AUGMENTATIONS) == choices.AUGMENTATIONS
     assert (NAMES, KINDS) == (choices.DATASETS, choices.NOISES)
     assert tuple(recipes.RECIPES) == choices.RECIPES
     assert tuple(models.MODELS) == choices.MODELS
-    assert SOLVERS == choices.SOLVERS
+    assert ("auto", *WAYS, "lp") == choices.SOLVERS
     assert [(s.name, s.title, s.source, ", ".join(s.systems)) for s in STUDIES] == list(choices.STUDIES)

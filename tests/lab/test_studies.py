@@ -258,7 +258,8 @@ def test_figures_from_the_command_line(tmp_path: Path) -> None:
 
     # The regions that the record keeps are those of the network.
     (first,) = (one for one in rows if one["model"] == "mlp-1")
-    network = plane.explore("mlp-1", 0, epochs=5).model
+    job = plane.job_of("fig2", "mlp-1", 0, epochs=5, full=False)
+    network = plane.explore(job, small.place(tmp_path / "again")).model
     with torch.no_grad():
         wanted = network.eval()(plane.grid(fig2.MAP))[:, 0] > 0
     assert torch.equal(fig2.unpacked(first["regions"]).bool(), wanted)
@@ -313,7 +314,7 @@ def test_a_finished_run_is_trained_longer(tmp_path: Path) -> None:
     text, plain = ((tmp_path / f"r.{ending}").read_text(encoding="utf-8") for ending in ("html", "md"))
     assert "<h1>Runs</h1>" in text
     assert "papers" not in text + plain
-    assert "orange: MLP, ours, seed 0, test" in plain
+    assert "Orange: MLP, ours. At the end: MLP, ours: train" in plain
     again = command(*words, "--epochs", "4", "--resume")
     assert again.exit_code == 0
     assert "nothing to do" in again.output
@@ -372,12 +373,12 @@ def test_a_folder_in_use_is_refused_or_waited_for(kind: str, tmp_path: Path, mon
         (["train", "--dataset", "digits", "--noise", "nan"], "from 0 to 100"),
         (["train", "--dataset", "digits", "--seed", str(2**64)], "seed"),
         (["train", "--dataset", "digits", "--method", "clip"], "--method is of convex networks: add --convex"),
-        (["train", "--dataset", "digits", "--model", "mpl"], "'mpl' is not one of mlp, relu-mlp"),
+        (["train", "--dataset", "digits", "--model", "mpl"], "'mpl' is not one of mlp, mlp-signs, relu-mlp"),
         (["train", "--dataset", "digits", "--augment", "flip"], "(did you mean 'crop-flip'?)"),
         (["train", "--dataset", "digits", "--augment", "flips", "--epochs", "1"], "flips"),
         (["train", "--dataset", "digits", "--train-samples", "99999"], "99999"),
         (["train", "--dataset", "digits", "--accelerator", "tpu"], "is not one of cpu, cuda, auto"),
-        (["train", "--dataset", "digits", "--accelerator", "cuda", "--devices", "999"], "cannot be had here"),
+        (["train", "--dataset", "digits", "--accelerator", "cuda", "--devices", "999"], "not available here"),
         (["train", "--dataset", "digits", "--precision", "31-true", "--epochs", "1"], "31-true"),
         (["study", "run", "tabel4"], "'tabel4' is not one of table1, table4, constraint-ablation, fig2"),
         (["study", "run", "tabel4"], "(did you mean 'table4'?)"),

@@ -26,8 +26,8 @@ import convexnet as cx
 from convexnet.curvature.opaque import Opaque
 from convexnet.curvature.table import TABLE
 from convexnet.errors import NotTraceable
-from convexnet.solve import proof
-from convexnet.solve.reading import read
+from convexnet.solve import lower_bounds
+from convexnet.solve.compiled import read
 from tests.curvature.oracles import SAMPLES, Fixed, Moving, Sample
 
 BATCH = 2
@@ -269,7 +269,7 @@ def checked(energy: Drawn, apart: bool = True) -> cx.Solution | None:
     model, given, box = energy.model, energy.given, energy.box
     proofs: list[Tensor] = []
     home: Any = sys.modules["convexnet.solve.minimise"]
-    original = proof.proved
+    original = lower_bounds.proved
 
     def proved(*arguments: Any) -> tuple[Tensor, Tensor]:
         found = original(*arguments)

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from convexnet.curvature.trace import trace
-from convexnet.form.kink_form import KinkForm
+from convexnet.form.epigraph import KinkForm
 from convexnet.form.matrices import Pieces
 from convexnet.form.program import Opened
-from convexnet.solve.drive import Found, Problem, Solver, drive, nothing_yet
-from convexnet.solve.layers import Layers
-from convexnet.solve.lp import solve_lp
+from convexnet.solve.functions.matrix_free import Layers
+from convexnet.solve.solvers.highs import solve_lp
+from convexnet.solve.solvers.loop import Found, Problem, Solver, drive, nothing_yet
 from tests.solve.networks import shared
 
 BATCH = 4

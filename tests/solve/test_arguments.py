@@ -261,7 +261,7 @@ WRONG: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "steps in halves": (
         lambda: MINIMISE(PLAIN, BOX, max_steps=np.float64(10)),
         ValueError,
-        "max_steps must be a whole",
+        "max_steps must be an",
     ),
     "no time": (lambda: MINIMISE(PLAIN, BOX, time_limit="1s"), ValueError, "time_limit is in seconds .* not '1s'"),
     "a start in words": (

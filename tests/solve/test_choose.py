@@ -7,10 +7,11 @@ import torch
 from torch import Tensor, nn
 
 import convexnet as cx
+from convexnet.choices import SOLVERS as NAMES
 from convexnet.curvature.trace import trace
 from convexnet.form.program import Opened
-from convexnet.solve.choose import MATRICES, NAMES
-from convexnet.solve.plain import Whole
+from convexnet.solve.functions.black_box import Whole
+from convexnet.solve.solvers.choose import MATRICES
 
 
 class WithNorm(nn.Module):

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 import convexnet as cx
 from convexnet.curvature.trace import trace
 from convexnet.form.program import Opened
-from convexnet.solve.layers import Layers
-from convexnet.solve.softened import softened
+from convexnet.solve.functions.matrix_free import Layers
+from convexnet.solve.functions.smoothing import softened
 from tests.solve.networks import NETWORKS
 from tests.solve.problems import BATCH, at, both, forms_of
 

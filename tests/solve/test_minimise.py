@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import convexnet as cx
-from convexnet.solve.choose import NAMES
-from convexnet.solve.drive import signs
+from convexnet.choices import SOLVERS as NAMES
+from convexnet.solve.solvers.loop import signs
 from tests.solve.networks import CURVED, FAMILIES, LIBRARY, MIXED, NETWORKS, built, shared
 
 BATCH = 3

@@ -10,10 +10,10 @@ import convexnet as cx
 from convexnet.curvature.trace import trace
 from convexnet.form.matrices import Pieces, scaled_again
 from convexnet.form.program import Opened
-from convexnet.solve.layers import Layers
-from convexnet.solve.minimum import Minimum
-from convexnet.solve.plain import Private
-from convexnet.solve.strong import strength
+from convexnet.solve.derivatives.minimum import Minimum
+from convexnet.solve.functions.black_box import Private
+from convexnet.solve.functions.matrix_free import Layers
+from convexnet.solve.functions.strong_convexity import strength
 
 
 class Gated(nn.Module):

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from convexnet.curvature.trace import trace
-from convexnet.form.kink_form import KinkForm
+from convexnet.form.epigraph import KinkForm
 from convexnet.form.linear_maps import Map
 from convexnet.form.matrices import kink_form
-from convexnet.solve.drive import Found, Problem, drive, nothing_yet
-from convexnet.solve.lp import solve_lp
-from convexnet.solve.newton import Newton
+from convexnet.solve.solvers.highs import solve_lp
+from convexnet.solve.solvers.loop import Found, Problem, drive, nothing_yet
+from convexnet.solve.solvers.newton import Newton
 from tests.solve.networks import NETWORKS, shared
 
 BATCH = 5

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import convexnet as cx
-from convexnet.solve.reading import KEPT, read
-from convexnet.solve.structure import structure_of
+from convexnet.solve.compiled import KEPT, read
+from convexnet.solve.fingerprint import structure_of
 
 BOX = cx.Box(-1, 1, shape=(3,))
 
@@ -297,7 +297,7 @@ def test_nothing_is_kept_alive() -> None:
 
 def test_a_second_call_does_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not even after a step of training, which changes values only."""
-    from convexnet.solve import reading
+    from convexnet.solve import compiled
 
     net = Net(plain)
     least(net)
@@ -305,7 +305,7 @@ def test_a_second_call_does_not_read_again(monkeypatch: pytest.MonkeyPatch) -> N
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("traced again")
 
-    monkeypatch.setattr(reading, "trace", refuse)
+    monkeypatch.setattr(compiled, "trace", refuse)
     least(net)
     triple(net)
     least(net)

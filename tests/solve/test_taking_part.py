@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import convexnet as cx
-from convexnet.solve.choose import NAMES
+from convexnet.choices import SOLVERS as NAMES
 from tests.solve.test_derivatives import valley
 
 BOX = cx.Box(-1, 1, shape=(2,))

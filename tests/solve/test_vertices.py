@@ -10,9 +10,9 @@ import convexnet as cx
 from convexnet.curvature.trace import trace
 from convexnet.form.matrices import Pieces
 from convexnet.form.program import Opened
-from convexnet.solve import vertices
-from convexnet.solve.drive import Evidence, Problem, nothing_yet
-from convexnet.solve.vertices import held_at_vertices
+from convexnet.solve.derivatives import vertices
+from convexnet.solve.derivatives.vertices import held_at_vertices
+from convexnet.solve.solvers.loop import Evidence, Problem, nothing_yet
 
 
 class Deep(nn.Module):
@@ -52,7 +52,7 @@ def test_pivots_find_what_the_last_digits_say(slope: float, monkeypatch: pytest.
     with monkeypatch.context() as patch:
         patch.setattr(vertices, "usable", lambda *_: False)
         exact = gradients(1e-12)
-    monkeypatch.setattr("convexnet.solve.minimum.held_at_vertices", seen)
+    monkeypatch.setattr("convexnet.solve.derivatives.minimum.held_at_vertices", seen)
     loose = gradients(1e-3)
     assert int(sure[0].sum()) >= 10
     for a, b in zip(exact, loose, strict=True):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from convexnet.constraints.held import Holding, tensors
+from convexnet.constraints.optimizer_parameters import Holding, tensors
 from convexnet.constraints.parametrised import is_parametrised, owner, value_of
 from convexnet.constraints.sets import Interval, Method, is_computed, project
 
@@ -79,7 +79,7 @@ class Cone:
         gone = set(self.intervals) - set(still_there(self.model, self.intervals))
         if gone:
             name = min(gone)
-            raise ValueError(f"{name} was exchanged or removed after the model was constrained: constrain it again")
+            raise ValueError(f"{name} was replaced or removed after the model was constrained: constrain it again")
 
     @torch.no_grad()
     def project(self) -> None:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from convexnet.arrays import as_real
+from convexnet.choices import MethodName
 from convexnet.errors import meant
 
 INF = math.inf
@@ -196,12 +197,12 @@ def is_computed(method: Method) -> TypeGuard[Softplus | Exp]:
     return isinstance(method, (Softplus, Exp))
 
 
-METHODS: dict[str, type[Method]] = {
+METHODS: dict[MethodName, type[Method]] = {
     "exponentiate": Exponentiate, "clip": Clip, "absolute": Absolute, "shift": Shift, "softplus": Softplus, "exp": Exp,
 }  # fmt: skip
 
 
-def method_of(name: str | None, epsilon: float, recorded: Method | None = None) -> Method:
+def method_of(name: MethodName | None, epsilon: float, recorded: Method | None = None) -> Method:
     """The method by its name; None: the recorded one (with another epsilon, if one is given), else exponentiate.
 
     Example:

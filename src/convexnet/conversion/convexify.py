@@ -5,15 +5,17 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace as replaced
+from typing import Literal
 
 from torch import Tensor, nn
 
-from convexnet.constraints.derive import derive_program
-from convexnet.constraints.keeping import keep
+from convexnet.choices import HEADS, INITS, NORMS, ActivationName, HeadName, InitName, MethodName, NormName
+from convexnet.constraints.constrain import keep
+from convexnet.constraints.required_signs import derive_program
 from convexnet.constraints.sets import method_of
 from convexnet.conversion.changes import placed
 from convexnet.conversion.head import free_head
-from convexnet.conversion.rewrites import ACTIVATIONS, EXCHANGED, NORMS, SQUASHING, Rewriter, Seen, watch
+from convexnet.conversion.rewrites import ACTIVATIONS, EXCHANGED, SQUASHING, Rewriter, Seen, watch
 from convexnet.conversion.statistics import Probe, estimate, inputs_of_norms, overflow, probe_of
 from convexnet.conversion.widen import widen_first as widen
 from convexnet.curvature.accepted import check_modules, check_tensors
@@ -24,22 +26,19 @@ from convexnet.errors import NotCertified, meant
 from convexnet.initialise import initialise
 from convexnet.memory import CHANGES, ONLY, part_of, recall, remember_example
 
-HEADS = ("nonnegative", "free")
-INITS = ("paper", "lognormal", "identity")
-
 
 def convexify(
     model: nn.Module,
     example: Tensor | Sequence[Tensor],
     *,
-    method: str = "exponentiate",
+    method: MethodName = "exponentiate",
     epsilon: float = 5.0,
-    activation: str | None = "elu",
-    norm: str = "batch",
+    activation: ActivationName | None = "elu",
+    norm: NormName = "batch",
     replace: Mapping[type[nn.Module], Callable[[nn.Module], nn.Module]] = {},
-    head: str = "nonnegative",
-    widen_first: float | str | None = None,
-    init: str | None = None,
+    head: HeadName = "nonnegative",
+    widen_first: float | Literal["signs"] | None = None,
+    init: InitName | None = None,
     only: str | None = None,
     wrt: int | Sequence[int] | None = None,
 ) -> nn.Module:
@@ -175,13 +174,13 @@ def loss_of_accuracy(renewed: int, probe: Probe) -> str:
 def loss_of_numbers(layer: str, init: str | None) -> str:
     """What to say of a network whose outputs overflow."""
     remedy = (
-        "put a BatchNorm behind its layers"
+        "put a BatchNorm after its layers"
         if init in ("identity", "lognormal")
-        else "init='identity' or init='lognormal' draws weights that keep the size of what they see"
+        else "init='identity' or init='lognormal' draws weights that preserve the scale of their inputs"
     )
     return (
-        f"the converted network overflows, first in {layer or 'its own forward'}: its weights are of one sign, and "
-        f"what they add up grows from layer to layer; {remedy}"
+        f"the converted network overflows, first in {layer or 'its own forward'}: its weights have one sign, so "
+        f"that sums grow from layer to layer; {remedy}"
     )
 
 
@@ -232,7 +231,7 @@ def advised(error: NotCertified, model: nn.Module, rewriter: Rewriter) -> NotCer
     """The same findings with what convexify can do about each."""
     findings = [f if not isinstance(f, Finding) else advice(f, model, rewriter.seen.last) for f in error.findings]
     head = f"{type(model).__name__} cannot be converted: {len(findings)} step{'' if len(findings) == 1 else 's'} in it "
-    head += "can be exchanged by no rule"
+    head += "that no rule replaces"
     return NotCertified("\n".join([head, *map(str, findings)]), tuple(findings))
 
 
@@ -251,14 +250,14 @@ def advice(finding: Finding, model: nn.Module, last: set[int]) -> Finding:
     gated = operator in ("mul", "div") and "both depend" in finding.reason
     if finding.path and (gated or operator in ("sigmoid", "hardsigmoid")):
         pooled = f"replace={{{place}: convexnet.nn.PooledSum.like}} adds the pooled features instead, "
-        removed = "{...: convexnet.nn.removed} leaves the gate out"
+        removed = "{...: convexnet.nn.removed} removes the gate"
         if not is_channel_gate(module):
-            pooled, removed = "", f"replace={{{place}: convexnet.nn.removed}} leaves the gate out"
+            pooled, removed = "", f"replace={{{place}: convexnet.nn.removed}} removes the gate"
         remedy = f"no rewrite of gates is assumed: {pooled}{removed}"
         return replaced(finding, remedy=remedy)
     if operator in FUNCTIONS and not isinstance(module, EXCHANGED):
         remedy = f"it is called as a function in the forward of {kind.__qualname__}: make it a module ("
-        return replaced(finding, remedy=f"{remedy}{FUNCTIONS[operator]}()), which convexify can exchange")
+        return replaced(finding, remedy=f"{remedy}{FUNCTIONS[operator]}()), which convexify can replace")
     if finding.path:
         return replaced(finding, remedy=f"{finding.remedy}; or exchange the module: replace={{{place}: factory}}")
     return finding

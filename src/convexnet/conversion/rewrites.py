@@ -17,18 +17,15 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.utils import _pytree as pytree
 
+from convexnet.choices import ActivationName
 from convexnet.conversion.changes import Change, described
 from convexnet.curvature import certify
 from convexnet.curvature.undisturbed import calling, in_eval_mode
 from convexnet.errors import ConvexNetError
+from convexnet.nn.activations import ACTIVATIONS
 from convexnet.nn.norms import Affine, BatchNormAlong
 
 Factory = Callable[[nn.Module], nn.Module]
-
-ACTIVATIONS: Mapping[str, Callable[[], nn.Module]] = {
-    "elu": nn.ELU, "celu": nn.CELU, "softplus": nn.Softplus, "leaky_relu": nn.LeakyReLU, "relu": nn.ReLU,
-}  # fmt: skip
-"""The activations a converted network may have: convex and non-decreasing, all of them."""
 
 EXCHANGED = (
     nn.ReLU, nn.LeakyReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish, nn.ReLU6, nn.Hardtanh,
@@ -40,7 +37,6 @@ EXCHANGED = (
 SQUASHING = (nn.Sigmoid, nn.Hardsigmoid, nn.LogSigmoid, nn.Tanh, nn.Hardtanh, nn.ReLU6, nn.Softsign)
 """Activations that give outputs their range, where they come last: exchanged, the outputs would mean something else."""
 
-NORMS = ("batch", "affine")
 SAMPLE_NORM = re.compile(r"^(Layer|RMS|Rms|Group|Instance|Simple|LocalResponse)[A-Za-z]*Norm|^(RMS|Rms)Norm")
 """Names of classes that normalise by statistics of the sample, in any library."""
 
@@ -71,7 +67,7 @@ class Rewriter:
         found: what was exchanged.
     """
 
-    activation: str | None
+    activation: ActivationName | None
     norm: str
     replace: Mapping[type[nn.Module], Factory]
     seen: Seen

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
-from convexnet.curvature.undisturbed import TRACING, is_foreign
+from convexnet.curvature.undisturbed import TRACING, home_of, is_foreign
 from convexnet.errors import NotTraceable
 
 # --- tensors ---------------------------------------------------------------------------------------------------------
@@ -49,7 +49,7 @@ def overridden(tensor: Tensor) -> list[str]:
     for base in kind.__mro__:
         if base is Tensor:
             break
-        if not base.__module__.startswith("torch.nn"):
+        if not home_of(base).startswith("torch.nn"):
             names |= {name for name in vars(base) if name not in HARMLESS and hasattr(Tensor, name)}
     if kind.__torch_function__ is torch._C._disabled_torch_function_impl:  # pyright: ignore[reportPrivateUsage]
         names.discard("__torch_function__")
@@ -139,7 +139,7 @@ def check_modes(model: nn.Module) -> None:
         if not module.training:
             continue
         mode = getattr(type(module), "training", None)
-        if isinstance(mode, property) and not str(mode.fget.__module__).startswith("torch."):
+        if isinstance(mode, property) and not home_of(mode.fget).startswith("torch."):
             raise NotTraceable(f"{of(name, module)} computes `training`, so that it cannot be put into eval mode")
         for method in ("train", "eval"):
             if overrides(module, method):
@@ -153,7 +153,7 @@ def overrides(module: nn.Module, method: str) -> bool:
     """Whether a module has a method of its own, by its class or as an attribute (which a graph of torch's may be)."""
     own = vars(module).get(method)
     if own is not None:
-        return not str(getattr(own, "__module__", "")).startswith("torch.")
+        return not home_of(own).startswith("torch.")
     return getattr(type(module), method) is not getattr(nn.Module, method)
 
 
@@ -166,7 +166,7 @@ def check_modules(model: nn.Module) -> None:
                 f"{of(name, module)} is compiled by TorchScript, which hides its operators: build the model with the "
                 "module it came from"
             )
-        if kind.__module__.startswith(QUANTISED) and kind.__name__ not in FLOATING:
+        if home_of(kind).startswith(QUANTISED) and kind.__name__ not in FLOATING:
             raise NotTraceable(
                 f"{of(name, module)} is quantised ({kind.__module__}.{kind.__name__}), and its operators round: use "
                 "the model from before its quantisation"
@@ -189,7 +189,8 @@ def check_tensors(model: nn.Module) -> None:
         if found is None and (changed := overridden(tensor)):
             found = (
                 f"is a {type(tensor).__name__}, a class of tensors that changes what operators do "
-                f"({', '.join(changed[:3])}{', ...' if len(changed) > 3 else ''}), and a program knows plain ones only",
+                f"({', '.join(changed[:3])}{', ...' if len(changed) > 3 else ''}), and a traced program contains "
+                "plain ones only",
                 "use .as_subclass(torch.Tensor)",
             )
         if found is not None:
@@ -265,7 +266,7 @@ def reads(function: Any) -> Iterator[tuple[str, Any]]:
     elif isinstance(function, types.MethodType):
         yield "self", function.__self__
         yield from reads(function.__func__)
-    elif not function.__module__.startswith("torch."):
+    elif not home_of(function).startswith("torch."):
         code = function.__code__
         for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
             with contextlib.suppress(ValueError):  # a variable that has no value yet

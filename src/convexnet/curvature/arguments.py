@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from convexnet.curvature.accepted import check_example, check_modules, check_tensors
 from convexnet.curvature.fields import BATCH
-from convexnet.curvature.undisturbed import TRACING
+from convexnet.curvature.undisturbed import TRACING, home_of
 
 
 def as_example(example: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -90,7 +90,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
     if isinstance(model, torch.jit.ScriptModule):
         raise TypeError("the model is compiled by TorchScript, which hides its operators: pass the module it came from")
     while not (model._forward_hooks or model._forward_pre_hooks):  # pyright: ignore[reportPrivateUsage]
-        compiled = type(model).__module__.startswith("torch._dynamo")
+        compiled = home_of(type(model)).startswith("torch._dynamo")
         parallel = type(model) in (nn.DataParallel, nn.parallel.DistributedDataParallel)
         fabric = type(model).__name__ == "_FabricModule"
         inner = getattr(model, "_orig_mod" if compiled else "module", None) if compiled or parallel or fabric else None

@@ -33,7 +33,7 @@ def identity(call: Call) -> Fact:
     """Copies, and casts to a floating type: exact in real arithmetic. Of a value that is known the walk makes the copy
     itself, so that it has the type it is given."""
     if not call.floating and not call.x.integral:
-        raise Refusal("it rounds to whole numbers", "keep the model in floating point")
+        raise Refusal("it rounds to integers", "keep the model in floating point")
     return call.x if call.x.value is None else replace(call.x, value=None)
 
 

@@ -13,7 +13,7 @@ from convexnet.curvature import explain
 from convexnet.curvature.arguments import chosen
 from convexnet.curvature.facts import AFFINE, CONCAVE, CONSTANT, CONVEX, UNKNOWN, Fact, constant, known
 from convexnet.curvature.fields import aligned_rows, compact, uniform
-from convexnet.curvature.findings import Finding, aligned, findings_of, not_finite, rewritten
+from convexnet.curvature.findings import Finding, aligned, drawn, findings_of, not_finite, rewritten
 from convexnet.curvature.graph import base_name, module_path, source_line
 from convexnet.curvature.trace import Program, Source, place, trace
 from convexnet.curvature.walk import Walk, walk
@@ -176,14 +176,14 @@ def certify_program(program: Program, wrt: int | Sequence[int] | None = None, do
     unknown_parameters = given(program, variables, boxes, apart(program, lambda source: is_weight(program, source)))
     found = walk(program, unknown_parameters, explain, fast=parameters)
     scope = ALL
-    if found.stopped or not proved(found):
+    if found.stopped or not proved(found) or any(b.node.graph is not program.graph for b in found.blames):
         if parameters:
             found = walk(program, given(program, variables, boxes, lambda _: True), explain, fast=False)
             scope = HERE
     findings = (*broken, *findings_of(program, found))
     outputs = {path: fact.curvature for path, fact in found.facts.items() if not fact.integral}
     curvature = join(outputs.values())
-    if broken:
+    if broken or drawn(program, found):
         curvature, outputs = UNKNOWN, dict.fromkeys(outputs, UNKNOWN)
     return Certificate(
         convex=not findings and curvature in (CONSTANT, AFFINE, CONVEX),

@@ -32,7 +32,7 @@ from convexnet.curvature.bounds import EXACT
 from convexnet.curvature.call import Call
 from convexnet.curvature.facts import INF, Fact, Influence, as_fact, compose
 from convexnet.curvature.fields import Shape, batched, core, elementwise, level, uniform
-from convexnet.curvature.graph import base_name, calls, executed, is_mutable, types_of
+from convexnet.curvature.graph import base_name, calls, executed, is_mutable, is_random, types_of
 from convexnet.curvature.piecewise import Piecewise, Unfit
 from convexnet.curvature.row import Sum
 from convexnet.curvature.table import row_of
@@ -458,8 +458,8 @@ def numbered(nodes: Sequence[fx.Node]) -> dict[fx.Node, int]:
     known: dict[Any, int] = {}
     for node in nodes:
         key: Any = node
-        random = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
-        if node.op == "call_function" and not random and (calls(node, "detach") or not is_mutable(node.target)):
+        function = node.op == "call_function" and not is_random(node)
+        if function and (calls(node, "detach") or not is_mutable(node.target)):
             args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), lambda part: f"%{found[part]}")
             key = (str(node.target), repr(args), repr(kwargs))
         found[node] = known.setdefault(key, len(known))

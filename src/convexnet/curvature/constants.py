@@ -69,12 +69,6 @@ def beyond(call: Call) -> Result:
     return replace(result, undefined=True)
 
 
-def draws(call: Call) -> bool:
-    """Whether an operator of the table draws random numbers with these settings."""
-    position = row_of(call.name).draws
-    return position is not None and bool(call.arg(position, "train", call.kwargs.get("training", False)))
-
-
 def exact(call: Call, node: fx.Node) -> bool:
     """Whether the rules, which are about real numbers, speak of this call of constants: integers wrap and casts of
     them cut, and complex numbers have no sign. Moving elements is always exact."""

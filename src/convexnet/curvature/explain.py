@@ -26,7 +26,7 @@ POLE = Refusal(
     "its argument does not depend on the input, but may be 0, where the result is infinite and of either sign",
     "keep it away from 0, as softplus(c) + 1 or exp(c) does",
 )
-KEEP = "bring it an affine argument, or one of the curvature that it keeps"
+KEEP = "give it an affine argument, or one of the curvature that it preserves"
 
 
 def explain(call: Call) -> Refusal:
@@ -55,14 +55,15 @@ def explain(call: Call) -> Refusal:
         return of_reduction(call, rule)
     if isinstance(rule, Sum):
         return Refusal(
-            "it adds what bends upwards to what bends downwards, or subtracts two that bend alike: the sum is neither",
+            "it adds a convex and a concave quantity, or subtracts two of the same curvature, and the result is "
+            "neither",
             "let at most one of the two be non-affine, or add quantities of one curvature",
         )
     if isinstance(rule, Joint):
         return Refusal(f"{call.name} of {joined(call)} may be neither: it is {rule.curvature} and {rule.moves}", KEEP)
     return Refusal(
-        f"{call.name} of {joined(call)} is covered by no case of the composition theorem",
-        "bring convex quantities together only by sums, maxima and non-negative multiples",
+        f"{call.name} of {joined(call)} is not covered by the composition theorem",
+        "combine convex quantities only by sums, maxima and non-negative multiples",
     )
 
 
@@ -124,7 +125,7 @@ def of_function(name: str, profile: Profile, x: Fact) -> Refusal:
         return Refusal(reason, KEEP)
     if falls and x.curvature == CONVEX and own == "convex":
         return Refusal(
-            f"{reason}: where it falls it turns what bends upwards into what bends downwards",
+            f"{reason}: where it decreases it makes a concave result of a convex argument",
             f"here, after a nonlinearity, an activation must not decrease: {ACTIVATION_REMEDY}",
         )
     return Refusal(reason, f"here, after a nonlinearity, {ACTIVATION_REMEDY}")
@@ -146,7 +147,7 @@ def of_opaque(call: Call, rule: Opaque) -> Refusal:
     if rule.reason and not facts[0].constant:
         return Refusal(rule.reason, rule.remedy)
     return Refusal(
-        f"nothing is claimed about {call.name} where another argument than the first depends on the input",
+        f"{call.name} has a rule only where no argument but the first depends on the input",
         rule.remedy or "let only the first argument depend on the input",
     )
 
@@ -181,16 +182,16 @@ def of_reduction(call: Call, rule: Reduction | Window) -> Refusal:
     if isinstance(rule, Window) and rule.signed:
         return Refusal(f"{call.name} is linear with coefficients of either sign, and its argument is {bends}", KEEP)
     if rule.bends == "straight":
-        return Refusal(f"{call.name} adds up elements that are {bends}: the sum is neither", SEPARATE)
+        return Refusal(f"{call.name} adds elements that are {bends}: the sum is neither", SEPARATE)
     own = {"up": "convex", "down": "concave"}[rule.bends]
     moves = rule.moves if isinstance(rule, Reduction) else "up"
     how = {
         "up": "non-decreasing in every element",
-        "by size": "rises with the size of an element, so that it falls where one is negative",
-        "both": "may rise and fall with every element",
+        "by size": "increases with the absolute value of an element, so that it decreases where one is negative",
+        "both": "may increase and decrease in every element",
     }[moves]
     low = "" if moves != "by size" else " and may be negative" if call.x.goes_below_zero else " and non-negative"
-    remedy = KEEP if moves != "by size" else "bring it an affine argument, or a convex one that is non-negative"
+    remedy = KEEP if moves != "by size" else "give it an affine argument, or a convex one that is non-negative"
     return Refusal(f"{call.name} is {own} and {how}, but its argument is {bends}{low}", remedy)
 
 
@@ -233,10 +234,10 @@ def turned(call: Call) -> Refusal:
             return Refusal(
                 f"{count:,} of {weight.value.numel():,} coefficients are negative (least "
                 f"{float(weight.value.min()):.3g} at {place(weight.value)}), and its argument is "
-                f"{joined(call)}: those elements now bend downwards, and the output needs them to bend upwards",
+                f"{joined(call)}: those elements are now concave, and the output needs them to be convex",
                 "make the coefficients that meet non-affine elements non-negative",
             )
     return Refusal(
-        f"{call.name} turns what bends upwards into what bends downwards, and the output needs it upwards",
+        f"{call.name} makes a concave result of a convex argument, and the output needs a convex one",
         "leave out the change of sign",
     )

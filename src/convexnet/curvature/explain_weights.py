@@ -45,17 +45,19 @@ def of_weights(call: Call, weight: Fact) -> Refusal:
     wrong = value > 0 if down else value < 0
     count = int(wrong.sum())
     if count == 0:
-        return Refusal(f"it adds up what is {bends}, and the sum is neither", SEPARATE)
+        return Refusal(f"it adds quantities that are {bends}, and the sum is neither", SEPARATE)
     verb = "is" if count == 1 else "are"
     worst = float(value.max() if down else value.min())
-    name, where, direction = ("positive", -value, "downwards") if down else ("negative", value, "upwards")
-    other = "upwards" if direction == "downwards" else "downwards"
-    turned = "keeps it so, and the output needs it upwards" if down else f"bends {other}"
+    name, where = ("positive", -value) if down else ("negative", value)
+    multiple = (
+        "a positive multiple of a concave function stays concave, and the output needs a convex one"
+        if down
+        else "a negative multiple of a convex function is concave"
+    )
     return Refusal(
         f"{count:,} of {value.numel():,} coefficients {verb} {name} ({'greatest' if down else 'least'} {worst:.3g} at "
-        f"{place(where)}), and its argument is {bends}, not affine: a {name} multiple of what bends {direction} "
-        f"{turned}",
-        "bring it a convex argument" if down else "make the coefficients that meet non-affine elements non-negative",
+        f"{place(where)}), and its argument is {bends}, not affine: {multiple}",
+        "give it a convex argument" if down else "make the coefficients that meet non-affine elements non-negative",
     )
 
 
@@ -63,7 +65,7 @@ def of_unknown_weights(bends: str, weight: Fact) -> Refusal:
     """Coefficients whose values are not known: parameters, other inputs, and what is computed from them."""
     signed = weight.goes_below_zero and weight.goes_above_zero and not weight.integral
     known = "of unknown sign" if signed else "whose value is not known"
-    kind = "a truth value or integer" if weight.integral else "a coefficient"
+    kind = "a boolean or an integer" if weight.integral else "a coefficient"
     if where_any(weight.rows):
         return Refusal(
             f"{kind} {known}, which depends on another input, multiplies a quantity that is {bends}, not affine",

@@ -110,6 +110,10 @@ class Fact:
     @property
     def unknown(self) -> Tensor:
         """Mask of the elements that are neither convex nor concave as far as is known."""
+        for one, other in ((self.nonconvex, self.nonconcave), (self.nonconcave, self.nonconvex)):
+            known = level(one)
+            if known is not None:
+                return other if known else one
         return elementwise(torch.logical_and, self.shape, self.nonconvex, self.nonconcave)
 
     @property

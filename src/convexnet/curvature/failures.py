@@ -26,7 +26,7 @@ NUMBERS = (
     ".tolist(), a format string): write a choice as a maximum or torch.where, take messages out of the forward, and "
     "compute what depends on constants alone in __init__"
 )
-NUMPY = "its forward leaves torch for NumPy there, and a program has operators of torch only: write it in torch"
+NUMPY = "its forward calls NumPy there, and a traced program contains operators of torch only: write it in torch"
 GENERATOR = "its forward draws random numbers from a generator: draw them in __init__, or take them as an input"
 DERIVATIVE = (
     "its forward computes derivatives of its own (torch.autograd.grad, torch.func), which export cannot record: write "
@@ -164,9 +164,9 @@ class Seen(TorchFunctionMode):
         owned = [*model.named_parameters(), *model.named_buffers()]
         name = next((name for name, tensor in owned if tensor is self.written), "a tensor")
         return (
-            f"its forward reads or changes {name} through .data, which no program shows: bring weights into their "
-            "range after the optimiser's step (constrain(model, example).attach(optimizer) does), or compute the "
-            "weight in the forward, as F.linear(x, weight.clamp(min=0))"
+            f"its forward reads or changes {name} through .data, which a traced program does not show: bring weights "
+            "into their range after the optimiser's step (constrain(model, example).attach(optimizer) does), or "
+            "compute the weight in the forward, as F.linear(x, weight.clamp(min=0))"
         )
 
 

@@ -13,6 +13,7 @@ Long because what is run, on which rows, and what is said of a difference are re
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,9 +27,10 @@ from torch.utils import _pytree as pytree
 from convexnet.curvature.accepted import attributes
 from convexnet.curvature.arguments import copied, in_float64
 from convexnet.curvature.fields import BATCH
-from convexnet.curvature.graph import base_name
+from convexnet.curvature.graph import base_name, behind, draws
+from convexnet.curvature.opaque import is_transform
 from convexnet.curvature.suspicions import AGAIN, BATCHES, GRADIENTS, TRACED, TYPES, suspicions
-from convexnet.curvature.undisturbed import calling, silent
+from convexnet.curvature.undisturbed import calling, silent, surroundings
 from convexnet.errors import NotTraceable
 
 if TYPE_CHECKING:
@@ -51,25 +53,29 @@ Rows = Sequence[Tensor]
 @dataclass(frozen=True)
 class Traced:
     """What a program returns (None where it fails), and how far rounding may take it: sums that cancel are off by a
-    share of their terms."""
+    share of their terms. The latter is found out where results are not the same to the last bit."""
 
     leaves: Leaves
-    rounding: float = 0.0
+    sizes: Callable[[], float] = float
+
+    @functools.cached_property
+    def rounding(self) -> float:
+        return self.sizes()
 
 
 DRAWS = ((1.0, 0), (0.03, 0), (1.0, 1), (1.0, -1), (30.0, 1), (30.0, -1), (1.0, 0))
 """Sizes of random rows, and their sign (0: both signs)."""
 
 WHILE_TRACED = (
-    "simply called, it computes something else than while it is traced: its forward asks whether it is traced or "
-    "compiled, or catches errors that come from it; compute the same in both cases"
+    "it computes something else when it is called than when it is traced: its forward tests whether it is traced "
+    "or compiled, or catches errors that tracing raises; compute the same in both cases"
 )
 FROM_CALL_TO_CALL = (
     "called again on the same rows, it computes something else: its forward counts its calls, or reads what an earlier "
-    "one has left; pass what changes as an input"
+    "call has left; pass what changes as an input"
 )
 WITH_GRADIENTS = (
-    "it computes something else where gradients are recorded: its forward asks for that (torch.is_grad_enabled, "
+    "it computes something else when gradients are recorded: its forward tests for that (torch.is_grad_enabled, "
     "requires_grad); compute the same in both cases"
 )
 IN_FLOAT64 = (
@@ -103,7 +109,7 @@ def check_faithful(model: nn.Module, program: Program) -> None:
         >>> trace(Knowing(), torch.ones(1, 2))
         Traceback (most recent call last):
         ...
-        convexnet.errors.NotTraceable: Knowing is not what is traced of it: simply called, it computes something ...
+        convexnet.errors.NotTraceable: Knowing differs from its traced program: simply called, it computes something ...
     """
     if not is_comparable(program):
         return
@@ -112,16 +118,18 @@ def check_faithful(model: nn.Module, program: Program) -> None:
     if not reasons:
         return
     try:
-        with silent(), torch.no_grad():
+        with silent(), surroundings(), torch.no_grad():
             compare(model, program, reasons, cheap)
     except Different as different:
-        raise NotTraceable(f"{type(model).__name__} is not what is traced of it: {different}") from None
+        raise NotTraceable(f"{type(model).__name__} differs from its traced program: {different}") from None
 
 
 def is_comparable(program: Program) -> bool:
     """Whether the program's tensors are at hand, and what it computes is no matter of chance (which is a finding)."""
-    nodes = [node for node in program.graph.nodes if node.op == "call_function"]
-    random = any(torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()) for node in nodes)
+    read = behind(leaf for _, leaf in program.outputs if isinstance(leaf, fx.Node))
+    regions = [part for part in program.module.modules() if isinstance(part, fx.GraphModule)]
+    inner = [node for part in regions if part is not program.module for node in part.graph.nodes]
+    random = any(node.op == "call_function" and draws(node) for node in (*read, *inner))
     held = all(source.kind == "input" or source.tensor is not None for source in program.sources.values())
     return held and not random and not program.draws
 
@@ -135,7 +143,7 @@ def is_plain(target: Any) -> bool:
     """Whether an operator can be called by itself: those of torch.vmap open and close a transform."""
     name = base_name(target)
     if isinstance(target, OpOverload):
-        return not name.startswith("_vmap") and "batch_dim" not in name
+        return not is_transform(name)
     return name in REGIONS or getattr(target, "__module__", "") in ("_operator", "math", "torch")  # of numbers
 
 
@@ -186,8 +194,9 @@ def compare(model: nn.Module, program: Program, reasons: frozenset[str], cheap: 
         return  # it reads memory that nothing was written to, which is a finding
     again = AGAIN in reasons and not program.rewritten
     with calling(model):
-        first = called(model, known[0])
-        if again and differ(called(model, known[0]), Traced(first, traced[0].rounding)):
+        short = not cheap and reasons == {GRADIENTS} and agrees_alone(model, rows, of)
+        first = None if short else called(model, known[0])
+        if again and differ(called(model, known[0]), Traced(first, lambda: traced[0].rounding)):
             raise Different(FROM_CALL_TO_CALL)
         if differ(first, traced[0]):
             raise Different(WHILE_TRACED)
@@ -256,7 +265,17 @@ def is_empty(node: fx.Node) -> bool:
 
 def executed(program: Program, rows: Rows, memory: float = 0.0) -> Traced:
     """What the program returns, where memory that nothing was written to holds a certain number."""
-    rounding = 0.0
+
+    def sizes() -> float:
+        found = [0.0]
+        run_through(program, rows, memory, lambda part: found.append(size_of(part)))
+        return max(found)
+
+    return Traced(run_through(program, rows, memory), sizes)
+
+
+def run_through(program: Program, rows: Rows, memory: float, see: Callable[[Any], object] | None = None) -> Leaves:
+    """Execute a program, and `see` what each of its operators returns."""
     env: dict[fx.Node, Any] = {}
     left = {node: len(node.users) for node in program.graph.nodes}
     try:
@@ -273,16 +292,15 @@ def executed(program: Program, rows: Rows, memory: float = 0.0) -> Traced:
                 env[node] = made = function(*args, **kwargs)
                 if is_empty(node):
                     made.fill_(memory)
-                parts = made if isinstance(made, (list, tuple)) else (made,)
-                rounding = max([rounding, *map(size_of, parts)])
+                for part in (made if isinstance(made, (list, tuple)) else (made,)) if see else ():
+                    see(part)
             for other in node.all_input_nodes if node.op != "output" else ():
                 left[other] -= 1
                 if not left[other]:
                     del env[other]
-        leaves = [env[part].detach() if isinstance(part, fx.Node) else part for _, part in program.outputs]
+        return [env[part].detach() if isinstance(part, fx.Node) else part for _, part in program.outputs]
     except Exception:
-        return Traced(None)
-    return Traced(leaves, rounding)
+        return None
 
 
 def size_of(value: Any) -> float:
@@ -314,10 +332,24 @@ def depends_on_batch(
     other: list[tuple[int, Tensor]] = []
     for i, (one, of) in enumerate(zip(found, traced.leaves, strict=True)):
         if isinstance(one, Tensor) and isinstance(of, Tensor) and of.ndim and of.shape[0] == BATCH:
-            if of[order].shape == one.shape and apart(one, of[order], traced.rounding):
+            if of[order].shape == one.shape and apart(one, of[order], traced):
                 other.append((i, of))
     alone = run(program, [tensor[[0, 0]] for tensor in rows]).leaves if other else None
-    return alone is not None and any(not apart(of[:1], alone[i][:1], traced.rounding) for i, of in other)
+    return alone is not None and any(not apart(of[:1], alone[i][:1], traced) for i, of in other)
+
+
+def agrees_alone(model: nn.Module, rows: Rows, traced: Traced) -> bool:
+    """Whether all that the module makes of the first row by itself is what the program makes of it: then half a forward
+    has told that they agree. Where it is not so, nothing is said."""
+    found = called(model, [tensor[:1] for tensor in rows])
+    if found is None or traced.leaves is None or len(found) != len(traced.leaves):
+        return False
+    pairs = zip(found, traced.leaves, strict=True)
+    return all(
+        isinstance(a, Tensor) and isinstance(b, Tensor) and b.ndim > 0 and b.shape[0] == BATCH
+        and a.shape == b[:1].shape and not apart(a, b[:1], traced)
+        for a, b in pairs
+    )  # fmt: skip
 
 
 def differ(found: Leaves, traced: Traced, room: float = 0.0) -> bool:
@@ -329,10 +361,10 @@ def differ(found: Leaves, traced: Traced, room: float = 0.0) -> bool:
     pairs = [
         (a, b) for a, b in zip(found, traced.leaves, strict=True) if isinstance(a, Tensor) and isinstance(b, Tensor)
     ]
-    return any(apart(a, b, traced.rounding, room) for a, b in pairs)
+    return any(apart(a, b, traced, room) for a, b in pairs)
 
 
-def apart(a: Tensor, b: Tensor, rounding: float, room: float = 0.0) -> bool:
+def apart(a: Tensor, b: Tensor, traced: Traced, room: float = 0.0) -> bool:
     """Whether two tensors differ by more than rounding. Where more room is given only numbers count, of one shape."""
     if a.shape != b.shape:
         return not room
@@ -346,7 +378,7 @@ def apart(a: Tensor, b: Tensor, rounding: float, room: float = 0.0) -> bool:
     if not room and not torch.equal(a.isfinite(), b.isfinite()):
         return True
     a, b = torch.where(both, a, 0.0), torch.where(both, b, 0.0)
-    return bool((a - b).abs().max() > share * torch.maximum(a.abs(), b.abs()).max() + rounding + TINY)
+    return bool((a - b).abs().max() > share * torch.maximum(a.abs(), b.abs()).max() + traced.rounding + TINY)
 
 
 LARGE, TINY = 1e30, 1e-30

@@ -8,12 +8,13 @@ known without looking: most facts of most layers are of that kind, and cost no a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from types import BuiltinFunctionType
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
 
 Shape = Sequence[int]
 BATCH = 2
@@ -26,6 +27,7 @@ _levels: dict[
 _scalars: dict[tuple[Any, ...], Tensor] = {}  # (value, dtype) -> a tensor of shape ()
 _aligned: dict[tuple[int, ...], Tensor] = {}
 _results: dict[tuple[Any, ...], tuple[float, torch.dtype]] = {}  # elementwise operators of torch on uniform fields
+_extremes: MutableMapping[Tensor, tuple[float, float]] = WeakIdKeyDictionary()
 ENTRIES = 20_000
 """How many uniform fields are remembered before all are forgotten; forgetting costs time, never correctness."""
 
@@ -61,14 +63,22 @@ def level(field: Tensor) -> float | None:
 def core(field: Tensor) -> Tensor:
     """The field with its uniform dimensions cut to size 1: everything it really stores."""
     steps = field.stride()
+    if 0 not in steps:
+        return field
     return field.as_strided([1 if step == 0 else n for n, step in zip(field.shape, steps, strict=True)], steps)
+
+
+def spread(inner: Tensor, shape: Shape) -> Tensor:
+    """A core in its full shape."""
+    shape = tuple(shape)
+    return inner if inner.shape == shape else inner.expand(shape)
 
 
 def settled(inner: Tensor, shape: Shape) -> Tensor:
     """A core as a field; one number becomes a uniform field."""
     if inner.numel() == 1 and inner.dtype in (torch.bool, torch.uint8, torch.float64):
         return uniform(inner.item(), shape, inner.dtype)
-    return inner.expand(tuple(shape))
+    return spread(inner, shape)
 
 
 def compact(field: Tensor, shape: Shape | None = None) -> Tensor:
@@ -91,7 +101,7 @@ def elementwise(function: Callable[..., Tensor], shape: Shape, *fields: Tensor) 
             value, dtype = _results[key]
             return uniform(value, shape, dtype)
     inners = [
-        core(field.expand(tuple(shape))) if value is None else scalar(value, field.dtype)
+        core(spread(field, shape)) if value is None else scalar(value, field.dtype)
         for field, value in zip(fields, values, strict=True)
     ]
     result = function(*inners)
@@ -107,6 +117,19 @@ def either(a: Tensor, b: Tensor) -> Tensor:
         if known is not None:
             return one if known else other
     return elementwise(torch.logical_or, a.shape, a, b)
+
+
+def extremes(field: Tensor) -> tuple[float, float]:
+    """The least and the largest number in a field; NaN if one of them is. They are found in one pass, and once for each
+    field: a field is never written to."""
+    value = level(field)
+    if value is not None:
+        return value, value
+    found: tuple[float, float] | None = _extremes.get(field)
+    if found is None:
+        low, high = core(field).aminmax() if field.numel() else (scalar(0.0, field.dtype),) * 2
+        found = _extremes[field] = low.item(), high.item()
+    return found
 
 
 def where_any(mask: Tensor) -> bool:

@@ -12,7 +12,7 @@ from torch import fx
 from convexnet.curvature.bounds import is_finite
 from convexnet.curvature.facts import AFFINE, CONCAVE, CONSTANT, CONVEX, UNKNOWN, Fact
 from convexnet.curvature.fields import BATCH, core
-from convexnet.curvature.graph import ancestors, base_name, module_path, source_line
+from convexnet.curvature.graph import ancestors, base_name, behind, module_path, source_line
 from convexnet.curvature.trace import Program
 from convexnet.curvature.walk import Walk
 
@@ -124,7 +124,7 @@ def findings_of(program: Program, found: Walk) -> tuple[Finding, ...]:
         findings.append(Finding("", "", "output", "", "the model has no floating-point output", "return real tensors"))
     bad = {p: f for p, f in real.items() if f.curvature not in (CONSTANT, AFFINE, CONVEX) or not aligned(f)}
     guilty: dict[str, set[fx.Node]] = {path: ancestors(leaves[path]) for path in bad}
-    cone = set[fx.Node]().union(*guilty.values()) if guilty else set[fx.Node]()
+    cone = set[fx.Node]().union(*guilty.values(), drawn(program, found))
     inlined = {blame.node for blame in (*found.turns, *found.blames) if blame.node.graph is not program.graph}
     numbers = {node: i for i, (node, _) in enumerate(found.steps)}
     steps = {step.node: step for step in (*found.turns, *found.blames) if step.node in cone or step.node in inlined}
@@ -140,6 +140,12 @@ def findings_of(program: Program, found: Walk) -> tuple[Finding, ...]:
     return tuple(findings)
 
 
+def drawn(program: Program, found: Walk) -> set[fx.Node]:
+    """The random draws whose elements an output is computed from, whatever comes of them; all those of regions."""
+    read = behind(leaf for _, leaf in program.outputs if isinstance(leaf, fx.Node)) if found.drawn else set[fx.Node]()
+    return {node for node in found.drawn if node in read or node.graph is not program.graph}
+
+
 def order_of(program: Program) -> Callable[[fx.Node], int]:
     """The place of a node in the forward; what is inside a region comes with its own order, last."""
     places = {node: i for i, node in enumerate(program.graph.nodes)}
@@ -152,7 +158,7 @@ def of_output(path: str, fact: Fact, node: fx.Node, step: int) -> Finding:
         reason = f"its shape is {tuple(fact.shape)} for two samples: the first dimension is not the batch"
         remedy = "keep the batch in the first dimension: one row for each sample"
     elif not aligned(fact):
-        reason = "its row i depends on other rows of the batch than row i, so it is no function of one sample"
+        reason = "its row i depends on other rows of the batch than row i, so it is not a function of one sample"
         remedy = "keep the batch in the first dimension, and do not reorder or reduce it"
     elif fact.curvature == CONCAVE:
         reason, remedy = "it is concave: its negative is convex", "negate it, or minimise its negative"

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from convexnet.curvature.facts import Fact, Reach
-from convexnet.curvature.fields import Shape, batched, compact, core, elementwise, level, uniform, where_any
+from convexnet.curvature.fields import Shape, batched, compact, core, elementwise, extremes, level, uniform, where_any
 
 SLAB = 1 << 17
 """How many weights of a filter bank are looked at at once, so that a walk needs no more memory than a forward pass."""
@@ -112,6 +112,7 @@ class Convolution(Form):
     padded: bool  # some taps fall outside the input and see zeros instead
     seen: Tensor | None = None  # mask of the taps that ever see the input, if there are others
     sums: dict[Part, Tensor] = field(default_factory=dict)
+    met: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     @property
     def by_row(self) -> bool:
@@ -126,12 +127,20 @@ class Convolution(Form):
         out = torch.einsum("ngi,gio->ngo", values.reshape(n, groups, -1), matrix)
         return out.reshape(n, -1, *[1] * (len(self.shape) - 2))
 
+    def pairs(self, coefficients: Tensor) -> Tensor:
+        """Which channels meet: 1 where any tap that sees the input is marked."""
+        found = self.met.get(id(coefficients))
+        if found is None:
+            used = core(coefficients) if self.seen is None else core(coefficients) & self.seen
+            met = used.flatten(2).any(2).float().expand(coefficients.shape[:2])
+            found = self.met[id(coefficients)] = coefficients, met  # which keeps the id from being reused
+        return found[1]
+
     def reach(self, mask: Tensor, coefficients: Tensor) -> Tensor:
         inner = core(mask)
         if all(length == 1 for length in inner.shape[2:]):
             marked = inner.reshape(inner.shape[0], -1).expand(-1, mask.shape[1]).float()
-            used = coefficients if self.seen is None else coefficients & self.seen
-            return compact(self.channels(marked, used.flatten(2).any(2).float()) > 0.5, self.shape)
+            return compact(self.channels(marked, self.pairs(coefficients)) > 0.5, self.shape)
         inner = inner.expand(inner.shape[0], *mask.shape[1:])
         return compact(self.run(inner.float(), coefficients.float()) > 0.5, self.shape)
 
@@ -188,8 +197,14 @@ class Signs:
     def mask(self, sign: str) -> Tensor | None:
         if sign not in self.made:
             bounds = self.coefficients.hi if sign == "+" else self.coefficients.lo
-            found = core(bounds) > 0 if sign == "+" else core(bounds) < 0
-            self.made[sign] = found.expand(bounds.shape) if bool(found.any()) else None
+            low, high = extremes(bounds) if sign == "+" else (-end for end in reversed(extremes(bounds)))
+            if low > 0:
+                self.made[sign] = uniform(True, bounds.shape, torch.bool)
+            elif high <= 0 or not bounds.numel():
+                self.made[sign] = None
+            else:
+                found = core(bounds) > 0 if sign == "+" else core(bounds) < 0
+                self.made[sign] = found.expand(bounds.shape) if bool(found.any()) else None
         return self.made[sign]
 
     def through(self, sign: str, form: Form, x: Shape, shape: Shape) -> Reach | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from convexnet.curvature.arithmetic import dropout, identity
 from convexnet.curvature.call import Call
 from convexnet.curvature.facts import Fact
 from convexnet.curvature.layers import einsum
+from convexnet.curvature.opaque import is_transform
 from convexnet.curvature.shapes import Moved, reshaped
 from convexnet.curvature.table import ALIASES, TABLE, row_of, shape_only
 
@@ -73,6 +74,8 @@ def is_composite(target: Any) -> bool:
 def hides_alias(node: fx.Node) -> bool:
     """Whether a result may share memory with an argument although the operator's schema does not say so."""
     if node.op != "call_function" or makes_new(node) or node.target is operator.getitem:
+        return False
+    if is_transform(base_name(node.target)):  # which are run, and not told from their schemas
         return False
     schema = getattr(node.target, "_schema", None)
     return schema is None or not any(result.alias_info is not None for result in schema.returns)
@@ -219,6 +222,33 @@ def parents(node: fx.Node) -> list[fx.Node]:
     read = [arg for i, arg in enumerate(node.args) if i not in places]
     fx.map_arg((tuple(read), node.kwargs), lambda other: found.setdefault(other))
     return list(found)
+
+
+def behind(nodes: Iterable[fx.Node]) -> set[fx.Node]:
+    """Some nodes, and all whose elements they are computed from."""
+    found: set[fx.Node] = set()
+    pending = list(nodes)
+    while pending:
+        node = pending.pop()
+        if node not in found:
+            found.add(node)
+            pending += parents(node)
+    return found
+
+
+def is_random(node: fx.Node) -> bool:
+    """Whether an operator draws random numbers, at least with some settings."""
+    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+
+
+def draws(node: fx.Node) -> bool:
+    """Whether a node draws random numbers with its settings."""
+    name = base_name(node.target)
+    flag = row_of(name).draws
+    if flag is None:
+        return is_random(node) and name not in TABLE
+    named = node.kwargs.get("train", node.kwargs.get("training", False))
+    return bool(node.args[flag] if len(node.args) > flag else named)
 
 
 def types_of(node: fx.Node) -> tuple[torch.dtype | None, ...]:

@@ -177,7 +177,8 @@ def added(bounds: Sequence[Tensor], shape: Shape, down: bool) -> Tensor:
     sign = -1.0 if down else 1.0
 
     def run(first: Tensor, *others: Tensor) -> Tensor:  # in place where it can be: bounds may be as large as a layer
-        shape = torch.broadcast_shapes(first.shape, *(part.shape for part in others))
+        alike = all(part.shape == first.shape for part in others)
+        shape = first.shape if alike else torch.broadcast_shapes(first.shape, *(part.shape for part in others))
         value = first.double().expand(shape).clone()
         size = first.abs().double().expand(shape)
         size = size if size.is_contiguous() else size.clone()

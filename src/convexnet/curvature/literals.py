@@ -18,7 +18,7 @@ from torch import Tensor
 
 from convexnet.curvature.call import Call, Refusal, Result
 from convexnet.curvature.facts import Fact, as_fact
-from convexnet.curvature.fields import either, elementwise, level, settled, uniform, where_any
+from convexnet.curvature.fields import either, elementwise, extremes, settled, uniform, where_any
 from convexnet.curvature.opaque import elementwise_operator
 from convexnet.curvature.reductions import Reduction
 from convexnet.curvature.row import Sum
@@ -62,7 +62,7 @@ def spoiled(call: Call) -> tuple[Refusal, Tensor] | None:
         bad = fact.unknown
         if fact.value is not None and fact.value.is_floating_point():
             zero = place == row.divisor
-            if row.weights or zero:
+            if (row.weights or zero) and may_be_no_factor(fact, zero):
                 no_factor = (fact.value == 0) if zero else fact.value.isinf()
                 if bool(no_factor.any()):
                     bad, reason = either(bad, no_factor), INFINITE
@@ -72,6 +72,12 @@ def spoiled(call: Call) -> tuple[Refusal, Tensor] | None:
         return reason, mask
     clash = clashes(call)
     return (CLASH, clash) if where_any(clash) else None
+
+
+def may_be_no_factor(fact: Fact, divisor: bool) -> bool:
+    """Whether the range of a known tensor does not rule out infinities, or zeros in a divisor."""
+    low, high = extremes(fact.lo)[0], extremes(fact.hi)[1]
+    return not (low > 0 or high < 0) if divisor else not (-math.inf < low and high < math.inf)
 
 
 def clashes(call: Call) -> Tensor:
@@ -108,17 +114,15 @@ def numbers_of(call: Call) -> list[Any]:
 
 def below(fact: Fact) -> Tensor:
     """Mask of the elements that are minus infinity."""
-    value = level(fact.hi)
-    if value is not None:
-        return uniform(value <= -LARGEST, fact.shape, torch.bool)
+    if extremes(fact.hi)[0] > -LARGEST:
+        return uniform(False, fact.shape, torch.bool)
     return elementwise(lambda hi: hi <= -LARGEST, fact.shape, fact.hi)
 
 
 def above(fact: Fact) -> Tensor:
     """Mask of the elements that are infinity."""
-    value = level(fact.lo)
-    if value is not None:
-        return uniform(value >= LARGEST, fact.shape, torch.bool)
+    if extremes(fact.lo)[1] < LARGEST:
+        return uniform(False, fact.shape, torch.bool)
     return elementwise(lambda lo: lo >= LARGEST, fact.shape, fact.lo)
 
 

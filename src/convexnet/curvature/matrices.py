@@ -52,7 +52,7 @@ def norm(call: Call) -> Result:
 
 def norm_over(call: Call, order: object, dims: list[int], keep: bool) -> Result:
     if len(dims) != 2 or order not in ("fro", "nuc", 1, 2, INF):
-        raise Refusal(f"its order is {order}, which is no norm of matrices", "use the orders fro, nuc, 2, 1 or inf")
+        raise Refusal(f"its order is {order}, which is not a norm of matrices", "use the orders fro, nuc, 2, 1 or inf")
     packet = torch.ops.aten.linalg_matrix_norm
     operator = packet.str_ord if isinstance(order, str) else packet.default
     explicit = replace(call, operator=operator, args=(call.x, order, dims, keep), kwargs={})
@@ -227,7 +227,7 @@ def definite(call: Call) -> Fact:
     """The matrix of a call, which is affine, symmetric and positive definite."""
     x = call.x
     if bool((x.nonconvex | x.nonconcave).any()):
-        raise Refusal("its matrix bends with the input", AFFINE_ONLY)
+        raise Refusal("its matrix is not an affine function of the input", AFFINE_ONLY)
     if not is_symmetric(x):
         raise Refusal("its matrix is not known to be symmetric", "build it as diag_embed(x) + C, or as A + A.mT")
     if not least_eigenvalue(x) > 0:

@@ -14,7 +14,7 @@ from convexnet.curvature.fields import core, join_rows, uniform, where_any
 from convexnet.curvature.row import Kind
 
 UNRULED = "replace it by an operator the calculus knows, or add a rule for it"
-DISCRETE = Refusal("its result is a whole number or a truth value that depends on the input", "write it as a maximum")
+DISCRETE = Refusal("its result is an integer or a boolean that depends on the input", "write it as a maximum")
 COMPLEX = Refusal(
     "its result is complex and depends on the input, and curvature is a property of real numbers",
     "work on the real and the imaginary part, as real tensors; a Fourier transform is a matrix product in each",
@@ -27,11 +27,16 @@ VMAP = Refusal(
 
 def unruled(name: str) -> Refusal:
     """Why an operator without a rule says nothing."""
-    if name in ("_add_batch_dim", "_remove_batch_dim") or name.startswith("_vmap"):
+    if is_transform(name):
         return VMAP
     if name in ("complex", "polar", "view_as_complex") or name.startswith("fft_"):
         return COMPLEX
     return Refusal(f"aten.{name} has no rule, and what is unknown is not assumed to be fine", UNRULED)
+
+
+def is_transform(name: str) -> bool:
+    """Whether an operator opens or closes a torch.vmap, and cannot be called by itself."""
+    return name.startswith("_vmap") or "batch_dim" in name
 
 
 def unreal(value: object) -> Refusal:

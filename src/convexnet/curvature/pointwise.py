@@ -8,6 +8,7 @@ functions of those settings. Each profile is checked against a dense float64 gri
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
@@ -54,12 +55,13 @@ def inside(fact: Fact, ranges: Ranges) -> Tensor:
     if low is not None and high is not None:
         return uniform(any(low >= a and high <= b for a, b in ranges), fact.shape, torch.bool)
 
+    if not ranges:
+        return uniform(False, fact.shape, torch.bool)
+
     def test(lo: Tensor, hi: Tensor) -> Tensor:
-        found = torch.zeros(torch.broadcast_shapes(lo.shape, hi.shape), dtype=torch.bool)
         lo, hi = lo.double(), hi.double()  # in another type the smallest number above zero is zero
-        for left, right in ranges:
-            found = found | ((lo >= left) & (hi <= right))
-        return found
+        parts = [(lo >= left) & (hi <= right) for left, right in ranges]
+        return functools.reduce(torch.logical_or, parts)
 
     return elementwise(test, fact.shape, fact.lo, fact.hi)
 

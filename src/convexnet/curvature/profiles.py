@@ -191,5 +191,5 @@ def dip(left: float, right: float, low: float, least: float) -> Profile:
         nonpos=LEFT,
         turns=(low,),
         image=(least - 1e-8, INF),
-        note=f"it bends upwards only between {left:.2f} and {right:.2f}, and falls below {low:.2f}",
+        note=f"it is convex only between {left:.2f} and {right:.2f}, and decreases below {low:.2f}",
     )

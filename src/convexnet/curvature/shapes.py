@@ -15,7 +15,17 @@ from torch.nn import functional as F
 
 from convexnet.curvature.call import Call, Refusal, Result, Rule, facts_in
 from convexnet.curvature.facts import Fact, as_fact, constant, viewed
-from convexnet.curvature.fields import Shape, compact, core, elementwise, join_rows, level, uniform
+from convexnet.curvature.fields import (
+    Shape,
+    aligned_rows,
+    compact,
+    core,
+    elementwise,
+    is_aligned,
+    join_rows,
+    level,
+    uniform,
+)
 from convexnet.curvature.opaque import Opaque
 from convexnet.curvature.powers import exponent_of, widest
 from convexnet.curvature.row import Kind
@@ -281,7 +291,15 @@ def stack(call: Call) -> Fact:
 def concatenated(parts: Sequence[Fact], dim: int, shape: Shape) -> Fact:
     columns: list[Tensor] = []
     for which in range(6):
-        inners = [core(part.fields()[which]) for part in parts]
+        fields = [part.fields()[which] for part in parts]
+        value = level(fields[0])
+        if value is not None and all(level(field) == value for field in fields):
+            columns.append(uniform(value, shape, torch.float64 if which >= 4 else fields[0].dtype))
+            continue
+        if which == 3 and dim > 0 and all(map(is_aligned, fields)):
+            columns.append(aligned_rows(shape))
+            continue
+        inners = [core(field) for field in fields]
         if which >= 4:
             inners = [inner.double() for inner in inners]
         sizes = [max(inner.shape[d] for inner in inners) for d in range(len(shape))]

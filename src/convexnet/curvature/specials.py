@@ -35,7 +35,7 @@ def xlogy(call: Call) -> Fact:
     """x log(y), and 0 where x is 0: also where the logarithm is not defined, so that y must not be negative."""
     x, y = (as_fact(arg) for arg in call.args[:2])
     if y.goes_below_zero:
-        raise Refusal("it is 0 where its first argument is 0, also at a negative second one", "keep y positive")
+        raise Refusal("it is 0 where its first argument is 0, even where the second is negative", "keep y positive")
     log = logarithm(1.0)(y, apply_profile(LOG, torch.log, y))
     try:
         return product(x, log, call.shape)

@@ -53,12 +53,10 @@ from convexnet.curvature.undefined import Beyond
 
 S_SHAPED = Profile(
     convex=LEFT, concave=RIGHT, rising=LINE, nonneg=RIGHT, nonpos=LEFT,
-    note="it is S-shaped: it bends upwards below zero and downwards above",
+    note="it is S-shaped: convex below zero and concave above",
 )  # fmt: skip
 SIGMOID = Profile(convex=LEFT, concave=RIGHT, rising=LINE, nonneg=LINE, image=(0.0, 1.0), note=S_SHAPED.note)
-CUBIC = Profile(
-    convex=RIGHT, concave=LEFT, rising=LINE, nonneg=RIGHT, nonpos=LEFT, note="it bends downwards below zero"
-)
+CUBIC = Profile(convex=RIGHT, concave=LEFT, rising=LINE, nonneg=RIGHT, nonpos=LEFT, note="it is concave below zero")
 CONCAVE = Profile(concave=LINE, rising=LINE, nonpos=LINE, image=(-INF, 0.0), note="it is concave")
 WAVE = Profile(image=(-1.0, 1.0), note="it is periodic")
 STEP = Profile(rising=LINE, exact=True, note="it is a step function")
@@ -315,7 +313,7 @@ ROWS: tuple[tuple[str, Rule | Row], ...] = (
     ("nan_to_num", Row(losses.finite_alone, forgives=True)),
     ("addcdiv", Row(losses.addcdiv, undefined=undefined.adds_quotient)),
     *((name, Row(Joint(losses.log_add_exp, "convex"), steepest=1.0)) for name in ("logaddexp", "logaddexp2")),
-    ("hypot", Row(Joint(losses.hypot, "convex", "rising with the sizes of its arguments"), steepest=1.0)),
+    ("hypot", Row(Joint(losses.hypot, "convex", "increasing in the absolute values of its arguments"), steepest=1.0)),
     ("pairwise_distance", Row(Joint(losses.pairwise_distance, "convex", NEITHER_WAY), steepest=1.0)),
     # --- two reductions at once --------------------------------------------------------------------------------------
     ("var_mean", Row(losses.Both((SPREAD, "var"), (Reduction("straight"), "mean")), undefined=undefined.of_few)),

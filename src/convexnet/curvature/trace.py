@@ -8,6 +8,7 @@ still see, the graph is replaced by its functional decomposition, in which such 
 
 from __future__ import annotations
 
+import contextlib
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -30,6 +31,7 @@ from convexnet.curvature.graph import (
     without_idle_dropout,
     writes_through,
 )
+from convexnet.curvature.opaque import is_transform
 from convexnet.curvature.undisturbed import TRACING, Generators, evaluating, quiet
 from convexnet.errors import NotTraceable
 
@@ -198,12 +200,20 @@ def export(model: nn.Module, inputs: tuple[Tensor, ...], any_batch: bool) -> tup
             check_writes(model, exported.graph)
             exported.graph_module.recompile()
             exported = exported.run_decompositions({})
+        elif is_of_rows(exported.graph):
+            with contextlib.suppress(Exception):  # where it cannot be written out, a finding names the transform
+                exported, functional = exported.run_decompositions({}), True
     except NotTraceable:
         raise
     except Exception as error:
         # torch's own frames would bury the message: keep the cause, without its traceback
         raise NotTraceable(explain(model, inputs, error)) from error.with_traceback(None)
     return exported, functional
+
+
+def is_of_rows(graph: fx.Graph) -> bool:
+    """Whether a graph holds operators of torch.vmap, which its decomposition writes out for whole batches."""
+    return any(is_transform(base_name(node.target)) for node in graph.nodes if node.op == "call_function")
 
 
 def open_batch(inputs: Sequence[Tensor], any_batch: bool) -> Any:

@@ -15,6 +15,7 @@ import warnings
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from operator import is_
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ TRACING = threading.RLock()
 """Held by whoever traces a model, or has changed its flags or torch's settings for a while. Take it last: whoever holds
 it must not wait for another lock."""
 
-CONTAINERS = (list, dict, set, OrderedDict, defaultdict, Counter, deque)
+CONTAINERS = frozenset((list, dict, set, OrderedDict, defaultdict, Counter, deque))
 """What a forward may append to; parameters, buffers and submodules are held in dictionaries too."""
 
 MISSING = object()
@@ -101,6 +102,8 @@ class Kept:
     """What a container holds now, to be put back. Nothing is written where nothing has changed: another thread may be
     reading it."""
 
+    __slots__ = ("container", "content")
+
     def __init__(self, container: Any) -> None:
         self.container = container
         self.content: Any = container.copy()
@@ -108,6 +111,8 @@ class Kept:
     def restore(self) -> None:
         """Put the elements back, in their order."""
         now, before = self.container, self.content
+        if not now and not before:
+            return
         if isinstance(now, set):
             if len(now) != len(before) or now != before:
                 now.clear()
@@ -120,6 +125,8 @@ class Kept:
 
 
 def restore_dictionary(now: dict[Any, Any], before: dict[Any, Any]) -> None:
+    if len(now) == len(before) and list(now) == list(before) and all(map(is_, now.values(), before.values())):
+        return
     for key in [key for key in now if key not in before]:
         del now[key]
     for key, value in before.items():
@@ -145,7 +152,13 @@ def is_special(name: str) -> bool:
 
 def is_foreign(kind: type) -> bool:
     """Whether a class is neither Python's nor torch's own."""
-    return kind is not object and kind.__module__.partition(".")[0] not in ("torch", "builtins", "typing", "abc")
+    return kind is not object and home_of(kind).partition(".")[0] not in ("torch", "builtins", "typing", "abc")
+
+
+def home_of(item: Any) -> str:
+    """The module that a class or a function says it is from; what is made by hand may say nothing."""
+    found = getattr(item, "__module__", None)
+    return found if isinstance(found, str) else ""
 
 
 def inner_containers(values: list[Any]) -> list[Kept]:
@@ -155,10 +168,12 @@ def inner_containers(values: list[Any]) -> list[Kept]:
     while pending:
         value = pending.pop()
         for item in value.values() if isinstance(value, dict) else value:
-            if type(item) in CONTAINERS and id(item) not in found:
+            kind = type(item)
+            if kind in CONTAINERS and id(item) not in found:
                 found[id(item)] = Kept(item)
-                pending.append(item)
-            elif type(item) is tuple:
+                if item:
+                    pending.append(item)
+            elif kind is tuple:
                 pending.append(item)
     return list(found.values())
 

@@ -16,11 +16,11 @@ from torch import Tensor, fx
 from convexnet.curvature.bounds import is_finite
 from convexnet.curvature.call import Call, Refusal, Result
 from convexnet.curvature.choices import Choice, Pick, choices
-from convexnet.curvature.constants import attribute, beyond, computed, draws, exact, tensor_fact
+from convexnet.curvature.constants import attribute, beyond, computed, exact, tensor_fact
 from convexnet.curvature.expressions import THROUGH, duplicates, recorded
 from convexnet.curvature.facts import CONSTANT, UNKNOWN, Fact, constant, typed, unknown
 from convexnet.curvature.fields import core, elementwise, is_aligned, level, uniform, where_any
-from convexnet.curvature.graph import ancestors, called, types_of
+from convexnet.curvature.graph import ancestors, called, draws, types_of
 from convexnet.curvature.literals import NAN, marked, spoiled, with_infinities
 from convexnet.curvature.matrices import sum_of_spectrum
 from convexnet.curvature.opaque import UNRULED, Opaque, unreal
@@ -40,6 +40,7 @@ class Blame:
     reason: str
     remedy: str
     argument: str
+    final: bool = False  # nothing that reads the result can make up for it
 
 
 @dataclass
@@ -50,6 +51,7 @@ class Walk:
     steps: list[tuple[fx.Node, str]] = field(default_factory=list)
     blames: list[Blame] = field(default_factory=list)
     turns: list[Blame] = field(default_factory=list)  # where convex elements became concave
+    drawn: set[fx.Node] = field(default_factory=set[fx.Node])  # random numbers
     casts: list[fx.Node] = field(default_factory=list)  # of what varies, to a type of lower precision
     errors: list[Exception] = field(default_factory=list)  # of rules that failed: bugs, for the tests
     stopped: bool = False
@@ -111,7 +113,6 @@ class _Runner:
     settled: set[fx.Node] = field(default_factory=set[fx.Node])  # that make something known of what was not
     plans: dict[fx.Node, Choice | Pick] = field(default_factory=dict[fx.Node, Choice | Pick])
     parts: set[fx.Node] = field(default_factory=set[fx.Node])  # of choices
-    held: list[Blame] = field(default_factory=list[Blame])  # of nodes whose readers may settle what they lost
 
     def graph(self, graph: fx.Graph, module: torch.nn.Module, given: Callable[[str], Any]) -> Callable[[Any], Any]:
         """Walk one graph; returns a function that looks up the values of its outputs."""
@@ -138,7 +139,7 @@ class _Runner:
                 env[node] = self.again(node, env[same[node]]) if same.get(node) in env else self.step(node, lookup)
             for done in last[node]:
                 env.pop(done, None)
-        self.release(last)
+        self.take_back(last)
         return lookup
 
     def again(self, node: fx.Node, result: Any) -> Any:
@@ -147,18 +148,18 @@ class _Runner:
             self.found.steps.append((node, describe(result)))
         return result
 
-    def release(self, needed: Mapping[fx.Node, Any]) -> None:
-        """Take back the blame of those whose losses all their readers have settled."""
+    def take_back(self, needed: Mapping[fx.Node, Any]) -> None:
+        """Take back the blame of nodes whose losses all their readers have settled: more than one operator can see is
+        seen by those that follow (`choices`, `together`, `ordered`, ...). It is the one way in which blame goes."""
         cleared: dict[fx.Node, bool] = {}
         for node in reversed(list(needed)):
             users = [user for user in node.users if user in needed or user.op == "output"]
             cleared[node] = node in self.settled or (bool(users) and all(cleared.get(user, False) for user in users))
-        here = [blame for blame in self.held if blame.node in cleared]
-        if self.fast and not all(cleared[blame.node] for blame in here):
-            raise _Stop
-        gone = {id(blame) for blame in here if cleared[blame.node]}
-        self.found.blames[:] = [blame for blame in self.found.blames if id(blame) not in gone]
-        self.held[:] = [blame for blame in self.held if blame.node not in cleared]
+        self.found.blames[:] = [b for b in self.found.blames if b.final or not cleared.get(b.node, False)]
+
+    def may_be_settled(self, node: fx.Node, call: Call) -> bool:
+        """Whether those that read a result, or the operator itself as a choice, may make up for what it loses."""
+        return call.name in THROUGH or node in self.parts
 
     def step(self, node: fx.Node, lookup: Callable[[Any], Any]) -> Any:
         args: Any = fx.map_arg(node.args, lookup)
@@ -240,12 +241,12 @@ class _Runner:
     def apply(self, call: Call, node: fx.Node) -> Result:
         """One operator: computed where everything is known, else by its rule; blamed where it breaks something."""
         facts = call.read()
-        if self.fast and call.name not in THROUGH and node not in self.plans and node not in self.parts:
+        if self.fast and not self.may_be_settled(node, call):
             if any(where_any(fact.unknown) and fact.order is None and fact.size is None for fact in facts):
                 raise _Stop
-        random = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
-        if draws(call) or (random and call.name not in TABLE):
-            return self.blame(node, call, RANDOM)
+        if draws(node):
+            self.found.drawn.add(node)
+            return self.blame(node, call, RANDOM, always=True)
         if call.name.startswith(("empty", "new_empty")):  # whatever the memory holds
             return constant(call.shape)
         moving = any(not fact.constant for fact in facts)
@@ -254,7 +255,7 @@ class _Runner:
             return beyond(call)
         row = row_of(call.name)
         if moving and not call.floating and call.name in TABLE and not isinstance(row.rule, Opaque):
-            return self.blame(node, call, unreal(node.meta.get("val")), hold=node in self.parts)
+            return self.blame(node, call, unreal(node.meta.get("val")))
         try:
             if at_hand:
                 return computed(call)
@@ -275,7 +276,7 @@ class _Runner:
             result = None if known_here is None else refined(call, known_here)
             result = found_again(call, result) if moving else result
             if result is None or where_any(result.unknown):
-                lost = self.blame(node, call, refusal, hold=node in self.parts)
+                lost = self.blame(node, call, refusal)
                 return lost if result is None else result
         spoil = spoiled(call) if moving else None
         fine = not any(where_any(f.unknown) for f in facts if not f.constant)
@@ -299,22 +300,21 @@ class _Runner:
                     self.found.turns.append(blamed(node, call, self.words.turned(call)))
             return result
         if not any(where_any(f.unknown) for f in facts):
-            self.blame(node, call, self.words.explain(call), hold=promise or node in self.parts)
+            self.blame(node, call, self.words.explain(call), promise=promise)
         elif fine:
             self.blame(node, call, NAN, always=True)
         return result
 
-    def blame(self, node: fx.Node, call: Call, refusal: Refusal, always: bool = False, hold: bool = False) -> Result:
+    def blame(self, node: fx.Node, call: Call, refusal: Refusal, always: bool = False, promise: bool = False) -> Result:
         """Note a loss, unless an argument was lost before; the result is unknown.
 
-        `hold` says that those who read the result may make something known of it again.
+        `always`: it is noted in any case, and stands; `promise`: the result says what those that read it may use.
         """
-        if self.fast and not hold and (always or call.name not in THROUGH):
+        if self.fast and (always or not (promise or self.may_be_settled(node, call))):
             raise _Stop
         facts = call.facts()
         if always or not any(where_any(f.unknown) for f in facts):
-            self.found.blames.append(blamed(node, call, refusal))
-            self.held += self.found.blames[-1:] if hold else []
+            self.found.blames.append(replace(blamed(node, call, refusal), final=always))
         rows = 3 if any(where_any(f.rows) for f in facts) else 0
         results = tuple(
             replace(unknown(shape, uniform(rows, shape, torch.uint8)), undefined=True) for shape in call.shapes
@@ -339,11 +339,11 @@ UNREAD = Refusal(
     "read it from a buffer, or give a Python number",
 )
 GAP = Refusal(
-    "it makes a number of NaN, and its argument may be undefined at some points",
+    "it replaces NaN by a number, and its argument may be undefined at some points",
     "keep the arguments of powers, logarithms and quotients where these are defined",
 )
 MIXING = Refusal(
-    "it mixes the rows of the batch: the samples influence each other, and the output is no function of one sample",
+    "it mixes the rows of the batch: the samples influence each other, and the output is not a function of one sample",
     "reduce over the dimensions of a sample only (dim 1 and up)",
 )
 

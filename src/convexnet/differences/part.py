@@ -22,7 +22,7 @@ from convexnet.curvature.call import Refusal
 from convexnet.curvature.falsify import default_double
 from convexnet.curvature.fields import BATCH
 from convexnet.curvature.findings import Finding
-from convexnet.curvature.graph import base_name, functional, module_path, results_of, source_line
+from convexnet.curvature.graph import base_name, draws, functional, module_path, results_of, source_line
 from convexnet.curvature.opaque import Opaque, unreal, unruled
 from convexnet.curvature.table import TABLE as KNOWN
 from convexnet.curvature.table import row_of, shape_only
@@ -170,8 +170,8 @@ def only_output(program: Program) -> fx.Node:
     leaf = program.outputs[0][1] if len(program.outputs) == 1 else None
     if not isinstance(leaf, fx.Node) or not results_of(leaf)[1][0]:
         raise ValueError(
-            f"{program.model} returns {len(program.outputs)} outputs, or one that is no floating-point tensor: a split "
-            "is of one real tensor; wrap the model in a module that returns it"
+            f"{program.model} returns {len(program.outputs)} outputs, or one that is not a floating-point tensor: a "
+            "split is of one real tensor; wrap the model in a module that returns it"
         )
     output.args = (leaf,)
     return output
@@ -224,17 +224,6 @@ def constant(node: fx.Node, args: Any, kwargs: Mapping[str, Any]) -> Any:
     if isinstance(result, (list, tuple)):
         return tuple(map(in_float64, result))
     return in_float64(result)
-
-
-def draws(node: fx.Node) -> bool:
-    """Whether a node draws random numbers."""
-    if torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
-        return False
-    name = base_name(node.target)
-    if name not in KNOWN:
-        return True
-    flag = row_of(name).draws  # recurrent networks draw in training mode only, between their layers
-    return flag is not None and len(node.args) > flag and bool(node.args[flag])
 
 
 def unsplit(name: str) -> Refusal:

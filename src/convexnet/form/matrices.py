@@ -21,7 +21,7 @@ from torch.autograd import forward_ad
 from convexnet.curvature.call import Refusal
 from convexnet.curvature.trace import TRACING, Program
 from convexnet.form.atoms import Bend
-from convexnet.form.kink_form import KinkForm
+from convexnet.form.epigraph import KinkForm
 from convexnet.form.linear_maps import Map
 from convexnet.form.program import Gate, Met, Opened, bend_of, value_of
 
@@ -459,7 +459,7 @@ def scaled_map(source: Source, target: int, probe: Tensor, seen: Tensor, sums: T
         each = source.arrives(basis, rows)[target].unflatten(0, (len(everyone), size)).mT.contiguous()
     found = Map(each)
     if not same(found, probe, seen):
-        raise Refusal("it is not made of bends and affine maps")
+        raise Refusal("it is not made of atoms and affine maps")
     return found
 
 

@@ -182,7 +182,7 @@ def check_affine(form: Form, sample: Sample) -> None:
         expected = form.constants[target] + sum(m @ values[s][0].numpy() for s, m in form.incoming(target))
         if np.abs(a[0].numpy() - expected).max() > EXACT * (1 + np.abs(expected).max()):
             node = form.cuts[target].node if target < len(form.cuts) else sample.opened.output
-            reason = "what arrives here is not affine in what comes before it"
+            reason = "its argument is not affine in the inputs of this part"
             assert isinstance(node, fx.Node)
             refuse(sample.opened.program.model, [(node, Refusal(reason, "write it with simpler operators"))])
 

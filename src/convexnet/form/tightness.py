@@ -89,7 +89,7 @@ def check_tight(form: Form, model: str) -> tuple[bool, ...]:
     return tuple(positive)
 
 
-LOOSE = "its value is used where only the exact one will do, and a solver is told an inequality"
+LOOSE = "its value is used where only the exact one will do, and a solver is given an inequality"
 LOOSE_REMEDY = (
     "the network is convex for a reason of ranges: write it without (a ReLU of what is never negative is no ReLU), or "
     "minimise it with cx.minimise"

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from convexnet.choices import INITS, InitName
 from convexnet.curvature.arguments import as_example, unwrapped
 from convexnet.curvature.undisturbed import calling
 from convexnet.errors import meant
@@ -16,7 +17,6 @@ from convexnet.initialise.weights import fill_lognormal, identity_, in_full, pap
 
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)
-HOWS = ("paper", "lognormal", "identity")
 
 
 # --- initialise ------------------------------------------------------------------------------------------------------
@@ -26,7 +26,7 @@ HOWS = ("paper", "lognormal", "identity")
 def initialise(
     model: nn.Module,
     masks: Mapping[str, Tensor],
-    how: str,
+    how: InitName,
     activation: Activation = "elu",
     *,
     generator: torch.Generator | None = None,
@@ -59,9 +59,9 @@ def initialise(
         >>> [bool((net[i].weight >= 0).all()) for i in (0, 2, 4)]
         [False, True, True]
     """
-    if how not in HOWS:
+    if how not in INITS:
         raise ValueError(
-            f"unknown initialisation {how!r}{meant(how, HOWS)}: choose one of {', '.join(map(repr, HOWS))}"
+            f"unknown initialisation {how!r}{meant(how, INITS)}: choose one of {', '.join(map(repr, INITS))}"
         )
     chosen = {name: checked(model, name, mask) for name, mask in masks.items()}
     constants = moments(activation) if how == "lognormal" else None

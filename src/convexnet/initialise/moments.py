@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from convexnet.choices import ActivationName
 from convexnet.errors import meant
 
-Activation = str | Callable[[Tensor], Tensor]
+Activation = ActivationName | Callable[[Tensor], Tensor]
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+ACTIVATIONS: dict[ActivationName, Callable[[Tensor], Tensor]] = {
     "relu": F.relu, "elu": F.elu, "celu": F.celu, "softplus": F.softplus, "leaky_relu": F.leaky_relu,
 }  # fmt: skip
 
@@ -98,12 +99,15 @@ def nodes() -> tuple[Tensor, Tensor]:
 
 def evaluated(activation: Activation, x: Tensor) -> Tensor:
     """φ(x) in float64; the activation by its name or itself."""
-    if isinstance(activation, str) and activation not in ACTIVATIONS:
+    if not isinstance(activation, str):
+        function = activation
+    elif activation in ACTIVATIONS:
+        function = ACTIVATIONS[activation]
+    else:
         raise ValueError(
             f"unknown activation {activation!r}: the names are {', '.join(ACTIVATIONS)}"
             f"{meant(activation, ACTIVATIONS)}; anything else can be given as a function of a tensor"
         )
-    function = ACTIVATIONS[activation] if isinstance(activation, str) else activation
     with torch.no_grad():
         y = function(x.clone())
     if y.shape != x.shape:

@@ -116,7 +116,7 @@ def content_of(path: Path) -> Any:
     found = torch.load(io.BytesIO(whole), map_location="cpu", weights_only=True)  # of an earlier version, it had no sum
     if isinstance(found, dict) and found.get("format") == FORMAT:
         raise CheckpointError(
-            f"{path} is damaged: its content has another checksum than when it was written. Delete it to start this "
+            f"{path} is damaged: its checksum differs from the one it was written with. Delete it to start this "
             "run from the beginning"
         )
     return found
@@ -134,8 +134,8 @@ def read_checkpoint(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
         raise
     except Exception as error:  # a damaged archive fails in many ways
         raise CheckpointError(
-            f"{path} cannot be read: it is damaged or no checkpoint ({type(error).__name__}). Delete it to start this "
-            "run from the beginning"
+            f"{path} cannot be read: it is damaged or not a checkpoint ({type(error).__name__}). Delete it to start "
+            "this run from the beginning"
         ) from error
     version = content.get("format") if isinstance(content, dict) else None
     if version != FORMAT:

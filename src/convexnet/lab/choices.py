@@ -5,11 +5,9 @@ The tests compare each with the place that it comes from.
 
 from __future__ import annotations
 
-METHODS = ("exponentiate", "clip", "absolute", "shift", "softplus", "exp")
-"""How weights keep their sign: `convexnet.constraints.sets`."""
-
-INITS = ("paper", "lognormal", "identity")
-"""How constrained weights are drawn: `convexnet.conversion.convexify`."""
+from convexnet.choices import INITS as INITS
+from convexnet.choices import METHODS as METHODS
+from convexnet.choices import SOLVERS as SOLVERS
 
 NORMALISATIONS = ("none", "mean-std", "standard", "zca")
 WHITENINGS = ("standard", "zca")
@@ -35,11 +33,8 @@ RECIPES = ("paper-text", "paper-code", "ours")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 """Of Lightning Fabric."""
 
-MODELS = ("mlp", "relu-mlp", "ficnn", "ioc-mlp", "allconv", "ioc-allconv")
+MODELS = ("mlp", "mlp-signs", "relu-mlp", "ficnn", "ioc-mlp", "ioc-shallow", "allconv", "ioc-allconv")
 """`convexnet.lab.models`."""
-
-SOLVERS = ("auto", "newton", "bundle", "pdhg", "admm", "fista", "adam", "lp")
-"""`convexnet.solve.choose`."""
 
 STUDIES = (
     (
@@ -77,6 +72,12 @@ STUDIES = (
         "Confidence intervals over five seeds; gain against gap",
         "Sivaprasad et al. 2021, appendix C and figure 5b",
         "A11",
+    ),
+    (
+        "parity",
+        "Six networks of one budget: ordinary, regularised, convex, and one hidden layer",
+        "ours; Sivaprasad et al. 2021, section 4.1",
+        "A2",
     ),
 )
 """Name, title, source and rows of docs/systems.md: `convexnet.lab.studies`."""

@@ -6,21 +6,21 @@ import contextlib
 import sys
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
 import convexnet as cx
+from convexnet.choices import InitName, MethodName
 from convexnet.lab.choices import INITS, METHODS, WHITE_EPSILON, WHITENINGS
 from convexnet.lab.lab_commands import register
 from convexnet.lab.minimise_command import minimise
-from convexnet.lab.terminal import Allow, UsageError, one_of, print_certificate, refuse, stops_cleanly
+from convexnet.lab.terminal import Allow, UsageError, completing, one_of, print_certificate, refuse, stops_cleanly
 
 app = typer.Typer(
     name="convexnet",
     help="Convex neural networks: prove that a network is convex in its input, and see what convexity buys.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -68,7 +68,9 @@ def demo(
         Path | None,
         typer.Option(help="Folder for report.html and metrics.json.  [default: runs/demo-DATE-TIME]", file_okay=False),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Decides split, wrong labels, start and data order.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Seed of the split, the wrong labels, the start and the order of the data.")
+    ] = 0,
     quick: Annotated[
         bool, typer.Option("--quick", help="A few epochs only: checks that everything runs, proves nothing.")
     ] = False,
@@ -82,7 +84,8 @@ def demo(
         typer.Option(
             metavar="|".join(METHODS),
             callback=one_of(METHODS),
-            help="How the convex network's weights keep their sign.",
+            autocompletion=completing(METHODS),
+            help="How the signs of the convex network's weights are kept.",
         ),
     ] = "exponentiate",
     widen_first: Annotated[
@@ -99,13 +102,16 @@ def demo(
         typer.Option(
             metavar="|".join(INITS),
             callback=one_of(INITS),
+            autocompletion=completing(INITS),
             help="Draw the constrained weights anew.  [default: the ordinary network's, made non-negative]",
             show_default=False,
         ),
     ] = None,
     free_head: Annotated[
         bool,
-        typer.Option("--free-head", help="Weights of any sign in the last layer, read relative to their minimum."),
+        typer.Option(
+            "--free-head", help="Allow weights of any sign in the last layer; they count relative to their minimum."
+        ),
     ] = False,
     free_gamma: Annotated[
         bool,
@@ -116,6 +122,7 @@ def demo(
         typer.Option(
             metavar="|".join(WHITENINGS),
             callback=one_of(WHITENINGS),
+            autocompletion=completing(WHITENINGS),
             help="Whiten the convex network's inputs, inside the network; "
             f"{WHITE_EPSILON:g} is added to every variance.",
             show_default=False,
@@ -132,28 +139,34 @@ def demo(
         ),
     ] = None,
 ) -> None:
-    """Compare an ordinary and a convex network on real digits.
+    """Compare ordinary and convex networks on real digits.
 
-    Both are trained with clean and with 40 % wrong labels; options say how the convex one is made.
+    All are trained with clean and with 40 % wrong labels: the paper's pair, of which options say how the convex one is
+    made; and the convex network in our recipe, with the ordinary one in the same and one hidden layer beside it.
     Prints a table and both certificates, and writes report.html (one file, opens anywhere) and metrics.json. The data
     come with scikit-learn, so no network is needed. Under two minutes on two processor cores.
     """
     folder = out if out is not None else Path("runs") / f"demo-{datetime.now():%Y%m%d-%H%M%S}"
-    with stops_cleanly("no report was written. Start again with the same command."):
+    with stops_cleanly(f"no report was written. With --out {folder} the same command goes on."):
         import torch
 
-        from convexnet.lab.demo import Recipe
+        from convexnet.lab.checkpoints import CheckpointError
+        from convexnet.lab.demo import asked
+        from convexnet.lab.lock import Taken
         from convexnet.lab.networks import Convex
         from convexnet.lab.present import run_demo
 
         torch.set_num_threads(threads)
 
-        how = Convex(method, widen_first, init, free_head, free_gamma, whiten)
+        how = Convex(cast(MethodName, method), widen_first, cast(InitName | None, init), free_head, free_gamma, whiten)
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise refuse(f"cannot write to {folder}: {error.strerror}. Choose another folder with --out.") from None
-        run_demo(folder, seed=seed, quick=quick, recipe=Recipe(decay=1.0 if decay is None else decay, convex=how))
+        try:
+            run_demo(folder, seed=seed, quick=quick, recipe=asked(how, 1.0 if decay is None else decay))
+        except (CheckpointError, Taken, OSError) as error:
+            raise refuse(str(error)) from None
 
 
 @app.command()
@@ -172,7 +185,7 @@ def certify(
         typer.Option(
             metavar="N,N,...",
             help="Shape of one sample without the batch, such as 3,32,32. Repeat it for further inputs.  "
-            "[default: what a saved network remembers]",
+            "[default: the shape that a saved network records]",
             show_default=False,
         ),
     ] = None,
@@ -181,7 +194,8 @@ def certify(
         str | None,
         typer.Option(
             metavar="N[,N...]",
-            help="Inputs to be convex in, counted from 0; the others are parameters.  [default: all inputs jointly]",
+            help="Indices, from 0, of the inputs in which it must be convex; the others are parameters.  [default: "
+            "all inputs jointly]",
             show_default=False,
         ),
     ] = None,

@@ -28,12 +28,12 @@ class Line:
 
     @property
     def counted(self) -> list[Row]:
-        """The full runs; where there are none, the shortened ones of the most common kind."""
+        """The full runs; where there are none, the shortened ones of the most common kind, the longest of several."""
         full = [row for row in self.rows if row["full"]]
         if full or not self.rows:
             return full
         kinds = [(row["epochs"], row["train_samples"]) for row in self.rows]
-        kind = max(kinds, key=kinds.count)
+        kind = max(kinds, key=lambda kind: (kinds.count(kind), kind))
         return [row for row in self.rows if (row["epochs"], row["train_samples"]) == kind]
 
 

@@ -1,85 +1,99 @@
-"""The demo: an ordinary network and its convex counterpart on real digits, with clean and with wrong labels."""
+"""The demo: networks on real digits, with clean and with wrong labels.
+
+The paper's ordinary network and its convex counterpart, ours in a recipe that works, and what ours has to be compared
+with: the ordinary network in the same recipe, and one hidden layer, which is convex for nothing. Each is a job as
+`convexnet train` has it: the same recipes, loop, measurements and records.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
-from time import perf_counter
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
 import convexnet as cx
-from convexnet.lab import metrics, whiten
-from convexnet.lab.data import Split, ThreeWay, wrong_labels
-from convexnet.lab.networks import EPSILON, Convex, convex_mlp, ordinary_mlp, scales
-from convexnet.lab.train import Epoch, fit, predict
+from convexnet.lab.jobs import Job
+from convexnet.lab.networks import Convex, scales
+from convexnet.lab.place import Place
+from convexnet.lab.recipes import OURS, OURS_CONVEX, Recipe
+from convexnet.lab.records import Row
+from convexnet.lab.runs import record, trained
+from convexnet.learner import Point
 
-WRONG = 0.4
-"""Share of the training labels that are made wrong in the second half of the demo."""
+PICTURED = ("ordinary", "paper", "ours")
+"""The roles whose curves are drawn; the others are measured less often."""
+
+WRONG = 40.0
+"""Percentage of the training labels that are made wrong in the second half of the demo."""
+
+# The paper's text: three times linear -> BatchNorm -> ReLU or ELU, Adam with learning rate 1e-4. Width 256 instead of
+# 800 keeps the demo short. The convex network starts collapsed: its units of the third layer are correlated by 0.997,
+# because all weights after the first layer have one sign. BatchNorm lets this rate undo that without a special start.
+RECIPE = Recipe(name="demo", epochs=120, batch=128, learning_rate=1e-4, hidden=(256, 256, 256))
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """How every network of the demo is made and trained.
+def asked(how: Convex, decay: float = 1.0) -> Recipe:
+    """The ordinary network's recipe, with what was asked for the convex one.
 
-    `learning_rate` is ten times as high for the control run. It falls to `decay` times its start for the ordinary
-    network, and half as fast, to the square root of that, for the convex ones ("a slower schedule", says the paper).
-
-    The paper's text: three times linear -> BatchNorm -> ReLU or ELU, Adam with learning rate 1e-4. Width 256 instead
-    of 800 keeps the demo short. The convex network starts collapsed: its units of the third layer are correlated by
-    0.997, because all weights after the first layer have one sign. BatchNorm lets this rate undo that without a special
-    start (0.27 after 60 epochs with it, 0.86 without, test accuracy 0.95 and 0.92; clean labels, seed 0).
+    `decay` is what is left of the learning rate at the end; of the convex network's its square root, half as fast ("a
+    slower schedule", says the paper).
     """
-
-    epochs: int = 120
-    batch: int = 128
-    learning_rate: float = 1e-4
-    width: int = 256
-    depth: int = 3
-    decay: float = 1.0
-    convex: Convex = field(default_factory=Convex)
+    return replace(RECIPE, decay=decay, convex=how)
 
 
-@dataclass(frozen=True)
-class Point:
-    """One epoch of one run. Losses in nats; everything but `running_accuracy` is computed in eval mode."""
-
-    epoch: int
-    running_accuracy: float
-    train_loss: float
-    test_loss: float
-    train_accuracy: float
-    clean_train_accuracy: float
-    validation_accuracy: float
-    test_accuracy: float
+def slower(recipe: Recipe) -> Recipe:
+    """The convex network's recipe for the ordinary one's: its rate falls half as fast, its inputs may be whitened."""
+    how = recipe.convex
+    return replace(
+        recipe,
+        decay=recipe.decay**0.5,
+        normalise=how.whiten or recipe.normalise,
+        convex=replace(how, whiten=None),
+    )
 
 
 @dataclass
 class Run:
-    """One network trained on one set of labels.
+    """One network trained on one set of labels, and its record.
 
-    `proved` says whether the final network was proved convex, `breaks` is the path, operator and reason of the first
-    finding. `scales` counts those of BatchNorm that were left free and ought not to be negative: negative ones, all.
+    Attributes:
+        name: in tables.
+        role: "ordinary" and "paper", the paper's pair; "control", its convex one at ten times the rate; "ours", and
+            with it "same" (the ordinary network in our recipe) and "shallow" (one hidden layer).
+        job: what was run.
+        curve: one point an epoch, losses in nats; all but `running_...` is computed in eval mode.
+        row: the record, once it is trained.
+        model: the trained network behind its first step, which takes images (B, 1, 8, 8).
+        certificate: its text.
+        scales: of BatchNorm that were left free and ought not to be negative: negative ones, all.
     """
 
     name: str
-    convex: bool
-    wrong: float
-    recipe: Recipe
-    model: nn.Module
-    control: bool = False
+    role: str
+    job: Job
     curve: list[Point] = field(default_factory=list[Point])
-    seconds: float = 0.0
-    test_outputs: Tensor = field(default_factory=lambda: torch.empty(0, 0))
-    test_labels: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
-    memorised: float | None = None
-    calibration: dict[str, float] = field(default_factory=dict[str, float])
+    row: Row = field(default_factory=dict[str, Any])
+    model: nn.Module = field(default_factory=nn.Identity)
     certificate: str = ""
-    breaks: tuple[str, str, str] | None = None
-    proved: bool = False
     scales: tuple[int, int] = 0, 0
+
+    @property
+    def recipe(self) -> Recipe:
+        """How it is made and trained."""
+        return self.job.recipe
+
+    @property
+    def wrong(self) -> float:
+        """The share of the labels it is trained on that was made wrong."""
+        return self.job.noise / 100
+
+    @property
+    def convex(self) -> bool:
+        """Whether it is meant to be convex."""
+        return self.role not in ("ordinary", "same")
 
     @property
     def kind(self) -> str:
@@ -91,7 +105,17 @@ class Run:
     @property
     def certified(self) -> bool:
         """Whether it was proved convex, and not merely left convex by a training that might have ended otherwise."""
-        return self.proved and self.kind == "convex"
+        return bool(self.row["certified"])
+
+    @property
+    def proved(self) -> bool:
+        """Whether it is proved convex at the weights it has."""
+        return bool(self.row["convex_at_these_weights"])
+
+    @property
+    def memorised(self) -> float | None:
+        """The share of the wrong labels that it gives back."""
+        return self.row["memorised_wrong_labels"]
 
     @property
     def end(self) -> Point:
@@ -101,140 +125,70 @@ class Run:
     @property
     def peak(self) -> Point:
         """The first epoch with the best validation accuracy; the test set plays no part in choosing it."""
-        return max(self.curve, key=lambda point: point.validation_accuracy)
+        return max(self.curve, key=lambda point: point["validation_accuracy"])
 
     @property
     def gap(self) -> float:
         """Train accuracy on the labels used minus test accuracy, at the end."""
-        return self.end.train_accuracy - self.end.test_accuracy
+        return self.end["train_accuracy"] - self.end["test_accuracy"]
 
 
-def slower(recipe: Recipe) -> Recipe:
-    """The convex networks' recipe for the ordinary one's: the learning rate falls half as fast."""
-    return replace(recipe, decay=recipe.decay**0.5)
-
-
-def contestants(wrong: float, recipe: Recipe, inputs: Tensor, classes: int, seed: int) -> list[Run]:
-    """The ordinary network and the convex one; with wrong labels also the convex one at ten times the learning rate."""
-
-    def convex(name: str, recipe: Recipe, control: bool = False) -> Run:
-        model = convex_mlp(inputs, classes, width=recipe.width, depth=recipe.depth, seed=seed, how=recipe.convex)
-        return Run(name, convex=True, wrong=wrong, recipe=recipe, model=model, control=control)
-
-    name = "IOC, free γ" if recipe.convex.free_gamma else "IOC"
-    model = ordinary_mlp(inputs, classes, width=recipe.width, depth=recipe.depth, seed=seed)
-    runs = [Run("NN", convex=False, wrong=wrong, recipe=recipe, model=model), convex(name, slower(recipe))]
-    if wrong:
-        faster = replace(slower(recipe), learning_rate=10 * recipe.learning_rate)
-        runs.append(convex(f"{name}, 10x rate", faster, control=True))
-    return runs
-
-
-def measure(run: Run, epoch: Epoch, used: Split, data: ThreeWay) -> Point:
-    """Evaluate one network after one epoch on every part of the data."""
-    train, validation, test = (predict(run.model, part.inputs) for part in (data.train, data.validation, data.test))
-    return Point(
-        epoch=epoch.number,
-        running_accuracy=epoch.running_accuracy,
-        train_loss=float(functional.cross_entropy(train, used.labels)),
-        test_loss=float(functional.cross_entropy(test, data.test.labels)),
-        train_accuracy=metrics.accuracy(train, used.labels),
-        clean_train_accuracy=metrics.accuracy(train, data.train.labels),
-        validation_accuracy=metrics.accuracy(validation, data.validation.labels),
-        test_accuracy=metrics.accuracy(test, data.test.labels),
-    )
-
-
-def compete(
-    data: ThreeWay, wrong: float, recipe: Recipe, seed: int, tick: Callable[[Run], None] = lambda run: None
-) -> list[Run]:
-    """Train the contestants side by side, epoch by epoch, on labels of which the share `wrong` is wrong; certify them.
-
-    `tick` is called after every epoch of every run.
-    """
-    classes = int(data.train.labels.max()) + 1
-    used = Split(data.train.inputs, wrong_labels(data.train.labels, wrong, classes, seed))
-    runs = contestants(wrong, recipe, data.train.inputs, classes, seed)
-    loops = [
-        fit(
-            run.model,
-            used,
-            convex=run.convex,
-            epochs=run.recipe.epochs,
-            batch=run.recipe.batch,
-            learning_rate=run.recipe.learning_rate,
-            seed=seed,
-            decay=run.recipe.decay,
-            free_gamma=run.recipe.convex.free_gamma,
-        )
-        for run in runs
+def contestants(wrong: float, recipe: Recipe, seed: int, *, full: bool = True) -> list[Run]:
+    """The networks that are compared on labels of which `wrong` percent are wrong, none of them trained yet."""
+    slow = slower(recipe)
+    free = slow.convex.free_gamma
+    name = "IOC, free γ" if free else "IOC"
+    short = {"epochs": min(OURS.epochs, recipe.epochs), "hidden": recipe.hidden}
+    ours, same = replace(OURS_CONVEX, **short), replace(OURS, **short)
+    made = [
+        ("NN", "ordinary", "mlp", recipe),
+        (name, "paper", "ioc-mlp", slow),
+        ("NN, our recipe", "same", "mlp-signs", same),
+        ("ours", "ours", "ioc-mlp", ours),
+        ("one layer", "shallow", "ioc-shallow", ours),
     ]
-    for _ in range(recipe.epochs):
-        for run, loop in zip(runs, loops, strict=True):
-            start = perf_counter()
-            epoch = next(loop)
-            run.curve.append(measure(run, epoch, used, data))
-            run.seconds += perf_counter() - start
-            tick(run)
+    if wrong:
+        made.append((f"{name}, 10x rate", "control", "ioc-mlp", replace(slow, learning_rate=10 * slow.learning_rate)))
+    return [
+        Run(
+            said,
+            role,
+            Job(
+                "demo",
+                model,
+                "digits",
+                replace(how, convex=Convex()) if role == "ordinary" else how,
+                seed,
+                full=full,
+                variant=said,
+                measure_every=1 if role in PICTURED else 10,
+                noise=wrong,
+                noise_kind="symmetric-excluding" if wrong else "symmetric-including",
+            ),
+        )
+        for said, role, model, how in made
+    ]
+
+
+def compete(runs: list[Run], place: Place, tick: Callable[[Run], None] = lambda run: None) -> list[Run]:
+    """Train the contestants one after another, measure and certify them; `tick` is called after every epoch.
+
+    Raises:
+        CheckpointError, Diverged, Stopped: as `convexnet.lab.runs.trained`.
+    """
     for run in runs:
-        run.test_outputs, run.test_labels = predict(run.model, data.test.inputs), data.test.labels
-        run.memorised = metrics.memorised(predict(run.model, data.train.inputs), used.labels, data.train.labels)
-        run.calibration = metrics.calibration(run.test_outputs, data.test.labels)
-        certificate = cx.certify(run.model, data.test.inputs[:2])
-        run.certificate, run.proved = str(certificate), certificate.convex
-        if certificate.findings:
-            first = certificate.findings[0]
-            run.breaks = first.path, first.operator, first.reason
+
+        def note(job: Job, point: Point, run: Run = run) -> None:
+            del job
+            run.curve.append(point)
+            tick(run)
+
+        found = trained(run.job, replace(place, folder=place.folder / run.job.key), note)
+        run.curve = list(found.driven.curve)
+        run.row, run.model = record(found), found.network
+        example = torch.zeros(2, *found.data.shape)
+        run.certificate = str(cx.certify(run.model, example))
         if run.kind == "constrained":
-            freed = scales(run.model, data.test.inputs[:2])
+            freed = scales(run.model, example)
             run.scales = int((freed < 0).sum()), len(freed)
     return runs
-
-
-def tier(run: Run) -> str | None:
-    """How much the constraint asks for: T2, all layers after the first nonlinearity; T1, all but the head."""
-    if run.kind != "convex":
-        return None
-    return "T1" if run.recipe.convex.free_head else "T2"
-
-
-def made(run: Run) -> dict[str, object] | None:
-    """How a convex network was made, for its record; None for an ordinary one."""
-    if not run.convex:
-        return None
-    how = run.recipe.convex
-    return {
-        **asdict(how),
-        "epsilon": EPSILON if how.method == "exponentiate" else None,
-        "whiten_epsilon": whiten.EPSILON if how.whiten else None,
-    }
-
-
-def record(run: Run, seed: int, full: bool, surroundings: dict[str, object]) -> dict[str, object]:
-    """The row of one run for `metrics.json`; `full` is False for a shortened demo."""
-    return {
-        "study": "demo",
-        "model": "ioc-mlp" if run.convex else "mlp",
-        "dataset": "digits",
-        "tier": tier(run),
-        "recipe": {**asdict(run.recipe), "optimiser": "adam", "control": run.control, "convex": made(run)},
-        "seed": seed,
-        "epochs": run.recipe.epochs,
-        "full": full,
-        "wrong_labels": run.wrong,
-        "train_accuracy": run.end.train_accuracy,
-        "clean_train_accuracy": run.end.clean_train_accuracy,
-        "running_accuracy": run.end.running_accuracy,
-        "validation_accuracy": run.end.validation_accuracy,
-        "test_accuracy": run.end.test_accuracy,
-        "test_accuracy_at_peak": run.peak.test_accuracy,
-        "peak_epoch": run.peak.epoch,
-        "gap": run.gap,
-        "memorised_wrong_labels": run.memorised,
-        **run.calibration,
-        "certified": run.certified,
-        "convex_at_these_weights": run.proved,
-        "parameters": sum(parameter.numel() for parameter in run.model.parameters()),
-        "seconds": round(run.seconds, 3),
-        **surroundings,
-    }

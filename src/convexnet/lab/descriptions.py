@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from convexnet.lab import whiten
-from convexnet.lab.demo import Recipe, Run
+from convexnet.lab.demo import RECIPE, Run
 from convexnet.lab.narrative import percent, pick
 from convexnet.lab.networks import EPSILON, Convex
+from convexnet.lab.recipes import Recipe
 
 OVERWRITTEN = {
     "exponentiate": f"are overwritten by exp(w − {EPSILON:g}) where they are negative",
@@ -49,8 +49,8 @@ def options(ordinary: Recipe, convex: Recipe) -> str:
         said.append(f"start {how.init}")
     if how.free_head:
         said.append("free head")
-    if how.whiten is not None:
-        said.append(f"inputs whitened ({how.whiten}, ε {whiten.EPSILON:g})")
+    if convex.normalise != RECIPE.normalise:
+        said.append(f"inputs whitened ({convex.normalise}, ε {convex.epsilon:g})")
     if convex.decay != 1:
         said.append(f"learning rate falling to {percent(convex.decay)} (NN: {percent(ordinary.decay)})")
     if how.free_gamma:
@@ -62,7 +62,8 @@ def command(recipe: Recipe, seed: int, full: bool) -> str:
     """What to type to measure the same again; `recipe` is the ordinary network's.
 
     Example:
-        >>> command(Recipe(convex=Convex(method="clip", free_head=True)), seed=3, full=True)
+        >>> from convexnet.lab.demo import asked
+        >>> command(asked(Convex(method="clip", free_head=True)), seed=3, full=True)
         'convexnet demo --seed 3 --method clip --free-head'
     """
     how, default = recipe.convex, Convex()
@@ -78,17 +79,23 @@ def command(recipe: Recipe, seed: int, full: bool) -> str:
     return " ".join(words)
 
 
-def size(run: Run) -> str:
+def title(run: Run) -> str:
+    """What its certificate is headed with."""
+    return "Our network" if run.role == "ours" else f"The {run.kind} network"
+
+
+def size(run: Run, ordinary: Run) -> str:
     """How the sizes of the two networks compare, for the page's first paragraph."""
     how = run.recipe.convex
     if how.widen_first is None:
         return "They have the same size and see"
     if isinstance(how.widen_first, str):
         return f"They have the same size, the {run.kind} network's first activation has both signs, and they see"
-    wide = round(run.recipe.width * how.widen_first)
+    width = ordinary.recipe.hidden[0]
+    wide = round(width * how.widen_first)
     return (
         f"They have the same size, but for the first layer, which has {wide} units in the {run.kind} network "
-        f"and {run.recipe.width} in the other, and see"
+        f"and {width} in the other, and see"
     )
 
 
@@ -110,26 +117,27 @@ def constraint(run: Run) -> str:
 def layers(run: Run) -> str:
     """What both networks are made of; `run` is the convex one."""
     recipe, how = run.recipe, run.recipe.convex
-    said = f"{recipe.depth} hidden layers of {recipe.width}"
+    width = recipe.hidden[0]
+    said = f"{len(recipe.hidden)} hidden layers of {width}"
     if isinstance(how.widen_first, str):
         said += f" (the first activation of the {run.kind} one sees both signs)"
     elif how.widen_first is not None:
-        said += f" (the first of the {run.kind} one: {round(recipe.width * how.widen_first)})"
+        said += f" (the first of the {run.kind} one: {round(width * how.widen_first)})"
     said += f", each linear → BatchNorm → ReLU (ordinary) or ELU ({run.kind}), linear head, softmax cross-entropy"
     if how.init is not None:
         said += f". The constrained weights of the {run.kind} network start anew, drawn {DRAWN[how.init]}"
-    if how.whiten is not None:
+    if recipe.normalise != RECIPE.normalise:
         said += (
-            f". The {run.kind} network whitens its inputs by {WHITENED[how.whiten]}, ε = {whiten.EPSILON:g}, with the "
-            "mean and spread of the training images: a fixed affine step inside the network, and so in its certificate"
+            f". The {run.kind} network whitens its inputs by {WHITENED[recipe.normalise]}, ε = {recipe.epsilon:g}, "
+            "with the mean and spread of the training images: a fixed affine step inside the network, and so in its "
+            "certificate"
         )
     return said
 
 
 def rates(runs: Sequence[Run]) -> str:
     """The learning rates and what becomes of them."""
-    ordinary, convex = (pick(runs, convex=kind, wrong=True) for kind in (False, True))
-    control = pick(runs, convex=True, wrong=True, control=True)
+    ordinary, convex, control = (pick(runs, role, wrong=True) for role in ("ordinary", "paper", "control"))
     said = f"learning rate {convex.recipe.learning_rate:g} (control run {control.recipe.learning_rate:g})"
     if ordinary.recipe.decay != 1:
         said += (
@@ -141,7 +149,7 @@ def rates(runs: Sequence[Run]) -> str:
 
 
 def rule(run: Run) -> str:
-    """How the convex network's weights keep their sign."""
+    """How the signs of the convex network's weights are kept."""
     how = run.recipe.convex
     where = "between its first layer and its head" if how.free_head else "after its first layer"
     scales = "BatchNorm’s scales left free" if how.free_gamma else "BatchNorm’s scales included"

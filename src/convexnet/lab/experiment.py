@@ -7,7 +7,7 @@ drives it (`convexnet.lab.driver`) writes checkpoints, logs and bars.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
@@ -21,6 +21,7 @@ from convexnet.constraints import Cone
 from convexnet.lab.checkpoints import epoch_seed
 from convexnet.lab.data import Part, augmentation, batches
 from convexnet.lab.recipes import Recipe
+from convexnet.lab.tasks import Task, classification
 from convexnet.lab.train import Batch, Diverged, Seen, constrained, set_rate, steps
 from convexnet.learner import Point
 
@@ -41,7 +42,10 @@ class Course:
         fabric: Lightning's, launched; with several processes, each sees its part of every batch.
         transform: of the inputs, after augmentation.
         seed: with the numbers of epoch and batch it decides the order of the data, augmentation and dropout.
-        measure: of the network after an epoch, in the first process; needs `validation_accuracy`.
+        measure: of the network after an epoch, in the first process; what the task calls its figure, on the validation
+            part, chooses the best epoch. Where it is not measured there is none.
+        task: what is learnt.
+        weights: (N,) of the training samples, 1 on average; None: each counts alike.
     """
 
     data: Part
@@ -50,6 +54,8 @@ class Course:
     transform: Callable[[Tensor], Tensor] | None
     seed: int
     measure: Callable[[nn.Module, int], Point]
+    task: Task = field(default_factory=classification)
+    weights: Tensor | None = None
 
     @property
     def count(self) -> int:
@@ -60,14 +66,14 @@ class Course:
         """The seed of the order of an epoch, and of its augmentation."""
         return epoch_seed(self.seed, epoch, "order")
 
-    def given(self, epoch: int, first: int) -> Iterator[Batch]:
+    def given(self, epoch: int, first: int) -> Generator[Batch]:
         """The batches of an epoch from number `first` on, as this process sees them.
 
         Each is given out with the random state of its own number, so that an epoch may begin in its midst.
         """
         recipe, fabric = self.recipe, self.fabric
         order = torch.Generator().manual_seed(self.order(epoch))
-        processes = fabric.world_size
+        processes, rank = fabric.world_size, fabric.global_rank
         made = batches(
             self.data,
             recipe.batch,
@@ -75,18 +81,22 @@ class Course:
             augment=augmentation(recipe.augment),
             transform=self.transform,
             start=first,
-            share=(fabric.global_rank, processes),
+            share=(rank, processes),
         )
         for number, (inputs, labels) in enumerate(made, first):
             whole = min(recipe.batch, len(self.data) - number * recipe.batch)
             if whole >= 2 * processes:  # BatchNorm makes nothing of a single row
+                weights = None
+                if self.weights is not None:
+                    rows = rows_of(len(self.data), recipe.batch, self.order(epoch), number)
+                    weights = self.weights[torch.tensor(rows[rank::processes], device=self.weights.device)]
                 torch.manual_seed(epoch_seed(self.seed, epoch, f"dropout {number}", fabric.global_rank))
-                yield Batch(inputs, labels, processes * len(labels) / whole)
+                yield Batch(inputs, labels, processes * len(labels) / whole, weights)
 
 
 @dataclass(frozen=True)
 class Best:
-    """The first epoch with the best validation accuracy, and the weights then."""
+    """The first epoch with the best figure of the validation part, under its old name, and the weights then."""
 
     epoch: int
     accuracy: float
@@ -106,7 +116,7 @@ class Training:
         steps: how many are done, over all epochs.
         batch: how many batches are done of the epoch that has begun.
         seen: what these saw.
-        best: None before the end of the first epoch.
+        best: None before the end of the first epoch, and without a validation part.
     """
 
     model: nn.Module
@@ -119,7 +129,7 @@ class Training:
     seen: Seen | None = None
     best: Best | None = None
     pace: int = field(default=1, repr=False)  # steps of an advance
-    given: Iterator[Batch] | None = field(default=None, repr=False)  # the rest of the epoch that has begun
+    given: Generator[Batch] | None = field(default=None, repr=False)  # the rest of the epoch that has begun
 
     @property
     def result(self) -> nn.Module:
@@ -141,7 +151,7 @@ class Training:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Become the training that `state()` was asked of."""
-        self.given = None
+        self.close()
         self.model.load_state_dict(state["model"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
@@ -150,9 +160,15 @@ class Training:
         self.seen = None if state["seen"] is None else Seen.restored(state["seen"])
         self.best = None if state["best"] is None else Best(**state["best"])
 
+    def close(self) -> None:
+        """Let go of the rest of an epoch, with the processes that decode it."""
+        if self.given is not None:
+            self.given.close()
+            self.given = None
+
     @property
     def spent(self) -> bool:
-        """Whether the validation accuracy has not got better for as many epochs as the recipe has patience."""
+        """Whether the validation part has not got better for as many epochs as the recipe has patience."""
         patience = self.course.recipe.patience
         return patience is not None and self.best is not None and self.epoch - self.best.epoch >= patience
 
@@ -167,11 +183,6 @@ class Training:
         # torch.compile is typed for functions; it returns a module for a module.
         network = cast("nn.Module", torch.compile(self.model)) if self.course.recipe.compiled else self.model
         return self.course.fabric.setup(network, self.optimiser, move_to_device=False)
-
-    @cached_property
-    def loss(self) -> nn.Module:
-        """Cross-entropy, with the recipe's smoothing of labels."""
-        return nn.CrossEntropyLoss(label_smoothing=self.course.recipe.smoothing)
 
     def advance(self) -> Point | None:
         """Some steps; the measurements of an epoch, where they end it.
@@ -193,7 +204,7 @@ class Training:
                 # One iterator for the whole epoch: images that are decoded ahead must not be thrown away.
                 self.given = self.given or course.given(number, self.batch)
                 some = islice(self.given, last - self.batch)
-                steps(forward, optimiser, some, seen, loss=self.loss, backward=fabric.backward, after=self.after)
+                steps(forward, optimiser, some, seen, task=course.task, backward=fabric.backward, after=self.after)
         except Diverged as error:
             rows = rows_of(len(course.data), recipe.batch, course.order(number), error.batch or 0)
             first = ", ".join(str(row) for row in rows[:8])
@@ -217,20 +228,19 @@ class Training:
         fabric = self.course.fabric
         epoch = seen.epoch()
         # Parts of a batch differ by a sample, so that processes do not count alike.
-        sums = torch.tensor(
-            [epoch.running_loss, epoch.running_accuracy, 1.0], dtype=torch.float64, device=fabric.device
-        )
-        loss, right, count = cast("Tensor", fabric.all_reduce(sums * epoch.samples, reduce_op="sum")).tolist()
-        point: Point = {"epoch": number, "running_loss": loss / count, "running_accuracy": right / count}
+        sums = torch.tensor([epoch.running_loss, epoch.running_score, 1.0], dtype=torch.float64, device=fabric.device)
+        loss, score, count = cast("Tensor", fabric.all_reduce(sums * epoch.samples, reduce_op="sum")).tolist()
+        task = self.course.task
+        point: Point = {"epoch": number, "running_loss": loss / count, f"running_{task.figure}": score / count}
         if fabric.is_global_zero:
             point |= self.course.measure(self.result, number)
         point = fabric.broadcast(point)
         if not torch.tensor(list(point.values())).isfinite().all():
             raise Diverged(f"the network gives infinite or undefined outputs after epoch {number}")
-        accuracy = point["validation_accuracy"]
-        if self.best is None or accuracy > self.best.accuracy:
+        found = point.get(f"validation_{task.figure}")
+        if found is not None and (self.best is None or task.better(found, self.best.accuracy)):
             weights = {name: value.clone() for name, value in self.result.state_dict().items()}
-            self.best = Best(number, accuracy, weights)
+            self.best = Best(number, found, weights)
         self.epoch, self.batch, self.seen = number, 0, None
         return point
 

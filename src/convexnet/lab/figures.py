@@ -21,10 +21,10 @@ from torch import Tensor, nn
 
 from convexnet.lab.data import Split
 from convexnet.lab.demo import Run
-from convexnet.lab.metrics import Reliability
+from convexnet.lab.metrics import Reliability, classes_of
 from convexnet.lab.plane import EXTENT, grid
 from convexnet.lab.theme import DARK, LIGHT, Theme
-from convexnet.lab.train import decide, predict
+from convexnet.lab.train import predict
 
 Draw = Callable[[Figure, Theme], None]
 
@@ -100,12 +100,12 @@ def curves(runs: Sequence[Run], quantity: str, y: str, reference: float | None =
         if reference is not None:
             axes.axhline(reference, color=theme.muted, linewidth=1, linestyle=(0, (1, 2)))
         for run in runs:
-            colour = theme.ioc if run.convex else theme.nn
-            epochs = [point.epoch for point in run.curve]
+            colour = theme.first if run.role == "ours" else theme.ioc if run.convex else theme.nn
+            epochs = [point["epoch"] for point in run.curve]
             for part, style in (("train", "-"), ("test", (0, (4, 2)))):
-                values = [float(getattr(point, f"{part}_{quantity}")) for point in run.curve]
+                values = [point[f"{part}_{quantity}"] for point in run.curve]
                 axes.plot(epochs, values, color=colour, linestyle=style)
-        axes.set_xlim(1, max(2, runs[0].curve[-1].epoch))
+        axes.set_xlim(1, max(2, runs[0].curve[-1]["epoch"]))
         if quantity == "accuracy":
             axes.set_ylim(0, 1.02)
             axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
@@ -142,7 +142,7 @@ def reliability_diagram(bars: Sequence[Reliability], convex: bool) -> Draw:
 
 def boundary(data: Split, model: nn.Module | None, side: int = 220) -> Draw:
     """The points of both classes and, if a model is given, the regions it gives to them."""
-    return regions(data, None if model is None else decide(predict(model, grid(side))).reshape(side, side))
+    return regions(data, None if model is None else classes_of(predict(model, grid(side))).reshape(side, side))
 
 
 def regions(data: Split, classes: Tensor | None) -> Draw:

@@ -31,6 +31,8 @@ class Job:
         noise, noise_kind: wrong training labels, in percent.
         measure_every: epochs between two measurements on the training and test data.
         data: stands for the content of a user's own data, which a path does not.
+        needs: the keys of the jobs that must be done before this one starts, such as the experts that a gate chooses
+            among; what they trained decides what this one learns, and so it is a setting.
         continued_from: the key of a finished run that this one goes on from, with more epochs.
         streamed, image_size: how the images of a user's folder are read (`convexnet.lab.data.Pictures`).
 
@@ -57,6 +59,7 @@ class Job:
     continued_from: str = ""
     streamed: bool | None = None
     image_size: int | None = None
+    needs: tuple[str, ...] = ()
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import typer
 
 from convexnet.lab.choices import STUDIES
 from convexnet.lab.options import Accelerator, DataDir, Download, Threads
-from convexnet.lab.terminal import one_of, refuse, stops_cleanly
+from convexnet.lab.terminal import completing, one_of, refuse, stops_cleanly
 from convexnet.lab.train_command import train
 
 study_app = typer.Typer(help="Run the studies behind the tables and figures.", no_args_is_help=True)
@@ -40,13 +40,16 @@ def run_study(
         str,
         typer.Argument(
             callback=one_of(row[0] for row in STUDIES),
+            autocompletion=completing(row[0] for row in STUDIES),
             help=f"{', '.join(row[0] for row in STUDIES)}.",
             show_default=False,
         ),
     ],
     seeds: Annotated[int | None, typer.Option(min=1, help="How many seeds.  [default: the study's]")] = None,
-    smoke: Annotated[bool, typer.Option("--smoke", help="Seconds: that everything runs. Proves nothing.")] = False,
-    full: Annotated[bool, typer.Option("--full", help="As the source has it; hours or days.")] = False,
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="Takes seconds and checks that everything runs; proves nothing.")
+    ] = False,
+    full: Annotated[bool, typer.Option("--full", help="As long as in the source: hours or days.")] = False,
     only: Annotated[str, typer.Option(metavar="TEXT", help="Only runs with this in their name, as 'seed 2'.")] = "",
     data_dir: DataDir = None,
     download: Download = False,
@@ -86,6 +89,47 @@ def run_study(
             study = study_named(name)
             failed = run_sweep(study, size, seeds, place, kept, only=only, ray=ray, threads=threads)
         except (ValueError, RecordError, ConnectionError) as error:
+            raise refuse(str(error)) from None
+    raise typer.Exit(1 if failed else 0)
+
+
+@study_app.command("queue")
+def queue_of_studies(
+    listed: Annotated[
+        bool, typer.Option("--list", help="Show what is done, running and waiting; run nothing.")
+    ] = False,
+    rank: Annotated[int | None, typer.Option(help="Only this line of the queue.", show_default=False)] = None,
+    only: Annotated[str, typer.Option(metavar="TEXT", help="Only runs with this in their name, as 'seed 2'.")] = "",
+    data_dir: DataDir = None,
+    out: Annotated[Path, typer.Option(help="Folder of the records.", file_okay=False)] = Path("results"),
+    runs: Annotated[Path, typer.Option(help="Folder of logs and checkpoints on the way.", file_okay=False)] = Path(
+        "runs/studies"
+    ),
+) -> None:
+    """Run the long studies, one network after another, on one processor thread: hours and days.
+
+    The lines of the queue are ranked, and go on where they were stopped: what has a record is not run again, what
+    another process is at work on is left to it, so that two such commands share the work. Ctrl-C and SIGTERM leave a
+    checkpoint. Exit status 1 if a run failed.
+
+    Example: convexnet study queue --list
+    """
+    with stops_cleanly("the same command goes on where it stopped."):
+        import torch
+
+        from convexnet.lab.place import Place
+        from convexnet.lab.present_queue import run_queue, show_queue
+        from convexnet.lab.records import RecordError
+        from convexnet.lab.study_queue import work_of
+
+        torch.set_num_threads(1)
+        try:
+            lines = work_of(rank, only)
+            if listed:
+                show_queue(lines, runs, out)
+                return
+            failed = run_queue(lines, Place(runs, data_dir), out)
+        except (ValueError, RecordError) as error:
             raise refuse(str(error)) from None
     raise typer.Exit(1 if failed else 0)
 

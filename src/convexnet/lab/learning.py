@@ -12,12 +12,18 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
+from torch import nn
+
+import convexnet as cx
 from convexnet.lab import records
 from convexnet.lab.driver import Driven, Keeping, drive
 from convexnet.lab.jobs import Job
 from convexnet.lab.place import Place, Tick
 from convexnet.lab.records import Row
 from convexnet.learner import Learner, Point
+
+NETWORK = "network.safetensors"
+"""The trained network in the folder of a run."""
 
 POINTS = 100
 """At most so many points of a curve are kept in a record; the run's own log has all."""
@@ -40,6 +46,11 @@ def learn(job: Job, learner: Learner, place: Place, columns: Callable[[], Mappin
     """
     driven = drive(learner, keeping(job, place), lambda point: tick(job, point))
     return {**common(job, driven), **columns()}
+
+
+def needed(place: Place, key: str) -> nn.Module:
+    """The network that a needed job trained, in eval mode: samples as they are -> outputs."""
+    return cx.load(place.needs[key] / NETWORK).eval()
 
 
 def keeping(job: Job, place: Place, **more: Any) -> Keeping:

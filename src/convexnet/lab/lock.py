@@ -70,3 +70,25 @@ def said_by(owner: Path) -> str:
         return owner.read_text(encoding="utf-8") or "another process"
     except OSError:
         return "another process"
+
+
+def in_use(folder: Path) -> bool:
+    """Whether a process holds a folder; nothing is made or changed.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with claimed(Path(folder)):
+        ...         held = in_use(Path(folder))
+        ...     held, in_use(Path(folder))
+        (True, False)
+    """
+    if not (folder / LOCK).exists():
+        return False
+    lock = FileLock(folder / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except (Timeout, OSError):
+        return True
+    lock.release()
+    return False

@@ -63,7 +63,7 @@ def memorised(outputs: Tensor, used: Tensor, true: Tensor) -> float | None:
 
 
 def accuracies(
-    train: Tensor, used: Tensor, clean: Tensor, test: Tensor, test_labels: Tensor, *, running: float
+    train: Tensor, used: Tensor, clean: Tensor, test: Tensor | None, test_labels: Tensor, *, running: float
 ) -> dict[str, float | None]:
     """The four accuracies that every record has, the gap, and what was memorised.
 
@@ -73,7 +73,7 @@ def accuracies(
     Args:
         train: outputs (N, K) for the training images, in eval mode and without augmentation.
         used, clean: the labels (N,) that were trained on, and the true ones.
-        test, test_labels: outputs and labels of the test part.
+        test, test_labels: outputs and labels of the test part; without outputs there is no test accuracy and no gap.
         running: accuracy during the last epoch, on augmented batches and in training mode.
 
     Returns:
@@ -85,13 +85,13 @@ def accuracies(
         >>> accuracies(outputs, used, clean, outputs, clean, running=0.9)["gap"]
         0.5
     """
-    on_used, on_test = accuracy(train, used), accuracy(test, test_labels)
+    on_used, on_test = accuracy(train, used), None if test is None else accuracy(test, test_labels)
     return {
         "train_accuracy": on_used,
         "clean_train_accuracy": accuracy(train, clean),
         "running_accuracy": running,
         "test_accuracy": on_test,
-        "gap": on_used - on_test,
+        "gap": None if on_test is None else on_used - on_test,
         "memorised_wrong_labels": memorised(train, used, clean),
     }
 

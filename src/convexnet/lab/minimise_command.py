@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
 import convexnet as cx
+from convexnet.choices import SolverName
 from convexnet.lab.choices import SOLVERS
-from convexnet.lab.terminal import Allow, UsageError, one_of, refuse, stops_cleanly
+from convexnet.lab.terminal import Allow, UsageError, completing, one_of, refuse, stops_cleanly
 
 
 def minimise(
@@ -20,8 +21,8 @@ def minimise(
         list[str],
         typer.Option(
             metavar="LO,HI|FILE",
-            help="Bounds: once for all coordinates, or repeated, once for each in their order; inf and -inf leave a "
-            "side open. Or a .csv or .npy file with a row LO,HI for each coordinate.",
+            help="Bounds of all coordinates; repeated, of each coordinate in order. inf and -inf leave a side open. "
+            "Or a .csv or .npy file with a row LO,HI for each coordinate.",
         ),
     ],
     fix: Annotated[
@@ -46,9 +47,15 @@ def minimise(
     ] = None,
     tol: Annotated[float, typer.Option(help="Relative gap to prove.")] = 1e-6,
     solver: Annotated[
-        str, typer.Option(metavar="|".join(SOLVERS), callback=one_of(SOLVERS), help="Which solver.")
+        str,
+        typer.Option(
+            metavar="|".join(SOLVERS),
+            callback=one_of(SOLVERS),
+            autocompletion=completing(SOLVERS),
+            help="Which solver.",
+        ),
     ] = "auto",
-    wrt: Annotated[int, typer.Option(help="Which input is minimised over; -1 is the last.")] = -1,
+    wrt: Annotated[int, typer.Option(help="Index of the input to minimise over; -1 is the last.")] = -1,
     time_limit: Annotated[float | None, typer.Option(help="In seconds.", show_default=False)] = None,
     allow: Allow = None,
     out: Annotated[
@@ -80,7 +87,7 @@ def minimise(
                 given or [],
                 fix=fix or [],
                 tol=tol,
-                solver=solver,
+                solver=cast(SolverName, solver),
                 wrt=wrt,
                 time_limit=time_limit,
                 allow=allow or (),

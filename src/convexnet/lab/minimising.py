@@ -15,6 +15,7 @@ from torch import Tensor
 
 import convexnet as cx
 from convexnet.arrays import as_tensor
+from convexnet.choices import SolverName
 from convexnet.lab.number_files import ENDINGS, arrays_of
 from convexnet.lab.saved import network_of
 from convexnet.lab.terminal import UsageError, refuse
@@ -35,7 +36,7 @@ def minimised(
     *,
     fix: Sequence[str] = (),
     tol: float,
-    solver: str,
+    solver: SolverName,
     wrt: int,
     time_limit: float | None,
     allow: Sequence[str] = (),
@@ -48,7 +49,7 @@ def minimised(
     network = network_of(checkpoint, allow)
     example = example_of(network)
     if not -len(example) <= wrt < len(example):
-        raise UsageError(f"--wrt {wrt} is none of the network's {len(example)} inputs, which count from 0")
+        raise UsageError(f"--wrt {wrt} is not one of the network's {len(example)} inputs, which count from 0")
     index = wrt % len(example)
     domain = fixed(box_of(box, example[index].shape[1:]), fix)
     others = [part for i, part in enumerate(example) if i != index]
@@ -189,7 +190,7 @@ def fitted(array: Any, number: int, like: Tensor) -> Tensor:
         one = "; one sample is one row" if tensor.numel() == shape.numel() else ""
         raise UsageError(f"{where} {rows}, and the network takes {shape.numel()} for each sample{one}")
     if not like.is_floating_point() and not bool((tensor.double() == tensor.double().round()).all()):
-        raise UsageError(f"{where} must hold whole numbers, as the network takes them ({like.dtype})")
+        raise UsageError(f"{where} must hold integers, as the network takes them ({like.dtype})")
     return tensor.reshape(len(tensor), *shape).to(like.dtype)
 
 

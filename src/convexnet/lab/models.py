@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 import convexnet as cx
+from convexnet.choices import ActivationName
 from convexnet.errors import meant
-from convexnet.lab.networks import EPSILON, Convex, drawn_from
+from convexnet.lab.networks import EPSILON, Convex, as_new, drawn_from
 from convexnet.lab.recipes import Recipe
 from convexnet.zoo import MLP, AllConv, allconv_published, mlp_published
 
@@ -43,7 +44,41 @@ class Model:
 
 def mlp(shape: Sequence[int], classes: int, recipe: Recipe) -> nn.Module:
     """Three hidden layers of 800, BatchNorm, ReLU (Sivaprasad et al. 2021, section 4)."""
-    return mlp_published(prod(shape), classes) if recipe.published else MLP(prod(shape), classes, HIDDEN)
+    return perceptron(shape, classes, recipe, recipe.hidden or HIDDEN)
+
+
+def both_signs(shape: Sequence[int], classes: int, recipe: Recipe) -> nn.Module:
+    """The ordinary MLP with the first layer of `ours`: its first activation sees both signs, nothing is constrained."""
+    return perceptron(shape, classes, recipe, recipe.hidden or HIDDEN, both=True)
+
+
+def shallow(shape: Sequence[int], classes: int, recipe: Recipe) -> nn.Module:
+    """One hidden layer. With a free head its counterpart is convex and nothing of it is constrained: a shift that all
+    logits share makes the head's weights non-negative."""
+    return perceptron(shape, classes, recipe, (recipe.hidden or HIDDEN)[:1])
+
+
+def perceptron(shape: Sequence[int], classes: int, recipe: Recipe, hidden: Sequence[int], *, both: bool = False) -> MLP:
+    """An MLP as the recipe draws it, with its dropout; `both`: the first activation sees both signs of its layer."""
+    inputs = prod(shape)
+    network = mlp_published(inputs, classes, hidden=hidden) if recipe.published else MLP(inputs, classes, hidden)
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    for name, layer in network.layers.named_children():
+        layers[name] = layer
+        if name.startswith("activation") and recipe.dropout:
+            layers[name.replace("activation", "dropout")] = nn.Dropout(recipe.dropout)
+    if both:
+        layers["activation1"] = cx.nn.BothSigns(layers["activation1"])
+        after = "linear2" if len(hidden) > 1 else "head"
+        old = layers[after]
+        assert isinstance(old, nn.Linear)
+        new = nn.Linear(2 * old.in_features, old.out_features)
+        if recipe.published:
+            nn.init.xavier_uniform_(new.weight)
+            nn.init.zeros_(new.bias)
+        layers[after] = new
+    network.layers = nn.Sequential(layers)
+    return network
 
 
 def allconv(shape: Sequence[int], classes: int, recipe: Recipe) -> nn.Module:
@@ -54,12 +89,13 @@ def allconv(shape: Sequence[int], classes: int, recipe: Recipe) -> nn.Module:
 
 def ficnn(shape: Sequence[int], classes: int, recipe: Recipe) -> nn.Module:
     """The baseline of table 4: 3 x 800, ReLU, the input passed to every layer, the output included; weights clipped."""
-    del recipe
-    network = cx.nn.FICNN(prod(shape), HIDDEN, classes, activation="relu", constraint="clip")
+    network = cx.nn.FICNN(prod(shape), recipe.hidden or HIDDEN, classes, activation="relu", constraint="clip")
     return nn.Sequential(OrderedDict(flatten=nn.Flatten(), ficnn=network))
 
 
-def counterpart(ordinary: Callable[[Sequence[int], int, Recipe], nn.Module], activation: str | None = None) -> Model:
+def counterpart(
+    ordinary: Callable[[Sequence[int], int, Recipe], nn.Module], title: str, activation: ActivationName | None = None
+) -> Model:
     """The convex counterpart of a network as the recipe's `convex` has it; `activation` overrules the recipe's."""
 
     def make(shape: Sequence[int], classes: int, recipe: Recipe) -> nn.Module:
@@ -68,17 +104,15 @@ def counterpart(ordinary: Callable[[Sequence[int], int, Recipe], nn.Module], act
             raise ValueError("whitening is the recipe's (`normalise`), not the network's: leave convex.whiten at None")
         return converted(ordinary(shape, classes, recipe), shape, how, activation or how.activation)
 
-    title = "ReLU-constrained MLP" if activation == "relu" else f"IOC-{ordinary.__name__.upper()}"
-    family = "allconv" if ordinary is allconv else "mlp"
-    return Model(title.replace("ALLCONV", "AllConv"), convex=True, make=make, family=family)
+    return Model(title, convex=True, make=make, family="allconv" if ordinary is allconv else "mlp")
 
 
-def converted(network: nn.Module, shape: Sequence[int], how: Convex, activation: str) -> nn.Module:
+def converted(network: nn.Module, shape: Sequence[int], how: Convex, activation: ActivationName) -> nn.Module:
     """`convexify` with the options of an experiment."""
     with warnings.catch_warnings():
         # It warns that a trained network loses accuracy. This one has learnt nothing yet.
         warnings.filterwarnings("ignore", "convexify projects weights", UserWarning)
-        return cx.convexify(
+        made = cx.convexify(
             network,
             torch.zeros(2, *shape),
             method=how.method,
@@ -88,16 +122,19 @@ def converted(network: nn.Module, shape: Sequence[int], how: Convex, activation:
             init=how.init,
             head="free" if how.free_head else "nonnegative",
         )
+    return as_new(made)
 
 
 MODELS: Mapping[str, Model] = MappingProxyType(
     {
         "mlp": Model("MLP", convex=False, make=mlp),
-        "relu-mlp": counterpart(mlp, activation="relu"),
+        "mlp-signs": Model("MLP, both signs", convex=False, make=both_signs),
+        "relu-mlp": counterpart(mlp, "ReLU-constrained MLP", activation="relu"),
         "ficnn": Model("FICNN", convex=True, make=ficnn),
-        "ioc-mlp": counterpart(mlp),
+        "ioc-mlp": counterpart(mlp, "IOC-MLP"),
+        "ioc-shallow": counterpart(shallow, "one hidden layer"),
         "allconv": Model("AllConv", convex=False, make=allconv, family="allconv"),
-        "ioc-allconv": counterpart(allconv),
+        "ioc-allconv": counterpart(allconv, "IOC-AllConv"),
     }
 )
 
@@ -133,7 +170,10 @@ def build(name: str, shape: Sequence[int], classes: int, recipe: Recipe, seed: i
     kind = model_named(name)
     with drawn_from(seed):
         try:
-            return kind.make(shape, classes, recipe)
+            network = kind.make(shape, classes, recipe)
         except RuntimeError as error:  # of torch: a convolution that is larger than what comes to it, say
             told = " ".join(str(error).split())[:200]
             raise ValueError(f"{name} does not take samples of shape {tuple(shape)}: {told}") from error
+    if recipe.dropout and not any(isinstance(module, nn.Dropout) for module in network.modules()):
+        raise ValueError(f"the recipe drops {recipe.dropout:g} of hidden units, and {name} has no place for it")
+    return network

@@ -30,15 +30,15 @@ def points(share: float) -> str:
     return shown if float(f"{100 * share:.1f}") else "0.0"
 
 
-def pick(runs: Sequence[Run], *, convex: bool, wrong: bool, control: bool = False) -> Run:
-    """The one run of that kind."""
-    (run,) = (r for r in runs if r.convex == convex and bool(r.wrong) == wrong and r.control == control)
+def pick(runs: Sequence[Run], role: str, *, wrong: bool) -> Run:
+    """The one run of that role, on clean or on wrong labels."""
+    (run,) = (r for r in runs if r.role == role and bool(r.wrong) == wrong)
     return run
 
 
 def compare_test(ordinary: Run, convex: Run, tested: int) -> str:
     """Which network was right more often on the unseen images, and whether their number can tell."""
-    left, right = convex.end.test_accuracy, ordinary.end.test_accuracy
+    left, right = convex.end["test_accuracy"], ordinary.end["test_accuracy"]
     margin = 2 * standard_error(left, right, tested)
     both = f"{percent(left)} ({convex.kind}) and {percent(right)} (ordinary)"
     if abs(left - right) <= margin:
@@ -58,7 +58,7 @@ def memorising(ordinary: Run, convex: Run) -> str:
     if ordinary.memorised is None or convex.memorised is None:
         raise ValueError("memorised labels are only defined for runs with wrong labels")
     return (
-        f"After {ordinary.end.epoch} epochs the ordinary network gives back {percent(ordinary.memorised)} "
+        f"After {ordinary.end['epoch']:.0f} epochs the ordinary network gives back {percent(ordinary.memorised)} "
         f"of the wrong labels it was shown, the {convex.kind} network {percent(convex.memorised)}."
     )
 
@@ -67,9 +67,9 @@ def at_peak(ordinary: Run, convex: Run) -> str:
     """The other remedy, stopping at the best validation accuracy."""
     return (
         "Stopped at its best validation accuracy instead, "
-        f"the ordinary network reaches {percent(ordinary.peak.test_accuracy)} on the test images "
-        f"(epoch {ordinary.peak.epoch}), the {convex.kind} network {percent(convex.peak.test_accuracy)} "
-        f"(epoch {convex.peak.epoch})."
+        f"the ordinary network reaches {percent(ordinary.peak['test_accuracy'])} on the test images "
+        f"(epoch {ordinary.peak['epoch']:.0f}), the {convex.kind} network {percent(convex.peak['test_accuracy'])} "
+        f"(epoch {convex.peak['epoch']:.0f})."
     )
 
 
@@ -80,7 +80,7 @@ def limits(convex: Run, control: Run) -> str:
     measured = (
         f"With a learning rate of {control.recipe.learning_rate:g} instead of {convex.recipe.learning_rate:g}, "
         f"the same {convex.kind} network gives back {percent(control.memorised)} of the wrong labels and reaches "
-        f"{percent(control.end.test_accuracy)} on the test images."
+        f"{percent(control.end['test_accuracy'])} on the test images."
     )
     if control.memorised <= convex.memorised + 0.1:
         return f"{measured} So the faster rate did not make it memorise noticeably more."
@@ -92,7 +92,7 @@ def limits(convex: Run, control: Run) -> str:
 
 def calibrated(ordinary: Run, convex: Run) -> str:
     """Whose confidence is closer to its accuracy."""
-    own, other = convex.calibration["ece"], ordinary.calibration["ece"]
+    own, other = convex.row["ece"], ordinary.row["ece"]
     closer = convex.kind if own < other else "ordinary"
     verdict = "equal" if f"{own:.3f}" == f"{other:.3f}" else f"closer for the {closer} network"
     return (
@@ -104,11 +104,11 @@ def calibrated(ordinary: Run, convex: Run) -> str:
 def verdicts(runs: Sequence[Run]) -> str:
     """How many networks of either kind were proved convex."""
     told: list[str] = []
-    for convex in (True, False):
-        same = [run for run in runs if run.convex == convex]
-        proved = sum(run.proved for run in same)
-        told.append(f"{proved} of {len(same)} {same[0].kind} network{'' if len(same) == 1 else 's'}")
-    said = f"Proved convex: {told[0]} and {told[1]}."
+    for kind in ("constrained", "convex", "ordinary"):
+        if same := [run for run in runs if run.kind == kind]:
+            proved = sum(run.proved for run in same)
+            told.append(f"{proved} of {len(same)} {kind} network{'' if len(same) == 1 else 's'}")
+    said = f"Proved convex: {', '.join(told[:-1])} and {told[-1]}."
     if any(run.kind == "constrained" for run in runs):
         said += (
             " BatchNorm’s scales being free, nothing keeps a constrained network convex, and none counts as certified."
@@ -139,21 +139,68 @@ def remark(run: Run) -> str:
 
 def breaks(run: Run) -> str:
     """The first operation at which the proof of convexity stops; empty where it went through."""
-    if run.breaks is None:
+    if run.row["breaks"] is None:
         return ""
-    path, operator, reason = run.breaks
+    path, operator, reason = run.row["breaks"]
     return f"The proof stops at layer “{path}” ({operator}): {reason}."
+
+
+def underfitting(ordinary: Run, convex: Run, tested: int) -> str:
+    """How much of what the convex network gains on wrong labels the ordinary one has when it has fitted as much."""
+    fitted, reached = convex.end["train_accuracy"], convex.end["test_accuracy"]
+    said = f"The {convex.kind} network fits {percent(fitted)} of the labels it was given"
+    matched = next((point for point in ordinary.curve if point["train_accuracy"] >= fitted), None)
+    if matched is None:
+        return f"{said}, more than the ordinary network at any time: fitting less is not what sets it apart."
+    had, last = matched["test_accuracy"], ordinary.end["test_accuracy"]
+    said += (
+        f". When the ordinary network had fitted as many, in epoch {matched['epoch']:.0f}, it was right on "
+        f"{percent(had)} of the test images; at the end, with {percent(ordinary.end['train_accuracy'])} fitted, on "
+        f"{percent(last)}."
+    )
+    margin = 2 * standard_error(reached, last, tested)
+    if reached - last <= margin:
+        return f"{said} There is no resistance here that would have to be explained."
+    share = (had - last) / (reached - last)
+    how_much = "all" if share >= 1 else "most" if share > 0.5 else "less than half" if share > 0 else "nothing"
+    return f"{said} So fitting less, which any early stop does too, explains {how_much} of the resistance."
+
+
+def recipe_that_works(runs: Sequence[Run], tested: int) -> str:
+    """Our convex network beside the ordinary one in the same recipe, and beside one hidden layer."""
+    ours, same, shallow = (pick(runs, role, wrong=False) for role in ("ours", "same", "shallow"))
+    noisy = [pick(runs, role, wrong=True) for role in ("ours", "same", "shallow")]
+    said = (
+        "A first layer of both signs, ReLU, a start near the identity, clipping and a free head. "
+        f"{compare_test(same, ours, tested)} "
+    )
+    left, right = ours.end["test_accuracy"], shallow.end["test_accuracy"]
+    margin = 2 * standard_error(left, right, tested)
+    verdict = (
+        "convex depth helps here"
+        if left - right > margin
+        else "convex depth hurts here"
+        if right - left > margin
+        else "that convex depth helps is not to be seen here"
+    )
+    said += (
+        "One hidden layer, which is convex without any constraint as its head may be shifted, is right on "
+        f"{percent(right)}: {verdict}. "
+    )
+    parts = [f"{percent(run.end['test_accuracy'])} ({run.name})" for run in noisy]
+    return f"{said}With {percent(noisy[0].wrong, 0)} wrong labels: {', '.join(parts)}."
 
 
 def lead(runs: Sequence[Run], tested: int) -> list[tuple[str, str]]:
     """The findings on the digits, each with a word or two that say what it is about."""
-    ordinary, convex = (pick(runs, convex=kind, wrong=True) for kind in (False, True))
-    clean_ordinary, clean_convex = (pick(runs, convex=kind, wrong=False) for kind in (False, True))
-    control = pick(runs, convex=True, wrong=True, control=True)
+    ordinary, convex, control = (pick(runs, role, wrong=True) for role in ("ordinary", "paper", "control"))
+    clean_ordinary, clean_convex = (pick(runs, role, wrong=False) for role in ("ordinary", "paper"))
     wrong = f"With {percent(ordinary.wrong, 0)} wrong labels"
     return [
         (wrong, f"{memorising(ordinary, convex)} {compare_test(ordinary, convex, tested)}"),
         ("With clean labels", compare_test(clean_ordinary, clean_convex, tested)),
+        ("Why it resists", underfitting(ordinary, convex, tested)),
+        ("Our recipe", recipe_that_works(runs, tested)),
         ("Confidence", f"{wrong}: {calibrated(ordinary, convex)}"),
         ("Early stopping", at_peak(ordinary, convex)),
         ("Limits", limits(convex, control)),

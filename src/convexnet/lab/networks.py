@@ -1,23 +1,21 @@
-"""The networks of the demo."""
+"""What experiments do to convex networks, and two functions set by hand."""
 
 from __future__ import annotations
 
 import contextlib
-import warnings
-from collections import OrderedDict
 from collections.abc import Generator
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 import convexnet as cx
-from convexnet.constraints.derive import derive
-from convexnet.constraints.keeping import Kept
+from convexnet.choices import ActivationName, InitName, MethodName
+from convexnet.constraints.constrain import Kept
 from convexnet.constraints.parametrised import owner, unparametrise
-from convexnet.lab.whiten import whitening
+from convexnet.constraints.required_signs import derive
 from convexnet.memory import CONSTRAINT
-from convexnet.zoo import MLP
 
 EPSILON = 5.0
 """Of the method "exponentiate", in all experiments of the paper."""
@@ -28,17 +26,17 @@ class Convex:
     """How the ordinary network becomes the convex one: the arguments of `convexify`, and two of the paper's own.
 
     `free_gamma` leaves BatchNorm's scales γ out of the constraint. The paper reports that its networks keep "all
-    desirable properties" then; convexity is not among them, so nothing may call such a network convex. `whiten` puts a
-    fixed `Whiten` in front. `activation` takes the place of ReLU.
+    desirable properties" then; convexity is not among them, so nothing may call such a network convex. `whiten` is the
+    demo's alone: the fixed first step of its convex network. `activation` takes the place of ReLU.
     """
 
-    method: str = "exponentiate"
-    widen_first: float | str | None = None
-    init: str | None = None
+    method: MethodName = "exponentiate"
+    widen_first: float | Literal["signs"] | None = None
+    init: InitName | None = None
     free_head: bool = False
     free_gamma: bool = False
     whiten: str | None = None
-    activation: str = "elu"
+    activation: ActivationName = "elu"
 
 
 @contextlib.contextmanager
@@ -47,40 +45,6 @@ def drawn_from(seed: int) -> Generator[None, None, None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
-
-
-def ordinary_mlp(inputs: Tensor, outputs: int, *, width: int, depth: int, seed: int) -> MLP:
-    """The paper's MLP for inputs like these (N, D), its start drawn from `seed`: (B, D) -> (B, outputs).
-
-    Source: Sivaprasad et al. 2021, section 4.
-    """
-    with drawn_from(seed):
-        return MLP(inputs.shape[1], outputs, hidden=(width,) * depth)
-
-
-def convex_mlp(inputs: Tensor, outputs: int, *, width: int, depth: int, seed: int, how: Convex = Convex()) -> nn.Module:
-    """The convex counterpart of the `ordinary_mlp` with the same arguments.
-
-    Its first layer, and without `how.init` the positive weights of the others, start as that network's do.
-    """
-    with drawn_from(seed):
-        network: nn.Module = MLP(inputs.shape[1], outputs, hidden=(width,) * depth)
-        if how.whiten is not None:
-            network = nn.Sequential(OrderedDict(whiten=whitening(inputs, how.whiten), network=network))
-        with warnings.catch_warnings():
-            # It warns that a trained network loses accuracy. This one has learnt nothing yet.
-            warnings.filterwarnings("ignore", "convexify projects weights", UserWarning)
-            converted = cx.convexify(
-                network,
-                inputs[:2],
-                method=how.method,
-                epsilon=EPSILON,
-                widen_first=how.widen_first,
-                init=how.init,
-                head="free" if how.free_head else "nonnegative",
-                activation=how.activation,
-            )
-    return as_new(converted)
 
 
 def as_new(network: nn.Module) -> nn.Module:

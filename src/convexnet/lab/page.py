@@ -12,10 +12,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Panel:
-    """A picture and the caption under it."""
+    """A picture, the caption under it, and what its own colours mean: pairs of a theme's colour and a text."""
 
     picture: Picture
     caption: str
+    legend: Sequence[tuple[str, str]] = ()
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ class Table:
             return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
         rule = "|" + "|".join(":---" if index < self.text else "---:" for index in range(len(self.columns))) + "|"
-        return "\n".join([self.caption, "", line(self.columns), rule, *(line(row) for row in self.rows)])
+        above = [self.caption, ""] if self.caption else []
+        return "\n".join([*above, line(self.columns), rule, *(line(row) for row in self.rows)])
 
 
 @dataclass(frozen=True)

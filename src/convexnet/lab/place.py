@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from convexnet.lab.jobs import Job
@@ -25,6 +25,7 @@ class Place:
         download: whether missing data may be downloaded to `data_dir`.
         board: write a log for TensorBoard too.
         network: keep the trained network, as `network.safetensors`.
+        needs: the folders of the jobs that the job needs, by key, each with `network.safetensors` and `record.jsonl`.
         checkpoint_seconds: at least so long between two checkpoints.
         workers: processes that decode streamed images.
         say: where remarks go.
@@ -39,6 +40,7 @@ class Place:
     download: bool = False
     board: bool = False
     network: bool = False
+    needs: Mapping[str, Path] = field(default_factory=dict[str, Path])
     checkpoint_seconds: float = 30.0
     workers: int = 0
     say: Callable[[str], None] = lambda text: None

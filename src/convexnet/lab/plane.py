@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from time import perf_counter
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 import convexnet as cx
-from convexnet.lab.data import Split, crescents
-from convexnet.lab.networks import convex_mlp, ordinary_mlp, two_convex_functions
-from convexnet.lab.train import decide, fit, predict, sigmoid_loss
+from convexnet.lab.data import DataSet, Split, crescents
+from convexnet.lab.jobs import Job
+from convexnet.lab.metrics import classes_of
+from convexnet.lab.models import build
+from convexnet.lab.networks import two_convex_functions
+from convexnet.lab.place import Place, Tick
+from convexnet.lab.recipes import Recipe
+from convexnet.lab.records import Row
+from convexnet.lab.runs import record, taught
+from convexnet.lab.train import predict
 
 EXTENT = 1.9
 """Half the side of the square that the pictures show; the crescents lie well inside it."""
 
 # The convex networks start with strongly correlated units (all weights after the first layer have one sign). With
 # BatchNorm and this learning rate, 200 epochs are enough for two outputs to separate the crescents.
-WIDTH, DEPTH, BATCH, LEARNING_RATE = 64, 3, 128, 1e-2
+RECIPE = Recipe(name="plane", epochs=200, batch=128, learning_rate=1e-2, normalise="none", hidden=(64, 64, 64))
 
 
 @dataclass(frozen=True)
 class Boundary:
-    """One trained network in the plane and what was measured of it.
+    """One trained network in the plane, what was measured of it, and its record.
 
     `left` holds, for class 0 and 1, the share of pairs of points given to that class whose midpoint is given to the
     other one: 0 for a convex region.
@@ -41,6 +45,7 @@ class Boundary:
     test_accuracy: float
     left: tuple[float, float]
     seconds: float
+    row: Row = field(default_factory=Row)
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,7 @@ def leaving(model: nn.Module, seed: int, pairs: int = 20_000) -> tuple[float, fl
     """For either class, the share of random pairs of points of its region whose midpoint lies outside it."""
     generator = torch.Generator().manual_seed(seed)
     points = (2.0 * torch.rand(pairs, 2, generator=generator) - 1.0) * EXTENT
-    classes = decide(predict(model, points))
+    classes = classes_of(predict(model, points))
     shares: list[float] = []
     for label in (0, 1):
         region = points[classes == label]
@@ -74,7 +79,7 @@ def leaving(model: nn.Module, seed: int, pairs: int = 20_000) -> tuple[float, fl
             shares.append(0.0)
             continue
         first, second = torch.randint(len(region), (2, pairs), generator=generator)
-        middle = decide(predict(model, (region[first] + region[second]) / 2))
+        middle = classes_of(predict(model, (region[first] + region[second]) / 2))
         shares.append(float((middle != label).float().mean()))
     return shares[0], shares[1]
 
@@ -92,57 +97,55 @@ def points(seed: int) -> tuple[Split, Split]:
     return crescents(600, seed), crescents(2000, seed + 1)
 
 
-def explore(name: str, seed: int, *, epochs: int, tick: Callable[[], None] = lambda: None) -> Boundary:
-    """Train and certify one of `NETWORKS`."""
-    data, fresh = points(seed)
-    title, outputs, convex = NETWORKS[name]
-    start = perf_counter()
-    make = convex_mlp if convex else ordinary_mlp
-    model = make(data.inputs, outputs, width=WIDTH, depth=DEPTH, seed=seed)
-    loss = sigmoid_loss if outputs == 1 else functional.cross_entropy
-    for _ in fit(
-        model, data, convex=convex, epochs=epochs, batch=BATCH, learning_rate=LEARNING_RATE, seed=seed, loss=loss
-    ):
-        tick()
-    certificate = cx.certify(model, data.inputs[:2])
-    right = [float((decide(predict(model, part.inputs)) == part.labels).float().mean()) for part in (data, fresh)]
+def job_of(study: str, name: str, seed: int, *, epochs: int = RECIPE.epochs, full: bool = True) -> Job:
+    """The job of training one of `NETWORKS`."""
+    return Job(study, name, "crescents", replace(RECIPE, epochs=epochs), seed, full=full, variant=NETWORKS[name][0])
+
+
+def explore(job: Job, place: Place, tick: Tick = lambda job, point: None) -> Boundary:
+    """Train and certify one of `NETWORKS`; `row` is its record.
+
+    Raises:
+        CheckpointError, Diverged, Stopped: as `convexnet.lab.runs.taught`.
+    """
+    title, outputs, convex = NETWORKS[job.model]
+    data, fresh = points(job.seed)
+    whole = DataSet(
+        name=job.dataset,
+        train=data,
+        validation=Split(data.images[:0], data.labels[:0]),
+        test=fresh,
+        classes=2,
+        classnames=("A", "B"),
+        note="points of our own: those of the paper are not published",
+    )
+    model = build("ioc-mlp" if convex else "mlp", whole.shape, outputs, job.recipe, job.seed)
+    found = taught(job, place, tick, model, whole, convex=convex)
+    row = record(found)
+    left = leaving(found.network, job.seed)
     return Boundary(
         name=title,
         outputs=outputs,
         convex=convex,
-        model=model,
-        certificate=str(certificate),
-        certified=certificate.convex,
-        train_accuracy=right[0],
-        test_accuracy=right[1],
-        left=leaving(model, seed),
-        seconds=perf_counter() - start,
+        model=found.network,
+        certificate=str(cx.certify(found.network, data.inputs[:2])),
+        certified=row["certified"],
+        train_accuracy=row["train_accuracy"],
+        test_accuracy=row["test_accuracy"],
+        left=left,
+        seconds=row["seconds"],
+        row={**row, "midpoints_left": list(left)},
     )
 
 
-def explore_plane(seed: int, *, epochs: int, tick: Callable[[], None] = lambda: None) -> Plane:
+def explore_plane(
+    seed: int, place: Place, *, epochs: int = RECIPE.epochs, full: bool = True, tick: Tick = lambda job, point: None
+) -> Plane:
     """Train and certify the three networks on 600 points; accuracies are on those and on 2000 fresh points."""
-    boundaries = [explore(name, seed, epochs=epochs, tick=tick) for name in NETWORKS]
+    boundaries: list[Boundary] = []
+    for name in NETWORKS:
+        job = job_of("demo-plane", name, seed, epochs=epochs, full=full)
+        boundaries.append(explore(job, replace(place, folder=place.folder / job.key), tick))
     line = two_convex_functions()
     certificate = cx.certify(line, torch.zeros(2, 1))
     return Plane(points(seed)[0], epochs, boundaries, line, str(certificate), certificate.convex)
-
-
-def record(result: Boundary, epochs: int, seed: int, full: bool, surroundings: dict[str, object]) -> dict[str, object]:
-    """The row of one network in the plane for `metrics.json`."""
-    return {
-        "study": "demo-plane",
-        "model": next(name for name, about in NETWORKS.items() if about[0] == result.name),
-        "dataset": "crescents",
-        "tier": ("T3" if result.outputs == 1 else "T2") if result.convex else None,
-        "recipe": {"optimiser": "adam", "learning_rate": LEARNING_RATE, "batch": BATCH, "width": WIDTH, "depth": DEPTH},
-        "seed": seed,
-        "epochs": epochs,
-        "full": full,
-        "train_accuracy": result.train_accuracy,
-        "test_accuracy": result.test_accuracy,
-        "midpoints_left": list(result.left),
-        "certified": result.certified,
-        "seconds": round(result.seconds, 3),
-        **surroundings,
-    }

@@ -21,12 +21,10 @@ from convexnet.lab.place import Place
 from convexnet.lab.records import RecordError, Row, read_records, write_whole
 from convexnet.lab.runs import identified, run
 from convexnet.lab.study import Study
-from convexnet.lab.sweep import Outcome, sweep
+from convexnet.lab.sweep import RECORD, Outcome, sweep
 from convexnet.lab.terminal import refuse
 from convexnet.lab.train import Diverged
 from convexnet.learner import Point
-
-RECORD = "record.jsonl"
 
 
 def progress_on(console: Console) -> Progress:

@@ -29,6 +29,8 @@ class Recipe:
             `decay` at each of the `milestones`.
         milestones: epochs after which a step comes.
         optimiser: "adamw", or "sgd" with Nesterov's momentum of 0.9.
+        hidden: widths of the hidden layers of an MLP, instead of the model's own.
+        dropout: the share of the results of every hidden activation that is dropped while training; of MLPs.
         weight_decay: decoupled (AdamW).
         decays: what it acts on: "all" parameters, or "free" weights: matrices and kernels that no constraint keeps.
         patience: epochs without a better validation accuracy after which training stops; None: it does not.
@@ -68,6 +70,8 @@ class Recipe:
     milestones: tuple[int, ...] = ()
     decays: str = "all"
     optimiser: str = "adamw"
+    dropout: float = 0.0
+    hidden: tuple[int, ...] = ()
 
     def rate(self, epoch: int) -> float:
         """The learning rate in an epoch, from 1.

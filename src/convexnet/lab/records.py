@@ -79,7 +79,7 @@ def read_records(path: Path) -> list[Row]:
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            raise RecordError(f"{where}: no JSON ({error.msg}); mend or delete that line") from None
+            raise RecordError(f"{where}: not JSON ({error.msg}); mend or delete that line") from None
         if not isinstance(row, dict) or row.get("record") != VERSION:
             version = row.get("record") if isinstance(row, dict) else None
             raise RecordError(

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import jinja2
 
 from convexnet.lab import descriptions, figures, metrics, narrative
-from convexnet.lab.data import ThreeWay
-from convexnet.lab.demo import Run
+from convexnet.lab.demo import PICTURED, Run
 from convexnet.lab.page import Panel, Section
 from convexnet.lab.plane import Plane
 
@@ -25,12 +24,12 @@ def rows(runs: Sequence[Run]) -> list[tuple[str, ...]]:
         (
             labelled(run).removesuffix(" labels"),
             run.name,
-            percent(run.end.train_accuracy),
-            percent(run.end.clean_train_accuracy),
-            percent(run.end.test_accuracy),
+            percent(run.end["train_accuracy"]),
+            percent(run.row["clean_train_accuracy"]),
+            percent(run.end["test_accuracy"]),
             narrative.points(run.gap),
-            f"{run.calibration['ece']:.3f}",
-            percent(run.peak.test_accuracy),
+            f"{run.row['ece']:.3f}",
+            percent(run.row["test_accuracy_at_peak"]),
         )
         for run in runs
     ]
@@ -42,27 +41,24 @@ COLUMNS = ("Labels", "Network", "Train (used)", "Train (true)", "Test", "Gap", "
 def _curves(runs: Sequence[Run]) -> Section:
     panels: list[Panel] = []
     for wrong in (False, True):
-        pair = [run for run in runs if bool(run.wrong) == wrong and not run.control]
-        name = labelled(pair[0])
-        ordinary, convex = (narrative.pick(runs, convex=kind, wrong=wrong) for kind in (False, True))
-        losses = (
-            f"Test loss at the end: {ordinary.end.test_loss:.2f} nats ({ordinary.name}), {convex.end.test_loss:.2f} "
-            f"({convex.name}); lowest on the way: {min(p.test_loss for p in ordinary.curve):.2f} and "
-            f"{min(p.test_loss for p in convex.curve):.2f}."
-        )
+        drawn = [narrative.pick(runs, role, wrong=wrong) for role in PICTURED]
+        name = labelled(drawn[0])
+        ends = ", ".join(f"{run.end['test_loss']:.2f} ({run.name})" for run in drawn)
+        lowest = ", ".join(f"{min(point['test_loss'] for point in run.curve):.2f}" for run in drawn)
+        losses = f"Test loss at the end, in nats: {ends}; lowest on the way: {lowest}."
         accuracies = "; ".join(
-            f"{run.name}: train {narrative.percent(run.end.train_accuracy)}, "
-            f"test {narrative.percent(run.end.test_accuracy)}, gap {narrative.points(run.gap)}"
-            for run in pair
+            f"{run.name}: train {narrative.percent(run.end['train_accuracy'])}, "
+            f"test {narrative.percent(run.end['test_accuracy'])}, gap {narrative.points(run.gap)}"
+            for run in drawn
         )
-        reference = 1.0 - pair[0].wrong if wrong else None
+        reference = 1.0 - drawn[0].wrong if wrong else None
         dotted = f" Dotted: the {narrative.percent(reference, 0)} of labels that are true." if reference else ""
         panels += [
             Panel(
                 figures.picture(
                     f"Loss, {name}",
                     f"Line chart of training and test loss over epochs, {name}. {losses}",
-                    figures.curves(pair, "loss", "cross-entropy, nats"),
+                    figures.curves(drawn, "loss", "cross-entropy, nats"),
                 ),
                 losses,
             ),
@@ -70,7 +66,7 @@ def _curves(runs: Sequence[Run]) -> Section:
                 figures.picture(
                     f"Accuracy, {name}",
                     f"Line chart of training and test accuracy over epochs, {name}. At the end: {accuracies}.",
-                    figures.curves(pair, "accuracy", "accuracy", reference),
+                    figures.curves(drawn, "accuracy", "accuracy", reference),
                 ),
                 f"At the end: {accuracies}.{dotted}",
             ),
@@ -85,15 +81,14 @@ def _curves(runs: Sequence[Run]) -> Section:
 def _reliability(runs: Sequence[Run]) -> Section:
     panels: list[Panel] = []
     for run in runs:
-        if run.control:
+        if run.role not in ("ordinary", "paper"):
             continue
-        bars = metrics.reliability(run.test_outputs, run.test_labels)
+        bars = [metrics.Reliability(int(count), sure, right) for count, sure, right in run.row["reliability"]]
         count = sum(bar.count for bar in bars)
         sure = sum(bar.count * bar.confidence for bar in bars) / count
         right = sum(bar.count * bar.accuracy for bar in bars) / count
         caption = (
-            f"ECE {run.calibration['ece']:.3f}; mean confidence {narrative.percent(sure)}, "
-            f"accuracy {narrative.percent(right)}."
+            f"ECE {run.row['ece']:.3f}; mean confidence {narrative.percent(sure)}, accuracy {narrative.percent(right)}."
         )
         panels.append(
             Panel(
@@ -191,13 +186,13 @@ def _plane(plane: Plane) -> list[Section]:
 def build(
     runs: Sequence[Run],
     plane: Plane,
-    data: ThreeWay,
     *,
     seed: int,
     full: bool,
     measured: dict[str, str],
+    command: str,
 ) -> str:
-    """The whole page as HTML; `measured` holds further lines for "How it was measured"."""
+    """The whole page as HTML; `measured` holds further lines for "How it was measured", `command` repeats it."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("convexnet.lab"),
         autoescape=True,
@@ -205,29 +200,36 @@ def build(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    ordinary, convex = (narrative.pick(runs, convex=kind, wrong=True) for kind in (False, True))
+    ordinary, convex, ours = (narrative.pick(runs, role, wrong=True) for role in ("ordinary", "paper", "ours"))
+    tested = ordinary.row["test_samples"]
     page = environment.get_template("report.html.j2").render(
         light=figures.LIGHT,
         dark=figures.DARK,
         full=full,
-        findings=narrative.lead(runs, len(data.test)),
+        findings=narrative.lead(runs, tested),
         columns=COLUMNS,
         rows=list(zip(runs, rows(runs), strict=True)),
         sections=[_curves(runs), _reliability(runs), *_plane(plane)],
         certificates=[
-            (f"The {run.kind} network", run.certified, narrative.remark(run), run.certificate)
-            for run in (ordinary, convex)
+            (
+                descriptions.title(run),
+                run.certified,
+                narrative.remark(run),
+                run.certificate,
+            )
+            for run in (ordinary, convex, ours)
         ],
         plane_certificates=[
             *((result.name, result.certified, result.certificate) for result in plane.boundaries),
             ("Two functions of one variable", plane.line_certified, plane.line_certificate),
         ],
         recipe=convex.recipe,
+        ours=ours.recipe,
         convex=convex,
-        same=descriptions.size(convex),
+        same=descriptions.size(convex, ordinary),
         constraint=descriptions.constraint(convex),
-        command=descriptions.command(ordinary.recipe, seed, full),
-        data=data,
+        command=command,
+        tested=tested,
         seed=seed,
         wrong=convex.wrong,
         measured=measured,

@@ -6,47 +6,35 @@ import copy
 import os
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import astuple, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 import convexnet as cx
-from convexnet.curvature.undisturbed import calling
 from convexnet.lab import metrics, records
 from convexnet.lab.checkpoints import CheckpointError
-from convexnet.lab.data import DataSet, Part, Pictures, Streamed, batches, fingerprint_of, load
+from convexnet.lab.data import DataSet, Pictures, fingerprint_of, load
 from convexnet.lab.data.streamed import is_of_a_worker, worker_ended
 from convexnet.lab.driver import Driven, drive
 from convexnet.lab.experiment import Course, Training, prepared
 from convexnet.lab.jobs import Job
-from convexnet.lab.learning import common, keeping
+from convexnet.lab.learning import NETWORK, common, keeping
+from convexnet.lab.measuring import few_inputs, measured, measured_part, outputs
 from convexnet.lab.models import build, model_named
 from convexnet.lab.normalising import normalised
 from convexnet.lab.place import Place, Tick
 from convexnet.lab.records import Row
 from convexnet.lab.saved import described, require_savable
+from convexnet.lab.tasks import Measured, Task, classification
 from convexnet.lab.train import Diverged
 from convexnet.lab.verdict import verdict
 from convexnet.learner import Point
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
-
-EVALUATED = 2000
-"""Samples in a batch when nothing is trained, at most."""
-
-ACTIVATIONS = 2**28
-"""Bytes that the largest result of a layer may have then."""
-
-SAMPLED = 1000
-"""Validation samples for the correlation of pre-activations, if there are so many."""
-
-LOOKED_AT = 50_000
-"""Streamed training images on which the training accuracy is measured, at most; all would cost another epoch."""
 
 
 def run(job: Job, place: Place, tick: Tick = lambda job, point: None) -> Row:
@@ -60,25 +48,104 @@ def run(job: Job, place: Place, tick: Tick = lambda job, point: None) -> Row:
         Diverged: the loss is no number any more.
         ValueError: a setting is wrong, or there is no such device.
     """
+    found = trained(job, place, tick)
+    row: Row = {}
+    if found.fabric.is_global_zero:
+        row = record(found)
+        if place.network:
+            save(described(found.network, found.data), place.folder / NETWORK)
+    return found.fabric.broadcast(row)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network that was trained, and everything that its record is made of.
+
+    Attributes:
+        job: what was run.
+        training: the learner, done.
+        driven: its curve, and how long it took.
+        data: on the device it was trained on, behind the fixed first step.
+        step: that step.
+        fabric: what it was trained with.
+    """
+
+    job: Job
+    training: Training
+    driven: Driven
+    data: DataSet
+    step: nn.Module
+    fabric: Fabric
+
+    @property
+    def network(self) -> nn.Module:
+        """The trained network behind its fixed first step, on the CPU, in eval mode: samples as they are -> outputs."""
+        return complete(self.training.result, self.step)
+
+    @property
+    def task(self) -> Task:
+        """What was learnt."""
+        return self.training.course.task
+
+
+def trained(job: Job, place: Place, tick: Tick = lambda job, point: None) -> Trained:
+    """Train the network of a job as `run` does, without its record.
+
+    Raises:
+        DataError, CheckpointError, Diverged, ValueError: as `run`.
+    """
     job = identified(job)
     fabric = launched(place, job.recipe.precision)
     raw = loaded(job, place)
+    model = build(job.model, raw.shape, raw.classes, job.recipe, job.seed)
+    return taught(job, place, tick, model, raw, fabric=fabric, convex=model_named(job.model).convex)
+
+
+def taught(
+    job: Job,
+    place: Place,
+    tick: Tick,
+    model: nn.Module,
+    raw: DataSet,
+    *,
+    convex: bool,
+    task: Task | None = None,
+    weights: Tensor | None = None,
+    fabric: Fabric | None = None,
+) -> Trained:
+    """Train any network on any data, from the beginning or from a checkpoint: what a study's own `run` calls.
+
+    Args:
+        job: its settings; nothing is loaded or built from them.
+        place: where.
+        tick: called with every point.
+        model: as it is at the beginning.
+        raw: the data before the recipe's first step.
+        convex: whether the constraint of a convex network is kept.
+        task: what is learnt; None: classification with the recipe's smoothing.
+        weights: (N,) of the training samples, 1 on average; None: each counts alike.
+        fabric: launched; None: it is launched here.
+
+    Raises:
+        CheckpointError, Diverged, ValueError: as `run`.
+    """
+    fabric = launched(place, job.recipe.precision) if fabric is None else fabric
+    learnt = classification(job.recipe.smoothing) if task is None else task
     data, step = normalised(raw, job)
     # What is augmented stays bytes until it is; everything else passes the first step once, not in every epoch.
     plain = job.recipe.augment == "none"
     given, transform = (data.train, None) if plain else (raw.train, step.to(fabric.device))
     data = data.to(fabric.device)
-    kind = model_named(job.model)
-    model = build(job.model, data.shape, data.classes, job.recipe, job.seed).to(fabric.device)
+    model = model.to(fabric.device)
 
     def measure(network: nn.Module, number: int) -> Point:
         wanted = ["validation"]
         if number % job.measure_every == 0 or number == job.recipe.epochs:
             wanted += ["train", "test"]
-        return measured(network, data, wanted)
+        return measured(network, data, wanted, learnt)
 
-    course = Course(given.to(fabric.device), job.recipe, fabric, transform, job.seed, measure)
-    training = prepared(model, torch.zeros(2, *data.shape, device=fabric.device), course, convex=kind.convex)
+    course = Course(given.to(fabric.device), job.recipe, fabric, transform, job.seed, measure, learnt, weights)
+    training = prepared(model, torch.zeros(2, *data.shape, device=fabric.device), course, convex=convex)
     how = keeping(job, place, writes=fabric.is_global_zero, agreed=agreement(fabric))
     if place.network:
         require_savable(complete(model, step))
@@ -95,15 +162,11 @@ def run(job: Job, place: Place, tick: Tick = lambda job, point: None) -> Row:
         if not is_of_a_worker(error):
             raise
         dead = str(error)
+    finally:
+        training.close()
     if dead:  # outside of the handler, whose error would keep the dead worker's loader alive
-        training.given = None
         raise worker_ended(dead)
-    row: Row = {}
-    if fabric.is_global_zero:
-        row = record(job, training, driven, data, step, fabric)
-        if place.network:
-            save(described(complete(training.result, step), data), place.folder / "network.safetensors")
-    return fabric.broadcast(row)
+    return Trained(job, training, driven, data, step, fabric)
 
 
 def agreement(fabric: Fabric) -> Callable[[bool], bool]:
@@ -127,7 +190,7 @@ def save(network: nn.Module, path: Path) -> None:
         cx.save(network, path)
     except OSError as error:
         raise CheckpointError(
-            f"{path} could not be written ({error.strerror or error}); the checkpoint beside it has the weights: free "
+            f"{path} could not be written ({error.strerror or error}); the checkpoint next to it has the weights: free "
             "some space and resume from it"
         ) from error
 
@@ -150,7 +213,7 @@ def launched(place: Place, precision: str) -> Fabric:
             accelerator=place.accelerator, devices=devices, num_nodes=nodes, strategy=strategy, precision=kind
         )
     except (MisconfigurationException, RuntimeError) as error:
-        raise ValueError(f"{place.devices} of {place.accelerator!r} cannot be had here: {error}") from error
+        raise ValueError(f"{place.devices} of {place.accelerator!r} are not available here: {error}") from error
     fabric.launch()
     return fabric
 
@@ -196,71 +259,7 @@ def loaded(job: Job, place: Place) -> DataSet:
     )
 
 
-def looked_at(part: Part) -> Part:
-    """What of a part is measured: all, or evenly taken images of a long one that is streamed."""
-    if not isinstance(part, Streamed) or len(part) <= LOOKED_AT:
-        return part
-    return part.rows(torch.linspace(0, len(part) - 1, LOOKED_AT).round().long().to(part.labels.device))
-
-
 # --- after -----------------------------------------------------------------------------------------------------------
-
-
-def outputs(network: nn.Module, part: Part) -> Tensor:
-    """The outputs (N, K) for a whole part, in eval mode."""
-    was_training = network.training
-    network.eval()
-    with torch.no_grad():
-        size = evaluated_together(network, first_inputs(part, 1))
-        found = torch.cat([network(inputs) for inputs, _ in batches(part, size)])
-    network.train(was_training)
-    return found
-
-
-def first_inputs(part: Part, count: int) -> Tensor:
-    """The first inputs of a part, (count, ...) or as many as there are."""
-    first = part.rows(torch.arange(min(count, len(part)), device=part.labels.device))
-    return next(batches(first, count))[0]
-
-
-def few_inputs(network: nn.Module, part: Part) -> Tensor:
-    """As many of the first inputs of a part as `SAMPLED` says, and as the largest layer has memory for."""
-    with calling(network):
-        return first_inputs(part, min(SAMPLED, evaluated_together(network, first_inputs(part, 1))))
-
-
-def evaluated_together(network: nn.Module, one: Tensor) -> int:
-    """How many samples like this one (1, ...) a batch may have, so that no layer makes more than `ACTIVATIONS` bytes.
-
-    Example:
-        >>> evaluated_together(nn.Linear(4, 2), torch.zeros(1, 4))
-        2000
-    """
-    largest = one.numel() * one.element_size()
-
-    def note(module: nn.Module, given: object, made: object) -> None:
-        nonlocal largest
-        if isinstance(made, Tensor):
-            largest = max(largest, made.numel() * made.element_size())
-
-    hooks = [module.register_forward_hook(note) for module in network.modules()]
-    try:
-        network(one)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return max(1, min(EVALUATED, ACTIVATIONS // largest))
-
-
-def measured(network: nn.Module, data: DataSet, wanted: list[str]) -> Point:
-    """Loss (nats) and accuracy on the named parts of the data, on the labels used."""
-    point: Point = {}
-    for name in wanted:
-        part = looked_at(getattr(data, name))
-        found = outputs(network, part)
-        point[f"{name}_loss"] = float(functional.cross_entropy(found, part.labels))
-        point[f"{name}_accuracy"] = metrics.accuracy(found, part.labels)
-    return point
 
 
 def complete(network: nn.Module, step: nn.Module) -> nn.Module:
@@ -269,25 +268,33 @@ def complete(network: nn.Module, step: nn.Module) -> nn.Module:
     return nn.Sequential(OrderedDict(whiten=copy.deepcopy(step).cpu(), network=plain)).eval()
 
 
-def record(job: Job, training: Training, driven: Driven, data: DataSet, step: nn.Module, fabric: Fabric) -> Row:
+def record(found: Trained) -> Row:
     """All that is to be known about a finished run, in one flat row."""
-    end, network = driven.curve[-1], training.result
-    assert training.best is not None, "a run of at least one epoch has a best one"
-    train = looked_at(data.train)
-    train_outputs, test_outputs = outputs(network, train), outputs(network, data.test)
-    best = copy.deepcopy(network)
-    best.load_state_dict(training.best.weights)
-    proved = verdict(complete(network, step), torch.zeros(2, *data.shape))
-    four = metrics.accuracies(
-        train_outputs,
-        train.labels,
-        train.clean,
-        test_outputs,
-        data.test.labels,
-        running=end["running_accuracy"],
+    job, training, data, task = found.job, found.training, found.data, found.task
+    network = training.result
+    peak = None
+    if training.best is not None and len(data.test):
+        best = copy.deepcopy(network)
+        best.load_state_dict(training.best.weights)
+        peak = outputs(best, data.test)
+    train = measured_part(data.train)
+    proved = verdict(found.network, torch.zeros(2, *data.shape))
+    columns = task.columns(
+        Measured(
+            end=found.driven.curve[-1],
+            train=outputs(network, train),
+            used=train.labels,
+            clean=train.clean,
+            test=outputs(network, data.test) if len(data.test) else None,
+            targets=data.test.labels,
+            peak=peak,
+            extra={name: (outputs(network, part), part.labels) for name, part in data.extra.items()},
+        )
     )
+    looked_at = data.validation if len(data.validation) else data.train
     return {
-        **common(job, driven),
+        **common(job, found.driven),
+        **({} if task.name == records.CLASSIFICATION else {"task": task.name}),
         "tier": proved.tier if proved.certified else None,
         "epochs": training.epoch,
         "train_samples": len(data.train),
@@ -298,23 +305,13 @@ def record(job: Job, training: Training, driven: Driven, data: DataSet, step: nn
         "note": data.note if train is data.train else f"{data.note}; training accuracy of {len(train)} images",
         "data": data.fingerprint,
         **({"noise_data": data.noise_fingerprint} if data.noise_fingerprint else {}),
-        **four,
-        "validation_accuracy": end["validation_accuracy"],
-        "test_accuracy_at_peak": metrics.accuracy(outputs(best, data.test), data.test.labels),
-        "peak_epoch": training.best.epoch,
-        "train_loss": float(functional.cross_entropy(train_outputs, train.labels)),
-        "test_loss": float(functional.cross_entropy(test_outputs, data.test.labels)),
-        **{
-            f"{name}_accuracy": metrics.accuracy(outputs(network, part), part.labels)
-            for name, part in data.extra.items()
-        },
-        **metrics.calibration(test_outputs, data.test.labels),
-        "reliability": [list(astuple(bar)) for bar in metrics.reliability(test_outputs, data.test.labels)],
-        "correlation": metrics.correlations(network, few_inputs(network, data.validation)),
+        **columns,
+        "peak_epoch": training.best.epoch if training.best is not None else None,
+        "correlation": metrics.correlations(network, few_inputs(network, looked_at)),
         "certified": proved.certified,
         "convex_at_these_weights": proved.convex,
         "breaks": list(proved.breaks) if proved.breaks else None,
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
-        "processes": fabric.world_size,
-        "hardware": records.hardware(fabric.device),
+        "processes": found.fabric.world_size,
+        "hardware": records.hardware(found.fabric.device),
     }

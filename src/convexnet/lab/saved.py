@@ -88,7 +88,9 @@ def example_in(path: Path, network: nn.Module) -> tuple[Tensor, ...]:
     try:
         return example_of(network)
     except ValueError:
-        raise UsageError(f"{path} does not say what its inputs are like: give the shape of a sample, --shape") from None
+        raise UsageError(
+            f"{path} does not record the shape of its inputs: give the shape of a sample, --shape"
+        ) from None
 
 
 @torch.no_grad()
@@ -105,7 +107,10 @@ def predictions(network: nn.Module, paths: Sequence[Path], top: int = 3) -> list
     """
     (example,) = example_of(network)
     if example.ndim != 4 or example.shape[1] not in (1, 3):
-        raise UsageError(f"the network takes inputs {tuple(example.shape[1:])}, and no images: it cannot be shown any")
+        raise UsageError(
+            f"the network takes inputs {tuple(example.shape[1:])}, and not images: give it numbers with "
+            "`convexnet minimise` or in Python"
+        )
     found: list[Prediction] = []
     for path in files_in(paths):
         try:

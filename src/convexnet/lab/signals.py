@@ -19,8 +19,33 @@ class Stopped(KeyboardInterrupt):
     """
 
     def __init__(self, number: int, checkpoint: Path) -> None:
-        super().__init__(f"stopped by {signal.Signals(number).name}; {checkpoint} has all of it")
+        super().__init__(f"stopped by {signal.Signals(number).name}; {checkpoint} holds the whole state")
         self.signal, self.checkpoint = number, checkpoint
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, where there is no run to write a checkpoint of: while data are read, say."""
+
+    signal = signal.SIGTERM
+
+
+@contextlib.contextmanager
+def terminating() -> Generator[None, None, None]:
+    """Raise `Terminated` at SIGTERM, instead of ending without a word; in the main thread only."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        raise Terminated
+
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGTERM) == signal.SIG_IGN:
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager

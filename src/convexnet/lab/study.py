@@ -29,6 +29,8 @@ class Study:
         plan: the jobs of a size and of some seeds.
         sections: what a report shows of the records that belong to the study.
         run: how a job becomes a record.
+        longer: jobs for some seeds that are not shortened as much as on two cores and not as long as the source has
+            them either; `convexnet study queue` runs them.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Study:
     plan: Callable[[str, Sequence[int]], list[Job]]
     sections: Callable[[Sequence[Row]], list[Section]]
     run: Callable[[Job, Place, Tick], Row] = runs.run
+    longer: Callable[[Sequence[int]], list[Job]] = lambda seeds: []
 
     def jobs(self, size: str, seeds: int | None = None) -> list[Job]:
         """The jobs of a size, for the first `seeds` seeds; None: as many as the study has for it.
@@ -57,6 +60,7 @@ class Study:
         """Those records that belong to the study, whichever study they were made for; of one key the last."""
         seeds = 1 + max((row["seed"] for row in found), default=0)
         wanted = {job.key for size in SIZES for job in self.jobs(size, seeds)}
+        wanted |= {job.key for job in self.longer(range(seeds))}
         return list({row["key"]: row for row in found if row["key"] in wanted}.values())
 
 

@@ -45,45 +45,18 @@ def curve_panels(rows: Sequence[Row], networks: Sequence[str]) -> list[Panel]:
     return panels
 
 
-SHOWN = 4
-"""Runs in one picture: as many as there are colours."""
-
-
-def single_panels(rows: Sequence[Row]) -> list[Panel]:
-    """Accuracy over epochs of runs that belong to no study, side by side: one picture for each data set."""
-    panels: list[Panel] = []
-    for dataset in dict.fromkeys(row["dataset"] for row in rows if row.get("curve")):
-        own = [row for row in rows if row["dataset"] == dataset and row.get("curve")]
-        for first in range(0, len(own), SHOWN):
-            some = own[first : first + SHOWN]
-            said = "; ".join(
-                f"{WORDS[colour]}: {MODELS[row['model']].title if row['model'] in MODELS else row['model']}, "
-                f"{row['recipe']['name']}, seed {row['seed']}, test {100 * row['test_accuracy']:.1f} %"
-                for row, colour in zip(some, WORDS, strict=False)
-                if row.get("test_accuracy") is not None
-            )
-            title = TITLES.get(dataset, dataset)
-            drawn = curves(some, list(WORDS))
-            alt = f"Line chart of accuracy over epochs, {title}. At the end: {said}."
-            panels.append(Panel(picture(title, alt, drawn), f"{said}."))
-    return panels
-
-
-WORDS: Mapping[str, str] = MappingProxyType({"nn": "orange", "ioc": "blue", "first": "green", "second": "purple"})
-
-
-def curves(rows: Sequence[Row], colours: Sequence[str] | None = None) -> Draw:
-    """Train (solid) and test (dashed) accuracy of some runs; in the colours of their networks, or in these."""
+def curves(rows: Sequence[Row]) -> Draw:
+    """Train (solid) and test (dashed) accuracy of some runs, in the colours of their networks."""
 
     def draw(figure: Figure, theme: Theme) -> None:
         axes = plain_axes(figure, "epoch", "accuracy")
-        for number, row in enumerate(rows):
+        for row in rows:
             for part, style in (("train", "-"), ("test", (0, (4, 2)))):
                 measured = [point for point in row["curve"] if f"{part}_accuracy" in point]
                 epochs = [point["epoch"] for point in measured]
                 values = [point[f"{part}_accuracy"] for point in measured]
                 marker = "o" if len(values) < 12 else None
-                colour = getattr(theme, COLOURS[row["model"]] if colours is None else colours[number])
+                colour = getattr(theme, COLOURS[row["model"]])
                 axes.plot(epochs, values, color=colour, linestyle=style, marker=marker, markersize=3)
         axes.set_xlim(left=0)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
@@ -172,7 +145,7 @@ def bars_panel(lines: Sequence[Line]) -> list[Panel]:
     def draw(figure: Figure, theme: Theme) -> None:
         axes = plain_axes(figure, "test accuracy, %", "")
         places = list(range(len(drawn)))[::-1]
-        colours = [theme.nn if line.counted[0]["model"] == "mlp" else theme.ioc for line in drawn]
+        colours = [theme.nn if line.counted[0]["model"].startswith("mlp") else theme.ioc for line in drawn]
         axes.barh(places, [mean for mean, _ in values], color=colours, height=0.62)
         for place, (mean, half) in zip(places, values, strict=True):
             axes.hlines(place, mean - (half or 0), mean + (half or 0), color=theme.ink, linewidth=1.6)

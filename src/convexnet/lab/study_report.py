@@ -10,14 +10,11 @@ from types import MappingProxyType
 
 import jinja2
 
-from convexnet.lab import figures
-from convexnet.lab.comparison import Line, comparison
-from convexnet.lab.models import MODELS
-from convexnet.lab.page import Section
+from convexnet.lab import figures, own_runs
+from convexnet.lab.page import Panel, Section
 from convexnet.lab.records import RecordError, Row, read_records, write_whole
 from convexnet.lab.studies import STUDIES
 from convexnet.lab.study import Study
-from convexnet.lab.study_figures import single_panels
 
 LEGENDS: Mapping[str, Sequence[tuple[str, str]]] = MappingProxyType(
     {
@@ -27,6 +24,7 @@ LEGENDS: Mapping[str, Sequence[tuple[str, str]]] = MappingProxyType(
             *(("nn", "MLP"), ("first", "ReLU-constrained MLP"), ("second", "FICNN"), ("ioc", "IOC-MLP")),
             *(("train", "train"), ("test", "test")),
         ),
+        "lines": (("train", "train"), ("test", "test")),
     }
 )
 """What the lines and colours of a section mean."""
@@ -53,7 +51,7 @@ def write_report(sources: Iterable[Path], out: Path) -> list[Path]:
     chapters = [(study, study.sections(own)) for study in STUDIES if (own := study.rows(rows))]
     known = {row["key"] for study, _ in chapters for row in study.rows(rows)}
     if single := [row for row in rows if row["key"] not in known]:
-        chapters.append((alone(single), singles(single)))
+        chapters.append((alone(), own_runs.sections(single)))
     measured = provenance(rows, [study for study, _ in chapters])
     write_whole(out, page(chapters, rows, measured))
     pictures = out.with_name(f"{out.stem}-pictures")
@@ -92,7 +90,7 @@ def page(chapters: Sequence[Chapter], rows: Sequence[Row], measured: Mapping[str
         dark=figures.DARK,
         studies=chapters,
         legends=LEGENDS,
-        own=own_runs(chapters),
+        own=without_studies(chapters),
         measured=measured,
         short=sum(not row["full"] for row in rows),
         total=len(rows),
@@ -103,7 +101,7 @@ def page(chapters: Sequence[Chapter], rows: Sequence[Row], measured: Mapping[str
 def markdown(chapters: Sequence[Chapter], measured: Mapping[str, str], pictures: Path) -> str:
     """The page as Markdown; writes its pictures into a folder beside it."""
     parts = ["# Results beside the papers'", "What was not run says so, and a shortened run says so in its line."]
-    if own_runs(chapters):
+    if without_studies(chapters):
         parts = ["# Runs"]
     for study, sections in chapters:
         for number, section in enumerate(sections, 1):
@@ -117,13 +115,19 @@ def markdown(chapters: Sequence[Chapter], measured: Mapping[str, str], pictures:
                 write_whole(pictures / f"{name}.svg", drawn)
                 parts += [
                     f"![{panel.picture.title}]({pictures.name}/{name}.svg)",
-                    f"*{panel.picture.title}.* {panel.caption}",
+                    f"*{panel.picture.title}.* {colours_of(panel)}{panel.caption}",
                 ]
     parts += ["## How it was measured", "\n".join(f"- **{name}**: {text}" for name, text in measured.items())]
     return "\n\n".join(parts) + "\n"
 
 
-def own_runs(chapters: Sequence[Chapter]) -> bool:
+def colours_of(panel: Panel) -> str:
+    """Say in words which colour of a picture is what, where there is nothing to show it with."""
+    named = "; ".join(f"{SAID[kind]}: {text}" for kind, text in panel.legend)
+    return f"{named[0].upper()}{named[1:]}. " if named else ""
+
+
+def without_studies(chapters: Sequence[Chapter]) -> bool:
     """Whether there is nothing of a document's in a report."""
     return not any(study in STUDIES for study, _ in chapters)
 
@@ -135,16 +139,21 @@ def provenance(rows: Sequence[Row], studies: Sequence[Study]) -> dict[str, str]:
         return "; ".join(dict.fromkeys(value for value in values if value))
 
     shortened = sum(not row["full"] for row in rows)
+    seconds = sum(row["seconds"] for row in rows)
+    took = f"{seconds / 60:.0f} minutes" if seconds > 120 else f"{seconds:.0f} seconds"
     commits = [str(row["commit"] or "not known") for row in rows]
-    done = {study.name for study in studies}
-    left = [study.name for study in STUDIES if study.name not in done] if done & {s.name for s in STUDIES} else []
-    return {
-        "Records": f"{len(rows)} runs, {shortened} of them shortened; {sum(row['seconds'] for row in rows) / 60:.0f} "
-        "minutes of training and measuring together",
-        "Repeat": several(f"convexnet study run {study.name}" for study in studies if study in STUDIES),
-        **({"Not run": f"no record of {', '.join(left)}"} if left else {}),
-        "Intervals": "95 %, Student's t, over seeds; a seed decides the start, the validation part, the images that "
-        "are trained on where they are a part of all, and the order of the data",
+    known = [study for study in studies if study in STUDIES]
+    left = [study.name for study in STUDIES if study not in known]
+    intervals = (
+        "95 %, Student's t, over seeds; a seed decides the start, the validation part, the images that are trained on "
+        "where they are a part of all, and the order of the data"
+    )
+    found = {
+        "Records": f"{len(rows)} run{'' if len(rows) == 1 else 's'}, {shortened} of them shortened"
+        f"; {took} of training and measuring together",
+        "Repeat": several(f"convexnet study run {study.name}" for study in known),
+        "Not run": f"no record of {', '.join(left)}" if known and left else "",
+        "Intervals": intervals if known else "",
         "Selection": "none on the test set; “at peak” is the epoch with the best validation accuracy",
         "Data": several(f"{row['dataset']}: {row['note']}" for row in rows if row.get("note")) or "as published",
         "Hardware": several(machine(row["hardware"]) for row in rows),
@@ -152,6 +161,7 @@ def provenance(rows: Sequence[Row], studies: Sequence[Study]) -> dict[str, str]:
         "Commits": several(commits),
         "Dates": several(str(row.get("date", "")) for row in rows),
     }
+    return {name: text for name, text in found.items() if text}
 
 
 def machine(hardware: Mapping[str, object]) -> str:
@@ -168,26 +178,6 @@ def machine(hardware: Mapping[str, object]) -> str:
     )
 
 
-def alone(rows: Sequence[Row]) -> Study:
-    """A chapter for runs that belong to no study, such as those of `convexnet train`."""
-    names = ", ".join(dict.fromkeys(str(row["study"]) for row in rows))
-    return Study(names, "Single runs", "", (), {}, lambda size, seeds: [], lambda rows: [])
-
-
-def singles(rows: Sequence[Row]) -> list[Section]:
-    """A line for each of them."""
-    lines = [
-        Line(
-            (
-                MODELS[row["model"]].title if row["model"] in MODELS else row["model"],
-                f"{row['dataset']}{', ' + row['noise'] + ' wrong labels' if row.get('noise') else ''}",
-                row["recipe"]["name"],
-            ),
-            [row],
-        )
-        for row in rows
-        if row.get("ece") is not None
-    ]
-    table = comparison("Runs that belong to no study", ("network", "data set", "recipe"), lines, paper=False)
-    text = "Networks trained one at a time. In the pictures, a solid line is training, a dashed one test accuracy."
-    return [Section("Single runs", text, tables=[table], panels=single_panels(rows))]
+def alone() -> Study:
+    """Return a chapter for runs that belong to no study, such as those of `convexnet train`."""
+    return Study("runs", "Runs that belong to no study", "", (), {}, lambda size, seeds: [], own_runs.sections)

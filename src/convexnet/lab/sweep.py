@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import logging
+import contextlib
+import json
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -10,17 +11,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import sleep
 
-from convexnet.lab.checkpoints import CheckpointError
+from convexnet.lab.checkpoints import NAME, CheckpointError
 from convexnet.lab.data import DataError
 from convexnet.lab.jobs import Job
 from convexnet.lab.lock import Taken, claimed
 from convexnet.lab.place import Place, Tick
-from convexnet.lab.records import RecordError, Row, append_record, read_records
+from convexnet.lab.records import RecordError, Row, append_record, write_whole
 from convexnet.lab.study import Study
 from convexnet.lab.train import Diverged
+from convexnet.lab.waits import Early, Unmet, Waits, Work, needed_by, recorded
 
-RETRIES = 5
-"""How often Ray starts a job again whose worker died; each time it goes on from its checkpoint."""
+RECORD = "record.jsonl"
+"""In the folder of a run that is kept, as `convexnet train` writes it too."""
 
 PATIENCE = 1.0
 """Seconds between two looks at jobs that others are at work on."""
@@ -49,7 +51,8 @@ def sweep(
     """Run the jobs that have no record yet, and add each record as soon as it is there.
 
     A sweep that is stopped, or killed, loses nothing: started again it leaves out what has a record, and goes on with
-    the rest from its checkpoint. A job that fails is remembered, and the next one is run.
+    the rest from its checkpoint. A job that fails is remembered, and the next one is run. A job starts when those that
+    it needs (`Job.needs`) are done; it is skipped, with a sentence, where one of them failed.
 
     Args:
         study: whose jobs they are.
@@ -65,14 +68,50 @@ def sweep(
     Raises:
         RecordError: a record cannot be read or added.
     """
-    known = recorded(results)
-    outcome = Outcome([known[job.key] for job in jobs if job.key in known])
-    outcome.found = len(outcome.rows)
-    todo = list({job.key: job for job in jobs if job.key not in known}.values())
+    work = [(study, job) for job in jobs]
     if ray is None:
-        ran = one_by_one(study, todo, place, results, tick)
-    else:
-        ran = over_ray(study, todo, place, results, ray, threads)
+        return sweep_several(work, place, results, tick=tick, done=done)
+    from convexnet.lab.on_ray import over_ray
+
+    outcome, left = begun(work, place, results)
+    return followed(over_ray(study, [job for _, job in left], place, results, ray, threads), outcome, done)
+
+
+def sweep_several(
+    work: Sequence[Work],
+    place: Place,
+    results: Path,
+    *,
+    tick: Tick = lambda job, point: None,
+    done: Callable[[Job, Outcome], None] = lambda job, outcome: None,
+) -> Outcome:
+    """Run jobs of several studies in the order in which they are given, one after another, in this process.
+
+    Arguments and errors are those of `sweep`; a record goes into the file of the study that asks for the job first.
+    """
+    outcome, left = begun(work, place, results)
+    return followed(one_by_one(left, place, results, tick), outcome, done)
+
+
+def begun(work: Sequence[Work], place: Place, results: Path) -> tuple[Outcome, list[Work]]:
+    """The records that are there, and what is left to run, each job once.
+
+    A job that another one needs is left to run though it has a record, where its network was not kept.
+    """
+    known = recorded(results)
+    asked = needed_by([(study, job) for study, job in work if job.key not in known])
+    gone = {key for key in asked if not (place.folder / key / RECORD).exists()}
+    outcome = Outcome([known[job.key] for _, job in work if job.key in known and job.key not in gone])
+    outcome.found = len(outcome.rows)
+    left: dict[str, Work] = {}
+    for study, job in work:
+        if job.key not in known or job.key in gone:
+            left.setdefault(job.key, (study, job))
+    return outcome, list(left.values())
+
+
+def followed(ran: Iterator[Ran], outcome: Outcome, done: Callable[[Job, Outcome], None]) -> Outcome:
+    """Note what becomes of jobs while they are run."""
     for job, answer, new in ran:
         if isinstance(answer, str):
             outcome.failed.append((job, answer))
@@ -92,58 +131,88 @@ FAILURES = (DataError, CheckpointError, Diverged, RecordError, OSError)
 
 def own(place: Place, job: Job) -> Place:
     """The place of one job of a sweep."""
-    return replace(place, folder=place.folder / job.key)
+    return replace(place, folder=place.folder / job.key, needs={key: place.folder / key for key in job.needs})
 
 
-def recorded(results: Path) -> dict[str, Row]:
-    """All records in a folder, by their keys."""
-    return {row["key"]: row for file in sorted(results.glob("*.jsonl")) for row in read_records(file)}
-
-
-def one_by_one(study: Study, jobs: Sequence[Job], place: Place, results: Path, tick: Tick) -> Iterator[Ran]:
+def one_by_one(
+    work: Sequence[Work], place: Place, results: Path, tick: Tick, kept: frozenset[str] | None = None
+) -> Iterator[Ran]:
     """Each job with its record, or with what went wrong in words.
 
-    What another sweep is at work on goes to the end of the queue; where nothing else is left, it is waited for: its
-    record comes, or its process dies and its folder is free.
+    What another sweep is at work on goes to the end of the queue, as does a job before those that it needs. Where
+    nothing else is left, it is waited for: its record comes, or its process dies and its folder is free.
+
+    Args:
+        work: the jobs, in order.
+        place: of all runs.
+        results: the folder of the records.
+        tick: called with every point.
+        kept: the keys of jobs whose folder stays, with the network in it; None: of those that others here need, until
+            these are done.
     """
-    queue = deque(jobs)
+    queue = deque(work)
+    waits = Waits(work, results)
+    keeps = needed_by(work) if kept is None else kept
     told: set[str] = set()
-    taken = 0  # since anything was run, or waited for
+    put_off = 0  # since anything was run, or waited for
     while queue:
-        job = queue.popleft()
+        study, job = queue.popleft()
         try:
-            row, new = settled(study, job, own(place, job), results, tick)
+            if not waits.ready(job):
+                raise Early
+            row, new = settled(study, job, own(place, job), results, tick, keep=job.key in keeps)
+            waits.done.add(job.key)
             yield job, row, new
-        except Taken as error:
-            if job.key not in told:
+        except (Taken, Early) as error:
+            if isinstance(error, Taken) and job.key not in told:
                 place.say(f"{job.name}: {error}")
-            told.add(job.key)
-            queue.append(job)
-            taken += 1
-            if taken == len(queue):
+                told.add(job.key)
+            queue.append((study, job))
+            put_off += 1
+            if put_off == len(queue):
                 sleep(PATIENCE)
-                taken = 0
+                put_off = 0
             continue
-        except FAILURES as error:
+        except (*FAILURES, Unmet) as error:
+            waits.failed.add(job.key)
             yield job, said(error), True
-        taken = 0
+        put_off = 0
+    if kept is None:
+        tidy(work, place, results)
 
 
-def settled(study: Study, job: Job, place: Place, results: Path, tick: Tick) -> tuple[Row, bool]:
+def settled(study: Study, job: Job, place: Place, results: Path, tick: Tick, *, keep: bool = False) -> tuple[Row, bool]:
     """The record of a job, which is run where there is none, and whether it was.
+
+    Where `keep` says so the folder stays, with network and record, and a job whose folder is gone is run once more.
 
     Raises:
         Taken: another process is at work on it.
     """
     with claimed(place.folder):
         found = recorded(results).get(job.key)
-        new = found is None
-        row = found if found is not None else study.run(job, place, tick)
-        if new:
+        if found is not None and (not keep or (place.folder / RECORD).exists()):
+            row = found
+        else:
+            row = study.run(job, replace(place, network=True) if keep else place, tick)
+        if found is None:
             append_record(results / f"{study.name}.jsonl", row)
-        # The record is what counts; a checkpoint of every run would soon fill a disk.
-        shutil.rmtree(place.folder, ignore_errors=True)
-    return row, new
+        if keep:
+            write_whole(place.folder / RECORD, json.dumps(row, allow_nan=False) + "\n")
+            (place.folder / NAME).unlink(missing_ok=True)
+        else:
+            # The record is what counts; a checkpoint of every run would soon fill a disk.
+            shutil.rmtree(place.folder, ignore_errors=True)
+    return row, found is None
+
+
+def tidy(work: Sequence[Work], place: Place, results: Path) -> None:
+    """Remove the folders of the jobs that nothing here needs any more."""
+    known = recorded(results)
+    wanted = needed_by([(study, job) for study, job in work if job.key not in known])
+    for key in needed_by(work) - wanted:
+        with contextlib.suppress(Taken, CheckpointError), claimed(place.folder / key):
+            shutil.rmtree(place.folder / key, ignore_errors=True)
 
 
 def said(error: Exception) -> str:
@@ -157,52 +226,3 @@ def said(error: Exception) -> str:
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror or error}; what was recorded is whole, and the same command goes on"
     return str(error)
-
-
-# --- Ray -------------------------------------------------------------------------------------------------------------
-
-
-def perform(name: str, job: Job, place: Place, results: Path, threads: int) -> tuple[Row | str, bool]:
-    """What a worker does; the study is named, because functions of this process are not those of another."""
-    import torch
-
-    from convexnet.lab.studies import study_named
-
-    torch.set_num_threads(threads)
-    whole = replace(place, folder=place.folder.parent, say=print)
-    ((_, answer, new),) = one_by_one(study_named(name), [job], whole, results, lambda job, point: None)
-    return answer, new
-
-
-def over_ray(
-    study: Study, jobs: Sequence[Job], place: Place, results: Path, address: str, threads: int
-) -> Iterator[Ran]:
-    """Each job with its record, in the order in which they finish; a dead worker's job is run again by another.
-
-    Raises:
-        ModuleNotFoundError: Ray is not installed.
-        ConnectionError: there is no cluster at that address.
-    """
-    try:
-        import ray
-        from ray.exceptions import RayError
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("--ray needs Ray: pip install 'convexnet[lab,cluster]'", name="ray") from error
-    started = not ray.is_initialized()
-    if started:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
-    try:
-        task = ray.remote(num_cpus=threads, max_retries=RETRIES)(perform)
-        absolute = replace(place, folder=place.folder.absolute(), say=print)
-        waiting = {task.remote(study.name, job, own(absolute, job), results.absolute(), threads): job for job in jobs}
-        while waiting:
-            (ready, *_), _ = ray.wait(list(waiting), num_returns=1)
-            job = waiting.pop(ready)
-            try:
-                answer, new = ray.get(ready)
-                yield job, answer, new
-            except RayError as error:
-                yield job, f"its worker died {RETRIES + 1} times or could not start: {error}", True
-    finally:
-        if started:
-            ray.shutdown()

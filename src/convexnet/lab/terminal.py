@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from convexnet.errors import meant
-from convexnet.lab.signals import Stopped
+from convexnet.lab.signals import Stopped, Terminated, terminating
 
 Allow = Annotated[
     list[str] | None,
@@ -40,9 +40,13 @@ def print_certificate(text: str, convex: bool, console: Console) -> None:
 def stops_cleanly(what_remains: str) -> Generator[None, None, None]:
     """Turn Ctrl-C and SIGTERM into one line and the exit status that shells expect."""
     try:
-        yield
+        with terminating():
+            yield
     except Stopped as stop:
         print(f"\nStopped after a checkpoint, {stop.checkpoint}; {what_remains}", file=sys.stderr)
+        raise typer.Exit(128 + stop.signal) from None
+    except Terminated as stop:
+        print(f"\nStopped; {what_remains}", file=sys.stderr)
         raise typer.Exit(128 + stop.signal) from None
     except KeyboardInterrupt:
         print(f"\nStopped; {what_remains}", file=sys.stderr)
@@ -65,3 +69,14 @@ def one_of(allowed: Iterable[str]) -> Callable[[str | None], str | None]:
         return value
 
     return check
+
+
+def completing(allowed: Iterable[str]) -> Callable[[str], list[str]]:
+    """Return what a shell offers for an option that has one of a few values.
+
+    Example:
+        >>> completing(("clip", "shift"))("c")
+        ['clip']
+    """
+    names = tuple(allowed)
+    return lambda incomplete: [name for name in names if name.startswith(incomplete)]

@@ -22,20 +22,27 @@ from convexnet.lab.choices import (
     RECIPES,
 )
 from convexnet.lab.options import Accelerator, DataDir, Download, Threads, percent
-from convexnet.lab.terminal import one_of, refuse, stops_cleanly
+from convexnet.lab.terminal import completing, one_of, refuse, stops_cleanly
 
 
 def train(
     dataset: Annotated[
-        str, typer.Option(metavar="NAME|folder:PATH|npz:PATH", callback=options.dataset, help=f"{', '.join(DATASETS)}.")
+        str,
+        typer.Option(
+            metavar="NAME|folder:PATH|npz:PATH",
+            callback=options.dataset,
+            autocompletion=completing(DATASETS),
+            help=f"{', '.join(DATASETS)}.",
+        ),
     ],
     model: Annotated[
         str,
         typer.Option(
             metavar="|".join((*MODELS, "timm:NAME", "MODULE:FACTORY")),
             callback=options.model,
-            help="Which network. A FACTORY is a module or a function that returns one; it is called with what it takes "
-            "of num_classes, in_chans and input_shape.",
+            autocompletion=completing(MODELS),
+            help="Which network is trained. A FACTORY is a module or a function that returns one; it is called with "
+            "what it takes of num_classes, in_chans and input_shape.",
         ),
     ] = "mlp",
     convex: Annotated[bool, typer.Option("--convex", help="Train the convex counterpart of the model.")] = False,
@@ -44,6 +51,7 @@ def train(
         typer.Option(
             metavar="|".join(RECIPES),
             callback=one_of(RECIPES),
+            autocompletion=completing(RECIPES),
             help="How it is trained.  [default: paper-text; ours for timm:NAME and MODULE:FACTORY]",
             show_default=False,
         ),
@@ -56,6 +64,7 @@ def train(
         typer.Option(
             metavar="|".join(AUGMENTATIONS),
             callback=one_of(AUGMENTATIONS),
+            autocompletion=completing(AUGMENTATIONS),
             help="Instead of the recipe's.",
             show_default=False,
         ),
@@ -63,26 +72,47 @@ def train(
     normalise: Annotated[
         str | None,
         typer.Option(
-            metavar="|".join(NORMALISATIONS), callback=one_of(NORMALISATIONS), help="Instead of the recipe's."
+            metavar="|".join(NORMALISATIONS),
+            callback=one_of(NORMALISATIONS),
+            autocompletion=completing(NORMALISATIONS),
+            help="Instead of the recipe's.",
         ),
     ] = None,
     method: Annotated[
-        str | None, typer.Option(metavar="|".join(METHODS), callback=one_of(METHODS), help="Instead of the recipe's.")
+        str | None,
+        typer.Option(
+            metavar="|".join(METHODS),
+            callback=one_of(METHODS),
+            autocompletion=completing(METHODS),
+            help="Instead of the recipe's.",
+        ),
     ] = None,
     init: Annotated[
-        str | None, typer.Option(metavar="|".join(INITS), callback=one_of(INITS), help="Instead of the recipe's.")
+        str | None,
+        typer.Option(
+            metavar="|".join(INITS),
+            callback=one_of(INITS),
+            autocompletion=completing(INITS),
+            help="Instead of the recipe's.",
+        ),
     ] = None,
     noise: Annotated[float, typer.Option(callback=percent, help="Wrong training labels, in percent.")] = 0.0,
     noise_kind: Annotated[
-        str, typer.Option(metavar="|".join(NOISES), callback=one_of(NOISES), help="How they are drawn.")
+        str,
+        typer.Option(
+            metavar="|".join(NOISES),
+            callback=one_of(NOISES),
+            autocompletion=completing(NOISES),
+            help="How the wrong labels are drawn.",
+        ),
     ] = "symmetric-including",
-    train_samples: Annotated[int | None, typer.Option(min=2, help="Train on so many images only.")] = None,
+    train_samples: Annotated[int | None, typer.Option(min=2, help="Train on this many images only.")] = None,
     measure_every: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="Epochs between two looks at training and test data; validation is each epoch's.  [default: 1; of "
-            "streamed images only after the last epoch]",
+            help="Epochs between two measurements on training and test data; validation data are measured each epoch.  "
+            "[default: 1; of streamed images only after the last epoch]",
             show_default=False,
         ),
     ] = None,
@@ -109,23 +139,27 @@ def train(
             min=0, help="Processes that decode streamed images.  [default: one a CPU, at most 8]", show_default=False
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Decides everything that is random.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of everything that is random.")] = 0,
     data_dir: DataDir = None,
     download: Download = False,
     out: Annotated[
         Path | None,
         typer.Option(help="Folder of the run.  [default: runs/train-MODEL-DATASET-SEED]", file_okay=False),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in the folder.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the checkpoint in the folder.")] = False,
     accelerator: Accelerator = "auto",
     devices: Annotated[int, typer.Option(min=1, help="Processes, each with a device of its own.")] = 1,
     precision: Annotated[
         str | None,
         typer.Option(
-            metavar="|".join(PRECISIONS), callback=one_of(PRECISIONS), help="Of the steps.", show_default=False
+            metavar="|".join(PRECISIONS),
+            callback=one_of(PRECISIONS),
+            autocompletion=completing(PRECISIONS),
+            help="Of the steps.",
+            show_default=False,
         ),
     ] = None,
-    compiled: Annotated[bool, typer.Option("--compile", help="Translate the network with torch.compile.")] = False,
+    compiled: Annotated[bool, typer.Option("--compile", help="Compile the network with torch.compile.")] = False,
     threads: Threads = 1,
 ) -> None:
     """Train one network, certify it, and record what was measured.
@@ -159,7 +193,9 @@ def train(
         if convex and not kind.convex:
             raise refuse(f"{model} has no convex counterpart here; models: {', '.join(MODELS)}")
         if not kind.convex and (method or init):
-            raise refuse(f"--{'method' if method else 'init'} is of convex networks: add --convex, or leave it out")
+            raise refuse(
+                f"--{'method' if method else 'init'} applies to convex networks: add --convex, or leave it out"
+            )
         given = {"epochs": epochs, "batch": batch, "learning_rate": learning_rate, "augment": augment}
         given |= {"normalise": normalise, "precision": precision, "compiled": compiled or None}
         ways = {"method": method, "init": init}

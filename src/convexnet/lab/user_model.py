@@ -148,7 +148,7 @@ def _numbers(text: str) -> tuple[int, ...]:
     except ValueError:
         sizes = (0,)
     if any(size < 1 for size in sizes):
-        raise UsageError(f"--shape {text!r} is not a shape. Write positive whole numbers, such as 3,32,32 or 64.")
+        raise UsageError(f"--shape {text!r} is not a shape. Write positive integers, such as 3,32,32 or 64.")
     return sizes
 
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 import convexnet as cx
-from convexnet.constraints.derive import derive
-from convexnet.constraints.keeping import Kept
+from convexnet.constraints.constrain import Kept
+from convexnet.constraints.required_signs import derive
 from convexnet.constraints.sets import Interval
 from convexnet.curvature.arguments import unwrapped
 from convexnet.curvature.certificate import ALL

@@ -9,11 +9,12 @@ from types import MappingProxyType
 import torch
 from torch import Tensor, nn
 
+from convexnet.choices import ActivationName
 from convexnet.curvature import certify
 from convexnet.errors import meant
 from convexnet.initialise.moments import Activation
 
-ACTIVATIONS: Mapping[str, Callable[[], nn.Module]] = MappingProxyType(
+ACTIVATIONS: Mapping[ActivationName, Callable[[], nn.Module]] = MappingProxyType(
     {"relu": nn.ReLU, "leaky_relu": nn.LeakyReLU, "elu": nn.ELU, "celu": nn.CELU, "softplus": nn.Softplus}
 )
 
@@ -29,7 +30,7 @@ class OfConvex(nn.Module):
         return self.activation(y[:, :1].square() + y[:, 1:])
 
 
-def activation_of(activation: str | nn.Module, by_construction: bool = True) -> nn.Module:
+def activation_of(activation: ActivationName | nn.Module, by_construction: bool = True) -> nn.Module:
     """The activation of an input-convex network, as a module of its own.
 
     A module is proved convex and non-decreasing, by one certificate: g(y₀² + y₁) is convex exactly where g is both.
@@ -53,12 +54,12 @@ def activation_of(activation: str | nn.Module, by_construction: bool = True) -> 
         ValueError: LeakyReLU(negative_slope=1.5) is not proved convex and non-decreasing, so ...
     """
     if isinstance(activation, str):
-        if activation not in ACTIVATIONS:
-            raise ValueError(
-                f"unknown activation {activation!r}{meant(activation, ACTIVATIONS)}: use {', '.join(ACTIVATIONS)}, or "
-                "a module that is convex and non-decreasing"
-            )
-        return ACTIVATIONS[activation]()
+        if activation in ACTIVATIONS:
+            return ACTIVATIONS[activation]()
+        raise ValueError(
+            f"unknown activation {activation!r}{meant(activation, ACTIVATIONS)}: use {', '.join(ACTIVATIONS)}, or "
+            "a module that is convex and non-decreasing"
+        )
     require_module(activation)
     own = copy.deepcopy(activation)
     parameter = next(own.parameters(), torch.empty(0))
@@ -76,7 +77,7 @@ def activation_of(activation: str | nn.Module, by_construction: bool = True) -> 
     return own
 
 
-def free_activation_of(activation: str | nn.Module) -> nn.Module:
+def free_activation_of(activation: ActivationName | nn.Module) -> nn.Module:
     """The activation of a path that need not be convex: a name as above, or any module, which is copied.
 
     Example:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from convexnet.arrays import as_size, as_sizes
+from convexnet.choices import ActivationName, ConstraintName
 from convexnet.nn.activations import activation_of, free_activation_of
 from convexnet.nn.grids import (
     Convolutions,
@@ -77,9 +78,9 @@ class ConvFICNN(nn.Module):
         convolutions: Convolutions,
         hidden: int | Sequence[int] = (),
         out_features: int = 1,
-        activation: str | nn.Module = "softplus",
+        activation: ActivationName | nn.Module = "softplus",
         passthrough: bool = True,
-        constraint: str = "softplus",
+        constraint: ConstraintName = "softplus",
     ) -> None:
         super().__init__()
         check_constraint(constraint)
@@ -166,10 +167,10 @@ class ConvPICNN(nn.Module):
         convolutions: Convolutions,
         hidden: int | Sequence[int] = (),
         out_features: int = 1,
-        activation: str | nn.Module = "softplus",
-        x_activation: str | nn.Module = "relu",
+        activation: ActivationName | nn.Module = "softplus",
+        x_activation: ActivationName | nn.Module = "relu",
         x_norm: bool = False,
-        constraint: str = "softplus",
+        constraint: ConstraintName = "softplus",
         passthrough: bool = True,
     ) -> None:
         super().__init__()

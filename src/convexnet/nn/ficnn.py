@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from convexnet.arrays import as_size, as_sizes, is_whole
+from convexnet.choices import ActivationName, ConstraintName
 from convexnet.nn.activations import activation_of
 from convexnet.nn.layers import POSITIVE, mask_of
 from convexnet.nn.steps import (
@@ -113,9 +114,9 @@ class FICNN(nn.Module):
         in_features: int,
         hidden: int | Sequence[int] = (200, 200),
         out_features: int = 1,
-        activation: str | nn.Module = "softplus",
+        activation: ActivationName | nn.Module = "softplus",
         passthrough: bool = True,
-        constraint: str = "softplus",
+        constraint: ConstraintName = "softplus",
         quadratic: int | None = None,
         monotone: int | Sequence[int] | Tensor | None = None,
     ) -> None:
@@ -177,7 +178,9 @@ class FICNN(nn.Module):
         return self.quadratic.strong_convexity()
 
 
-def input_map(in_features: int, out_features: int, constraint: str, rising: Sequence[int] | None) -> nn.Module:
+def input_map(
+    in_features: int, out_features: int, constraint: ConstraintName, rising: Sequence[int] | None
+) -> nn.Module:
     """W^(y) y + b, its columns of the named inputs non-negative."""
     if rising is None:
         return nn.Linear(in_features, out_features)

@@ -48,8 +48,8 @@ class PooledSum(nn.Module):
             if isinstance(layer, nn.Conv2d | nn.Conv1d | nn.Conv3d):
                 return cls(layer.in_channels)
         raise ValueError(
-            f"{type(gate).__name__} holds no linear or convolutional layer that would tell its channels; give a "
-            "factory of your own: lambda old: PooledSum(channels)"
+            f"{type(gate).__name__} holds no linear or convolutional layer that would give its number of channels; "
+            "give a factory of your own: lambda old: PooledSum(channels)"
         )
 
 

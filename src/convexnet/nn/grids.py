@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from convexnet.arrays import as_size, as_sizes
+from convexnet.choices import ConstraintName
 from convexnet.nn.layers import POSITIVE, ConvexConv2d, pair
 
 
@@ -105,7 +106,7 @@ def checked_convolution(layer: Convolution, name: str) -> Convolution:
     )
 
 
-def convex_conv(channels: int, layer: Convolution, constraint: str, bias: bool) -> ConvexConv2d | nn.Conv2d:
+def convex_conv(channels: int, layer: Convolution, constraint: ConstraintName, bias: bool) -> ConvexConv2d | nn.Conv2d:
     """W^(z): non-negative by construction, or a plain convolution that is to be kept so.
 
     Example:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from convexnet.arrays import as_size, as_sizes, as_tensor, is_whole
+from convexnet.choices import ConstraintName
 from convexnet.errors import meant
 from convexnet.initialise.moments import Activation
 from convexnet.initialise.weights import lognormal_
@@ -46,7 +47,9 @@ class NonnegativeWeight(nn.Module):
     bias: nn.Parameter | None
     columns: Tensor | None
 
-    def __init__(self, shape: Sequence[int], bias: bool, constraint: str, columns: Tensor | None = None) -> None:
+    def __init__(
+        self, shape: Sequence[int], bias: bool, constraint: ConstraintName, columns: Tensor | None = None
+    ) -> None:
         super().__init__()
         if not isinstance(constraint, str) or constraint not in POSITIVE:  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ValueError(
@@ -143,7 +146,7 @@ class ConvexLinear(NonnegativeWeight):
         in_features: int,
         out_features: int,
         bias: bool = True,
-        constraint: str = "softplus",
+        constraint: ConstraintName = "softplus",
         columns: int | Sequence[int] | Tensor | None = None,
     ) -> None:
         in_features, out_features = as_size(in_features, "in_features"), as_size(out_features, "out_features")
@@ -206,7 +209,7 @@ class ConvexConv2d(NonnegativeWeight):
         dilation: int | tuple[int, int] = 1,
         groups: int = 1,
         bias: bool = True,
-        constraint: str = "softplus",
+        constraint: ConstraintName = "softplus",
     ) -> None:
         kernel = pair(kernel_size, "kernel_size")
         in_channels, out_channels = as_size(in_channels, "in_channels"), as_size(out_channels, "out_channels")

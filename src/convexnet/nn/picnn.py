@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from convexnet.arrays import as_size, as_sizes
+from convexnet.choices import ActivationName, ConstraintName
 from convexnet.initialise.moments import moments
 from convexnet.nn.activations import activation_of, free_activation_of, function_of
 from convexnet.nn.ficnn import Quadratic
@@ -75,10 +76,10 @@ class PICNN(nn.Module):
         hidden: int | Sequence[int] = (200, 200),
         out_features: int = 1,
         x_hidden: int | Sequence[int] | None = None,
-        activation: str | nn.Module = "softplus",
-        x_activation: str | nn.Module = "relu",
+        activation: ActivationName | nn.Module = "softplus",
+        x_activation: ActivationName | nn.Module = "relu",
         x_norm: bool = False,
-        constraint: str = "softplus",
+        constraint: ConstraintName = "softplus",
         quadratic: int | None = None,
         passthrough: bool = True,
     ) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from convexnet.arrays import as_size, as_sizes
+from convexnet.choices import ActivationName, ConstraintName
 from convexnet.errors import meant
 from convexnet.initialise.moments import moments
 from convexnet.initialise.weights import identity_
@@ -38,7 +39,9 @@ class RecurrentLevel(nn.Module):
         constraint: how W and V are kept non-negative.
     """
 
-    def __init__(self, in_features: int, width: int, below: int, activation: nn.Module, constraint: str) -> None:
+    def __init__(
+        self, in_features: int, width: int, below: int, activation: nn.Module, constraint: ConstraintName
+    ) -> None:
         super().__init__()
         self.recurrent = convex_linear(width, width, constraint)
         self.below = convex_linear(below, width, constraint) if below else None
@@ -120,8 +123,8 @@ class ICRNN(nn.Module):
         in_features: int,
         hidden: int | Sequence[int] = (64,),
         out_features: int = 1,
-        activation: str | nn.Module = "relu",
-        constraint: str = "softplus",
+        activation: ActivationName | nn.Module = "relu",
+        constraint: ConstraintName = "softplus",
         outputs: str = "all",
     ) -> None:
         super().__init__()

@@ -18,7 +18,8 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from convexnet.constraints.keeping import keep
+from convexnet.choices import ConstraintName
+from convexnet.constraints.constrain import keep
 from convexnet.constraints.sets import METHODS, Interval, method_of
 from convexnet.errors import meant
 from convexnet.initialise.moments import moments
@@ -82,7 +83,7 @@ class PartialStep(nn.Module):
 # --- the constrained maps --------------------------------------------------------------------------------------------
 
 
-def check_constraint(constraint: str) -> None:
+def check_constraint(constraint: ConstraintName) -> None:
     """Refuse what neither computes a weight nor projects it.
 
     Example:
@@ -101,7 +102,11 @@ def check_constraint(constraint: str) -> None:
 
 
 def convex_linear(
-    in_features: int, out_features: int, constraint: str, bias: bool = False, columns: Sequence[int] | None = None
+    in_features: int,
+    out_features: int,
+    constraint: ConstraintName,
+    bias: bool = False,
+    columns: Sequence[int] | None = None,
 ) -> ConvexLinear | nn.Linear:
     """A linear map that is non-negative by construction, or a plain one that is to be kept so.
 
@@ -116,7 +121,7 @@ def convex_linear(
 
 def keep_nonnegative(
     model: nn.Module,
-    constraint: str,
+    constraint: ConstraintName,
     example: Sequence[Tensor],
     weights: Iterable[tuple[nn.Module, Tensor | None]],
 ) -> None:
@@ -131,6 +136,7 @@ def keep_nonnegative(
     remember_example(model, example)
     if constraint in POSITIVE:
         return
+    assert constraint in METHODS
     names = {id(module): f"{name}.weight" for name, module in model.named_modules()}
     intervals = {
         names[id(module)]: Interval.above(0.0, torch.ones([1] * weight_of(module).ndim, dtype=torch.bool))

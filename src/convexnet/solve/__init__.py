@@ -1,9 +1,9 @@
 """Minimising a certified network over its inputs.
 
-Read `convexnet.form` first (what a network is made of), and then: `drive` (the loop all solvers run in), `newton` with
-`tangents` (primal-dual path following), `lp` (the same form as a linear program), `proof` with `rounding` (bounds that
-hold in floating point), `minimise` with `reading`, `structure` and `choose` (the public function), `derivatives` with
-`holding`.
+Read `convexnet.form` first (what a network is made of), and then: `minimise` with `arguments`, `compiled` and
+`fingerprint` (the public function, and what it remembers of a module), `functions` (what a solver sees), `solvers` (the
+methods, the loop they run in and the choice among them), `lower_bounds` with `rounding_errors` (bounds that hold in
+floating point), `derivatives`.
 """
 
 from convexnet.solve.minimise import minimise

@@ -15,28 +15,29 @@ import torch
 from torch import Tensor, fx, nn
 
 from convexnet.arrays import as_tensor
+from convexnet.choices import DerivativeName, SolverName
 from convexnet.curvature.call import Refusal
 from convexnet.curvature.trace import TRACING
 from convexnet.domains import Box
 from convexnet.errors import NotCertified, NotTraceable
-from convexnet.form.kink_form import KinkForm
+from convexnet.form.epigraph import KinkForm
 from convexnet.form.matrices import Pieces, TooLarge
 from convexnet.form.program import Opened
-from convexnet.solve.asked import Asked, checked, misread, wrong_batch
-from convexnet.solve.choose import MANY, MATRICES, chosen_solver, rescue, run
-from convexnet.solve.derivatives import attached, sources_of, wants_gradients
-from convexnet.solve.drive import Found, Problem, Progress, Watch, nothing_yet, picked, rises, signs
-from convexnet.solve.implicit import standing
-from convexnet.solve.layers import Layers
-from convexnet.solve.minimum import over
-from convexnet.solve.plain import Own, Private, Whole
-from convexnet.solve.proof import PART, cells_of, proved, supported
-from convexnet.solve.reading import Reading, read
-from convexnet.solve.refusals import check_derivatives, check_transforms
-from convexnet.solve.settling import refined
+from convexnet.solve.arguments import Asked, checked, misread, wrong_batch
+from convexnet.solve.compiled import Reading, read
+from convexnet.solve.derivatives.attach import attached, sources_of, wants_gradients
+from convexnet.solve.derivatives.implicit import standing
+from convexnet.solve.derivatives.minimum import over
+from convexnet.solve.derivatives.polish import refined
+from convexnet.solve.derivatives.refusals import check_derivatives, check_transforms
+from convexnet.solve.derivatives.surrogates import unrolled
+from convexnet.solve.functions.black_box import Own, Private, Whole
+from convexnet.solve.functions.matrix_free import Layers
+from convexnet.solve.functions.strong_convexity import strength
+from convexnet.solve.lower_bounds import PART, cells_of, proved, supported
 from convexnet.solve.solution import Solution, said
-from convexnet.solve.strong import strength
-from convexnet.solve.variants import unrolled
+from convexnet.solve.solvers.choose import MANY, MATRICES, chosen_solver, rescue, run
+from convexnet.solve.solvers.loop import Found, Problem, Progress, Watch, nothing_yet, picked, rises, signs
 
 MUCH = 1e-7
 """The share of a value, or of its rise, up to which what is lost to rounding counts as rounding."""
@@ -51,14 +52,14 @@ def minimise(
     domain: Box,
     given: Tensor | Sequence[Any] | Any = None,
     tol: float = 1e-6,
-    solver: str = "auto",
+    solver: SolverName = "auto",
     start: Solution | Tensor | Sequence[Any] | Any = None,
     max_steps: int | None = None,
     time_limit: float | None = None,
     *,
     wrt: int = -1,
     atol: float | Tensor = 0.0,
-    derivative: str = "exact",
+    derivative: DerivativeName = "exact",
     verbose: bool = False,
     callback: Callable[[Progress], object] | None = None,
 ) -> Solution:
@@ -88,7 +89,7 @@ def minimise(
         atol: a gap that is small enough in the units of f: one number, or one for each sample, (B,).
         derivative: of x: "exact"; or, only by name, "smoothed" (as if f had no kinks: defined everywhere, and not the
             derivative of what is returned) and "unrolled" (x is where 30 steps of gradient descent come to from `start`
-            or the centre, and the gradient goes through them). See `convexnet.solve.variants`.
+            or the centre, and the gradient goes through them). See `convexnet.solve.derivatives.surrogates`.
         verbose: print a line for every step: which solver, how many samples are open, the largest gap.
         callback: called after every step with a `Progress` (step, open, gap, solver); where it returns True, the search
             ends and what has been found is returned.
@@ -106,9 +107,12 @@ def minimise(
         by the vertex formula where f is piecewise linear and by the implicit function theorem where it is smooth, of
         the value by the dual gates. They are those of the minimum, whatever solver was chosen, and of the values that
         all these tensors had in the call, whatever was written to them since; a derivative that is zero is a tensor of
-        zeros. Where the minimiser is not unique, only those of the value mean anything. Where no kink holds the
-        minimiser, they can be differentiated again, to any order (`create_graph=True`); where one does, a second
-        derivative is a RuntimeError that names the operator and its line.
+        zeros. Where the minimiser is not unique, only those of the value mean anything. Where more kinks and bounds
+        meet than are needed to hold the minimiser, it may move otherwise in other directions: then `backward()` is a
+        RuntimeError that names the sample and these kinks, if a gradient of this minimiser arrives; the gradient of
+        the value is one of those between its derivatives to both sides, as that of a ReLU at zero is. Where no kink
+        holds the minimiser, they can be differentiated again, to any order (`create_graph=True`); where one does, a
+        second derivative is a RuntimeError that names the operator and its line.
 
     Raises:
         NotCertified: f is not proved convex in y.
@@ -121,7 +125,7 @@ def minimise(
         ImportError: a solver needs a package of the extra `solve`.
 
     Source: Amos & Kolter (2016) and Amos, Xu & Kolter (2017) pose the problem and the linear program; the method of
-        "newton" is described in `convexnet.solve.newton`.
+        "newton" is described in `convexnet.solve.solvers.newton`.
 
     Example:
         >>> import convexnet as cx

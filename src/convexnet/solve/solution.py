@@ -100,12 +100,12 @@ def said(
         which = ", ".join(str(i) for i in other.nonzero()[:8, 0].tolist())
         return (
             f"{text}. Nothing is proved of sample {which}: the module's own forward is lower there than the program "
-            "that was traced can be. It looks at the size of its batch, at the type of its numbers or at whether "
+            "that was traced can be. It reads the size of its batch, the type of its numbers or whether "
             "gradients are recorded, or writes into its own tensors: make it compute one function of each sample"
         )
     if unbounded is not None and bool(unbounded.any()):
         which = ", ".join(str(i) for i in unbounded.nonzero()[:8, 0].tolist())
-        return f"{text}. f falls without end on this domain (sample {which}): give finite bounds"
+        return f"{text}. f is unbounded below on this domain (sample {which}): give finite bounds"
     if not compact and bool(torch.isinf(bound).any()):
         return (
             f"{text}. On an unbounded domain a bound is proved from strong convexity, and none was found: it is "

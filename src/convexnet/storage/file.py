@@ -137,12 +137,12 @@ def load(path: str | os.PathLike[str], allow: Sequence[str] = (), device: str | 
     except tensor_files.SafetensorError as error:
         if is_pickled(source):
             raise ValueError(
-                f"{source} is no safetensors file but one of torch.save, a pickle, which can run code when it is read: "
-                "build the model, then model.load_state_dict(torch.load(path, weights_only=True)), and from then on "
-                "convexnet.save(model, path). If it holds a whole module and you trust its author, "
+                f"{source} is not a safetensors file but one of torch.save, a pickle, which can run code when it is "
+                "read: build the model, then model.load_state_dict(torch.load(path, weights_only=True)), and from "
+                "then on convexnet.save(model, path). If it holds a whole module and you trust its author, "
                 "torch.load(path, weights_only=False) reads it"
             ) from error
-        raise ValueError(f"{source} is no safetensors file, or a truncated or corrupt one: {error}") from error
+        raise ValueError(f"{source} is not a safetensors file, or a truncated or corrupt one: {error}") from error
     except ValueError as error:
         raise ValueError(f"{source} cannot be loaded: {error}") from error
     except (AttributeError, KeyError, IndexError, TypeError, OverflowError, RuntimeError) as error:
@@ -222,7 +222,7 @@ def needed(module: str, verb: str) -> Any:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"convexnet.{verb} needs safetensors: pip install 'convexnet[lab]'") from error
+        raise ModuleNotFoundError(f"convexnet.{verb} needs safetensors: pip install safetensors") from error
 
 
 def reachable(device: str | torch.device) -> torch.device:

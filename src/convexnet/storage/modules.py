@@ -221,7 +221,7 @@ def fill(entry: dict[str, Json], module: nn.Module, source: Source) -> None:
     state["training"], state["_is_full_backward_hook"] = bool(entry["training"]), entry["full_backward_hook"]
     for key, value in entry["attributes"]:
         if key in BASE:
-            raise ValueError(f"{join(path, key)} is no attribute but a part of every module: the file is damaged")
+            raise ValueError(f"{join(path, key)} is not an attribute but a part of every module: the file is damaged")
         state[key] = decode(value, join(path, key), source)
     for name in entry["computed"]:
         # torch makes the class anew around a placeholder, by its public way; the recorded list then takes its place
@@ -233,7 +233,7 @@ def fill(entry: dict[str, Json], module: nn.Module, source: Source) -> None:
         found = {key: None if number is None else parts[number] for key, number in entry[table].items()}
         wrong = [key for key, part in found.items() if part is not None and not isinstance(part, kind)]
         if wrong:
-            raise ValueError(f"{join(path, wrong[0])} is no {kind.__name__}: the file is damaged")
+            raise ValueError(f"{join(path, wrong[0])} is not a {kind.__name__}: the file is damaged")
         state[table] = found
     state["_non_persistent_buffers_set"] = set(entry["transient"])
 

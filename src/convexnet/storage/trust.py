@@ -48,6 +48,12 @@ FUNCTIONS = (
 )
 """Packages whose Python functions are functions of tensors and numbers, and single functions of others."""
 
+MOVED = {
+    "convexnet.constraints.keeping": "convexnet.constraints.constrain",
+}
+"""Modules that have moved: the path in files of earlier versions, and where its classes and functions are now. It is
+looked up before anything is judged, so that an old file meets the same lists as a new one."""
+
 OPERATORS = (
     *("torch.nn.functional", "torch", "torch.special", "torch.linalg", "torch.fft", "math", "operator", "builtins"),
 )
@@ -153,6 +159,8 @@ def imported(path: str, kind: str, allow: Sequence[str], where: str) -> Any:
         ValueError: act is os:system, a function that load does not trust: if you do, load(path, allow=('os',))
     """
     module, _, name = path.partition(":")
+    module = MOVED.get(module, module)
+    path = f"{module}:{name}"
     allowed = within(module, allow)
     if not allowed and not trusted(path, kind):
         raise ValueError(refusal(path, kind, where))

@@ -109,7 +109,7 @@ def contents(value: Any, where: str, sink: Sink) -> Json:
         return {"device": str(value)}
     if isinstance(value, enum.Enum):
         if value.name not in kind.__members__:
-            raise unsavable(where, f"{value!r}, no single member of its enum", "keep its value instead")
+            raise unsavable(where, f"{value!r}, not a single member of its enum", "keep its value instead")
         return {"enum": [named(kind, where), value.name]}
     if kind is functools.partial:
         return {"partial": [encode(part, where, sink) for part in (value.func, value.args, value.keywords)]}
@@ -161,7 +161,7 @@ def named(value: Any, where: str) -> str:
     path = path_of(value)
     if path is None:
         name = str(getattr(value, "__qualname__", value))
-        what = "a lambda" if "<lambda>" in name else f"{value.__module__}.{name}, which no import leads to"
+        what = "a lambda" if "<lambda>" in name else f"{value.__module__}.{name}, which no import finds"
         raise unsavable(where, what, "define it with def or class at the top level of a module, and use its name")
     return path
 
@@ -212,7 +212,7 @@ def mapping(kind: Callable[[Iterable[tuple[Any, Any]]], Any]) -> Callable[[Json,
 def read_constant(data: Json, where: str, source: Source) -> Any:
     value = vars(torch).get(data)
     if not isinstance(value, (torch.dtype, torch.memory_format, torch.layout)):
-        raise ValueError(f"{where} names torch.{data}, which is no dtype, layout or memory format")
+        raise ValueError(f"{where} names torch.{data}, which is not a dtype, layout or memory format")
     return value
 
 

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
 
+from convexnet.choices import ActivationName
 from convexnet.errors import meant
 from convexnet.zoo.parts import activation_named, require_images, require_positive, with_keras_defaults
 
@@ -125,7 +126,7 @@ class AllConv(nn.Module):
         norm: bool = False,
         dropout: bool = True,
         first: int = 96,
-        activation: str = "relu",
+        activation: ActivationName = "relu",
         *,
         last_activation: bool = False,
         table: str = "paper",
@@ -168,7 +169,7 @@ def allconv_published(
     in_channels: int = 3,
     dropout: bool = True,
     first: int = 96,
-    activation: str = "relu",
+    activation: ActivationName = "relu",
     last_activation: bool = True,
 ) -> AllConv:
     """The AllConv with BatchNorm of the published code, images (B, in_channels, H, W) -> logits (B, classes).

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from convexnet.choices import ActivationName
 from convexnet.zoo.parts import activation_named, as_widths, require_images, require_positive, with_keras_defaults
 
 
@@ -24,7 +25,9 @@ class DenseLayer(nn.Module):
         torch.Size([2, 12, 5, 5])
     """
 
-    def __init__(self, channels: int, *, growth: int, bottleneck: bool, dropout: float, activation: str) -> None:
+    def __init__(
+        self, channels: int, *, growth: int, bottleneck: bool, dropout: float, activation: ActivationName
+    ) -> None:
         super().__init__()
         kernels = {1: 4 * growth, 3: growth} if bottleneck else {3: growth}
         layers: OrderedDict[str, nn.Module] = OrderedDict()
@@ -41,7 +44,7 @@ class DenseLayer(nn.Module):
         return torch.cat([features, self.new(features)], 1)
 
 
-def transition(channels: int, width: int, *, dropout: float, activation: str) -> nn.Sequential:
+def transition(channels: int, width: int, *, dropout: float, activation: ActivationName) -> nn.Sequential:
     """What stands between two blocks: (B, channels, H, W) -> (B, width, ⌊H/2⌋, ⌊W/2⌋).
 
     BatchNorm, activation, 1 x 1 convolution, 2 x 2 average.
@@ -117,7 +120,7 @@ class DenseNet(nn.Module):
         transition_channels: int | None = None,
         dropout: float = 0.0,
         pooled: int = 1,
-        activation: str = "relu",
+        activation: ActivationName = "relu",
     ) -> None:
         super().__init__()
         require_positive(growth=growth, classes=classes, in_channels=in_channels, first=first, pooled=pooled)
@@ -167,7 +170,12 @@ class DenseNet(nn.Module):
 
 
 def densenet40(
-    classes: int = 10, *, in_channels: int = 3, first: int = 16, dropout: float = 0.0, activation: str = "relu"
+    classes: int = 10,
+    *,
+    in_channels: int = 3,
+    first: int = 16,
+    dropout: float = 0.0,
+    activation: ActivationName = "relu",
 ) -> DenseNet:
     """DenseNet of depth 40 and growth 12: three blocks of 12 layers, no bottleneck, no compression.
 
@@ -187,7 +195,12 @@ def densenet40(
 
 
 def densenet_bc100(
-    classes: int = 10, *, in_channels: int = 3, first: int = 24, dropout: float = 0.0, activation: str = "relu"
+    classes: int = 10,
+    *,
+    in_channels: int = 3,
+    first: int = 24,
+    dropout: float = 0.0,
+    activation: ActivationName = "relu",
 ) -> DenseNet:
     """DenseNet-BC of depth 100 and growth 12: three blocks of 16 bottleneck layers, compression 0.5.
 
@@ -213,7 +226,12 @@ def densenet_bc100(
 
 
 def densenet_published(
-    classes: int = 10, *, in_channels: int = 3, first: int = 80, dropout: float = 0.2, activation: str = "relu"
+    classes: int = 10,
+    *,
+    in_channels: int = 3,
+    first: int = 80,
+    dropout: float = 0.2,
+    activation: ActivationName = "relu",
 ) -> DenseNet:
     """The DenseNet of the published code: four blocks of six layers, growth 40, dropout 0.2.
 
@@ -244,7 +262,12 @@ def densenet_published(
 
 
 def densenet_small(
-    classes: int = 10, *, in_channels: int = 3, first: int = 8, dropout: float = 0.0, activation: str = "relu"
+    classes: int = 10,
+    *,
+    in_channels: int = 3,
+    first: int = 8,
+    dropout: float = 0.0,
+    activation: ActivationName = "relu",
 ) -> DenseNet:
     """A DenseNet-BC of two blocks with two layers each, growth 4, for tests and quick trials.
 

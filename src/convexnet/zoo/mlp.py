@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from convexnet.choices import ActivationName
 from convexnet.zoo.parts import activation_named, as_widths, require_positive, with_keras_defaults
 
 
@@ -50,7 +51,7 @@ class MLP(nn.Module):
         in_features: int,
         classes: int,
         hidden: int | Sequence[int] = (800, 800, 800),
-        activation: str = "relu",
+        activation: ActivationName = "relu",
         norm: bool = True,
     ) -> None:
         super().__init__()
@@ -84,7 +85,7 @@ def mlp_published(
     classes: int = 10,
     *,
     hidden: int | Sequence[int] = (800, 800, 800),
-    activation: str = "relu",
+    activation: ActivationName = "relu",
 ) -> MLP:
     """The MLP as the published code builds it: with BatchNorm, Glorot-uniform weights and Keras's BatchNorm settings.
 

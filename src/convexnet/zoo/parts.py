@@ -13,15 +13,16 @@ from typing import cast
 from torch import Tensor, nn
 
 from convexnet.arrays import is_whole
+from convexnet.choices import ActivationName
 from convexnet.errors import meant
 
-ACTIVATIONS: Mapping[str, type[nn.Module]] = MappingProxyType(
+ACTIVATIONS: Mapping[ActivationName, type[nn.Module]] = MappingProxyType(
     {"relu": nn.ReLU, "elu": nn.ELU, "celu": nn.CELU, "softplus": nn.Softplus, "leaky_relu": nn.LeakyReLU}
 )
 """The activations of the networks. With PyTorch's default settings each is convex and non-decreasing."""
 
 
-def activation_named(name: str) -> nn.Module:
+def activation_named(name: ActivationName) -> nn.Module:
     """A new activation module, not in place.
 
     Args:

@@ -11,7 +11,7 @@ from convexnet.lab.data.load import NAMES, fingerprint_of, load, streams
 from convexnet.lab.data.noise import KINDS, wrong_labels
 from convexnet.lab.data.own import Pictures
 from convexnet.lab.data.parts import DataSet, Part, Split
-from convexnet.lab.data.small import ThreeWay, crescents, digits
+from convexnet.lab.data.small import crescents
 from convexnet.lab.data.streamed import Streamed
 
 __all__ = [
@@ -26,11 +26,9 @@ __all__ = [
     "Pictures",
     "Split",
     "Streamed",
-    "ThreeWay",
     "augmentation",
     "batches",
     "crescents",
-    "digits",
     "fingerprint_of",
     "load",
     "prepared",

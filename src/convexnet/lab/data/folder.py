@@ -74,7 +74,7 @@ def pixels_of(path: Path) -> np.ndarray:
 
     with readable(path), Image.open(path) as picture:
         if picture.mode.startswith(("I", "F")):
-            raise ValueError(f"its pixels ({picture.mode}) are no bytes; convert it to 8 bits a colour")
+            raise ValueError(f"its pixels ({picture.mode}) are not bytes; convert it to 8 bits a colour")
         return np.array(ImageOps.exif_transpose(picture).convert("RGB"))
 
 

@@ -172,7 +172,7 @@ def read(name: str, data_dir: Path | str | None, download: bool, pictures: Pictu
     if name == "digits":
         return SOURCES[name](Path(), False)
     if data_dir is None:
-        raise MissingData(f"{name} is read from files: name the folder they are in, or shall come to (--data-dir)")
+        raise MissingData(f"{name} is read from files: name the folder they are in, or are downloaded to (--data-dir)")
     return SOURCES[name](Path(data_dir).expanduser(), download)
 
 

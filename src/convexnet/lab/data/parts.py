@@ -79,11 +79,13 @@ class Split:
 
     Args:
         images: bytes (N, C, H, W), or floating-point (N, D) or (N, C, H, W).
-        labels: (N,) int64, those to train on or to compare with; some may be wrong.
-        clean: (N,) int64, the true ones; the same tensor as `labels` where none is given.
+        labels: (N,) int64, those to train on or to compare with; some may be wrong. Or floating-point targets (N, ...)
+            of a regression.
+        clean: like `labels`, the true ones; the same tensor as `labels` where none is given.
 
     Raises:
-        ValueError: the lengths differ, labels are not int64, or images are neither bytes nor floating-point.
+        ValueError: the lengths differ, labels are neither int64 nor floating-point, or images are neither bytes nor
+            floating-point.
 
     Example:
         >>> part = Split(torch.zeros(3, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, 1, 2]))
@@ -100,7 +102,9 @@ class Split:
         if images.dtype != torch.uint8 and not images.is_floating_point():
             raise ValueError(f"images must be bytes (uint8) or floating-point numbers, not {images.dtype}")
         for name, values in (("labels", self.labels), ("clean labels", self.clean)):
-            if values.dtype != torch.int64 or values.shape != images.shape[:1]:
+            classes = values.dtype == torch.int64 and values.shape == images.shape[:1]
+            numbers = values.is_floating_point() and values.shape[:1] == images.shape[:1]
+            if not classes and not numbers:
                 raise ValueError(
                     f"{name} must be int64 of shape ({len(images)},), one for each image, "
                     f"not {values.dtype} of shape {tuple(values.shape)}"

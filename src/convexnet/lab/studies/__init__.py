@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 
-from convexnet.lab.studies import appendix_c, constraint_ablation, fig2, fig3, table1, table4
+from convexnet.lab.studies import appendix_c, constraint_ablation, fig2, fig3, parity, table1, table4
 from convexnet.lab.study import Study
 
 STUDIES: tuple[Study, ...] = (
@@ -14,6 +14,7 @@ STUDIES: tuple[Study, ...] = (
     fig2.STUDY,
     fig3.STUDY,
     appendix_c.STUDY,
+    parity.STUDY,
 )
 """In the order of a report. A new study is one file and one line here."""
 

@@ -5,7 +5,7 @@
 
 Sivaprasad et al. 2021 (section 4) report that exponentiation was the best of four methods, and that scales of BatchNorm
 may be left free, without numbers for either. Everything is compared with one base: the IOC-MLP with exponentiation,
-constrained scales, ELU, Adam at 1e-3, mean and spread of the images, no augmentation.
+constrained scales, ELU, Adam at a constant 1e-3, mean and spread of the images, no augmentation.
 """
 
 from __future__ import annotations
@@ -42,6 +42,11 @@ VARIANTS: Mapping[str, Mapping[str, Recipe]] = MappingProxyType(
             "pixels in [0, 1]": replace(BASE, normalise="none"),
         },
         "first layer": {"twice as wide": with_convex(Convex(widen_first=2.0))},
+        "learning rate": {
+            "falls to 1 %": replace(BASE, decay=0.01),
+            "falls to 10 %, more slowly": replace(BASE, decay=0.1),
+            "a cosine to 0": replace(BASE, schedule="cosine"),
+        },
         "augmentation": {"the published code's": replace(BASE, augment="paper-code")},
         "start": {name: with_convex(Convex(init=name)) for name in ("paper", "lognormal", "identity")},
         "head": {"free": with_convex(Convex(free_head=True))},

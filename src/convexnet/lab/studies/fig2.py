@@ -3,31 +3,27 @@
     convexnet study run fig2
 
 The paper's points are not published; ours are two interleaved crescents, drawn from the seed, of which neither class
-fits into a convex set that spares the other. Each network is trained as in `convexnet demo`: seconds on one core, so
-the two-core setting is the full one.
+fits into a convex set that spares the other. Each network takes seconds on one core, so the two-core setting is the
+full one.
 """
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from convexnet.lab import figures, plane, records
+from convexnet.lab import figures, plane
 from convexnet.lab.comparison import shown
 from convexnet.lab.jobs import Job
+from convexnet.lab.metrics import classes_of
 from convexnet.lab.page import Panel, Section, Table
 from convexnet.lab.place import Place, Tick
-from convexnet.lab.recipes import Recipe
 from convexnet.lab.records import Row
-from convexnet.lab.study import Study, shortened
-from convexnet.lab.train import decide, predict
-
-RECIPE = Recipe(name="plane", epochs=200, batch=plane.BATCH, learning_rate=plane.LEARNING_RATE)
+from convexnet.lab.study import Study
+from convexnet.lab.train import predict
 
 MAP, SHEET = 128, 28
 """Points on a side of the regions and of the surfaces that a record of the first seed keeps, to be drawn."""
@@ -35,45 +31,21 @@ MAP, SHEET = 128, 28
 
 def plan(size: str, seeds: Sequence[int]) -> list[Job]:
     """The three networks from every seed."""
-    how = shortened(RECIPE, 5) if size == "smoke" else RECIPE
-    return [
-        Job("fig2", name, "crescents", how, seed, full=size != "smoke") for seed in seeds for name in plane.NETWORKS
-    ]
+    full = size != "smoke"
+    epochs = plane.RECIPE.epochs if full else 5
+    return [plane.job_of("fig2", name, seed, epochs=epochs, full=full) for seed in seeds for name in plane.NETWORKS]
 
 
 def run(job: Job, place: Place, tick: Tick) -> Row:
-    """Train one network in the plane."""
-    del place
-    count = iter(range(1, job.recipe.epochs + 1))
-    result = plane.explore(
-        job.model, job.seed, epochs=job.recipe.epochs, tick=lambda: tick(job, {"epoch": next(count)})
-    )
-    surroundings: dict[str, object] = {
-        "hardware": records.hardware(),
-        "versions": records.versions(),
-        "commit": records.commit(),
-    }
-    row: dict[str, Any] = plane.record(result, job.recipe.epochs, job.seed, job.full, surroundings)
-    if job.seed == 0:
-        row["regions"] = packed(decide(predict(result.model, plane.grid(MAP))).bool())
-        if result.outputs == 2:
-            row["sheets"] = [[round(v, 4) for v in pair] for pair in predict(result.model, plane.grid(SHEET)).tolist()]
-    return {
-        "record": records.VERSION,
-        "key": job.key,
-        **row,
-        "study": job.study,
-        "variant": "",
-        "tier": row["tier"] if result.certified else None,
-        "recipe": asdict(job.recipe),
-        "train_samples": 600,
-        "test_samples": 2000,
-        "clean_train_accuracy": result.train_accuracy,
-        "running_accuracy": None,
-        "test_accuracy_at_peak": None,
-        "gap": result.train_accuracy - result.test_accuracy,
-        "note": "points of our own: those of the paper are not published",
-    }
+    """Train one network in the plane; the record of the first seed holds what is drawn of it."""
+    result = plane.explore(job, place, tick)
+    if job.seed:
+        return result.row
+    drawn: Row = {"regions": packed(classes_of(predict(result.model, plane.grid(MAP))).bool())}
+    if result.outputs == 2:
+        sheets = predict(result.model, plane.grid(SHEET)).tolist()
+        drawn["sheets"] = [[round(value, 4) for value in pair] for pair in sheets]
+    return {**result.row, **drawn}
 
 
 def packed(bits: Tensor) -> str:

@@ -31,6 +31,11 @@ def plan(size: str, seeds: Sequence[int]) -> list[Job]:
     return [replace(job, study="table4") for job in table1.plan(size, seeds, NETWORKS)]
 
 
+def flattened(seeds: Sequence[int]) -> list[Job]:
+    """Those of the queue, with four networks."""
+    return [replace(job, study="table4") for job in table1.flattened(seeds, NETWORKS)]
+
+
 def sections(rows: Sequence[Row]) -> list[Section]:
     """One table for each recipe, curves, and reliability diagrams."""
     return [
@@ -73,4 +78,5 @@ STUDY = Study(
     seeds={"smoke": 1, "two-core": 3, "full": 5},
     plan=plan,
     sections=sections,
+    longer=flattened,
 )

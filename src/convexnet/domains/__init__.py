@@ -1,0 +1,5 @@
+"""Sets that inputs range over: one file for each."""
+
+from convexnet.domains.box import Box
+
+__all__ = ["Box"]

@@ -1,0 +1,168 @@
+"""`to_lp`: a piecewise linear convex network over a box, as a linear program for HiGHS."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from convexnet.arrays import listed_inputs
+from convexnet.curvature.arguments import unwrapped
+from convexnet.domains import Box
+from convexnet.export.arguments import arranged, one_value, read, variable_of
+from convexnet.extras import need
+from convexnet.form.atoms import Kinks
+from convexnet.form.sparse import Form
+from convexnet.form.tightness import check_tight
+
+Rows = tuple[Any, Any]
+"""A sparse matrix over all columns, and the lower bounds of its rows."""
+
+
+def to_lp(model: nn.Module, domain: Box, given: Tensor | Sequence[Any] | Any = None, *, wrt: int = -1) -> Any:
+    """A network that is piecewise linear and convex in one of its inputs, as a linear program.
+
+        minimise f(given, y) over y in the domain,   with z >= a and z >= s a in place of z = max(s a, a)
+
+    Exact by convexity: at an optimum no z is above the value of its unit, or it does not matter. Nothing is solved
+    here: `lp.run()` does, and before it other columns, rows and costs may be added.
+
+    Args:
+        model: a module with one number for each sample, (B,) or (B, 1), proved convex in that input; of affine
+            layers, ReLU, LeakyReLU, PReLU, absolute values, maxima and max-pooling. Evaluated in eval mode.
+        domain: bounds of that input, for one sample; `inf` leaves an element free, equal bounds fix it.
+        given: one value for each other input, in order: a tensor, an array or a list of numbers, with a batch dimension
+            of 1 or without one; for several inputs a tuple of them.
+        wrt: the number of the input that is minimised over; -1 is the last.
+
+    Returns:
+        A `highspy.Highs` that holds the problem, silent, not yet run. Columns are named `y(i)`, by the place in the
+        domain, and `z1(i)`, `z2(i)`, ... for the units of the first, second, ... nonlinearity; rows `a1(i)` say z >= a
+        and rows `s1(i)` z >= s a. `writeModel("net.lp")` and `writeModel("net.mps")` write files that others read.
+
+    Raises:
+        NotCertified: not proved convex, or an operator is not piecewise linear: named, with source line and remedy.
+        NotTraceable: `torch.export` cannot record the forward.
+        ValueError, TypeError: wrong arguments, or more than one number for each sample.
+        ImportError: highspy or scipy is missing; the error names the extra.
+
+    Source: Amos & Kolter, Input-Convex Deep Networks (2016): inference as a linear program.
+
+    Example:
+        >>> import torch
+        >>> import convexnet as cx
+        >>> net = cx.nn.FICNN(2, hidden=(8, 8), activation="relu")
+        >>> lp = to_lp(net, cx.Box(-1, 1, shape=(2,)))
+        >>> _ = lp.run()
+        >>> best = torch.tensor(lp.getSolution().col_value[:2])
+        >>> abs(net(best).item() - lp.getInfo().objective_function_value) < 1e-4
+        True
+        >>> lp.getLp().col_names_[:3]
+        ['y(0)', 'y(1)', 'z1(0)']
+    """
+    need("highspy")
+    need("scipy.sparse")
+    inner = unwrapped(model)
+    if not isinstance(domain, Box):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(
+            f"the domain is a Box with the shape of one sample, not {type(domain).__name__}: use "
+            "Box(-inf, inf, shape=...) and add rows of your own to the result"
+        )
+    if domain.batch is not None:
+        if domain.batch > 1:
+            raise ValueError(
+                f"the domain holds bounds for {domain.batch} samples, and a linear program is for one sample at a "
+                "time: give Box(box.lo[i], box.hi[i]) for each (cx.minimise takes whole batches)"
+            )
+        domain = Box(domain.lo[0], domain.hi[0], domain.shape)
+    tensors = [one_value(value, place) for place, value in enumerate(listed_inputs(given))]
+    number = variable_of(wrt, len(tensors))
+    inputs = arranged(inner, tensors, domain.shape, number)
+    form, _ = read(inner, inputs, (), linear=True, variable=number)
+    if form.shape:
+        raise ValueError(
+            f"{type(inner).__name__} returns {tuple(form.shape)} numbers for each sample, and a linear program "
+            f"minimises one: wrap the model in a module that returns the one you mean, as (B,). One sample of the "
+            f"input has the domain's shape, {tuple(domain.shape)}"
+        )
+    check_tight(form, type(inner).__name__)
+    return as_highs(form, domain)
+
+
+def as_highs(form: Form, domain: Box) -> Any:
+    """The program as HiGHS holds it."""
+    highspy, sparse = need("highspy"), need("scipy.sparse")
+    starts = list(itertools.accumulate((cut.results for cut in form.cuts), initial=form.size))
+    width = starts[-1]
+    lower = np.full(width, -np.inf)
+    upper = np.full(width, np.inf)
+    lower[: form.size], upper[: form.size] = (end.detach().cpu().flatten().numpy() for end in (domain.lo, domain.hi))
+    names = named("y", domain.shape)
+    rows: list[str] = []
+    blocks: list[Rows] = []
+    for k, cut in enumerate(form.cuts):
+        names += named(f"z{k + 1}", cut.shape)
+        mask, values = form.fixed[k]
+        own = slice(starts[k], starts[k + 1])
+        lower[own][mask] = upper[own][mask] = values[mask]
+        slope = cut.atom.slope.cpu().numpy() if isinstance(cut.atom, Kinks) else None
+        if slope is not None:
+            lower[own][~mask & (slope == 0)] = 0.0
+        a, c = argument(form, k, starts)
+        result = np.repeat(np.arange(cut.results), cut.atom.group)
+        z = sparse.csr_matrix((np.ones(len(c)), (np.arange(len(c)), starts[k] + result)), (len(c), width))
+        free = ~mask[result]
+        blocks.append(((z - a)[free], c[free]))
+        rows += chosen(named(f"a{k + 1}", (*cut.shape, *([cut.atom.group] if slope is None else []))), free)
+        if slope is not None:
+            bent = free & (slope != 0)
+            blocks.append(((z - sparse.diags(slope) @ a).tocsr()[bent], (slope * c)[bent]))
+            rows += chosen(named(f"s{k + 1}", cut.shape), bent)
+    cost, offset = argument(form, len(form.cuts), starts)
+    matrix = sparse.vstack([block for block, _ in blocks] or [sparse.csr_matrix((0, width))], format="csc")
+    lp = highspy.HighsLp()
+    lp.num_col_, lp.num_row_ = width, matrix.shape[0]
+    lp.col_cost_, lp.offset_ = np.asarray(cost.todense()).ravel(), float(offset[0])
+    lp.col_lower_, lp.col_upper_, lp.col_names_ = lower, upper, names
+    lp.row_lower_ = np.concatenate([c for _, c in blocks]) if blocks else np.zeros(0)
+    lp.row_names_ = rows
+    lp.row_upper_ = np.full(matrix.shape[0], np.inf)
+    lp.a_matrix_.format_ = highspy.MatrixFormat.kColwise
+    lp.a_matrix_.start_, lp.a_matrix_.index_ = matrix.indptr, matrix.indices
+    lp.a_matrix_.value_ = matrix.data
+    highs = highspy.Highs()
+    highs.setOptionValue("output_flag", False)
+    highs.passModel(lp)
+    return highs
+
+
+def argument(form: Form, target: int, starts: Sequence[int]) -> tuple[Any, Any]:
+    """What arrives at a cut or at the output: a sparse matrix over all columns, and constants."""
+    sparse = need("scipy.sparse")
+    count = len(form.constants[target])
+    edges = [0, *starts]
+    total = sparse.csr_matrix((count, starts[-1]))
+    for source, matrix in form.incoming(target):
+        before = sparse.csr_matrix((count, edges[source]))
+        after = sparse.csr_matrix((count, starts[-1] - edges[source + 1]))
+        total = total + sparse.hstack([before, matrix, after], format="csr")
+    return total, form.constants[target]
+
+
+def chosen(names: Sequence[str], mask: Any) -> list[str]:
+    """The names that are marked."""
+    return [name for name, is_marked in zip(names, mask, strict=True) if is_marked]
+
+
+def named(letter: str, shape: Sequence[int]) -> list[str]:
+    """Names of a tensor's elements; parentheses, for brackets mean squares in .lp files.
+
+    Example:
+        >>> named("y", (1, 2))
+        ['y(0,0)', 'y(0,1)']
+    """
+    places = itertools.product(*map(range, shape))
+    return [f"{letter}({','.join(map(str, place))})" for place in places]

@@ -1,0 +1,194 @@
+"""The arguments of `minimise`, checked."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from convexnet.arrays import as_tensor, is_real, is_whole, listed_inputs, refuse_transformed
+from convexnet.choices import DERIVATIVES, SOLVERS
+from convexnet.curvature.accepted import check_example
+from convexnet.curvature.arguments import unwrapped
+from convexnet.domains import Box
+from convexnet.errors import NotTraceable, meant
+from convexnet.form.inputs import output_of, with_floats
+from convexnet.solve.solution import Solution
+
+
+@dataclass
+class Asked:
+    """The arguments of `minimise`, checked."""
+
+    module: nn.Module
+    inputs: list[Tensor]  # B rows each; the variable's own are zero
+    variable: int
+    box: Box
+    lo: Tensor  # (B, n), float64
+    hi: Tensor
+    start: Tensor | None
+    dtype: torch.dtype
+    tol: float
+    max_steps: int | None
+    time_limit: float | None
+
+    @property
+    def batch(self) -> int:
+        return self.lo.shape[0]
+
+
+def checked(
+    f: nn.Module,
+    domain: Box,
+    given: Any,
+    start: Any,
+    wrt: int,
+    tol: float,
+    solver: str,
+    max_steps: int | None,
+    time_limit: float | None,
+    derivative: str,
+) -> Asked:
+    """The arguments of `minimise`, or an error that names the wrong one."""
+    module = unwrapped(f)
+    if not isinstance(domain, Box):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"the domain must be a convexnet Box, as Box(-1, 1, shape=(3,)), not {type(domain).__name__}")
+    if not (is_real(tol) and 0 < float(tol) < math.inf):
+        raise ValueError(f"tol is a relative gap and must be a positive number, not {tol!r}")
+    check_choice("solver", solver, SOLVERS)
+    check_choice("derivative", derivative, DERIVATIVES)
+    if max_steps is not None and not (is_whole(max_steps) and int(max_steps) >= 1):
+        raise ValueError(f"max_steps must be an integer of at least 1, not {max_steps!r}")
+    if time_limit is not None and not (is_real(time_limit) and float(time_limit) >= 0):
+        raise ValueError(f"time_limit is in seconds and must not be negative, not {time_limit!r}")
+    if not is_whole(wrt):
+        raise TypeError(f"wrt is the number of an input of f, not {wrt!r}")
+    held = [*module.parameters(), *module.buffers()]
+    for tensor in held:
+        refuse_transformed(tensor, "a parameter of f")
+    for name, end in (("lo", domain.lo), ("hi", domain.hi)):
+        refuse_transformed(end, f"{name} of the domain")
+    home = next((t for t in held if t.is_floating_point()), None)
+    listed = listed_inputs(given)
+    others = [as_tensor(item, f"given[{i}]") for i, item in enumerate(listed)]
+    for i, tensor in enumerate(others):
+        check_given(i, tensor, others[0])
+    others = [tensor.clone() if tensor.is_inference() else tensor for tensor in others]
+    if home is not None:  # what is no tensor comes from no device
+        others = [t if isinstance(item, Tensor) else t.to(home.device) for t, item in zip(others, listed, strict=True)]
+    wrt = int(wrt)
+    if not -len(others) - 1 <= wrt <= len(others):
+        raise ValueError(f"wrt={wrt} is not one of the {len(others) + 1} inputs that given and y make up")
+    variable = wrt % (len(others) + 1)
+    batch = batch_of(domain, others)
+    like = next((t for t in others if t.is_floating_point()), home)
+    dtype = torch.get_default_dtype() if like is None else like.dtype
+    own = dtype if home is None else home.dtype
+    device = torch.device("cpu") if like is None else like.device
+    size = domain.shape.numel()
+    if size == 0:
+        raise ValueError(f"the domain has shape {tuple(domain.shape)}: there is nothing to minimise over")
+    y = torch.zeros(batch, *domain.shape, dtype=own, device=device)
+    inputs = with_floats(module, [*others[:variable], y, *others[variable:]], own)
+    lo, hi = (
+        end.detach().to(device).expand(batch, *domain.shape).reshape(batch, size) for end in (domain.lo, domain.hi)
+    )
+    begin = begun(start, batch, domain, device)
+    steps = None if max_steps is None else int(max_steps)
+    limit = None if time_limit is None else float(time_limit)
+    return Asked(module, inputs, variable, domain, lo, hi, begin, dtype, float(tol), steps, limit)
+
+
+def check_choice(name: str, value: object, known: Sequence[str]) -> None:
+    """Refuse a word that is none of the known ones."""
+    if value not in known:
+        raise ValueError(f"unknown {name} {value!r}{meant(value, known)}; it is one of {', '.join(known)}")
+
+
+def check_given(index: int, tensor: Tensor, first: Tensor) -> None:
+    check_example(tensor, f"given[{index}]")
+    if tensor.ndim == 0 or tensor.shape[0] == 0:
+        raise ValueError(f"given[{index}] needs a batch dimension of at least 1; its shape is {tuple(tensor.shape)}")
+    if tensor.shape[0] != first.shape[0]:
+        raise ValueError(
+            f"given[0] has {first.shape[0]} rows and given[{index}] has {tensor.shape[0]}: the batch comes first"
+        )
+    if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+        row = int((~tensor.isfinite()).flatten(1).any(1).nonzero()[0]) if tensor.ndim > 1 else 0
+        raise ValueError(f"given[{index}] holds NaN or infinity, first in row {row}")
+
+
+# --- what to say when tracing fails ----------------------------------------------------------------------------------
+
+
+def misread(asked: Asked, error: NotTraceable) -> Exception:
+    """The error to raise where f could not be traced: one that names the wrong argument, if there is one."""
+    inputs = asked.inputs
+    try:
+        inspect.signature(asked.module.forward).bind(*inputs)
+    except TypeError as problem:
+        count = f"{len(inputs)} input{'s' if len(inputs) > 1 else ''}"
+        return NotTraceable(
+            f"{error}\n  with y, `given` makes {count} ({problem}): give every input "
+            "of the forward but y, in order, as given=(...)"
+        )
+    return ValueError(wrong) if (wrong := wrong_batch(asked, fails=True)) else error
+
+
+def wrong_batch(asked: Asked, fails: bool = False) -> str:
+    """A sentence where f runs with the batch understood in another way; otherwise nothing. Where f `fails`, it does not
+    run as the batch was meant."""
+    inputs, variable, shape = asked.inputs, asked.variable, asked.box.shape
+    flat = [i for i, tensor in enumerate(inputs) if tensor.ndim == 1 and i != variable]
+    if flat:
+        own = inputs[variable].dtype
+        rows = with_floats(asked.module, [t[None] if i in flat else t[:1] for i, t in enumerate(inputs)], own)
+        if output_of(asked.module, rows, own) is not None:
+            place = flat[0] - (flat[0] > variable)
+            name = "given" if len(inputs) == 2 else f"given[{place}]"
+            size = len(inputs[flat[0]])
+            return (
+                f"{name} has shape ({size},): its first dimension is the batch, so that it would be {size} samples of "
+                f"one number each. f takes (B, {size}): one sample of {size} numbers is {name}[None], of shape "
+                f"(1, {size})"
+            )
+    runs = fails and output_of(asked.module, inputs, inputs[variable].dtype) is not None
+    if not runs and asked.box.batch is None and len(shape) > 0 and (asked.batch in (1, shape[0])):
+        others = [t.expand(shape[0], *t.shape[1:]) for t in inputs]
+        y = inputs[variable].new_zeros(shape)
+        out = output_of(asked.module, [*others[:variable], y, *others[variable + 1 :]], y.dtype)
+        if isinstance(out, Tensor) and tuple(out.shape) in ((2,), (2, 1)):
+            return (
+                f"the domain has shape {tuple(shape)}, which is taken for that of one sample of y; for bounds of each "
+                f"of {shape[0]} samples' own write Box(lo, hi, batch={shape[0]})"
+            )
+    return ""
+
+
+# --- the batch and the starting point --------------------------------------------------------------------------------
+
+
+def batch_of(domain: Box, others: Sequence[Tensor]) -> int:
+    """B, from `given` and the domain."""
+    rows = others[0].shape[0] if others else domain.batch or 1
+    if domain.batch not in (None, 1, rows):
+        raise ValueError(f"the domain is for {domain.batch} samples and given for {rows}")
+    return rows
+
+
+def begun(start: Any, batch: int, domain: Box, device: torch.device) -> Tensor | None:
+    """The starting points, (B, n) in float64."""
+    if start is None:
+        return None
+    points = as_tensor(start.x if isinstance(start, Solution) else start, "start").detach()
+    shape = tuple(domain.shape)
+    if tuple(points.shape) not in (shape, (1, *shape), (batch, *shape)):
+        raise ValueError(f"start has shape {tuple(points.shape)}; it must be {shape} or {(batch, *shape)}")
+    if not bool(points.isfinite().all()):
+        raise ValueError("start holds NaN or infinity")
+    return points.to(device, torch.float64).expand(batch, *shape).reshape(batch, -1)

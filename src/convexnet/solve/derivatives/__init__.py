@@ -1,0 +1,1 @@
+"""Derivatives of a minimum and of its minimiser, for automatic differentiation."""

@@ -1,0 +1,116 @@
+"""Derivatives of a minimum and of its minimiser.
+
+The value moves with the affine function below f that touches it: its derivative is that of the network with every kink
+replaced by its dual gate (an envelope theorem; autograd at the minimiser, which sits on kinks, is wrong). The minimiser
+moves so that kinks and bounds that hold it go on holding it: with J the derivatives of the arguments of those kinks, H
+the second derivative through smooth bends, and b, f the coordinates at bounds and the free ones,
+
+    [ H_ff  J_f' ] [ dy_f ]      [ d(grad_f L) + H_fb dy_b ]
+    [ J_f    0   ] [ dmu  ]  = - [ d(a)        + J_b  dy_b ]
+
+where L is the network with dual gates. Without H this is the vertex formula, without J the implicit function theorem.
+Everything is computed in the backward pass only, for the values that the network had in the forward pass.
+
+Derivatives of these derivatives are right where no kink holds the minimiser (`implicit`), and an error elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from convexnet.curvature.trace import TRACING
+from convexnet.domains import Box
+from convexnet.form.program import tensors_of
+from convexnet.solve.compiled import Reading
+from convexnet.solve.derivatives.backward import pulled_back
+from convexnet.solve.derivatives.higher_order import again, smoothly
+from convexnet.solve.derivatives.minimum import Minimum
+from convexnet.solve.derivatives.refusals import check_transforms
+from convexnet.solve.solvers.loop import Found, Function, picked
+
+EXACT = ("newton", "newton in full", "lp")
+"""Solvers whose gates say which kinks hold the minimiser."""
+
+
+def sources_of(reading: Reading, module: nn.Module) -> list[Tensor]:
+    """The tensors of a module that a solution depends on: its parameters, and what else its forward reads, as buffers,
+    attributes and the tensors that took the place of parameters."""
+    with TRACING:  # while a module is traced, it holds others
+        own = {id(tensor): tensor for tensor in [*module.parameters(), *tensors_of(reading.program)]}
+    return list(own.values())
+
+
+def wants_gradients(own: Sequence[Tensor], inputs: Sequence[Tensor], box: Box) -> bool:
+    """Whether anything a solution depends on takes part in autograd."""
+    return torch.is_grad_enabled() and any(t.requires_grad for t in [*inputs, box.lo, box.hi, *own])
+
+
+def attached(
+    reading: Reading,
+    f: Function,
+    inputs: Sequence[Tensor],
+    own: Sequence[Tensor],
+    variable: int,
+    box: Box,
+    bounds: tuple[Tensor, Tensor],
+    found: Found,
+    used: Sequence[str],
+    x: Tensor,
+    value: Tensor,
+    smoothed: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """x (B, *shape) and value (B,) as functions of the other inputs, the module's tensors and the box.
+
+    Args:
+        reading: the module.
+        f: the functions that were minimised.
+        inputs: of the module, as they take part in autograd.
+        own: the module's tensors.
+        variable: the number of the input minimised over.
+        box: the domain, as it takes part.
+        bounds: of all samples, (B, n) each.
+        found: points and gates.
+        used: the solvers that found them.
+        x, value: what is returned.
+        smoothed: let x have the derivatives of the smoothed function.
+    """
+    others = [i for i, t in enumerate(inputs) if i != variable and t.requires_grad]
+    own = [t for t in own if t.requires_grad]
+    copies = [t.detach().clone() for t in inputs]
+    lo, hi = (bound.detach().clone() for bound in bounds)
+    gated = found.gates is not None and bool(found.kept["gates"].all())
+    exact = gated and all(name in EXACT for name in used)
+    kept = picked(found, torch.arange(len(lo), device=lo.device))
+    at = Minimum(reading, f, copies, variable, kept, lo, hi, box, used[0], others, own, exact, smoothed)
+    with torch.enable_grad():
+        return Attach.apply(at, x, value, box.lo, box.hi, *(inputs[i] for i in others), *own)
+
+
+class Attach(torch.autograd.Function):
+    """x and value as they are, with their gradients. What is saved is also x itself, so that gradients can move it."""
+
+    @staticmethod
+    def forward(ctx: Any, at: Minimum, x: Tensor, value: Tensor, lo: Tensor, hi: Tensor, *tensors: Tensor) -> Any:
+        ctx.at = at
+        x, value = x.clone(), value.clone()
+        ctx.save_for_backward(x, lo, hi, *tensors)  # so that torch notices, too, when they have changed
+        ctx.set_materialize_grads(False)
+        return x, value
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        to_x, to_value = grads
+        at: Minimum = ctx.at
+        x, lo, hi, *tensors = ctx.saved_tensors
+        check_transforms([t for t in grads if t is not None])
+        if at.smoothed:
+            ends, others = smoothly(at, x, lo, hi, tensors, to_x, to_value)
+        elif torch.is_grad_enabled():
+            ends, others = again(at, x, lo, hi, tensors, to_x, to_value)
+        else:
+            ends, others = pulled_back(at, tensors, to_x, to_value)
+        return None, None, None, *ends, *others

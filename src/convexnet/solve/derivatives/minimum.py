@@ -1,0 +1,143 @@
+"""A minimum as the backward pass needs it: everything as it was in the forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from convexnet.domains import Box
+from convexnet.form.epigraph import KinkForm
+from convexnet.solve.compiled import Reading
+from convexnet.solve.derivatives.active_set import Held
+from convexnet.solve.derivatives.implicit import standing
+from convexnet.solve.derivatives.neighbourhood import focused
+from convexnet.solve.derivatives.polish import settled
+from convexnet.solve.derivatives.refusals import missing
+from convexnet.solve.derivatives.vertices import held_at_vertices
+from convexnet.solve.solvers.choose import together
+from convexnet.solve.solvers.loop import Found, Function, Problem, picked
+
+Gradients = tuple[tuple[Tensor, Tensor], list[Tensor]]
+"""Those of both bounds, and those of the tensors."""
+
+ONCE = 4
+"""How many times the samples that a solver takes together are looked at at once, where nothing goes through many steps.
+"""
+
+
+@dataclass
+class Minimum:
+    """What the backward pass needs: all of it as it was in the forward pass.
+
+    Attributes:
+        reading: the module.
+        f: the functions that were minimised.
+        inputs: copies of the inputs.
+        variable: the number of the one minimised over.
+        found: minimisers and gates.
+        lo, hi: copies of the bounds, (B, n).
+        box: the domain.
+        name: the solver.
+        others: the numbers of the inputs that gradients go to.
+        own: the module's tensors that they go to.
+        exact: whether the gates say which kinks hold the minimiser.
+        smoothed: whether x has the derivatives of the smoothed function.
+    """
+
+    reading: Reading
+    f: Function
+    inputs: list[Tensor]
+    variable: int
+    found: Found
+    lo: Tensor
+    hi: Tensor
+    box: Box
+    name: str
+    others: list[int]
+    own: list[Tensor]
+    exact: bool
+    smoothed: bool
+
+    def aliases(self, tensors: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor], dict[int, Tensor]]:
+        """Stand-ins for the tensors that gradients go to, inputs and own ones, with the values of the forward pass;
+        all inputs with them; the module's by `id`."""
+        values = self.reading.values
+        inputs = list(self.inputs)
+        count = len(self.others)
+        made: list[Tensor] = []
+        for index, tensor in zip(self.others, tensors[:count], strict=True):
+            inputs[index] = standing(tensor, self.inputs[index])
+            made.append(inputs[index])
+        live: dict[int, Tensor] = {}
+        for own, tensor in zip(self.own, tensors[count:], strict=True):
+            live[id(own)] = standing(tensor, values.get(id(own), own))
+            made.append(live[id(own)])
+        return made, inputs, live
+
+    def form(self) -> KinkForm:
+        """The functions as matrices.
+
+        Raises:
+            RuntimeError: they are not known that way.
+        """
+        if isinstance(self.f, KinkForm):
+            return self.f
+        raise RuntimeError(missing(self.f, self.reading, self.name))
+
+    def settle(self, rows: Tensor | None = None, quick: bool = False) -> None:
+        """Find the minimisers and their gates to the last digits, of all samples or some, in parts that fit."""
+        form = self.form()
+        rows = torch.arange(len(self.lo), device=self.lo.device) if rows is None else rows
+        for part in rows.split(together(Problem(form, self.lo, self.hi))):
+            few = settled(form.rows(part), picked(self.found, part), self.lo[part], self.hi[part], quick)
+            self.found.put(part, few)
+        self.exact |= len(rows) == len(self.lo)
+
+    def focus(self, rows: Tensor) -> None:
+        """Find those of some samples so, in parts that fit, where the kinks near the points that were found are enough
+        for that."""
+        form = self.form()
+        for part in rows.split(together(Problem(form, self.lo, self.hi))):
+            few = picked(self.found, part)
+            focused(form.rows(part), few, self.lo[part], self.hi[part])
+            self.found.put(part, few)
+
+    def vertices(self, to_x: Tensor) -> Held:
+        """Find those that are vertices so, by pivots, in parts that fit, with their derivatives for a gradient of x."""
+        form, size = self.form(), ONCE * together(Problem(self.form(), self.lo, self.hi))
+        parts: list[Held] = []
+        for part in torch.arange(len(self.lo), device=self.lo.device).split(size):
+            few = picked(self.found, part)
+            some = form if len(part) == len(self.lo) else form.rows(part)
+            parts.append(held_at_vertices(some, few, self.lo[part], self.hi[part], to_x[part]))
+            self.found.put(part, few)
+        return parts[0] if len(parts) == 1 else joined(parts)
+
+
+def joined(parts: Sequence[Held]) -> Held:
+    """The solutions of the parts of a batch as one."""
+    made: dict[str, Any] = {}
+    for each in fields(Held):
+        held = [getattr(part, each.name) for part in parts]
+        if isinstance(held[0], Tensor):
+            made[each.name] = torch.cat(held)
+        elif isinstance(held[0], list):
+            made[each.name] = [torch.cat(some) for some in zip(*held, strict=True)]
+        else:
+            made[each.name] = {key: torch.cat([one[key] for one in held]) for key in held[0]}
+    return Held(**made)
+
+
+def shaped(gradient: Tensor, bound: Tensor, shape: torch.Size) -> Tensor:
+    """The gradient (B, n) as one of a bound, which has a batch of its own or not."""
+    whole = gradient.view(-1, *shape)
+    return whole.sum_to_size(bound.shape).to(bound)
+
+
+def over(bound: Tensor, shape: torch.Size, batch: int) -> Tensor:
+    """A bound as one of all samples, (B, n)."""
+    return bound.expand(batch, *shape).reshape(batch, -1)

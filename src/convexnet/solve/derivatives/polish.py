@@ -1,0 +1,123 @@
+"""Minimisers to the last digits, where derivatives need them: whatever solver found the first ones, and how closely."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from convexnet.form.epigraph import KinkForm
+from convexnet.solve.functions.hessian import tangents
+from convexnet.solve.solvers.loop import Evidence, Found, Problem, drive, nothing_yet
+from convexnet.solve.solvers.newton import Newton
+
+TIGHT = 1e-13
+"""The gap to aim at, as `tol`: beyond what float64 allows for most functions, so that the steps end it."""
+
+QUICK = 1e-7
+"""The same where it is only to be told which kinks hold the minimiser."""
+
+STEPS = 60
+"""Of the path-following method, whose gap falls by more than half in each."""
+
+FEW = 24
+"""The same of a small problem, that is one of many ways to the same end."""
+
+ROUNDS = 6
+"""Newton steps on a smooth function; each doubles the number of right digits."""
+
+NEAR = 1e-2
+"""How near to a bound, as a share of the width, a coordinate may be that is moved there."""
+
+
+def settled(
+    form: KinkForm, found: Found, lo: Tensor, hi: Tensor, quick: bool = False, tol: float | None = None
+) -> Found:
+    """The minimisers with their gates, by the path-following method in full precision, from the points found.
+
+    A constant that the function carries is left out, so that it hides nothing.
+
+    Args:
+        form: the functions.
+        found: what is known.
+        lo, hi: the bounds, (B, n).
+        quick: take the rough steps that the method takes by default, and stop earlier.
+        tol: the gap to aim at, of a small problem that is met by few steps.
+    """
+    offset, aim = form.value(found.y), QUICK if quick else TIGHT
+    problem = Problem(replace(form, constant=form.constant - offset), lo, hi)
+    begun = nothing_yet(problem)
+    everyone = torch.arange(problem.batch, device=lo.device)
+    way = Newton(rough=True) if quick else Newton(rough=False, drop=0.0)
+    drive(way, problem, begun, aim if tol is None else tol, STEPS if tol is None else FEW, math.inf)
+    begun.note(everyone, found.y, torch.zeros_like(offset), torch.full_like(offset, -torch.inf))
+    if begun.gates is None:
+        begun.keep(everyone, Evidence(gates=[torch.zeros_like(c) for c in form.constants]))
+    begun.value, begun.bound, begun.centre = begun.value + offset, begun.bound + offset, begun.centre + offset
+    return begun
+
+
+def refined(problem: Problem, found: Found) -> None:
+    """Put the minimisers of smooth functions right to the last digits, where that is not done yet."""
+    form = problem.f
+    if not isinstance(form, KinkForm) or not all(bend.smooth for bend in form.bends) or not form.bends:
+        return
+    y = polished(form, found.y, problem.lo, problem.hi)
+    value = form.value(y)
+    fine = value <= found.value + 1e-15 * found.value.abs()
+    found.looked = found.looked & ~(fine & (y != found.y).any(1))
+    found.y = torch.where(fine[:, None], y, found.y)
+    found.value = torch.where(fine, value, found.value)
+
+
+def polished(form: KinkForm, y: Tensor, lo: Tensor, hi: Tensor) -> Tensor:
+    """Minimisers (B, n) of smooth functions to the last digits, by Newton's method on the coordinates off the bounds.
+
+    A sample keeps its point where that is not better.
+
+    Source: Bertsekas (1982), Projected Newton methods for optimization problems with simple constraints.
+    """
+    best, least = y, slack(form, y, lo, hi)
+    for _ in range(ROUNDS):
+        g, hessian = bent(form, y)
+        steep = hessian.diagonal(dim1=1, dim2=2).clamp(min=1e-300)
+        width = (hi - lo).clamp(max=1e12)
+        low = (g > 0) & (y - lo <= torch.minimum(g / steep, NEAR * width))
+        high = (g < 0) & (hi - y <= torch.minimum(-g / steep, NEAR * width))
+        free = (~(low | high)).to(y)
+        system = hessian * free[:, :, None] * free[:, None, :]
+        size = system.diagonal(dim1=1, dim2=2).amax(1).clamp(min=1e-300)
+        held = torch.where(free > 0, 1e-13 * size[:, None], size[:, None])
+        factor, _ = torch.linalg.cholesky_ex(system + torch.diag_embed(held))
+        shift = torch.where(low, lo - y, torch.where(high, hi - y, 0.0))
+        right = -(g + (hessian @ shift[:, :, None])[..., 0]) * free
+        step = torch.cholesky_solve(right[:, :, None], factor)[..., 0] * free
+        moved = torch.where(low, lo, torch.where(high, hi, torch.minimum(torch.maximum(y + step, lo), hi)))
+        moved = torch.where(moved.isfinite(), moved, y)
+        now = slack(form, moved, lo, hi)
+        better = (now < least)[:, None]
+        best, least = torch.where(better, moved, best), torch.minimum(now, least)
+        y = moved
+        if not bool(better.any()):
+            break
+    return best
+
+
+def slack(form: KinkForm, y: Tensor, lo: Tensor, hi: Tensor) -> Tensor:
+    """How far y is from where descent along the slope would bring it, (B,): zero at a minimiser only."""
+    _, g = form.subgradient(y)
+    return (torch.minimum(torch.maximum(y - g, lo), hi) - y).norm(dim=1)
+
+
+def bent(form: KinkForm, y: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradient (B, n) and the second derivative (B, n, n) of a smooth function."""
+    arguments = form.arguments(y)
+    gates = [bend.gates(a) for bend, a in zip(form.bends, arguments, strict=True)]
+    chosen, arriving = form.pulled(gates)
+    tiny = torch.full_like(y[:, :1], 1e-12)
+    curved = [
+        bend.curved(a, bend.value(a), gate, tiny) for bend, a, gate in zip(form.bends, arguments, gates, strict=True)
+    ]
+    return form.gradient(chosen), tangents(form, gates, curved, arriving, 0.0).hessian()

@@ -1,0 +1,188 @@
+"""Vertices that are minimisers of piecewise linear functions over a box, and their derivatives.
+
+A solver that stopped early has most of the kinks and bounds right that hold a minimiser, so that few pivots are enough.
+They see the kinks near the point alone (`neighbourhood`). What they find is looked up in the function itself, and
+counts only where it is beyond doubt; degenerate vertices are left to `active_set`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from convexnet.form.atoms import Kinks
+from convexnet.form.epigraph import KinkForm
+from convexnet.form.linear_maps import Map
+from convexnet.solve.derivatives.active_set import Held
+from convexnet.solve.derivatives.neighbourhood import reduced, turning
+from convexnet.solve.derivatives.pivots import EDGE, Tableau, parts, pulled, pushed, settle, slopes
+from convexnet.solve.solvers.loop import Evidence, Found, Problem
+
+MANY = 2
+"""Kinks that may turn, for each variable."""
+
+TOGETHER = 32
+"""Samples whose kinks are read off the functions at once."""
+
+LARGE = 150
+"""Variables up to which pivots are worth their systems."""
+
+
+def begun(form: KinkForm, gates: Tensor, far: Tensor, found: Found, lo: Tensor, hi: Tensor) -> Tableau:
+    """The rows that seem to hold the minimisers.
+
+    Args:
+        form: the kinks that may turn, as functions of t = y − found.y.
+        gates: of these, (B, M).
+        far: how far they seem to be from holding, (B, M); negative where they do.
+        found: the points, and the scale of f.
+        lo, hi: the bounds of y, (B, n).
+    """
+    least, y, width = slopes(form), found.y, hi - lo
+    scale = torch.where(width > 0, width, 1.0)
+    _, lines = pulled(form, least + (1 - least) * gates, torch.zeros_like(gates))
+    rise = form.gradient(dict(enumerate(parts(form, lines)))) * width / found.scale.clamp(min=1e-300)[:, None]
+    low, high = rise - (y - lo) / scale, -rise - (hi - y) / scale
+    bounds = torch.maximum(low, high)
+    bounds = torch.where(width == 0, torch.inf, torch.where(bounds > 0, 1 + bounds, bounds))
+    sure = torch.cat([torch.where(least < 1, -far, -torch.inf), bounds], 1)
+    first = sure.topk(form.size, 1, sorted=False).indices
+    active = torch.zeros_like(sure, dtype=torch.bool).scatter_(1, first, True)
+    return Tableau(form, (gates > 0.5).to(y), active, first, (lo - y, hi - y), high > low)
+
+
+def held_at_vertices(form: KinkForm, found: Found, lo: Tensor, hi: Tensor, to_x: Tensor) -> Held:
+    """The vertices that are minimisers, put into `found` with their gates, and their derivatives for a gradient (B, n)
+    of x; `sure` says for which samples."""
+    gates, batch = found.gates, len(lo)
+    nothing = torch.zeros_like(lo)
+    nowhere = torch.zeros(batch, dtype=torch.bool, device=lo.device)
+    none = [torch.zeros_like(c) for c in form.constants]
+    kinks = {k: nowhere.clone() for k, bend in enumerate(form.bends) if not bend.smooth}
+    flags = torch.zeros_like(lo, dtype=torch.bool)
+    held = Held(flags, flags.clone(), nothing, nothing.clone(), none, nowhere, kinks, found.y.clone(), nowhere.clone())
+    if gates is None or not usable(form, lo, hi):
+        return held
+    arguments, width = form.arguments(found.y), hi - lo
+    chosen = turning(arguments, gates, MANY * form.size)
+    small = in_parts(form, arguments, found.y, chosen)
+    near = torch.cat([gate.gather(1, index) for gate, index in zip(gates, chosen, strict=True)], 1)
+    sizes = [a.abs().mean(1, keepdim=True) for a in arguments]
+    away = [a.gather(1, i).abs() / size.clamp(min=1e-300) for a, i, size in zip(arguments, chosen, sizes, strict=True)]
+    far = torch.cat(away, 1) - torch.minimum(near, 1 - near)
+    table = begun(small, near.clamp(0, 1), far, found, lo, hi)
+    t, there, done = settle(table, width)
+    rows = done.nonzero()[:, 0]
+    if not len(rows):
+        return held
+    form, small, table = form.rows(rows), small.rows(rows), table.rows(rows)
+    there, chosen, width = there[rows], [index[rows] for index in chosen], width[rows]
+    count = there.shape[1]
+    free, bound = table.active[:, :count], table.active[:, count:]
+    low, high = bound & ~table.upper, bound & table.upper
+    y = torch.where(low, lo[rows], torch.where(high, hi[rows], found.y[rows] + t[rows]))
+    whole = [
+        (a[rows] > 0).to(y).scatter(1, index, gate)
+        for a, index, gate in zip(arguments, chosen, parts(small, there), strict=True)
+    ]
+    holds = [
+        torch.zeros_like(gate).scatter(1, index, some.to(y)) > 0
+        for gate, index, some in zip(whole, chosen, parts(small, free), strict=True)
+    ]
+    slope = found.scale[rows, None] / torch.where(width > 0, width, 1.0)
+    least = slopes(small)
+    lines, _ = pushed(small, least + (1 - least) * there)
+    reach = (lines.abs() @ width[:, :, None])[..., 0]  # a layer's arguments may all be zero here, and no units
+    units = [part.mean(1, keepdim=True) for part in parts(small, reach)]
+    sure = minimal(form, y, whole, holds, slope, low, high, units)
+    inside = (y > lo[rows] + EDGE * width) & (y < hi[rows] - EDGE * width)
+    sure &= (bound | inside).all(1)
+    identity = torch.eye(form.size, dtype=y.dtype, device=y.device).expand(len(y), -1, -1)
+    system = torch.cat([lines, identity], 1).gather(1, table.index[:, :, None].expand(-1, -1, form.size))
+    solution, failed = torch.linalg.solve_ex(system.mT, to_x[rows])
+    sure &= (failed == 0) & solution.isfinite().all(1)
+    forces = torch.zeros_like(table.active, dtype=y.dtype).scatter_(1, table.index, solution)
+    held.put(
+        rows,
+        Held(
+            low, high, forces[:, count:], torch.zeros_like(y),
+            [
+                torch.zeros_like(gate).scatter(1, i, force)
+                for gate, i, force in zip(whole, chosen, parts(small, forces[:, :count]), strict=True)
+            ],
+            sure, {k: some.any(1) for k, some in enumerate(holds)}, y, torch.zeros_like(sure),
+        ),
+    )  # fmt: skip
+    right = sure.nonzero()[:, 0]
+    if len(right):
+        found.y[rows[right]] = y[right]
+        found.looked[rows[right]] = False
+        found.keep(rows[right], Evidence(gates=[gate[right] for gate in whole]))
+    return held
+
+
+def in_parts(form: KinkForm, arguments: list[Tensor], y: Tensor, chosen: list[Tensor]) -> KinkForm:
+    """`reduced`, of as many samples at once as caches hold."""
+    if len(y) <= TOGETHER:
+        return reduced(form, arguments, y, chosen)
+    made = [
+        reduced(form.rows(part), [a[part] for a in arguments], y[part], [index[part] for index in chosen])
+        for part in torch.arange(len(y), device=y.device).split(TOGETHER)
+    ]
+    first = made[0]
+
+    def whole(maps: list[Map | None]) -> Map | None:
+        return None if None in maps else Map(torch.cat([m.matrix for m in maps if m is not None]))
+
+    between = {key: whole([form.between[key] for form in made]) for key in first.between}
+    return KinkForm(
+        tuple(torch.cat(parts) for parts in zip(*(form.constants for form in made), strict=True)),
+        first.bends,
+        tuple(whole(list(parts)) for parts in zip(*(form.from_y for form in made), strict=True)),
+        {key: m for key, m in between.items() if m is not None},
+        torch.cat([form.constant for form in made]),
+        torch.cat([form.slope for form in made]),
+        {k: torch.cat([form.weights[k] for form in made]) for k in first.weights},
+    )
+
+
+def usable(form: KinkForm, lo: Tensor, hi: Tensor) -> bool:
+    """Whether all bends are kinks, the same ones for every sample, in a box of few variables."""
+    bends = [bend for bend in form.bends if isinstance(bend, Kinks)]
+    if not bends or len(bends) < len(form.bends) or form.size > LARGE or not Problem(form, lo, hi).compact:
+        return False
+    return not any(bool((part != part[:1]).any()) for bend in bends for part in (bend.slope, bend.least))
+
+
+def minimal(
+    form: KinkForm,
+    y: Tensor,
+    gates: list[Tensor],
+    holds: list[Tensor],
+    slope: Tensor,
+    low: Tensor,
+    high: Tensor,
+    units: list[Tensor],
+) -> Tensor:
+    """Whether points (B, n) are certainly minimisers, and no others are, by the functions themselves, (B,).
+
+    Args:
+        form: the functions, with kinks only.
+        y: the points.
+        gates: of all kinks.
+        holds: which of them hold the points.
+        slope: a typical one of f, (B, n).
+        low, high: which coordinates are held by a bound.
+        units: of the arguments, (B, 1) each.
+    """
+    chosen, arriving = form.pulled(gates)
+    g = form.gradient(chosen) / slope
+    sure = y.isfinite().all(1)
+    sure &= torch.where(low | high, torch.where(low, g, -g) > EDGE, g.abs() <= EDGE).all(1)
+    for bend, a, gate, v, some, unit in zip(form.bends, form.arguments(y), gates, arriving, holds, units, strict=True):
+        assert isinstance(bend, Kinks)
+        near = a / torch.maximum(a.abs().mean(1, keepdim=True), unit).clamp(min=1e-300)
+        at_kink = (near.abs() <= EDGE) & (gate > EDGE) & (gate < 1 - EDGE) & (v > 0)
+        beside = torch.where(gate > 0.5, near > EDGE, near < -EDGE) | (v == 0) | (bend.slope >= 1)
+        sure &= torch.where(some, at_kink, beside).all(1)
+    return sure

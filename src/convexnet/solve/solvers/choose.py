@@ -1,0 +1,153 @@
+"""Which solver for which problem, in what parts, and what is tried when one does not finish."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from time import monotonic
+
+from convexnet.form.epigraph import KinkForm
+from convexnet.solve.functions.black_box import Whole
+from convexnet.solve.functions.matrix_free import Layers
+from convexnet.solve.solvers.admm import ADMM
+from convexnet.solve.solvers.bundle import Bundle
+from convexnet.solve.solvers.first_order import Adam, Fista
+from convexnet.solve.solvers.highs import solve_exactly
+from convexnet.solve.solvers.loop import Found, Problem, Solver, Watch, drive
+from convexnet.solve.solvers.newton import Newton
+from convexnet.solve.solvers.pdhg import PDHG
+
+MEMORY = 64 * 2**20
+"""Bytes that the iterates of one part of a batch may take: about what a processor's caches hold."""
+
+FEW = 50
+"""Variables up to which a bundle is the best way for a function that cannot be opened."""
+
+MANY = 1500
+"""Variables from which on a Newton system is hopeless."""
+
+PROGRAM = 4_000_000
+"""Entries of the matrix of a linear program that HiGHS is given without being asked."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """A solver: how it is made, how many steps it gets unless told, and what it needs of the functions."""
+
+    make: Callable[[], Solver]
+    steps: int
+    needs: tuple[type, ...] = (object,)
+    linear: bool = False
+    """Whether all bends must be piecewise linear."""
+
+
+WAYS: dict[str, Way] = {
+    "newton": Way(lambda: Newton(rough=True), 100, (KinkForm,)),
+    "bundle": Way(Bundle, 200),
+    "pdhg": Way(PDHG, 500, (KinkForm, Layers), linear=True),
+    "admm": Way(ADMM, 500, (KinkForm,), linear=True),
+    "fista": Way(Fista, 500),
+    "adam": Way(Adam, 500),
+}
+
+MATRICES = ("lp", *(name for name, way in WAYS.items() if way.needs == (KinkForm,)))
+"""Solvers that cannot do without the function as matrices."""
+
+
+def chosen_solver(name: str, problem: Problem, closed: str = "") -> tuple[str, int]:
+    """The name of a solver, and how many samples it takes at once.
+
+    Args:
+        name: "auto", or the one that was asked for.
+        problem: the functions.
+        closed: why they are not opened, if they are not.
+
+    Raises:
+        ValueError: the solver that was asked for cannot be used on this function.
+    """
+    reason = f" ({closed})" if closed else ""
+    if name == "auto":
+        name = automatic(problem)
+    elif name == "lp" and not (isinstance(problem.f, KinkForm) and problem.f.piecewise_linear):
+        raise ValueError(
+            f"solver='lp' needs a piecewise linear function that fits into a matrix: use solver='auto'{reason}"
+        )
+    elif name in WAYS and not isinstance(problem.f, WAYS[name].needs):
+        raise ValueError(
+            f"solver={name!r} needs the function as matrices and atoms, which this one does not allow: use "
+            f"solver='auto'{reason}"
+        )
+    elif name in WAYS and WAYS[name].linear and not problem.f.piecewise_linear:
+        raise ValueError(f"solver={name!r} needs a piecewise linear function: use solver='auto'{reason}")
+    return name, together(problem)
+
+
+def automatic(problem: Problem) -> str:
+    if isinstance(problem.f, KinkForm):  # which is not made for more than MANY variables unless a solver asks for it
+        return "newton"
+    return "bundle" if isinstance(problem.f, Whole) and problem.size <= FEW else "fista"
+
+
+def together(problem: Problem) -> int:
+    """How many samples fit into memory at once."""
+    n, f = problem.size, problem.f
+    if isinstance(f, KinkForm):
+        wide = sum(c.shape[1] for c in f.constants)
+        each = 8 * (wide * (n + 16) + 3 * n * n)
+    else:
+        each = 8 * 1000 * n
+    return max(1, min(problem.batch, MEMORY // each))
+
+
+def run(
+    name: str,
+    problem: Problem,
+    found: Found,
+    tol: float,
+    most: int | None,
+    deadline: float,
+    watch: Watch | None = None,
+) -> None:
+    """Improve `found` by the solver of this name."""
+    if name == "lp":
+        solve_exactly(problem, found, tol, deadline)
+        return
+    way = WAYS[name]
+    if way.needs == (object,) and problem.exact is not None:  # its tangents are then those of the function itself
+        problem = replace(problem, f=problem.exact)
+    drive(way.make(), problem, found, tol, most or way.steps, deadline, watch)
+
+
+def rescue(
+    problem: Problem,
+    found: Found,
+    tol: float,
+    most: int | None,
+    deadline: float,
+    watch: Watch | None = None,
+) -> list[str]:
+    """What is left open: the same method in full precision, then the exact linear program or, for a few variables, a
+    bundle. The names of what ran."""
+    used: list[str] = []
+    f = problem.f
+    if most is not None or not isinstance(f, KinkForm):
+        return used
+
+    def left() -> bool:
+        stopped = watch is not None and watch.stopped
+        return bool(found.open(tol).any()) and monotonic() < deadline and not stopped
+
+    if left() and problem.size <= MANY:
+        drive(Newton(rough=False, drop=0.0), problem, found, tol, 100, deadline, watch)
+        used.append("newton in full")
+    if not problem.compact:
+        return used
+    entries = sum(m.matrix.numel() for m in [*f.between.values(), *f.from_y] if m is not None)
+    if left() and f.piecewise_linear and entries <= PROGRAM and find_spec("highspy"):
+        solve_exactly(problem, found, tol, deadline)
+        used.append("lp")
+    if left() and problem.size <= FEW:
+        run("bundle", problem, found, tol, None, deadline, watch)
+        used.append("bundle")
+    return used

@@ -1,0 +1,105 @@
+"""Runs of every kind of learner, stopped at moments drawn at random: `main(FOLDER, KIND, SEED, COUNT)` in a process.
+
+A moment is a number of calls of Python functions, builtin ones included, so that it is the same on a busy machine as on
+a quiet one, and may be anywhere: while data are read, within a step, while a checkpoint is written, after the last one.
+Half of the stops are `kill -9`, half SIGTERM. Whenever a run comes to its end its record is compared with that of a run
+that was left alone, and the next run begins. Prints how many were stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from convexnet.lab import experiment, models, runs
+from convexnet.lab.records import Row
+from convexnet.lab.signals import Stopped
+from convexnet.lab.verdict import Verdict
+from tests.lab import small, test_learners, test_tasks
+from tests.processes import ended, fork
+
+Made = Callable[[Path], Row]
+
+
+def classifier(folder: Path) -> Row:
+    """Two epochs of three steps, each of them an advance."""
+    return runs.run(small.job(epochs=2, augment="crop-flip", average=0.9), small.place(folder))
+
+
+def regression(folder: Path) -> Row:
+    """A network with another task, by the same loop."""
+    return test_tasks.regress(test_tasks.JOB, small.place(folder), lambda job, point: None)
+
+
+def clustering(folder: Path) -> Row:
+    """A learner that is no network."""
+    return test_learners.cluster(test_learners.JOBS[0], small.place(folder), lambda job, point: None)
+
+
+KINDS: Mapping[str, Made] = {"classifier": classifier, "regression": regression, "clustering": clustering}
+"""Every kind of learner and of data there is; a new one is a line here."""
+
+
+class Moment:
+    """Stops the process at a number of calls, and counts them."""
+
+    def __init__(self, number: int = 0, sign: signal.Signals = signal.SIGKILL) -> None:
+        self.seen, self.number, self.sign = 0, number, sign
+
+    def __call__(self, frame: Any, event: str, argument: Any) -> None:
+        if event in ("call", "c_call"):
+            self.seen += 1
+            if self.seen == self.number:
+                os.kill(os.getpid(), self.sign)
+
+
+def child(made: Made, folder: Path, moment: Moment) -> int:
+    """One attempt: its record, or the status of a process that was stopped."""
+    torch.set_num_threads(1)
+    experiment.SLICE = 0.0  # an advance is a step
+    runs.verdict = lambda model, example: Verdict(False, False, None, "", "", None)  # no checkpoint while it is proved
+    sys.setprofile(moment)
+    try:
+        row = made(folder)
+    except Stopped:
+        return 128 + signal.SIGTERM
+    finally:
+        sys.setprofile(None)
+    (folder / "calls").write_text(str(moment.seen), encoding="utf-8")
+    (folder / "row.json").write_text(json.dumps(small.same(row)), encoding="utf-8")
+    return 0
+
+
+def main(folder: str, kind: str, seed: str, count: str) -> None:
+    """Stop, go on, and compare."""
+    models.HIDDEN = small.HIDDEN
+    made, draw, finished = KINDS[kind], random.Random(f"{kind} {seed}"), 0
+    whole = Path(folder) / "whole"
+    assert ended(fork(lambda: child(made, whole, Moment()))) == 0
+    expected, calls = json.loads((whole / "row.json").read_text()), int((whole / "calls").read_text())
+    stopped = {signal.SIGKILL: 0, signal.SIGTERM: 0}
+    parts = Path(folder) / f"parts{finished}"
+    while True:
+        over = sum(stopped.values()) >= int(count)
+        sign = min(stopped, key=lambda one: stopped[one])
+        moment = Moment(0 if over else draw.randint(1, calls), sign)
+        status = ended(fork(lambda m=moment, p=parts: child(made, p, m)))
+        if status == 0:
+            found = json.loads((parts / "row.json").read_text())
+            assert found == expected, f"{kind}, seed {seed}, {stopped}: {found} is not {expected}"
+            if over:
+                break
+            finished += 1
+            parts = Path(folder) / f"parts{finished}"
+            continue
+        assert status in (-sign, 128 + sign), f"{kind}, call {moment.number} of {calls}, {sign.name}: {status}"
+        stopped[sign] += 1
+    print(sum(stopped.values()))

@@ -1,0 +1,140 @@
+"""The queue of long runs: ranked, shared, resumed, and honest about what it takes."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from convexnet.lab import models, study_queue
+from convexnet.lab.commands import app
+from convexnet.lab.lock import claimed
+from convexnet.lab.records import read_records
+from convexnet.lab.studies import parity, study_named, table1
+from convexnet.lab.study_queue import QUEUE, Entry, Pace, states, work_of
+from tests.lab import small
+from tests.processes import HANGING
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_every_run_is_in_one_line_and_in_its_study() -> None:
+    lines = work_of()
+    keys = [job.key for _, work in lines for _, job in work]
+    assert len(keys) == len(set(keys))
+    assert [entry.rank for entry, _ in lines] == sorted({entry.rank for entry in QUEUE})
+    for entry, work in lines:
+        assert work
+        for study, job in work:
+            assert study.name == entry.study
+            kept = study.rows([{"key": job.key, "seed": job.seed}])
+            assert kept, f"{entry.what}: no report would show {job.name}"
+            assert job.full == (job.recipe.name != "paper-code"), "what is shortened says so, and nothing else does"
+    with pytest.raises(ValueError, match="there is no rank 99; there are 1, 2"):
+        work_of(99)
+    with pytest.raises(ValueError, match="no run of the queue has 'seed 77'"):
+        work_of(1, "seed 77")
+
+
+def test_parity_comes_first_and_seed_by_seed() -> None:
+    jobs = [job for _, job in work_of(1)[0][1]]
+    assert [(job.dataset, job.seed) for job in jobs[::6]] == [
+        *(("fashion-mnist", seed) for seed in range(3)),
+        *(("cifar10-holdout", seed) for seed in range(3)),
+    ]
+    assert {job.recipe.epochs for job in jobs} == {60}
+    assert [job.variant for job in jobs[:6]] == list(parity.NETWORKS)
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> list[Entry]:
+    """A queue of two lines that takes seconds."""
+    jobs = [small.job("mlp", epochs=2, seed=seed) for seed in range(3)]
+    lines = [
+        Entry(1, "table1", "two seeds", lambda: jobs[:2]),
+        Entry(2, "table4", "the same, and one more", lambda: jobs),
+    ]
+    monkeypatch.setattr(study_queue, "QUEUE", tuple(lines))
+    monkeypatch.setattr(models, "HIDDEN", small.HIDDEN)
+    return lines
+
+
+def test_it_runs_what_has_no_record(tiny: list[Entry], tmp_path: Path) -> None:
+    words = ["study", "queue", "--out", str(tmp_path / "results"), "--runs", str(tmp_path / "runs")]
+    first = CliRunner().invoke(app, [*words, "--rank", "1"])
+    assert first.exit_code == 0, first.output
+    assert "epoch 2 of 2" in first.output
+    listed = CliRunner().invoke(app, [*words, "--list"])
+    assert re.findall(r"(\d) of (\d)", listed.output)[:2] == [("2", "2"), ("0", "1")]
+    assert "waiting: mlp, digits, small, seed 2" in listed.output
+    second = CliRunner().invoke(app, words)
+    assert second.exit_code == 0, second.output
+    assert "3 of 3 runs have their record" in second.output
+    rows = [read_records(tmp_path / "results" / f"{entry.study}.jsonl") for entry in tiny]
+    assert [[row["seed"] for row in some] for some in rows] == [[0, 1], [2]]
+
+
+def test_a_job_is_running_while_its_folder_is_held(tiny: list[Entry], tmp_path: Path) -> None:
+    work = work_of(1)[0][1]
+    with claimed(tmp_path / work[0][1].key):
+        assert [job.state for job in states(work, tmp_path, tmp_path)] == ["running", "waiting"]
+    assert [job.state for job in states(work, tmp_path, tmp_path)] == ["waiting", "waiting"]
+
+
+def test_hours_are_those_of_the_nearest_records() -> None:
+    job = table1.plan("full", [0])[0]
+    other = {"model": "mlp", "dataset": job.dataset, "train_samples": 10_000, "epochs": 1, "seconds": 10.0}
+    far, near = {**other, "recipe": {"name": "else"}}, {**other, "seconds": 1.0, "recipe": {"name": job.recipe.name}}
+    hours = Pace([near]).hours(job)[0]
+    assert hours == pytest.approx(150 * 5.4 / 3600, abs=0.006)
+    assert Pace([far, near]).hours(job)[0] == hours
+    assert Pace([far]).hours(job)[0] == pytest.approx(10 * hours, abs=0.06)
+    assert Pace([]).hours(job)[1] == "a guess"
+
+
+STOPPED = """
+import sys
+from tests.lab import small
+from convexnet.lab import models, study_queue
+from convexnet.lab.cli import main
+models.HIDDEN = small.HIDDEN
+jobs = [small.job("mlp", epochs=2000)]
+study_queue.QUEUE = (study_queue.Entry(1, "table1", "long", lambda: jobs),)
+main()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_leaves_a_checkpoint(number: signal.Signals, tmp_path: Path) -> None:
+    words = ["study", "queue", "--out", str(tmp_path / "results"), "--runs", str(tmp_path / "runs")]
+    with subprocess.Popen(
+        [sys.executable, "-c", STOPPED, *words], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout is not None
+        for line in child.stdout:
+            if "epoch 2 of" in line:
+                child.send_signal(number)
+                break
+        said = child.communicate(timeout=HANGING)[1]
+    assert child.returncode == 128 + number, said
+    assert "Stopped after a checkpoint" in said
+    assert "the same command goes on" in said
+    assert list((tmp_path / "runs").rglob("checkpoint.pt"))
+    assert not (tmp_path / "results").exists()
+
+
+def test_one_hidden_layer_has_nothing_to_constrain() -> None:
+    import torch
+
+    import convexnet as cx
+
+    model, how = parity.NETWORKS["one hidden layer, unconstrained"]
+    network = models.build(model, (1, 8, 8), 10, how, 0)
+    assert not cx.constrain(network, torch.zeros(2, 1, 8, 8)).parameters
+    assert cx.certify(network, torch.zeros(2, 1, 8, 8)).scope == "for all parameters"
+    assert study_named("parity").seeds["full"] == 3
