@@ -190,7 +190,7 @@ def parent(place: Path) -> str:
 
 def test_sizes_that_differ(photographs: Path) -> None:
     for streamed in (None, True, False):
-        with pytest.raises(DataError, match=r"one size: .* --image-size 224"):
+        with pytest.raises(DataError, match=r"one size: .* .--image-size 224"):
             load(f"folder:{photographs}", pictures=Pictures(streamed=streamed))
     assert load(f"folder:{photographs}", pictures=Pictures(9, False)).shape == (3, 9, 9)
     with pytest.raises(ValueError, match="--stream and --image-size are of folder:PATH"):
