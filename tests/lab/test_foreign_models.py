@@ -108,7 +108,7 @@ def test_a_model_of_ones_own_from_the_first_command_to_the_last(own: str, convex
         ("none", "", "has no 'none'"),
         ("Net", "--image-size 9", "does not take samples of shape (3, 9, 9)"),
         ("Net", "--recipe paper-text", "has no recipe for a model that is not built in; known are ours"),
-        ("Net", "--method clip", "--method is of convex networks"),
+        ("Net", "--method clip", "--method applies to convex networks"),
     ],
 )
 def test_refused_before_anything_is_drawn(own: str, model: str, words: str, told: str, pictures: Path) -> None:
