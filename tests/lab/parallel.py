@@ -10,8 +10,9 @@ from pathlib import Path
 import torch
 
 from convexnet.lab import models
+from convexnet.lab.devices import leave
 from convexnet.lab.jobs import Job
-from convexnet.lab.runs import leave, run
+from convexnet.lab.runs import run
 from tests.lab import small
 
 

@@ -67,7 +67,7 @@ def fitted(
     return training
 
 
-VARYING = ("seconds", "commit", "date", "resumed_after")
+VARYING = ("seconds", "core_seconds", "commit", "date", "resumed_after")
 """What may differ between two records of the same run."""
 
 

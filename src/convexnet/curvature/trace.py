@@ -26,12 +26,12 @@ from convexnet.curvature.faithful import check_faithful
 from convexnet.curvature.graph import (
     base_name,
     hidden_write,
-    simplified,
     source_line,
     without_idle_dropout,
     writes_through,
 )
 from convexnet.curvature.opaque import is_transform
+from convexnet.curvature.simplified import simplified
 from convexnet.curvature.undisturbed import TRACING, Generators, evaluating, quiet
 from convexnet.errors import NotTraceable
 
@@ -253,7 +253,7 @@ def captured(model: nn.Module, exported: torch.export.ExportedProgram) -> frozen
     """The constants of the program that are weights of modules in the closure of a function of the model's.
 
     Raises:
-        NotTraceable: some are weights of modules in plain lists and dictionaries, where nobody trains them.
+        NotTraceable: some are weights of modules in plain lists and dictionaries, where no optimiser finds them.
     """
     used = {place(value): name for name, value in exported.constants.items() if isinstance(value, Tensor)}
     found: set[str] = set()

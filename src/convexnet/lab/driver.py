@@ -61,11 +61,13 @@ class Driven:
         curve: everything that was measured, in order.
         seconds: spent in advances.
         resumed: how many points there were each time it went on from a checkpoint.
+        core_seconds: of processor cores in advances; on a busy machine much less than `seconds`.
     """
 
     curve: list[Point] = field(default_factory=list[Point])
     seconds: float = 0.0
     resumed: list[int] = field(default_factory=list[int])
+    core_seconds: float = 0.0
 
 
 def drive(learner: Learner, keeping: Keeping, tick: Callable[[Point], object] = lambda point: None) -> Driven:
@@ -84,9 +86,10 @@ def drive(learner: Learner, keeping: Keeping, tick: Callable[[Point], object] = 
     with stopping() as asked, logging(keeping, len(found.curve)) as log:
         written = time.monotonic()
         while not learner.done:
-            started = time.perf_counter()
+            started, used = time.perf_counter(), time.process_time()
             point = learner.advance()
             found.seconds += time.perf_counter() - started
+            found.core_seconds += time.process_time() - used
             if point is not None:
                 found.curve.append(point)
                 log(found.curve)
@@ -113,7 +116,8 @@ def restored(learner: Learner, keeping: Keeping) -> Driven:
         )
     content = read_checkpoint(path, keeping.settings)
     learner.restore(content["learner"])
-    found = Driven(content["curve"], content["seconds"], content["resumed"])
+    # A checkpoint of before has no count of core-seconds.
+    found = Driven(content["curve"], content["seconds"], content["resumed"], content.get("core_seconds", 0.0))
     found.resumed.append(len(found.curve))
     keeping.say(f"{keeping.name}: resumed after {described(found.curve)}")
     if remark := elsewhere(content):

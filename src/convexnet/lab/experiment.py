@@ -150,7 +150,7 @@ class Training:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Become the training that `state()` was asked of."""
+        """Continue from a `state()`."""
         self.close()
         self.model.load_state_dict(state["model"])
         if self.average is not None:

@@ -72,8 +72,8 @@ def train_one(job: Job, place: Place) -> None:
 def begun(job: Job, place: Place, console: Console) -> tuple[Job, Row | None]:
     """The job, and the record that is in its folder already, with which it goes on if it asks for more epochs.
 
-    A run that goes on beyond its epochs is not the one that would have had so many from the beginning, as its rate has
-    fallen already: it never counts as full.
+    A run that goes on beyond its epochs is not the one that would have had this many from the beginning, as its rate
+    has fallen already: it never counts as full.
     """
     record, checkpoint = place.folder / RECORD, place.folder / NAME
     if not record.exists():
@@ -108,7 +108,8 @@ def prolonged(path: Path, before: Job, job: Job) -> None:
         read_checkpoint(path, job.settings)
         return
     content = read_checkpoint(path, before.settings)
-    write_checkpoint(path, job.settings, {name: content[name] for name in ("learner", "curve", "seconds", "resumed")})
+    about = ("format", "settings", "surroundings")
+    write_checkpoint(path, job.settings, {name: value for name, value in content.items() if name not in about})
 
 
 def shown_run(job: Job, place: Place, console: Console) -> Row:

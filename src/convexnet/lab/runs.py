@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import copy
-import os
 from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +16,7 @@ from convexnet.lab import metrics, records
 from convexnet.lab.checkpoints import CheckpointError
 from convexnet.lab.data import DataSet, Pictures, fingerprint_of, load
 from convexnet.lab.data.streamed import is_of_a_worker, worker_ended
+from convexnet.lab.devices import agreement, launched
 from convexnet.lab.driver import Driven, drive
 from convexnet.lab.experiment import Course, Training, prepared
 from convexnet.lab.jobs import Job
@@ -45,7 +44,7 @@ def run(job: Job, place: Place, tick: Tick = lambda job, point: None) -> Row:
     Raises:
         DataError: the data are not there, or damaged.
         CheckpointError: there is a checkpoint that does not fit, or one cannot be written.
-        Diverged: the loss is no number any more.
+        Diverged: the loss is not a number any more.
         ValueError: a setting is wrong, or there is no such device.
     """
     found = trained(job, place, tick)
@@ -169,17 +168,6 @@ def taught(
     return Trained(job, training, driven, data, step, fabric)
 
 
-def agreement(fabric: Fabric) -> Callable[[bool], bool]:
-    """Whether any of the processes says so."""
-
-    def agreed(said: bool) -> bool:
-        if fabric.world_size == 1:
-            return said
-        return bool(fabric.all_reduce(torch.tensor(float(said), device=fabric.device), reduce_op="sum"))
-
-    return agreed
-
-
 def save(network: nn.Module, path: Path) -> None:
     """Write a network.
 
@@ -196,47 +184,6 @@ def save(network: nn.Module, path: Path) -> None:
 
 
 # --- before ----------------------------------------------------------------------------------------------------------
-
-
-def launched(place: Place, precision: str) -> Fabric:
-    """Lightning's Fabric for this place; under `torchrun` it joins the processes that are there."""
-    from lightning.fabric import Fabric
-    from lightning.fabric.utilities.exceptions import MisconfigurationException
-
-    if precision.endswith("-true") and precision != "32-true":
-        raise ValueError(f"precision {precision!r} keeps the weights themselves in it: take bf16-mixed or 32-true")
-    devices, nodes = processes(place.devices)
-    strategy: Any = "ddp" if devices * nodes > 1 else "auto"
-    kind: Any = precision
-    try:
-        fabric = Fabric(
-            accelerator=place.accelerator, devices=devices, num_nodes=nodes, strategy=strategy, precision=kind
-        )
-    except (MisconfigurationException, RuntimeError) as error:
-        raise ValueError(f"{place.devices} of {place.accelerator!r} are not available here: {error}") from error
-    fabric.launch()
-    return fabric
-
-
-def processes(devices: int) -> tuple[int, int]:
-    """How many processes a machine has, and how many machines there are: under `torchrun` as it says.
-
-    Raises:
-        ValueError: it says something else than what was asked for.
-    """
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", devices))
-    if devices not in (1, here):
-        raise ValueError(f"torchrun started {here} processes on this machine, and {devices} devices were asked for")
-    return here, max(1, int(os.environ.get("WORLD_SIZE", here)) // here)
-
-
-def leave() -> None:
-    """End the group of processes, once all are here: one that ends alone may abort, as its threads wait for others."""
-    from torch import distributed
-
-    if distributed.is_available() and distributed.is_initialized():
-        distributed.barrier()
-        distributed.destroy_process_group()
 
 
 def identified(job: Job) -> Job:

@@ -16,6 +16,7 @@ from convexnet.lab.checkpoints import NAME
 from convexnet.lab.driver import LOG
 from convexnet.lab.jobs import Job
 from convexnet.lab.lock import in_use
+from convexnet.lab.recipes import Recipe
 from convexnet.lab.records import Row
 from convexnet.lab.studies import appendix_c, constraint_ablation, parity, study_named, table1, table4
 from convexnet.lab.waits import Work, recorded
@@ -128,7 +129,7 @@ def states(work: Sequence[Work], runs: Path, results: Path) -> list[State]:
 def state_of(job: Job, folder: Path, known: Mapping[str, Row], pace: Pace) -> State:
     """Where one job is."""
     if job.key in known:
-        return State(job, "done", known[job.key]["seconds"] / 3600)
+        return State(job, "done", core_seconds(known[job.key]) / 3600)
     hours, basis = pace.hours(job)
     if in_use(folder):
         return State(job, "running", hours, basis, epochs_in(folder))
@@ -141,6 +142,18 @@ def epochs_in(folder: Path) -> int:
         return max(0, (folder / LOG).read_text(encoding="utf-8").count("\n") - 1)
     except OSError:
         return 0
+
+
+def core_seconds(row: Row) -> float:
+    """How long a run kept a core busy; of an early record that does not say it, how long it took."""
+    return float(row.get("core_seconds") or row["seconds"])
+
+
+def same_recipe(row: Row, recipe: Recipe) -> bool:
+    """Whether a record is of this recipe; what an early one does not name stood at its default."""
+    default, wanted = (json.loads(json.dumps(asdict(one))) for one in (Recipe("", epochs=0), recipe))  # as records are
+    found = {**default, **row["recipe"]}
+    return {**found, "convex": {**default["convex"], **(found["convex"] or {})}} == wanted
 
 
 IMAGES: Mapping[str, int] = {"mnist": 54_000, "fashion-mnist": 54_000, "cifar10-holdout": 36_000}
@@ -168,9 +181,8 @@ class Pace:
         """
         images = job.train_samples or IMAGES.get(job.dataset, 50_000)
         own = [row for row in self.rows if (row["model"], row["dataset"]) == (job.model, job.dataset)]
-        how = json.loads(json.dumps(asdict(job.recipe)))  # as records have it
-        if same := [row for row in own if row["recipe"] == how]:
-            taken = median(row["seconds"] * images / row["train_samples"] for row in same)
+        if same := [row for row in own if same_recipe(row, job.recipe)]:
+            taken = median(core_seconds(row) * images / row["train_samples"] for row in same)
             return round(taken / 3600, 2), f"other seeds: {len(same)}"
         epochs = min(job.recipe.epochs, STOPS) if job.recipe.patience else job.recipe.epochs
         seen = epochs * images
@@ -188,5 +200,5 @@ class Pace:
     @staticmethod
     def scaled(rows: Sequence[Row], seen: int) -> float:
         """The hours in which so many images pass, epoch by epoch, as fast as in these records."""
-        pace = median(row["seconds"] / (row["epochs"] * row["train_samples"]) for row in rows)
+        pace = median(core_seconds(row) / (row["epochs"] * row["train_samples"]) for row in rows)
         return round(pace * seen / 3600, 2)

@@ -15,7 +15,7 @@ from convexnet.form.epigraph import KinkForm
 from convexnet.form.program import Opened
 from convexnet.solve.compiled import Reading
 from convexnet.solve.functions.matrix_free import Layers
-from convexnet.solve.solvers.loop import Function
+from convexnet.solve.functions.problem import Function
 
 
 def check_derivatives(reading: Reading, f: Function, name: str, inputs: Sequence[Tensor], box: Box) -> None:
@@ -58,7 +58,7 @@ def has_tangent(tensor: Tensor) -> bool:
 
 
 def unsmooth(opened: Opened, inputs: Sequence[Tensor], k: int, sample: int) -> str:
-    """Why there is no second derivative: the bend k holds a sample."""
+    """The error for a second derivative that does not exist: a sample sits on the kink of atom k."""
     where = opened.origins([tensor[:1] for tensor in inputs])[k]
     return (
         f"second derivatives of this minimum are not available: the minimiser of sample {sample} sits on a kink of "
