@@ -175,12 +175,12 @@ def train(
         from convexnet.errors import NotCertified, NotTraceable
         from convexnet.lab.data import DataError, Pictures, streams
         from convexnet.lab.data.streamed import default_workers
+        from convexnet.lab.devices import leave
         from convexnet.lab.jobs import Job
         from convexnet.lab.models import MODELS, model_named
         from convexnet.lab.place import Place
         from convexnet.lab.present_runs import train_one
         from convexnet.lab.recipes import recipe as recipe_named
-        from convexnet.lab.runs import leave
 
         torch.set_num_threads(threads)
         name = f"ioc-{model}" if convex and (":" in model or f"ioc-{model}" in MODELS) else model
