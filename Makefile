@@ -11,10 +11,10 @@ PYTEST := $(BIN)/python -m pytest
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format docs slow fuzz bench clean
+.PHONY: help demo test lint format docs slow fuzz durations bench clean
 
 help:  ## list the commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
 
 demo: $(VENV)/.stamp-lab  ## ordinary and convex network on real digits: table, certificates, report
 	@$(BIN)/convexnet demo
@@ -45,9 +45,11 @@ docs: $(VENV)/.stamp-dev  ## write the documentation to site/
 slow: $(VENV)/.stamp-dev  ## the tests that `make test` leaves out for their length
 	@$(PYTEST) -m slow
 
-fuzz: $(VENV)/.stamp-dev  ## look for a certified network that is not convex, and a wrong minimum (SECONDS=60)
-	@$(BIN)/python -m tests.curvature.fuzz --seconds $$(( $(SECONDS) / 2 ))
-	@$(BIN)/python -m tests.solve.fuzz --seconds $$(( $(SECONDS) - $(SECONDS) / 2 ))
+fuzz: $(VENV)/.stamp-dev  ## look for a wrong certificate, minimum, rule or form (SECONDS=60, SEED=)
+	@$(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
+
+durations: $(VENV)/.stamp-dev  ## the processor time of the tests, by room, file and test
+	@$(PYTEST) -p tests.durations
 
 bench: $(VENV)/.stamp-dev  ## run every benchmark
 	@set -e; for file in benchmarks/*.py; do \
@@ -61,12 +63,12 @@ clean:  ## remove the environment and everything that was built or cached
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One thread for each of the two pytest workers, and pyright need not ask whether it is the newest.
-test slow fuzz: export OMP_NUM_THREADS := 1
-test slow fuzz: export MKL_NUM_THREADS := 1
-test slow fuzz: export OPENBLAS_NUM_THREADS := 1
+test slow fuzz durations: export OMP_NUM_THREADS := 1
+test slow fuzz durations: export MKL_NUM_THREADS := 1
+test slow fuzz durations: export OPENBLAS_NUM_THREADS := 1
 test lint: export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 # Where this is set, as in many containers, each worker and process would compile every module and test anew.
-test slow fuzz: export PYTHONDONTWRITEBYTECODE :=
+test slow fuzz durations: export PYTHONDONTWRITEBYTECODE :=
 
 $(BIN)/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "convexnet needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Name another: make PYTHON=python3.12 ...")'

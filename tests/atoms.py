@@ -41,7 +41,7 @@ from convexnet.form.program import Opened, values_of
 from convexnet.form.sparse import Sample, form_of
 from convexnet.form.tightness import check_tight
 from convexnet.solve.lower_bounds import supported
-from convexnet.solve.minimise import opened_up
+from convexnet.solve.opening import opened_up
 
 cp = pytest.importorskip("cvxpy")
 

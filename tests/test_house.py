@@ -16,7 +16,7 @@ from convexnet.curvature.table import TABLE
 ROOT = Path(__file__).resolve().parent.parent
 IDS = [f"A{n}" for n in range(1, 14)] + [f"B{n}" for n in range(1, 6)] + [f"C{n}" for n in range(1, 9)]
 STATES = ("done", "runs", "in part", "planned")
-TARGETS = {"help", "demo", "test", "lint", "format", "docs", "slow", "fuzz", "bench", "clean"}
+TARGETS = {"help", "demo", "test", "lint", "format", "docs", "slow", "durations", "fuzz", "bench", "clean"}
 PRIVATE = {
     "a path of one machine": re.compile(r"(?<![\w.:/])/(?:work|root|home|Users|opt|tmp)/\w"),
     "an issue number": re.compile(r"\bissues?\s+#\d", re.IGNORECASE),
@@ -122,12 +122,9 @@ OWN_TABLES = {
     "form/operators.py": "how an operator is lowered to affine maps and convex atoms",
     "curvature/expressions.py": "which operators an expression is looked back through",
     "curvature/univariate.py": "the derivatives of functions of one number, which no row says",
-    "curvature/terms.py": "what operators make of sums of terms, which no row says",
-    "curvature/together.py: homogeneous": "what operators make of degrees of homogeneity, which no row says",
     "curvature/quadratics.py": "what may stand before and after the product of a quadratic form",
     "curvature/shifted.py": "what may stand between the exponential and the logarithm of a log-sum-exp",
     "curvature/matrices.py: sum_of_spectrum": "sums of singular values and eigenvalues",
-    "curvature/shapes.py: ANYWHERE": "which operators pick elements by numbers of another input",
     "export/cvxpy_atom.py: CURVES": "names of curves, of which one is an operator's, too",
     "curvature/kinks.py": "the adversary's own: an attack must not believe what it attacks",
     "differences/rules.py: PIECEWISE_LINEAR": "how one is a difference of convex functions, which no row says",

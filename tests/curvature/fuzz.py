@@ -21,6 +21,7 @@ import operator
 import random
 import sys
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -1636,9 +1637,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             number = 4 * seed + counts["programs"] % 4
             try:
                 verdict = run_one(kind, number, thorough=seed % 10 == 0)
-            except Violation as violation:
+            except Exception as violation:
                 failures += 1
-                print(f"\nVIOLATION: python -m pytest cannot shrink this; run_one({kind!r}, {number})\n{violation}")
+                if not isinstance(violation, Violation):
+                    traceback.print_exc()
+                thorough = ", thorough=True" if seed % 10 == 0 else ""
+                print(
+                    f"\nVIOLATION: {violation}\nAgain: python -c "
+                    f'"from tests.curvature.fuzz import run_one; run_one({kind!r}, {number}{thorough})"'
+                )
                 if not options.keep_going:
                     return 1
                 verdict = "violated"
@@ -1649,6 +1656,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if time.monotonic() - shown > 5:
             shown = time.monotonic()
             print(f"{shown - start:5.0f} s  {dict(counts)}", flush=True)
+    print(f"seeds {options.seed} to {seed - 1}: ", end="")
     print(", ".join(f"{counts[k]} {k}" for k in ("programs", "certified", "refused", "by construction convex")))
     return 1 if failures else 0
 

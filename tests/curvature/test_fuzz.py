@@ -47,11 +47,27 @@ def run(kind: str, seeds: Iterable[int]) -> Counter[str]:
     return verdicts
 
 
-@pytest.mark.parametrize("block", range(4))
-def test_whatever_is_certified_survives(block: int) -> None:
-    run("anything", range(10_000 + 50 * block, 10_000 + 50 * (block + 1)))
-    run("integers", range(10_000 + 20 * block, 10_000 + 20 * (block + 1)))
-    run("written", range(10_000 + 20 * block, 10_000 + 20 * (block + 1)))
+def test_whatever_is_certified_survives_and_most_of_the_table_is_met() -> None:
+    verdicts: Counter[str] = Counter()
+    operators: Counter[str] = Counter()
+    for seed in range(10_000, 10_200):
+        built = fuzz.GENERATORS["anything"](seed)
+        operators.update(str(node.target).split(".")[1] for node in built.nodes if str(node.target).startswith("aten"))
+        try:
+            verdicts[fuzz.check(built, thorough=seed % 20 == 0)] += 1
+        except AssertionError as error:
+            pytest.fail(f"fuzz.run_one('anything', {seed}): {error}")
+    print(verdicts, len(operators))
+    assert verdicts["certified"] >= 40
+    assert verdicts["refused"] >= 40
+    assert len(operators) >= 60
+    assert set(operators) - {*TABLE}, "unknown operators are met too"
+    assert operators.keys() >= {"type_as", "item", "copy", "bitwise_not", "slice_scatter"}
+
+
+@pytest.mark.parametrize("kind", ["integers", "written"])
+def test_what_is_certified_survives(kind: str) -> None:
+    run(kind, range(10_000, 10_080))
 
 
 @pytest.mark.parametrize("block", range(2))
@@ -62,24 +78,6 @@ def test_convex_by_construction_is_certified(block: int) -> None:
 
 def test_modules_that_write_in_place() -> None:
     assert run("modules", range(10_000, 10_024))["certified"] >= 3
-
-
-def test_the_fuzzer_meets_certified_and_refused_programs_and_most_of_the_table() -> None:
-    verdicts: Counter[str] = Counter()
-    operators: Counter[str] = Counter()
-    for seed in range(150):
-        built = program("anything", seed)
-        operators.update(str(node.target).split(".")[1] for node in built.nodes if str(node.target).startswith("aten"))
-        try:
-            verdicts[fuzz.check(built)] += 1
-        except fuzz.Violation:  # reported by the tests above
-            verdicts["violated"] += 1
-    print(verdicts, len(operators))
-    assert verdicts["certified"] >= 30
-    assert verdicts["refused"] >= 30
-    assert len(operators) >= 60
-    assert set(operators) - {*TABLE}, "unknown operators are met too"
-    assert operators.keys() >= {"type_as", "item", "copy", "bitwise_not", "slice_scatter"}
 
 
 @functools.cache

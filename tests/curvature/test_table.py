@@ -14,12 +14,15 @@ import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+import convexnet as cx
+from convexnet.curvature import table
 from convexnet.curvature.call import Call, Refusal, Rule
 from convexnet.curvature.facts import Fact, constant, known
 from convexnet.curvature.fields import core, uniform
@@ -28,7 +31,9 @@ from convexnet.curvature.pointwise import LINE, Pointwise, Profile
 from convexnet.curvature.reductions import Reduction, Window
 from convexnet.curvature.shapes import Moved
 from convexnet.curvature.table import ROWS, TABLE, build, shape_only
+from tests.curvature import oracles, test_attacks
 from tests.curvature.oracles import INF, SAMPLES, C, Fixed, Moving, Range, Sample, X, s
+from tests.modules import Function
 
 PATHS = 3  # random functions of z for each argument, evaluated one after the other and judged together
 POINTS = 17  # along z; a power of two and one, so that chords of every dyadic length are looked at
@@ -445,6 +450,27 @@ def test_no_operator_is_listed_twice() -> None:
 def test_claims_hold(name: str, seed: int) -> None:
     wrong = attack(name, TABLE[name].rule, SAMPLES[name], seed, trials=6)
     assert not wrong, "\n".join(wrong)
+
+
+def test_the_recipe_of_contributing_works_as_typed(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its row, its sample and its negative control, of an operator that is missing."""
+    text = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    typed = next(block for block in text.split("```") if block.startswith('text\n("special_i0"'))
+    row, sample, control = typed.removeprefix("text\n").split("\n\n")
+    ((name, rule),) = eval(f"({row.strip()})", vars(table))
+    (samples,) = eval("{" + sample + "}", vars(oracles)).values()
+    assert name not in TABLE
+    assert not attack(name, rule, samples, seed, trials=6)
+    wrong = replace(rule, profile=replace(rule.profile, convex=(), concave=LINE))
+    assert attack(name, wrong, samples, seed, trials=6)
+    scope = dict(vars(test_attacks))
+    exec(control, scope)
+    (run,) = (value for key, value in scope.items() if key.startswith("test_i0"))
+    model = Function(lambda x: torch.special.i0(x))
+    assert not cx.certify(model, torch.zeros(2, 4)).convex
+    monkeypatch.setitem(TABLE, name, build([(name, rule)])[name])
+    assert cx.certify(model, torch.zeros(2, 4)).convex
+    run()
 
 
 # --- the rules are not all silence -----------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+import traceback
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -27,20 +28,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     counts: Counter[str] = Counter()
     start, seed = time.monotonic(), options.seed
     while time.monotonic() - start < options.seconds:
-        energy = drawn(seed, NAMES[seed % len(NAMES)])
+        name = NAMES[seed % len(NAMES)]
         seed += 1
         counts["drawn"] += 1
-        if energy is None:
-            continue
         try:
+            energy = drawn(seed - 1, name)
+            if energy is None:
+                continue
             solution = checked(energy)
-        except Wrong as wrong:
-            print(f"\nWRONG: checked(drawn({seed - 1}, {energy.name!r}))\n{wrong}")
+        except Exception as error:
+            print(f"\nWRONG: {error}")
+            if not isinstance(error, Wrong):
+                traceback.print_exc()
+            print(
+                f'Again: python -c "from tests.solve.energies import checked, drawn; '
+                f'checked(drawn({seed - 1}, {name!r}))"'
+            )
             return 1
         if solution is None:
             continue
         counts["minimised"] += 1
         counts["converged"] += bool(solution.converged.all())
+    print(f"seeds {options.seed} to {seed - 1}: ", end="")
     print(f"{counts['minimised']} of {counts['drawn']} energies minimised, {counts['converged']} converged, 0 wrong")
     return 0
 

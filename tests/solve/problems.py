@@ -12,8 +12,10 @@ from convexnet.form.epigraph import KinkForm
 from convexnet.form.matrices import Pieces
 from convexnet.form.program import Opened
 from convexnet.solve.functions.matrix_free import Layers
+from convexnet.solve.functions.problem import Problem
+from convexnet.solve.solvers.found import Found, nothing_yet
 from convexnet.solve.solvers.highs import solve_lp
-from convexnet.solve.solvers.loop import Found, Problem, Solver, drive, nothing_yet
+from convexnet.solve.solvers.loop import Budget, Solver, drive
 from tests.solve.networks import shared
 
 BATCH = 4
@@ -58,7 +60,7 @@ def optima(name: str, seed: int) -> tuple[float, ...]:
 def solved(solver: Solver, problem: Problem, tol: float, most: int) -> Found:
     """What a solver finds in a number of steps."""
     found = nothing_yet(problem)
-    drive(solver, problem, found, tol, most, float("inf"))
+    drive(solver, problem, found, Budget(tol, most))
     return found
 
 

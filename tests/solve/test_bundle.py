@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from convexnet.solve.functions.problem import Problem
 from convexnet.solve.rounding_errors import Rounding, Tracked
 from convexnet.solve.solvers.bundle import Bundle, State, low_point
-from convexnet.solve.solvers.loop import Problem
 from tests.solve.networks import NETWORKS
 from tests.solve.problems import BATCH, KNOWN, at, both, boxes, forms_of, optima, planes, solved
 from tests.solve.test_layers import curved

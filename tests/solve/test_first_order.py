@@ -14,9 +14,10 @@ from convexnet.form.atoms import Kinks
 from convexnet.form.grouped import Largest
 from convexnet.form.program import Opened
 from convexnet.solve.functions.black_box import Whole
+from convexnet.solve.functions.problem import Problem
 from convexnet.solve.solvers.admm import ADMM, above
 from convexnet.solve.solvers.first_order import Adam, Fista
-from convexnet.solve.solvers.loop import Problem, Solver
+from convexnet.solve.solvers.loop import Solver
 from convexnet.solve.solvers.pdhg import PDHG
 from tests.solve.networks import NETWORKS
 from tests.solve.problems import BATCH, KNOWN, at, both, boxes, forms_of, optima, solved

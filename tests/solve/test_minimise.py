@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 import convexnet as cx
 from convexnet.choices import SOLVERS as NAMES
-from convexnet.solve.solvers.loop import signs
+from convexnet.solve.solvers.found import signs
 from tests.solve.networks import CURVED, FAMILIES, LIBRARY, MIXED, NETWORKS, built, shared
 
 BATCH = 3
@@ -551,15 +551,15 @@ WRONG: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "tol text": ({"tol": "small"}, ValueError, "positive number"),
     "unknown solver": ({"solver": "sgd"}, ValueError, "newton"),
     "no steps": ({"max_steps": 0}, ValueError, "at least 1"),
-    "half a step": ({"max_steps": 2.5}, ValueError, "whole number"),
-    "steps true": ({"max_steps": True}, ValueError, "whole number"),
+    "half a step": ({"max_steps": 2.5}, ValueError, "must be an integer"),
+    "steps true": ({"max_steps": True}, ValueError, "must be an integer"),
     "negative time": ({"time_limit": -1.0}, ValueError, "not be negative"),
     "time NaN": ({"time_limit": float("nan")}, ValueError, "not be negative"),
     "start a word": ({"start": "centre"}, TypeError, "start must be a tensor, an array or a list of numbers"),
     "start of two": ({"start": torch.zeros(2, 3)}, ValueError, r"\(3,\) or \(1, 3\)"),
     "start NaN": ({"start": torch.full((3,), float("nan"))}, ValueError, "NaN"),
     "start infinite": ({"start": torch.full((3,), float("inf"))}, ValueError, "infinity"),
-    "wrt": ({"wrt": 1}, ValueError, "none of the 1 inputs"),
+    "wrt": ({"wrt": 1}, ValueError, "not one of the 1 inputs"),
     "wrt no number": ({"wrt": 0.0}, TypeError, "number of an input"),
     "given a word": ({"given": "x"}, TypeError, r"given\[0\] must be a tensor, an array or a list of numbers"),
     "given nothing": ({"given": torch.zeros(0, 3)}, ValueError, "at least 1"),
@@ -577,7 +577,7 @@ WRONG: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "a class": ({"f": nn.Linear}, TypeError, "instance"),
     "a function": ({"f": torch.sin}, TypeError, "Module"),
     "two outputs": ({"f": nn.Linear(3, 2)}, ValueError, r"\(B, 2\)"),
-    "not convex": ({"f": nn.Sequential(nn.Linear(3, 1), nn.Sigmoid())}, cx.NotCertified, "sigmoid"),
+    "not convex": ({"f": nn.Sequential(nn.Linear(3, 1, bias=False), nn.Sigmoid())}, cx.NotCertified, "sigmoid"),
 }  # fmt: skip
 
 

@@ -12,8 +12,10 @@ from convexnet.curvature.trace import trace
 from convexnet.form.epigraph import KinkForm
 from convexnet.form.linear_maps import Map
 from convexnet.form.matrices import kink_form
+from convexnet.solve.functions.problem import Problem
+from convexnet.solve.solvers.found import Found, nothing_yet
 from convexnet.solve.solvers.highs import solve_lp
-from convexnet.solve.solvers.loop import Found, Problem, drive, nothing_yet
+from convexnet.solve.solvers.loop import Budget, drive
 from convexnet.solve.solvers.newton import Newton
 from tests.solve.networks import NETWORKS, shared
 
@@ -24,7 +26,7 @@ def newton(form: KinkForm, lo: Tensor, hi: Tensor, tol: float, rough: bool = Tru
     """What path following alone finds on a box."""
     problem = Problem(form, lo.expand(form.batch, form.size), hi.expand(form.batch, form.size))
     found = nothing_yet(problem)
-    drive(Newton(rough), problem, found, tol, 100, float("inf"))
+    drive(Newton(rough), problem, found, Budget(tol))
     return found
 
 

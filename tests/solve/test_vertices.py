@@ -12,7 +12,8 @@ from convexnet.form.matrices import Pieces
 from convexnet.form.program import Opened
 from convexnet.solve.derivatives import vertices
 from convexnet.solve.derivatives.vertices import held_at_vertices
-from convexnet.solve.solvers.loop import Evidence, Problem, nothing_yet
+from convexnet.solve.functions.problem import Problem
+from convexnet.solve.solvers.found import Evidence, nothing_yet
 
 
 class Deep(nn.Module):

@@ -21,17 +21,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
 
 from convexnet.curvature import piecewise as pw
+from convexnet.curvature import univariate
+from convexnet.curvature.algebras import Lost, combined, is_arithmetic
 from convexnet.curvature.arithmetic import LARGEST, SMALLEST, extremum, identity
 from convexnet.curvature.bounds import EXACT
 from convexnet.curvature.call import Call
-from convexnet.curvature.facts import INF, Fact, Influence, as_fact, compose
-from convexnet.curvature.fields import Shape, batched, core, elementwise, level, uniform
+from convexnet.curvature.facts import INF, Fact, as_fact
+from convexnet.curvature.fields import Shape, core, elementwise, level
 from convexnet.curvature.graph import base_name, calls, executed, is_mutable, is_random, types_of
 from convexnet.curvature.piecewise import Piecewise, Unfit
 from convexnet.curvature.row import Sum
@@ -40,21 +42,21 @@ from convexnet.curvature.table import row_of
 MOST = 64
 """Nodes of a choice, and different sets of constants in it."""
 
-UNCLEAR = (Unfit, RuntimeError, TypeError, ValueError, KeyError, ArithmeticError)
+UNCLEAR = (Unfit, Lost, RuntimeError, TypeError, ValueError, KeyError, ArithmeticError)
 """What goes wrong with a choice that is not understood: of it nothing is claimed."""
 
 
 # --- operators -------------------------------------------------------------------------------------------------------
 
 
-def power(f: Piecewise, exponent: Piecewise) -> Piecewise:
-    count = exponent.pieces[0].get(pw.ONE, Fraction(0))
-    if exponent.breaks or count.denominator != 1 or not 0 <= count <= 4:
+def applied(name: str, call: Call, value: Callable[[Any], Any]) -> Piecewise:
+    """A call that is no arithmetic, on functions of one number."""
+    function = function_of(name)
+    if function is None:
         raise Unfit
-    found = pw.level(1)
-    for _ in range(int(count)):
-        found = pw.product(found, f)
-    return found
+    args = call.args[:1] if row_of(name).runs(identity) else call.args  # whose other arguments are settings
+    named = {key: value(given) for key, given in call.kwargs.items() if key in ("min", "max")}
+    return function(*map(value, args), **named)
 
 
 def clamped(f: Piecewise, low: Piecewise | None = None, high: Piecewise | None = None) -> Piecewise:
@@ -67,27 +69,15 @@ def comparison(name: str) -> Callable[..., Any] | None:
     return getattr(operator, name) if name in ("gt", "ge") or name in ("lt", "le") or name in ("eq", "ne") else None
 
 
-def sum_of(f: Piecewise, g: Piecewise, alpha: Piecewise | None = None) -> Piecewise:
-    return pw.plus(f, g if alpha is None else pw.product(alpha, g))
-
-
-def difference_of(f: Piecewise, g: Piecewise, alpha: Piecewise | None = None) -> Piecewise:
-    return pw.minus(f, g if alpha is None else pw.product(alpha, g))
-
-
 def leaky(f: Piecewise, slope: Piecewise | None = None) -> Piecewise:
     slope = pw.level(0.01) if slope is None else slope
-    return pw.chosen(pw.compared(f, pw.level(0), operator.gt), f, pw.product(slope, f))
+    return pw.chosen(pw.compared(f, pw.level(0), operator.gt), f, slope * f)
 
 
 def elu(f: Piecewise, alpha: Piecewise | None = None) -> Piecewise:
-    below = pw.minus(f.mapped(lambda s: pw.atom("exp", s)), pw.level(1))
-    below = below if alpha is None else pw.product(alpha, below)
+    below = f.exp() + pw.level(-1)
+    below = below if alpha is None else alpha * below
     return pw.chosen(pw.compared(f, pw.level(0), operator.gt), f, below)
-
-
-def inverted(f: Piecewise) -> Piecewise:
-    return f.mapped(lambda s: pw.atom("inv", s))
 
 
 def flag(f: Piecewise) -> Piecewise:
@@ -95,33 +85,17 @@ def flag(f: Piecewise) -> Piecewise:
 
 
 def function_of(name: str) -> Callable[..., Piecewise] | None:
-    """What an operator makes of functions of one number; None: it is no part of a choice."""
+    """What an operator that is no arithmetic makes of functions of one number; None: it is no part of a choice."""
     holds = comparison(name)
     if holds is not None:
         return lambda f, g: pw.compared(f, g, holds)
     match name:
-        case "add":
-            return sum_of
-        case "sub":
-            return difference_of
-        case "rsub":
-            return lambda f, g, alpha=None: difference_of(g, f, alpha)
-        case "neg":
-            return lambda f: pw.minus(pw.level(0), f)
-        case "mul" | "bitwise_and" | "__and__" | "logical_and":
-            return pw.product
+        case "bitwise_and" | "__and__" | "logical_and":
+            return operator.mul
         case "logical_or" | "bitwise_or" | "__or__":
-            return lambda f, g: flag(pw.plus(flag(f), flag(g)))
+            return lambda f, g: flag(flag(f) + flag(g))
         case "logical_not" | "bitwise_not":
             return lambda f: pw.compared(f, pw.level(0), operator.eq)
-        case "div":
-            return lambda f, g: pw.product(f, inverted(g))
-        case "reciprocal":
-            return inverted
-        case "square":
-            return lambda f: pw.product(f, f)
-        case "pow":
-            return power
         case "abs":
             return pw.size
         case "relu":
@@ -148,14 +122,6 @@ def function_of(name: str) -> Callable[..., Piecewise] | None:
             return pw.chosen
         case "masked_fill":
             return lambda f, mask, value: pw.chosen(mask, value, f)
-        case "exp":
-            return lambda f: f.mapped(lambda s: pw.atom("exp", s))
-        case "expm1":
-            return lambda f: pw.minus(f.mapped(lambda s: pw.atom("exp", s)), pw.level(1))
-        case "log":
-            return lambda f: f.mapped(lambda s: pw.atom("log", s))
-        case "log1p":
-            return lambda f: pw.plus(f, pw.level(1)).mapped(lambda s: pw.atom("log", s))
         case "to" | "_to_copy" | "clone" | "detach" | "lift_fresh_copy" | "alias" | "contiguous" | "positive":
             return lambda f: f
         case _:
@@ -176,7 +142,7 @@ def fits(node: fx.Node) -> bool:
     if node.op != "call_function" or not isinstance(node.meta.get("val"), Tensor):
         return False
     name, (kind, *_) = base_name(node.target), types_of(node)
-    if function_of(name) is None or kind is None or kind.is_complex:
+    if not (is_arithmetic(name) or function_of(name)) or kind is None or kind.is_complex:
         return False
     if node.kwargs.get("rounding_mode") is not None:
         return False
@@ -294,21 +260,18 @@ class Choice:
             if isinstance(value, fx.Node):
                 if value not in made:
                     same = self.same[value] == self.same[root]
-                    made[value] = pw.U if same else pw.level(given[value]) if value in given else applied(value)
+                    made[value] = pw.U if same else pw.level(given[value]) if value in given else made_by(value)
                 return made[value]
             return pw.level(value) if isinstance(value, (int, float)) else value
 
-        def applied(node: fx.Node) -> Piecewise:
-            name, args = base_name(node.target), list(node.args)
-            if row_of(name).runs(identity):  # whose other arguments are settings
-                args = args[:1]
-            function = function_of(name)
-            if function is None or node not in self.inner:
+        def made_by(node: fx.Node) -> Piecewise:
+            if node not in self.inner:
                 raise Unfit
-            named = {key: of(value) for key, value in node.kwargs.items() if key in ("alpha", "min", "max")}
-            return function(*(of(arg) for arg in args), **named)
+            args = [given.get(arg, arg) if isinstance(arg, fx.Node) else arg for arg in node.args]
+            run = cast("Callable[..., Any]", node.target)
+            return combined(Call(run, base_name(run), tuple(args), node.kwargs, ((),)), of, applied)
 
-        return applied(self.node)
+        return made_by(self.node)
 
     def derivatives(
         self, root: fx.Node, given: Mapping[fx.Node, float], f: Piecewise, low: pw.End, high: pw.End
@@ -429,19 +392,15 @@ def ends_of(u: Fact) -> tuple[pw.End, pw.End]:
 
 def composed(u: Fact, shape: Shape, shapes: Sequence[pw.Shape], which: Tensor) -> Fact:
     """The composition theorem for functions of u, one for each kind of element."""
-    u = u.expanded(shape)
 
-    def lacks(name: str) -> Tensor:
-        marks = torch.tensor([not getattr(s, name) for s in shapes], dtype=torch.bool)
-        return uniform(bool(marks[0]), shape, torch.bool) if bool((marks == marks[0]).all()) else marks[which]
+    def marks(name: str) -> Tensor:
+        found = torch.tensor([getattr(s, name) for s in shapes], dtype=torch.bool)
+        return found[0].expand([1] * len(shape)) if bool((found == found[0]).all()) else found[which]
 
-    def gate(direction: Tensor) -> Callable[[Tensor], Tensor]:
-        return lambda mask: elementwise(torch.logical_and, shape, mask, direction)
-
-    influence = Influence(u, gate(lacks("falling")), gate(lacks("rising")), by_row=batched(shape))
-    result = compose([influence], shape, bends_up=lacks("concave"), bends_down=lacks("convex"))
-    lo = elementwise(lambda m: torch.where(m, -INF, 0.0).double(), shape, lacks("nonneg"))
-    hi = elementwise(lambda m: torch.where(m, INF, 0.0).double(), shape, lacks("nonpos"))
+    moves = univariate.Shape(*map(marks, ("convex", "concave", "rising", "falling")))
+    result = univariate.composed([u.expanded(shape)], moves, shape)
+    lo = elementwise(lambda m: torch.where(m, 0.0, -INF).double(), shape, marks("nonneg"))
+    hi = elementwise(lambda m: torch.where(m, 0.0, INF).double(), shape, marks("nonpos"))
     return result.bounded(lo, hi)
 
 

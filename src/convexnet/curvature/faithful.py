@@ -194,7 +194,7 @@ def compare(model: nn.Module, program: Program, reasons: frozenset[str], cheap: 
         return  # it reads memory that nothing was written to, which is a finding
     again = AGAIN in reasons and not program.rewritten
     with calling(model):
-        short = not cheap and reasons == {GRADIENTS} and agrees_alone(model, rows, of)
+        short = not cheap and reasons == frozenset((GRADIENTS,)) and agrees_alone(model, rows, of)
         first = None if short else called(model, known[0])
         if again and differ(called(model, known[0]), Traced(first, lambda: traced[0].rounding)):
             raise Different(FROM_CALL_TO_CALL)
@@ -292,8 +292,9 @@ def run_through(program: Program, rows: Rows, memory: float, see: Callable[[Any]
                 env[node] = made = function(*args, **kwargs)
                 if is_empty(node):
                     made.fill_(memory)
-                for part in (made if isinstance(made, (list, tuple)) else (made,)) if see else ():
-                    see(part)
+                if see is not None:
+                    for part in made if isinstance(made, (list, tuple)) else (made,):
+                        see(part)
             for other in node.all_input_nodes if node.op != "output" else ():
                 left[other] -= 1
                 if not left[other]:

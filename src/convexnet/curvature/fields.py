@@ -170,6 +170,16 @@ def join_rows(a: Tensor, b: Tensor, shape: Shape) -> Tensor:
     return elementwise(torch.bitwise_or, shape, a, b)
 
 
+def put_together(fields: Sequence[Tensor], dim: int, shape: Shape) -> Tensor | None:
+    """Fields joined along a dimension, where their elements need not be looked at: they hold one value, or the rows of
+    the batch one by one."""
+    value = level(fields[0])
+    if value is not None and all(level(field) == value for field in fields):
+        kind = fields[0].dtype
+        return uniform(value, shape, kind if kind in (torch.bool, torch.uint8) else torch.float64)
+    return aligned_rows(shape) if dim > 0 and all(map(is_aligned, fields)) else None
+
+
 def widened(field: Tensor, shape: Shape) -> Tensor:
     """A field broadcast to a larger shape; uniform fields stay known as such."""
     value = level(field)

@@ -10,9 +10,11 @@ Long because sums, functions and what is known of them are one piece of algebra.
 from __future__ import annotations
 
 import decimal
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import reduce
 from itertools import pairwise
 from math import isqrt
 
@@ -236,6 +238,28 @@ class Piecewise:
         ends: list[End] = [None, *self.breaks, None]
         return list(pairwise(ends))
 
+    def __add__(self, other: Piecewise) -> Piecewise:
+        return whole(self, other, joined(added, self, other))
+
+    def __neg__(self) -> Piecewise:
+        return self.mapped(lambda s: added({}, s, -1))
+
+    def __mul__(self, other: Piecewise) -> Piecewise:
+        return whole(self, other, joined(times, self, other))
+
+    def power(self, exponent: float, of: object = None) -> Piecewise:
+        if exponent == -1:
+            return self.mapped(lambda s: atom("inv", s))
+        if not exponent.is_integer() or not 0 <= exponent <= 4:
+            raise Unfit
+        return reduce(operator.mul, [self] * int(exponent), level(1))
+
+    def exp(self) -> Piecewise:
+        return self.mapped(lambda s: atom("exp", s))
+
+    def log(self, of: object = None, shift: float = 0.0) -> Piecewise:
+        return self.mapped(lambda s: atom("log", s))
+
     def mapped(self, change: Callable[[Sum], Sum]) -> Piecewise:
         return Piecewise(self.breaks, tuple(map(change, self.pieces)), tuple(map(change, self.points)))
 
@@ -264,18 +288,6 @@ def whole(f: Piecewise, g: Piecewise, result: Piecewise) -> Piecewise:
 def poles(a: Sum) -> list[Atom]:
     """The logarithms and reciprocals in a sum."""
     return [part for _, atoms in a for part in atoms if part[0] != "exp"]
-
-
-def plus(f: Piecewise, g: Piecewise) -> Piecewise:
-    return whole(f, g, joined(added, f, g))
-
-
-def minus(f: Piecewise, g: Piecewise) -> Piecewise:
-    return whole(f, g, joined(lambda a, b: added(a, b, -1), f, g))
-
-
-def product(f: Piecewise, g: Piecewise) -> Piecewise:
-    return whole(f, g, joined(times, f, g))
 
 
 def signs(f: Piecewise) -> Piecewise:
@@ -315,7 +327,7 @@ def middle(low: End, high: End) -> Fraction:
 
 def compared(f: Piecewise, g: Piecewise, holds: Callable[[int, int], bool]) -> Piecewise:
     """1 where a comparison of f and g holds, else 0."""
-    return signs(minus(f, g)).mapped(lambda s: number(int(holds(int(s.get(ONE, Fraction(0))), 0))))
+    return signs(f + -g).mapped(lambda s: number(int(holds(int(s.get(ONE, Fraction(0))), 0))))
 
 
 def chosen(mask: Piecewise, f: Piecewise, g: Piecewise) -> Piecewise:
@@ -339,7 +351,7 @@ def smaller(f: Piecewise, g: Piecewise) -> Piecewise:
 
 
 def size(f: Piecewise) -> Piecewise:
-    return chosen(compared(f, level(0), lambda a, b: a >= b), f, minus(level(0), f))
+    return chosen(compared(f, level(0), lambda a, b: a >= b), f, -f)
 
 
 # --- what is known of one --------------------------------------------------------------------------------------------

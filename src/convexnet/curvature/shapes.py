@@ -15,17 +15,7 @@ from torch.nn import functional as F
 
 from convexnet.curvature.call import Call, Refusal, Result, Rule, facts_in
 from convexnet.curvature.facts import Fact, as_fact, constant, viewed
-from convexnet.curvature.fields import (
-    Shape,
-    aligned_rows,
-    compact,
-    core,
-    elementwise,
-    is_aligned,
-    join_rows,
-    level,
-    uniform,
-)
+from convexnet.curvature.fields import Shape, compact, core, elementwise, join_rows, level, put_together, uniform
 from convexnet.curvature.opaque import Opaque
 from convexnet.curvature.powers import exponent_of, widest
 from convexnet.curvature.row import Kind
@@ -72,6 +62,7 @@ class Moved(Moving):
     fills: bool = False
     as_float: bool = False  # the operator has no boolean or integer kernel
     picks: tuple[int, str] | None = None  # the argument that says which elements are meant, in tensors of integers
+    anywhere: bool = False  # which may be the numbers of another input
 
     def __call__(self, call: Call) -> Result:
         if any(isinstance(arg, torch.dtype) for arg in call.args) or call.arg(3, "accumulate") is True:
@@ -124,17 +115,13 @@ class Moved(Moving):
 
         def exchange(fact: Fact) -> Tensor:
             if id(fact) in picks:
-                return address(fact, anywhere=self.picks is not None and call.name in ANYWHERE and len(facts) == 1)
+                return address(fact, anywhere=self.anywhere and len(facts) == 1)
             found = table.get(id(fact))
             return call.blank(fact) if found is None else found
 
         out = call.run(exchange)
         parts: Sequence[Tensor] = out if isinstance(out, (tuple, list)) else (out,)
         return [retype(part, dtype) for part in parts]
-
-
-ANYWHERE = ("gather", "index", "index_select")
-"""Operators that may pick elements by the numbers of another input."""
 
 
 def degrees_of(facts: Sequence[Fact]) -> dict[str, Any]:
@@ -292,12 +279,9 @@ def concatenated(parts: Sequence[Fact], dim: int, shape: Shape) -> Fact:
     columns: list[Tensor] = []
     for which in range(6):
         fields = [part.fields()[which] for part in parts]
-        value = level(fields[0])
-        if value is not None and all(level(field) == value for field in fields):
-            columns.append(uniform(value, shape, torch.float64 if which >= 4 else fields[0].dtype))
-            continue
-        if which == 3 and dim > 0 and all(map(is_aligned, fields)):
-            columns.append(aligned_rows(shape))
+        whole = put_together(fields, dim, shape)
+        if whole is not None:
+            columns.append(whole)
             continue
         inners = [core(field) for field in fields]
         if which >= 4:

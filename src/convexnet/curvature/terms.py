@@ -6,18 +6,19 @@ intervals say nothing. Coefficients are intervals, since constants are rounded a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
 import torch
 from torch import Tensor
 
+from convexnet.curvature.algebras import Lost, combined
 from convexnet.curvature.call import Call
 from convexnet.curvature.expressions import evaluate
 from convexnet.curvature.facts import INF, Fact
 from convexnet.curvature.intervals import Interval, interval
-from convexnet.curvature.univariate import Lost, Shape, at_number
+from convexnet.curvature.univariate import Shape, at_number
 
 Key = tuple[float, int, float]
 MOST = 12
@@ -64,6 +65,59 @@ class Terms:
         (item,) = self.of.items()
         return item
 
+    def exp(self) -> Terms:
+        """Of k x + c, and of logarithms with a number in front."""
+        result = Terms(number(interval(1.0)).of, self.pole)
+        for (a, b, k), c in self.of.items():
+            exact = c.lo.numel() > 0 and bool((c.lo == c.hi).all()) and bool((c.lo == c.lo.flatten()[0]).all())
+            if (a, b, k) == (0.0, 0, 0.0):
+                result = result * number(c.rising(torch.exp, floor=0.0))
+            elif (a, b, k) == (1.0, 0, 0.0) and exact:
+                result = result * Terms({(0.0, 0, float(c.lo.flatten()[0])): interval(1.0)})
+            else:
+                raise Lost
+        return result
+
+    def positive(self, of: object, shift: float = 0.0) -> tuple[float, float, Interval]:
+        """a, k and c of the only term c x^a exp(k x), with c > 0.
+
+        Raises:
+            Rebase: there are two, and they are affine in the variable.
+            Lost: it is none.
+        """
+        if isinstance(of, Fact) and set(self.of) == {(1.0, 0, 0.0), (0.0, 0, 0.0)}:
+            raise Rebase(of, shift)
+        (a, b, k), c = self.single
+        if b != 0 or not bool((c.lo > 0).all()):
+            raise Lost
+        return a, k, c
+
+    def log(self, of: object, shift: float = 0.0) -> Terms:
+        """Of one positive term."""
+        a, k, c = self.positive(of, shift)
+        found = Terms(number(c.rising(torch.log)).of, self.pole)
+        if a:
+            found = found + Terms({(0.0, 1, 0.0): interval(a)}, pole=True)
+        return found + Terms({(1.0, 0, 0.0): interval(k)}) if k else found
+
+    def power(self, exponent: float, of: object) -> Terms:
+        r = exponent
+        if r == -1 and set(self.of) <= {(0.0, 0, 0.0)}:
+            return Terms(number(self.single[1].reciprocal()).of, self.pole)
+        if r.is_integer() and 0 <= r <= 6:
+            result = self if r else Terms(number(interval(1.0)).of, self.pole)
+            for _ in range(int(r) - 1):
+                result = result * self
+            return result
+        a, k, c = self.positive(of)
+        if not r.is_integer() and a.is_integer() and a % 2 == 0 and a != 0:
+            raise Lost  # the root of x^2 is |x|
+        factor = c if r == 1 else (c.rising(torch.log) * r).rising(torch.exp, floor=0.0)
+        if Fraction(a) * Fraction(r) != Fraction(a * r) or Fraction(k) * Fraction(r) != Fraction(k * r):
+            raise Lost
+        factor = factor if bool((c.lo != 1).any()) or bool((c.hi != 1).any()) else c
+        return Terms({(a * r, 0, k * r): factor}, self.pole or a * r < 0)
+
 
 def added(a: float, b: float) -> float:
     """A sum of exponents that float64 holds; x^0.7 x^0.3 is not quite x."""
@@ -91,105 +145,6 @@ class Rebase(Exception):
 
     def __init__(self, fact: Fact, shift: float = 0.0) -> None:
         self.fact, self.shift = fact, shift
-
-
-# --- functions -------------------------------------------------------------------------------------------------------
-
-
-def exp(x: Terms) -> Terms:
-    """Of k x + c, and of logarithms with a number in front."""
-    result = Terms(number(interval(1.0)).of, x.pole)
-    for (a, b, k), c in x.of.items():
-        exact = c.lo.numel() > 0 and bool((c.lo == c.hi).all()) and bool((c.lo == c.lo.flatten()[0]).all())
-        if (a, b, k) == (0.0, 0, 0.0):
-            result = result * number(c.rising(torch.exp, floor=0.0))
-        elif (a, b, k) == (1.0, 0, 0.0) and exact:
-            result = result * Terms({(0.0, 0, float(c.lo.flatten()[0])): interval(1.0)})
-        else:
-            raise Lost
-    return result
-
-
-def positive_term(x: Terms, fact: Fact | None) -> tuple[float, float, Interval]:
-    """a, k and c of the only term c x^a exp(k x), with c > 0.
-
-    Raises:
-        Rebase: there are two, and they are affine in the variable.
-        Lost: it is none.
-    """
-    if fact is not None and set(x.of) == {(1.0, 0, 0.0), (0.0, 0, 0.0)}:
-        raise Rebase(fact)
-    (a, b, k), c = x.single
-    if b != 0 or not bool((c.lo > 0).all()):
-        raise Lost
-    return a, k, c
-
-
-def log(x: Terms, fact: Fact | None) -> Terms:
-    """Of one positive term."""
-    a, k, c = positive_term(x, fact)
-    found = Terms(number(c.rising(torch.log)).of, x.pole)
-    if a:
-        found = found + Terms({(0.0, 1, 0.0): interval(a)}, pole=True)
-    return found + Terms({(1.0, 0, 0.0): interval(k)}) if k else found
-
-
-def power(x: Terms, r: float, fact: Fact | None) -> Terms:
-    if r.is_integer() and 0 <= r <= 6:
-        result = Terms(number(interval(1.0)).of, x.pole)
-        for _ in range(int(r)):
-            result = result * x
-        return result
-    a, k, c = positive_term(x, fact)
-    if not r.is_integer() and a.is_integer() and a % 2 == 0 and a != 0:
-        raise Lost  # the root of x^2 is |x|
-    factor = c if r == 1 else (c.rising(torch.log) * r).rising(torch.exp, floor=0.0)
-    if Fraction(a) * Fraction(r) != Fraction(a * r) or Fraction(k) * Fraction(r) != Fraction(k * r):
-        raise Lost
-    factor = factor if bool((c.lo != 1).any()) or bool((c.hi != 1).any()) else c
-    return Terms({(a * r, 0, k * r): factor}, x.pole or a * r < 0)
-
-
-def combined(call: Call, value: Callable[[object], Terms]) -> Terms:
-    args = call.args
-    first = args[0] if args and isinstance(args[0], Fact) else None
-    name = call.name.removeprefix("special_")
-    if name in ("add", "sub", "rsub"):
-        a, b = value(args[0]), value(args[1])
-        alpha = float(call.arg(2, "alpha", 1))
-        if alpha != 1:
-            if name == "rsub":
-                raise Lost
-            b = b * number(interval(alpha))
-        return a + b if name == "add" else (a + -b if name == "sub" else b + -a)
-    if name == "mul":
-        return value(args[0]) * value(args[1])
-    if name == "div" and call.kwargs.get("rounding_mode") is None:
-        below = value(args[1])
-        if set(below.of) <= {(0.0, 0, 0.0)}:
-            return value(args[0]) * Terms(number(below.single[1].reciprocal()).of, below.pole)
-        return value(args[0]) * power(below, -1.0, args[1] if isinstance(args[1], Fact) else None)
-    if name == "neg":
-        return -value(args[0])
-    if name == "exp":
-        return exp(value(args[0]))
-    if name == "log":
-        return log(value(args[0]), first)
-    if name == "log1p":
-        x = value(args[0]) + number(interval(1.0))
-        if len(x.of) > 1 and first is not None:
-            raise Rebase(first, 1.0)  # the variable is then one more than this
-        return log(x, None)
-    if name == "xlogy":
-        return value(args[0]) * log(value(args[1]), args[1] if isinstance(args[1], Fact) else None)
-    if name == "entr" and first is not None:
-        return -(value(first) * log(value(first), first))
-    exponents = {"square": 2.0, "sqrt": 0.5, "rsqrt": -0.5, "reciprocal": -1.0}
-    if name in exponents:
-        return power(value(args[0]), exponents[name], first)
-    if name == "pow" and first is not None and not isinstance(args[1], Fact):
-        return power(value(first), float(args[1]), first)
-    raise Lost
 
 
 def terms_of(call: Call, given_terms: Mapping[int, Terms]) -> Terms:

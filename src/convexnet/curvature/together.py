@@ -10,19 +10,21 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from fractions import Fraction
 
 import torch
 from torch import Tensor
 
 from convexnet.curvature import terms, univariate
+from convexnet.curvature.algebras import Lost, combined
 from convexnet.curvature.call import Call
 from convexnet.curvature.expressions import SMOOTH, evaluate, made_by
-from convexnet.curvature.facts import AFFINE, Fact, Influence, as_fact, compose
-from convexnet.curvature.fields import batched, core, elementwise, settled, uniform, where_any
+from convexnet.curvature.facts import AFFINE, Fact, as_fact
+from convexnet.curvature.fields import core, elementwise, where_any
 from convexnet.curvature.intervals import ONE, ZERO, Interval, interval
 from convexnet.curvature.terms import Rebase, Terms
-from convexnet.curvature.univariate import UNIT, Jet, Lost, Shape, Variable
+from convexnet.curvature.univariate import UNIT, Jet, Shape, Variable
 
 ELEMENTS = 4096
 """For how many elements with bounds of their own a proof is made."""
@@ -51,7 +53,7 @@ def refined(call: Call, result: Fact) -> Fact:
 def frontiers(call: Call) -> Iterator[list[Fact]]:
     """The sets of one or two quantities that the expression is a function of, the nearest first."""
     found = {id(fact): fact for fact in call.facts() if not fact.constant}
-    alone = call.name in univariate.FUNCTIONS or call.name in ("pow", "softplus")  # of which the rule has had its say
+    alone = len(call.args) == 1 or call.name in ("pow", "softplus")  # of which the rule has had its say
     if not (alone and len(found) == 1):
         yield list(found.values())
     for _ in range(STEPS):
@@ -85,7 +87,7 @@ def function_of_one(call: Call, u: Fact, result: Fact) -> Fact:
         return result
     jets: dict[int, Callable[[Interval], Jet]] = {id(u): itself}
     for shape in shapes(call, {id(u): terms.VARIABLE}, jets, bounds, u.curvature == AFFINE):
-        result = joined(result, composed(call, [u], shape))
+        result = joined(result, univariate.composed([u], shape, call.shape))
         if not where_any(result.unknown):
             break
     return result
@@ -134,7 +136,8 @@ def by_terms(call: Call, given: Mapping[int, Terms], bounds: tuple[Tensor, Tenso
 
 
 def perspective(call: Call, variables: list[Fact], result: Fact) -> Fact:
-    if degree_of(call, variables) != (1.0, 0.0):
+    degree = degree_of(call, variables)
+    if degree is None or (degree.h, degree.k) != (1.0, 0.0):
         return result
     for over, below in (variables, variables[::-1]):
         ends = bounds_on(call, over), bounds_on(call, below)
@@ -147,99 +150,81 @@ def perspective(call: Call, variables: list[Fact], result: Fact) -> Fact:
         jets: dict[int, Callable[[Interval], Jet]] = {id(over): itself, id(below): lambda _: UNIT}
         given = {id(over): terms.VARIABLE, id(below): terms.number(ONE)}
         for shape in shapes(call, given, jets, (lo, hi), True):
-            result = joined(result, composed(call, variables, shape))
+            result = joined(result, univariate.composed(variables, shape, call.shape))
         if not where_any(result.unknown):
             break
     return result
 
 
-Degree = tuple[float, float]
-"""h and k: f(t x, t y) = t^h f(x, y) + k log t."""
+@dataclass(frozen=True)
+class Degree:
+    """h and k: f(t x, t y) = t^h f(x, y) + k log t; and the value of what is one known number."""
+
+    h: float = 0.0
+    k: Fraction = Fraction(0)
+    value: Fraction | None = None
+
+    def __add__(self, other: Degree) -> Degree:
+        if self.h != other.h or (self.h != 0 and (self.k or other.k)):
+            raise Lost
+        return Degree(self.h, self.k + other.k)
+
+    def __neg__(self) -> Degree:
+        return Degree(self.h, -self.k, None if self.value is None else -self.value)
+
+    def __mul__(self, other: Degree) -> Degree:
+        for log, factor in ((self, other), (other, self)):
+            if log.k:  # k log t, times a number
+                if factor.value is None:
+                    raise Lost
+                return Degree(0.0, log.k * factor.value)
+        return Degree(self.h + other.h)
+
+    def power(self, exponent: float, of: object) -> Degree:
+        if self.k:
+            raise Lost
+        return Degree(self.h * exponent, value=1 / self.value if self.value and exponent == -1 else None)
+
+    def exp(self) -> Degree:
+        if self.h or Fraction(float(self.k)) != self.k:
+            raise Lost
+        return Degree(float(self.k))
+
+    def log(self, of: object, shift: float = 0.0) -> Degree:
+        if self.k:
+            raise Lost
+        return Degree(0.0, Fraction(self.h))
+
+
+def unscaled(name: str, call: Call, value: Callable[[object], Degree]) -> Degree:
+    """A call that is no arithmetic: of what does not change with t."""
+    if any(value(fact).h or value(fact).k for fact in call.facts()):
+        raise Lost
+    return Degree()
 
 
 def degree_of(call: Call, variables: list[Fact]) -> Degree | None:
     """The degree of homogeneity of an expression, if it has one."""
     ends = {id(fact) for fact in variables}
 
+    def plain(part: object) -> Degree:
+        known = as_fact(part).value
+        one = known is not None and known.numel() == 1 and bool(known.isfinite())
+        return Degree(value=Fraction(float(known)) if known is not None and one else None)
+
     def given(fact: Fact) -> Degree | None:
-        return (1.0, 0.0) if id(fact) in ends else ((0.0, 0.0) if fact.constant else None)
+        return Degree(1.0) if id(fact) in ends else (plain(fact) if fact.constant else None)
+
+    def apply(inner: Call, values: Mapping[int, Degree]) -> Degree:
+        return combined(inner, lambda part: values[id(part)] if isinstance(part, Fact) else plain(part), unscaled)
 
     try:
-        return homogeneous(call, {id(fact): evaluate(fact, given, homogeneous) for fact in call.facts()})
+        return apply(call, {id(fact): evaluate(fact, given, apply) for fact in call.facts()})
     except (Lost, KeyError):
         return None
 
 
-def homogeneous(call: Call, degrees: Mapping[int, Degree]) -> Degree:
-    def of(value: object) -> Degree:
-        return degrees[id(value)] if isinstance(value, Fact) else (0.0, 0.0)
-
-    args, name = call.args, call.name.removeprefix("special_")
-    h, k = of(args[0])
-    if name in ("add", "sub", "rsub"):
-        g, j = of(args[1])
-        if h != g or call.arg(2, "alpha", 1) != 1 or (h != 0 and (k or j)):
-            raise Lost
-        return h, (k + j if name == "add" else (k - j if name == "sub" else j - k))
-    if name == "neg":
-        return h, -k
-    if name in ("mul", "div"):
-        if call.kwargs.get("rounding_mode") is not None:
-            raise Lost
-        g, j = of(args[1])
-        if k or j:
-            return 0.0, multiple(name, args, k, j)
-        return (h + g if name == "mul" else h - g), 0.0
-    if name == "exp" and h == 0:
-        return k, 0.0
-    if k:
-        raise Lost
-    if name == "log":
-        return 0.0, h
-    if name == "xlogy" and of(args[1]) == (0.0, 0.0):
-        return h, 0.0
-    exponents = {"square": 2.0, "sqrt": 0.5, "rsqrt": -0.5, "reciprocal": -1.0}
-    if name in exponents:
-        return h * exponents[name], 0.0
-    if name == "pow" and not isinstance(args[1], Fact):
-        return h * float(args[1]), 0.0
-    if any(of(arg) != (0.0, 0.0) for arg in args):
-        raise Lost
-    return 0.0, 0.0
-
-
-def multiple(name: str, args: tuple[object, ...], k: float, j: float) -> float:
-    """k log t, times or over a number."""
-    factor = as_fact(args[1] if k else args[0])
-    if (k and j) or factor.value is None or factor.value.numel() != 1 or (j and name == "div"):
-        raise Lost
-    number = float(factor.value)
-    return (k + j) * number if name == "mul" else k / number
-
-
 # --- the result ------------------------------------------------------------------------------------------------------
-
-
-def composed(call: Call, variables: list[Fact], shape: Shape) -> Fact:
-    """The composition theorem, for a function of these shape."""
-    out = tuple(call.shape)
-    convex, concave, rising, falling = (
-        settled(mask.expand(torch.broadcast_shapes(mask.shape, [1] * len(out))), out)
-        for mask in (shape.convex, shape.concave, shape.rising, shape.falling)
-    )
-
-    def unless(mask: Tensor) -> Tensor:
-        return elementwise(torch.logical_not, out, mask)
-
-    def gate(direction: Tensor) -> Callable[[Tensor], Tensor]:
-        return lambda mask: elementwise(torch.logical_and, out, mask.expand(out), direction)
-
-    everywhere = uniform(True, out, torch.bool)
-    up, down = (unless(falling), unless(rising)) if len(variables) == 1 else (everywhere, everywhere)
-    influences = [
-        Influence(fact, gate(up), gate(down), by_row=tuple(fact.shape) == out and batched(out)) for fact in variables
-    ]
-    return compose(influences, out, bends_up=unless(concave), bends_down=unless(convex))
 
 
 def joined(result: Fact, found: Fact) -> Fact:

@@ -26,12 +26,12 @@ from convexnet.curvature.faithful import check_faithful
 from convexnet.curvature.graph import (
     base_name,
     hidden_write,
-    simplified,
     source_line,
     without_idle_dropout,
     writes_through,
 )
 from convexnet.curvature.opaque import is_transform
+from convexnet.curvature.simplified import simplified
 from convexnet.curvature.undisturbed import TRACING, Generators, evaluating, quiet
 from convexnet.errors import NotTraceable
 

@@ -8,25 +8,22 @@ bounded range as it takes. Neither looks at samples of the function.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from convexnet.curvature.algebras import Lost, combined
 from convexnet.curvature.call import Call, Refusal
 from convexnet.curvature.expressions import evaluate
-from convexnet.curvature.facts import INF, Fact, as_fact
-from convexnet.curvature.fields import core
+from convexnet.curvature.facts import INF, Fact, Influence, as_fact, compose
+from convexnet.curvature.fields import batched, core, elementwise, settled, uniform
 from convexnet.curvature.intervals import Interval, interval
 
 PIECES = (1, 8, 64, 512)
 LARGEST = 1 << 15
 """How many pieces of all elements together are looked at."""
-
-
-class Lost(Exception):
-    """The expression is none that this proof covers."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +52,35 @@ class Jet:
             self.f * other.dd + cross + cross + self.dd * other.f,
         )
 
+    def exp(self, rate: float = 1.0) -> Jet:
+        x = self if rate == 1.0 else self * constant_jet(about(rate))
+        g = x.f.rising(torch.exp, floor=0.0)
+        return x.through(g, g, g)
+
+    def log(self, of: object = None, shift: float = 0.0) -> Jet:
+        slope = self.f.reciprocal()
+        defined = self.f.lo >= 0
+        return self.through(*(told(part, defined) for part in (self.f.rising(torch.log), slope, -slope.square())))
+
+    def inverse(self) -> Jet:
+        g = self.f.reciprocal()
+        defined = (self.f.lo > 0) | (self.f.hi < 0)
+        return self.through(*(told(part, defined) for part in (g, -g.square(), g * g.square() * 2.0)))
+
+    def power(self, exponent: float, of: object = None) -> Jet:
+        r = exponent
+        if r in (0, 1):
+            return self if r else UNIT
+        if r == 2:
+            return self.through(self.f.square(), self.f + self.f, interval(2.0))
+        if float(r).is_integer():  # which are defined, and may be negative, on both sides of zero
+            if r < 0:
+                return self.power(-r).inverse()
+            if r > 64:
+                raise Lost
+            return self * self.power(r - 1) if r <= 8 else self.power(r // 2).power(2) * self.power(r % 2)
+        return (self.log() * constant_jet(interval(float(r)))).exp()
+
 
 def constant_jet(value: Interval) -> Jet:
     zero = interval(0.0)
@@ -64,42 +90,9 @@ def constant_jet(value: Interval) -> Jet:
 # --- functions and their derivatives ---------------------------------------------------------------------------------
 
 
-def exp(x: Jet, rate: float = 1.0) -> Jet:
-    if rate != 1.0:
-        x = x * constant_jet(about(rate))
-    g = x.f.rising(torch.exp, floor=0.0)
-    return x.through(g, g, g)
-
-
-def log(x: Jet) -> Jet:
-    slope = x.f.reciprocal()
-    defined = x.f.lo >= 0
-    return x.through(*(told(part, defined) for part in (x.f.rising(torch.log), slope, -slope.square())))
-
-
-def inverse(x: Jet) -> Jet:
-    g = x.f.reciprocal()
-    defined = (x.f.lo > 0) | (x.f.hi < 0)
-    return x.through(*(told(part, defined) for part in (g, -g.square(), g * g.square() * 2.0)))
-
-
 def told(part: Interval, defined: Tensor) -> Interval:
     """An interval, and the whole line where the function is not defined throughout."""
     return Interval(torch.where(defined, part.lo, -INF), torch.where(defined, part.hi, INF))
-
-
-def power(x: Jet, r: float) -> Jet:
-    if r in (0, 1):
-        return x if r else UNIT
-    if r == 2:
-        return x.through(x.f.square(), x.f + x.f, interval(2.0))
-    if float(r).is_integer():  # which are defined, and may be negative, on both sides of zero
-        if r < 0:
-            return inverse(power(x, -r))
-        if r > 64:
-            raise Lost
-        return x * power(x, r - 1) if r <= 8 else power(power(x, r // 2), 2) * power(x, r % 2)
-    return exp(log(x) * constant_jet(interval(float(r))))
 
 
 def sigmoid_of(x: Interval) -> tuple[Interval, Interval]:
@@ -135,7 +128,7 @@ def erf(x: Jet) -> Jet:
 
 def hyperbolic(x: Jet, odd: bool) -> Jet:
     half = constant_jet(interval(0.5))
-    up, down = exp(x), exp(-x)
+    up, down = x.exp(), (-x).exp()
     return (up + (-down if odd else down)) * half
 
 
@@ -146,67 +139,28 @@ def about(value: float) -> Interval:
 
 UNIT = constant_jet(interval(1.0))
 FUNCTIONS: Mapping[str, Callable[[Jet], Jet]] = {
-    "exp": exp,
-    "exp2": lambda x: exp(x, math.log(2.0)),
-    "expm1": lambda x: exp(x) + -UNIT,
-    "log": log,
-    "log2": lambda x: log(x) * constant_jet(about(1 / math.log(2.0))),
-    "log10": lambda x: log(x) * constant_jet(about(1 / math.log(10.0))),
-    "log1p": lambda x: log(UNIT + x),
-    "special_log1p": lambda x: log(UNIT + x),
-    "reciprocal": lambda x: power(x, -1),
-    "square": lambda x: power(x, 2),
-    "sqrt": lambda x: power(x, 0.5),
-    "rsqrt": lambda x: power(x, -0.5),
-    "neg": lambda x: -x,
+    "exp2": lambda x: x.exp(math.log(2.0)),
+    "log2": lambda x: x.log() * constant_jet(about(1 / math.log(2.0))),
+    "log10": lambda x: x.log() * constant_jet(about(1 / math.log(10.0))),
     "sigmoid": sigmoid,
-    "special_expit": sigmoid,
+    "expit": sigmoid,
     "silu": lambda x: x * sigmoid(x),
     "tanh": tanh,
     "erf": erf,
-    "special_erf": erf,
     "erfc": lambda x: UNIT + -erf(x),
     "log_sigmoid": lambda x: -softplus(-x),
     "sinh": lambda x: hyperbolic(x, odd=True),
     "cosh": lambda x: hyperbolic(x, odd=False),
-    "special_entr": lambda x: -(x * log(x)),
 }
 
 
-def combined(call: Call, value: Callable[[object], Jet]) -> Jet:
-    """A call of arithmetic, or of a function, on jets."""
-    args = call.args
-    if call.name in FUNCTIONS:
-        return FUNCTIONS[call.name](value(args[0]))
-    if call.name in ("add", "sub", "rsub"):
-        a, b = value(args[0]), value(args[1])
-        alpha = call.arg(2, "alpha", 1)
-        if alpha != 1:
-            a, b = (value(float(alpha)) * a, b) if call.name == "rsub" else (a, value(float(alpha)) * b)
-        return a + b if call.name == "add" else (a + -b if call.name == "sub" else b + -a)
-    if call.name == "mul":
-        a, b = value(args[0]), value(args[1])
-        return power(a, 2) if args[0] is args[1] else a * b
-    if call.name == "div" and call.kwargs.get("rounding_mode") is None:
-        return value(args[0]) * power(value(args[1]), -1)
-    if call.name in ("xlogy", "special_xlogy"):
-        return value(args[0]) * log(value(args[1]))
-    if call.name == "softplus":
-        return softplus(value(args[0]), call.arg(1, "beta", 1.0), call.arg(2, "threshold", 20.0))
-    if call.name == "pow":
-        return raised(call, value)
-    raise Lost
-
-
-def raised(call: Call, value: Callable[[object], Jet]) -> Jet:
-    base, exponent = call.args[:2]
-    if isinstance(exponent, Fact) and exponent.constant:
-        if exponent.value is None or exponent.value.numel() != 1:
-            raise Lost
-        exponent = float(exponent.value)
-    if isinstance(base, Fact) and not isinstance(exponent, Fact):
-        return power(value(base), float(exponent))
-    return exp(value(exponent) * log(value(base)))
+def function(name: str, call: Call, value: Callable[[object], Jet]) -> Jet:
+    """A call that is no arithmetic."""
+    if name == "softplus":
+        return softplus(value(call.args[0]), call.arg(1, "beta", 1.0), call.arg(2, "threshold", 20.0))
+    if name not in FUNCTIONS:
+        raise Lost
+    return FUNCTIONS[name](value(call.args[0]))
 
 
 # --- proofs ----------------------------------------------------------------------------------------------------------
@@ -242,7 +196,7 @@ def jet_of(call: Call, variable: Variable, u: Interval) -> Jet:
         return plain(fact) if fact.constant else None
 
     def apply(inner: Call, values: Mapping[int, Jet]) -> Jet:
-        return combined(inner, lambda part: values[id(part)] if isinstance(part, Fact) else plain(part))
+        return combined(inner, lambda part: values[id(part)] if isinstance(part, Fact) else plain(part), function)
 
     parts = {id(fact): evaluate(fact, given, apply) for fact in call.facts()}
     return apply(call, parts)
@@ -256,6 +210,28 @@ class Shape:
     concave: Tensor
     rising: Tensor
     falling: Tensor
+
+
+def composed(variables: Sequence[Fact], shape: Shape, out: Sequence[int]) -> Fact:
+    """The composition theorem for a function of some quantities; of one it is known which way the function goes."""
+    out = tuple(out)
+    convex, concave, rising, falling = (
+        settled(mask.expand(torch.broadcast_shapes(mask.shape, [1] * len(out))), out)
+        for mask in (shape.convex, shape.concave, shape.rising, shape.falling)
+    )
+
+    def unless(mask: Tensor) -> Tensor:
+        return elementwise(torch.logical_not, out, mask)
+
+    def gate(direction: Tensor) -> Callable[[Tensor], Tensor]:
+        return lambda mask: elementwise(torch.logical_and, out, mask.expand(out), direction)
+
+    everywhere = uniform(True, out, torch.bool)
+    up, down = (unless(falling), unless(rising)) if len(variables) == 1 else (everywhere, everywhere)
+    influences = [
+        Influence(fact, gate(up), gate(down), by_row=tuple(fact.shape) == out and batched(out)) for fact in variables
+    ]
+    return compose(influences, out, bends_up=unless(concave), bends_down=unless(convex))
 
 
 def shape_of(call: Call, variable: Variable) -> Shape | None:

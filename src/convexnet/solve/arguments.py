@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from convexnet.arrays import as_tensor, is_real, is_whole, listed_inputs, refuse_transformed
-from convexnet.choices import DERIVATIVES, SOLVERS
+from convexnet.choices import DERIVATIVES, SOLVERS, DerivativeName, SolverName
 from convexnet.curvature.accepted import check_example
 from convexnet.curvature.arguments import unwrapped
 from convexnet.domains import Box
 from convexnet.errors import NotTraceable, meant
 from convexnet.form.inputs import output_of, with_floats
 from convexnet.solve.solution import Solution
+from convexnet.solve.solvers.loop import Budget, Progress, Watch
 
 
 @dataclass
@@ -33,9 +35,10 @@ class Asked:
     hi: Tensor
     start: Tensor | None
     dtype: torch.dtype
-    tol: float
-    max_steps: int | None
-    time_limit: float | None
+    solver: SolverName
+    derivative: DerivativeName
+    atol: Tensor  # (B,), float64
+    budget: Budget
 
     @property
     def batch(self) -> int:
@@ -48,11 +51,15 @@ def checked(
     given: Any,
     start: Any,
     wrt: int,
+    *,
     tol: float,
-    solver: str,
+    atol: Any,
+    solver: SolverName,
     max_steps: int | None,
     time_limit: float | None,
-    derivative: str,
+    derivative: DerivativeName,
+    callback: Callable[[Progress], object] | None,
+    verbose: bool,
 ) -> Asked:
     """The arguments of `minimise`, or an error that names the wrong one."""
     module = unwrapped(f)
@@ -66,6 +73,8 @@ def checked(
         raise ValueError(f"max_steps must be an integer of at least 1, not {max_steps!r}")
     if time_limit is not None and not (is_real(time_limit) and float(time_limit) >= 0):
         raise ValueError(f"time_limit is in seconds and must not be negative, not {time_limit!r}")
+    if callback is not None and not callable(callback):
+        raise TypeError(f"callback must be a function of a Progress, not {callback!r}")
     if not is_whole(wrt):
         raise TypeError(f"wrt is the number of an input of f, not {wrt!r}")
     held = [*module.parameters(), *module.buffers()]
@@ -100,8 +109,22 @@ def checked(
     )
     begin = begun(start, batch, domain, device)
     steps = None if max_steps is None else int(max_steps)
-    limit = None if time_limit is None else float(time_limit)
-    return Asked(module, inputs, variable, domain, lo, hi, begin, dtype, float(tol), steps, limit)
+    deadline = math.inf if time_limit is None else monotonic() + float(time_limit)
+    budget = Budget(float(tol), steps, deadline, Watch(callback, verbose))
+    allowed = absolute_gaps(atol, lo)
+    return Asked(module, inputs, variable, domain, lo, hi, begin, dtype, solver, derivative, allowed, budget)
+
+
+def absolute_gaps(atol: Any, lo: Tensor) -> Tensor:
+    """`atol` for each sample, (B,), in the type of the bounds lo (B, n).
+
+    Raises:
+        ValueError: it is negative or NaN, or of another shape.
+    """
+    gaps = as_tensor(atol, "atol").detach().to(lo)
+    if gaps.ndim > 1 or (gaps.ndim == 1 and len(gaps) not in (1, len(lo))) or not bool((gaps >= 0).all()):
+        raise ValueError(f"atol is a gap in the units of f, a number >= 0 or one for each sample, not {atol!r}")
+    return gaps.expand(len(lo))
 
 
 def check_choice(name: str, value: object, known: Sequence[str]) -> None:

@@ -27,8 +27,9 @@ from convexnet.form.atoms import Bend, Kinks, Smooth
 from convexnet.form.program import Opened
 from convexnet.solve.functions.black_box import Whole
 from convexnet.solve.functions.matrix_free import Layers, carried
+from convexnet.solve.functions.problem import Problem
 from convexnet.solve.rounding_errors import Tracked, analysis_of
-from convexnet.solve.solvers.loop import Evidence, Found, Problem, picked
+from convexnet.solve.solvers.found import Evidence, Found, picked
 
 Guide = Callable[[int, Bend, Tensor, Tensor], tuple[Tensor, Tensor]]
 """(k, bend, a_k (B, in_k), what arrives (B, out_k)) -> multipliers (B, in_k) of the arguments and an intercept (B,)."""

@@ -25,12 +25,14 @@ from torch import Tensor, nn
 from convexnet.curvature.trace import TRACING
 from convexnet.domains import Box
 from convexnet.form.program import tensors_of
+from convexnet.solve.arguments import Asked
 from convexnet.solve.compiled import Reading
 from convexnet.solve.derivatives.backward import pulled_back
 from convexnet.solve.derivatives.higher_order import again, smoothly
 from convexnet.solve.derivatives.minimum import Minimum
 from convexnet.solve.derivatives.refusals import check_transforms
-from convexnet.solve.solvers.loop import Found, Function, picked
+from convexnet.solve.functions.problem import Problem
+from convexnet.solve.solvers.found import Found, picked
 
 EXACT = ("newton", "newton in full", "lp")
 """Solvers whose gates say which kinks hold the minimiser."""
@@ -51,41 +53,34 @@ def wants_gradients(own: Sequence[Tensor], inputs: Sequence[Tensor], box: Box) -
 
 def attached(
     reading: Reading,
-    f: Function,
-    inputs: Sequence[Tensor],
+    problem: Problem,
+    asked: Asked,
     own: Sequence[Tensor],
-    variable: int,
-    box: Box,
-    bounds: tuple[Tensor, Tensor],
     found: Found,
     used: Sequence[str],
     x: Tensor,
     value: Tensor,
-    smoothed: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """x (B, *shape) and value (B,) as functions of the other inputs, the module's tensors and the box.
 
     Args:
         reading: the module.
-        f: the functions that were minimised.
-        inputs: of the module, as they take part in autograd.
+        problem: the functions that were minimised.
+        asked: the inputs and the box, as they take part in autograd; and which derivatives x shall have.
         own: the module's tensors.
-        variable: the number of the input minimised over.
-        box: the domain, as it takes part.
-        bounds: of all samples, (B, n) each.
         found: points and gates.
         used: the solvers that found them.
         x, value: what is returned.
-        smoothed: let x have the derivatives of the smoothed function.
     """
+    inputs, variable, box, smoothed = asked.inputs, asked.variable, asked.box, asked.derivative == "smoothed"
     others = [i for i, t in enumerate(inputs) if i != variable and t.requires_grad]
     own = [t for t in own if t.requires_grad]
     copies = [t.detach().clone() for t in inputs]
-    lo, hi = (bound.detach().clone() for bound in bounds)
+    lo, hi = asked.lo.detach().clone(), asked.hi.detach().clone()
     gated = found.gates is not None and bool(found.kept["gates"].all())
     exact = gated and all(name in EXACT for name in used)
     kept = picked(found, torch.arange(len(lo), device=lo.device))
-    at = Minimum(reading, f, copies, variable, kept, lo, hi, box, used[0], others, own, exact, smoothed)
+    at = Minimum(reading, problem.f, copies, variable, kept, lo, hi, box, used[0], others, own, exact, smoothed)
     with torch.enable_grad():
         return Attach.apply(at, x, value, box.lo, box.hi, *(inputs[i] for i in others), *own)
 

@@ -12,7 +12,7 @@ from convexnet.solve.derivatives.active_set import Held, gates_at, held_by
 from convexnet.solve.derivatives.implicit import derived
 from convexnet.solve.derivatives.minimum import Gradients, Minimum, shaped
 from convexnet.solve.derivatives.untying import untie
-from convexnet.solve.solvers.loop import picked
+from convexnet.solve.solvers.found import picked
 
 
 def pulled_back(at: Minimum, tensors: list[Tensor], to_x: Tensor | None, to_value: Tensor | None) -> Gradients:

@@ -11,8 +11,9 @@ from convexnet.solve.derivatives.minimum import Gradients, Minimum, over, shaped
 from convexnet.solve.derivatives.refusals import missing, unsmooth
 from convexnet.solve.derivatives.surrogates import barriers, softly
 from convexnet.solve.functions.matrix_free import unchanged
+from convexnet.solve.functions.problem import Problem
 from convexnet.solve.functions.smoothing import units
-from convexnet.solve.solvers.loop import Problem, rises, signs
+from convexnet.solve.solvers.found import rises, signs
 
 
 def again(

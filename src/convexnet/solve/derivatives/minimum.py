@@ -18,8 +18,9 @@ from convexnet.solve.derivatives.neighbourhood import focused
 from convexnet.solve.derivatives.polish import settled
 from convexnet.solve.derivatives.refusals import missing
 from convexnet.solve.derivatives.vertices import held_at_vertices
+from convexnet.solve.functions.problem import Function, Problem
 from convexnet.solve.solvers.choose import together
-from convexnet.solve.solvers.loop import Found, Function, Problem, picked
+from convexnet.solve.solvers.found import Found, picked
 
 Gradients = tuple[tuple[Tensor, Tensor], list[Tensor]]
 """Those of both bounds, and those of the tensors."""

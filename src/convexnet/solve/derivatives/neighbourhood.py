@@ -14,7 +14,8 @@ from convexnet.form.atoms import Kinks
 from convexnet.form.epigraph import KinkForm
 from convexnet.form.linear_maps import Map
 from convexnet.solve.derivatives.polish import settled
-from convexnet.solve.solvers.loop import Evidence, Found, Problem, picked
+from convexnet.solve.functions.problem import Problem
+from convexnet.solve.solvers.found import Evidence, Found, picked
 
 MANY = 4
 """Kinks that may turn, for each variable."""

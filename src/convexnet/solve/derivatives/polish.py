@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import torch
@@ -10,7 +9,9 @@ from torch import Tensor
 
 from convexnet.form.epigraph import KinkForm
 from convexnet.solve.functions.hessian import tangents
-from convexnet.solve.solvers.loop import Evidence, Found, Problem, drive, nothing_yet
+from convexnet.solve.functions.problem import Problem
+from convexnet.solve.solvers.found import Evidence, Found, nothing_yet
+from convexnet.solve.solvers.loop import Budget, drive
 from convexnet.solve.solvers.newton import Newton
 
 TIGHT = 1e-13
@@ -51,7 +52,7 @@ def settled(
     begun = nothing_yet(problem)
     everyone = torch.arange(problem.batch, device=lo.device)
     way = Newton(rough=True) if quick else Newton(rough=False, drop=0.0)
-    drive(way, problem, begun, aim if tol is None else tol, STEPS if tol is None else FEW, math.inf)
+    drive(way, problem, begun, Budget(aim, STEPS) if tol is None else Budget(tol, FEW))
     begun.note(everyone, found.y, torch.zeros_like(offset), torch.full_like(offset, -torch.inf))
     if begun.gates is None:
         begun.keep(everyone, Evidence(gates=[torch.zeros_like(c) for c in form.constants]))

@@ -15,7 +15,7 @@ from convexnet.form.epigraph import KinkForm
 from convexnet.form.program import Opened
 from convexnet.solve.compiled import Reading
 from convexnet.solve.functions.matrix_free import Layers
-from convexnet.solve.solvers.loop import Function
+from convexnet.solve.functions.problem import Function
 
 
 def check_derivatives(reading: Reading, f: Function, name: str, inputs: Sequence[Tensor], box: Box) -> None:

@@ -21,8 +21,8 @@ from convexnet.form.atoms import Bend
 from convexnet.form.program import Opened, bend_of
 from convexnet.solve.derivatives.implicit import derived
 from convexnet.solve.functions.matrix_free import unchanged
+from convexnet.solve.functions.problem import Problem
 from convexnet.solve.functions.smoothing import soft
-from convexnet.solve.solvers.loop import Problem
 
 SMOOTHING = 1e-2
 """How much bends are smoothed, in units of what typically arrives at them, and the box of half width 1 too."""

@@ -17,7 +17,7 @@ from convexnet.solve.derivatives.local_program import Array, Local, local_progra
 from convexnet.solve.derivatives.minimum import Minimum
 from convexnet.solve.derivatives.refusals import many_meet
 from convexnet.solve.derivatives.ties import all_hold, determined, forces_on, merged, to_both_sides
-from convexnet.solve.solvers.loop import picked
+from convexnet.solve.solvers.found import picked
 
 SAME = 1e-8
 """A gradient below this share of what its parts are counts as zero."""

@@ -16,7 +16,8 @@ from convexnet.form.linear_maps import Map
 from convexnet.solve.derivatives.active_set import Held
 from convexnet.solve.derivatives.neighbourhood import reduced, turning
 from convexnet.solve.derivatives.pivots import EDGE, Tableau, parts, pulled, pushed, settle, slopes
-from convexnet.solve.solvers.loop import Evidence, Found, Problem
+from convexnet.solve.functions.problem import Problem
+from convexnet.solve.solvers.found import Evidence, Found
 
 MANY = 2
 """Kinks that may turn, for each variable."""

@@ -16,7 +16,7 @@ from convexnet.form.atoms import Bend
 from convexnet.form.epigraph import KinkForm
 from convexnet.form.grouped import Largest, grouped
 from convexnet.solve.functions.matrix_free import Layers, Sweep
-from convexnet.solve.solvers.loop import Function
+from convexnet.solve.functions.problem import Function
 
 
 def soft(bend: Bend, a: Tensor, mu: Tensor) -> tuple[Tensor, Tensor]:

@@ -22,7 +22,9 @@ from convexnet.form.atoms import Bend, Kinks
 from convexnet.form.epigraph import KinkForm
 from convexnet.form.grouped import Largest, grouped
 from convexnet.solve.functions.linear_program import kinked, subgradient_of
-from convexnet.solve.solvers.loop import Evidence, Found, Offer, Problem, picked
+from convexnet.solve.functions.problem import Problem
+from convexnet.solve.solvers.found import Evidence, Found, picked
+from convexnet.solve.solvers.loop import Offer
 
 EVERY = 10
 """Iterations in a step."""
@@ -74,13 +76,14 @@ class ADMM:
     solving linear programming, for the reflection, the restarts and the step length.
 
     Example:
-        >>> from convexnet.solve.solvers.loop import drive, nothing_yet
+        >>> from convexnet.solve.solvers.found import nothing_yet
+        >>> from convexnet.solve.solvers.loop import Budget, drive
         >>> from convexnet.form.linear_maps import Map
         >>> one = torch.ones(1, 1, dtype=torch.float64)
         >>> f = KinkForm((-0.3 * one,), (Kinks(-one[0]),), (Map(one),), {}, 0 * one[0], 0 * one, {0: one})  # |y - 0.3|
         >>> problem = Problem(f, -one, one)
         >>> found = nothing_yet(problem)
-        >>> drive(ADMM(), problem, found, 1e-6, 40, float("inf"))
+        >>> drive(ADMM(), problem, found, Budget(1e-6, max_steps=40))
         >>> bool(found.gap < 1e-6), round(found.y.item(), 5)
         (True, 0.3)
     """

@@ -15,7 +15,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from convexnet.solve.solvers.loop import Evidence, Found, Offer, Problem
+from convexnet.solve.functions.problem import Problem
+from convexnet.solve.solvers.found import Evidence, Found
+from convexnet.solve.solvers.loop import Offer
 
 LEVEL = 0.5
 """How far above the model's minimum the next point may be, as a share of the gap."""
@@ -73,14 +75,15 @@ class Bundle:
 
     Example:
         >>> from convexnet.form.atoms import Kinks
-        >>> from convexnet.solve.solvers.loop import drive, nothing_yet
+        >>> from convexnet.solve.solvers.found import nothing_yet
+        >>> from convexnet.solve.solvers.loop import Budget, drive
         >>> from convexnet.form.epigraph import KinkForm
         >>> from convexnet.form.linear_maps import Map
         >>> one = torch.ones(1, 1, dtype=torch.float64)
         >>> f = KinkForm((-1.5 * one,), (Kinks(-one[0]),), (Map(5 * one),), {}, 0 * one[0], 0 * one, {0: one})
         >>> problem = Problem(f, -one, one)  # 5 |y - 0.3|
         >>> found = nothing_yet(problem)
-        >>> drive(Bundle(), problem, found, 1e-6, 20, float("inf"))
+        >>> drive(Bundle(), problem, found, Budget(1e-6, max_steps=20))
         >>> bool(found.gap < 1e-5), round(found.y.item(), 5)
         (True, 0.3)
     """

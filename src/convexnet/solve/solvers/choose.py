@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
-from time import monotonic
 
 from convexnet.form.epigraph import KinkForm
 from convexnet.solve.functions.black_box import Whole
 from convexnet.solve.functions.matrix_free import Layers
+from convexnet.solve.functions.problem import Problem
 from convexnet.solve.solvers.admm import ADMM
 from convexnet.solve.solvers.bundle import Bundle
 from convexnet.solve.solvers.first_order import Adam, Fista
+from convexnet.solve.solvers.found import Found
 from convexnet.solve.solvers.highs import solve_exactly
-from convexnet.solve.solvers.loop import Found, Problem, Solver, Watch, drive
+from convexnet.solve.solvers.loop import Budget, Solver, drive
 from convexnet.solve.solvers.newton import Newton
 from convexnet.solve.solvers.pdhg import PDHG
 
@@ -100,54 +101,38 @@ def together(problem: Problem) -> int:
     return max(1, min(problem.batch, MEMORY // each))
 
 
-def run(
-    name: str,
-    problem: Problem,
-    found: Found,
-    tol: float,
-    most: int | None,
-    deadline: float,
-    watch: Watch | None = None,
-) -> None:
+def run(name: str, problem: Problem, found: Found, budget: Budget) -> None:
     """Improve `found` by the solver of this name."""
     if name == "lp":
-        solve_exactly(problem, found, tol, deadline)
+        solve_exactly(problem, found, budget)
         return
     way = WAYS[name]
     if way.needs == (object,) and problem.exact is not None:  # its tangents are then those of the function itself
         problem = replace(problem, f=problem.exact)
-    drive(way.make(), problem, found, tol, most or way.steps, deadline, watch)
+    drive(way.make(), problem, found, budget, way.steps)
 
 
-def rescue(
-    problem: Problem,
-    found: Found,
-    tol: float,
-    most: int | None,
-    deadline: float,
-    watch: Watch | None = None,
-) -> list[str]:
+def rescue(problem: Problem, found: Found, budget: Budget) -> list[str]:
     """What is left open: the same method in full precision, then the exact linear program or, for a few variables, a
     bundle. The names of what ran."""
     used: list[str] = []
     f = problem.f
-    if most is not None or not isinstance(f, KinkForm):
+    if budget.max_steps is not None or not isinstance(f, KinkForm):
         return used
 
     def left() -> bool:
-        stopped = watch is not None and watch.stopped
-        return bool(found.open(tol).any()) and monotonic() < deadline and not stopped
+        return bool(found.open(budget.tol).any()) and not budget.is_spent
 
     if left() and problem.size <= MANY:
-        drive(Newton(rough=False, drop=0.0), problem, found, tol, 100, deadline, watch)
+        drive(Newton(rough=False, drop=0.0), problem, found, budget)
         used.append("newton in full")
     if not problem.compact:
         return used
     entries = sum(m.matrix.numel() for m in [*f.between.values(), *f.from_y] if m is not None)
     if left() and f.piecewise_linear and entries <= PROGRAM and find_spec("highspy"):
-        solve_exactly(problem, found, tol, deadline)
+        solve_exactly(problem, found, budget)
         used.append("lp")
     if left() and problem.size <= FEW:
-        run("bundle", problem, found, tol, None, deadline, watch)
+        run("bundle", problem, found, budget)
         used.append("bundle")
     return used

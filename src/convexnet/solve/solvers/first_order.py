@@ -18,8 +18,10 @@ import torch
 from torch import Tensor
 
 from convexnet.solve.functions.matrix_free import Sweep
+from convexnet.solve.functions.problem import Problem
 from convexnet.solve.functions.smoothing import smooth_value, softened, units
-from convexnet.solve.solvers.loop import Evidence, Found, Offer, Problem
+from convexnet.solve.solvers.found import Evidence, Found
+from convexnet.solve.solvers.loop import Offer
 
 EVERY = 10
 """Iterations in a step."""
@@ -134,14 +136,15 @@ class Fista:
 
     Example:
         >>> from convexnet.form.atoms import Kinks
-        >>> from convexnet.solve.solvers.loop import drive, nothing_yet
+        >>> from convexnet.solve.solvers.found import nothing_yet
+        >>> from convexnet.solve.solvers.loop import Budget, drive
         >>> from convexnet.form.epigraph import KinkForm
         >>> from convexnet.form.linear_maps import Map
         >>> one = torch.ones(1, 1, dtype=torch.float64)
         >>> f = KinkForm((-0.3 * one,), (Kinks(-one[0]),), (Map(one),), {}, 0 * one[0], 0 * one, {0: one})  # |y - 0.3|
         >>> problem = Problem(f, -one, one)
         >>> found = nothing_yet(problem)
-        >>> drive(Fista(), problem, found, 1e-6, 100, float("inf"))
+        >>> drive(Fista(), problem, found, Budget(1e-6))
         >>> bool(found.gap < 1e-6), round(found.y.item(), 5)
         (True, 0.3)
     """
@@ -230,14 +233,15 @@ class Adam:
 
     Example:
         >>> from convexnet.form.atoms import Kinks
-        >>> from convexnet.solve.solvers.loop import drive, nothing_yet
+        >>> from convexnet.solve.solvers.found import nothing_yet
+        >>> from convexnet.solve.solvers.loop import Budget, drive
         >>> from convexnet.form.epigraph import KinkForm
         >>> from convexnet.form.linear_maps import Map
         >>> one = torch.ones(1, 1, dtype=torch.float64)
         >>> f = KinkForm((-0.3 * one,), (Kinks(-one[0]),), (Map(one),), {}, 0 * one[0], 0 * one, {0: one})  # |y - 0.3|
         >>> problem = Problem(f, -one, one)
         >>> found = nothing_yet(problem)
-        >>> drive(Adam(), problem, found, 1e-3, 100, float("inf"))
+        >>> drive(Adam(), problem, found, Budget(1e-3))
         >>> bool(found.gap < 1e-3), bool(found.bound <= 0)
         (True, True)
     """

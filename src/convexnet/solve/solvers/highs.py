@@ -21,7 +21,9 @@ from convexnet.extras import need
 from convexnet.form.atoms import Bend, Kinks, Smooth
 from convexnet.form.epigraph import KinkForm
 from convexnet.form.grouped import Largest
-from convexnet.solve.solvers.loop import Evidence, Found, Problem
+from convexnet.solve.functions.problem import Problem
+from convexnet.solve.solvers.found import Evidence, Found
+from convexnet.solve.solvers.loop import Budget
 
 
 def curve_of(bend: Bend) -> str:
@@ -113,14 +115,14 @@ def solve_lp(form: KinkForm, sample: int, lo: Tensor, hi: Tensor, solver: str = 
     return y, float(highs.getInfo().objective_function_value)
 
 
-def solve_exactly(problem: Problem, found: Found, tol: float, deadline: float) -> None:
+def solve_exactly(problem: Problem, found: Found, budget: Budget) -> None:
     """Solve every open sample as a linear program; its dual variables give the bound, checked in our own arithmetic."""
     form = problem.f
     assert isinstance(form, KinkForm)
     if bool(found.scale.isnan().any()):
         found.look(problem)
-    for sample in found.open(tol).nonzero()[:, 0].tolist():
-        left = deadline - monotonic()
+    for sample in found.open(budget.tol).nonzero()[:, 0].tolist():
+        left = budget.deadline - monotonic()
         if left <= 0:
             return
         index = torch.tensor([sample], device=found.y.device)
@@ -139,7 +141,7 @@ def solve_exactly(problem: Problem, found: Found, tol: float, deadline: float) -
             gates = [gate.to(y) for gate in few.gates_of(chosen)]
             evidence = Evidence(touch=y, gates=gates)
         found.note(index, y, value, bound, None if evidence is None else lambda _, made=evidence: made)
-        found.measure(part, index, tol)
+        found.measure(part, index, budget.tol)
 
 
 def multipliers_of(form: KinkForm, duals: Any) -> dict[int, Tensor]:

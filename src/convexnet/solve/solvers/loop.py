@@ -3,375 +3,24 @@
 A solver has a state for each sample of a batch. In every step it offers a point and a lower bound for each; the loop
 keeps the best of both, lets samples leave whose gap is small enough, and stops at a number of steps or a time. Samples
 do not see each other: each has its own best point, bound and count of steps.
-
-Long because the loop, what it keeps and what it tells are read together.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from convexnet.form.epigraph import KinkForm
-
-PATTERNS = 1
-"""Random patterns of signs, beside the two of one sign and the two that alternate, along which f is looked at; and
-their opposites."""
-
-TOGETHER = 64
-"""How many evaluations are made at once, so that a few samples do not cost many calls."""
-
-HARDLY = 0.05
-"""Rises that are smaller than this share of a solver's first gap are not typical of f."""
+from convexnet.solve.functions.problem import Problem
+from convexnet.solve.solvers.found import DIGITS, Evidence, Found, picked
 
 NEARLY = 3.0
 """A sample looks nearly done where its gap is this many times what is allowed with its last scale."""
-
-DIGITS = 4e-15
-"""What the search may leave of a gap, as a share of the value: rounding."""
-
-
-class Function(Protocol):
-    """A batch of B convex functions of y in R^n, in float64."""
-
-    @property
-    def batch(self) -> int: ...
-
-    @property
-    def size(self) -> int: ...
-
-    def value(self, y: Tensor) -> Tensor:
-        """f(y), (B,)."""
-        ...
-
-    def subgradient(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """f(y) (B,) and a subgradient (B, n), which makes an affine function below f."""
-        ...
-
-    def rows(self, index: Tensor) -> Function:
-        """The functions of some samples."""
-        ...
-
-
-@dataclass(frozen=True)
-class Problem:
-    """min f(y) for lo <= y <= hi, for each sample; bounds (B, n) may be infinite."""
-
-    f: Any  # a Function; solvers that read more of it say so
-    lo: Tensor
-    hi: Tensor
-    strong: Tensor | None = None
-    """c (B, n) with f(y) − ½ Σ c_j y_j² convex too; on a domain without bounds nothing is proved otherwise."""
-    exact: Any = None
-    """The same functions as they are written: what bounds are proved with, and what is searched where f is a map."""
-
-    @property
-    def batch(self) -> int:
-        """B."""
-        return self.lo.shape[0]
-
-    @property
-    def size(self) -> int:
-        """n."""
-        return self.lo.shape[1]
-
-    @property
-    def compact(self) -> bool:
-        """Whether all bounds are finite."""
-        return bool(self.lo.isfinite().all() and self.hi.isfinite().all())
-
-    def centre(self) -> Tensor:
-        """The middle of each interval; of one without an end, its point nearest to 0. (B, n)."""
-        finite = self.lo.isfinite() & self.hi.isfinite()
-        nearest = torch.zeros_like(self.lo).clamp(self.lo, self.hi)
-        return torch.where(finite, torch.where(finite, self.lo, 0) / 2 + torch.where(finite, self.hi, 0) / 2, nearest)
-
-    def inside(self, y: Tensor) -> Tensor:
-        """The nearest points within the bounds."""
-        return torch.minimum(torch.maximum(y, self.lo), self.hi)
-
-    def inside_rows(self, rows: Tensor, y: Tensor) -> Tensor:
-        """`inside`, for points of some samples only."""
-        return torch.minimum(torch.maximum(y, self.lo[rows]), self.hi[rows])
-
-    def least(self, g: Tensor, b: Tensor, at: Tensor | None = None) -> Tensor:
-        """The least value within the bounds of g y + b, which lies below f: a lower bound, (B,).
-
-        Args:
-            at: where the parts of f that curve touch what lies below them, (B, n): so that ½ Σ c_j (y_j − at_j)² may be
-                added, if f is known to be strongly convex.
-        """
-        if at is not None and self.strong is not None:
-            steep = self.strong > 0
-            lowest = at - g / torch.where(steep, self.strong, 1.0)
-            ends = torch.where(steep, self.inside(lowest), torch.where(g > 0, self.lo, self.hi))
-            ends = torch.where((g == 0) & ~steep, at, ends)
-            bent = torch.where(steep, self.strong * (ends - at) ** 2 / 2, 0.0)
-            return b + (torch.where(g == 0, 0.0, g * ends) + bent).sum(1)
-        ends = torch.where(g > 0, self.lo, self.hi)
-        return b + torch.where(g == 0, 0.0, g * torch.where(g == 0, 0.0, ends)).sum(1)
-
-    def tangent(self, y: Tensor, value: Tensor, g: Tensor) -> Tensor:
-        """The bound from a subgradient g at y, (B,)."""
-        return self.least(g, value - (g * y).sum(1), y)
-
-    def converted(self, dtype: torch.dtype) -> Problem:
-        """The same bounds in another precision; the functions stay as they are."""
-        strong = None if self.strong is None else self.strong.to(dtype)
-        return Problem(self.f, self.lo.to(dtype), self.hi.to(dtype), strong, self.exact)
-
-    def rows(self, index: Tensor) -> Problem:
-        """The problems of some samples."""
-        strong = None if self.strong is None else self.strong[index]
-        exact = None if self.exact is None else self.exact.rows(index)
-        f = exact if self.f is self.exact and exact is not None else self.f.rows(index)
-        return Problem(f, self.lo[index], self.hi[index], strong, exact)
-
-
-def rises(problem: Problem, y: Tensor, value: Tensor, ways: Tensor) -> Tensor:
-    """The rises of f from y, whose largest is the scale S (B,) that a gap is compared with, (P, B).
-
-    With |d_j| = min(side_j, max(1, |y_j|)), cut off at the bounds, and r = max(1, |y_1|, …, |y_n|),
-
-        S = max over the signs of d of r · (f(y + d / r) − f(y)):
-
-    the rise to y + d where f is as steep there as it is nearer by, and no more where it grows faster (an exponential,
-    far from its minimum, rises by any amount). It has the units of f, does not see what is added to it, and stays what
-    it is on a wider box.
-
-    Args:
-        problem: the functions.
-        y: (B, n).
-        value: f(y), (B,).
-        ways: patterns of signs for all samples, (P, 1, n), or for each, (P, B, n).
-
-    Returns:
-        None is below 0, nor infinite.
-
-    Example:
-        >>> class Size:
-        ...     batch, size = 1, 2
-        ...
-        ...     def value(self, y):
-        ...         return 3 * y.abs().sum(1) + 7
-        ...
-        ...     def rows(self, index):
-        ...         return self
-        >>> zero = torch.zeros(1, 2)
-        >>> problem = Problem(Size(), zero - 1e6, zero + 1e6)
-        >>> float(rises(problem, zero, torch.tensor([7.0]), signs(2, zero)[:, None]).amax())
-        6.0
-    """
-    f = problem.f
-    length = y.abs().clamp(min=1.0)
-    reach = torch.minimum(problem.hi - problem.lo, length)
-    far = length.amax(1, keepdim=True)
-    everyone = torch.arange(len(y), device=y.device)
-    found: list[Tensor] = []
-    for some in ways.split(max(1, TOGETHER // len(y))):
-        moved = problem.inside(y + some * reach) - y
-        points = problem.inside(y + moved / far).flatten(0, 1)
-        many = f if len(some) == 1 else f.rows(everyone.repeat(len(some)))
-        rise = far[:, 0] * (many.value(points).view(len(some), -1) - value)
-        found.append(torch.where(rise.isfinite(), rise, 0.0).clamp(min=0))
-    return torch.cat(found)
-
-
-def signs(n: int, like: Tensor) -> Tensor:
-    """Patterns of signs (P, n): each with its opposite."""
-    generator = torch.Generator().manual_seed(0)
-    random = 2.0 * torch.randint(0, 2, (PATTERNS, n), generator=generator) - 1.0
-    turning = 1.0 - 2.0 * (torch.arange(n) % 2)
-    half = torch.cat([torch.ones(1, n), turning[None], random])
-    if n <= PATTERNS:  # fewer patterns than that are different
-        half = half * half[:, :1]
-    return torch.unique(torch.cat([half, -half]), dim=0).to(like)
-
-
-@dataclass
-class Evidence:
-    """What a lower bound was made of, so that it can be proved: whatever a solver has of this, in float64.
-
-    Attributes:
-        touch: where the affine function touches what bends smoothly, (B, n).
-        gates: of each bend, (B, in_k).
-        multipliers, touching: of the arguments of each bend, and where its tangents touch, (B, in_k).
-        points, shares: the points of tangents, (B, m, n), and the weights of their average, (B, m).
-    """
-
-    touch: Tensor | None = None
-    gates: list[Tensor] | None = None
-    multipliers: list[Tensor] | None = None
-    touching: list[Tensor] | None = None
-    points: Tensor | None = None
-    shares: Tensor | None = None
-
-    @property
-    def kind(self) -> str:
-        """What it consists of."""
-        return "gates" if self.gates is not None else "averages" if self.multipliers is not None else "tangents"
-
-    def put(self, index: Tensor, part: Evidence) -> None:
-        """That of some samples."""
-        for name in ("touch", "points", "shares"):
-            mine, theirs = getattr(self, name), getattr(part, name)
-            if mine is None or theirs is None:
-                continue
-            if name != "touch" and mine.shape[1] < theirs.shape[1]:
-                mine = torch.cat([mine, mine.new_zeros(len(mine), theirs.shape[1] - mine.shape[1], *mine.shape[2:])], 1)
-                setattr(self, name, mine)
-            if name == "shares":
-                mine[index] = 0.0
-            if name == "touch":
-                mine[index] = theirs.to(mine)
-            else:
-                mine[index, : theirs.shape[1]] = theirs.to(mine)
-        for name in ("gates", "multipliers", "touching"):
-            mine, theirs = getattr(self, name), getattr(part, name)
-            if mine is not None and theirs is not None:
-                for kept, new in zip(mine, theirs, strict=True):
-                    kept[index] = new.to(kept)
-
-    def empty(self, batch: int) -> Evidence:
-        """Room for the same of a batch."""
-
-        def room(part: Tensor) -> Tensor:
-            return torch.zeros(batch, *part.shape[1:], dtype=torch.float64, device=part.device)
-
-        made: dict[str, Any] = {}
-        for each in fields(self):
-            part = getattr(self, each.name)
-            made[each.name] = (
-                [room(t) for t in part] if isinstance(part, list) else None if part is None else room(part)
-            )
-        return Evidence(**made)
-
-
-@dataclass
-class Found:
-    """The best point (B, n) of each sample, its value and the best lower bound (B,) in float64, the steps taken."""
-
-    y: Tensor
-    value: Tensor
-    bound: Tensor
-    steps: Tensor
-    centre: Tensor  # the value at the domain's centre
-    scale: Tensor  # (B,) what gaps are compared with, S or less, as it was last looked at; NaN before that
-    way: Tensor  # (B,) the pattern of signs that made it
-    atol: Tensor  # (B,)
-    evidence: dict[str, Evidence]  # of the best bounds of each kind
-    kept: dict[str, Tensor]  # for which samples (B,) there is some
-    looked: Tensor  # (B,) whether the scale is that of the best point; less than S only if that says enough
-
-    @property
-    def gap(self) -> Tensor:
-        """value − bound."""
-        return self.value - self.bound
-
-    @property
-    def gates(self) -> list[Tensor] | None:
-        """The gates that give the bounds, if these come from gates."""
-        return self.evidence["gates"].gates if "gates" in self.evidence else None
-
-    def allowed(self, tol: float) -> Tensor:
-        """The gap at which a sample counts as solved: atol + tol · scale, and what rounding leaves."""
-        size = torch.where(self.value.isfinite(), self.value.abs(), 0.0)
-        return self.atol + tol * self.scale + DIGITS * size
-
-    def open(self, tol: float) -> Tensor:
-        """Which samples are not solved."""
-        return ~(self.gap <= self.allowed(tol))
-
-    def look(self, problem: Problem) -> None:
-        """Look at the scale for the first time, along one pattern and its opposite."""
-        ways = signs(problem.size, self.y)
-        self.scale, chosen = rises(problem, self.y, self.value, ways[[0, -1], None]).max(0)
-        self.way = torch.where(chosen > 0, len(ways) - 1, 0)
-
-    def look_again(self, problem: Problem, active: Tensor, gap: Tensor) -> None:
-        """Look along all patterns where f hardly rises along the first ones, next to a solver's first gap (R,).
-
-        Args:
-            problem: of the samples that are active.
-            active: their numbers, (R,).
-            gap: an estimate.
-        """
-        few = (self.scale[active] < HARDLY * gap).nonzero()[:, 0]
-        if len(few):
-            rows, part = active[few], problem if len(few) == problem.batch else problem.rows(few)
-            ways = signs(problem.size, self.y)[:, None]
-            self.scale[rows], self.way[rows] = rises(part, self.y[rows], self.value[rows], ways).max(0)
-
-    def measure(self, problem: Problem, rows: Tensor, tol: float) -> None:
-        """Look at the scale again of some samples, where the best points are now; `problem` is that of these rows.
-
-        S is the largest of several rises, and any of them is enough to tell that a sample is solved: the one that was
-        largest before is looked at first.
-        """
-        self.looked[rows] = True
-        ways = signs(problem.size, self.y)
-        if len(rows) * len(ways) > TOGETHER:
-            self.scale[rows] = rises(problem, self.y[rows], self.value[rows], ways[self.way[rows]][None])[0]
-            left = self.open(tol)[rows].nonzero()[:, 0]
-            if len(left) < len(rows):
-                rows, problem = rows[left], problem.rows(left)
-        if len(rows):
-            rise = rises(problem, self.y[rows], self.value[rows], ways[:, None])
-            self.scale[rows], self.way[rows] = rise.max(0)
-
-    def note(
-        self,
-        active: Tensor,
-        y: Tensor,
-        value: Tensor,
-        bound: Tensor,
-        evidence: Callable[[Tensor], Evidence] | None = None,
-    ) -> None:
-        """Keep what is better than before, for the samples `active`; `evidence` says what some of the bounds are made
-        of."""
-        better = value < self.value[active]
-        self.value[active[better]], self.y[active[better]] = value[better], y[better]
-        self.looked[active[better]] = False
-        higher = (bound > self.bound[active]).nonzero()[:, 0]
-        self.bound[active[higher]] = bound[higher]
-        if evidence is not None and len(higher):
-            self.keep(active[higher], evidence(higher))
-
-    def keep(self, index: Tensor, part: Evidence) -> None:
-        """Keep what bounds of some samples are made of."""
-        kind = part.kind
-        if kind not in self.evidence:
-            self.evidence[kind] = part.empty(len(self.value))
-            self.kept[kind] = torch.zeros_like(self.steps, dtype=torch.bool)
-        self.evidence[kind].put(index, part)
-        self.kept[kind][index] = True
-
-    def put(self, index: Tensor, part: Found) -> None:
-        """What was found for some samples."""
-        self.y[index], self.value[index], self.bound[index] = part.y, part.value, part.bound
-        self.steps[index], self.scale[index], self.looked[index] = part.steps, part.scale, part.looked
-        self.way[index] = part.way
-        for kind, evidence in part.evidence.items():
-            some = part.kept[kind].nonzero()[:, 0]
-            if len(some):
-                self.keep(index[some], picked(evidence, some))
-
-
-def nothing_yet(problem: Problem, atol: float | Tensor = 0.0) -> Found:
-    """The centre as the best point, and no bound."""
-    y = problem.centre()
-    value = problem.f.value(y)
-    value = torch.where(value.isnan(), torch.inf, value)
-    bound = torch.full_like(value, -torch.inf)
-    steps = torch.zeros(problem.batch, dtype=torch.int64, device=y.device)
-    atol = torch.as_tensor(atol, dtype=torch.float64, device=y.device).expand(problem.batch).clone()
-    unseen = torch.full_like(value, torch.nan)
-    return Found(y, value.clone(), bound, steps, value, unseen, steps.clone(), atol, {}, {}, steps > 0)
 
 
 @dataclass
@@ -430,6 +79,28 @@ class Watch:
         return self.stopped
 
 
+@dataclass(frozen=True)
+class Budget:
+    """When a search ends.
+
+    Attributes:
+        tol: the gap at which a sample counts as solved, as a share of its scale: see `Found.allowed`.
+        max_steps: for each sample; None: as many as the solver takes by default.
+        deadline: on the monotonic clock.
+        watch: who is told of every step.
+    """
+
+    tol: float
+    max_steps: int | None = None
+    deadline: float = math.inf
+    watch: Watch | None = None
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether the time is over, or whoever watches has ended it."""
+        return monotonic() >= self.deadline or (self.watch is not None and self.watch.stopped)
+
+
 class Solver(Protocol):
     """A method: a state from a problem and a starting point, and a step."""
 
@@ -442,41 +113,17 @@ class Solver(Protocol):
         ...
 
 
-def picked(value: Any, index: Tensor) -> Any:
-    """The rows of some samples of everything in a state."""
-    if isinstance(value, (KinkForm, Problem)):
-        return value.rows(index)
-    if isinstance(value, Tensor):
-        return value[index] if value.ndim else value
-    if isinstance(value, (list, tuple)):
-        return type(value)(picked(part, index) for part in value)
-    if isinstance(value, dict):
-        return {key: picked(part, index) for key, part in value.items()}
-    if is_dataclass(value) and not isinstance(value, type):
-        return replace(value, **{f.name: picked(getattr(value, f.name), index) for f in fields(value)})
-    return value
-
-
-def drive(
-    solver: Solver,
-    problem: Problem,
-    found: Found,
-    tol: float,
-    most: int,
-    deadline: float,
-    watch: Watch | None = None,
-) -> None:
+def drive(solver: Solver, problem: Problem, found: Found, budget: Budget, steps: int = 100) -> None:
     """Run a solver on all samples that are still open, and keep what it finds in `found`.
 
     Args:
         solver: the method.
         problem: of the whole batch.
         found: what is known so far; improved in place.
-        tol: see `Found.allowed`.
-        most: steps for each sample.
-        deadline: on the monotonic clock.
-        watch: who is told of every step.
+        budget: when to stop.
+        steps: for each sample, where the budget does not say how many.
     """
+    tol, most, watch = budget.tol, budget.max_steps or steps, budget.watch
     if bool(found.scale.isnan().any()):
         found.look(problem)
     active = found.open(tol).nonzero()[:, 0]
@@ -489,7 +136,7 @@ def drive(
         if offer is None:
             return
         found.steps[active] += 1
-        last = count == most - 1 or monotonic() > deadline
+        last = count == most - 1 or monotonic() > budget.deadline
         if count == 0:
             found.look_again(part, active, offer.value - offer.bound)
         noted = True

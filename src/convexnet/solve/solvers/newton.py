@@ -18,8 +18,10 @@ from torch import Tensor
 
 from convexnet.form.epigraph import KinkForm
 from convexnet.solve.functions.hessian import tangents
+from convexnet.solve.functions.problem import Problem
 from convexnet.solve.functions.unit_cube import scales_of
-from convexnet.solve.solvers.loop import Evidence, Found, Offer, Problem, picked
+from convexnet.solve.solvers.found import Evidence, Found, picked
+from convexnet.solve.solvers.loop import Offer
 from convexnet.solve.solvers.path_following import (
     ASTRAY,
     BACK,

@@ -17,7 +17,9 @@ from torch import Tensor
 
 from convexnet.form.epigraph import KinkForm
 from convexnet.solve.functions.linear_program import Parts, Program, chosen, distance, kinked, over, times, zeros
-from convexnet.solve.solvers.loop import Evidence, Found, Offer, Problem, picked
+from convexnet.solve.functions.problem import Problem
+from convexnet.solve.solvers.found import Evidence, Found, picked
+from convexnet.solve.solvers.loop import Offer
 
 EVERY = 25
 """Iterations in a step."""
@@ -59,14 +61,15 @@ class PDHG:
     Restarts go by the certified gap here, which a network gives for two more evaluations.
 
     Example:
-        >>> from convexnet.solve.solvers.loop import drive, nothing_yet
+        >>> from convexnet.solve.solvers.found import nothing_yet
+        >>> from convexnet.solve.solvers.loop import Budget, drive
         >>> from convexnet.form.atoms import Kinks
         >>> from convexnet.form.linear_maps import Map
         >>> one = torch.ones(1, 1, dtype=torch.float64)
         >>> f = KinkForm((-0.3 * one,), (Kinks(-one[0]),), (Map(one),), {}, 0 * one[0], 0 * one, {0: one})  # |y - 0.3|
         >>> problem = Problem(f, -one, one)
         >>> found = nothing_yet(problem)
-        >>> drive(PDHG(), problem, found, 1e-6, 40, float("inf"))
+        >>> drive(PDHG(), problem, found, Budget(1e-6, max_steps=40))
         >>> bool(found.gap < 1e-6), round(found.y.item(), 5)
         (True, 0.3)
     """

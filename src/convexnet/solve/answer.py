@@ -1,0 +1,202 @@
+"""From what solvers found to the solution: values by the module itself, bounds that are proved, what has converged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from convexnet.curvature.trace import TRACING
+from convexnet.form.epigraph import KinkForm
+from convexnet.form.program import Opened
+from convexnet.solve.arguments import Asked
+from convexnet.solve.compiled import Reading
+from convexnet.solve.derivatives.attach import attached
+from convexnet.solve.derivatives.implicit import standing
+from convexnet.solve.derivatives.minimum import over
+from convexnet.solve.derivatives.surrogates import unrolled
+from convexnet.solve.functions.black_box import Own, Private
+from convexnet.solve.functions.problem import Problem
+from convexnet.solve.lower_bounds import PART, cells_of, proved
+from convexnet.solve.opening import whole_of
+from convexnet.solve.solution import Solution, said
+from convexnet.solve.solvers.found import Found, rises, signs
+
+MUCH = 1e-7
+"""The share of a value, or of its rise, up to which what is lost to rounding counts as rounding."""
+
+
+def answer(
+    reading: Reading,
+    asked: Asked,
+    problem: Problem,
+    found: Found,
+    used: list[str],
+    own: list[Tensor] | None,
+    closed: str,
+) -> Solution:
+    """The solution: points in the caller's type, their values by the module, and bounds that are proved; with gradients
+    to the module's `own` tensors and to all others, if they are wanted."""
+    y, descended, derivative, tol = found.y, found.value, asked.derivative, asked.budget.tol
+    if derivative == "unrolled":
+        opened, ends = opened_of(reading, derivative), (asked.box.lo, asked.box.hi)
+        lo, hi = (over(end, asked.box.shape, asked.batch).to(y) for end in ends)
+        live = {id(t): standing(t, reading.values.get(id(t), t)) for t in own or []}
+        y, descended = unrolled(opened, asked.inputs, live, Problem(problem.f, lo, hi), asked.start)
+        if own is None:
+            y, descended = y.detach(), descended.detach()
+        else:
+            y, descended = (taking_part(part, [*asked.inputs, *ends, *own]) for part in (y, descended))
+        nowhere = torch.zeros_like(found.looked)
+        found = replace(found, y=y.detach(), value=descended.detach(), looked=nowhere)
+    x = rounded_inside(y, asked.lo, asked.hi, asked.dtype)
+    opened = problem.exact.opened
+    copy = reading.itself
+    if copy is None or copy.worn:
+        with TRACING:
+            copy = Private(asked.module)
+    itself = Own(copy, asked.inputs, asked.variable, whole_of(reading, asked, None))
+    value = in_parts(itself, x.double(), opened)
+    made = judged(problem, found, x.double(), value, *proved(problem, found), tol)
+    converged = made.converged
+    name = used[0] if len(used) == 1 else f"{used[0]}, then {', '.join(used[1:])}"
+    far = (made.gap / made.scale.clamp(min=1e-300))[~converged]
+    why = f"largest gap {float(far.max()) if len(far) else 0.0:.2g} of the size of f"
+    rounded = None if asked.dtype == torch.float64 else (asked.dtype, ~found.open(tol) & ~converged)
+    unbounded = ~converged & ~made.other & ~made.proof.isfinite()
+    if bool(unbounded.any()):
+        unbounded &= falls_without_end(problem, found)
+    message = said(converged, made.bound, name, why, problem.compact, rounded, unbounded, closed, made.other)
+    status = tuple(
+        "converged" if done else "unbounded" if endless else "stopped"
+        for done, endless in zip(converged.tolist(), unbounded.tolist(), strict=True)
+    )
+    x = x.view(asked.batch, *asked.box.shape)
+    if derivative == "unrolled":
+        x, value = following(x, y), following(value, descended)
+    elif own is not None:
+        if derivative == "smoothed":
+            opened_of(reading, derivative)
+        x, value = attached(reading, problem, asked, own, found, used, x, value)
+    return Solution(x, value, made.bound, value, made.gap, converged, status, found.steps, name, message)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What becomes of values and bounds, (B,) each: see `answer`."""
+
+    other: Tensor
+    proof: Tensor
+    bound: Tensor
+    gap: Tensor
+    converged: Tensor
+    scale: Tensor
+
+
+def judged(
+    problem: Problem, found: Found, x: Tensor, value: Tensor, proof: Tensor, lost: Tensor, tol: float
+) -> Verdict:
+    """Which samples have converged. S is looked at as far as it is needed to tell.
+
+    Args:
+        problem: of all samples.
+        found: what solvers know of S.
+        x: (B, n).
+        value, proof: the value at x and the lower bound that was proved, (B,).
+        lost: what rounding took off that bound, (B,).
+        tol: times S.
+    """
+    apart = forced(problem, x) + 2.0**-50 * value.abs() + 1e-280
+
+    def verdict(scale: Tensor) -> Verdict:
+        much = MUCH * (value.abs() + scale)
+        other = proof > value + 2 * lost.nan_to_num(nan=0.0) + much  # then the module is not what was traced
+        sure = torch.where(other, -torch.inf, proof)
+        bound = torch.minimum(sure, value)  # they may cross by what rounding leaves
+        gap = value - bound
+        gap = torch.where(gap.isnan(), torch.inf, gap)
+        allowed = found.atol + tol * scale + 2 * torch.minimum(lost, much).nan_to_num(nan=0.0) + apart
+        return Verdict(other, sure, bound, gap, (gap <= allowed) & gap.isfinite(), scale)
+
+    known = found.looked & (found.y == x).all(1)
+    made = verdict(torch.where(known, found.scale, 0.0))
+    ways = signs(problem.size, x)
+    for first in (True, False):
+        left = ~made.converged | made.other
+        rows = (left & ~known if first else left).nonzero()[:, 0]
+        if len(rows):
+            part = problem if len(rows) == problem.batch else problem.rows(rows)
+            some = ways[found.way[rows]][None] if first else ways[:, None]
+            scale = made.scale.clone()
+            scale[rows] = rises(part, x[rows], part.f.value(x[rows]), some).amax(0)
+            made = verdict(scale)
+    return made
+
+
+def in_parts(own: Own, y: Tensor, opened: Opened) -> Tensor:
+    """The module's values at y (B, n), of as many samples at a time as memory allows."""
+    size = max(1, PART // max(1, 8 * cells_of(opened)))
+    if len(y) <= size:
+        return own.value(y)
+    return torch.cat([own.rows(index).value(y[index]) for index in torch.arange(len(y), device=y.device).split(size)])
+
+
+def falls_without_end(problem: Problem, found: Found) -> Tensor:
+    """For which samples (B,) f certainly has no least value: where it is piecewise linear and falls along a direction
+    in which the domain has no end, which its recession function says (the function without its constants)."""
+    f = problem.f
+    nothing = torch.zeros(problem.batch, dtype=torch.bool, device=found.y.device)
+    if problem.compact or not isinstance(f, KinkForm) or not f.piecewise_linear:
+        return nothing
+    far = replace(f, constants=tuple(torch.zeros_like(c) for c in f.constants), constant=torch.zeros_like(f.constant))
+    down, up = problem.lo.isinf(), problem.hi.isinf()
+    endless = nothing
+    slope = -f.subgradient(found.y)[1]
+    ways = [slope, *signs(problem.size, slope)[:, None].expand(-1, problem.batch, -1)]
+    for way in ways:
+        way = torch.where((way < 0) & ~down | (way > 0) & ~up, 0.0, way)
+        length = way.abs().amax(1, keepdim=True)
+        way = way / torch.where(length > 0, length, 1.0)
+        size = sum((m.abs().sum(1) for m in [f.slope, *f.weights.values()]), torch.zeros_like(found.value))
+        endless = endless | (far.value(way) < -1e-9 * size)
+    return endless
+
+
+def following(x: Tensor, moving: Tensor) -> Tensor:
+    """x with the gradient of `moving`."""
+    with torch.enable_grad():
+        return x + (moving - moving.detach()).view(x.shape).to(x.dtype)
+
+
+def taking_part(y: Tensor, tensors: Sequence[Tensor]) -> Tensor:
+    """y (or its value), with gradients of zero for the tensors that it does not depend on."""
+    with torch.enable_grad():
+        nothing = [t.reshape(-1)[:0].sum().to(y) for t in tensors if t.requires_grad]
+        return y + sum(nothing) if nothing else y
+
+
+def opened_of(reading: Reading, derivative: str) -> Opened:
+    if reading.opened is None:
+        raise ValueError(f"derivative={derivative!r} needs a forward that does not read the size of its batch")
+    return reading.opened
+
+
+def rounded_inside(y: Tensor, lo: Tensor, hi: Tensor, dtype: torch.dtype) -> Tensor:
+    """y in another precision, and still within the bounds; where none of its numbers are, the nearest one."""
+    if dtype == torch.float64:
+        return y.clone()
+    x = y.to(dtype)
+    infinity = torch.full_like(x, torch.inf)
+    down, up = torch.nextafter(x, -infinity), torch.nextafter(x, infinity)
+    x = torch.where((x.double() > hi) & (down.double() >= lo), down, x)
+    return torch.where((x.double() < lo) & (up.double() <= hi), up, x)
+
+
+def forced(problem: Problem, x: Tensor) -> Tensor:
+    """How much of the value, (B,), is there only because no number of x's type lies between the bounds."""
+    inside = problem.inside(x)
+    if torch.equal(inside, x):
+        return x.new_zeros(len(x))
+    return (problem.f.value(x) - problem.f.value(inside)).abs().nan_to_num(nan=0.0, posinf=0.0)

@@ -1,0 +1,140 @@
+"""From a module to the functions that solvers see: certified, and opened at its atoms as far as it allows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, fx
+
+from convexnet.curvature.call import Refusal
+from convexnet.errors import NotCertified
+from convexnet.form.epigraph import KinkForm
+from convexnet.form.matrices import Pieces, TooLarge
+from convexnet.form.program import Opened
+from convexnet.solve.arguments import Asked, wrong_batch
+from convexnet.solve.compiled import Reading
+from convexnet.solve.functions.black_box import Whole
+from convexnet.solve.functions.matrix_free import Layers
+from convexnet.solve.functions.problem import Problem
+from convexnet.solve.functions.strong_convexity import strength
+from convexnet.solve.lower_bounds import supported
+from convexnet.solve.solvers.choose import MANY, MATRICES
+
+FEW = 4
+"""Samples of which it is looked up, once, that the atoms of a network prove something."""
+
+
+def certified(reading: Reading, asked: Asked) -> bool:
+    """Whether f is convex in y everywhere; if only on the domain, False.
+
+    Raises:
+        NotCertified: neither.
+        ValueError: it does not return one number for each sample.
+    """
+    certificate = reading.certificate
+    program = reading.program
+    outputs = [node.meta.get("val") if isinstance(node, fx.Node) else node for _, node in program.outputs]
+    shape = tuple(outputs[0].shape) if len(outputs) == 1 and isinstance(outputs[0], Tensor) else None
+    if shape not in ((2,), (2, 1)):
+        one = f"a {type(outputs[0]).__name__}" if shape is None else f"an output of shape {shown(shape)}"
+        what = f"{len(outputs)} outputs" if len(outputs) != 1 else one
+        raise ValueError(
+            f"{certificate.model} returns {what}, and only one number for each sample, (B,) or (B, 1), can be "
+            f"minimised: {wrong_batch(asked) or 'wrap it in a module that picks or adds up what you mean'}"
+        )
+    if certificate.convex:
+        return True
+    local = reading.on(asked.box.hull())
+    if local.convex:
+        return False
+    raise NotCertified(
+        f"cannot minimise over input {asked.variable}: {local.headline()}\n" + "\n".join(map(str, local.findings)),
+        local.findings,
+    )
+
+
+def shown(shape: tuple[int, ...]) -> str:
+    """The shape for two samples as one for B of them."""
+    return str(shape).replace("(2", "(B", 1) if shape[:1] == (2,) else f"{shape}, without a batch"
+
+
+def problem_of(reading: Reading, asked: Asked, everywhere: bool) -> tuple[Problem, str]:
+    """The batch of functions, in the best description that the module allows, and why there is no better one."""
+    inputs = [tensor.detach() for tensor in asked.inputs]
+    lo, hi = asked.lo, asked.hi
+    single = False
+    if reading.pieces is None or reading.opened is None:
+        closed = "its forward reads the size of its batch"
+    else:
+        try:
+            f, layers, closed = opened_up(reading.opened, reading.pieces, inputs, lo.shape[1], asked.solver)
+            whole = everywhere and not any(bend.partial for bend in f.bends)
+            if not (whole and "supported" in reading.shown):
+                few = torch.arange(min(len(lo), FEW if whole else len(lo)), device=lo.device)
+                if not supported(layers.rows(few), lo[few], hi[few], 1 if whole else 3):
+                    raise Refusal("it is convex for a reason that its atoms do not show")
+                reading.shown.add("supported" if whole else "")
+        except Refusal as refusal:
+            closed = refusal.reason
+        except (RuntimeError, IndexError) as error:
+            if runs(reading.opened, inputs) and runs(reading.opened, [tensor[:1] for tensor in inputs]):
+                raise error
+            closed, single = "an operator has settings for one size of the batch", True
+        else:
+            strong = None
+            if isinstance(f, KinkForm) and not f.piecewise_linear:
+                strong = strength(reading.opened, inputs, f)
+            return Problem(f, lo, hi, strong, layers), closed
+    centre = None if everywhere else Problem(None, lo, hi).centre()
+    whole = whole_of(reading, asked, centre, single)
+    if whole.pairs and not whole.symmetric(Problem(None, lo, hi).centre()):
+        raise ValueError(
+            "f does not treat the samples of a batch alike: it reads the size of its batch, or holds a tensor with a "
+            "row for each sample of one. Give such a tensor as an input, in given"
+        )
+    return Problem(whole, lo, hi, None, whole), closed
+
+
+def opened_up(
+    opened: Opened, pieces: Pieces, inputs: list[Tensor], size: int, solver: str
+) -> tuple[KinkForm | Layers, Layers, str]:
+    """The functions of `size` variables as matrices, or without where these are too large; the functions as they are
+    written; and what was too large for a solver that asks for matrices. All of them without what is constant.
+
+    Raises:
+        Refusal: an operator has no row among those that can be opened.
+        RuntimeError, IndexError: an operator does not take a batch of this size.
+    """
+    closed = ""
+    if size <= MANY or solver in MATRICES:
+        try:
+            form = pieces.form(inputs)
+        except TooLarge as large:
+            closed = large.reason if solver in MATRICES else ""
+        else:
+            constant = torch.where(form.constant.isfinite(), form.constant, 0.0)
+            whole = opened.gated  # the form was read with the batch itself
+            layers = Layers(opened, inputs, form.bends, constant if whole else None)
+            return replace(form, constant=0 * constant), layers if whole else layers.centred(), ""
+    layers = Layers(opened, inputs).centred()
+    return layers, layers, closed
+
+
+def runs(opened: Opened, inputs: Sequence[Tensor]) -> bool:
+    """Whether no operator has settings that fit to a batch of two only."""
+    try:
+        Layers(opened, inputs).centred()
+    except (RuntimeError, IndexError):
+        return False
+    return True
+
+
+def whole_of(reading: Reading, asked: Asked, centre: Tensor | None, single: bool = False) -> Whole:
+    """The traced program as one function; `single` takes the one for a batch of two."""
+    opened = reading.opened
+    if opened is not None and not single:
+        return Whole(opened, asked.inputs, centre=centre)
+    pairs = Opened(reading.program, asked.variable).valued(reading.values)
+    return Whole(pairs, asked.inputs, pairs=True, centre=centre)
