@@ -110,6 +110,22 @@ BELOW: dict[str, set[str]] = {
     "export": {"errors", "arrays", "domains", "curvature", "memory", "extras", "form"},
     "conversion": {"errors", "choices", "arrays", "domains", "curvature", "memory", "constraints", "initialise", "nn"},
 }
+SOLVE: dict[str, set[str]] = {
+    "solution": set(),
+    "rounding_errors": set(),
+    "fingerprint": set(),
+    "functions": {"rounding_errors"},
+    "solvers": {"functions"},
+    "lower_bounds": {"rounding_errors", "functions", "solvers"},
+    "compiled": {"fingerprint", "functions"},
+    "arguments": {"solution", "solvers"},
+    "derivatives": {"functions", "solvers", "compiled", "arguments"},
+    "opening": {"functions", "solvers", "lower_bounds", "compiled", "arguments"},
+}
+"""The same inside of `solve`, from the bottom up; `answer` and `minimise` come last and may know all of it."""
+SOLVE["answer"] = {*SOLVE}
+SOLVE["minimise"] = {*SOLVE}
+
 BELOW["__init__"] = {*BELOW}
 BELOW["lab"] = {"", *BELOW} - {"__init__"}
 
@@ -240,6 +256,18 @@ def test_core_dependencies() -> None:
         "safetensors",
         "torch",
     ]
+
+
+@pytest.mark.parametrize("file", sorted((PACKAGE / "solve").rglob("*.py")), ids=named)
+def test_arrows_point_downwards_in_solve(file: Path) -> None:
+    here = file.relative_to(PACKAGE / "solve").parts[0].removesuffix(".py")
+    if here == "__init__":
+        return
+    assert here in SOLVE, f"{here} needs its line in SOLVE: what may it know?"
+    for module in imports(file):
+        if module.startswith("convexnet.solve."):
+            there = module.split(".")[2]
+            assert there == here or there in SOLVE[here], f"{named(file)} imports {module}"
 
 
 @pytest.mark.parametrize("file", SOURCES, ids=named)

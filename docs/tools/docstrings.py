@@ -1,7 +1,8 @@
 """Docstrings as this project writes them, brought into the form that the site's reader of Google style knows.
 
 It knows "Examples:", not "Example:"; it takes a "Source:" for running text; and it expects an entry for each argument,
-where ours may say one thing of several ("x, y: tuples of the chosen inputs").
+where ours may say one thing of several ("x, y: tuples of the chosen inputs"). Markdown would take the asterisks of
+"(B, *shape) or (*shape)" for emphasis.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from griffe import Extension, Object
 SEVERAL = re.compile(r"^( {4})([A-Za-z_]\w*(?:, [A-Za-z_]\w*)+): ")
 SECTION = re.compile(r"^(Args|Attributes):$")
 NOTE = re.compile(r"^(Source|Shape): ")
+UNPACKED = re.compile(r"(?<![\w*`\\])\*(?=[A-Za-z_]\w*[,)])")
+CODE = re.compile(r"(`[^`]*`)")
 
 
 class Docstrings(Extension):
@@ -36,6 +39,8 @@ def rewritten(text: str) -> str:
             y: numbers.
         <BLANKLINE>
         **Source:** Peano.
+        >>> print(rewritten("Points (B, *shape) or (*shape), not `f(*x)`."))
+        Points (B, \\*shape) or (\\*shape), not `f(*x)`.
     """
     lines: list[str] = []
     entries: list[list[str]] = []  # the entries that the present lines belong to
@@ -54,4 +59,11 @@ def rewritten(text: str) -> str:
                 entry.append(line)
         else:
             lines.append(NOTE.sub(r"**\1:** ", "Examples:" if line == "Example:" else line))
-    return "\n".join(lines).rstrip()
+    return "\n".join(literal(line) for line in lines).rstrip()
+
+
+def literal(line: str) -> str:
+    """Escape the asterisks of unpacked names, except in code."""
+    if line.lstrip().startswith((">>>", "...")):
+        return line
+    return "".join(part if part[:1] == "`" else UNPACKED.sub(r"\\*", part) for part in CODE.split(line))

@@ -7,7 +7,7 @@ from difflib import get_close_matches
 
 
 class ConvexNetError(Exception):
-    """Base class of every error that is particular to convexnet.
+    """The base class of every error that only convexnet raises.
 
     Wrong arguments raise the built-in `ValueError` and `TypeError`, as elsewhere in Python.
 
@@ -18,7 +18,7 @@ class ConvexNetError(Exception):
 
 
 class NotTraceable(ConvexNetError):
-    """`torch.export` could not turn the model into one program: change the `forward` the message names.
+    """The error for a model that `torch.export` cannot turn into one program: change the `forward` it names.
 
     Example:
         >>> raise NotTraceable("the forward branches on data")
@@ -29,7 +29,7 @@ class NotTraceable(ConvexNetError):
 
 
 class NotCertified(ConvexNetError):
-    """The model was read in full, but it is not proved convex: the message lists every finding and its remedy.
+    """The error for a model that was read in full and is not proved convex; it lists every finding and its remedy.
 
     Attributes:
         findings: the findings themselves, where there are any.

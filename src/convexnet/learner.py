@@ -16,7 +16,7 @@ Point = dict[str, float]
 
 @runtime_checkable
 class Learner(Protocol):
-    """What a driver asks of a learner.
+    """The protocol of a learner: what a driver calls.
 
     Between two calls of `advance` a learner may be stopped, and a new one of the same settings that is given its state
     goes on to the same end, bit by bit. So what it draws at random is drawn from its settings and from where it is (or
@@ -25,24 +25,24 @@ class Learner(Protocol):
 
     @property
     def done(self) -> bool:
-        """Whether there is nothing left to do."""
+        """Return whether there is nothing left to do."""
         ...
 
     def advance(self) -> Point | None:
-        """Work for a few seconds; what was measured, where something was."""
+        """Work for a few seconds, and return what was measured, or None."""
         ...
 
     def state(self) -> dict[str, Any]:
-        """All that it needs to go on: tensors, numbers, words, and dictionaries and lists of them."""
+        """Return all that it needs to continue: tensors, numbers, strings, and dictionaries and lists of them."""
         ...
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Become the learner that `state()` was asked of."""
+        """Continue from a `state()`."""
         ...
 
 
 def run(learner: Learner, tick: Callable[[Point], object] = lambda point: None) -> list[Point]:
-    """Let a learner advance until it is done; returns what it measured.
+    """Let a learner advance until it is done, and return what it measured.
 
     Args:
         learner: anything that advances.

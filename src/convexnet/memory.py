@@ -22,7 +22,7 @@ ONLY = "_convexnet_only"
 CLASSNAMES = "_convexnet_classnames"
 
 SIDES = (32, 224, 28, 64, 8)
-"""Sizes of square images that are tried on a convolutional network whose example nobody recorded."""
+"""Sizes of square images that are tried on a convolutional network whose example was not recorded."""
 
 
 def recall(model: nn.Module, key: str) -> Any:
@@ -122,7 +122,7 @@ def part_of(model: nn.Module, path: str, inputs: Sequence[Tensor]) -> tuple[nn.M
         target = model.get_submodule(path)
     except AttributeError:
         names = ", ".join([name for name, _ in model.named_modules() if name][:8])
-        raise ValueError(f"{path!r} is no submodule of {type(model).__name__}; it has {names} ...") from None
+        raise ValueError(f"{path!r} is not a submodule of {type(model).__name__}; it has {names} ...") from None
     caught: list[tuple[Tensor, ...]] = []
 
     def catch(_: nn.Module, args: tuple[Tensor, ...]) -> None:

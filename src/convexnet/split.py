@@ -1,6 +1,6 @@
 """`split`: any network of linear maps, ReLU and maxima as p − q, with p and q convex and certified.
 
-Convexity is no restriction on what such a network can classify: adding Σⱼ qⱼ to every logit makes each of them convex
+Convexity does not restrict what such a network can classify: adding Σⱼ qⱼ to every logit makes each of them convex
 and changes neither argmax nor softmax (`shifted`). What it costs is accuracy: p and q grow exponentially with depth
 while p − q does not, so the error of float64 is measured, and a split that is not one is refused.
 
@@ -68,8 +68,8 @@ def split(model: nn.Module, example: Tensor | Sequence[Tensor] | None = None) ->
     The rules are relu(p − q) = max(p, q) − q and W(p − q) = (W⁺p + W⁻q) − (W⁻p + W⁺q) with W = W⁺ − W⁻. They hold in
     real arithmetic; in float64 an error remains, which grows exponentially with depth, for p and q grow with products
     of |W| and p − q with products of W. It is measured in eval mode on 16 samples, in batches of 1, 2 and 13: zeros,
-    the first two rows of the example, and 13 standard normal draws from a fixed seed. It is no bound: give rows of your
-    data as the example, or measure on your own.
+    the first two rows of the example, and 13 standard normal draws from a fixed seed. It is not a bound: give rows of
+    your data as the example, or measure on your own.
 
     Args:
         model: a module of the operators above, with one real tensor (B, ...) as its output. It is left untouched.

@@ -1,4 +1,4 @@
-"""A learner that is no classifier gets checkpoints, resuming, logs and a record for nothing."""
+"""A learner that is not a classifier gets checkpoints, resuming, logs and a record for nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one operator asks of its coefficients so that it stays convex.
+"""The signs that one operator requires of its coefficients so that it stays convex.
 
 An operator that is linear in its argument and in a coefficient meets the composition theorem entry by entry: a
 coefficient that multiplies something convex must be >= 0 for the product to be convex, one that multiplies something
@@ -36,7 +36,7 @@ class Demand:
 
 
 def demands(call: Call, wanted: int, read: Tensor | None = None) -> Iterator[Demand]:
-    """What an operator asks of its coefficients, except of those whose sign is right for all parameters.
+    """Yield the signs an operator requires of its coefficients, except where the sign is right for all parameters.
 
     Args:
         call: the operator, with its facts.
@@ -89,7 +89,7 @@ def multiplied(call: Call, position: int, index: int) -> Fact | None:
 def of_signs(call: Call, coefficient: Fact, x: Fact, wanted: int, read: Tensor | None) -> tuple[Tensor, Tensor] | None:
     """>= 0 where the coefficient meets what must keep its curvature, <= 0 where it meets what must turn it.
 
-    What bends upwards in some elements and downwards in others is brought to the wanted curvature, convex if none is
+    What is convex in some elements and concave in others is brought to the wanted curvature, convex if none is
     known. A coefficient that would have to be both is left alone: the walk blames the operator.
     """
     bends_up, bends_down = where_any(x.nonconcave), where_any(x.nonconvex)
@@ -201,7 +201,7 @@ def of_channels(mask: Tensor, x: Fact, slope: Fact) -> Tensor:
 
 
 def of_blend(call: Call, weight: Fact, read: Tensor | None) -> tuple[Tensor, Tensor] | None:
-    """start + w (end - start): w in [0, 1] where both ends bend upwards."""
+    """start + w (end - start): w in [0, 1] where both ends are convex."""
     start, end = call.args[:2]
     if not isinstance(start, Fact) or not isinstance(end, Fact):
         return None

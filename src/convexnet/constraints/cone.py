@@ -55,7 +55,7 @@ class Cone:
 
     @property
     def parameters(self) -> tuple[str, ...]:
-        """The names of the constrained parameters, in the order of the forward."""
+        """Return the names of the constrained parameters, in the order of the forward."""
         return tuple(self.intervals)
 
     def __repr__(self) -> str:
@@ -64,7 +64,7 @@ class Cone:
         return f"Cone({count} of {type(self.model).__name__}, by {self.method}{scope})"
 
     def tensors(self) -> list[Tensor]:
-        """The constrained parameters; those computed by softplus or exp as they are now.
+        """Return the constrained parameters; those computed by softplus or exp at their present values.
 
         Example:
             >>> from convexnet import constrain
@@ -83,7 +83,7 @@ class Cone:
 
     @torch.no_grad()
     def project(self) -> None:
-        """Bring every constrained parameter into its interval, in place; where none is outside, nothing is written.
+        """Project every constrained parameter into its interval, in place; write nothing where none is outside.
 
         Example:
             >>> from convexnet import constrain
@@ -111,7 +111,7 @@ class Cone:
 
     @torch.no_grad()
     def violation(self) -> float:
-        """How far the entry farthest outside its interval is outside; 0 where all are inside, NaN if one is NaN.
+        """Return the largest distance of an entry to its interval; 0 if all are inside, NaN if one is NaN.
 
         Example:
             >>> from convexnet import constrain
@@ -128,7 +128,7 @@ class Cone:
         return float(torch.stack(sizes).max()) + 0.0 if sizes else 0.0
 
     def attach(self, optimizer: torch.optim.Optimizer, *others: torch.optim.Optimizer) -> Cone:
-        """Project now, and after every step of an optimiser what that optimiser holds.
+        """Project now, and after every step of an optimiser the parameters it holds.
 
         **Without it ordinary training loses convexity.** A step that GradScaler skips is skipped here too. A step
         touches the parameters of its own optimiser only, those of groups that were added later included, and writes

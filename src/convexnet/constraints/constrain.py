@@ -36,15 +36,15 @@ def constrain(
     epsilon: float = 5.0,
     wrt: int | Sequence[int] | None = None,
 ) -> Cone:
-    """Find the parameters that must keep a sign for a model to be convex in its input, and make them so, in place.
+    """Find the parameters that must keep a sign for a model to be convex in its input, and project them, in place.
 
     **Ordinary training without `attach` loses convexity**: `constrain(...).attach(optimizer)` projects after every
     step. The constraint stays with the model: `load_state_dict` projects again, and a deep copy is still constrained
     (attach a new optimiser to `constrain(copy, example)`). Constraining twice is constraining once.
 
     What is constrained is derived from the traced program: a weight must be non-negative where it meets something
-    that is not affine in the input (columns of a weight behind a concatenation are told apart), non-positive where the
-    result is subtracted, the slopes of a PReLU must lie in [0, 1]. Nothing else is touched.
+    that is not affine in the input (columns of a weight after a concatenation are treated separately), non-positive
+    where the result is subtracted, the slopes of a PReLU must lie in [0, 1]. Nothing else is touched.
 
     Args:
         model: a module made of layers that are convex for weights of the right sign.

@@ -1,4 +1,4 @@
-"""Which elements of every result the outputs read: nothing is asked of a weight whose every product is thrown away.
+"""Which elements of every result the outputs read: nothing is required of a weight all of whose products are discarded.
 
 A walk from the outputs backwards. An operator that is linear in an argument says itself which of its elements matter:
 the gradient of the result's elements that are read, with zeros for the coefficients that are known to be zero and ones

@@ -1,7 +1,7 @@
 """The second walk: which parameters must lie in which intervals for a model to be convex.
 
 Facts are carried forward with every trainable parameter of unknown value. Where an operator meets something that is not
-affine, its coefficients are asked to have a sign (`coefficient_signs`), the parameters they come from are told so
+affine, its coefficients must have a sign (`coefficient_signs`), the parameters they come from get that interval
 (`to_parameters`), and the walk goes on under that assumption. So it proves convexity for *all* values the constrained
 parameters may take: "all but the first layer" is a result here, not a recipe.
 
@@ -92,7 +92,7 @@ def trains(source: Source) -> bool:
 
 @dataclass
 class Attempt:
-    """One walk and what it asks of the parameters."""
+    """One walk and what it requires of the parameters."""
 
     names: dict[int, str]  # of parameters, by identity: one for each shared parameter
     walked: Walk = field(default_factory=Walk)

@@ -265,7 +265,7 @@ def of_matrix_product(known: Known, node: fx.Node, interval: Interval) -> list[t
 
 
 def check_signs(interval: Interval, what: str = "two parameters") -> None:
-    """Two unknown factors or terms can be told their signs only."""
+    """Of two unknown factors or terms only the signs can be constrained."""
     for bound in (interval.lo, interval.hi):
         if bool(((bound != 0) & bound.isfinite()).any()):
             raise Unreachable(f"it is computed from {what}, and must keep a bound that is not zero")

@@ -29,7 +29,7 @@ TOLERANCE = 1e-6
 
 
 def bake(model: nn.Module, example: Tensor | Sequence[Tensor] | None = None) -> nn.Module:
-    """A copy of a network for inference, in eval mode, made of plain layers that compute the same.
+    """Return a copy of a network for inference, in eval mode, made of plain layers that compute the same.
 
     Weights that are computed (softplus, exp, any parametrisation) become parameters, a free head becomes a linear layer
     with V - min_k V, and each BatchNorm is folded into the linear or convolutional layer before or after it; where none

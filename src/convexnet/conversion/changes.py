@@ -12,7 +12,7 @@ from convexnet.memory import CHANGES, recall
 
 @dataclass(frozen=True)
 class Change:
-    """One module that was exchanged.
+    """One module that `convexify` replaced.
 
     Attributes:
         path: where, as in `model.named_modules()`.
@@ -34,7 +34,7 @@ class Change:
 
 
 def changes(model: nn.Module) -> tuple[Change, ...]:
-    """Every replacement that `convexify` made in a model, in the order of its modules; none if it was not converted.
+    """Return every replacement that `convexify` made in a model, in the order of its modules.
 
     Example:
         >>> import torch

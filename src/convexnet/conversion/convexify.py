@@ -42,7 +42,7 @@ def convexify(
     only: str | None = None,
     wrt: int | Sequence[int] | None = None,
 ) -> nn.Module:
-    """An input-output-convex (IOC) copy of a network; the network itself is not touched.
+    """Return an input-output-convex (IOC) copy of a network; the network itself is not changed.
 
     Activations and norms of the sample are exchanged, then the parameters that must keep a sign are found and brought
     there, as by `constrain`. Weights are copied, not trained again: **accuracy is not preserved**, and a warning says

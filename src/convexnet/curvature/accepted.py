@@ -158,7 +158,7 @@ def overrides(module: nn.Module, method: str) -> bool:
 
 
 def check_modules(model: nn.Module) -> None:
-    """Modules that are no Python, and those without shapes."""
+    """Modules that are not Python, and those without shapes."""
     for name, module in [*model.named_modules(), *strays(model)]:
         kind = type(module)
         if isinstance(module, torch.jit.ScriptModule):

@@ -36,7 +36,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Certificate:
-    """What `certify` found. True in a boolean context if every output is convex.
+    """The result of `certify`. True in a boolean context if every output is convex.
 
     Attributes:
         convex: every output is constant, affine or convex, and nothing was found against it.
@@ -88,7 +88,7 @@ class Certificate:
         return self
 
     def headline(self) -> str:
-        """The verdict in one line.
+        """Return the verdict in one line.
 
         Example:
             >>> import torch
@@ -110,7 +110,7 @@ class Certificate:
         return render(self)
 
     def to_json(self) -> str:
-        """The certificate as a JSON object.
+        """Return the certificate as a JSON object.
 
         Example:
             >>> import torch

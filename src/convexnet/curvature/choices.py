@@ -85,7 +85,7 @@ def flag(f: Piecewise) -> Piecewise:
 
 
 def function_of(name: str) -> Callable[..., Piecewise] | None:
-    """What an operator that is no arithmetic makes of functions of one number; None: it is no part of a choice."""
+    """What an operator makes of functions of one number; None: it is not part of a choice."""
     holds = comparison(name)
     if holds is not None:
         return lambda f, g: pw.compared(f, g, holds)
@@ -160,7 +160,7 @@ def fits(node: fx.Node) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """An operator with what it is computed from, back to where that is no part of a choice any more."""
+    """An operator with what it is computed from, back to where that is not part of a choice any more."""
 
     node: fx.Node
     inner: frozenset[fx.Node]

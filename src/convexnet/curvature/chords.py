@@ -24,7 +24,7 @@ Forward = Callable[..., object]
 
 @dataclass(frozen=True)
 class Counterexample:
-    """Two points between which a model lies above its chord. As a string it is a sentence that says where.
+    """Two points between which a model lies above its chord; `str` makes a sentence of it that says where.
 
     Attributes:
         x, y: tuples of the chosen inputs, one sample each (without batch), float64.

@@ -16,7 +16,7 @@ def joined(call: Call) -> str:
     """The curvatures of the arguments that vary."""
     found = dict.fromkeys(bend(fact) for fact in call.facts() if fact.curvature != CONSTANT)
     if len(found) > 1:
-        found.pop(AFFINE, None)  # an affine argument stands in nobody's way
+        found.pop(AFFINE, None)  # an affine argument is never the obstacle
     return " and ".join(found)
 
 

@@ -39,7 +39,7 @@ def falsify(
     budget: int = 100_000,
     seed: int = 0,
 ) -> Counterexample | None:
-    """Search for a violation of convexity; None if the budget ends without one (which proves nothing).
+    """Search for a violation of convexity; return None if the budget ends without one (which proves nothing).
 
     Each row of a batch counts as a sample of its own. The model is left untouched: a float64 copy is evaluated, in
     eval mode. A violation that is found must show again in a batch of its own, and in chords that are a little shorter,

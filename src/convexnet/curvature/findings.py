@@ -22,7 +22,7 @@ WIDTH = 100
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that stands between a model and its certificate.
+    """One reason why a model has no certificate.
 
     Attributes:
         path: the module, as in `model.named_modules()`; empty for the model's own forward.

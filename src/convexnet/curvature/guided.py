@@ -6,7 +6,7 @@ derivative has the wrong sign refutes convexity by a chord along the gradient of
 position without such a point is convex (Gagneux, Massias, Soubies and Gribonval 2025, arXiv 2501.03017). Smooth units
 add their curvature times that derivative to the Hessian in the same way, and far away they are as good as kinked.
 
-Random chords practically never meet a rare unit of the wrong sign, because all others bend upwards at any distance.
+Random chords practically never meet a rare unit of the wrong sign, because all others are convex at any distance.
 Here random points only choose pairs (point, unit) whose derivative has the wrong sign; Newton steps move each point to
 the zero set, and short chords are tried where the sign is still wrong. Where no random point has a unit of the wrong
 sign, the slopes of the other units are drawn at random: this shows which units could have it at all. For those the

@@ -29,7 +29,7 @@ MOST = 48
 
 
 class Unfit(Exception):
-    """A function that cannot be written in this way, or whose pieces are not told apart."""
+    """A function that cannot be written in this way, or whose pieces cannot be ordered."""
 
 
 # --- sums ------------------------------------------------------------------------------------------------------------
@@ -111,7 +111,7 @@ def slope(a: Sum) -> Sum:
 
 
 def sign_of(a: Sum) -> int:
-    """The sign of a number; one that is not told from zero by 60 digits, and is not zero in form, is Unfit."""
+    """The sign of a number; one that 60 digits do not distinguish from zero, and is not zero in form, is Unfit."""
     if not a:
         return 0
     if set(a) == {ONE}:

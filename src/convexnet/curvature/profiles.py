@@ -141,7 +141,7 @@ def hardshrink(lambd: float = 0.5) -> Profile:
 
 
 def power(exponent: float) -> Profile:
-    """x^r for a number r. Odd and fractional powers bend upwards on x >= 0 only; negative ones have a pole at 0."""
+    """x^r for a number r. Odd and fractional powers are convex on x >= 0 only; negative ones have a pole at 0."""
     r = float(exponent)
     if r == 0:
         return Profile(convex=LINE, concave=LINE, rising=LINE, falling=LINE, nonneg=LINE, image=(1.0, 1.0), exact=True)

@@ -43,7 +43,7 @@ def counted(number: int, noun: str) -> str:
 
 
 def merged(findings: tuple[Finding, ...]) -> list[tuple[Finding, int]]:
-    """The findings, each told once, with how often it occurs with the same operator, reason and argument."""
+    """The findings, each listed once, with how often it occurs with the same operator, reason and argument."""
     found: dict[tuple[str, ...], tuple[Finding, int]] = {}
     for finding in findings:
         key = finding.operator, finding.argument, finding.reason, finding.remedy

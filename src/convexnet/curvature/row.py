@@ -86,7 +86,7 @@ class Row:
         rule: how facts pass through it.
         weights: where the weights stand that multiply what varies: places among the arguments. A list of tensors
             counts as one place.
-        asked: what convexity asks of the weights: a sign; to be a slope, or a share, in [0, 1]; or the signs of a
+        asked: what convexity requires of the weights: a sign; to be a slope, or a share, in [0, 1]; or the signs of a
             recurrent network.
         divisor: the place of the argument that it divides by.
         shape_only: places of arguments of which it takes the shape or the type, and no element. The result has the

@@ -1,4 +1,4 @@
-"""What the code of a forward may do that a traced program does not show, told from its bytecode.
+"""What the code of a forward may do that a traced program does not show, as its bytecode shows.
 
 Names and instructions are looked at, never values: what is found here is reason to compare, and says nothing more.
 Followed are the forwards of all modules that are not torch's own, their hooks, and the functions, methods and classes

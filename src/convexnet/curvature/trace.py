@@ -253,7 +253,7 @@ def captured(model: nn.Module, exported: torch.export.ExportedProgram) -> frozen
     """The constants of the program that are weights of modules in the closure of a function of the model's.
 
     Raises:
-        NotTraceable: some are weights of modules in plain lists and dictionaries, where nobody trains them.
+        NotTraceable: some are weights of modules in plain lists and dictionaries, where no optimiser finds them.
     """
     used = {place(value): name for name, value in exported.constants.items() if isinstance(value, Tensor)}
     found: set[str] = set()

@@ -20,7 +20,7 @@ ULPS = 8
 
 @dataclass(frozen=True, eq=False, init=False)
 class Box:
-    """All points of one sample's shape with `lo <= x <= hi`, element by element.
+    """The set of points of one sample's shape with `lo <= x <= hi`, element by element.
 
     Args:
         lo: lower bounds, a number, a list, an array or a tensor; `-inf` leaves an element free.
@@ -87,7 +87,7 @@ class Box:
         return self.lo.shape if self.batch is None else self.lo.shape[1:]
 
     def fix(self, values: Bound, mask: bool | Sequence[bool] | Tensor | Any) -> Box:
-        """The box with the elements of `mask` fixed to `values`; gradients flow to both bounds and values.
+        """Return the box with the elements of `mask` fixed to `values`; gradients flow to bounds and values.
 
         A value that lies outside by no more than 8 units in the last place of its own type is taken for the bound: a
         float32 number that was meant to be it.
@@ -142,7 +142,7 @@ class Box:
         return fixed
 
     def hull(self) -> Box:
-        """The smallest box without a batch that holds those of all samples.
+        """Return the smallest box without a batch that contains those of all samples.
 
         Example:
             >>> Box(0, 1, shape=(1,)).fix([[0.25], [0.5]], True).hull().lo.tolist()
@@ -151,7 +151,7 @@ class Box:
         return self if self.batch is None else Box(self.lo.amin(0), self.hi.amax(0), self.shape)
 
     def contains(self, points: Tensor | Any) -> Tensor:
-        """Which of a batch of points, (B, *shape), lie in the box: booleans (B,).
+        """Return which of a batch of points, (B, *shape), lie in the box: booleans (B,).
 
         A point may lie outside a bound by 8 units in the last place of its type, at the size of the two: what rounding
         leaves of a point on the bound. NaN lies nowhere.
@@ -170,7 +170,7 @@ class Box:
         return (inside & x.isfinite()).reshape(len(x), self.shape.numel()).all(1)
 
     def project(self, points: Tensor | Any) -> Tensor:
-        """The nearest points of the box, same shape and dtype as `points` (B, *shape).
+        """Return the nearest points of the box, of the shape and dtype of `points` (B, *shape).
 
         Raises:
             ValueError: points of another shape.
@@ -183,7 +183,7 @@ class Box:
         return own.clamp(self.lo.to(own), self.hi.to(own))
 
     def checked(self, points: Tensor | Any) -> Tensor:
-        """A batch of points as a tensor, (B, *shape), for each sample one if the box has a batch."""
+        """Return a batch of points as a tensor, (B, *shape), one for each sample if the box has a batch."""
         own = as_tensor(points, "points")
         rows = own.shape[0] if own.ndim else 0
         if own.ndim != len(self.shape) + 1 or own.shape[1:] != self.shape or self.batch not in (None, 1, rows):
@@ -195,7 +195,7 @@ class Box:
 
 
 def own_copy(bound: Tensor) -> Tensor:
-    """A bound in float64, in memory that nobody else writes to."""
+    """A bound in float64, in memory that nothing else writes to."""
     made = bound.double()
     return made.clone() if made is bound else made
 

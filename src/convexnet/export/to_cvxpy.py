@@ -16,7 +16,7 @@ from convexnet.form.tightness import check_tight
 
 
 def to_cvxpy(model: nn.Module, variable: Any, given: Any = None, *, wrt: int = -1) -> Any:
-    """A network that is convex in one of its inputs, as a convex expression of CVXPY, for one sample.
+    """Return a network that is convex in one of its inputs as a convex expression of CVXPY, for one sample.
 
     The expression obeys the rules of disciplined convex programming like any convex atom: it may be minimised, bounded
     from above, added and multiplied by what is not negative. CVXPY itself refuses to maximise it or to set it equal to

@@ -23,7 +23,7 @@ Rows = tuple[Any, Any]
 
 
 def to_lp(model: nn.Module, domain: Box, given: Tensor | Sequence[Any] | Any = None, *, wrt: int = -1) -> Any:
-    """A network that is piecewise linear and convex in one of its inputs, as a linear program.
+    """Return a network that is piecewise linear and convex in one of its inputs as a linear program.
 
         minimise f(given, y) over y in the domain,   with z >= a and z >= s a in place of z = max(s a, a)
 

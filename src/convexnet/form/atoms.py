@@ -29,7 +29,7 @@ class Bend(ABC):
     group: int = 1
     """Arguments of one result."""
     smooth: bool = False
-    """Whether it is differentiable as it is, so that its gates are no iterates of their own."""
+    """Whether it is differentiable as it is, so that its slopes are not iterates of their own."""
     piecewise_linear: bool = False
     cones: str = ""
     """What a conic solver must know besides linear inequalities: "exp", "soc" or neither."""

@@ -237,7 +237,7 @@ class Pieces:
 
 
 def signed(bends: Sequence[Bend], maps: Maps) -> tuple[Bend, ...]:
-    """The bends, told which of their arguments are convex or concave functions: those that see results of others."""
+    """The atoms, with which of their arguments are convex or concave functions: those that see results of others."""
     found = list(bends)
     for k, bend in enumerate(bends):
         inner = [m for (target, source), m in maps.items() if target == k and source > 0]

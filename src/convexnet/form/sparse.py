@@ -2,7 +2,7 @@
 
     a_k = c_k + sum_{s <= k} A_ks v_s,    v_k = φ_k(a_k),    f = c + sum_s A_s v_s,    v_0 = y flattened
 
-with sparse A, which do not depend on `given`: products with what depends on it are cut out too. A solver is told
+with sparse A, which do not depend on `given`: products with what depends on it are cut out too. A solver is given
 v_k >= φ_k(a_k); why that is the network is in `tightness`.
 """
 

@@ -1,6 +1,6 @@
 """Why inequalities are enough: nothing gains by a result that is greater than its bend.
 
-A solver is told v >= φ(a), and the network is v = φ(a). Lowering every v to its atom, from the first cut on,
+A solver is given v >= φ(a), and the network is v = φ(a). Lowering every v to its atom, from the first cut on,
 keeps all inequalities and does not raise the output, if each v is used upwards only: by the output with a coefficient
 that is not negative, and by a later bend where that does not fall with it. The certificate proves the network convex;
 this is a second proof, of what the exporters need, from the signs of the maps they write down.
@@ -91,8 +91,8 @@ def check_tight(form: Form, model: str) -> tuple[bool, ...]:
 
 LOOSE = "its value is used where only the exact one will do, and a solver is given an inequality"
 LOOSE_REMEDY = (
-    "the network is convex for a reason of ranges: write it without (a ReLU of what is never negative is no ReLU), or "
-    "minimise it with cx.minimise"
+    "the network is convex because of ranges: write it without (a ReLU of an argument that is never negative is the "
+    "argument), or minimise it with cx.minimise"
 )
 LOWER_BOUND = (
     "is not a convex constraint: the points where a convex function is at least c need not form a convex set. The "

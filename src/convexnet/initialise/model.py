@@ -117,7 +117,7 @@ def swapped(weight: Tensor, groups: int) -> Tensor:
 
 
 def correlation(model: nn.Module, inputs: Tensor | Sequence[Tensor]) -> dict[str, float]:
-    """How alike the units of each layer are: the mean correlation between their pre-activations over a batch.
+    """Return how similar the units of each layer are: the mean correlation of their pre-activations over a batch.
 
     Near 0, units are diverse; near 1, all of them are one unit up to scale and shift, and the layer is as good as one
     unit wide. A layer is a linear or convolutional module, its pre-activations are what it returns, and every position

@@ -31,7 +31,7 @@ MOST_TERMS = 400
 
 
 class Moments(NamedTuple):
-    """E φ(x), E φ(x)², Var φ(x) and Cov(φ(x), φ(y)) for standard normal x and y of a given correlation."""
+    """The moments E φ(x), E φ(x)², Var φ(x) and Cov(φ(x), φ(y)) for standard normal x and y of a given correlation."""
 
     mean: float
     second: float
@@ -40,7 +40,7 @@ class Moments(NamedTuple):
 
 
 def moments(activation: Activation, correlation: float = 0.5) -> Moments:
-    """The moments of an activation of standard normal variables, by quadrature.
+    """Return the moments of an activation of standard normal variables, by quadrature.
 
     One-dimensional integrals are composite Gauss-Legendre sums, whose panels break at every multiple of 1/32, so that a
     kink there (at 0 above all) costs no accuracy. The covariance is Mehler's series Σ_k a_k² ρ^k in the coefficients

@@ -12,7 +12,7 @@ from convexnet.initialise.moments import Activation, Moments, moments
 def paper_(
     weight: Tensor, epsilon: float = 5.0, *, where: Tensor | None = None, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Glorot's uniform distribution, then w < 0 becomes e^(w - epsilon), in place.
+    """Draw from Glorot's uniform distribution, then replace w < 0 by e^(w - epsilon), in place.
 
     Args:
         weight: (out, in, *kernel).
@@ -51,7 +51,7 @@ def lognormal_(
     where: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Log-normal weights and a constant bias that keep, on average over draws, mean 0, variance 1 and a correlation.
+    """Draw log-normal weights and a constant bias that keep mean 0, variance 1 and a correlation on average, in place.
 
     With fan-in N and correlation ρ, the weights have mean μ, μ² = ρ / (N Var φ + N(N-1) Cov_φ(ρ)), and variance
     (1-ρ) / (N E φ²); the bias is -N μ E φ. If the layer before has standard normal pre-activations of correlation ρ, so
@@ -127,7 +127,7 @@ def identity_(
     where: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Nearly the identity, in place: each unit passes on one input (or a few), plus small positive noise.
+    """Fill a weight nearly with the identity, in place: one input (or a few) for each unit, plus small positive noise.
 
     Of n inputs and m outputs (in each group), output i takes input i mod n if m >= n, with weight 1; if m < n it takes
     the inputs j with j mod m = i, each with weight 1/√(number of them), so that no input is lost and, if they are

@@ -142,7 +142,7 @@ def demo(
     """Compare ordinary and convex networks on real digits.
 
     All are trained with clean and with 40 % wrong labels: the paper's pair, of which options say how the convex one is
-    made; and the convex network in our recipe, with the ordinary one in the same and one hidden layer beside it.
+    made; and the convex network in our recipe, with the ordinary one in the same and one hidden layer next to it.
     Prints a table and both certificates, and writes report.html (one file, opens anywhere) and metrics.json. The data
     come with scikit-learn, so no network is needed. Under two minutes on two processor cores.
     """
@@ -266,11 +266,11 @@ def predict(
     ],
     top: Annotated[int, typer.Option(min=1, help="Classes to name for each image.")] = 3,
     allow: Allow = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
 ) -> None:
     """Name the most probable classes of images, with their probabilities.
 
-    Images are brought to the size that the network was trained on. Exit status 2: a file is no image, or no network.
+    Images are brought to the size that the network was trained on. Exit status 2: a file is not an image or network.
 
     Example: convexnet predict runs/first/network.safetensors cat.jpg dog.jpg
     """

@@ -140,7 +140,7 @@ class Training:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Become the training that `state()` was asked of."""
+        """Continue from a `state()`."""
         self.model.load_state_dict(state["model"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])

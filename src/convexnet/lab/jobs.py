@@ -19,7 +19,7 @@ class Job:
     serves both.
 
     Attributes:
-        study: the study that asks for it; the only thing here that is no setting.
+        study: the study that asks for it; the only field that is not a setting.
         model: a name in `convexnet.lab.models.MODELS`.
         dataset: a name that `convexnet.lab.data.load` knows, or one of the study's own.
         recipe: how it is made and trained.

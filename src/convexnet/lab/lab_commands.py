@@ -209,9 +209,9 @@ def report(
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The page to write.", dir_okay=False)] = Path("report.html"),
 ) -> None:
-    """Make a page of tables and figures from records: our numbers beside the paper's.
+    """Make a page of tables and figures from records: our numbers next to the paper's.
 
-    Writes one self-contained HTML file and, beside it, the same as Markdown with its pictures in a folder.
+    Writes one self-contained HTML file and, next to it, the same as Markdown with its pictures in a folder.
     """
     with stops_cleanly("no report was written."):
         from convexnet.lab.records import RecordError

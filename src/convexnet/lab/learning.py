@@ -1,7 +1,7 @@
 """Any learner, driven to its end, and the record of it.
 
-A learner that is no classifier gets checkpoints, resuming, logs, bars and a record from `learn`: a study's `run` makes
-the learner from the job and says which columns the record has besides those that every record has.
+A learner that is not a classifier gets checkpoints, resuming, logs, bars and a record from `learn`: a study's `run`
+makes the learner from the job and says which columns the record has besides those that every record has.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ NETWORK = "network.safetensors"
 """The trained network in the folder of a run."""
 
 POINTS = 100
-"""At most so many points of a curve are kept in a record; the run's own log has all."""
+"""At most this many points of a curve are kept in a record; the run's own log has all."""
 
 
 def learn(job: Job, learner: Learner, place: Place, columns: Callable[[], Mapping[str, Any]], tick: Tick) -> Row:

@@ -15,7 +15,7 @@ from convexnet.lab.terminal import Allow, UsageError, completing, one_of, refuse
 
 def minimise(
     checkpoint: Annotated[
-        Path, typer.Argument(exists=True, dir_okay=False, help="A network that `convexnet.save` wrote.")
+        Path, typer.Argument(metavar="FILE", exists=True, dir_okay=False, help="A network that `convexnet.save` wrote.")
     ],
     box: Annotated[
         list[str],

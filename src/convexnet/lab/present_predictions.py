@@ -16,7 +16,7 @@ def show(file: Path, images: Sequence[Path], *, top: int, allow: Sequence[str], 
     """Print what a network says of some images.
 
     Raises:
-        UsageError: the file is no network, or an image is none.
+        UsageError: the file is not a network, or an image is not an image.
     """
     found = predictions(network_of(file, allow), images, top)
     if as_json:

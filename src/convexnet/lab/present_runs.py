@@ -72,8 +72,8 @@ def train_one(job: Job, place: Place) -> None:
 def begun(job: Job, place: Place, console: Console) -> tuple[Job, Row | None]:
     """The job, and the record that is in its folder already, with which it goes on if it asks for more epochs.
 
-    A run that goes on beyond its epochs is not the one that would have had so many from the beginning, as its rate has
-    fallen already: it never counts as full.
+    A run that goes on beyond its epochs is not the one that would have had this many from the beginning, as its rate
+    has fallen already: it never counts as full.
     """
     record, checkpoint = place.folder / RECORD, place.folder / NAME
     if not record.exists():

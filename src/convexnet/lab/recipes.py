@@ -20,7 +20,7 @@ class Recipe:
 
     Attributes:
         name: of the recipe it is or was derived from.
-        epochs: at most so many passes over the training data.
+        epochs: passes over the training data, at most.
         batch: samples in a step, over all processes together.
         learning_rate: in the first epoch.
         decay: what is left of it after the last epoch; it falls by the same factor every epoch. 1: it stays.

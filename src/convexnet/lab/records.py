@@ -36,7 +36,7 @@ FIELDS = COMMON | frozenset(
 """What the record of a classifier has; those of networks that have no test set say None."""
 
 CLASSIFICATION = "classification"
-"""The task of records that name none."""
+"""The task of records that do not name one."""
 
 Row = dict[str, Any]
 """One record: the result of one run, and what is needed to measure it again."""
@@ -66,7 +66,7 @@ def read_records(path: Path) -> list[Row]:
     """The records of studies in a file, in its order; half a last line, of a run that was killed, is left out.
 
     Raises:
-        RecordError: a line is no record, or one of another version.
+        RecordError: a line is not a record, or is one of another version.
     """
     try:
         text = path.read_text(encoding="utf-8")

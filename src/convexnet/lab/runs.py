@@ -42,7 +42,7 @@ ACTIVATIONS = 2**28
 """Bytes that the largest result of a layer may have then."""
 
 SAMPLED = 1000
-"""Validation samples for the correlation of pre-activations, if there are so many."""
+"""Validation samples for the correlation of pre-activations, if there are that many."""
 
 
 def run(job: Job, place: Place, tick: Tick = lambda job, point: None) -> Row:
@@ -53,7 +53,7 @@ def run(job: Job, place: Place, tick: Tick = lambda job, point: None) -> Row:
     Raises:
         DataError: the data are not there, or damaged.
         CheckpointError: there is a checkpoint that does not fit, or one cannot be written.
-        Diverged: the loss is no number any more.
+        Diverged: the loss is not a number any more.
         ValueError: a setting is wrong, or there is no such device.
     """
     found = trained(job, place, tick)

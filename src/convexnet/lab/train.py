@@ -39,7 +39,7 @@ class Epoch(NamedTuple):
 
 
 class Diverged(Exception):
-    """The loss is no number any more. Nothing good was overwritten: the last checkpoint is from before.
+    """The loss is not a number any more. Nothing good was overwritten: the last checkpoint is from before.
 
     Attributes:
         batch: the number of the batch in its epoch, from 0; None where it is not one batch's loss.

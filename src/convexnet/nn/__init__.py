@@ -1,4 +1,4 @@
-"""Networks that are convex in their inputs, and what others are made convex with.
+"""Networks that are convex in their inputs, and the parts with which others are made convex.
 
 Networks: `FICNN` and `ConvFICNN`, convex in their whole input, `PICNN` and `ConvPICNN`, convex in one of two, `ICRNN`,
 convex in a whole sequence. Their parts: layers with non-negative weights, norms that are affine in eval mode, a head

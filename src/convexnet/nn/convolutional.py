@@ -224,7 +224,7 @@ class ConvPICNN(nn.Module):
     def add(
         self, step: PartialStep, path: nn.Module | None, activation: nn.Module, norm: nn.Module | None, power: float
     ) -> None:
-        """Append a layer and, unless it is the last, the layer of the path of x beside it, with initial values."""
+        """Append a layer and, unless it is the last, the layer of the path of x next to it, with initial values."""
         start_partial(step, self.activation, power)
         self.layers.append(step)
         if path is not None:

@@ -164,7 +164,7 @@ class FICNN(nn.Module):
         return value if self.quadratic is None else value + self.quadratic(y)
 
     def strong_convexity(self) -> Tensor:
-        """A modulus μ for each output: f_k(y) − ½ μ_k ‖y‖² is convex; 0 without a quadratic term.
+        """Return a modulus μ for each output: f_k(y) − ½ μ_k ‖y‖² is convex; 0 without a quadratic term.
 
         Returns:
             (out_features,): the least entry of the diagonal, which the rows of A only add to.

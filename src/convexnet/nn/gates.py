@@ -8,7 +8,7 @@ from convexnet.arrays import as_size
 
 
 class PooledSum(nn.Module):
-    """z + W pool(z), the average over positions: squeeze-and-excitation's information, added instead of multiplied.
+    """z + W pool(z), the average over positions: the summary of squeeze-and-excitation, added instead of multiplied.
 
     Convex and non-decreasing in z for W >= 0, which `constrain` derives. W starts at zero, so that the block starts as
     the identity.
@@ -36,7 +36,7 @@ class PooledSum(nn.Module):
 
     @classmethod
     def like(cls, gate: nn.Module) -> PooledSum:
-        """One for the channels of a squeeze-and-excitation block: a factory for `convexify(replace=...)`.
+        """Return one for the channels of a squeeze-and-excitation block: a factory for `convexify(replace=...)`.
 
         Example:
             >>> PooledSum.like(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, 2, 1), nn.Sigmoid())).mix
@@ -54,7 +54,7 @@ class PooledSum(nn.Module):
 
 
 def removed(gate: nn.Module) -> nn.Identity:
-    """Nothing in the place of a gate: a factory for `convexify(replace=...)`.
+    """Return nn.Identity in the place of a gate: a factory for `convexify(replace=...)`.
 
     Example:
         >>> removed(nn.Sigmoid())

@@ -32,7 +32,7 @@ class Convolution(NamedTuple):
     padding: int | tuple[int, int] | None = None
 
     def geometry(self) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
-        """Kernel, stride and padding, each for height and width."""
+        """Return kernel, stride and padding, each for height and width."""
         kernel, stride = pair(self.kernel), pair(self.stride)
         if self.padding is not None:
             return kernel, stride, pair(self.padding, "padding", least=0)
@@ -40,7 +40,7 @@ class Convolution(NamedTuple):
         return kernel, stride, (high, wide)
 
     def grid(self, sides: tuple[int, int]) -> tuple[int, int]:
-        """Height and width after the layer."""
+        """Return height and width after the layer."""
         high, wide = ((side + 2 * p - k) // s + 1 for side, k, s, p in zip(sides, *self.geometry(), strict=True))
         return high, wide
 

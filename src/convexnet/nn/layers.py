@@ -115,7 +115,7 @@ class NonnegativeWeight(nn.Module):
 
 
 class ConvexLinear(NonnegativeWeight):
-    """W x + b with W >= 0 for every value of its parameters: convex in whatever x is convex in.
+    """W x + b with W >= 0 for every value of its parameters: convex in every input in which x is convex.
 
     Args:
         in_features, out_features: as in `nn.Linear`.
@@ -165,7 +165,7 @@ class ConvexLinear(NonnegativeWeight):
 
     @torch.no_grad()
     def plain(self) -> nn.Linear:
-        """A linear layer with the weights of the moment, for inference.
+        """Return a linear layer with the present weights, for inference.
 
         Example:
             >>> layer, x = ConvexLinear(3, 2), torch.rand(4, 3)
@@ -241,7 +241,7 @@ class ConvexConv2d(NonnegativeWeight):
 
     @torch.no_grad()
     def plain(self) -> nn.Conv2d:
-        """A convolution with the weights of the moment, for inference.
+        """Return a convolution with the present weights, for inference.
 
         Example:
             >>> layer, x = ConvexConv2d(3, 2, 3), torch.rand(4, 3, 5, 5)

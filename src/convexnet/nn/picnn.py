@@ -136,7 +136,7 @@ class PICNN(nn.Module):
         return value if self.quadratic is None else value + self.quadratic(y)
 
     def strong_convexity(self) -> Tensor:
-        """A modulus μ for each output, as of `FICNN`: f_k(x, y) − ½ μ_k ‖y‖² is convex in y; 0 without `quadratic`.
+        """Return a modulus μ for each output: f_k(x, y) − ½ μ_k ‖y‖² is convex in y; 0 without `quadratic`.
 
         Example:
             >>> PICNN(2, 3).strong_convexity()

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class BothSigns(nn.Module):
-    """An activation g of a and of −a, side by side: (B, C, ...) -> (B, 2C, ...), as concatenated ReLUs have it.
+    """The concatenation of g(a) and g(−a), for an activation g: (B, C, ...) -> (B, 2C, ...), as in concatenated ReLUs.
 
     Behind a free layer a is affine, so that both halves are convex; the layers that follow may then weigh either side
     of a unit, where weights of one sign alone could only ever add up g(a).

@@ -88,7 +88,7 @@ def checked(
     for i, tensor in enumerate(others):
         check_given(i, tensor, others[0])
     others = [tensor.clone() if tensor.is_inference() else tensor for tensor in others]
-    if home is not None:  # what is no tensor comes from no device
+    if home is not None:  # only a tensor comes from a device
         others = [t if isinstance(item, Tensor) else t.to(home.device) for t, item in zip(others, listed, strict=True)]
     wrt = int(wrt)
     if not -len(others) - 1 <= wrt <= len(others):

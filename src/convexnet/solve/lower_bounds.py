@@ -241,7 +241,7 @@ def by_gates(gates: Sequence[Tensor] | None) -> Guide:
 
 
 def by_multipliers(wanted: Sequence[Tensor], touching: Sequence[Tensor]) -> Guide:
-    """The multipliers nearest to those wanted; tangents of smooth bends touch where they are told to."""
+    """The multipliers nearest to those wanted; tangents of smooth atoms touch where they are meant to."""
 
     def guide(k: int, bend: Bend, a: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         return bend.fit(wanted[k], touching[k] if bend.smooth else a, v)

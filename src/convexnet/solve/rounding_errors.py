@@ -186,7 +186,7 @@ class Call:
         return list(out) if isinstance(out, (list, tuple)) else [out]
 
     def size(self, constant: Tensor) -> Tensor:
-        """The absolute values of a tensor that is no result."""
+        """The absolute values of a tensor that is not a result."""
         held, size = self.sizes.get(id(constant), (None, None))
         if held is not constant or size is None:
             size = constant.detach().abs()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Solution:
-    """The minimum of each sample of a batch, with a proof of how good it is.
+    """The minimum of each sample of a batch, with a proof of its accuracy.
 
     Attributes:
         x: the points (B, *shape), in the type of `given`. Gradients flow through it.

@@ -102,14 +102,14 @@ def load(path: str | os.PathLike[str], allow: Sequence[str] = (), device: str | 
     Args:
         path: of the file.
         allow: packages or modules whose classes and functions the file may use too, such as ("mypackage",); classes
-            of a script or notebook are in "__main__".
+            of a script or notebook are in `"__main__"`.
         device: where the tensors shall lie.
 
     Returns:
         The model, in the mode (training or evaluation) it was saved in.
 
     Raises:
-        ValueError: the file is damaged or no model file, names a class or function that is not trusted or no longer
+        ValueError: the file is damaged or not a model file, names a class or function that is not trusted or no longer
             exists, or is of a newer format.
         FileNotFoundError: there is none.
         ModuleNotFoundError: safetensors is not installed.

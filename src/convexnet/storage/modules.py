@@ -2,7 +2,7 @@
 
 For every module: its class, its attributes, which tensors are its parameters and buffers, which modules its children,
 its flags and hooks. Modules and tensors have numbers, so that what occurs at two places in the model is one thing again
-when it is loaded. Gradients, and hooks that are no functions of an importable module, are not part of a model.
+when it is loaded. Gradients, and hooks that are not functions of an importable module, are not part of a model.
 """
 
 from __future__ import annotations

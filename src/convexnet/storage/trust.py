@@ -39,7 +39,7 @@ PLAIN = {
     *(f"builtins:{kind.__name__}" for kind in (bool, int, float, str, list, tuple, dict, set, frozenset)),
     *("torch:Tensor", "torch:Size", "torch.nn.parameter:Parameter", "collections:OrderedDict"),
 }
-"""Classes that may be values although they are no modules."""
+"""Classes that may be values although they are not modules."""
 
 FUNCTIONS = (
     *("torch.nn.functional", "torch.nn.init", "torch.functional", "torchvision.ops", "timm.layers"),

@@ -85,7 +85,7 @@ def encode(value: Any, where: str, sink: Sink) -> Json:
 
 
 def contents(value: Any, where: str, sink: Sink) -> Json:
-    """What is inside a value that is no scalar, tagged."""
+    """Return what is inside a value that is not a scalar, tagged."""
     kind: type[Any] = type(value)
 
     def items(of: Iterable[Any]) -> list[Json]:
@@ -146,7 +146,7 @@ def numeric(kind: np.dtype[Any]) -> bool:
 
 
 def fields(value: Any, where: str) -> list[tuple[str, Any]]:
-    """The fields of a dataclass instance with their values; anything beside them that is no cache is an error."""
+    """The fields of a dataclass instance with their values; anything next to them that is not a cache is an error."""
     names = [each.name for each in dataclasses.fields(value)]
     members = {name: member for kind in type(value).__mro__ for name, member in vars(kind).items()}
     cached = {name for name, member in members.items() if isinstance(member, functools.cached_property)}

@@ -172,7 +172,7 @@ def allconv_published(
     activation: ActivationName = "relu",
     last_activation: bool = True,
 ) -> AllConv:
-    """The AllConv with BatchNorm of the published code, images (B, in_channels, H, W) -> logits (B, classes).
+    """Return the AllConv with BatchNorm of the published code, images (B, in_channels, H, W) -> logits (B, classes).
 
     Its convolutions differ from the paper's in two places: the seventh is padded (8 x 8), and the last has stride 2, so
     that the average is over 4 x 4. BatchNorm follows the *activation* of convolutions 2, 4, 6 and 8; dropout of 50 %

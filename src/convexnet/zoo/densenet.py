@@ -177,7 +177,7 @@ def densenet40(
     dropout: float = 0.0,
     activation: ActivationName = "relu",
 ) -> DenseNet:
-    """DenseNet of depth 40 and growth 12: three blocks of 12 layers, no bottleneck, no compression.
+    """Return DenseNet of depth 40 and growth 12: three blocks of 12 layers, no bottleneck, no compression.
 
     Channels 16 -> 160 -> 304 -> 448; depth 40 counts the first convolution, 36 layers, two transitions and the head.
     1,019,722 parameters (the paper's table 2 has 1.0M). Sivaprasad et al. 2021 state growth 12 and no depth: this is
@@ -202,7 +202,7 @@ def densenet_bc100(
     dropout: float = 0.0,
     activation: ActivationName = "relu",
 ) -> DenseNet:
-    """DenseNet-BC of depth 100 and growth 12: three blocks of 16 bottleneck layers, compression 0.5.
+    """Return DenseNet-BC of depth 100 and growth 12: three blocks of 16 bottleneck layers, compression 0.5.
 
     Channels 24 -> 216 | 108 -> 300 | 150 -> 342. 769,162 parameters (the paper's table 2 has 0.8M).
 
@@ -233,7 +233,7 @@ def densenet_published(
     dropout: float = 0.2,
     activation: ActivationName = "relu",
 ) -> DenseNet:
-    """The DenseNet of the published code: four blocks of six layers, growth 40, dropout 0.2.
+    """Return the DenseNet of the published code: four blocks of six layers, growth 40, dropout 0.2.
 
     Channels 80 -> 320 | 40 -> 280 | 40 -> 280 | 40 -> 280, sides 32, 16, 8, 4. Every transition leaves 40 channels, and
     the average at the end is over 2 x 2 of 4 x 4, so that the head has 1120 inputs. The first convolution has 80
@@ -269,7 +269,7 @@ def densenet_small(
     dropout: float = 0.0,
     activation: ActivationName = "relu",
 ) -> DenseNet:
-    """A DenseNet-BC of two blocks with two layers each, growth 4, for tests and quick trials.
+    """Return a DenseNet-BC of two blocks with two layers each, growth 4, for tests and quick trials.
 
     Example:
         >>> sum(p.numel() for p in densenet_small().parameters())

@@ -87,7 +87,7 @@ def mlp_published(
     hidden: int | Sequence[int] = (800, 800, 800),
     activation: ActivationName = "relu",
 ) -> MLP:
-    """The MLP as the published code builds it: with BatchNorm, Glorot-uniform weights and Keras's BatchNorm settings.
+    """Return the MLP as the published code builds it: BatchNorm, Glorot-uniform weights, Keras's BatchNorm settings.
 
     The layers are those of the paper; only initial values and the settings of BatchNorm differ. Its first layer is as
     wide in the convex network.

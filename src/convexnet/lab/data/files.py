@@ -67,7 +67,7 @@ def opened(path: Path) -> dict[str, np.ndarray]:
 
     Raises:
         MissingData: there is no such file.
-        CorruptData: it is no such file, or not a whole one.
+        CorruptData: it is another file, or not a whole one.
     """
     if not path.is_file():
         raise MissingData(f"there is no file {path.absolute()}: give the path of an .npz file")

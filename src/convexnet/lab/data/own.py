@@ -279,7 +279,7 @@ def fingerprint(path: Path) -> str:
 
 
 def require_memory(folder: Path, count: int, size: int) -> None:
-    """Refuse a set of images, of so many bytes each, that this machine cannot hold."""
+    """Refuse a set of images, of this many bytes each, that this machine cannot hold."""
     here = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else count * size
     if count * size > here:
         raise DataError(

@@ -58,7 +58,7 @@ def has_tangent(tensor: Tensor) -> bool:
 
 
 def unsmooth(opened: Opened, inputs: Sequence[Tensor], k: int, sample: int) -> str:
-    """Why there is no second derivative: the bend k holds a sample."""
+    """The error for a second derivative that does not exist: a sample sits on the kink of atom k."""
     where = opened.origins([tensor[:1] for tensor in inputs])[k]
     return (
         f"second derivatives of this minimum are not available: the minimiser of sample {sample} sits on a kink of "

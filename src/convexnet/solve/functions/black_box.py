@@ -27,7 +27,7 @@ class Whole:
 
     What automatic differentiation returns at a kink is a subgradient, because the program is composed as the calculus
     asks. It is the traced program that is differentiated, not the module: a module may cut its gradients off, or have
-    its own idea of them. A function that is convex on a box only may have a kink that bends downwards on its border,
+    its own idea of them. A function that is convex on a box only may have a concave kink on its border,
     where the slope of the other side may be chosen. So it is differentiated a little inside, and the tangent there is
     what `subgradient` describes.
 

@@ -251,7 +251,7 @@ def carried(a: Tensor, z: Tensor, pulled: Callable[[Tensor], Tensor]) -> Tensor:
 
 
 def bends_of(opened: Opened, inputs: Sequence[Tensor]) -> list[Bend]:
-    """The bends of a program, told which of their arguments are convex or concave: those that see results of others."""
+    """The atoms of a program, with which of their arguments are convex or concave: those that see results of others."""
     found: list[Bend] = []
     leaves: list[Tensor] = []
     seen: list[Tensor] = []

@@ -34,7 +34,7 @@ PROGRAM = 4_000_000
 
 @dataclass(frozen=True)
 class Way:
-    """A solver: how it is made, how many steps it gets unless told, and what it needs of the functions."""
+    """A solver: how it is made, how many steps it gets by default, and what it needs of the functions."""
 
     make: Callable[[], Solver]
     steps: int

@@ -91,7 +91,7 @@ class Evidence:
     """What a lower bound was made of, so that it can be proved: whatever a solver has of this, in float64.
 
     Attributes:
-        touch: where the affine function touches what bends smoothly, (B, n).
+        touch: where the affine function touches smooth atoms, (B, n).
         gates: of each bend, (B, in_k).
         multipliers, touching: of the arguments of each bend, and where its tangents touch, (B, in_k).
         points, shares: the points of tangents, (B, m, n), and the weights of their average, (B, m).

@@ -46,7 +46,7 @@ def program_of(form: KinkForm, sample: int, lo: Tensor, hi: Tensor) -> Any:
     lows = [lo.numpy().astype(float)]
     for k, (bend, inside) in enumerate(zip(form.bends, wide, strict=True)):
         if not isinstance(bend, (Kinks, Largest)):
-            raise Refusal(f"it has a smooth curve ({curve_of(bend)}), and is no linear program")
+            raise Refusal(f"it has a smooth atom ({curve_of(bend)}), and is not a linear program")
         row: list[Any] = [sparse.csc_matrix((inside, width)) for width in kinds]
         first = form.from_y[k]
         if first is not None:

@@ -40,7 +40,7 @@ class Offer:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a minimisation has come, as `minimise(callback=...)` is told after every step.
+    """The progress of a minimisation, which `minimise(callback=...)` gets after every step.
 
     Attributes:
         step: steps taken so far, by all solvers together.
@@ -57,7 +57,7 @@ class Progress:
 
 @dataclass
 class Watch:
-    """Who is told of every step, and may end it all."""
+    """The callback of every step, which may end the minimisation."""
 
     callback: Callable[[Progress], object] | None = None
     verbose: bool = False
@@ -87,7 +87,7 @@ class Budget:
         tol: the gap at which a sample counts as solved, as a share of its scale: see `Found.allowed`.
         max_steps: for each sample; None: as many as the solver takes by default.
         deadline: on the monotonic clock.
-        watch: who is told of every step.
+        watch: the callback of every step.
     """
 
     tol: float
