@@ -36,8 +36,10 @@ from convexnet.curvature.call import Refusal
 from convexnet.curvature.certificate import certify_program
 from convexnet.curvature.fields import BATCH
 from convexnet.curvature.trace import Program, trace
+from convexnet.form.atoms import Bend
 from convexnet.form.matrices import Pieces
 from convexnet.form.program import Opened, values_of
+from convexnet.form.smooth import NO_CONE
 from convexnet.form.sparse import Sample, form_of
 from convexnet.form.tightness import check_tight
 from convexnet.solve.lower_bounds import supported
@@ -295,6 +297,7 @@ class Found:
         total: the output of `Wide` that can be minimised.
         fast: whether `minimise` opens it.
         exports: the exporters that take it.
+        refused: why none does.
     """
 
     curvature: str
@@ -303,6 +306,7 @@ class Found:
     total: int = 2
     fast: bool = False
     exports: tuple[str, ...] = ()
+    refused: str = ""
 
 
 @cache
@@ -319,8 +323,8 @@ def found(row: Row) -> Found:
     single = output_of(program, total)
     everywhere = certify_program(single, 0).convex
     fast = is_fast(row, opened(single, None), everywhere)
-    exports = exporters(opened(single, ())) if everywhere else ()
-    return Found(mine.curvature, negative, theirs, total, fast, exports)
+    exports, refused = exporters(opened(single, ()), domain)
+    return Found(mine.curvature, negative, theirs, total, fast, exports, refused)
 
 
 def output_of(program: Program, output: int) -> Program:
@@ -344,15 +348,19 @@ def is_fast(row: Row, program: Opened, everywhere: bool) -> bool:
     return supported(layers, lo, hi, 1 if whole else 3)
 
 
-def exporters(program: Opened) -> tuple[str, ...]:
-    """The exporters that take a program which is convex everywhere."""
+def exporters(program: Opened, domain: cx.Box | None) -> tuple[tuple[str, ...], str]:
+    """The exporters that take a program, and why none does."""
     try:
         sample = Sample(program, [tensor[:1] for tensor in program.program.inputs], BATCH)
-        check_tight(form_of(sample), "")
-    except cx.NotCertified:
-        return ()
-    linear = all(getattr(cut.atom, "piecewise_linear", False) for cut in sample.cuts)
-    return ("to_cvxpy", "to_lp") if linear else ("to_cvxpy",)
+        check_tight(form_of(sample), "", domain)
+    except cx.NotCertified as error:
+        finding = error.findings[0]
+        return (), f"{finding.operator.removeprefix('aten.')}: {finding.reason}"
+    atoms = [cut.atom for cut in sample.cuts if isinstance(cut.atom, Bend)]
+    if any(atom.cones == NO_CONE for atom in atoms):
+        return (), "no cone that solvers know describes it"
+    linear = all(atom.piecewise_linear or atom.polyhedral for atom in atoms)
+    return (("to_cvxpy", "to_lp") if linear else ("to_cvxpy",)), ""
 
 
 def variables(row: Row) -> list[Any]:
@@ -404,7 +412,7 @@ def line_of(row: Row) -> str:
     where = "" if row.box is None else f"≥ {lo:g}" if hi == inf else f"{lo:g} to {hi:g}"
     certified = f"not certified: {row.why}" if what.curvature == "unknown" else what.curvature
     taken = [] if what.curvature == "unknown" else ["opened" if what.fast else "as a whole"]
-    exports = ", ".join(f"`{name}`" for name in what.exports)
+    exports = ", ".join(f"`{name}`" for name in what.exports) or (what.refused and f"no: {what.refused}")
     return f"| `{atom}` | `{ours}` | {where} | {certified} | {what.theirs} | {''.join(taken)} | {exports} |"
 
 

@@ -45,8 +45,8 @@ def test_every_atom_has_a_row_or_a_reason() -> None:
     assert len(listed) == len(set(listed))
 
 
-SPOT = ("x.abs()", "x.exp()", "x * (x > 0)", "x.lgamma()", "x.norm(dim=1)", "x**3")
-"""An export to both, an export to one, no export of what is convex everywhere, and functions on boxes."""
+SPOT = ("x.abs()", "x.exp()", "x * (x > 0)", "x.lgamma()", "x.sort(1).values @ w", "x**3")
+"""Exports to both and to one, functions on boxes, and one without a cone."""
 
 
 def asked(row: Row) -> tuple[bool, tuple[str, ...]]:
@@ -55,7 +55,7 @@ def asked(row: Row) -> tuple[bool, tuple[str, ...]]:
     fast = AS_A_WHOLE not in cx.minimise(model, row.bounds, max_steps=1).message
     exports: list[str] = []
     for name, export in (
-        ("to_cvxpy", lambda: cx.to_cvxpy(model, cp.Variable(row.shape))),
+        ("to_cvxpy", lambda: cx.to_cvxpy(model, cp.Variable(row.shape, bounds=list(row.box or (-np.inf, np.inf))))),
         ("to_lp", lambda: cx.to_lp(model, row.bounds)),
     ):
         try:

@@ -112,12 +112,12 @@ REGIONS = (without_gradients, of_nothing, in_a_type, in_a_choice, in_rows)
 
 UNFAITHFUL: dict[str, tuple[Callable[[], nn.Module], str, str]] = {
     "a guard that is caught": (lambda: Function(swallowed), "catches an error", TRACED),
-    "a number that is caught": (lambda: Function(swallowed_number), "catches an error|while it is traced", TRACED),
-    "compiling": (lambda: Function(helper), "while it is traced", TRACED),
-    "exporting": (either(lambda x: torch.compiler.is_exporting()), "while it is traced", TRACED),
-    "a hook": (Hooked, "while it is traced", TRACED),
-    "fake": (either(lambda x: isinstance(x, FakeTensor)), "while it is traced", TRACED),
-    "gradients": (either(lambda x: torch.is_grad_enabled()), "while it is traced|gradients", GRADIENTS),
+    "a number that is caught": (lambda: Function(swallowed_number), "catches an error|when it is traced", TRACED),
+    "compiling": (lambda: Function(helper), "when it is traced", TRACED),
+    "exporting": (either(lambda x: torch.compiler.is_exporting()), "when it is traced", TRACED),
+    "a hook": (Hooked, "when it is traced", TRACED),
+    "fake": (either(lambda x: isinstance(x, FakeTensor)), "when it is traced", TRACED),
+    "gradients": (either(lambda x: torch.is_grad_enabled()), "when it is traced|gradients", GRADIENTS),
     "a leaf": (either(lambda x: not x.requires_grad), "gradients", GRADIENTS),
     "type": (either(lambda x: x.dtype == torch.float32), "in float64", TYPES),
     "two rows": (either(lambda x: x.shape[0] == 2), "in a batch of 1", BATCHES),
@@ -133,7 +133,7 @@ def test_what_has_a_region_is_compared_as_well(region: Callable[[Tensor], Tensor
     assert region(weight).abs().sum() == 3
     with pytest.raises(cx.NotTraceable, match="in a batch of 3"):
         cx.certify(Region(region, lambda x: len(x) < 3), rows)
-    with pytest.raises(cx.NotTraceable, match="while it is traced"):
+    with pytest.raises(cx.NotTraceable, match="when it is traced"):
         cx.certify(Region(region, lambda x: torch.compiler.is_exporting()), rows)
     assert cx.certify(Region(region, lambda x: True), rows).convex
 
@@ -233,7 +233,7 @@ def test_a_draw_that_nothing_is_computed_from_changes_nothing() -> None:
 
     before = torch.get_rng_state()
     assert cx.certify(Function(idle), torch.ones(2, 3)).convex
-    with pytest.raises(cx.NotTraceable, match="while it is traced"):
+    with pytest.raises(cx.NotTraceable, match="when it is traced"):
         cx.certify(Function(asking), torch.ones(2, 3))
     assert torch.equal(torch.get_rng_state(), before)
 

@@ -16,9 +16,26 @@ from convexnet.curvature.trace import trace
 from convexnet.form.affinity import fact_of, has_affine_rule
 from convexnet.form.atoms import Bend, Kinks, Smooth
 from convexnet.form.grouped import Largest, LogSumExp, Norm
-from convexnet.form.operators import LOWERED, OFFSETS, Atoms, build
+from convexnet.form.operators import LOWERED, OFFSETS, build
+from convexnet.form.ordered import SumLargest
+from convexnet.form.perspective import Perspective
 from convexnet.form.program import Opened, value_of
-from convexnet.form.smooth import elu, exponential, inverse, minus_log, minus_root, power, softplus, square
+from convexnet.form.rows import Atoms
+from convexnet.form.smooth import (
+    NO_CONE,
+    elu,
+    entropy,
+    exponential,
+    huber,
+    inverse,
+    log_gamma,
+    minus_log,
+    minus_log_normal,
+    minus_root,
+    power,
+    softplus,
+    square,
+)
 from convexnet.form.sparse import Sample as OneSample
 from convexnet.form.sparse import form_of
 from tests.curvature.oracles import SAMPLES, Fixed, Moving, Sample
@@ -67,10 +84,9 @@ def test_lowered_operators_are_what_they_are_in_pytorch(name: str, paired: bool,
         args, kwargs = called(sample, generator, {})
         if isinstance(args[0], Tensor) and args[0].ndim == 0:
             continue  # there is no batch
-        if name == "div" and isinstance(sample.args[0], Moving):
-            continue  # affine, or refused
         try:
-            found = first(LOWERED[name](Atoms(value_of, paired), args, kwargs))
+            moving = [isinstance(value, Moving) for value in sample.args]
+            found = first(LOWERED[name](Atoms(value_of, paired, moving), args, kwargs))
         except Refusal as refusal:
             refused.append(refusal.remedy)
             continue
@@ -196,9 +212,15 @@ ATOMS: dict[str, Bend] = {
     **{f"inverse {p}": Smooth(inverse(p)) for p in (-1.0, -0.5)},
     "root": Smooth(minus_root(0.3)),
     "log": Smooth(minus_log()),
+    "entropy": Smooth(entropy()),
+    "huber": Smooth(huber()),
+    "log gamma": Smooth(log_gamma()),
+    "log normal": Smooth(minus_log_normal()),
     "largest": Largest(3),
+    "sum of the largest": SumLargest(5, 2),
     "logsumexp": LogSumExp(3),
     "norm": Norm(3),
+    **{f"perspective of {c.name}": Perspective(c) for c in (square(), entropy(), exponential())},
 }
 
 
@@ -214,7 +236,7 @@ def test_atoms_are_what_is_said_of_them(name: str, seed: int) -> None:
     assert float((middle - above).max()) <= 1e-9 * float(above.abs().max()), "not convex"
 
     step = torch.rand(a.shape, generator=generator, dtype=torch.float64)
-    rising = torch.as_tensor(atom.rises | atom.partial).expand(4) & (not atom.falls)
+    rising = torch.as_tensor(atom.rises | (atom.partial and atom.lifts)).expand(4) & (not atom.falls)
     change = atom.value(a + step) - atom.value(a)
     assert float(change[:, rising].min() if rising.any() else torch.tensor(0.0)) >= -1e-12
     assert bool((change[:, ~rising] < -1e-6).any(0).all()), "rising everywhere, which is not said"
@@ -222,7 +244,7 @@ def test_atoms_are_what_is_said_of_them(name: str, seed: int) -> None:
     if atom.falls:
         assert float(positive.max()) <= 1e-12
     else:
-        assert float(positive.min()) >= -1e-12, "where its argument is not negative it rises"
+        assert (float(positive.min()) >= -1e-12) == atom.lifts, "where its argument is not negative it rises"
 
     nonneg = atom.nonneg(torch.zeros(4 * atom.group, dtype=torch.bool))
     assert bool((atom.value(a)[:, nonneg] >= 0).all())
@@ -245,5 +267,8 @@ def test_atoms_are_what_is_said_of_them(name: str, seed: int) -> None:
 def test_atoms_have_a_conic_form(name: str) -> None:
     from convexnet.export.cvxpy_atom import cone_of
 
+    if ATOMS[name].cones == NO_CONE:
+        return
     assert callable(cone_of(ATOMS[name]))
-    assert ATOMS[name].piecewise_linear == (name.startswith(("kink", "largest"))) == (not ATOMS[name].cones)
+    linear = ATOMS[name].piecewise_linear or ATOMS[name].polyhedral
+    assert linear == (name.startswith(("kink", "largest", "sum"))) == (not ATOMS[name].cones)

@@ -13,7 +13,7 @@ import sys
 import threading
 import warnings
 from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from operator import is_
 from typing import Any
@@ -125,7 +125,7 @@ class Kept:
 
 
 def restore_dictionary(now: dict[Any, Any], before: dict[Any, Any]) -> None:
-    if len(now) == len(before) and list(now) == list(before) and all(map(is_, now.values(), before.values())):
+    if is_same(now, before):
         return
     for key in [key for key in now if key not in before]:
         del now[key]
@@ -137,8 +137,15 @@ def restore_dictionary(now: dict[Any, Any], before: dict[Any, Any]) -> None:
         now.update(before)
 
 
+def is_same(now: Mapping[Any, Any], before: Mapping[Any, Any]) -> bool:
+    """Whether two mappings have the same keys in the same order, and under each the same object: most often they do."""
+    return len(now) == len(before) and all(map(is_, now.values(), before.values())) and all(map(is_, now, before))
+
+
 def restore_class(kind: type, attributes: dict[str, Any]) -> None:
     """The attributes of a class as they were (a forward may count its calls there)."""
+    if is_same(vars(kind), attributes):
+        return
     for name in [name for name in vars(kind) if name not in attributes and not is_special(name)]:
         delattr(kind, name)
     for name, value in attributes.items():

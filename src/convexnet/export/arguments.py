@@ -13,15 +13,18 @@ from torch import Tensor, fx, nn
 from convexnet.arrays import as_tensor, is_whole
 from convexnet.curvature.arguments import two_rows
 from convexnet.curvature.call import Refusal
-from convexnet.curvature.certificate import certify_program
+from convexnet.curvature.certificate import Certificate, certify_program
 from convexnet.curvature.failures import in_short
 from convexnet.curvature.fields import BATCH
 from convexnet.curvature.trace import Program, for_two_rows, trace
 from convexnet.curvature.undisturbed import calling
+from convexnet.domains import Box
 from convexnet.errors import NotTraceable
 from convexnet.form.findings import refuse
 from convexnet.form.inputs import with_floats
 from convexnet.form.program import Gate, Opened, values_of
+from convexnet.form.rows import SIMPLER
+from convexnet.form.smooth import NO_CONE
 from convexnet.form.sparse import Form, Sample, form_of
 from convexnet.memory import EXAMPLE, recall
 
@@ -110,6 +113,7 @@ def read(
     parameters: Collection[int],
     linear: bool = False,
     variable: int = -1,
+    domain: Box | None = None,
 ) -> tuple[Form, Sample]:
     """Certify a model in one of its inputs, the last if none is named, and read its form.
 
@@ -119,6 +123,7 @@ def read(
         parameters: the numbers of inputs whose value changes later.
         linear: let every atom be piecewise linear.
         variable: the number of the input that varies.
+        domain: bounds of that input for one sample, if it has any: a model that is convex there is enough.
 
     Raises:
         NotCertified: it is not proved convex, or it holds an operator that cannot be exported.
@@ -139,10 +144,10 @@ def read(
     except NotTraceable:  # its forward reads the size of its batch, or cannot be traced at all
         program = None
     fixed = None if program is None else for_two_rows(model, program)
-    if fixed is None or not certify_program(fixed, variable).convex:  # what is refused is refused as by `certify`
+    if fixed is None or not certified(fixed, variable, domain).convex:  # what is refused is refused as by `certify`
         fixed = trace(model, inputs)
         check_output(fixed)
-        certify_program(fixed, variable).require()
+        certified(fixed, variable, domain).require()
     check_output(fixed)
     rows = None
     if program is None:  # it runs at the size it was traced with
@@ -151,8 +156,10 @@ def read(
         opened = Opened(program, variable, parameters, paired=True).valued(values_of(program))
         sample = Sample(opened, inputs, rows)
         atoms = [(cut.node, cut.atom) for cut in sample.cuts if not isinstance(cut.atom, Gate)]
-        bent = [node for node, atom in atoms if linear and not atom.piecewise_linear]
+        bent = [node for node, atom in atoms if linear and not (atom.piecewise_linear or atom.polyhedral)]
         refuse(program.model, [(node, Refusal(NOT_LINEAR, LINEAR_REMEDY)) for node in bent])
+        formless = [node for node, atom in atoms if atom.cones == NO_CONE]
+        refuse(program.model, [(node, Refusal("no cone that solvers know describes it", SIMPLER)) for node in formless])
         return form_of(sample), sample
     except RuntimeError as error:
         raise NotTraceable(
@@ -161,6 +168,26 @@ def read(
         ) from error.with_traceback(None)
 
 
+def certified(program: Program, variable: int, domain: Box | None) -> Certificate:
+    """The certificate of a program everywhere, else on the domain, else inside of it.
+
+    The last is for what has a pole at an end, as -log(y) for y >= 0. An exporter writes down atoms, which are convex up
+    to the ends of their domains, and `check_tight` proves that what they make is convex: so nothing is lost there.
+    """
+    certificate = certify_program(program, variable)
+    if certificate.convex or domain is None:
+        return certificate
+    certificate = certify_program(program, variable, domain)
+    if not certificate.convex:
+        lo, hi = domain.lo.double(), domain.hi.double()
+        room = torch.where(lo < hi, 8 * EPS, 0.0)
+        inside = Box(lo + room * lo.abs() + room.sign() * TINY, hi - room * hi.abs() - room.sign() * TINY)
+        opened = certify_program(program, variable, inside)
+        certificate = opened if opened.convex else certificate
+    return certificate
+
+
+EPS, TINY = 2.0**-53, 1e-300
 NOT_LINEAR = "it is not piecewise linear, and a linear program can express nothing else"
 LINEAR_REMEDY = "use ReLU, LeakyReLU, absolute values and maxima; or to_cvxpy, or minimise"
 

@@ -29,7 +29,10 @@ from torch import Tensor
 from convexnet.errors import NotCertified
 from convexnet.form.atoms import Bend, Kinks, Smooth
 from convexnet.form.grouped import Largest, LogSumExp, Norm
+from convexnet.form.ordered import SumLargest
+from convexnet.form.perspective import Perspective
 from convexnet.form.program import Gate
+from convexnet.form.quadratic import Quadratic
 from convexnet.form.sparse import Form, Sample, Vector
 from convexnet.form.tightness import LOWER_BOUND
 
@@ -247,6 +250,13 @@ def of_largest(a: Expression, atom: Any, free: Vector) -> Graph:
     return z, [cp.Constant(spread(len(free), atom.group)) @ z >= a]
 
 
+def of_sum_largest(a: Expression, atom: Any, free: Vector) -> Graph:
+    """k t + Σ p_i, for p_i >= a_i - t and p_i >= 0."""
+    t, p = cp.Variable(len(free)), cp.Variable(len(free) * atom.group)
+    spreading = spread(len(free), atom.group)
+    return atom.count * t + cp.Constant(spreading.T.tocsr()) @ p, [p >= a - cp.Constant(spreading) @ t, p >= 0]
+
+
 def of_logsumexp(a: Expression, atom: Any, free: Vector) -> Graph:
     """sum_j exp(a_j - z) <= 1."""
     z, u = cp.Variable(len(free)), cp.Variable(len(free) * atom.group)
@@ -307,10 +317,44 @@ def of_root(a: Expression, atom: Any, free: Vector) -> Graph:
     return -t, gm_constrs(t, [a, cp.Constant(np.ones(len(free)))], shares(atom.curve.exponent))
 
 
+def of_entropy(a: Expression, atom: Any, free: Vector) -> Graph:
+    """a exp(-z / a) <= 1."""
+    z = cp.Variable(len(free))
+    return z, [cp.ExpCone(-z, a, cp.Constant(np.ones(len(free))))]
+
+
+def of_huber(a: Expression, atom: Any, free: Vector) -> Graph:
+    """huber(a) = min { q² / 2 + p : p >= |a - q| }."""
+    q, p = cp.Variable(len(free)), cp.Variable(len(free))
+    square, needed = of_square(q, atom, free)
+    return square / 2 + p, [*needed, p >= a - q, p >= q - a]
+
+
 def of_log(a: Expression, atom: Any, free: Vector) -> Graph:
     """exp(-z) <= a."""
     z = cp.Variable(len(free))
     return z, [exponential(-z, a)]
+
+
+def of_perspective(a: Expression, atom: Any, free: Vector) -> Graph:
+    """|(2 x, z - t)| <= z + t; t exp(x / t) <= z; x exp(-z / x) <= t."""
+    z = cp.Variable(len(free))
+    x, t = a[::2], a[1::2]
+    if atom.curve.name == "squared":
+        return z, [cp.SOC(z + t, cp.vstack([2 * x, z - t]), axis=0)]
+    return z, [cp.ExpCone(x, t, z) if atom.curve.name == "exponential" else cp.ExpCone(-z, x, t)]
+
+
+def of_quadratic(a: Expression, atom: Any, free: Vector) -> Graph:
+    """½ |R a|² + g a + c, for R' R = H."""
+    z, n = cp.Variable(len(free)), atom.group
+    roots, slopes, constants = (part.cpu().numpy()[free] for part in (atom.root(), atom.slope, atom.constant))
+    constraints: Constraints = []
+    for i, root in enumerate(roots):
+        own = a[i * n : (i + 1) * n]
+        rest = z[i] - slopes[i] @ own - constants[i]
+        constraints.append(cp.SOC(rest + 0.5, cp.hstack([root @ own, rest - 0.5])))
+    return z, constraints
 
 
 def shares(first: float) -> tuple[Fraction, Fraction]:
@@ -328,7 +372,15 @@ def shares(first: float) -> tuple[Fraction, Fraction]:
 
 
 Cone = Callable[[Expression, Any, Vector], Graph]
-GROUPED: dict[type[Bend], Cone] = {Kinks: of_kink, Largest: of_largest, LogSumExp: of_logsumexp, Norm: of_norm}
+GROUPED: dict[type[Bend], Cone] = {
+    Kinks: of_kink,
+    Largest: of_largest,
+    SumLargest: of_sum_largest,
+    LogSumExp: of_logsumexp,
+    Norm: of_norm,
+    Perspective: of_perspective,
+    Quadratic: of_quadratic,
+}
 CURVES: dict[str, Cone] = {
     "exponential": of_exp,
     "softplus": of_softplus,
@@ -338,6 +390,8 @@ CURVES: dict[str, Cone] = {
     "inverse": of_inverse,
     "root": of_root,
     "minus log": of_log,
+    "entropy": of_entropy,
+    "huber": of_huber,
 }
 """By the kind of the atom, or the name of its curve: an affine expression, and constraints under which it is at least
 the atom, and can be it."""

@@ -10,6 +10,8 @@ from torch import nn
 
 from convexnet.arrays import listed_inputs
 from convexnet.curvature.arguments import unwrapped
+from convexnet.domains import Box
+from convexnet.errors import NotCertified
 from convexnet.export.arguments import arranged, one_value, read, variable_of
 from convexnet.extras import need
 from convexnet.form.tightness import check_tight
@@ -28,7 +30,11 @@ def to_cvxpy(model: nn.Module, variable: Any, given: Any = None, *, wrt: int = -
     another way, as -expression <= -c.
 
     For affine layers of every kind, convolutions, BatchNorm, pooling, skips, concatenation, ReLU, LeakyReLU, PReLU,
-    ELU, CELU, softplus, exponentials, log-sum-exp, powers, norms, variances, absolute values and maxima.
+    ELU, CELU, softplus, exponentials, log-sum-exp, powers, norms, variances, absolute values, maxima, sums of the
+    largest, logarithms, entropies and losses. The page "CVXPY's atoms and ours" of the documentation lists them.
+
+    A function that is convex on a domain only, as x³ or -log(x), asks for a variable that stays there:
+    `cvxpy.Variable(n, nonneg=True)`, or `bounds=[lo, hi]`. A constraint of the problem is not seen here.
 
     Args:
         model: a module that is proved convex in that input, and returns one tensor. Evaluated in eval mode, as it is
@@ -78,14 +84,40 @@ def to_cvxpy(model: nn.Module, variable: Any, given: Any = None, *, wrt: int = -
     inputs = arranged(inner, values, expression.shape, number)
     items.insert(number, None)
     parameters = [place for place, item in enumerate(items) if item is not None]
-    form, sample = read(inner, inputs, parameters, variable=number)
-    positive = check_tight(form, type(inner).__name__)
+    domain = bounds_of(expression, inputs[number].shape[1:])
+    try:
+        form, sample = read(inner, inputs, parameters, variable=number, domain=domain)
+    except NotCertified as error:
+        if domain is None:
+            error.add_note(NO_DOMAIN)
+        raise
+    positive = check_tight(form, type(inner).__name__, domain)
     flat = expression if expression.ndim == 1 else cp.reshape(expression, (expression.size,), order="C")
     return network(flat, Given(sample, form, inputs, items, positive))
 
 
+NO_DOMAIN = (
+    "the variable has no bounds: if it is convex on a domain, create the variable with it, as in "
+    "cvxpy.Variable(n, nonneg=True) or cvxpy.Variable(n, bounds=[lo, hi])"
+)
+
+
 def is_expression(cp: Any, value: Any) -> bool:
     return isinstance(value, cp.Expression)
+
+
+def bounds_of(expression: Any, shape: torch.Size) -> Box | None:
+    """The bounds that CVXPY knows of an expression, from `bounds`, `nonneg`, `pos` and their kin; None: it has none."""
+    ends = [np.full(expression.shape, -np.inf), np.full(expression.shape, np.inf)]
+    if not expression.parameters():  # whose values may change
+        ends = [np.broadcast_to(np.asarray(end, np.float64), expression.shape) for end in expression.get_bounds()]
+    ends = [torch.as_tensor(end.copy()) for end in ends]
+    if expression.is_nonneg():
+        ends[0] = ends[0].clamp(min=0)
+    if expression.is_nonpos():
+        ends[1] = ends[1].clamp(max=0)
+    lo, hi = (end.reshape(shape) for end in ends)
+    return None if bool(lo.isinf().all() & hi.isinf().all()) else Box(lo, torch.maximum(lo, hi))
 
 
 def checked_variable(cp: Any, variable: Any) -> Any:

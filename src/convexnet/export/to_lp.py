@@ -15,6 +15,7 @@ from convexnet.domains import Box
 from convexnet.export.arguments import arranged, one_value, read, variable_of
 from convexnet.extras import need
 from convexnet.form.atoms import Kinks
+from convexnet.form.ordered import SumLargest
 from convexnet.form.sparse import Form
 from convexnet.form.tightness import check_tight
 
@@ -81,14 +82,15 @@ def to_lp(model: nn.Module, domain: Box, given: Tensor | Sequence[Any] | Any = N
     tensors = [one_value(value, place) for place, value in enumerate(listed_inputs(given))]
     number = variable_of(wrt, len(tensors))
     inputs = arranged(inner, tensors, domain.shape, number)
-    form, _ = read(inner, inputs, (), linear=True, variable=number)
+    bounds = Box(domain.lo.reshape(inputs[number].shape[1:]), domain.hi.reshape(inputs[number].shape[1:]))
+    form, _ = read(inner, inputs, (), linear=True, variable=number, domain=bounds)
     if form.shape:
         raise ValueError(
             f"{type(inner).__name__} returns {tuple(form.shape)} numbers for each sample, and a linear program "
             f"minimises one: wrap the model in a module that returns the one you mean, as (B,). One sample of the "
             f"input has the domain's shape, {tuple(domain.shape)}"
         )
-    check_tight(form, type(inner).__name__)
+    check_tight(form, type(inner).__name__, domain)
     return as_highs(form, domain)
 
 
@@ -103,29 +105,65 @@ def as_highs(form: Form, domain: Box) -> Any:
     names = named("y", domain.shape)
     rows: list[str] = []
     blocks: list[Rows] = []
+    own: list[tuple[int, Any]] = []  # of each block, where its thresholds begin among all of them, and its part there
+    thresholds: list[str] = []
     for k, cut in enumerate(form.cuts):
         names += named(f"z{k + 1}", cut.shape)
         mask, values = form.fixed[k]
-        own = slice(starts[k], starts[k + 1])
-        lower[own][mask] = upper[own][mask] = values[mask]
+        columns = slice(starts[k], starts[k + 1])
+        lower[columns][mask] = upper[columns][mask] = values[mask]
         slope = cut.atom.slope.cpu().numpy() if isinstance(cut.atom, Kinks) else None
         if slope is not None:
-            lower[own][~mask & (slope == 0)] = 0.0
+            lower[columns][~mask & (slope == 0)] = 0.0
         a, c = argument(form, k, starts)
-        result = np.repeat(np.arange(cut.results), cut.atom.group)
-        z = sparse.csr_matrix((np.ones(len(c)), (np.arange(len(c)), starts[k] + result)), (len(c), width))
+        group = cut.atom.group
+        result = np.repeat(np.arange(cut.results), group)
+        z = sparse.csr_matrix((np.ones(cut.results), (np.arange(cut.results), starts[k] + np.arange(cut.results))),
+                              (cut.results, width))  # fmt: skip
         free = ~mask[result]
-        blocks.append(((z - a)[free], c[free]))
-        rows += chosen(named(f"a{k + 1}", (*cut.shape, *([cut.atom.group] if slope is None else []))), free)
+        of_arguments = chosen(named(f"a{k + 1}", (*cut.shape, *([group] if slope is None else []))), free)
+        rows += of_arguments
+        if isinstance(cut.atom, SumLargest):
+            count = int((~mask).sum())
+            each = sparse.kron(sparse.eye(count), np.ones((group, 1)))
+            blocks += [(-a[free], c[free]), (z[~mask], np.zeros(count))]
+            start = len(thresholds)
+            own.append((start, sparse.hstack([each, sparse.eye(count * group)])))
+            own.append((start, sparse.hstack([-cut.atom.count * sparse.eye(count), -each.T])))
+            rows += chosen(named(f"s{k + 1}", cut.shape), ~mask)
+            thresholds += chosen(named(f"t{k + 1}", cut.shape), ~mask)
+            thresholds += [f"p{name[1:]}" for name in of_arguments]
+            continue
+        blocks.append(((z[result] - a)[free], c[free]))
         if slope is not None:
             bent = free & (slope != 0)
             blocks.append(((z - sparse.diags(slope) @ a).tocsr()[bent], (slope * c)[bent]))
             rows += chosen(named(f"s{k + 1}", cut.shape), bent)
+        own += [(0, None)] * (len(blocks) - len(own))
     cost, offset = argument(form, len(form.cuts), starts)
     matrix = sparse.vstack([block for block, _ in blocks] or [sparse.csr_matrix((0, width))], format="csc")
+    if thresholds:
+        parts = [
+            sparse.csr_matrix((block.shape[0], len(thresholds)))
+            if part is None
+            else sparse.hstack(
+                [
+                    sparse.csr_matrix((part.shape[0], start)),
+                    part,
+                    sparse.csr_matrix((part.shape[0], len(thresholds) - start - part.shape[1])),
+                ]
+            )
+            for (block, _), (start, part) in zip(blocks, own, strict=True)
+        ]
+        matrix = sparse.hstack([matrix, sparse.vstack(parts)], format="csc")
+        names += thresholds
+        lower = np.concatenate([lower, [0.0 if name[0] == "p" else -np.inf for name in thresholds]])
+        upper = np.concatenate([upper, np.full(len(thresholds), np.inf)])
     lp = highspy.HighsLp()
-    lp.num_col_, lp.num_row_ = width, matrix.shape[0]
-    lp.col_cost_, lp.offset_ = np.asarray(cost.todense()).ravel(), float(offset[0])
+    lp.num_row_, lp.num_col_ = matrix.shape
+    costs = np.zeros(lp.num_col_)
+    costs[:width] = np.asarray(cost.todense()).ravel()
+    lp.col_cost_, lp.offset_ = costs, float(offset[0])
     lp.col_lower_, lp.col_upper_, lp.col_names_ = lower, upper, names
     lp.row_lower_ = np.concatenate([c for _, c in blocks]) if blocks else np.zeros(0)
     lp.row_names_ = rows

@@ -31,23 +31,31 @@ class Bend(ABC):
     smooth: bool = False
     """Whether it is differentiable as it is, so that its slopes are not iterates of their own."""
     piecewise_linear: bool = False
+    """Whether z >= some linear functions of its arguments are what says that it lies above."""
+    polyhedral: bool = False
+    """Whether linear inequalities say so that have variables of their own."""
     cones: str = ""
-    """What a conic solver must know besides linear inequalities: "exp", "soc" or neither."""
+    """What a conic solver must know besides linear inequalities: "exp", "soc" or neither; "none": it has no form."""
 
     partial: bool = False
     """Whether it is convex, or defined, for some arguments only."""
     falls: bool = False
     """Whether it is non-increasing in every argument."""
+    lifts: bool = True
+    """Whether it is non-decreasing in every argument where none is negative."""
 
     @property
     def rises(self) -> bool | Tensor:
-        """Whether it is non-decreasing in every argument: for all units, or for each. Where it is not, and does not
-        fall, it is so for arguments that are not negative."""
+        """Whether it is non-decreasing in every argument: for all units, or for each."""
         return True
 
     def nonneg(self, arguments: Tensor) -> Tensor:
         """Which results (out,) are never negative, given which arguments (in,) are not."""
         return arguments.reshape(-1, self.group).any(1)
+
+    def outside(self, a: Tensor, room: Tensor) -> Tensor | None:
+        """Arguments (..., in) that lie further than some room from where it is convex; None: there are none."""
+        return None
 
     @abstractmethod
     def value(self, a: Tensor) -> Tensor:
@@ -223,6 +231,7 @@ class Smooth(Bend):
     def __init__(self, curve: Curve, unit: Tensor | None = None, signs: Tensor | None = None) -> None:
         self.curve, self.unit, self.signs = curve, unit, signs
         self.cones, self.falls, self.partial = curve.cones, curve.turn == math.inf, curve.low > -math.inf
+        self.lifts = curve.turn <= 0
 
     @property
     def rises(self) -> bool:
@@ -230,6 +239,9 @@ class Smooth(Bend):
 
     def nonneg(self, arguments: Tensor) -> Tensor:
         return arguments & (self.curve.nonneg <= 0) | (self.curve.nonneg == -math.inf)
+
+    def outside(self, a: Tensor, room: Tensor) -> Tensor | None:
+        return a < self.curve.low - room if self.partial else None
 
     def inside(self, a: Tensor) -> Tensor:
         """Arguments where tangents may touch."""

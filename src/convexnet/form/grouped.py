@@ -48,6 +48,35 @@ class Grouped(Bend):
     def gates_of(self, multipliers: Tensor, arriving: Tensor) -> Tensor:
         return self.shares(multipliers)
 
+    def leader(self, gates: Tensor) -> Tensor:
+        """The member of each group that the others are compared with, (..., out): the one with the largest gate."""
+        return grouped(gates, self.group).argmax(-1)
+
+    def leading(self, gates: Tensor) -> Tensor:
+        """Which members lead their groups, (..., in)."""
+        parts = grouped(gates, self.group)
+        return torch.zeros_like(parts, dtype=torch.bool).scatter_(-1, self.leader(gates)[..., None], True).flatten(-2)
+
+    def settled(self, gates: Tensor, holds: Tensor) -> Tensor:
+        """Gates with those that do not hold the minimiser, and do not lead, at the ends of their range."""
+        share = grouped(torch.where(holds | self.leading(gates), gates, 0.0), self.group)
+        return (share / share.sum(-1, keepdim=True)).flatten(-2)
+
+    def tied(self, a: Tensor, gates: Tensor, close: float) -> Tensor:
+        """Which arguments, in their units, are as large as the one that counts in their group."""
+        parts = grouped(a, self.group)
+        return ((parts.amax(-1, keepdim=True) - parts) <= close).flatten(-2)
+
+    def loose(self, shares: Tensor, close: float) -> Tensor:
+        """Which shares are at an end of their range."""
+        return shares <= close
+
+    def beside(self, a: Tensor, gates: Tensor, shares: Tensor, close: float) -> tuple[Tensor, Tensor]:
+        """Of arguments, in their units: which may hold the minimiser, and which may be where they are held by nothing,
+        for shares of what arrives."""
+        holds = (shares >= -close) & self.tied(a, gates, close)
+        return holds, (shares <= close) | holds  # the leader is one of them
+
     def shares(self, multipliers: Tensor) -> Tensor:
         """The multipliers as shares of what arrives, at least 0 and 1 in sum; equal ones where nothing is given."""
         parts = grouped(multipliers, self.group).clamp(min=0)

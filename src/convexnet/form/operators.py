@@ -23,45 +23,37 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from convexnet.curvature.call import Refusal
-from convexnet.form import smooth
+from convexnet.form import losses, smooth
 from convexnet.form.atoms import Bend, Smooth
 from convexnet.form.grouped import Largest, LogSumExp, Norm
-from convexnet.form.smooth import Curve, exponential, inverse, minus_log, minus_root, softplus, square
+from convexnet.form.losses import loss
+from convexnet.form.ordered import SumLargest
+from convexnet.form.rows import (
+    SIMPLER,
+    Atoms,
+    Row,
+    along_last,
+    argument,
+    beside,
+    dims_of,
+    is_array,
+    larger,
+    reduced,
+    smaller,
+)
+from convexnet.form.smooth import (
+    Curve,
+    entropy,
+    exponential,
+    inverse,
+    log_gamma,
+    minus_log,
+    minus_log_normal,
+    minus_root,
+    softplus,
+    square,
+)
 from convexnet.form.smooth import elu as elu_curve
-
-Slope = float | Tensor | Bend
-
-
-class Atoms:
-    """What a row is written with.
-
-    Args:
-        apply: (a, slope) -> max(slope * a, a), for a slope that is at most 1, and a number or as large as a sample;
-            (a, atom) -> another atom: elementwise, or, of a group, along the last dimension, which it takes away.
-        paired: whether the larger of two tensors is an atom of both. As b + max(a - b, 0) it is cheaper; but told as
-            inequalities, b would then be used downwards.
-    """
-
-    def __init__(self, apply: Callable[..., Any], paired: bool = False) -> None:
-        self.apply, self.paired = apply, paired
-
-    def __call__(self, a: Any, atom: Any = 0.0) -> Any:
-        if a.ndim > 1:
-            return self.apply(a, atom)
-        return self.apply(a[None], atom)[0] if getattr(atom, "group", 1) > 1 else self.apply(a[:, None], atom)[:, 0]
-
-
-Row = Callable[[Atoms, Sequence[Any], dict[str, Any]], Any]
-
-
-def is_array(value: Any) -> bool:
-    """A tensor, or what stands for one."""
-    return hasattr(value, "movedim")
-
-
-def argument(args: Sequence[Any], kwargs: dict[str, Any], place: int, name: str, default: Any = None) -> Any:
-    return args[place] if len(args) > place else kwargs.get(name, default)
-
 
 # --- kinks -----------------------------------------------------------------------------------------------------------
 
@@ -96,22 +88,6 @@ def absolute(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
     return z(args[0], -1.0)
 
 
-def beside(a: Any, b: Any) -> Any:
-    """Two tensors, or what stands for one, as a last dimension of two."""
-    holder = next((each for each in (a, b) if hasattr(each, "beside")), None)
-    return torch.stack(torch.broadcast_tensors(a, b), -1) if holder is None else holder.beside(a, b)
-
-
-def larger(z: Atoms, a: Any, b: Any) -> Tensor:
-    if z.paired and is_array(b):
-        return z(beside(a, b), Largest(2))
-    return b + z(a - b)  # the difference has the shape of both together
-
-
-def smaller(z: Atoms, a: Any, b: Any) -> Tensor:
-    return -larger(z, -a, -b) if z.paired and is_array(b) else b - z(b - a)
-
-
 def maximum(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
     return larger(z, args[0], args[1])
 
@@ -141,31 +117,6 @@ def threshold(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
 
 
 # --- over dimensions and windows -------------------------------------------------------------------------------------
-
-
-def dims_of(x: Any, dim: Any) -> list[int]:
-    """The dimensions that an argument `dim` means; none are all."""
-    dims = [dim] if isinstance(dim, int) else list(dim or range(x.ndim))
-    return sorted(d % x.ndim for d in dims)
-
-
-def reduced(z: Atoms, atom: Callable[[int], Bend], x: Any, dims: Sequence[int], keepdim: bool) -> Any:
-    """An atom of all entries along some dimensions."""
-    rank = x.ndim - len(dims)
-    out = along_last(z, atom, x.movedim(tuple(dims), tuple(range(rank, x.ndim))).flatten(rank))
-    for dim in dims if keepdim else ():
-        out = out.unsqueeze(dim)
-    return out
-
-
-def along_last(z: Atoms, atom: Callable[[int], Bend], x: Any) -> Any:
-    """An atom of all entries along the last dimension, or what is simpler for one or two of them."""
-    size = x.shape[-1]
-    if size == 1:
-        return z(x.squeeze(-1), -1.0) if atom is Norm else x.squeeze(-1)
-    if size == 2 and atom is Largest and not z.paired:
-        return larger(z, x.narrow(-1, 0, 1), x.narrow(-1, 1, 1)).squeeze(-1)
-    return z(x, atom(size))
 
 
 def amax(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
@@ -204,11 +155,15 @@ def log_softmax(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor
 
 
 def norm(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
-    """Norms of order 1, 2 and infinity, of whole tensors or along dimensions."""
+    """Norms of whole tensors or along dimensions."""
     x, order = args[0], argument(args, kwargs, 1, "ord", kwargs.get("p"))
-    order = 2.0 if order is None else float(order)
     dims = dims_of(x, argument(args, kwargs, 2, "dim"))
-    keepdim = bool(argument(args, kwargs, 3, "keepdim", False))
+    return vector_norm(z, x, order, dims, bool(argument(args, kwargs, 3, "keepdim", False)))
+
+
+def vector_norm(z: Atoms, x: Any, order: Any, dims: Sequence[int], keepdim: bool = False) -> Any:
+    """The norm of order 1, 2 or infinity."""
+    order = 2.0 if order is None else float(order)
     if order == 2:
         return reduced(z, Norm, x, dims, keepdim)
     if order == math.inf:
@@ -216,6 +171,65 @@ def norm(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
     if order == 1:
         return z(x, -1.0).sum(dims, keepdim=keepdim)
     raise Refusal(f"the norm of order {order:g} has no form here", "use order 1, 2 or infinity")
+
+
+def matrix_norm(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
+    """Norms of matrices that are made of sums: not of singular values."""
+    x, order = args[0], argument(args, kwargs, 1, "ord", "fro")
+    rows, columns = (int(d) % x.ndim for d in argument(args, kwargs, 2, "dim", (-2, -1)))
+    keepdim = bool(argument(args, kwargs, 3, "keepdim", False))
+    if order in ("fro", None):
+        return vector_norm(z, x, 2.0, sorted((rows, columns)), keepdim)
+    if order not in (1, math.inf):
+        raise Refusal(f"the norm of order {order} is one of singular values, which have no form here", "use 'fro'")
+    added, left = (rows, columns) if order == 1 else (columns, rows)
+    out = reduced(z, Largest, z(x, -1.0).sum([added], keepdim=True), [left], keepdim=True)
+    for dim in () if keepdim else sorted((rows, columns), reverse=True):
+        out = out.squeeze(dim)
+    return out
+
+
+def any_norm(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
+    """torch.linalg.norm: of vectors, of matrices, or of all entries."""
+    x, order, dim = args[0], argument(args, kwargs, 1, "ord"), argument(args, kwargs, 2, "dim")
+    dims = dims_of(x, dim)
+    if len(dims) == 2 and order is not None:
+        return matrix_norm(z, [x, order, dim or dims, bool(argument(args, kwargs, 3, "keepdim", False))], {})
+    return norm(z, args, kwargs)
+
+
+def distance(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
+    """The norms of differences of rows."""
+    apart = args[0] - args[1] + float(argument(args, kwargs, 3, "eps", 1e-6))
+    keepdim = bool(argument(args, kwargs, 4, "keepdim", False))
+    return vector_norm(z, apart, argument(args, kwargs, 2, "p", 2.0), [apart.ndim - 1], keepdim)
+
+
+def distances(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
+    """The norms of the differences of all rows of one matrix from all rows of another."""
+    apart = args[0].unsqueeze(-2) - args[1].unsqueeze(-3)
+    return vector_norm(z, apart, argument(args, kwargs, 2, "p", 2.0), [apart.ndim - 1])
+
+
+def running(sign: float) -> Row:
+    """cummax and cummin: each entry sees those up to its own place, and the first again in place of later ones."""
+
+    def lowered(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Any, None]:
+        x, dim = args[0], int(argument(args, kwargs, 1, "dim")) % max(1, args[0].ndim)
+        line = torch.arange(x.shape[dim])
+        seen = torch.minimum(line[None], line[:, None])
+        out = largest_of(z, sign * x.movedim(dim, -1), seen, [len(line)]).movedim(-1, dim)
+        return sign * out, None
+
+    return lowered
+
+
+def running_logsumexp(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
+    """The log-sum-exp of two, again and again."""
+    x, dim = args[0], int(argument(args, kwargs, 1, "dim")) % max(1, args[0].ndim)
+    x = x.movedim(dim, -1)
+    parts = [along_last(z, LogSumExp, x.narrow(-1, 0, count + 1)) for count in range(x.shape[-1])]
+    return beside(*parts).movedim(-1, dim)
 
 
 def max_pool(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any], dims: int) -> Tensor:
@@ -304,20 +318,50 @@ def places_of(lines: Sequence[Tensor], sides: Sequence[int]) -> Tensor:
     return places.reshape(torch.Size([len(line) for line in lines]).numel(), -1)
 
 
+def sorted_elements(z: Atoms, x: Any, dim: int, places: Sequence[int]) -> Any:
+    """Elements in descending order at places along a dimension: each is the difference of two sums of the largest.
+
+    By Abel's summation, a sum of them whose weights do not increase is one of these sums with weights that are not
+    negative.
+    """
+    if not x.ndim:
+        raise Refusal("it sorts a single number", "leave it out")
+    x = x.movedim(dim % x.ndim, -1)
+    sums: dict[int, Any] = {}
+    for count in sorted({count for place in places for count in (place, place + 1)}):
+        sums[count] = sum_of_largest(z, x, count)
+    parts = [sums[place + 1] - sums[place] if place else sums[1] for place in places]
+    return beside(*parts).movedim(-1, dim % x.ndim)
+
+
+def sum_of_largest(z: Atoms, x: Any, count: int) -> Any:
+    if count in (0, x.shape[-1]):
+        return x.sum([x.ndim - 1], keepdim=False) if count else None
+    return along_last(z, Largest, x) if count == 1 else z(x, SumLargest(x.shape[-1], count))
+
+
+def topk(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Any, None]:
+    x, count, dim = args[0], int(argument(args, kwargs, 1, "k")), int(argument(args, kwargs, 2, "dim", -1))
+    length = x.shape[dim] if x.ndim else 1
+    places = range(count) if argument(args, kwargs, 3, "largest", True) else range(length - 1, length - 1 - count, -1)
+    return sorted_elements(z, x, dim, places), None
+
+
+def sort(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Any, None]:
+    x, dim = args[0], int(kwargs.get("dim", argument(args, {}, 1, "", -1)))
+    places = range(x.shape[dim] if x.ndim else 1)
+    down = kwargs.get("descending", argument(args, {}, 2, "", False))
+    return sorted_elements(z, x, dim, places if down else places[::-1]), None
+
+
+def log_add_exp2(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
+    base = math.log(2.0)
+    return 1 / base * z(beside(base * args[0], base * args[1]), LogSumExp(2))
+
+
 def pairwise(atom: Callable[[int], Bend]) -> Row:
     """An atom of two tensors."""
     return lambda z, args, kwargs: z(beside(args[0], args[1]), atom(2))
-
-
-def loss(row: Row) -> Row:
-    """A function of differences, entry by entry; what is reduced is reduced over samples too."""
-
-    def lowered(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
-        if argument(args, kwargs, 2, "reduction", 1) != 0:
-            raise Refusal("it adds up samples", "use reduction='none', and add up each sample")
-        return row(z, [args[0] - args[1]], {})
-
-    return lowered
 
 
 def deviations(x: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Any, list[int], bool, float]:
@@ -338,6 +382,20 @@ def deviations(x: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Any
 def variance(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
     off, dims, keepdim, divisor = deviations(args[0], args, kwargs)
     return z(off, Smooth(square())).sum(dims, keepdim=keepdim) * (1 / divisor)
+
+
+def with_mean(row: Row) -> Row:
+    def lowered(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        dims = dims_of(args[0], argument(args, kwargs, 1, "dim"))
+        mean = args[0].sum(dims, keepdim=bool(argument(args, kwargs, 3, "keepdim", False)))
+        return row(z, args, kwargs), mean * (1 / math.prod(args[0].shape[d] for d in dims))
+
+    return lowered
+
+
+def both_ends(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+    x, keepdim = args[0], bool(kwargs.get("keepdim", False))
+    return tuple(row(z, [x, kwargs.get("dim"), keepdim], {}) for row in (amin, amax))  # pyright: ignore[reportReturnType]
 
 
 def deviation(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
@@ -422,17 +480,36 @@ def log(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
     return -z(args[0], Smooth(minus_log()))
 
 
+def log_to(base: float) -> Row:
+    return lambda z, args, kwargs: -1 / math.log(base) * z(args[0], Smooth(minus_log()))
+
+
+def minus(curve: Curve) -> Row:
+    return lambda z, args, kwargs: -z(args[0], Smooth(curve))
+
+
 def log1p(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
     return -z(1.0 + args[0], Smooth(minus_log()))
 
 
 def quotient(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
     """What does not move over what does."""
+    if z.moves(0):
+        raise Refusal("it divides two quantities that depend on the variable", SIMPLER)
     if kwargs.get("rounding_mode") is not None:
         raise Refusal("it rounds the quotient", "divide without rounding_mode")
     if not is_array(args[1]):
         raise Refusal("it divides by a number", "divide by one that is not zero")
     return z(args[1], Smooth(inverse(-1.0))) * args[0]
+
+
+def x_log_y(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
+    """y log(y), or a logarithm times what does not move."""
+    if args[0] is args[1]:
+        return z(args[0], Smooth(entropy()))
+    if z.moves(0):
+        raise Refusal("it multiplies two quantities that depend on the variable", SIMPLER)
+    return z(args[1], Smooth(minus_log())) * (-1.0 * args[0])
 
 
 def product(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
@@ -491,15 +568,46 @@ ROWS: tuple[tuple[str, Row], ...] = (
     ("fmin", minimum),
     ("hypot", pairwise(Norm)),
     ("logaddexp", pairwise(LogSumExp)),
-    ("mse_loss", loss(curved(square()))),
-    ("l1_loss", loss(absolute)),
+    ("logaddexp2", log_add_exp2),
     ("var", variance),
     ("std", deviation),
+    ("var_mean", with_mean(variance)),
+    ("std_mean", with_mean(deviation)),
+    ("aminmax", both_ends),
+    ("linalg_matrix_norm", matrix_norm),
+    ("linalg_norm", any_norm),
+    ("pairwise_distance", distance),
+    ("cdist", distances),
+    ("cummax", running(1.0)),
+    ("cummin", running(-1.0)),
+    ("logcumsumexp", running_logsumexp),
+    ("topk", topk),
+    ("sort", sort),
+    ("log2", log_to(2.0)),
+    ("log10", log_to(10.0)),
+    ("special_exp2", exp2),
+    ("special_expm1", expm1),
+    ("special_log1p", log1p),
+    ("special_entr", minus(entropy())),
+    ("special_log_ndtr", minus(minus_log_normal())),
+    *((name, curved(log_gamma())) for name in ("lgamma", "special_gammaln")),
+    *((name, x_log_y) for name in ("xlogy", "special_xlogy")),
+    ("mse_loss", loss(losses.squared_error)),
+    ("l1_loss", loss(losses.absolute_error)),
+    ("huber_loss", loss(losses.huber_loss)),
+    ("smooth_l1_loss", loss(losses.smooth_l1)),
+    ("poisson_nll_loss", loss(losses.poisson, 5)),
+    ("soft_margin_loss", loss(losses.soft_margin)),
+    ("hinge_embedding_loss", loss(losses.hinge_embedding, 3)),
+    ("margin_ranking_loss", loss(losses.margin_ranking, 4)),
+    ("binary_cross_entropy_with_logits", loss(losses.binary_cross_entropy, 4)),
+    ("cross_entropy_loss", loss(losses.cross_entropy, 3)),
+    ("multi_margin_loss", loss(losses.multi_margin, 5)),
 )
 
 OFFSETS = frozenset((
     "maximum", "minimum", "max", "min", "clamp", "clamp_min", "clamp_max", "fmax", "fmin", "hypot", "logaddexp",
-    "mse_loss", "l1_loss",
+    "logaddexp2", "mse_loss", "l1_loss", "huber_loss", "smooth_l1_loss", "pairwise_distance", "cdist",
 ))  # fmt: skip
 """Operators of the table that other inputs enter as something that is added."""
 

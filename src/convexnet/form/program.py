@@ -27,7 +27,10 @@ from convexnet.curvature.trace import Program
 from convexnet.form.affinity import fact_of, is_affine
 from convexnet.form.atoms import Bend, Kinks
 from convexnet.form.execution import Applied, executed, usable
-from convexnet.form.operators import LOWERED, OFFSETS, Atoms
+from convexnet.form.joined import Joined, joins
+from convexnet.form.operators import LOWERED, OFFSETS
+from convexnet.form.quadratic import Degrees
+from convexnet.form.rows import SIMPLER, Atoms
 
 
 @dataclass(frozen=True)
@@ -55,12 +58,16 @@ class Kinds:
         affine: those whose own rule calls them affine in what moves.
         gates: those that other inputs enter otherwise than by being added.
         closed: those that are neither affine nor lowered, each with the reason.
+        joined: those that are lowered with operators before them as one.
+        needed: all nodes that are then left.
         cells: how many numbers the program makes of a batch of two.
     """
 
     affine: frozenset[fx.Node]
     gates: frozenset[fx.Node]
     closed: tuple[tuple[fx.Node, Refusal], ...]
+    joined: Mapping[fx.Node, Joined]
+    needed: Collection[fx.Node]
     cells: int
 
 
@@ -131,9 +138,10 @@ class Opened:
         bend: Callable[..., Any] | None,
         live: Mapping[int, Tensor] | None = None,
         apply: Applied | None = None,
+        still: dict[fx.Node, Any] | None = None,
     ) -> Any:
         """The output of `results`, (B,)."""
-        return self.results(inputs, bend, live, apply).reshape(-1)
+        return self.results(inputs, bend, live, apply, still=still).reshape(-1)
 
     def results(
         self,
@@ -142,6 +150,7 @@ class Opened:
         live: Mapping[int, Tensor] | None = None,
         apply: Applied | None = None,
         meet: Callable[[fx.Node], object] | None = None,
+        still: dict[fx.Node, Any] | None = None,
     ) -> Any:
         """Execute the program in float64 with `bend(a, slope or Bend or Gate)` for every atom that sees the variable.
 
@@ -151,6 +160,8 @@ class Opened:
             live: tensors to take in the place of those of the model with these `id`s, so that gradients flow to them.
             apply: how to execute an operator on what moves: (name, operator, arguments, keyword arguments) -> results.
             meet: told of every operator that is cut, before it is.
+            still: what does not move with the variable, kept from one run to the next with the same other inputs and as
+                many rows; filled in. Not with `live` tensors.
 
         Returns:
             The output, (B, ...).
@@ -164,29 +175,34 @@ class Opened:
             raise Refusal(f"{place_of(node)} cannot be opened: {refusal.reason}", refusal.remedy)
         fixed = self.fixed
         env: dict[fx.Node, Any] = dict(fixed) if live is None else {}
+        env |= still or {}
         fresh: dict[fx.Node, Any] = {}
         for node in self.nodes:
-            if node not in env:
+            if node not in env and (kinds is None or node in kinds.needed):
                 if kinds is None or node not in self.moving or node.op != "call_function" or node in kinds.affine:
                     env[node] = self.computed(node, env, inputs, live, apply if node in self.moving else None)
                 else:
                     if meet is not None:
                         meet(node)
-                    env[node] = self.lowered(node, env, bend or value_of)
+                    env[node] = self.lowered(node, env, bend or value_of, kinds)
                 if live is None and node in self.lasting:
                     fresh[node] = env[node]
+                elif still is not None and node not in self.moving:
+                    still[node] = env[node]
         if fresh:
             self.fixed = fixed | fresh  # never changed in place: other threads may be copying it
         if isinstance(self.output, fx.Node):
             return env[self.output]
         return torch.tensor([float(self.output)], dtype=torch.float64)
 
-    def lowered(self, node: fx.Node, env: Mapping[fx.Node, Any], bend: Callable[..., Any]) -> Any:
+    def lowered(self, node: fx.Node, env: Mapping[fx.Node, Any], bend: Callable[..., Any], kinds: Kinds) -> Any:
         """The result of an operator on what moves that is not affine, or a gate."""
+        if node in kinds.joined:
+            return self.whole(node, kinds.joined[node], env, bend)
         args: Any = fx.map_arg(node.args, env.__getitem__)
         kwargs: Any = fx.map_arg(node.kwargs, env.__getitem__)
         name = base_name(node.target)
-        z = Atoms(bend, self.paired)
+        z = self.atoms(node, bend)
         try:
             if self.cuts(node):
                 return gated(z, name, node.args[0] in self.moving, args)
@@ -195,6 +211,11 @@ class Opened:
             return LOWERED[name](z, tuple(map(real, args)), {k: real(v) for k, v in kwargs.items()})
         except Refusal as refusal:
             raise Refusal(f"{place_of(node)} cannot be opened: {refusal.reason}", refusal.remedy) from None
+
+    def whole(self, node: fx.Node, joined: Joined, env: Mapping[fx.Node, Any], bend: Callable[..., Any]) -> Any:
+        """The result of several operators that are lowered as one."""
+        args: Any = fx.map_arg(joined.args, env.__getitem__)
+        return joined.row(self.atoms(node, bend), tuple(map(real, args)), {})
 
     def computed(
         self,
@@ -235,6 +256,22 @@ class Opened:
             self.results(inputs, noted, meet=met.append)
         return found
 
+    def written_for_two(self, inputs: Sequence[Tensor]) -> str:
+        """The first operator that fails with a batch of these inputs, or makes two rows of what has another number of
+        them; empty where there is none."""
+        rows = len(inputs[self.variable])
+        env: dict[fx.Node, Any] = {}
+        with torch.no_grad():
+            for node in self.nodes:
+                try:
+                    env[node] = self.computed(node, env, inputs, None, None)
+                except (RuntimeError, IndexError):
+                    return place_of(node)
+                if node in self.moving and rows != 2 and isinstance(env[node], Tensor) and env[node].shape[:1] == (2,):
+                    if any(getattr(env[each], "shape", ())[:1] == (rows,) for each in node.all_input_nodes):
+                        return place_of(node)
+        return ""
+
     def kinds(self) -> Kinds:
         """What the operators on what moves are; found when it is first asked for."""
         if self.found is None:
@@ -262,29 +299,51 @@ class Opened:
             moves = node in self.moving
             if moves or node in self.other:
                 cells += sum(part.numel() for part in parts if isinstance(part, Tensor))
-            facts[node] = fact_of(env[node], moves, node in self.other)
+            sized = node.op == "call_function" and not parents(node) and not base_name(node.target).startswith(EMPTY)
+            facts[node] = fact_of(env[node], moves, node in self.other and not sized)  # zeros_like is known
             later = node in self.touched
             wider[node] = fact_of(env[node], True, False) if later and not moves else facts[node]
-            if not moves or node.op != "call_function" or node.target is operator.getitem:
-                affine |= {node} if moves else set()
+        (root,) = (node for node in self.nodes if self.varies(node)) if self.moving else (None,)
+
+        def straight(node: fx.Node) -> bool:
+            return is_affine(node, fx.map_arg((node.args, node.kwargs), facts.__getitem__), env[node])
+
+        degrees = Degrees(self.nodes, self.moving, root, straight, env, self.lasting)
+        joined, needed = joins(self.output, self.nodes, self.moving, facts.__getitem__, degrees)
+        for node in self.nodes:
+            if node not in needed or node not in self.moving:
                 continue
-            straight = is_affine(node, fx.map_arg((node.args, node.kwargs), facts.__getitem__), env[node])
-            affine |= {node} if straight else set()
+            if node.op != "call_function" or node.target is operator.getitem:
+                affine.add(node)
+                continue
+            if node in joined:
+                if any(arg in self.touched and arg not in self.moving for arg in joined[node].args):
+                    gates.add(node)
+                    closed += [(node, Refusal(WHAT, ARRAY))] if self.parameters is not None else []
+                elsewhere += [node] if self.turned(node) else []
+                continue
+            affine_here = straight(node)
+            affine |= {node} if affine_here else set()
             if any(each in self.touched and each not in self.moving for each in parents(node)):
-                if straight:
+                if affine_here:
                     apart = not is_affine(node, fx.map_arg((node.args, node.kwargs), wider.__getitem__), env[node])
                 else:
                     apart = base_name(node.target) not in OFFSETS
                 gates |= {node} if apart else set()
-            refusal = self.refusal(node, env, straight, node in gates)
+            refusal = self.refusal(node, env, affine_here, node in gates)
             if refusal is not None:
                 closed.append((node, refusal))
             else:
                 affine -= gates if self.parameters is not None else set()
                 elsewhere += [node] if node not in affine and self.turned(node) else []
         if elsewhere and not closed:
-            closed += self.displaced(elsewhere[0], frozenset(affine), frozenset(gates))
-        return Kinds(frozenset(affine), frozenset(gates), tuple(closed), cells)
+            closed += self.displaced(elsewhere[0], Kinds(frozenset(affine), frozenset(gates), (), joined, needed, 0))
+        return Kinds(frozenset(affine), frozenset(gates), tuple(closed), joined, needed, cells)
+
+    def varies(self, node: fx.Node) -> bool:
+        """Whether a node is the variable."""
+        source = self.program.sources.get(str(node.target)) if node.op == "placeholder" else None
+        return source is not None and source.kind == "input" and source.index == self.variable
 
     def refusal(self, node: fx.Node, env: Mapping[fx.Node, Any], straight: bool, gate: bool) -> Refusal | None:
         """What speaks against cutting the program at an operator."""
@@ -295,15 +354,17 @@ class Opened:
         name = base_name(node.target)
         if name not in LOWERED:
             return Refusal(NEITHER, row_of(name).instead or SIMPLER)
-        if row_of(name).divisor is not None and node.args[0] in self.moving:
-            return Refusal("it divides two quantities that depend on the variable", SIMPLER)
         args: Any = fx.map_arg(node.args, env.__getitem__)
         kwargs: Any = fx.map_arg(node.kwargs, env.__getitem__)
         try:
-            LOWERED[name](Atoms(value_of, self.paired), tuple(map(real, args)), {k: real(v) for k, v in kwargs.items()})
+            LOWERED[name](self.atoms(node, value_of), tuple(map(real, args)), {k: real(v) for k, v in kwargs.items()})
         except Refusal as refusal:
             return refusal
         return None
+
+    def atoms(self, node: fx.Node, bend: Callable[..., Any]) -> Atoms:
+        """What the row of an operator is written with."""
+        return Atoms(bend, self.paired, [arg in self.moving for arg in node.args])
 
     def turned(self, node: fx.Node) -> bool:
         """Whether an argument or result of an operator may hold the samples elsewhere than in its first dimension."""
@@ -319,13 +380,11 @@ class Opened:
                     return True
         return False
 
-    def displaced(
-        self, node: fx.Node, affine: frozenset[fx.Node], gates: frozenset[fx.Node]
-    ) -> list[tuple[fx.Node, Refusal]]:
+    def displaced(self, node: fx.Node, kinds: Kinds) -> list[tuple[fx.Node, Refusal]]:
         """What speaks against opening a program that turns its tensors: whether atoms have their samples first is seen
         where there are two of them, and three."""
         trial = copy.copy(self)
-        trial.found, trial.fixed, trial.kept = Kinds(affine, gates, (), 0), {}, {}
+        trial.found, trial.fixed, trial.kept = kinds, {}, {}
         for rows in (2, 3):
 
             def first(a: Tensor, bend: Met = 0.0, rows: int = rows) -> Tensor:
@@ -346,8 +405,8 @@ class Opened:
         return any(each in self.touched and each not in self.moving for each in parents(node))
 
 
+EMPTY = ("empty", "new_empty")
 NEITHER = "it is neither affine nor one of the functions that have a form"
-SIMPLER = "write it with simpler operators, or minimise with cx.minimise"
 WEIGHTS = "its weights depend on a parameter"
 WHAT = "what it does depends on a parameter"
 ELSEWHERE = "its samples are not in the first dimension of what it is applied to"

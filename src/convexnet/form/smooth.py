@@ -42,6 +42,10 @@ class Curve:
     """What a conic solver must know."""
 
 
+NO_CONE = "none"
+"""That no conic solver knows a form of it."""
+
+
 def softplus(beta: float, limit: float = math.inf) -> Curve:
     """log(1 + exp(beta a)) / beta, which torch replaces by a where beta a is beyond a limit."""
     return Curve(
@@ -147,4 +151,61 @@ def minus_log() -> Curve:
         low=0.0,
         touch=INSIDE,
         nonneg=math.inf,
+    )
+
+
+def entropy() -> Curve:
+    """a log(a) for a >= 0, and infinity below."""
+    return Curve(
+        "entropy",
+        lambda a: -torch.special.entr(a),
+        lambda a: 1 + a.log(),
+        lambda a: 1 / a,
+        turn=math.exp(-1),
+        low=0.0,
+        touch=INSIDE,
+        nonneg=math.inf,
+    )
+
+
+def huber() -> Curve:
+    """a² / 2 for |a| <= 1, |a| - 1/2 beyond."""
+    return Curve(
+        "huber",
+        lambda a: torch.where(a.abs() <= 1, a * a / 2, a.abs() - 0.5),
+        lambda a: a.clamp(-1, 1),
+        lambda a: (a.abs() <= 1).to(a.dtype),
+        turn=0.0,
+        cones="soc",
+    )
+
+
+def log_gamma() -> Curve:
+    """log Γ(a) for a > 0; it has no cone."""
+    return Curve(
+        "log gamma",
+        torch.lgamma,
+        torch.digamma,
+        lambda a: torch.polygamma(1, a),
+        turn=1.4616321449683623,
+        low=0.0,
+        touch=INSIDE,
+        nonneg=math.inf,
+        cones=NO_CONE,
+    )
+
+
+def minus_log_normal() -> Curve:
+    """-log Φ(a), for the distribution function Φ of the normal distribution; it has no cone."""
+
+    def ratio(a: Tensor) -> Tensor:
+        return math.sqrt(2 / math.pi) / torch.special.erfcx(a * -math.sqrt(0.5))
+
+    return Curve(
+        "minus log normal",
+        lambda a: -torch.special.log_ndtr(a),
+        lambda a: -ratio(a),
+        lambda a: (ratio(a) * (a + ratio(a))).clamp(min=0),
+        turn=math.inf,
+        cones=NO_CONE,
     )

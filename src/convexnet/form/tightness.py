@@ -8,31 +8,35 @@ this is a second proof, of what the exporters need, from the signs of the maps t
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 
 from convexnet.curvature.call import Refusal
 from convexnet.curvature.graph import base_name
 from convexnet.curvature.table import row_of
+from convexnet.domains import Box
 from convexnet.extras import need
 from convexnet.form.findings import refuse
 from convexnet.form.program import Gate
 from convexnet.form.sparse import Form, Vector
 
 
-def nonneg_results(form: Form) -> list[tuple[Vector, Vector]]:
+def nonneg_results(form: Form, domain: Box | None) -> list[tuple[Vector, Vector]]:
     """For each cut: which of its results, and which elements of its argument, are never negative in any solution of
-    the inequalities, as far as signs tell."""
+    the inequalities, as far as signs and the domain tell."""
     found: list[tuple[Vector, Vector]] = []
     for k, cut in enumerate(form.cuts):
-        rows = (form.constants[k] >= 0) & (not form.changes[k])
+        least = form.constants[k].copy()
+        rows = np.full(len(least), not form.changes[k])
         for source, matrix in form.incoming(k):
-            wrong = matrix < 0
             if source == 0:
-                wrong = matrix != 0
-            else:
-                wrong = wrong + (matrix @ need("scipy.sparse").diags((~found[source - 1][0]).astype(float)) != 0)
+                least += least_of(matrix, domain)
+                continue
+            wrong = (matrix < 0) + (matrix @ need("scipy.sparse").diags((~found[source - 1][0]).astype(float)) != 0)
             rows &= wrong.getnnz(axis=1) == 0
+        rows &= least >= 0
         results = np.zeros(cut.results, dtype=bool)
         if not isinstance(cut.atom, Gate):
             results = cut.atom.nonneg(torch.as_tensor(rows)).cpu().numpy()
@@ -40,10 +44,24 @@ def nonneg_results(form: Form) -> list[tuple[Vector, Vector]]:
     return found
 
 
-def check_tight(form: Form, model: str) -> tuple[bool, ...]:
+def least_of(matrix: Any, domain: Box | None) -> Vector:
+    """The least that each row of a matrix makes of the variable."""
+    ends = (-np.inf, np.inf) if domain is None else (end.cpu().flatten().numpy() for end in (domain.lo, domain.hi))
+    lo, hi = (np.broadcast_to(np.asarray(end, np.float64), matrix.shape[1]) for end in ends)
+    entries = matrix.tocoo()
+    parts = entries.data * np.where(entries.data > 0, lo[entries.col], hi[entries.col])
+    return np.bincount(entries.row, np.where(entries.data == 0, 0.0, parts), matrix.shape[0])
+
+
+def check_tight(form: Form, model: str, domain: Box | None = None) -> tuple[bool, ...]:
     """Show that a solver which may raise the results of bends gains nothing by it.
 
     Backwards from the output: a result may be used upwards only, and by what comes next only where that rises with it.
+
+    Args:
+        form: what is told to the solver.
+        model: its name, for messages.
+        domain: bounds of the variable that are told to it too.
 
     Returns:
         For each cut, whether it is a gate whose factors must not be negative for that.
@@ -53,7 +71,7 @@ def check_tight(form: Form, model: str) -> tuple[bool, ...]:
             inequalities do not show.
     """
     count = len(form.cuts)
-    signs = nonneg_results(form)
+    signs = nonneg_results(form, domain)
     up = [np.zeros(cut.results, dtype=bool) for cut in form.cuts]
     down = [np.zeros(cut.results, dtype=bool) for cut in form.cuts]
     positive = [False] * count
@@ -84,7 +102,7 @@ def check_tight(form: Form, model: str) -> tuple[bool, ...]:
         used_up = np.repeat(up[k] & ~mask, group)
         rising = np.broadcast_to(torch.as_tensor(cut.atom.rises).cpu().numpy(), (cut.results,))
         rise = used_up & (not cut.atom.falls)
-        fall = used_up & ~(np.repeat(rising, group) | signs[k][1] & (not cut.atom.falls))
+        fall = used_up & ~(np.repeat(rising, group) | signs[k][1] & cut.atom.lifts)
         used(k, rise.astype(float), fall.astype(float))
     return tuple(positive)
 

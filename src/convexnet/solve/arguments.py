@@ -107,6 +107,16 @@ def checked(
     lo, hi = (
         end.detach().to(device).expand(batch, *domain.shape).reshape(batch, size) for end in (domain.lo, domain.hi)
     )
+    most = torch.finfo(dtype).max
+    beyond = (lo > most) | (hi < -most)
+    if bool(beyond.any()):
+        row, place = (int(i) for i in beyond.nonzero()[0])
+        kind = str(dtype).removeprefix("torch.")
+        raise ValueError(
+            f"the bounds of coordinate {place} of sample {row}, {float(lo[row, place]):.3g} to "
+            f"{float(hi[row, place]):.3g}, hold no number of {kind}, which x is returned in: give float64 inputs or "
+            "weights, or other units"
+        )
     begin = begun(start, batch, domain, device)
     steps = None if max_steps is None else int(max_steps)
     deadline = math.inf if time_limit is None else monotonic() + float(time_limit)

@@ -16,6 +16,7 @@ import os
 import sys
 import types
 import weakref
+from collections import OrderedDict
 from collections.abc import Hashable, Mapping
 from typing import Any
 
@@ -24,6 +25,9 @@ import torch
 from torch import Tensor, nn
 
 SIMPLE = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
+
+PLAIN = frozenset({dict, OrderedDict, set})
+"""Containers whose contents are all that they are."""
 
 OPAQUE = ("torch", "lightning", "pytorch_lightning", "logging")
 """Packages whose objects (trainers, loggers, handles of hooks) are known by identity alone: they do not take part."""
@@ -144,8 +148,11 @@ def settled(value: Any, seen: Seen) -> Hashable:
         value: any object.
         seen: what has been looked at; added to.
     """
+    kind = type(value)
+    if kind in PLAIN and not value:  # most of the hooks of most modules
+        return kind
     if isinstance(value, SIMPLE):
-        return type(value), value
+        return kind, value
     if isinstance(value, (np.ndarray, np.generic)):
         return value.dtype, value.shape, value.tobytes()
     if isinstance(value, Tensor):
@@ -155,8 +162,8 @@ def settled(value: Any, seen: Seen) -> Hashable:
     seen[id(value)] = value, len(seen)
     if isinstance(value, type):
         return value, settled(of_class(value), seen) if is_own(value) else None
-    if isinstance(value, Mapping):
-        return type(value), tuple((settled(key, seen), settled(part, seen)) for key, part in value.items())
+    if kind is dict or isinstance(value, Mapping):
+        return kind, tuple((settled(key, seen), settled(part, seen)) for key, part in value.items())
     if isinstance(value, (list, tuple)):
         return type(value), tuple(settled(part, seen) for part in value), attributes_of(value, seen)
     if isinstance(value, (set, frozenset)):

@@ -24,7 +24,9 @@ import torch
 from torch import Tensor
 
 from convexnet.form.atoms import Bend, Kinks, Smooth
+from convexnet.form.ordered import SumLargest
 from convexnet.form.program import Opened
+from convexnet.form.quadratic import Quadratic
 from convexnet.solve.functions.black_box import Whole
 from convexnet.solve.functions.matrix_free import Layers, carried
 from convexnet.solve.functions.problem import Problem
@@ -119,10 +121,13 @@ def below(f: Layers, at: Tensor, guide: Guide) -> Plane:
         k = count
         count += 1
         kind = f.bends[k]
+        if isinstance(kind, Quadratic):
+            return as_written(kind, a)
         flat = a.value.flatten(1).expand(batch, -1)
         error = a.error.flatten(1).expand(batch, -1)
         here, off = flat.detach(), error.detach()
         z = kind.value(here)
+        rounding.lengths += kind.group - 1
         shares.append(steepest(kind, here))
         lost.append(torch.zeros_like(z))
 
@@ -131,10 +136,12 @@ def below(f: Layers, at: Tensor, guide: Guide) -> Plane:
             v = v.clamp(min=0)  # non-negative but for rounding, which is looked up
             chosen, rest = guide(k, kind, here, v)
             spread = spread_of(kind, v)
-            if isinstance(kind, Smooth) and kind.curve.low > -torch.inf:  # convex from there on, and nothing else
-                wrong.append(((here < kind.curve.low - off) & (spread > 0)).any(1))
+            outside = kind.outside(here, off)
+            if outside is not None:
+                wrong.append((outside & (spread > 0)).any(1))
             large = chosen.abs()
-            shares[k] = torch.where(spread > 0, large / spread, shares[k])
+            if not isinstance(kind, SumLargest):  # whose shares are off by a share of what arrives, however small
+                shares[k] = torch.where(spread > 0, large / spread, shares[k])
             below, above = chosen * here, v * z
             rests.append(rest + below.sum(1) - above.sum(1))
             length = 2.0**-53 * (here.shape[1] + 16)
@@ -153,6 +160,20 @@ def below(f: Layers, at: Tensor, guide: Guide) -> Plane:
         shape = a.shape[1:] if kind.group == 1 else a.shape[1:-1]
         value = carried(flat, z, pulled).reshape(batch, *shape)
         return Tracked(value, Passed.apply(error, z, returned).reshape(batch, *shape), a.unit)
+
+    def as_written(kind: Quadratic, a: Any) -> Any:
+        """The operators of a quadratic form themselves: with them backwards, its tangent."""
+        for each in (shares, lost):
+            each.append(torch.zeros_like(at))
+        out = kind.run(a[:, 0].reshape(batch, *f.shape), rounding)
+
+        def arrived(v: Tensor) -> Tensor:
+            wrong.append((v < 0).flatten(1).any(1) if v.ndim > 1 else v < 0)
+            return v.clamp(min=0)
+
+        if out.value.requires_grad:
+            out.value.register_hook(arrived)
+        return out.flatten(1) if out.ndim > 1 else out.unsqueeze(1)
 
     inputs: list[Any] = list(f.inputs)
     shape = (batch, *f.shape)

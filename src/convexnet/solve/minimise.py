@@ -47,6 +47,10 @@ def minimise(
     f is certified convex in y first, and evaluated in eval mode and float64. Samples do not see each other: a batch
     gives what its samples give alone.
 
+    Several threads may call this at once, also with one f: they wait for each other while f is traced, which happens in
+    the first call. In that time f holds stand-ins for its tensors, so that no other thread may run f's own forward
+    then: make the first call before such threads start, or give each of them a copy of f.
+
     Args:
         f: returns (B,) or (B, 1); convex in y.
         domain: a `Box` of one sample of y; coordinates are fixed with `Box.fix`.

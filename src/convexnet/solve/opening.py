@@ -13,7 +13,7 @@ from convexnet.errors import NotCertified
 from convexnet.form.epigraph import KinkForm
 from convexnet.form.matrices import Pieces, TooLarge
 from convexnet.form.program import Opened
-from convexnet.solve.arguments import Asked, wrong_batch
+from convexnet.solve.arguments import Asked, output_of, wrong_batch
 from convexnet.solve.compiled import Reading
 from convexnet.solve.functions.black_box import Whole
 from convexnet.solve.functions.matrix_free import Layers
@@ -82,12 +82,21 @@ def problem_of(reading: Reading, asked: Asked, everywhere: bool) -> tuple[Proble
             if runs(reading.opened, inputs) and runs(reading.opened, [tensor[:1] for tensor in inputs]):
                 raise error
             closed, single = "an operator has settings for one size of the batch", True
+            out = output_of(asked.module, inputs, inputs[asked.variable].dtype)
+            if out is None or out.numel() != len(lo):
+                place = reading.opened.written_for_two(inputs) or "an operator"
+                made = "fails with" if out is None else f"returns {out.numel()} numbers for"
+                raise ValueError(
+                    f"{reading.program.model} {made} a batch of {len(lo)}: {place} is written for a batch of two, as "
+                    "y[[0, 1]] is, which takes two samples. The first dimension is the batch: write y[:, [0, 1]] for "
+                    "two entries of every sample"
+                ) from error
         else:
             strong = None
             if isinstance(f, KinkForm) and not f.piecewise_linear:
                 strong = strength(reading.opened, inputs, f)
             return Problem(f, lo, hi, strong, layers), closed
-    centre = None if everywhere else Problem(None, lo, hi).centre()
+    centre = None if everywhere else Problem(None, lo, hi).interior()
     whole = whole_of(reading, asked, centre, single)
     if whole.pairs and not whole.symmetric(Problem(None, lo, hi).centre()):
         raise ValueError(

@@ -118,12 +118,12 @@ class Tracked:
     def narrow(self, dim: int, start: int, length: int) -> Tracked:
         return self.moved(lambda t: t.narrow(dim, start, length))
 
-    def beside(self, a: Any, b: Any) -> Tracked:
-        """Two tensors, one of them tracked, as a last dimension of two."""
-        value = torch.stack(torch.broadcast_tensors(value_of(a), value_of(b)), -1)
-        errors = [torch.as_tensor(error_of(part), dtype=value.dtype, device=value.device) for part in (a, b)]
+    def beside(self, *parts: Any) -> Tracked:
+        """Tensors, some of them tracked, along a new last dimension."""
+        value = torch.stack(torch.broadcast_tensors(*map(value_of, parts)), -1)
+        errors = [torch.as_tensor(error_of(part), dtype=value.dtype, device=value.device) for part in parts]
         spread = [error.expand(value.shape[:-1]) for error in errors]
-        return Tracked(value, torch.stack(spread, -1), max(getattr(part, "unit", UNIT) for part in (a, b)))
+        return Tracked(value, torch.stack(spread, -1), max(getattr(part, "unit", UNIT) for part in parts))
 
     def sum(self, dims: list[int], keepdim: bool) -> Tracked:
         value, count = self.value.sum(dims, keepdim=keepdim), math.prod(self.value.shape[d] for d in dims)

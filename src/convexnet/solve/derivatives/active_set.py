@@ -33,7 +33,7 @@ TIED = 1e-10
 """How far from its place, in its unit, what does not hold the minimiser may be and still be there too."""
 
 APART = 1e-9
-"""The square of how far a row of length 1 may be from the span of others and still count as one of them."""
+"""The square of how far rows of length 1 may be from being dependent and still count as such."""
 
 NEAR = 1e-2
 """How far, as a share of the box, the minimiser may be from where it was found, to be looked for by one step."""
@@ -224,13 +224,11 @@ def looked_up(
         else:
             assert isinstance(bend, Grouped)
             share = new / torch.where(v > 0, v, 1.0).repeat_interleave(bend.group, 1)
-            below = (grouped(a, bend.group).amax(-1, keepdim=True) - grouped(a, bend.group)).flatten(1) / units[k]
-            at_kink = (share >= -CLOSE) & (below <= CLOSE)
-            beside = (share <= CLOSE) | ((share >= -CLOSE) & (below <= CLOSE))  # the leader is one of them
-            largest = grouped(below <= TIED, bend.group)
+            at_kink, beside = bend.beside(a / units[k], gates[k], share, CLOSE)
+            largest = grouped(bend.tied(a / units[k], gates[k], TIED), bend.group)
             meets = ~holds & (largest & (largest.sum(-1, keepdim=True) > 1)).flatten(1)
-            meets &= ~leading(gates[k], bend)
-            loose = share <= CLOSE
+            meets &= ~bend.leading(gates[k])
+            loose = bend.loose(share, CLOSE)
         sure &= (torch.where(holds, at_kink, beside) | ~counts).all(1)
         meet |= ((meets | holds & loose if smooth else meets) & counts).any(1)
     return sure, meet
@@ -243,14 +241,7 @@ def settled_gates(bend: Bend, gate: Tensor, index: Tensor, mask: Tensor, a: Tens
         return torch.where(holds, gate, bend.gates(a))
     if not isinstance(bend, Grouped):
         return torch.where(holds, gate, (gate > 0.5).to(gate))
-    share = grouped(torch.where(holds | leading(gate, bend), gate, 0.0), bend.group)
-    return (share / share.sum(-1, keepdim=True)).flatten(1)
-
-
-def leading(gate: Tensor, bend: Grouped) -> Tensor:
-    """Which members have the largest gate of their group, (B, in)."""
-    first = grouped(gate, bend.group).argmax(-1, keepdim=True)
-    return torch.zeros_like(grouped(gate, bend.group)).scatter_(-1, first, 1.0).flatten(1) > 0
+    return bend.settled(gate, holds)
 
 
 def units_around(
@@ -303,9 +294,11 @@ def saddle(
     rows, down = torch.where(used, rows, 0.0) / size, down / size
     down = torch.where(used, down, 0.0)
     small = torch.where(used[..., 0], TINY, 1.0).to(rows)
-    factor, _ = torch.linalg.cholesky_ex(rows @ rows.mT + torch.diag_embed(small))
-    apart = factor.diagonal(dim1=1, dim2=2).square()
-    same = ~torch.where(used[..., 0], apart > APART, whole[..., 0] == 0).all(1)
+    gram = rows @ rows.mT + torch.diag_embed(small)
+    factor, _ = torch.linalg.cholesky_ex(gram)
+    same = ((whole > 0) & ~used).flatten(1).any(1) | (used.flatten(1).sum(1) > free.sum(1))
+    if gram.shape[1] > 1:
+        same |= torch.linalg.eigvalsh(torch.where(gram.isfinite(), gram, 0.0))[:, 0] <= APART
     if hessian is None:
         return rows.mT @ torch.cholesky_solve(down, factor), forces_of(rows, factor, right) / size, same
     top = hessian * free[:, :, None] * free[:, None, :]
@@ -354,8 +347,8 @@ def rows_of_leaders(form: KinkForm, k: int, gates: list[Tensor], picked: list[Te
 
 
 def leaders(gates: Tensor, index: Tensor, bend: Grouped) -> Tensor:
-    """The member with the largest gate in the group of each picked one, (B, K)."""
-    first = gates.unflatten(1, (-1, bend.group)).argmax(-1)
+    """The member that each picked one is compared with, (B, K)."""
+    first = bend.leader(gates)
     group = index // bend.group
     return group * bend.group + first.gather(1, group)
 

@@ -60,7 +60,7 @@ class Local:
     of: list[Row]
     free: Array
     arguments: dict[tuple[int, int], int]
-    columns: Array
+    columns: np.ndarray[Any, np.dtype[np.int64]]
     lines: Array
     shares: Array
 
@@ -152,7 +152,7 @@ def local_program(
     ruled = torch.where(kept, torch.stack(rows), 0.0)
     return Local(
         ruled.cpu().numpy(), torch.where(kept, slope, 0.0).cpu().numpy(), np.array(multipliers), np.array(typical), of,
-        kept.cpu().numpy(), numbers, np.array(place, dtype=int),
+        kept.cpu().numpy(), numbers, np.array(place, dtype=np.int64),
         torch.stack(own).cpu().numpy() if own else np.zeros((0, width)), np.array(shares),
     )  # fmt: skip
 

@@ -177,7 +177,7 @@ def to_both_sides(local: Local, wanted: Array, straight: bool, moves: Array) -> 
     sides: list[Array] = []
     for sign in (1.0, -1.0):
         largest = found.most(sign * change * local.typical)
-        weights = None if largest is None else sums(local, [int(row) for row in np.flatnonzero(largest > EPS)], wanted)
+        weights = None if largest is None else sums(local, [int(row) for row in (largest > EPS).nonzero()[0]], wanted)
         if weights is None:
             return None
         sides.append(weights)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from convexnet.form.atoms import Bend
 from convexnet.form.program import Opened, bend_of, value_of
@@ -80,6 +80,7 @@ class Layers:
         self.shape = inputs[opened.variable].shape[1:]
         self.bends = tuple(bends_of(opened, inputs)) if bends is None else tuple(bends)
         self.shift = shift
+        self.still: dict[int, dict[fx.Node, Any]] = {}  # what does not move with y, by the number of rows
 
     @property
     def batch(self) -> int:
@@ -117,7 +118,8 @@ class Layers:
         """The program at y (B, n) with other functions for its bends, (B,)."""
         inputs = list(self.inputs)
         inputs[self.opened.variable] = y.reshape(-1, *self.shape)
-        out = self.opened.run(inputs, bend).expand(len(y))
+        still = self.still.setdefault(len(y), {})
+        out = self.opened.run(inputs, bend, still=still).expand(len(y))
         return out if self.shift is None else out - self.shift
 
     def value(self, y: Tensor) -> Tensor:

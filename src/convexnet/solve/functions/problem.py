@@ -64,6 +64,11 @@ class Problem:
         nearest = torch.zeros_like(self.lo).clamp(self.lo, self.hi)
         return torch.where(finite, torch.where(finite, self.lo, 0) / 2 + torch.where(finite, self.hi, 0) / 2, nearest)
 
+    def interior(self) -> Tensor:
+        """The centre, at a distance of 1 from a bound that is the only one, (B, n)."""
+        low, high = self.lo.isfinite(), self.hi.isfinite()
+        return self.centre() + torch.where(low & high, 0.0, low.to(self.lo) - high.to(self.lo))
+
     def inside(self, y: Tensor) -> Tensor:
         """The nearest points within the bounds."""
         return torch.minimum(torch.maximum(y, self.lo), self.hi)

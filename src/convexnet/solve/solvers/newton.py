@@ -63,8 +63,7 @@ class Newton:
 
     def begin(self, problem: Problem, found: Found) -> State:
         finite = problem.lo.isfinite() & problem.hi.isfinite()
-        one_sided = problem.lo.isfinite().to(problem.lo) - problem.hi.isfinite().to(problem.lo)
-        middle = problem.centre() + torch.where(finite, 0.0, one_sided)  # at a distance of 1 from a single bound
+        middle = problem.interior()
         radius = torch.where(finite, (problem.hi - problem.lo) / 2, 1.0)
         below, above = (
             torch.where(radius > 0, (end - middle) / torch.where(radius > 0, radius, 1.0), sign)

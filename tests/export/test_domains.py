@@ -1,0 +1,85 @@
+"""Exports of what is convex on a domain only, which `to_lp` is given and `to_cvxpy` takes from its variable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import convexnet as cx
+from tests.modules import Function
+
+cp = pytest.importorskip("cvxpy")
+pytest.importorskip("highspy")
+
+
+def cubes(y: Tensor) -> Tensor:
+    return (y**3).sum(1) - y.sum(1)
+
+
+def barrier(y: Tensor) -> Tensor:
+    return -y.log().sum(1) + y.sum(1)
+
+
+def upper_barrier(y: Tensor) -> Tensor:
+    return -(1 - y).log().sum(1) - 2 * y.sum(1)
+
+
+def composed(y: Tensor) -> Tensor:
+    return (y + y**3).square().sum(1) - y.sum(1)
+
+
+KNOWN: dict[str, tuple[Callable[[Tensor], Tensor], dict[str, Any], float]] = {
+    "a power": (cubes, {"nonneg": True}, -2 / 3**0.5),
+    "a pole at an end": (barrier, {"nonneg": True}, 3.0),
+    "positive": (barrier, {"pos": True}, 3.0),
+    "a pole at the upper end": (upper_barrier, {"bounds": [-1, 1]}, 3 * (np.log(2) - 1)),
+    "a square of what is not negative": (composed, {"bounds": [0, np.array([1.0, 2.0, 3.0])]}, -0.5885226046),
+}
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_a_variable_brings_its_domain(name: str) -> None:
+    function, attributes, least = KNOWN[name]
+    cost = cx.to_cvxpy(Function(function).double(), cp.Variable(3, **attributes))
+    assert cost.curvature == "CONVEX"
+    assert cp.Problem(cp.Minimize(cost)).solve(solver="CLARABEL") == pytest.approx(least, abs=1e-6)
+
+
+def test_an_affine_expression_brings_its_bounds() -> None:
+    y = cp.Variable(3, bounds=[-1, 1])
+    cost = cx.to_cvxpy(Function(barrier).double(), 2 * y + 2.5)
+    assert cp.Problem(cp.Minimize(cost)).solve(solver="CLARABEL") == pytest.approx(3.0, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("function", "attributes"),
+    [(cubes, {"bounds": [-1, 1]}), (barrier, {}), (barrier, {"bounds": [-0.1, 1]}), (composed, {"nonpos": True})],
+)
+def test_what_is_not_convex_there_is_refused(function: Callable[[Tensor], Tensor], attributes: dict[str, Any]) -> None:
+    y = cp.Variable(3, **attributes)
+    with pytest.raises(cx.NotCertified) as caught:
+        cx.to_cvxpy(Function(function).double(), y)
+    assert ("nonneg=True" in "".join(getattr(caught.value, "__notes__", []))) == (not attributes)
+
+
+def test_bounds_that_a_parameter_makes_are_none() -> None:
+    y, shift = cp.Variable(3, bounds=[0, 1]), cp.Parameter(value=1.0)
+    with pytest.raises(cx.NotCertified):
+        cx.to_cvxpy(Function(barrier).double(), y + shift)
+
+
+def bent(y: Tensor) -> Tensor:
+    return (y.relu() + y).abs().sum(1) - 0.5 * y.sum(1)
+
+
+def test_a_linear_program_has_its_domain() -> None:
+    lp = cx.to_lp(Function(bent).double(), cx.Box(torch.tensor([0.1, 0.0, 0.2]), torch.ones(3)))
+    lp.run()
+    assert lp.getInfo().objective_function_value == pytest.approx(1.5 * 0.3, abs=1e-7)
+    with pytest.raises(cx.NotCertified):
+        cx.to_lp(Function(bent).double(), cx.Box(-1.0, 1.0, shape=(3,)))
