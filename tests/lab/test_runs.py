@@ -237,7 +237,7 @@ def test_models_are_built_from_the_seed_alone(name: str) -> None:
 
 
 def test_unknown_names_and_double_whitening_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="there is no model 'mpl'; there are mlp"):
+    with pytest.raises(ValueError, match=r"there is no model 'mpl' \(did you mean 'mlp'\?\); there are mlp"):
         run(small.job("mpl"), small.place(tmp_path))
     with pytest.raises(ValueError, match="the recipe's"):
         run(small.job(convex=Convex(whiten="zca")), small.place(tmp_path))

@@ -106,7 +106,7 @@ class Split:
             numbers = values.is_floating_point() and values.shape[:1] == images.shape[:1]
             if not classes and not numbers:
                 raise ValueError(
-                    f"{name} must be int64 of shape ({len(images)},), one for each image, "
+                    f"{name} must be int64 of shape ({len(images)},), one for each image, or numbers of a regression, "
                     f"not {values.dtype} of shape {tuple(values.shape)}"
                 )
 
