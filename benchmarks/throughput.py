@@ -10,7 +10,7 @@ with its fused kernel, which is the faster one; "as usually written" is the Data
 
 - bare loop: images that are numbers and normalised already, picked by a random permutation. Nothing is augmented. It is
   run twice; what its second copy is off 1 is noise.
-- ours: `convexnet.lab.data.batches` from bytes and `convexnet.lab.train.one_epoch`, which also keeps the running loss
+- ours: `convexnet.lab.data.batches` from bytes and `convexnet.lab.train.steps`, which also keeps the running loss
   and accuracy and stops where the loss is no number.
 - loader: a `Dataset` that returns PIL images, as torchvision's do, `transforms` one by one, and a `DataLoader` without
   workers: one thread for all, as in the other rows.
@@ -28,6 +28,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from PIL import Image
@@ -37,7 +38,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from convexnet.lab.data import Split, augmentation, batches, scaled
-from convexnet.lab.train import Batch, one_epoch
+from convexnet.lab.tasks import classification
+from convexnet.lab.train import Batch, Seen, steps
 from convexnet.lab.whiten import Standardise, normaliser
 from convexnet.zoo import MLP, AllConv
 
@@ -120,13 +122,20 @@ def plain(model: nn.Module, feed: Feed, fused: bool = True) -> Callable[[], None
     return epoch
 
 
+def one_epoch(model: Any, optimizer: torch.optim.Optimizer, given: Iterable[Batch]) -> None:
+    """A pass of the laboratory's loop."""
+    seen = Seen(1)
+    steps(model, optimizer, given, seen, task=classification())
+    seen.epoch()
+
+
 def lab(model: nn.Module, feed: Feed) -> Callable[[], None]:
     """The laboratory's loop."""
     optimizer = adam(model)
 
     def epoch() -> None:
         given = (Batch(images, labels) for images, labels in feed())
-        one_epoch(model, optimizer, given, number=1, loss=functional.cross_entropy)
+        one_epoch(model, optimizer, given)
 
     return epoch
 
@@ -248,7 +257,7 @@ def accelerated(device: torch.device, size: int, count: int, side: int, epochs: 
     def epoch() -> None:
         with torch.autocast(device.type, torch.bfloat16):
             given = (Batch(images, labels) for images, labels in feed() if len(labels) == size)
-            one_epoch(compiled, optimizer, given, number=1, loss=functional.cross_entropy)
+            one_epoch(compiled, optimizer, given)
 
     epoch()  # compiles
     seconds = [timed(epoch, device) for _ in range(epochs)]

@@ -21,7 +21,7 @@ SIZE = {"width": 1120, "height": 860}
 
 
 def main(page: Path) -> None:
-    """Write the top of the page, and under it how the networks learn, side by side in 64 colours."""
+    """Write the top of the page, and under it how the networks learn, side by side in 200 colours."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         tab = browser.new_page(viewport=SIZE, color_scheme="light")
@@ -35,7 +35,7 @@ def main(page: Path) -> None:
     whole.paste(parts[0], (0, 0))
     whole.paste(parts[1], (parts[0].width + 2, 0))
     whole = whole.resize((whole.width * 3 // 4, whole.height * 3 // 4), Image.Resampling.LANCZOS)
-    whole.quantize(64, dither=Image.Dither.NONE).save(OUT, optimize=True)
+    whole.quantize(200, dither=Image.Dither.NONE).save(OUT, optimize=True)
 
 
 if __name__ == "__main__":

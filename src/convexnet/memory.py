@@ -20,6 +20,7 @@ CONSTRAINT = "_convexnet_constraint"
 CHANGES = "_convexnet_changes"
 ONLY = "_convexnet_only"
 CLASSNAMES = "_convexnet_classnames"
+PREPARATION = "_convexnet_preparation"
 
 SIDES = (32, 224, 28, 64, 8)
 """Sizes of square images that are tried on a convolutional network whose example was not recorded."""

@@ -7,18 +7,21 @@ many were killed. The last child is left alone and writes the record and the net
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
 import signal
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from convexnet.lab import models
+from convexnet.lab import experiment, models
 from convexnet.lab.checkpoints import NAME
 from convexnet.lab.jobs import Job
 from convexnet.lab.runs import run
@@ -32,6 +35,12 @@ Moment = Callable[[int], None]
 def settings() -> Job:
     """Three steps an epoch, and epochs enough for every child to be killed in the midst of them."""
     return small.job(epochs=EPOCHS, augment="crop-flip", average=0.9)
+
+
+def streaming(folder: str) -> Job:
+    """The same on images that stay in the files of a folder, and are decoded by a worker."""
+    job = small.job("mlp", epochs=EPOCHS, batch=20, augment="resized-crop-flip", train_samples=None)
+    return replace(job, dataset=f"folder:{folder}", streamed=True, image_size=8)
 
 
 def die() -> None:
@@ -118,11 +127,11 @@ MOMENTS: tuple[Moment, ...] = (
 )
 
 
-def child(folder: Path, moment: Callable[[], None]) -> int:
+def child(folder: Path, moment: Callable[[], None], job: Job | None = None) -> int:
     """One attempt."""
     torch.set_num_threads(1)
     moment()
-    row = run(settings(), small.place(folder, network=True))
+    row = run(job or settings(), small.place(folder, network=True, workers=1))
     (folder / "row.json").write_text(json.dumps(row), encoding="utf-8")
     return 0
 
@@ -139,3 +148,32 @@ def main(folder: str, seed: str) -> None:
         killed += status != 0
     assert ended(fork(lambda: child(Path(folder), lambda: None))) == 0
     print(killed)
+
+
+def stream(folder: str, data: str, seed: str) -> None:
+    """The same with streamed images: killed in the midst of an epoch, and while a checkpoint is written."""
+    models.HIDDEN = small.HIDDEN
+    draw = random.Random(int(seed))
+    for moment in (in_an_epoch, while_a_checkpoint_is_written):
+        count = draw.choice((1, 2))
+        status = ended(fork(lambda m=moment, n=count: child(Path(folder), lambda: m(n), streaming(data))))
+        assert status == -signal.SIGKILL, f"{moment.__name__}: {status}"
+    assert ended(fork(lambda: child(Path(folder), lambda: None, streaming(data)))) == 0
+
+
+def stream_at_any_time(folder: str, data: str, seed: str, kills: str) -> None:
+    """Killed or told to end so many times, each time after a random while; an advance is one step."""
+    models.HIDDEN = small.HIDDEN
+    experiment.SLICE = 0.0
+    draw = random.Random(int(seed))
+    job = streaming(data)
+    job = replace(job, recipe=replace(job.recipe, epochs=60))
+    for number in range(int(kills)):
+        pid = fork(lambda: child(Path(folder), lambda: None, job))
+        time.sleep(draw.uniform(0.1, 1.5))
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL if number % 2 else signal.SIGTERM)
+        if ended(pid) == 0:
+            break
+    assert ended(fork(lambda: child(Path(folder), lambda: None, job))) == 0
+    print(number + 1)

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from convexnet.lab import data
 from convexnet.lab.data.load import carve
 from convexnet.lab.data.noise import generator_for, resampled
+from convexnet.lab.runs import normalised
+from tests.lab import small
 
 
 @given(
@@ -53,24 +55,12 @@ def test_a_single_class_has_no_wrong_label() -> None:
         data.wrong_labels(torch.zeros(3, dtype=torch.int64), 0.5, 1, 0)
 
 
-def test_the_digits_are_split_without_overlap_and_by_class() -> None:
-    parts = data.digits(3)
-    sizes = [len(parts.train), len(parts.validation), len(parts.test)]
-    assert sizes == [1100, 247, 450]
-    # Not one of the 1797 images occurs twice, so equal rows in two parts would mean a leak.
-    everything = torch.cat([parts.train.inputs, parts.validation.inputs, parts.test.inputs])
-    assert len(torch.unique(everything, dim=0)) == sum(sizes)
-    for part in (parts.train, parts.validation, parts.test):
-        shares = torch.bincount(part.labels, minlength=10) / len(part)
-        assert float((shares - 0.1).abs().max()) < 0.01
-    assert torch.equal(parts.test.inputs, data.digits(3).test.inputs)
-    assert not torch.equal(parts.test.labels, data.digits(4).test.labels)
-
-
 def test_scaling_looks_at_the_training_part_only() -> None:
-    parts = data.digits(0)
-    assert float(parts.train.inputs.mean(0).abs().max()) < 1e-5
-    assert float(parts.test.inputs.mean(0).abs().max()) > 1e-3
+    scaled, _ = normalised(data.load("digits"), small.job(normalise="standard"))
+    assert isinstance(scaled.train, data.Split)
+    assert isinstance(scaled.test, data.Split)
+    assert float(scaled.train.images.mean(0).abs().max()) < 1e-5
+    assert float(scaled.test.images.mean(0).abs().max()) > 1e-3
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -103,15 +93,14 @@ def test_parts_do_not_overlap_and_the_test_part_never_changes() -> None:
     assert set(numbers(first.validation)) != set(numbers(other.validation))
 
 
-def test_the_embedded_digits_are_the_demo_s_own() -> None:
+def test_the_embedded_digits_are_scikit_learn_s() -> None:
     """Grey levels k of 16 are stored as bytes near 255 k / 16; labels go with their images."""
     whole = data.load("digits", validation=0)
-    parts = data.digits(0)
     stored = {tuple(image.flatten().tolist()): int(label) for image, label in pairs(whole.train, whole.test)}
     from sklearn.datasets import load_digits
 
     grey, labels = load_digits(return_X_y=True)
-    assert len(stored) == len(labels) == sum(map(len, (parts.train, parts.validation, parts.test)))
+    assert len(stored) == len(labels) == 1797
     for row, label in zip(grey, labels, strict=True):
         assert stored[tuple(round(float(value) * 255 / 16) for value in row)] == label
 
@@ -239,9 +228,10 @@ def test_unknown_names(name: str, message: str) -> None:
 
 def test_a_part_whose_labels_do_not_fit() -> None:
     images = torch.zeros(3, 2)
-    for labels in (torch.zeros(2, dtype=torch.int64), torch.zeros(3), torch.zeros(3, 1, dtype=torch.int64)):
+    for labels in (torch.zeros(2, dtype=torch.int64), torch.zeros(2), torch.zeros(3, 1, dtype=torch.int64)):
         with pytest.raises(ValueError, match="labels must be int64"):
             data.Split(images, labels)
+    assert data.Split(images, torch.zeros(3, 4)).labels.shape == (3, 4)  # targets of a regression
     with pytest.raises(ValueError, match="bytes"):
         data.Split(images.int(), torch.zeros(3, dtype=torch.int64))
     with pytest.raises(ValueError, match="clean labels must be int64"):

@@ -222,6 +222,26 @@ def test_a_pickle_that_is_not_the_official_one_is_never_opened(tmp_path: Path, m
     assert not (tmp_path / "opened").exists()
 
 
+@pytest.mark.parametrize("name", ["mnist", "cifar10"])
+def test_half_a_download_is_fetched_again(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    WRITERS[name](tmp_path, monkeypatch)
+    whole = data.load(name, tmp_path)
+    file = next(path for path in sorted(tmp_path.rglob("*")) if path.is_file() and "t" in path.name)
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2])  # as torchvision leaves it, which looks for a file only
+    with pytest.raises(data.CorruptData, match=file.name):
+        data.load(name, tmp_path)
+
+    def fetch(kind: Any, *arguments: Any, **keywords: Any) -> None:
+        assert not file.exists(), "or torchvision would take it for the whole one"
+        file.write_bytes(content)
+
+    for kind in (datasets.MNIST, datasets.CIFAR10):
+        monkeypatch.setattr(kind, "download", fetch)
+    again = data.load(name, tmp_path, download=True)
+    assert again.fingerprint == whole.fingerprint
+
+
 def test_a_download_without_a_network_is_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise OSError("no network")
@@ -297,7 +317,10 @@ def test_labels_given_by_people(kind: str, form: str, tmp_path: Path, monkeypatc
     assert found.true_fraction == 1 - COLUMNS.index(noise.HUMAN[kind]) / TRAIN
     assert found.noise == kind
     # Rows keep their labels when a part is held out, and that part has its true ones.
+    assert len(found.noise_fingerprint) == 16
+    assert data.load("cifar10-holdout", tmp_path).noise_fingerprint == ""
     carved = data.load("cifar10-holdout", tmp_path, noise_kind=kind, validation=0.3, seed=4)
+    assert carved.noise_fingerprint == found.noise_fingerprint, "of the labels as they were published"
     pairs = zip(found.train.images.numpy(), found.train.labels.tolist(), strict=True)
     whole = {image.tobytes(): label for image, label in pairs}
     assert [whole[image.tobytes()] for image in carved.train.images.numpy()] == carved.train.labels.tolist()
@@ -466,6 +489,7 @@ def test_folders_that_are_no_data_set(tmp_path: Path) -> None:
     draw_folders(tmp_path / "test", ("cat", "cow"), 3)
     with pytest.raises(data.DataError, match="cow, dog are in one"):
         data.load(f"folder:{tmp_path}")
+    (tmp_path / "test" / "cow").rename(tmp_path / "test" / "dog")
     odd = tmp_path / "train" / "cat" / "9.png"
     Image.fromarray(drawn(1, 9, 6, 3)[0]).save(odd)
     with pytest.raises(data.DataError, match=r"one size: .*9\.png is 9 x 6"):

@@ -13,6 +13,7 @@ from typer.testing import CliRunner, Result
 
 import convexnet as cx
 from convexnet.lab.commands import app
+from convexnet.memory import remember_example
 
 
 @pytest.fixture
@@ -181,3 +182,87 @@ def test_mistakes_are_named(folder: Path, name: str) -> None:
     done = minimise("network.safetensors", *words)
     assert done.exit_code == 2
     assert said in flat(done)
+
+
+# --- fixed coordinates -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def image(tmp_path: Path, seed: int) -> Path:
+    """A network of images 1 x 2 x 3."""
+    torch.manual_seed(seed)
+    network = nn.Sequential(nn.Flatten(), cx.nn.FICNN(6, hidden=(5,), activation="softplus"))
+    remember_example(network, torch.zeros(1, 1, 2, 3))
+    cx.save(network, tmp_path / "image.safetensors")
+    return tmp_path / "image.safetensors"
+
+
+def test_fixed_coordinates_by_number_and_by_index(image: Path, tmp_path: Path) -> None:
+    out = tmp_path / "found.npz"
+    words = ("--fix", "4=0.5", "--fix", "0,0,2=-0.25", "--out", str(out))
+    done = minimise(str(image), "--box", "-1,1", *words)
+    assert done.exit_code == 0, done.output
+    values = torch.zeros(1, 2, 3)
+    values[0, 1, 1], values[0, 0, 2] = 0.5, -0.25
+    direct = cx.minimise(cx.load(image), cx.Box(-1, 1, shape=(1, 2, 3)).fix(values, values != 0))
+    with np.load(out) as found:
+        assert (found["x"][0, 0, 1, 1], found["x"][0, 0, 0, 2]) == (0.5, -0.25)
+        assert np.allclose(found["value"], direct.value.detach().numpy(), atol=1e-6)
+        assert (found["lower_bound"] <= found["value"]).all()
+
+
+@pytest.mark.parametrize("ending", ["csv", "npy"])
+def test_fixed_coordinates_of_each_sample(ending: str, saved: Path, tmp_path: Path) -> None:
+    given, values = np.array([[0.5, -1.0], [0.0, 2.0]]), np.array([[0.5, np.nan, np.nan], [np.nan, np.nan, -1.0]])
+    np.save(tmp_path / "x.npy", given)
+    file, out = tmp_path / f"fix.{ending}", tmp_path / "found.npz"
+    if ending == "csv":
+        np.savetxt(file, values, delimiter=",")
+    else:
+        np.save(file, values)
+    words = ("--given", str(tmp_path / "x.npy"), "--fix", str(file), "--out", str(out))
+    assert minimise(str(saved), "--box", "-1,1", *words).exit_code == 0
+    free = cx.minimise(cx.load(saved), cx.Box(-1, 1, shape=(3,)), given=torch.tensor(given).float())
+    with np.load(out) as found:
+        assert (found["x"][0, 0], found["x"][1, 2]) == (0.5, -1.0)
+        assert (found["value"] >= free.lower_bound.detach().numpy() - 1e-9).all()
+
+
+def test_all_coordinates_fixed_is_the_value_there(image: Path, tmp_path: Path) -> None:
+    np.savetxt(tmp_path / "fix.csv", np.linspace(-1, 1, 6)[None], delimiter=",")
+    out = tmp_path / "found.npz"
+    done = minimise(str(image), "--box", "-1,1", "--fix", str(tmp_path / "fix.csv"), "--out", str(out))
+    assert done.exit_code == 0, done.output
+    network = cx.load(image).double()
+    with np.load(out) as found:
+        x = torch.tensor(found["x"]).double()
+        assert np.allclose(found["value"], network(x).detach().numpy().ravel(), atol=1e-6)
+        assert found["lower_bound"][0] <= found["value"][0] <= found["lower_bound"][0] + 1e-5
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("6=0", "--fix 6=0: the input has 1 x 2 x 3 coordinates, which count from 0"),
+        ("-1=0", "the input has 1 x 2 x 3 coordinates"),
+        ("0,2=1", "the input has 1 x 2 x 3 coordinates"),
+        ("0,0,3=1", "the input has 1 x 2 x 3 coordinates"),
+        ("0=nan", "a finite number"),
+        ("0", "write 3=0.5, or name a file"),
+        ("a=1", "write 3=0.5, or name a file"),
+        ("0=2", "lies outside the box, [-1, 1]"),
+        ("1=0 --fix 0,0,1=0", "that coordinate is given twice"),
+        ("none.csv", "there is no such file"),
+        ("short.csv", "holds numbers (1, 2), and a sample has 6 coordinates"),
+        ("words.csv", "cannot be read as a number"),
+    ],
+)
+def test_what_is_no_fixed_coordinate(
+    words: str, told: str, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("short.csv").write_text("1,2\n", encoding="utf-8")
+    Path("words.csv").write_text("1,2,3,a,5,6\n", encoding="utf-8")
+    done = minimise(str(image), "--box", "-1,1", "--fix", *words.split())
+    assert done.exit_code == 2
+    assert told in " ".join(done.stderr.split())

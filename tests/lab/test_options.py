@@ -65,6 +65,21 @@ def cheap(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         toy = plane.explore_plane(0, Place(tmp_path_factory.mktemp("plane")), epochs=1)
         patch.setattr(present, "QUICK", 1)
         patch.setattr(runs, "load", few)
+        # Networks that no option changes are trained once for all tests.
+        trained, record = demo.trained, demo.record
+        known: dict[str, Any] = {}
+        rows: dict[str, Any] = {}
+
+        def once(job: Any, *arguments: Any) -> Any:
+            known[job.key] = known.get(job.key) or trained(job, *arguments)
+            return known[job.key]
+
+        def recorded(found: Any) -> Any:
+            rows[found.job.key] = rows.get(found.job.key) or record(found)
+            return rows[found.job.key]
+
+        patch.setattr(demo, "trained", once)
+        patch.setattr(demo, "record", recorded)
         patch.setattr(plane, "explore_plane", lambda *_, **__: toy)
         patch.setattr(figures, "_render", lambda *_: "data:,")
         yield

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,16 +15,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import convexnet as cx
-from convexnet.lab import models, runs
+from convexnet.lab import measuring, models
 from convexnet.lab.checkpoints import NAME, read_checkpoint
 from convexnet.lab.data import Split, load, scaled
-from convexnet.lab.experiment import Course, Training, part, prepared, update
+from convexnet.lab.experiment import Course, Training, prepared, update
 from convexnet.lab.learning import POINTS, thinned
+from convexnet.lab.measuring import EVALUATED, evaluated_together, outputs
 from convexnet.lab.models import MODELS, build
 from convexnet.lab.networks import Convex
 from convexnet.lab.recipes import RECIPES, recipe
 from convexnet.lab.records import FIELDS
-from convexnet.lab.runs import EVALUATED, evaluated_together, outputs, run
+from convexnet.lab.runs import run
 from convexnet.lab.train import Diverged
 from tests.lab import small
 
@@ -171,13 +173,19 @@ def test_logs(tmp_path: Path) -> None:
 
 def test_parts_of_a_batch_make_the_whole(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
-    values = torch.randn(11, generator=generator)
-    whole = values, torch.arange(11)
+    data = Split(torch.randn(11, 2, generator=generator), torch.arange(11))
+    how = replace(small.RECIPE, batch=11)
+
+    def share(process: int, processes: int) -> list[Any]:
+        fabric: Any = SimpleNamespace(global_rank=process, world_size=processes)
+        return list(Course(data, how, fabric, None, 0, lambda network, number: {}).given(1, 0))
+
     for processes in (1, 2, 3, 5):
-        shares = [mine for process in range(processes) if (mine := part(*whole, process, processes))]
-        means = [part.inputs.mean() * part.share for part in shares]
-        torch.testing.assert_close(torch.stack(means).mean(), values.mean())
-    assert part(*whole, 0, 6) is None  # a process would have a single row, of which BatchNorm makes nothing
+        shares = [batch for process in range(processes) for batch in share(process, processes)]
+        means = [batch.inputs.mean() * batch.share for batch in shares]
+        torch.testing.assert_close(torch.stack(means).mean(), data.images.mean())
+        assert sorted(torch.cat([batch.labels for batch in shares]).tolist()) == list(range(11))
+    assert share(0, 6) == []  # a process would have a single row, of which BatchNorm makes nothing
 
 
 def test_decay_acts_on_free_weights_alone() -> None:
@@ -198,9 +206,9 @@ def test_evaluation_takes_as_many_samples_as_fit(monkeypatch: pytest.MonkeyPatch
     network = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Flatten(), nn.Linear(288, 10))
     one = torch.zeros(1, 1, 8, 8)
     assert evaluated_together(network, one) == EVALUATED
-    monkeypatch.setattr(runs, "ACTIVATIONS", 10 * 8 * 36 * 4 + 5)
+    monkeypatch.setattr(measuring, "ACTIVATIONS", 10 * 8 * 36 * 4 + 5)
     assert evaluated_together(network, one) == 10
-    monkeypatch.setattr(runs, "ACTIVATIONS", 1)
+    monkeypatch.setattr(measuring, "ACTIVATIONS", 1)
     assert evaluated_together(network, one) == 1
     assert not any(module._forward_hooks for module in network.modules())
     part = Split(torch.randn(7, 1, 8, 8), torch.zeros(7, dtype=torch.int64))
@@ -229,7 +237,7 @@ def test_models_are_built_from_the_seed_alone(name: str) -> None:
 
 
 def test_unknown_names_and_double_whitening_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="there is no model 'mpl'; there are mlp"):
+    with pytest.raises(ValueError, match=r"there is no model 'mpl' \(did you mean 'mlp'\?\); there are mlp"):
         run(small.job("mpl"), small.place(tmp_path))
     with pytest.raises(ValueError, match="the recipe's"):
         run(small.job(convex=Convex(whiten="zca")), small.place(tmp_path))

@@ -323,6 +323,15 @@ def test_a_finished_run_is_trained_longer(tmp_path: Path) -> None:
     assert "of 4 epochs" in fewer.output
 
 
+def test_what_a_killed_process_had_half_written_is_deleted(tmp_path: Path) -> None:
+    names = (".checkpoint.pt.77.part", ".convexnet-77-abcd.part", "checkpoint.pt", "mine.part")
+    for name in names:
+        (tmp_path / name).write_text("half", encoding="utf-8")
+    with claimed(tmp_path):
+        left = {path.name for path in tmp_path.iterdir()}
+    assert left & {*names} == {"checkpoint.pt", "mine.part"}
+
+
 @pytest.mark.parametrize("kind", ["train", "sweep"])
 def test_a_folder_in_use_is_refused_or_waited_for(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ["train", "--dataset", "digits", "--train-samples", "100", "--epochs", "1", "--out", str(tmp_path / "run")]
@@ -356,7 +365,9 @@ def test_a_folder_in_use_is_refused_or_waited_for(kind: str, tmp_path: Path, mon
     ("words", "told"),
     [
         (["train", "--dataset", "cifar10", "--data-dir", "{nowhere}"], "nowhere"),
-        (["train", "--dataset", "cifra10"], "Did you mean 'cifar10'"),
+        (["train", "--dataset", "cifra10"], "(did you mean 'cifar10'?)"),
+        (["train", "--dataset", "digits", "--recipe", "our"], "(did you mean 'ours'?)"),
+        (["train", "--dataset", "folder:"], "names no place; write folder:PATH"),
         (["train", "--dataset", "digits", "--noise", "140"], "from 0 to 100"),
         (["train", "--dataset", "digits", "--noise", "0.4"], "write 40 for 40 %"),
         (["train", "--dataset", "digits", "--noise", "nan"], "from 0 to 100"),
@@ -369,7 +380,8 @@ def test_a_folder_in_use_is_refused_or_waited_for(kind: str, tmp_path: Path, mon
         (["train", "--dataset", "digits", "--accelerator", "tpu"], "is not one of cpu, cuda, auto"),
         (["train", "--dataset", "digits", "--accelerator", "cuda", "--devices", "999"], "not available here"),
         (["train", "--dataset", "digits", "--precision", "31-true", "--epochs", "1"], "31-true"),
-        (["study", "run", "table7"], "there is no study 'table7'"),
+        (["study", "run", "tabel4"], "'tabel4' is not one of table1, table4, constraint-ablation, fig2"),
+        (["study", "run", "tabel4"], "(did you mean 'table4'?)"),
         (["study", "run", "table1", "--smoke", "--full"], "exclude each other"),
         (["study", "run", "table1", "--only", "seed 99"], "no run of table1 has 'seed 99' in its name"),
         (["report", "{nowhere}"], "is not there"),

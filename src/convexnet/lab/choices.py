@@ -14,7 +14,7 @@ WHITENINGS = ("standard", "zca")
 WHITE_EPSILON = 0.1
 """The fixed first step of a network: `convexnet.lab.whiten`."""
 
-AUGMENTATIONS = ("none", "crop", "crop-flip", "crop-flip-cutout", "paper-code")
+AUGMENTATIONS = ("none", "crop", "crop-flip", "crop-flip-cutout", "resized-crop-flip", "paper-code")
 """Sets of augmentations: `convexnet.lab.data`."""
 
 DATASETS = (
@@ -29,6 +29,9 @@ NOISES = (
 
 RECIPES = ("paper-text", "paper-code", "ours")
 """`convexnet.lab.recipes`."""
+
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+"""Of Lightning Fabric."""
 
 MODELS = ("mlp", "mlp-signs", "relu-mlp", "ficnn", "ioc-mlp", "ioc-shallow", "allconv", "ioc-allconv")
 """`convexnet.lab.models`."""

@@ -7,7 +7,7 @@ import sys
 
 NEEDED = {
     **dict.fromkeys(("typer", "rich", "jinja2", "matplotlib", "sklearn", "filelock"), "lab"),
-    **dict.fromkeys(("lightning", "torchvision", "tensorboard", "scipy"), "lab"),
+    **dict.fromkeys(("lightning", "torchvision", "timm", "tensorboard", "scipy"), "lab"),
     "ray": "lab,cluster",
 }
 """What the commands import beyond torch and numpy, and the extra it comes with."""

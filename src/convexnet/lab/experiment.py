@@ -7,9 +7,10 @@ drives it (`convexnet.lab.driver`) writes checkpoints, logs and bars.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, cast
 
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from convexnet.constraints import Cone
 from convexnet.lab.checkpoints import epoch_seed
-from convexnet.lab.data import Split, augmentation, batches
+from convexnet.lab.data import Part, augmentation, batches
 from convexnet.lab.recipes import Recipe
 from convexnet.lab.tasks import Task, classification
 from convexnet.lab.train import Batch, Diverged, Seen, constrained, set_rate, steps
@@ -36,7 +37,7 @@ class Course:
     """What a network is trained on, and how.
 
     Attributes:
-        data: the training part, on the device of `fabric`.
+        data: the training part, which gives out its batches on the device of `fabric`.
         recipe: how.
         fabric: Lightning's, launched; with several processes, each sees its part of every batch.
         transform: of the inputs, after augmentation.
@@ -47,7 +48,7 @@ class Course:
         weights: (N,) of the training samples, 1 on average; None: each counts alike.
     """
 
-    data: Split
+    data: Part
     recipe: Recipe
     fabric: Fabric
     transform: Callable[[Tensor], Tensor] | None
@@ -65,24 +66,32 @@ class Course:
         """The seed of the order of an epoch, and of its augmentation."""
         return epoch_seed(self.seed, epoch, "order")
 
-    def given(self, epoch: int, first: int, last: int) -> Iterator[Batch]:
-        """The batches `first` to `last` (not included) of an epoch, as this process sees them.
+    def given(self, epoch: int, first: int) -> Generator[Batch]:
+        """The batches of an epoch from number `first` on, as this process sees them.
 
         Each is given out with the random state of its own number, so that an epoch may begin in its midst.
         """
         recipe, fabric = self.recipe, self.fabric
         order = torch.Generator().manual_seed(self.order(epoch))
-        augment = augmentation(recipe.augment)
-        made = batches(self.data, recipe.batch, generator=order, augment=augment, transform=self.transform, start=first)
-        for number, (inputs, labels) in zip(range(first, last), made, strict=False):
-            batch = part(inputs, labels, fabric.global_rank, fabric.world_size)
-            if batch is not None and self.weights is not None:
-                rows = rows_of(len(self.data), recipe.batch, self.order(epoch), number)
-                own = torch.tensor(rows[fabric.global_rank :: fabric.world_size], device=self.weights.device)
-                batch = batch._replace(weights=self.weights[own])
-            if batch is not None:
+        processes, rank = fabric.world_size, fabric.global_rank
+        made = batches(
+            self.data,
+            recipe.batch,
+            generator=order,
+            augment=augmentation(recipe.augment),
+            transform=self.transform,
+            start=first,
+            share=(rank, processes),
+        )
+        for number, (inputs, labels) in enumerate(made, first):
+            whole = min(recipe.batch, len(self.data) - number * recipe.batch)
+            if whole >= 2 * processes:  # BatchNorm makes nothing of a single row
+                weights = None
+                if self.weights is not None:
+                    rows = rows_of(len(self.data), recipe.batch, self.order(epoch), number)
+                    weights = self.weights[torch.tensor(rows[rank::processes], device=self.weights.device)]
                 torch.manual_seed(epoch_seed(self.seed, epoch, f"dropout {number}", fabric.global_rank))
-                yield batch
+                yield Batch(inputs, labels, processes * len(labels) / whole, weights)
 
 
 @dataclass(frozen=True)
@@ -120,6 +129,7 @@ class Training:
     seen: Seen | None = None
     best: Best | None = None
     pace: int = field(default=1, repr=False)  # steps of an advance
+    given: Generator[Batch] | None = field(default=None, repr=False)  # the rest of the epoch that has begun
 
     @property
     def result(self) -> nn.Module:
@@ -141,6 +151,7 @@ class Training:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continue from a `state()`."""
+        self.close()
         self.model.load_state_dict(state["model"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
@@ -148,6 +159,12 @@ class Training:
         self.epoch, self.steps, self.batch = state["epoch"], state["steps"], state["batch"]
         self.seen = None if state["seen"] is None else Seen.restored(state["seen"])
         self.best = None if state["best"] is None else Best(**state["best"])
+
+    def close(self) -> None:
+        """Let go of the rest of an epoch, with the processes that decode it."""
+        if self.given is not None:
+            self.given.close()
+            self.given = None
 
     @property
     def spent(self) -> bool:
@@ -184,15 +201,20 @@ class Training:
         cuda = [fabric.device] if fabric.device.type == "cuda" else []
         try:
             with torch.random.fork_rng(devices=cuda):
-                given = course.given(number, self.batch, last)
-                steps(forward, optimiser, given, seen, task=course.task, backward=fabric.backward, after=self.after)
+                # One iterator for the whole epoch: images that are decoded ahead must not be thrown away.
+                self.given = self.given or course.given(number, self.batch)
+                some = islice(self.given, last - self.batch)
+                steps(forward, optimiser, some, seen, task=course.task, backward=fabric.backward, after=self.after)
         except Diverged as error:
             rows = rows_of(len(course.data), recipe.batch, course.order(number), error.batch or 0)
             first = ", ".join(str(row) for row in rows[:8])
             raise Diverged(f"{error}; its batch has rows {first}, ... of the training part", error.batch) from None
         self.pace = paced(last - self.batch, perf_counter() - started)
         self.batch = last
-        return self.ended(number, seen) if last == course.count else None
+        if last < course.count:
+            return None
+        self.given = None
+        return self.ended(number, seen)
 
     def after(self) -> None:
         """A step is done."""
@@ -274,20 +296,6 @@ def rows_of(count: int, size: int, order: int, batch: int) -> list[int]:
     """
     drawn = torch.randperm(count, generator=torch.Generator().manual_seed(order))
     return drawn[batch * size : (batch + 1) * size].tolist()
-
-
-def part(inputs: Tensor, labels: Tensor, process: int, processes: int) -> Batch | None:
-    """This process's part of a batch; all of it for a single one. None where it is too small for BatchNorm.
-
-    Example:
-        >>> whole = torch.arange(5.0), torch.arange(5)
-        >>> [(mine.labels.tolist(), mine.share) for rank in (0, 1) if (mine := part(*whole, rank, 2))]
-        [([0, 2, 4], 1.2), ([1, 3], 0.8)]
-    """
-    if len(labels) < 2 * processes:
-        return None
-    mine = labels[process::processes]
-    return Batch(inputs[process::processes], mine, processes * len(mine) / len(labels))
 
 
 @torch.no_grad()

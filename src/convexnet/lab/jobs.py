@@ -34,6 +34,7 @@ class Job:
         needs: the keys of the jobs that must be done before this one starts, such as the experts that a gate chooses
             among; what they trained decides what this one learns, and so it is a setting.
         continued_from: the key of a finished run that this one goes on from, with more epochs.
+        streamed, image_size: how the images of a user's folder are read (`convexnet.lab.data.Pictures`).
 
     Example:
         >>> from convexnet.lab.recipes import recipe
@@ -56,6 +57,8 @@ class Job:
     measure_every: int = 1
     data: str = ""
     continued_from: str = ""
+    streamed: bool | None = None
+    image_size: int | None = None
     needs: tuple[str, ...] = ()
 
     @property

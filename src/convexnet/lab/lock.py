@@ -47,6 +47,7 @@ def claimed(folder: Path) -> Generator[None, None, None]:
             f"{folder} cannot be used as the folder of a run ({error.strerror or error}): choose another one"
         ) from error
     try:
+        tidy(folder)
         with contextlib.suppress(OSError):
             owner.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
         yield
@@ -54,6 +55,13 @@ def claimed(folder: Path) -> Generator[None, None, None]:
         with contextlib.suppress(OSError):
             owner.unlink()
         lock.release()  # the file stays: to remove it might take away the lock of somebody who has just got it
+
+
+def tidy(folder: Path) -> None:
+    """Delete what a process that was killed had half written: nobody else writes here."""
+    for draft in folder.glob(".*.part"):
+        with contextlib.suppress(OSError):
+            draft.unlink()
 
 
 def said_by(owner: Path) -> str:

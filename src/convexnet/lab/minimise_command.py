@@ -25,6 +25,16 @@ def minimise(
             "Or a .csv or .npy file with a row LO,HI for each coordinate.",
         ),
     ],
+    fix: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="INDEX=VALUE|FILE",
+            help="Coordinates that are given, and not minimised over: 3=0.5, or 0,4,2=0.5 by the indices of an image; "
+            "may be repeated. Or a .csv or .npy file of numbers, nan where a coordinate is free: one row for all "
+            "samples, or one for each.",
+            show_default=False,
+        ),
+    ] = None,
     given: Annotated[
         list[Path] | None,
         typer.Option(
@@ -60,6 +70,8 @@ def minimise(
     Examples: convexnet minimise network.safetensors --box -1,1
 
     convexnet minimise network.safetensors --box 0,1 --box -2,2 --given samples.csv
+
+    convexnet minimise network.safetensors --box 0,1 --fix 0=0.5 --fix 3=1
     """
     with stops_cleanly("nothing was written."):
         from rich.console import Console
@@ -73,6 +85,7 @@ def minimise(
                 checkpoint,
                 box,
                 given or [],
+                fix=fix or [],
                 tol=tol,
                 solver=cast(SolverName, solver),
                 wrt=wrt,

@@ -34,6 +34,7 @@ def minimised(
     box: Sequence[str],
     given: Sequence[Path],
     *,
+    fix: Sequence[str] = (),
     tol: float,
     solver: SolverName,
     wrt: int,
@@ -50,7 +51,7 @@ def minimised(
     if not -len(example) <= wrt < len(example):
         raise UsageError(f"--wrt {wrt} is not one of the network's {len(example)} inputs, which count from 0")
     index = wrt % len(example)
-    domain = box_of(box, example[index].shape[1:])
+    domain = fixed(box_of(box, example[index].shape[1:]), fix)
     others = [part for i, part in enumerate(example) if i != index]
     inputs = [array for path in given for array in arrays_of(path, "--given")]
     if len(inputs) != len(others):
@@ -97,6 +98,77 @@ def box_of(words: Sequence[str], shape: torch.Size) -> cx.Box:
     limits *= count if len(limits) == 1 else 1
     lo, hi = torch.tensor(limits, dtype=torch.float64).unbind(1)
     return cx.Box(lo.reshape(shape), hi.reshape(shape))
+
+
+def fixed(box: cx.Box, words: Sequence[str]) -> cx.Box:
+    """The box with the coordinates that `--fix` gives.
+
+    Raises:
+        UsageError: they are no coordinates of the box, given twice, or their values lie outside.
+    """
+    if not words:
+        return box
+    if len(words) == 1 and Path(words[0]).suffix.lower() in ENDINGS:
+        values = given_coordinates(Path(words[0]), box.shape)
+    else:
+        values = torch.full(box.shape, math.nan, dtype=torch.float64)
+        for word in words:
+            index, value = coordinate_of(word, box.shape)
+            if not bool(values[index].isnan()):
+                raise UsageError(f"--fix {word}: that coordinate is given twice")
+            values[index] = value
+    try:
+        return box.fix(values, ~values.isnan())
+    except ValueError as error:
+        raise UsageError(f"--fix: {error}") from None
+
+
+def given_coordinates(path: Path, shape: torch.Size) -> Tensor:
+    """The numbers of a file, (*shape) or (B, *shape), NaN where a coordinate is free.
+
+    Raises:
+        UsageError: they do not fit.
+    """
+    if not path.is_file():
+        raise UsageError(f"--fix {path}: there is no such file")
+    arrays = arrays_of(path, "--fix")
+    if len(arrays) != 1:
+        raise UsageError(f"--fix {path} must hold one array, and it holds {len(arrays)}")
+    values, count = torch.from_numpy(np.array(arrays[0], dtype=np.float64)), shape.numel()
+    if values.numel() == count:
+        return values.reshape(shape)
+    if values.ndim < 2 or not len(values) or values[0].numel() != count:
+        raise UsageError(
+            f"--fix {path} holds numbers {tuple(values.shape)}, and a sample has {count} coordinates: give one row, or "
+            "one row for each sample, with nan where a coordinate is free"
+        )
+    return values.reshape(len(values), *shape)
+
+
+def coordinate_of(word: str, shape: torch.Size) -> tuple[tuple[int, ...], float]:
+    """The index and the value that "3=0.5" or "0,4,2=0.5" name; one number counts the coordinates in their order.
+
+    Raises:
+        UsageError: it names none.
+
+    Example:
+        >>> coordinate_of("5=0.5", torch.Size([2, 3])), coordinate_of("1,2=-1", torch.Size([2, 3]))
+        (((1, 2), 0.5), ((1, 2), -1.0))
+    """
+    place, _, number = word.partition("=")
+    try:
+        index, value = tuple(int(part) for part in place.split(",")), float(number)
+    except ValueError:
+        raise UsageError(f"--fix {word!r} is not a coordinate and its value: write 3=0.5, or name a file") from None
+    if not math.isfinite(value):
+        raise UsageError(f"--fix {word}: the value of a coordinate is a finite number")
+    sizes = (shape.numel(),) if len(index) == 1 else tuple(shape)
+    if len(index) != len(sizes) or not all(0 <= k < size for k, size in zip(index, sizes, strict=False)):
+        counted = " x ".join(map(str, shape))
+        raise UsageError(f"--fix {word}: the input has {counted} coordinates, which count from 0")
+    if len(index) == 1:
+        index = tuple(int(k) for k in np.unravel_index(index[0], tuple(shape)))
+    return index, value
 
 
 def fitted(array: Any, number: int, like: Tensor) -> Tensor:

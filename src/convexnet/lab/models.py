@@ -14,6 +14,7 @@ from torch import nn
 
 import convexnet as cx
 from convexnet.choices import ActivationName
+from convexnet.errors import meant
 from convexnet.lab.networks import EPSILON, Convex, as_new, drawn_from
 from convexnet.lab.recipes import Recipe
 from convexnet.zoo import MLP, AllConv, allconv_published, mlp_published
@@ -31,12 +32,14 @@ class Model:
         convex: whether it is meant to be convex, so that its constraint is attached to the optimiser.
         make: from the shape of a sample, the number of classes and a recipe.
         family: whose recipes it has, see `convexnet.lab.recipes`.
+        recipe: which of them it is trained with, where none is named.
     """
 
     title: str
     convex: bool
     make: Callable[[Sequence[int], int, Recipe], nn.Module]
     family: str = "mlp"
+    recipe: str = "paper-text"
 
 
 def mlp(shape: Sequence[int], classes: int, recipe: Recipe) -> nn.Module:
@@ -137,7 +140,7 @@ MODELS: Mapping[str, Model] = MappingProxyType(
 
 
 def model_named(name: str) -> Model:
-    """The model of that name.
+    """The model of that name; "timm:NAME" and "MODULE:FACTORY" are networks that are not built in.
 
     Raises:
         ValueError: there is none.
@@ -146,8 +149,12 @@ def model_named(name: str) -> Model:
         >>> model_named("relu-mlp").title, model_named("ioc-mlp").title
         ('ReLU-constrained MLP', 'IOC-MLP')
     """
+    if ":" in name:
+        from convexnet.lab.foreign import foreign
+
+        return foreign(name)
     if name not in MODELS:
-        raise ValueError(f"there is no model {name!r}; there are {', '.join(MODELS)}")
+        raise ValueError(f"there is no model {name!r}{meant(name, MODELS)}; there are {', '.join(MODELS)}")
     return MODELS[name]
 
 
@@ -160,8 +167,13 @@ def build(name: str, shape: Sequence[int], classes: int, recipe: Recipe, seed: i
         >>> sum(parameter.numel() for parameter in network.parameters())
         8693930
     """
+    kind = model_named(name)
     with drawn_from(seed):
-        network = model_named(name).make(shape, classes, recipe)
+        try:
+            network = kind.make(shape, classes, recipe)
+        except RuntimeError as error:  # of torch: a convolution that is larger than what comes to it, say
+            told = " ".join(str(error).split())[:200]
+            raise ValueError(f"{name} does not take samples of shape {tuple(shape)}: {told}") from error
     if recipe.dropout and not any(isinstance(module, nn.Dropout) for module in network.modules()):
         raise ValueError(f"the recipe drops {recipe.dropout:g} of hidden units, and {name} has no place for it")
     return network

@@ -27,7 +27,9 @@ class Place:
         network: keep the trained network, as `network.safetensors`.
         needs: the folders of the jobs that the job needs, by key, each with `network.safetensors` and `record.jsonl`.
         checkpoint_seconds: at least so long between two checkpoints.
+        workers: processes that decode streamed images.
         say: where remarks go.
+        ready: called when data and network are there and checked, before the first step.
     """
 
     folder: Path
@@ -40,4 +42,6 @@ class Place:
     network: bool = False
     needs: Mapping[str, Path] = field(default_factory=dict[str, Path])
     checkpoint_seconds: float = 30.0
+    workers: int = 0
     say: Callable[[str], None] = lambda text: None
+    ready: Callable[[], None] = lambda: None

@@ -113,14 +113,20 @@ def prolonged(path: Path, before: Job, job: Job) -> None:
 
 
 def shown_run(job: Job, place: Place, console: Console) -> Row:
-    """Run a job, with a bar."""
-    with progress_on(console) as progress:
-        bar = progress.add_task(job.name, total=job.recipe.epochs, state="")
+    """Run a job, with a bar once everything is checked."""
+    progress = progress_on(console)
+    bar = progress.add_task(job.name, total=job.recipe.epochs, state="")
 
-        def tick(_: Job, point: Point) -> None:
-            progress.update(bar, completed=point["epoch"], state=state_of(point))
+    def tick(_: Job, point: Point) -> None:
+        progress.update(bar, completed=point["epoch"], state=state_of(point))
 
-        return run(job, replace(place, say=progress.console.print), tick)
+    shown = contextlib.ExitStack()
+
+    def ready() -> None:
+        shown.enter_context(progress)
+
+    with shown:
+        return run(job, replace(place, say=progress.console.print, ready=ready), tick)
 
 
 def finish(row: Row, folder: Path) -> None:
@@ -150,9 +156,24 @@ def tell(job: Job, row: Row, place: Place, console: Console) -> None:
         console.print(Text(f"Not certified convex: {path}: {operator}: {reason}."))
     network = place.folder / "network.safetensors"
     console.print(Text(f"Record, log and network are in {place.folder}. The network takes images in [0, 1]:"))
+    package = package_of(job.model)
     for use in ("certify {}", "predict {} IMAGES", "minimise {} --box 0,1"):
-        console.print(Text(f"  convexnet {use.format(network)}"), soft_wrap=True)
-    console.print(Text(f"  convexnet.load({str(network)!r})"), soft_wrap=True)
+        allow = f" --allow {package}" if package else ""
+        console.print(Text(f"  convexnet {use.format(network)}{allow}"), soft_wrap=True)
+    allow = f", allow=[{package!r}]" if package else ""
+    console.print(Text(f"  convexnet.load({str(network)!r}{allow})"), soft_wrap=True)
+
+
+def package_of(model: str) -> str:
+    """The package of one's own that a saved network needs to be loaded; empty for what is trusted anyway.
+
+    Example:
+        >>> package_of("ioc-mine.models:build"), package_of("timm:resnet18"), package_of("mlp")
+        ('mine', '', '')
+    """
+    module, colon, _ = model.removeprefix("ioc-").partition(":")
+    top = module.partition(".")[0]
+    return top if colon and top not in ("timm", "torch", "torchvision", "convexnet") else ""
 
 
 def run_sweep(

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
+from convexnet.errors import meant
 from convexnet.lab.networks import Convex
 
 
@@ -145,6 +146,11 @@ ALLCONV_CODE_CONVEX = replace(PAPER_CODE, convex=Convex(widen_first=2.0))
 # Its logits are an average of the last convolution's, which no free head can follow.
 ALLCONV_OURS_CONVEX = replace(OURS_CONVEX, convex=replace(OURS_CONVEX.convex, free_head=False))
 
+# Of networks that are not built in: the same with a weight decay as is usual for convolutions. Both signs of the first
+# activation are left out, as few networks let a layer be widened.
+OTHER = replace(OURS, weight_decay=0.05)
+OTHER_CONVEX = replace(OTHER, convex=replace(OURS_CONVEX.convex, widen_first=None))
+
 FAMILIES: Mapping[str, Mapping[str, tuple[Recipe, Recipe]]] = MappingProxyType(
     {
         "mlp": RECIPES,
@@ -155,6 +161,7 @@ FAMILIES: Mapping[str, Mapping[str, tuple[Recipe, Recipe]]] = MappingProxyType(
                 "ours": (OURS, ALLCONV_OURS_CONVEX),
             }
         ),
+        "other": MappingProxyType({"ours": (OTHER, OTHER_CONVEX)}),
     }
 )
 """By the family of a network: a source has a recipe of its own for each."""
@@ -186,8 +193,9 @@ def recipe(name: str, *, convex: bool, family: str = "mlp") -> Recipe:
         (0.001, 350)
     """
     if name not in RECIPES:
-        raise ValueError(f"there is no recipe {name!r}; there are {', '.join(RECIPES)}")
+        raise ValueError(f"there is no recipe {name!r}{meant(name, RECIPES)}; there are {', '.join(RECIPES)}")
     known = FAMILIES.get(family, {})
     if name not in known:
-        raise ValueError(f"the source of {name!r} has no recipe for {family}; known are {', '.join(known) or 'none'}")
+        what = "a model that is not built in" if family == "other" else family
+        raise ValueError(f"the source of {name!r} has no recipe for {what}; known are {', '.join(known) or 'none'}")
     return known[name][convex]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,34 +14,26 @@ from torch import Tensor, nn
 import convexnet as cx
 from convexnet.lab import metrics, records
 from convexnet.lab.checkpoints import CheckpointError
-from convexnet.lab.data import DataSet, Split, batches, fingerprint_of, load
-from convexnet.lab.data.batches import prepared as scaled_once
+from convexnet.lab.data import DataSet, Pictures, fingerprint_of, load
+from convexnet.lab.data.streamed import is_of_a_worker, worker_ended
 from convexnet.lab.devices import agreement, launched
 from convexnet.lab.driver import Driven, drive
 from convexnet.lab.experiment import Course, Training, prepared
 from convexnet.lab.jobs import Job
 from convexnet.lab.learning import NETWORK, common, keeping
+from convexnet.lab.measuring import few_inputs, measured, measured_part, outputs
 from convexnet.lab.models import build, model_named
+from convexnet.lab.normalising import normalised
 from convexnet.lab.place import Place, Tick
 from convexnet.lab.records import Row
+from convexnet.lab.saved import described, require_savable
 from convexnet.lab.tasks import Measured, Task, classification
 from convexnet.lab.train import Diverged
 from convexnet.lab.verdict import verdict
-from convexnet.lab.whiten import normaliser
 from convexnet.learner import Point
-from convexnet.memory import CLASSNAMES, remember_example
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
-
-EVALUATED = 2000
-"""Samples in a batch when nothing is trained, at most."""
-
-ACTIVATIONS = 2**28
-"""Bytes that the largest result of a layer may have then."""
-
-SAMPLED = 1000
-"""Validation samples for the correlation of pre-activations, if there are that many."""
 
 
 def run(job: Job, place: Place, tick: Tick = lambda job, point: None) -> Row:
@@ -142,7 +133,7 @@ def taught(
     data, step = normalised(raw, job)
     # What is augmented stays bytes until it is; everything else passes the first step once, not in every epoch.
     plain = job.recipe.augment == "none"
-    given, transform = (data.train, None) if plain else (raw.train.to(fabric.device), step.to(fabric.device))
+    given, transform = (data.train, None) if plain else (raw.train, step.to(fabric.device))
     data = data.to(fabric.device)
     model = model.to(fabric.device)
 
@@ -155,12 +146,25 @@ def taught(
     course = Course(given.to(fabric.device), job.recipe, fabric, transform, job.seed, measure, learnt, weights)
     training = prepared(model, torch.zeros(2, *data.shape, device=fabric.device), course, convex=convex)
     how = keeping(job, place, writes=fabric.is_global_zero, agreed=agreement(fabric))
+    if place.network:
+        require_savable(complete(model, step))
+    place.ready()
+    dead = ""
+    driven = Driven()
     try:
         driven = drive(training, how, lambda point: tick(job, point))
     except Diverged as error:
         path = how.checkpoint
         last = f"the last good checkpoint is {path}" if path.exists() else "there is no checkpoint yet"
         raise Diverged(f"{job.name}: {error}; {last}. Lower the learning rate, or look at that batch") from error
+    except RuntimeError as error:
+        if not is_of_a_worker(error):
+            raise
+        dead = str(error)
+    finally:
+        training.close()
+    if dead:  # outside of the handler, whose error would keep the dead worker's loader alive
+        raise worker_ended(dead)
     return Trained(job, training, driven, data, step, fabric)
 
 
@@ -198,75 +202,17 @@ def loaded(job: Job, place: Place) -> DataSet:
         noise_kind=job.noise_kind,
         train_samples=job.train_samples,
         download=place.download,
+        pictures=Pictures(job.image_size, job.streamed, place.workers),
     )
 
 
-def normalised(data: DataSet, job: Job) -> tuple[DataSet, nn.Module]:
-    """The data behind the recipe's fixed affine first step, and that step, which the training part decides."""
-    step = normaliser(data.train, job.recipe.normalise, job.recipe.epsilon)
-    parts = {name: scaled_once(getattr(data, name), step) for name in ("train", "validation", "test")}
-    return replace(data, **parts, extra={name: scaled_once(part, step) for name, part in data.extra.items()}), step
-
-
 # --- after -----------------------------------------------------------------------------------------------------------
-
-
-def outputs(network: nn.Module, part: Split) -> Tensor:
-    """The outputs (N, K) for a whole part, in eval mode."""
-    was_training = network.training
-    network.eval()
-    with torch.no_grad():
-        size = evaluated_together(network, next(batches(part, 1))[0])
-        found = torch.cat([network(inputs) for inputs, _ in batches(part, size)])
-    network.train(was_training)
-    return found
-
-
-def evaluated_together(network: nn.Module, one: Tensor) -> int:
-    """How many samples like this one (1, ...) a batch may have, so that no layer makes more than `ACTIVATIONS` bytes.
-
-    Example:
-        >>> evaluated_together(nn.Linear(4, 2), torch.zeros(1, 4))
-        2000
-    """
-    largest = one.numel() * one.element_size()
-
-    def note(module: nn.Module, given: object, made: object) -> None:
-        nonlocal largest
-        if isinstance(made, Tensor):
-            largest = max(largest, made.numel() * made.element_size())
-
-    hooks = [module.register_forward_hook(note) for module in network.modules()]
-    try:
-        network(one)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return max(1, min(EVALUATED, ACTIVATIONS // largest))
-
-
-def measured(network: nn.Module, data: DataSet, wanted: Sequence[str], task: Task) -> Point:
-    """The loss and the task's figure on the named parts of the data, on the targets used; nothing of an empty part."""
-    point: Point = {}
-    for name in wanted:
-        part: Split = getattr(data, name)
-        if len(part):
-            found = task.measure(outputs(network, part), part.labels)
-            point |= {f"{name}_{what}": value for what, value in found.items()}
-    return point
 
 
 def complete(network: nn.Module, step: nn.Module) -> nn.Module:
     """The trained network behind its fixed first step, on the processor, in eval mode: images in [0, 1] -> logits."""
     plain = copy.deepcopy(network).cpu()
     return nn.Sequential(OrderedDict(whiten=copy.deepcopy(step).cpu(), network=plain)).eval()
-
-
-def described(network: nn.Module, data: DataSet) -> nn.Module:
-    """A network that remembers what it was trained on: the shape of a sample and the names of its classes."""
-    remember_example(network, torch.zeros(1, *data.shape))
-    network.__dict__[CLASSNAMES] = list(data.classnames)
-    return network
 
 
 def record(found: Trained) -> Row:
@@ -278,13 +224,14 @@ def record(found: Trained) -> Row:
         best = copy.deepcopy(network)
         best.load_state_dict(training.best.weights)
         peak = outputs(best, data.test)
+    train = measured_part(data.train)
     proved = verdict(found.network, torch.zeros(2, *data.shape))
     columns = task.columns(
         Measured(
             end=found.driven.curve[-1],
-            train=outputs(network, data.train),
-            used=data.train.labels,
-            clean=data.train.clean,
+            train=outputs(network, train),
+            used=train.labels,
+            clean=train.clean,
             test=outputs(network, data.test) if len(data.test) else None,
             targets=data.test.labels,
             peak=peak,
@@ -302,11 +249,12 @@ def record(found: Trained) -> Row:
         "test_samples": len(data.test),
         "noise": data.noise,
         "true_fraction": data.true_fraction,
-        "note": data.note,
+        "note": data.note if train is data.train else f"{data.note}; training accuracy of {len(train)} images",
         "data": data.fingerprint,
+        **({"noise_data": data.noise_fingerprint} if data.noise_fingerprint else {}),
         **columns,
         "peak_epoch": training.best.epoch if training.best is not None else None,
-        "correlation": metrics.correlations(network, looked_at.images[:SAMPLED]),
+        "correlation": metrics.correlations(network, few_inputs(network, looked_at)),
         "certified": proved.certified,
         "convex_at_these_weights": proved.convex,
         "breaks": list(proved.breaks) if proved.breaks else None,

@@ -1,4 +1,4 @@
-"""Saved networks, as the commands take them: read, certified without a shape, asked for classes."""
+"""Saved networks: as `train` writes them, and as commands take them, certified without a shape, asked for classes."""
 
 from __future__ import annotations
 
@@ -12,10 +12,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import convexnet as cx
-from convexnet.lab.data import DataError
-from convexnet.lab.data.own import ENDINGS, pixels_of
+from convexnet.lab.data import DataError, DataSet
+from convexnet.lab.data.folder import ENDINGS, centred, pixels_of
 from convexnet.lab.terminal import UsageError
-from convexnet.memory import CLASSNAMES, example_of, recall
+from convexnet.lab.user_model import import_from_here
+from convexnet.memory import CLASSNAMES, PREPARATION, example_of, recall, remember_example
+from convexnet.storage.modules import described as save_plan
+
+CENTRED, STRETCHED = "centred", "stretched"
+"""How an image of another size is brought to that of a network: its middle is cut out, or it is stretched."""
 
 GREY = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in a grey (ITU-R BT.601)."""
@@ -31,12 +36,43 @@ class Prediction:
     note: str
 
 
+# --- writing ---------------------------------------------------------------------------------------------------------
+
+
+def described(network: nn.Module, data: DataSet) -> nn.Module:
+    """A network that remembers what it was trained on.
+
+    That is the shape of a sample, the names of its classes, and how an image of another size becomes one of that shape.
+    """
+    remember_example(network, torch.zeros(1, *data.shape))
+    network.__dict__[CLASSNAMES] = list(data.classnames)
+    network.__dict__[PREPARATION] = CENTRED if data.centred else STRETCHED
+    return network
+
+
+def require_savable(network: nn.Module) -> None:
+    """Refuse a network before it is trained that could not be saved afterwards.
+
+    Raises:
+        ValueError: something in it has no description as data; the message names it.
+    """
+    try:
+        save_plan(network)
+    except TypeError as error:
+        raise ValueError(f"the network could not be saved when it is trained: {error}") from None
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
 def network_of(path: Path, allow: Sequence[str] = ()) -> nn.Module:
     """A network that `convexnet.save` wrote, in eval mode.
 
     Raises:
         UsageError: it cannot be loaded.
     """
+    if allow:
+        import_from_here()
     try:
         return cx.load(path, allow=tuple(allow)).requires_grad_(False).eval()
     except (OSError, ValueError, TypeError) as error:
@@ -81,7 +117,7 @@ def predictions(network: nn.Module, paths: Sequence[Path], top: int = 3) -> list
             pixels = torch.from_numpy(np.array(pixels_of(path))).permute(2, 0, 1)
         except DataError as error:
             raise UsageError(str(error)) from None
-        image, note = fitted(pixels, example)
+        image, note = fitted(pixels, example, recall(network, PREPARATION) or STRETCHED)
         outputs = network(image)
         shares = torch.cat([-outputs, outputs], 1).div(2) if outputs.shape[1] == 1 else outputs
         confidences, places = shares.softmax(1)[0].topk(min(top, shares.shape[1]))
@@ -106,18 +142,24 @@ def files_in(paths: Sequence[Path]) -> list[Path]:
     return found
 
 
-def fitted(pixels: Tensor, example: Tensor) -> tuple[Tensor, str]:
+def fitted(pixels: Tensor, example: Tensor, how: str = STRETCHED) -> tuple[Tensor, str]:
     """An image (3, H, W) of bytes as the network takes it, (1, C, H', W') in [0, 1], and what had to be changed.
+
+    `how` says what an image of another size becomes: what those became that the network was trained on.
 
     Example:
         >>> image, note = fitted(torch.zeros(3, 4, 4, dtype=torch.uint8), torch.zeros(2, 1, 2, 2))
         >>> tuple(image.shape), note
         ((1, 1, 2, 2), 'resized from 4 x 4')
     """
-    image = pixels[None].to(example.dtype) / 255
     said: list[str] = []
+    if pixels.shape[-2:] != example.shape[-2:]:
+        middle = ", its middle" if how == CENTRED else ""
+        said.append(f"resized from {pixels.shape[2]} x {pixels.shape[1]}{middle}")
+        if how == CENTRED:
+            pixels = centred(pixels, example.shape[-2:])
+    image = pixels[None].to(example.dtype) / 255
     if image.shape[-2:] != example.shape[-2:]:
-        said.append(f"resized from {pixels.shape[2]} x {pixels.shape[1]}")
         image = functional.interpolate(
             image, size=tuple(example.shape[-2:]), mode="bilinear", antialias=True, align_corners=False
         ).clamp(0, 1)

@@ -9,7 +9,7 @@ import typer
 
 from convexnet.lab.choices import STUDIES
 from convexnet.lab.options import Accelerator, DataDir, Download, Threads
-from convexnet.lab.terminal import completing, refuse, stops_cleanly
+from convexnet.lab.terminal import completing, one_of, refuse, stops_cleanly
 
 study_app = typer.Typer(help="Run the studies behind the tables and figures.", no_args_is_help=True)
 
@@ -31,8 +31,9 @@ def run_study(
     name: Annotated[
         str,
         typer.Argument(
+            callback=one_of(row[0] for row in STUDIES),
             autocompletion=completing(row[0] for row in STUDIES),
-            help="One of `convexnet study list`.",
+            help=f"{', '.join(row[0] for row in STUDIES)}.",
             show_default=False,
         ),
     ],

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,14 +17,23 @@ from convexnet.lab.terminal import UsageError
 
 def load(factory: str, *, seed: int, weights: Path | None) -> nn.Module:
     """The module that `package.module:name` names; random starts are drawn from `seed`. Raises UsageError."""
+    found = named(factory)
+    torch.manual_seed(seed)
+    model = made(factory, found, {})
+    if weights is not None:
+        _load_weights(model, weights)
+    return model
+
+
+def named(factory: str) -> object:
+    """What `package.module:name` names; the current directory is importable. Raises UsageError."""
     module_name, colon, attribute = factory.partition(":")
     if not colon or not module_name or not attribute:
         raise UsageError(f"{factory!r} does not name a model. Write MODULE:FACTORY, such as my_package.models:build.")
     if module_name.endswith(".py") or "/" in module_name:
         dotted = module_name.removesuffix(".py").replace("/", ".").strip(".")
         raise UsageError(f"{module_name!r} is a file; name the module as in an import statement: {dotted}:{attribute}.")
-    if "" not in sys.path and str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
+    import_from_here()
     try:
         found: object = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
@@ -40,22 +49,30 @@ def load(factory: str, *, seed: int, weights: Path | None) -> nn.Module:
         if not hasattr(found, name):
             raise UsageError(f"{module_name!r} has no {attribute!r}{_candidates(found)}.")
         found = getattr(found, name)
+    return found
 
-    torch.manual_seed(seed)
-    model = found
-    if not isinstance(model, nn.Module):
-        if not callable(model):
-            raise UsageError(
-                f"{factory!r} is {_kind(model)}. Name an nn.Module or a function without arguments that returns one."
-            )
-        try:
-            model = model()
-        except (Exception, SystemExit) as error:
-            raise UsageError(_failed(f"calling {factory!r} without arguments", error)) from error
+
+def import_from_here() -> None:
+    """Let modules of the current directory be imported, as `python -m` does."""
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+
+
+def made(factory: str, found: object, keywords: Mapping[str, Any]) -> nn.Module:
+    """The module itself, or what the function returns if it is called so. Raises UsageError."""
+    if isinstance(found, nn.Module):
+        return found
+    if not callable(found):
+        raise UsageError(
+            f"{factory!r} is {_kind(found)}. Name an nn.Module or a function without arguments that returns one."
+        )
+    try:
+        model: object = found(**keywords)
+    except (Exception, SystemExit) as error:
+        how = f"with {', '.join(keywords)}" if keywords else "without arguments"
+        raise UsageError(_failed(f"calling {factory!r} {how}", error)) from error
     if not isinstance(model, nn.Module):
         raise UsageError(f"{factory!r} returned {_kind(model)}, not an nn.Module. Return the model itself.")
-    if weights is not None:
-        _load_weights(model, weights)
     return model
 
 

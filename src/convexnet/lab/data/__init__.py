@@ -1,16 +1,18 @@
 """Data sets by name, wrong labels, and batches that are made on the device.
 
-`load` reads a set into memory once, as bytes, and carves a validation part from its training part; `batches` gives it
-out in batches, augmented on the device. Nothing here knows of networks.
+`load` reads a set into memory once, as bytes, or the names of its images (`Streamed`), and carves a validation part
+from its training part; `batches` gives it out in batches, augmented. Nothing here knows of networks.
 """
 
 from convexnet.lab.data.augment import AUGMENTATIONS, augmentation
 from convexnet.lab.data.batches import batches, prepared, scaled
 from convexnet.lab.data.files import CorruptData, DataError, MissingData
-from convexnet.lab.data.load import NAMES, fingerprint_of, load
+from convexnet.lab.data.load import NAMES, fingerprint_of, load, streams
 from convexnet.lab.data.noise import KINDS, wrong_labels
-from convexnet.lab.data.parts import DataSet, Split
+from convexnet.lab.data.own import Pictures
+from convexnet.lab.data.parts import DataSet, Part, Split
 from convexnet.lab.data.small import crescents
+from convexnet.lab.data.streamed import Streamed
 
 __all__ = [
     "AUGMENTATIONS",
@@ -20,7 +22,10 @@ __all__ = [
     "DataError",
     "DataSet",
     "MissingData",
+    "Part",
+    "Pictures",
     "Split",
+    "Streamed",
     "augmentation",
     "batches",
     "crescents",
@@ -28,5 +33,6 @@ __all__ = [
     "load",
     "prepared",
     "scaled",
+    "streams",
     "wrong_labels",
 ]

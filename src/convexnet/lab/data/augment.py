@@ -117,14 +117,51 @@ class Cutout:
         return images.masked_fill((inside[0][:, :, None] & inside[1][:, None, :])[:, None], 0)
 
 
+@dataclass(frozen=True)
+class ResizedCrop:
+    """A window of random area and aspect, resized to the size of the images.
+
+    Its area is drawn from `least` to 1 as a share of the image, its aspect from 3/4 to 4/3. Of images in files
+    (`Streamed`) the window is cut from the whole picture, whatever its size.
+
+    Source: Szegedy et al., Going Deeper with Convolutions (2015); torchvision's RandomResizedCrop.
+    """
+
+    least: float = 0.08
+
+    def __post_init__(self) -> None:
+        require_range(self.least, 0.001, 1, "the least share of the area")
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        size = tuple(images.shape[-2:])
+        return torch.stack([self.cut(image, size, generator) for image in images])
+
+    def cut(self, image: Tensor, size: Sequence[int], generator: torch.Generator) -> Tensor:
+        """A window of one image (C, H, W) in another size."""
+        from torchvision.transforms import v2
+        from torchvision.transforms.v2 import functional as changes
+
+        seed = int(torch.randint(2**62, (), generator=generator))
+        # torchvision draws from the global generator. torch.manual_seed takes longer than a crop.
+        before = torch.get_rng_state()
+        try:
+            torch.default_generator.manual_seed(seed)
+            window = v2.RandomResizedCrop(list(size), scale=(self.least, 1.0)).make_params([image])
+        finally:
+            torch.set_rng_state(before)
+        return changes.resized_crop(image, **window, size=list(size), antialias=True)
+
+
 AUGMENTATIONS: Mapping[str, tuple[Augmentation, ...]] = {
     "none": (),
     "crop": (Crop(),),
     "crop-flip": (Crop(), Flip()),
     "crop-flip-cutout": (Crop(), Flip(), Cutout()),
+    "resized-crop-flip": (ResizedCrop(), Flip()),
     "paper-code": (Crop(), Flip(), Affine(rotation=10.0, shear=10.0)),
 }
-"""Named sets, in the order of application. "paper-code" is what the published code does, to the MLP too: crops with a
+"""Named sets, in the order of application. "resized-crop-flip" is what ImageNet is
+trained with. "paper-code" is what the published code does, to the MLP too: crops with a
 margin of four pixels, flips, "small" rotations and shears. How small we chose: up to ten degrees either way."""
 
 

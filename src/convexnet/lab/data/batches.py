@@ -1,4 +1,4 @@
-"""Batches of a split that stays where it is: drawn, augmented and scaled on its device."""
+"""Batches of a part of a data set: read in an order that is drawn, augmented, and scaled on its device."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from convexnet.lab.data.augment import Augmentation, augmented
-from convexnet.lab.data.parts import Split
+from convexnet.lab.data.augment import Augmentation
+from convexnet.lab.data.parts import Part, Split
 
 MOST = 2**62
 """Below the greatest seed of a generator, with room for a number for each batch."""
 
 
 def batches(
-    split: Split,
+    part: Part,
     size: int,
     *,
     generator: torch.Generator | None = None,
@@ -25,8 +25,9 @@ def batches(
     transform: Callable[[Tensor], Tensor] | None = None,
     drop_last: bool = False,
     start: int = 0,
+    share: tuple[int, int] = (0, 1),
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """One pass over a split in batches of inputs (size, ...) in `dtype` and labels (size,).
+    """One pass over a part in batches of inputs (size, ...) in `dtype` and labels (size,).
 
     Bytes are augmented as bytes and then scaled to [0, 1]. The generator decides everything: it gives the order and one
     number, from which each batch draws its augmentation. So an epoch that begins from the same generator state is the
@@ -34,15 +35,16 @@ def batches(
     much whatever is taken.
 
     Args:
-        split: what to give out; moved to `device` first, if it is not there. Move it once before many epochs.
+        part: what to give out; moved to `device` first, if it is not there. Move it once before many epochs.
         size: rows in a batch; the last one may be smaller.
-        generator: on the processor. None: rows in their own order, nothing random; for evaluation.
+        generator: on the CPU. None: rows in their own order, nothing random; for evaluation.
         augment: random changes, in this order; see `augmentation`. Needs images (N, C, H, W) and a generator.
-        device: where the batches are; the split's own by default.
+        device: where the batches are; the part's own by default.
         dtype: of the inputs.
         transform: applied to the inputs last, such as `lab.whiten`'s modules.
         drop_last: leave out a last batch that is smaller than the others.
         start: begin with the batch of this number.
+        share: (k, n) for the k-th of n processes: of every batch only the rows k, k + n, k + 2n, ...
 
     Raises:
         ValueError: wrong arguments.
@@ -59,35 +61,24 @@ def batches(
         raise ValueError(f"the first batch is number 0, so start cannot be {start}")
     if augment and generator is None:
         raise ValueError("augmentation draws at random: give a generator")
-    if augment and split.images.ndim != 4:
-        raise ValueError(f"augmentation needs images (N, C, H, W), not {tuple(split.images.shape)}")
-    here = split if device is None else split.to(device)
+    if augment and len(part.shape) != 3:
+        raise ValueError(f"augmentation needs images (N, C, H, W), not (N, {', '.join(map(str, part.shape))})")
+    here = part if device is None else part.to(device)
     count = len(here)
     order, number = None, 0
     if generator is not None:
-        order = torch.randperm(count, generator=generator).to(here.images.device)
+        order = torch.randperm(count, generator=generator).to(here.labels.device)
         number = int(torch.randint(MOST, (), generator=generator))
-    places = range(start * size, count - count % size if drop_last else count, size)
+    begins = range(start * size, count - count % size if drop_last else count, size)
+    places = [slice(first, first + size) if order is None else order[first : first + size] for first in begins]
+    seeds = None if generator is None else range(number + start, number + start + len(places))
 
     def produced() -> Iterator[tuple[Tensor, Tensor]]:
-        own = torch.Generator()
-        for place in places:
-            rows = slice(place, place + size) if order is None else order[place : place + size]
-            images, labels = picked(here, rows)
-            if augment:
-                own.manual_seed(number + place // size)
-                images = augmented(images, augment, own)
+        for images, labels in here.read(places, augment, seeds, share):
             inputs = scaled(images, dtype)
             yield (inputs if transform is None else transform(inputs)), labels
 
     return produced()
-
-
-def picked(split: Split, rows: slice | Tensor) -> tuple[Tensor, Tensor]:
-    """Images and labels of some rows. On a processor `index_select` is many times as fast as an index in brackets."""
-    if isinstance(rows, slice):
-        return split.images[rows], split.labels[rows]
-    return split.images.index_select(0, rows), split.labels.index_select(0, rows)
 
 
 @torch.no_grad()

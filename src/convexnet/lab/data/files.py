@@ -62,6 +62,21 @@ def check(folder: Path, files: Iterable[tuple[str, str]], *, what: str, remedy: 
             )
 
 
+def discard_damaged(folder: Path, files: Iterable[tuple[str, str]]) -> list[str]:
+    """Delete those of some files (name, md5) in a folder that have another checksum, and return their names.
+
+    A download that was interrupted, or the unpacking of one, leaves half a file under the name of the whole one, and
+    torchvision takes some such files for what they should be.
+    """
+    found: list[str] = []
+    for name, expected in files:
+        path = folder / name
+        if path.is_file() and digest(path) != expected:
+            path.unlink()
+            found.append(name)
+    return found
+
+
 def opened(path: Path) -> dict[str, np.ndarray]:
     """All arrays of an `.npz` file; objects, which would be pickles, are refused.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import hashlib
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,12 +12,13 @@ import torch
 from torch import Tensor
 
 from convexnet.lab.data.files import MissingData
+from convexnet.lab.data.folder import fingerprint
 from convexnet.lab.data.noise import HUMAN, KINDS, generator_for, human, resampled, wrong_labels
-from convexnet.lab.data.own import archive, fingerprint, folders
+from convexnet.lab.data.own import PLAIN, Pictures, archive, folders, streamed_by_size
 from convexnet.lab.data.parts import DataSet, Split
 from convexnet.lab.data.sources import SOURCES, Source
 
-PREFIXES: dict[str, Callable[[Path], Source]] = {"folder": folders, "npz": archive}
+PREFIXES = ("folder", "npz")
 
 NAMES = (*SOURCES, "folder:PATH", "npz:PATH")
 """What `load` knows. PATH is a folder with a folder for each class (of images), or an .npz file."""
@@ -37,8 +37,11 @@ def load(
     noise_kind: str = "symmetric-including",
     train_samples: int | None = None,
     download: bool = False,
+    pictures: Pictures = PLAIN,
 ) -> DataSet:
-    """A data set in memory: bytes (N, C, H, W) and labels, split into training, validation and test parts.
+    """A data set, split into training, validation and test parts: bytes (N, C, H, W) in memory, and labels.
+
+    Of a user's folder the images may stay in their files instead, see `Pictures`.
 
     The validation part is carved from the training part by a permutation of `seed`, where the data have none of their
     own; the test part is the published one and the same for every seed. Wrong labels are in the training part alone,
@@ -53,6 +56,7 @@ def load(
         noise_kind: one of `KINDS`: whether a draw may give the true class again, or the column of CIFAR-10N.
         train_samples: train on this many images only, the first ones of the permutation.
         download: let torchvision download missing files to `data_dir`; otherwise no network is used.
+        pictures: how images of folder: are read; has no meaning for other sets.
 
     Raises:
         MissingData, CorruptData: files are not there, or not the published ones. Each is named.
@@ -64,13 +68,14 @@ def load(
         (Split(1212 x uint8[1, 8, 8], 40.02 % wrong labels), Split(135 x uint8[1, 8, 8]), 450)
     """
     check(validation, noise, noise_kind, train_samples)
-    source = read(name, data_dir, download)
-    whole = source.train
+    source = read(name, data_dir, download, pictures)
+    whole, of_people = source.train, ""
     classes = len(source.classnames)
     if noise_kind in HUMAN:
         if name not in PEOPLE_LABELLED:
             raise ValueError(f"{noise_kind} labels the images of {', '.join(PEOPLE_LABELLED)}, not those of {name}")
         whole = whole.relabelled(human(noise_kind, Path(data_dir or "."), whole.clean))
+        of_people = hashlib.sha256(whole.labels.numpy().tobytes()).hexdigest()[:16]
 
     own = source.validation
     chosen, held = carve(len(whole), validation if own is None else 0.0, train_samples, seed)
@@ -83,14 +88,16 @@ def load(
     return DataSet(
         name=name,
         train=train,
-        validation=Split(kept.images, kept.clean),
+        validation=kept.relabelled(kept.clean),
         test=source.test,
         classes=classes,
         classnames=source.classnames,
         extra=source.extra,
         note=source.note,
         noise=said,
-        fingerprint=content_of(source),
+        fingerprint=source.fingerprint or content_of(source),
+        noise_fingerprint=of_people,
+        centred=source.centred,
     )
 
 
@@ -98,11 +105,23 @@ def content_of(source: Source) -> str:
     """Sixteen hexadecimal digits that stand for the images and labels of a set, of all its parts."""
     total = hashlib.sha256()
     for part in (source.train, source.validation, source.test):
-        if part is not None:
+        if isinstance(part, Split):
             for tensor in (part.images, part.clean):
                 total.update(repr((tensor.dtype, tuple(tensor.shape))).encode())
                 total.update(cast("Any", tensor.contiguous().view(torch.uint8).numpy()))
     return total.hexdigest()[:16]
+
+
+def streams(name: str, pictures: Pictures) -> bool:
+    """Whether the images of a set stay in their files, which only those of a user's folder may.
+
+    Raises:
+        DataError: the folder is not there, or its images differ in size and none is asked for.
+    """
+    prefix, colon, path = name.partition(":")
+    if not colon or prefix != "folder" or not path:
+        return False
+    return pictures.streamed if pictures.streamed is not None else streamed_by_size(Path(path).expanduser(), pictures)
 
 
 def fingerprint_of(name: str) -> str:
@@ -138,13 +157,16 @@ def closest(name: str, known: tuple[str, ...]) -> str:
     return f". Did you mean {found[0]!r}?" if found else "."
 
 
-def read(name: str, data_dir: Path | str | None, download: bool) -> Source:
+def read(name: str, data_dir: Path | str | None, download: bool, pictures: Pictures = PLAIN) -> Source:
     """The published data of this name."""
     prefix, colon, path = name.partition(":")
     if colon and prefix in PREFIXES:
         if not path:
             raise ValueError(f"{name!r} needs a path after the colon, such as {prefix}:my-images")
-        return PREFIXES[prefix](Path(path).expanduser())
+        place = Path(path).expanduser()
+        return folders(place, pictures) if prefix == "folder" else archive(place)
+    if (pictures.size, pictures.streamed) != (None, None):
+        raise ValueError(f"{name} is kept in memory as it is: --stream and --image-size are of folder:PATH")
     if name not in SOURCES:
         raise ValueError(f"unknown data set {name!r}{closest(name, NAMES)} Known are {', '.join(NAMES)}")
     if name == "digits":

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import os
-import struct
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from convexnet.lab.data.files import CorruptData, DataError, MissingData, opened
+from convexnet.lab.data.folder import (
+    TEST_FOLDERS,
+    TRAIN_FOLDERS,
+    VALIDATION_FOLDERS,
+    centred,
+    fingerprint,
+    inside,
+    listed,
+    pixels_of,
+    size_of,
+)
 from convexnet.lab.data.noise import generator_for
-from convexnet.lab.data.parts import Split
+from convexnet.lab.data.parts import Part, Split
 from convexnet.lab.data.sources import Source
+from convexnet.lab.data.streamed import Streamed
 
 HELD_OUT = 0.2
 """The share that becomes the test part where the data come in one part; the same images for every seed."""
@@ -27,14 +35,34 @@ MOST_CLASSES = 100_000
 
 TRAIN_KEYS = (("images", "labels"), ("train_images", "train_labels"), ("x_train", "y_train"))
 TEST_KEYS = (("test_images", "test_labels"), ("x_test", "y_test"))
-TRAIN_FOLDERS = ("train", "training")
-TEST_FOLDERS = ("test",)
-VALIDATION_FOLDERS = ("val", "valid", "validation")
-ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-"""Of the files that are images."""
+IN_MEMORY = 2**30
+"""Bytes of images beyond which a folder is not kept in memory, where nobody says what to do."""
+
+LOOKED_AT = 64
+"""Images whose size is looked at before the size of all is known."""
 
 
-def halved(whole: Split, classnames: tuple[str, ...], what: str) -> Source:
+@dataclass(frozen=True)
+class Pictures:
+    """How a folder of images is read.
+
+    Attributes:
+        size: of the squares that images become: each is resized and its middle cut out. None: they have one size.
+        streamed: whether images stay in their files and are decoded in every epoch; None: where they have more than
+            `IN_MEMORY` bytes.
+        workers: processes that decode streamed images.
+    """
+
+    size: int | None = None
+    streamed: bool | None = None
+    workers: int = 0
+
+
+PLAIN = Pictures()
+"""Images of one size, in memory unless there are many."""
+
+
+def halved(whole: Part, classnames: tuple[str, ...], what: str) -> Source:
     """A set that comes in one part, with a test part carved from it that no seed changes."""
     order = torch.randperm(len(whole), generator=generator_for(0, "test part"))
     held = round(HELD_OUT * len(whole))
@@ -126,156 +154,119 @@ def channels_first(path: Path, name: str, images: np.ndarray) -> np.ndarray:
 # --- folders ---------------------------------------------------------------------------------------------------------
 
 
-def folders(path: Path) -> Source:
+def folders(path: Path, how: Pictures = PLAIN) -> Source:
     """A folder with `train`, `val` and `test` inside, each with a folder of images for each class; or the classes.
 
-    Where there is no `test`, `val` is the test part; where there are both, `val` is the validation part. All images
-    must have one size: they are kept in memory as bytes. They are read as RGB, and upright where a camera says how it
-    was held.
+    Where there is no `test`, `val` is the test part; where there are both, `val` is the validation part. Images are
+    read as RGB, and upright where a camera says how it was held. They must have one size, or `how` gives them one.
+    """
+    places, found = parts_of(path)
+    samples = [own for _, own in found]
+    size = size_for(samples, how)
+    streamed = is_streamed(samples, size, how)
+    parts: list[Part]
+    if streamed:
+        parts = [Streamed.of(own, size, how.workers) for own in samples]
+    else:
+        require_memory(path, sum(map(len, samples)), 3 * size[0] * size[1])
+        parts = [decoded(own, size, alike=how.size is None) for own in samples]
+    names, said = found[0][0], streaming_note(size) if streamed else ""
+    if len(parts) == 1:
+        source = halved(parts[0], names, str(places[0]))
+    else:
+        source = Source(parts[0], parts[1], names, validation=parts[2] if len(parts) == 3 else None)
+    source = replace(source, centred=streamed or how.size is not None)
+    if not streamed:
+        return source
+    note = "; ".join(filter(None, [source.note, said]))
+    return replace(source, note=note, fingerprint=fingerprint(path))
+
+
+def parts_of(path: Path) -> tuple[list[Path], list[tuple[tuple[str, ...], list[tuple[str, int]]]]]:
+    """The folders that are parts: training, test and validation, or the only one; each with its classes and images.
+
+    Raises:
+        DataError: there are none, or they have different classes.
     """
     if not path.is_dir():
         raise MissingData(f"there is no folder {path.absolute()}: give a folder with a folder of images for each class")
     train = inside(path, TRAIN_FOLDERS)
-    if train is None:
-        whole, names = decoded(path)
-        return halved(whole, names, str(path))
     test, held = inside(path, TEST_FOLDERS), inside(path, VALIDATION_FOLDERS)
     if test is None:
         test, held = held, None
-    (first, names), *others = [decoded(part) for part in (train, test, held) if part is not None]
-    for (second, own), folder in zip(others, (test, held), strict=False):
-        if names != own:
+    places = [path] if train is None else [place for place in (train, test, held) if place is not None]
+    found = [listed(place) for place in places]
+    for place, (names, _) in zip(places[1:], found[1:], strict=True):
+        if names != found[0][0]:
+            differing = sorted({*names} ^ {*found[0][0]})
             raise DataError(
-                f"{train} and {folder} have different classes: {', '.join(sorted({*names} ^ {*own})[:5])} "
-                f"{'is' if len({*names} ^ {*own}) == 1 else 'are'} in one of them only"
+                f"{places[0]} and {place} have different classes: {', '.join(differing[:5])} "
+                f"{'is' if len(differing) == 1 else 'are'} in one of them only"
             )
-        if first.images.shape[1:] != second.images.shape[1:]:
-            raise DataError(f"{train} and {folder} have images of different sizes: {first} and {second}")
-    if not others:
-        return halved(first, names, str(train))
-    return Source(first, others[0][0], names, validation=others[1][0] if held is not None else None)
+    return places, found
 
 
-def inside(path: Path, names: Sequence[str]) -> Path | None:
-    """The first of some folders that is there."""
-    return next((path / name for name in names if (path / name).is_dir()), None)
+def streamed_by_size(path: Path, how: Pictures) -> bool:
+    """Whether a folder is so large that its images stay in their files."""
+    samples = [own for _, own in parts_of(path)[1]]
+    return is_streamed(samples, size_for(samples, how), how)
 
 
-def decoded(folder: Path) -> tuple[Split, tuple[str, ...]]:
-    """All images under a folder with a folder for each class, and the names of the classes."""
-    names, samples = listed(folder)
-    images = np.empty(0, np.uint8)
-    size = 0, 0
+Samples = Sequence[tuple[str, int]]
+"""Files and classes."""
+
+
+def streaming_note(size: tuple[int, int]) -> str:
+    """What a reader of a result must know of streamed images."""
+    return f"images were decoded as they were needed, {size[0]} x {size[1]} from the middle of each for measurements"
+
+
+def size_for(parts: Sequence[Samples], how: Pictures) -> tuple[int, int]:
+    """Height and width of all images: as asked for, or that of the first one, which some others must have too.
+
+    Raises:
+        DataError: they differ, and none was asked for.
+    """
+    if how.size is not None:
+        return how.size, how.size
+    first = Path(parts[0][0][0])
+    size = size_of(first)
+    for samples in parts:
+        for name, _ in samples[:: max(1, len(samples) // LOOKED_AT)]:
+            if (other := size_of(Path(name))) != size:
+                raise unlike(first, size, name, other)
+    return size
+
+
+def unlike(first: Path | str, size: Sequence[int], name: str, other: Sequence[int]) -> DataError:
+    """The error for images of different sizes."""
+    return DataError(
+        f"images must have one size: {first} is {size[0]} x {size[1]}, {name} is {other[0]} x {other[1]}. Say which "
+        "size they shall be given (--image-size 224), or resize them first"
+    )
+
+
+def is_streamed(parts: Sequence[Samples], size: tuple[int, int], how: Pictures) -> bool:
+    """Whether these images stay in their files."""
+    if how.streamed is not None:
+        return how.streamed
+    return sum(map(len, parts)) * 3 * size[0] * size[1] > IN_MEMORY
+
+
+def decoded(samples: Samples, size: tuple[int, int], *, alike: bool) -> Split:
+    """All of these images in memory; `alike` says that they must have this size, and are not brought to it.
+
+    Raises:
+        DataError: one has another size, or cannot be read.
+    """
+    images = np.empty((len(samples), 3, *size), np.uint8)
     for row, (name, _) in enumerate(samples):
-        pixels = pixels_of(name)
-        if row == 0:
-            size = pixels.shape[:2]
-            require_memory(folder, len(samples), pixels.size)
-            images = np.empty((len(samples), 3, *size), np.uint8)
-        if pixels.shape[:2] != size:
-            raise DataError(
-                f"images must have one size: {samples[0][0]} is {size[0]} x {size[1]}, {name} is "
-                f"{pixels.shape[0]} x {pixels.shape[1]}. Resize them first"
-            )
-        images[row] = pixels.transpose(2, 0, 1)
+        pixels = torch.from_numpy(pixels_of(Path(name))).permute(2, 0, 1)
+        if alike and tuple(pixels.shape[1:]) != size:
+            raise unlike(samples[0][0], size, name, pixels.shape[1:])
+        images[row] = centred(pixels, size).numpy()
     labels = torch.tensor([label for _, label in samples], dtype=torch.int64)
-    return Split(torch.from_numpy(images), labels), names
-
-
-def pixels_of(path: Path) -> np.ndarray:
-    """An image as bytes (H, W, 3).
-
-    Raises:
-        CorruptData: it cannot be read, or would be too large.
-    """
-    from PIL import Image, ImageOps
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as picture:
-                if picture.mode.startswith(("I", "F")):
-                    raise ValueError(f"its pixels ({picture.mode}) are not bytes; convert it to 8 bits a colour")
-                return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise CorruptData(
-            f"{path} would have more pixels than an image should (at most {Image.MAX_IMAGE_PIXELS}): {error}"
-        ) from error
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
-        raise CorruptData(f"{path} cannot be read as an image of bytes; it may be truncated: {error}") from error
-
-
-def listed(folder: Path) -> tuple[tuple[str, ...], list[tuple[Path, int]]]:
-    """The classes of a folder, and every real file that is an image, once, with the number of its class.
-
-    Raises:
-        MissingData: there are no classes, or one has no image.
-        DataError: one file is in two classes.
-    """
-    root = folder.resolve()
-    classes = tuple(sorted(e.name for e in folder.iterdir() if e.is_dir() and not root.is_relative_to(e.resolve())))
-    if not classes:
-        raise MissingData(f"{folder.absolute()} must hold a folder of images for each class, and has no folders")
-    owner: dict[Path, int] = {}
-    samples: list[tuple[Path, int]] = []
-    visited: set[Path] = set()
-    for number, name in enumerate(classes):
-        count = len(samples)
-        for _, place in sorted((str(place), place) for place in places_in(folder / name, root, visited)):
-            for file in sorted(e for e in place.iterdir() if e.suffix.lower() in ENDINGS and e.is_file()):
-                real = file.resolve()
-                if owner.get(real, number) != number:
-                    raise DataError(f"{file} and an image of {classes[owner[real]]!r} are one file: of which class?")
-                if real not in owner:
-                    owner[real] = number
-                    samples.append((file, number))
-        if len(samples) == count:
-            raise MissingData(f"{folder / name} has no images of its own; a folder of images for each class is needed")
-    return classes, samples
-
-
-def places_in(folder: Path, root: Path, visited: set[Path]) -> Iterator[Path]:
-    """A folder and those below it, each real one once; a link is followed only where it leads out of the data."""
-    if folder.resolve() in visited:
-        return
-    visited.add(folder.resolve())
-    yield folder
-    for entry in folder.iterdir():
-        if entry.is_dir():
-            real = entry.resolve()
-            within = real.is_relative_to(root) or root.is_relative_to(real)
-            if not (entry.is_symlink() and within):
-                yield from places_in(entry, root, visited)
-
-
-def fingerprint(path: Path) -> str:
-    """Sixteen hexadecimal digits that stand for the content of a user's own data: of an archive, or of all images.
-
-    Where something is missing or wrong, reading the data says so; this says nothing.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     path = Path(folder) / "a.npz"
-        ...     _ = path.write_bytes(b"one")
-        ...     one = fingerprint(path)
-        ...     _ = path.write_bytes(b"two")
-        ...     one == fingerprint(path)
-        False
-    """
-    total = hashlib.sha256()
-    if path.is_file():
-        with path.open("rb") as file:
-            total.update(hashlib.file_digest(file, "sha256").digest())
-    parts = [part for part in (*TRAIN_FOLDERS, *TEST_FOLDERS, *VALIDATION_FOLDERS) if (path / part).is_dir()]
-    for part in parts if inside(path, TRAIN_FOLDERS) is not None else ["."] if path.is_dir() else []:
-        with contextlib.suppress(DataError, OSError):
-            classes, samples = listed(path / part)
-            total.update(repr((part, classes)).encode())
-            for place, number in samples:
-                with place.open("rb") as file:
-                    total.update(f"{number} {hashlib.file_digest(file, 'sha256').hexdigest()}".encode())
-    return total.hexdigest()[:16]
+    return Split(torch.from_numpy(images), labels)
 
 
 def require_memory(folder: Path, count: int, size: int) -> None:
@@ -284,5 +275,5 @@ def require_memory(folder: Path, count: int, size: int) -> None:
     if count * size > here:
         raise DataError(
             f"{folder} has {count} images of {size} bytes, {count * size / 2**30:.1f} GiB in all; this machine has "
-            f"{here / 2**30:.1f}, and a set is kept in memory here. Make the images smaller"
+            f"{here / 2**30:.1f}. Leave them in their files (--stream), or make them smaller (--image-size)"
         )

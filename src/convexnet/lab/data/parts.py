@@ -2,11 +2,76 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from convexnet.lab.data.augment import Augmentation, augmented
+
+Rows = slice | Tensor
+"""Some rows of a part: a slice, or their numbers (M,), integers."""
+
+
+class Part(Protocol):
+    """One part of a data set, with its images in memory (`Split`) or in their files (`Streamed`).
+
+    What trains and measures reads it with `convexnet.lab.data.batches`, by epoch and position, and asks nothing else of
+    it: a run goes on in the middle of an epoch whatever the images are kept in.
+    """
+
+    @property
+    def labels(self) -> Tensor:
+        """The labels to use, (N,) int64."""
+        ...
+
+    @property
+    def clean(self) -> Tensor:
+        """The true labels, (N,) int64; the same tensor as `labels` where none is wrong."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one sample, without the batch."""
+        ...
+
+    @property
+    def true_fraction(self) -> float:
+        """The share of labels that are true; 1 for an empty part."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def rows(self, index: Tensor) -> Part:
+        """These rows, in this order; `index` is (M,) of integers."""
+        ...
+
+    def relabelled(self, labels: Tensor) -> Part:
+        """The same images with other labels to use; the true ones stay."""
+        ...
+
+    def to(self, device: torch.device | str) -> Part:
+        """The same part, which gives out its batches on another device."""
+        ...
+
+    def read(
+        self,
+        places: Sequence[Rows],
+        augment: Sequence[Augmentation] = (),
+        seeds: Sequence[int] | None = None,
+        share: tuple[int, int] = (0, 1),
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images and labels of some batches of rows, one after the other.
+
+        Args:
+            places: the rows of each batch.
+            augment: random changes of the images, in this order.
+            seeds: one number for each batch, which decides its changes. None: nothing is changed.
+            share: (k, n): of every batch only the rows k, k + n, k + 2n, ...
+        """
+        ...
 
 
 class Split:
@@ -24,8 +89,8 @@ class Split:
 
     Example:
         >>> part = Split(torch.zeros(3, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, 1, 2]))
-        >>> len(part), part.rows(torch.tensor([2])).labels
-        (3, tensor([2]))
+        >>> len(part), part.shape, part.rows(torch.tensor([2])).labels
+        (3, (1, 2, 2), tensor([2]))
     """
 
     __slots__ = ("clean", "images", "labels")
@@ -41,7 +106,7 @@ class Split:
             numbers = values.is_floating_point() and values.shape[:1] == images.shape[:1]
             if not classes and not numbers:
                 raise ValueError(
-                    f"{name} must be int64 of shape ({len(images)},), one for each image, "
+                    f"{name} must be int64 of shape ({len(images)},), one for each image, or numbers of a regression, "
                     f"not {values.dtype} of shape {tuple(values.shape)}"
                 )
 
@@ -59,9 +124,14 @@ class Split:
         return self.images
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one sample, without the batch."""
+        return tuple(self.images.shape[1:])
+
+    @property
     def true_fraction(self) -> float:
         """The share of labels that are true; 1 for an empty part."""
-        return float((self.labels == self.clean).double().mean()) if len(self) else 1.0
+        return true_share(self.labels, self.clean)
 
     def rows(self, index: Tensor) -> Split:
         """These rows, in this order; `index` is (M,) of integers."""
@@ -78,6 +148,34 @@ class Split:
         """The same images with other labels to use; the true ones stay."""
         return Split(self.images, labels, self.clean)
 
+    def read(
+        self,
+        places: Sequence[Rows],
+        augment: Sequence[Augmentation] = (),
+        seeds: Sequence[int] | None = None,
+        share: tuple[int, int] = (0, 1),
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images and labels of some batches of rows, as `Part` says."""
+        first, every = share
+        own = torch.Generator()
+        for number, rows in enumerate(places):
+            images, labels = self.picked(rows)
+            if augment and seeds is not None:
+                own.manual_seed(seeds[number])
+                images = augmented(images, augment, own)
+            yield images[first::every], labels[first::every]
+
+    def picked(self, rows: Rows) -> tuple[Tensor, Tensor]:
+        """Images and labels of some rows. On a CPU `index_select` is many times as fast as an index in brackets."""
+        if isinstance(rows, slice):
+            return self.images[rows], self.labels[rows]
+        return self.images.index_select(0, rows), self.labels.index_select(0, rows)
+
+
+def true_share(labels: Tensor, clean: Tensor) -> float:
+    """The share of labels that are true; 1 where there are none."""
+    return float((labels == clean).double().mean()) if len(labels) else 1.0
+
 
 @dataclass(frozen=True, eq=False)
 class DataSet:
@@ -92,23 +190,27 @@ class DataSet:
         note: what a reader of a result must know about these data; empty where there is nothing.
         noise: what was done to the training labels, such as "symmetric-including 40 %"; empty where nothing was.
         fingerprint: stands for the content of all parts, before any label was made wrong.
+        noise_fingerprint: stands for the labels that people gave, where these are used; otherwise empty.
+        centred: whether the images are the middle of larger ones (`convexnet.lab.data.folder.centred`).
     """
 
     name: str
-    train: Split
-    validation: Split
-    test: Split
+    train: Part
+    validation: Part
+    test: Part
     classes: int
     classnames: tuple[str, ...]
-    extra: Mapping[str, Split] = field(default_factory=dict[str, Split])
+    extra: Mapping[str, Part] = field(default_factory=dict[str, Part])
     note: str = ""
     noise: str = ""
     fingerprint: str = ""
+    noise_fingerprint: str = ""
+    centred: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape of one sample, without the batch."""
-        return tuple(self.train.images.shape[1:])
+        return self.train.shape
 
     @property
     def true_fraction(self) -> float:

@@ -7,7 +7,7 @@ not the official one is never opened.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from convexnet.lab.data.files import CorruptData, DataError, MissingData, check, opened
-from convexnet.lab.data.parts import Split
+from convexnet.lab.data.files import CorruptData, DataError, MissingData, check, discard_damaged, opened
+from convexnet.lab.data.parts import Part, Split
 from convexnet.lab.data.small import pixels
 
 MNIST_SUMS = {
@@ -39,14 +39,20 @@ CIFAR10_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog",
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """A data set as it was published, before anything is carved or made wrong; few have a validation part."""
+    """A data set as it was published, before anything is carved or made wrong; few have a validation part.
 
-    train: Split
-    test: Split
+    `fingerprint` stands for its content where that is not in memory; `centred` says that the images are the middle of
+    larger ones.
+    """
+
+    train: Part
+    test: Part
     classnames: tuple[str, ...]
-    extra: Mapping[str, Split] = field(default_factory=dict[str, Split])
+    extra: Mapping[str, Part] = field(default_factory=dict[str, Part])
     note: str = ""
-    validation: Split | None = None
+    validation: Part | None = None
+    fingerprint: str = ""
+    centred: bool = False
 
 
 def part(images: Any, labels: Any, *, last: bool = False) -> Split:
@@ -59,12 +65,27 @@ def part(images: Any, labels: Any, *, last: bool = False) -> Split:
     return Split(pixels.contiguous(), torch.as_tensor(labels).long())
 
 
-def asked(construct: Callable[..., Any], folder: Path, download: bool, what: str, **options: Any) -> None:
-    """Let torchvision download a set, if that was asked for."""
+def asked(
+    construct: Callable[..., Any],
+    folder: Path,
+    download: bool,
+    what: str,
+    *,
+    files: Iterable[tuple[str, str]] = (),
+    within: str = ".",
+    **options: Any,
+) -> None:
+    """Let torchvision download a set, if that was asked for.
+
+    Args:
+        files: names and md5 sums; damaged ones are downloaded again, as after a download that was interrupted.
+        within: where they are in the folder.
+    """
     if not download:
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        discard_damaged(folder / within, files)
         construct(folder, download=True, **options)
     except (OSError, RuntimeError) as error:
         raise DataError(f"{what} could not be downloaded to {folder.absolute()}: {error}") from error
@@ -94,7 +115,7 @@ def fashion_mnist(folder: Path, download: bool) -> Source:
 
 def idx(kind: Any, sums: Mapping[str, str], folder: Path, download: bool) -> Source:
     """A set in MNIST's format."""
-    asked(kind, folder, download, kind.__name__)
+    asked(kind, folder, download, kind.__name__, files=sums.items(), within=f"{kind.__name__}/raw")
     check(folder / kind.__name__ / "raw", sums.items(), what=kind.__name__, remedy=remedy(kind.mirrors[0]))
     train, test = kind(folder, train=True), kind(folder, train=False)
     names = tuple(str(name) for name in kind.classes)
@@ -155,8 +176,8 @@ def cifar(name: str, other: str) -> Callable[[Path, bool], Source]:
 def pickled(name: str, folder: Path, download: bool) -> Source:
     """A set in CIFAR's format, 50,000 + 10,000 images 3 x 32 x 32."""
     kind = kinds()[name]
-    asked(kind, folder, download, name)
     files = [*kind.train_list, *kind.test_list, (kind.meta["filename"], kind.meta["md5"])]
+    asked(kind, folder, download, name, files=[(file, md5) for file, md5 in files], within=kind.base_folder)
     check(
         folder / kind.base_folder,
         [(file, md5) for file, md5 in files],
