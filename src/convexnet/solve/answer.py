@@ -22,7 +22,7 @@ from convexnet.solve.functions.problem import Problem
 from convexnet.solve.lower_bounds import PART, cells_of, proved
 from convexnet.solve.opening import whole_of
 from convexnet.solve.solution import Solution, said
-from convexnet.solve.solvers.found import Found, rises, signs
+from convexnet.solve.solvers.found import Found, picked, rises, signs
 
 MUCH = 1e-7
 """The share of a value, or of its rise, up to which what is lost to rounding counts as rounding."""
@@ -59,7 +59,16 @@ def answer(
             copy = Private(asked.module)
     itself = Own(copy, asked.inputs, asked.variable, whole_of(reading, asked, None))
     value = in_parts(itself, x.double(), opened)
-    made = judged(problem, found, x.double(), value, *proved(problem, found), tol)
+    x, value = defined(itself, problem, found, x, value, opened)
+    proof, lost = proved(problem, found)
+    made = judged(problem, found, x.double(), value, proof, lost, tol)
+    left = (~made.converged & ~made.other).nonzero()[:, 0]
+    if len(left):  # where f is flat, nothing but the tangent at x itself is without a slope
+        more, off = proved(problem.rows(left), touching(picked(found, left), x[left].double()))
+        better = more > proof[left]
+        if bool(better.any()):
+            proof[left[better]], lost[left[better]] = more[better], off[better]
+            made = judged(problem, found, x.double(), value, proof, lost, tol)
     converged = made.converged
     name = used[0] if len(used) == 1 else f"{used[0]}, then {', '.join(used[1:])}"
     far = (made.gap / made.scale.clamp(min=1e-300))[~converged]
@@ -114,7 +123,7 @@ def judged(
         much = MUCH * (value.abs() + scale)
         other = proof > value + 2 * lost.nan_to_num(nan=0.0) + much  # then the module is not what was traced
         sure = torch.where(other, -torch.inf, proof)
-        bound = torch.minimum(sure, value)  # they may cross by what rounding leaves
+        bound = torch.fmin(sure, value)  # they may cross by what rounding leaves
         gap = value - bound
         gap = torch.where(gap.isnan(), torch.inf, gap)
         allowed = found.atol + tol * scale + 2 * torch.minimum(lost, much).nan_to_num(nan=0.0) + apart
@@ -133,6 +142,32 @@ def judged(
             scale[rows] = rises(part, x[rows], part.f.value(x[rows]), some).amax(0)
             made = verdict(scale)
     return made
+
+
+def defined(
+    own: Own, problem: Problem, found: Found, x: Tensor, value: Tensor, opened: Opened
+) -> tuple[Tensor, Tensor]:
+    """Points, and the module's values there, a little inside of where it gives no number, as y log(y) at 0: the atoms
+    that were searched have the limit there."""
+    for share in INWARDS:
+        rows = (value.isnan() & found.value.isfinite()).nonzero()[:, 0]
+        if not len(rows):
+            break
+        lo, hi, y = problem.lo[rows], problem.hi[rows], found.y[rows]
+        moved = rounded_inside(torch.lerp(y, problem.interior()[rows], share), lo, hi, x.dtype)
+        inner = in_parts(own.rows(rows), moved.double(), opened)
+        x = x.index_put((rows,), torch.where(inner.isnan()[:, None], x[rows], moved))
+        value = value.index_put((rows,), torch.where(inner.isnan(), value[rows], inner))
+    return x, value
+
+
+INWARDS = (1e-15, 1e-12, 1e-9)
+"""Shares of the way to the middle of the domain."""
+
+
+def touching(found: Found, y: Tensor) -> Found:
+    """The same with points alone as evidence."""
+    return replace(found, y=y, evidence={}, kept={})
 
 
 def in_parts(own: Own, y: Tensor, opened: Opened) -> Tensor:
