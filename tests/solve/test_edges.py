@@ -34,7 +34,8 @@ def test_quadratic_forms_of_one_variable(name: str) -> None:
     tilt = torch.tensor([[0.5], [-1.5], [2.5]], dtype=torch.float64, requires_grad=True)
     box = cx.Box(-1, 2, shape=(1,))
     found = cx.minimise(f, box, given=tilt, tol=1e-10)
-    assert found.converged.all() and found.solver == "newton", found.message
+    assert found.converged.all(), found.message
+    assert found.solver == "newton"
     line = torch.linspace(-1, 2, 30001, dtype=torch.float64)[:, None]
     for place, row in enumerate(tilt.detach()):
         least = f(row.expand_as(line), line).min()
@@ -67,7 +68,8 @@ def test_flat_minima(name: str) -> None:
     f = Function(FLAT[name])
     together = cx.minimise(f, cx.Box(lo, hi, batch=2))
     assert together.converged.all(), together.message
-    assert (together.value == 0).all() and (together.lower_bound <= 0).all()
+    assert (together.value == 0).all()
+    assert (together.lower_bound <= 0).all()
     for low, high in zip(lo, hi, strict=True):
         assert cx.minimise(f, cx.Box(low, high)).converged.all()
 
