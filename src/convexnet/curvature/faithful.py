@@ -27,7 +27,7 @@ from torch.utils import _pytree as pytree
 from convexnet.curvature.accepted import attributes
 from convexnet.curvature.arguments import copied, in_float64
 from convexnet.curvature.fields import BATCH
-from convexnet.curvature.graph import base_name, behind, calls, draws
+from convexnet.curvature.graph import base_name, behind, draws
 from convexnet.curvature.opaque import is_transform
 from convexnet.curvature.suspicions import AGAIN, BATCHES, GRADIENTS, SIZES, TRACED, TYPES, suspicions
 from convexnet.curvature.undisturbed import calling, silent, surroundings
@@ -193,7 +193,8 @@ def compare(model: nn.Module, program: Program, reasons: frozenset[str], cheap: 
         return  # it reads memory that nothing was written to, which is a finding
     again = AGAIN in reasons and not program.rewritten
     with calling(model):
-        short = not cheap and reasons in ({GRADIENTS}, {SIZES}) and agrees_alone(model, rows, of)
+        one = not cheap and len(reasons) == 1 and reasons <= {GRADIENTS, SIZES}
+        short = one and agrees_alone(model, rows, of)
         first = None if short else called(model, known[0])
         if again and differ(called(model, known[0]), Traced(first, lambda: traced[0].rounding)):
             raise Different(FROM_CALL_TO_CALL)
@@ -240,13 +241,15 @@ def tells(traced: Traced) -> bool:
 
 
 def counts_rows(program: Program) -> bool:
-    """Whether a forward takes a batch apart into its rows, as Python's loops over a tensor do, and so may count them."""
-    return any(
-        node.all_input_nodes[0].meta["val"].shape[0] == BATCH and (len(node.args) <= at or node.args[at] == 0)
-        for name, at in (("unbind", 1), ("split", 2), ("chunk", 2), ("tensor_split", 2))
-        for node in program.graph.nodes
-        if calls(node, name)
-    )
+    """Whether a forward takes a batch apart into its rows, as a loop over a tensor does, and so may count them."""
+    for node in program.graph.nodes:
+        parts = node.meta.get("val")
+        if node.op == "call_function" and isinstance(parts, (list, tuple)) and len(node.all_input_nodes) == 1:
+            shape = getattr(node.all_input_nodes[0].meta.get("val"), "shape", ())
+            single = (tuple(shape[1:]), (1, *shape[1:]))
+            if shape[:1] == (BATCH,) and any(tuple(getattr(part, "shape", ())) in single for part in parts):
+                return True
+    return False
 
 
 def drawn(tensor: Tensor, size: float, sign: int, generator: torch.Generator) -> Tensor:
