@@ -30,7 +30,7 @@ from workload.icnn import EXACT, FAMILIES, INEXACT, Network, Solved, highs, prob
 from workload.peers import Parametrised, Warm, cvxpy_solvers, layer
 
 import convexnet as cx
-from convexnet.solve.solvers.choose import NAMES
+from convexnet.choices import SOLVERS as NAMES
 
 
 @dataclass(frozen=True)

@@ -36,14 +36,14 @@ from convexnet.curvature.call import Refusal
 from convexnet.curvature.certificate import certify_program
 from convexnet.curvature.fields import BATCH
 from convexnet.curvature.trace import Program, trace
-from convexnet.form.atoms import Bend
+from convexnet.form.atoms import Atom
 from convexnet.form.matrices import Pieces
 from convexnet.form.program import Opened, values_of
 from convexnet.form.smooth import NO_CONE
 from convexnet.form.sparse import Sample, form_of
 from convexnet.form.tightness import check_tight
-from convexnet.solve.lower_bounds import supported
-from convexnet.solve.opening import opened_up
+from convexnet.solve.lower_bounds import is_supported
+from convexnet.solve.opening import open_functions
 
 cp = pytest.importorskip("cvxpy")
 
@@ -341,11 +341,11 @@ def is_fast(row: Row, program: Opened, everywhere: bool) -> bool:
     lo, hi = (end.flatten().expand(BATCH, -1).double() for end in (bounds.lo, bounds.hi))
     try:
         with torch.no_grad():
-            form, layers, _ = opened_up(program, Pieces(program), inputs, lo.shape[1], "auto")
+            form, layers, _ = open_functions(program, Pieces(program), inputs, lo.shape[1], "auto")
     except Refusal:
         return False
-    whole = everywhere and not any(bend.partial for bend in form.bends)
-    return supported(layers, lo, hi, 1 if whole else 3)
+    whole = everywhere and not any(atom.partial for atom in form.atoms)
+    return is_supported(layers, lo, hi, 1 if whole else 3)
 
 
 def exporters(program: Opened, domain: cx.Box | None) -> tuple[tuple[str, ...], str]:
@@ -356,7 +356,7 @@ def exporters(program: Opened, domain: cx.Box | None) -> tuple[tuple[str, ...], 
     except cx.NotCertified as error:
         finding = error.findings[0]
         return (), f"{finding.operator.removeprefix('aten.')}: {finding.reason}"
-    atoms = [cut.atom for cut in sample.cuts if isinstance(cut.atom, Bend)]
+    atoms = [cut.atom for cut in sample.cuts if isinstance(cut.atom, Atom)]
     if any(atom.cones == NO_CONE for atom in atoms):
         return (), "no cone that solvers know describes it"
     linear = all(atom.piecewise_linear or atom.polyhedral for atom in atoms)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from convexnet.form.atoms import Bend
+from convexnet.form.atoms import Atom
 from convexnet.form.sparse import Form
 
 
@@ -18,7 +18,7 @@ def evaluated(form: Form, y: Any, raised: Callable[[Any], Any] = lambda z: z) ->
     for k, cut in enumerate(form.cuts):
         a = arriving(form, k, values)
         mask, fixed = form.fixed[k]
-        assert isinstance(cut.atom, Bend)
+        assert isinstance(cut.atom, Atom)
         own = cut.atom.value(torch.as_tensor(a)).numpy()
         values.append(np.where(mask, fixed, raised(own)))
     return arriving(form, len(form.cuts), values)

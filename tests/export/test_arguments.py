@@ -150,7 +150,7 @@ WRONG: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         r"`given` makes 1 input \(missing.*give every input of the forward but the variable",
     ),
     "too much given": (lambda: cx.to_cvxpy(PLAIN, Y, given=X), cx.NotTraceable, r"`given` makes 2 inputs \(too many"),
-    "wrt beyond": (lambda: cx.to_cvxpy(NET, Y, given=X, wrt=2), ValueError, "wrt=2 is none of the 2 inputs"),
+    "wrt beyond": (lambda: cx.to_cvxpy(NET, Y, given=X, wrt=2), ValueError, "wrt=2 is not one of the 2 inputs"),
     "wrt a word": (lambda: cx.to_lp(NET, BOX, given=X, wrt="y"), TypeError, "wrt is the number of an input"),  # pyright: ignore
     "keywords": (lambda: cx.to_lp(NET, BOX, given={"x": X}), TypeError, "inputs are positional: give a tuple"),
     "an iterator": (lambda: cx.to_lp(NET, BOX, given=iter([X])), TypeError, "iterator"),

@@ -169,7 +169,7 @@ def form_of(function: Callable[[Tensor], Tensor]) -> Form:
     ],
 )
 def test_what_is_tight(function: Callable[[Tensor], Tensor], seed: int) -> None:
-    """Raising any result above its bend never lowers the output, or what was proved is wrong."""
+    """Raising any result above its atom never lowers the output, or what was proved is wrong."""
     generator = torch.Generator().manual_seed(seed)
     form = form_of(function)
     check_tight(form, "Function")

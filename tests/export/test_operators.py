@@ -14,7 +14,7 @@ from convexnet.curvature.fields import BATCH
 from convexnet.curvature.table import TABLE
 from convexnet.curvature.trace import trace
 from convexnet.form.affinity import fact_of, has_affine_rule
-from convexnet.form.atoms import Bend, Kinks, Smooth
+from convexnet.form.atoms import Atom, Kinks, Smooth
 from convexnet.form.grouped import Largest, LogSumExp, Norm
 from convexnet.form.operators import LOWERED, OFFSETS, build
 from convexnet.form.ordered import SumLargest
@@ -201,7 +201,7 @@ def test_the_table_knows_what_the_calculus_knows() -> None:
         build([("relu", LOWERED["relu"]), ("relu", LOWERED["relu"])])
 
 
-ATOMS: dict[str, Bend] = {
+ATOMS: dict[str, Atom] = {
     **{f"kink {s}": Kinks(torch.full((4,), s).double()) for s in (0.0, 0.3, 1.0, -1.0, -0.2)},
     "kinks": Kinks(torch.tensor([0.5, -0.5, 0.0, 1.0]).double()),
     **{f"elu {s}": Smooth(elu(s)) for s in (1.0, 2.5)},
@@ -256,8 +256,8 @@ def test_atoms_are_what_is_said_of_them(name: str, seed: int) -> None:
         known[:, member] = True
         assert bool((atom.value(some)[:, atom.nonneg(known.flatten())] >= 0).all())
 
-    slopes = atom.pull(atom.gates(a), torch.ones_like(middle))
-    ahead = atom.value(a) + atom.push(atom.gates(a), b - a)
+    slopes = atom.pull(atom.slopes(a), torch.ones_like(middle))
+    ahead = atom.value(a) + atom.push(atom.slopes(a), b - a)
     assert float((ahead - atom.value(b)).max()) <= 1e-9 * float(ahead.abs().max()), "no subgradient"
     near = atom.value(a + 1e-7 * step) - atom.value(a)
     torch.testing.assert_close((slopes * 1e-7 * step).view(500, 4, -1).sum(-1), near, rtol=1e-3, atol=1e-11)

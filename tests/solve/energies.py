@@ -30,7 +30,7 @@ from convexnet.curvature.table import TABLE
 from convexnet.curvature.trace import Source
 from convexnet.errors import NotTraceable
 from convexnet.solve import lower_bounds
-from convexnet.solve.compiled import read
+from convexnet.solve.compiled import reading_of
 from tests.curvature.oracles import SAMPLES, Fixed, Moving, Sample
 
 BATCH = 2
@@ -214,7 +214,7 @@ def drawn(seed: int, name: str | None = None) -> Drawn | None:
                 return None
             if not promises(model, [*given, y], cx.Box(lo, hi)):
                 continue
-            reading = read(model, [*given, y], len(given))  # which minimise finds again
+            reading = reading_of(model, [*given, y], len(given))  # which minimise finds again
             if reading.certificate.convex or reading.on(cx.Box(lo, hi)).convex:
                 break
         except (RuntimeError, TypeError, ValueError, IndexError, NotImplementedError, NotTraceable):
@@ -291,7 +291,7 @@ def checked(energy: Drawn, apart: bool = True) -> cx.Solution | None:
     model, given, box = energy.model, energy.given, energy.box
     proofs: list[Tensor] = []
     home: Any = sys.modules["convexnet.solve.answer"]
-    original = lower_bounds.proved
+    original = lower_bounds.prove_bounds
 
     def proved(*arguments: Any) -> tuple[Tensor, Tensor]:
         found = original(*arguments)

@@ -1,4 +1,4 @@
-"""Random certified networks: piecewise linear ones of any depth, with skips, slopes, maxima, gates and convolutions;
+"""Random certified networks: piecewise linear ones of any depth, with skips, slopes, maxima, slopes and convolutions;
 smooth ones of every curve that is known; and mixtures of the two."""
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Pictures(nn.Module):
 
 
 class Gated(nn.Module):
-    """Partially convex: x gates the columns of the maps of y and z (Amos et al. 2017, equation 3)."""
+    """Partially convex: x slopes the columns of the maps of y and z (Amos et al. 2017, equation 3)."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -8,21 +8,21 @@ import torch
 from torch import Tensor, nn
 
 from convexnet.curvature.trace import trace
-from convexnet.form.epigraph import KinkForm
+from convexnet.form.epigraph import EpigraphForm
 from convexnet.form.matrices import Pieces
 from convexnet.form.program import Opened
-from convexnet.solve.functions.matrix_free import Layers
+from convexnet.solve.functions.matrix_free import MatrixFree
 from convexnet.solve.functions.problem import Problem
-from convexnet.solve.solvers.found import Found, nothing_yet
+from convexnet.solve.solvers.found import Found, initial_found
 from convexnet.solve.solvers.highs import solve_lp
-from convexnet.solve.solvers.loop import Budget, Solver, drive
+from convexnet.solve.solvers.loop import Budget, Solver, run_loop
 from tests.solve.networks import shared
 
 BATCH = 4
 
 
 @functools.cache
-def both(name: str, seed: int) -> tuple[KinkForm, Layers, nn.Module, list[Tensor]]:
+def both(name: str, seed: int) -> tuple[EpigraphForm, MatrixFree, nn.Module, list[Tensor]]:
     """The same batch of functions in both forms, the network, and its inputs: made once, and changed by nobody."""
     model, shapes = shared(name, seed)
     generator = torch.Generator().manual_seed(seed)
@@ -30,10 +30,10 @@ def both(name: str, seed: int) -> tuple[KinkForm, Layers, nn.Module, list[Tensor
     return *forms_of(model, inputs), model, inputs
 
 
-def forms_of(model: nn.Module, inputs: list[Tensor]) -> tuple[KinkForm, Layers]:
+def forms_of(model: nn.Module, inputs: list[Tensor]) -> tuple[EpigraphForm, MatrixFree]:
     """Both forms of a network that is convex in its last input."""
     opened = Opened(trace(model, tuple(inputs), any_batch=True), len(inputs) - 1)
-    return Pieces(opened).form(inputs), Layers(opened, inputs)
+    return Pieces(opened).form(inputs), MatrixFree(opened, inputs)
 
 
 def at(model: nn.Module, inputs: list[Tensor], y: Tensor) -> Tensor:
@@ -59,21 +59,21 @@ def optima(name: str, seed: int) -> tuple[float, ...]:
 
 def solved(solver: Solver, problem: Problem, tol: float, most: int) -> Found:
     """What a solver finds in a number of steps."""
-    found = nothing_yet(problem)
-    drive(solver, problem, found, Budget(tol, most))
+    found = initial_found(problem)
+    run_loop(solver, problem, found, Budget(tol, most))
     return found
 
 
-def planes(slopes: list[list[float]], offsets: list[float]) -> KinkForm:
+def planes(slopes: list[list[float]], offsets: list[float]) -> EpigraphForm:
     """max_i (a_i y + b_i), as the functions of one sample."""
-    from convexnet.form.atoms import Bend
+    from convexnet.form.atoms import Atom
     from convexnet.form.grouped import Largest
     from convexnet.form.linear_maps import Map
 
     a, b = torch.tensor(slopes, dtype=torch.float64), torch.tensor(offsets, dtype=torch.float64)
     zero, one = torch.zeros(1, dtype=torch.float64), torch.ones(1, 1, dtype=torch.float64)
-    bends: tuple[Bend, ...] = (Largest(len(b)),)
-    return KinkForm((b[None],), bends, (Map(a),), {}, zero, 0 * a[:1], {0: one})
+    atoms: tuple[Atom, ...] = (Largest(len(b)),)
+    return EpigraphForm((b[None],), atoms, (Map(a),), {}, zero, 0 * a[:1], {0: one})
 
 
 KNOWN = {

@@ -10,12 +10,12 @@ import convexnet as cx
 from convexnet.choices import SOLVERS as NAMES
 from convexnet.curvature.trace import trace
 from convexnet.form.program import Opened
-from convexnet.solve.functions.black_box import Whole
+from convexnet.solve.functions.black_box import WholeProgram
 from convexnet.solve.solvers.choose import MATRICES
 
 
 class WithNorm(nn.Module):
-    """A norm is no bend, so that the network is minimised as a whole."""
+    """A norm is no atom, so that the network is minimised as a whole."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -131,6 +131,8 @@ def test_a_kink_on_the_border_of_the_domain_makes_no_false_bound(name: str, star
     assert float(found.lower_bound) <= least + 1e-8  # x is rounded to float32
     border = torch.full((1, 1), -1.0, dtype=torch.float64)
     for centre in (None, torch.zeros(1, 1, dtype=torch.float64)):
-        value, slope = Whole(Opened(trace(net, border, any_batch=True), 0), [border], centre=centre).subgradient(border)
+        value, slope = WholeProgram(Opened(trace(net, border, any_batch=True), 0), [border], centre=centre).subgradient(
+            border
+        )
         above = float(value + slope[0, 0] * 2) - least
         assert (above > 0.1) == (centre is None)  # the negative control: without care the tangent cuts through f

@@ -30,8 +30,8 @@ class Valley(nn.Module):
         if self.kind == "softplus":
             z = F.softplus(self.a(y) + self.u(x)) + F.softplus(-self.a(y) - self.u(x))
         h = self.b(z) + self.c(y)
-        bend = {"leaky": lambda h: F.leaky_relu(h, 0.3), "softplus": F.softplus, "elu": lambda h: F.elu(h, 0.5)}
-        value = self.out(bend.get(self.kind, F.relu)(h)) + 0.2 * z.sum(1, keepdim=True)
+        atom = {"leaky": lambda h: F.leaky_relu(h, 0.3), "softplus": F.softplus, "elu": lambda h: F.elu(h, 0.5)}
+        value = self.out(atom.get(self.kind, F.relu)(h)) + 0.2 * z.sum(1, keepdim=True)
         if self.kind == "largest":
             value = value + (self.p(y) + x[:, :1]).unflatten(1, (2, 3)).amax(2).sum(1, keepdim=True)
         if self.kind == "bowl":

@@ -13,9 +13,9 @@ from convexnet.curvature.trace import trace
 from convexnet.form.atoms import Kinks
 from convexnet.form.grouped import Largest
 from convexnet.form.program import Opened
-from convexnet.solve.functions.black_box import Whole
+from convexnet.solve.functions.black_box import WholeProgram
 from convexnet.solve.functions.problem import Problem
-from convexnet.solve.solvers.admm import ADMM, above
+from convexnet.solve.solvers.admm import ADMM, project_on_epigraph
 from convexnet.solve.solvers.first_order import Adam, Fista
 from convexnet.solve.solvers.loop import Solver
 from convexnet.solve.solvers.pdhg import PDHG
@@ -122,7 +122,7 @@ def test_smooth_networks(solver: str, seed: int) -> None:
     model, inputs = curved(seed)
     form, layers = forms_of(model, inputs)
     lo, hi = boxes(BATCH, form.size, seed)
-    plain = Whole(Opened(trace(model, tuple(inputs), any_batch=True), 0), inputs)
+    plain = WholeProgram(Opened(trace(model, tuple(inputs), any_batch=True), 0), inputs)
     all_found = [solved(make(), Problem(f, lo, hi), tol, most) for f in (form, layers, plain)]
     for found in all_found:
         assert not bool(found.open(tol).any())
@@ -137,7 +137,7 @@ def test_smooth_networks(solver: str, seed: int) -> None:
 
 
 class Plane(nn.Module):
-    """An affine function: no bends at all."""
+    """An affine function: no atoms at all."""
 
     def forward(self, y: Tensor) -> Tensor:
         return y @ torch.tensor([1.0, -2.0], dtype=y.dtype) + 0.5
@@ -163,20 +163,20 @@ def test_what_is_not_piecewise_linear_is_refused(solver: str, seed: int) -> None
         solved(SOLVERS[solver][0](), Problem(form, lo, hi), 1e-3, 1)
 
 
-@pytest.mark.parametrize("bend", [Kinks(torch.tensor([0.0, 0.3, -1.0, 1.0]).double()), Largest(4), Largest(2)])
-def test_projections_above_a_bend(bend: Kinks | Largest, seed: int) -> None:
-    """Nothing above the bend is nearer, and what is above already stays."""
+@pytest.mark.parametrize("atom", [Kinks(torch.tensor([0.0, 0.3, -1.0, 1.0]).double()), Largest(4), Largest(2)])
+def test_projections_above_an_atom(atom: Kinks | Largest, seed: int) -> None:
+    """Nothing above the atom is nearer, and what is above already stays."""
     generator = torch.Generator().manual_seed(seed)
     a = 2 * torch.randn(50, 4, generator=generator, dtype=torch.float64)
-    z = 2 * torch.randn(50, 4 // bend.group, generator=generator, dtype=torch.float64)
-    near_a, near_z = above(bend, a, z)
-    assert bool((near_z >= bend.value(near_a) - 1e-12).all())
+    z = 2 * torch.randn(50, 4 // atom.group, generator=generator, dtype=torch.float64)
+    near_a, near_z = project_on_epigraph(atom, a, z)
+    assert bool((near_z >= atom.value(near_a) - 1e-12).all())
     for _ in range(200):  # the angle to any other point above is not acute
         other = near_a + torch.randn(a.shape, generator=generator, dtype=torch.float64)
-        high = bend.value(other) + torch.rand(z.shape, generator=generator, dtype=torch.float64)
+        high = atom.value(other) + torch.rand(z.shape, generator=generator, dtype=torch.float64)
         pairs = ((a - near_a) * (other - near_a), (z - near_z) * (high - near_z))
         assert float((pairs[0].sum(1) + pairs[1].sum(1)).max()) <= 1e-9
-    same_a, same_z = above(bend, near_a, near_z)
+    same_a, same_z = project_on_epigraph(atom, near_a, near_z)
     assert torch.allclose(same_a, near_a)
     assert torch.allclose(same_z, near_z)
 
@@ -191,7 +191,7 @@ def test_gates_that_make_the_bound(solver: str, common_seed: int) -> None:
     offer = state_of.step(problem, state)
     assert offer is not None
     assert offer.evidence is not None
-    gates = offer.evidence(torch.arange(form.batch)).gates
-    assert gates is not None
-    g, b = form.minorant(gates, form.arguments(offer.y))
+    slopes = offer.evidence(torch.arange(form.batch)).slopes
+    assert slopes is not None
+    g, b = form.minorant(slopes, form.arguments(offer.y))
     assert torch.allclose(problem.least(g, b), offer.bound, rtol=1e-9, atol=1e-9)

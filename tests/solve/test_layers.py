@@ -12,14 +12,14 @@ from torch.nn import functional as F
 import convexnet as cx
 from convexnet.curvature.trace import trace
 from convexnet.form.program import Opened
-from convexnet.solve.functions.matrix_free import Layers
-from convexnet.solve.functions.smoothing import softened
+from convexnet.solve.functions.matrix_free import MatrixFree
+from convexnet.solve.functions.smoothing import smooth_function
 from tests.solve.networks import NETWORKS
 from tests.solve.problems import BATCH, at, both, forms_of
 
 
 class Curved(nn.Module):
-    """Smooth bends, a square of what is convex, a soft maximum, and kinks above them."""
+    """Smooth atoms, a square of what is convex, a soft maximum, and kinks above them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ def close(a: Tensor, b: Tensor) -> bool:
 
 
 @pytest.mark.parametrize("name", [*NETWORKS, "curved"])
-def test_layers_are_the_kink_form(name: str, seed: int, common_seed: int) -> None:
+def test_layers_are_the_epigraph_form(name: str, seed: int, common_seed: int) -> None:
     if name == "curved":
         model, inputs = curved(seed)
         form, layers = forms_of(model, inputs)
@@ -57,12 +57,12 @@ def test_layers_are_the_kink_form(name: str, seed: int, common_seed: int) -> Non
             assert close(mine, other)
         arguments = layers.arguments(y)
         assert all(close(mine, other) for mine, other in zip(arguments, form.arguments(y), strict=True))
-        gates = [torch.rand_like(a) * 3 - 1 for a in arguments]  # clipped where they are none
-        for mine, other in zip(layers.minorant(gates, arguments), form.minorant(gates, arguments), strict=True):
+        slopes = [torch.rand_like(a) * 3 - 1 for a in arguments]  # clipped where they are none
+        for mine, other in zip(layers.minorant(slopes, arguments), form.minorant(slopes, arguments), strict=True):
             assert close(mine, other)
         wanted = {k: torch.randn_like(a) for k, a in enumerate(arguments)}
-        chosen, (g, b) = layers.fitted(wanted, arguments)
-        same, affine = form.fitted(wanted, arguments)
+        chosen, (g, b) = layers.fit(wanted, arguments)
+        same, affine = form.fit(wanted, arguments)
         assert all(close(chosen[k], same[k]) for k in wanted)
         assert close(g, affine[0])
         assert close(b, affine[1])
@@ -77,9 +77,11 @@ def test_minorants_of_layers_lie_below(name: str, seed: int, common_seed: int) -
     for trial in range(20):
         y = torch.randn(BATCH, layers.size, generator=generator, dtype=torch.float64)
         arguments = layers.arguments(y)
-        gates = [torch.rand(a.shape, generator=generator, dtype=torch.float64) * 3 - 1 for a in arguments]
-        sweep = softened(layers, y, [torch.full((BATCH, 1), 0.1 * trial, dtype=torch.float64) + 1e-9] * len(gates))
-        for g, b in (layers.minorant(gates, arguments), (sweep.g, sweep.b)):
+        slopes = [torch.rand(a.shape, generator=generator, dtype=torch.float64) * 3 - 1 for a in arguments]
+        sweep = smooth_function(
+            layers, y, [torch.full((BATCH, 1), 0.1 * trial, dtype=torch.float64) + 1e-9] * len(slopes)
+        )
+        for g, b in (layers.minorant(slopes, arguments), (sweep.g, sweep.b)):
             far = (1 + trial) * torch.randn(BATCH, layers.size, generator=generator, dtype=torch.float64)
             above = at(model, inputs, far) - ((g * far).sum(1) + b)
             assert float(above.min()) >= -1e-10 * (1 + float(b.abs().max()))
@@ -89,18 +91,18 @@ def test_minorants_of_layers_lie_below(name: str, seed: int, common_seed: int) -
 def test_the_smoothed_gradient_is_a_derivative(name: str, common_seed: int) -> None:
     form, layers, _, _ = both(name, common_seed)
     y = torch.randn(BATCH, layers.size, dtype=torch.float64)
-    mu = [torch.full((BATCH, 1), 0.3, dtype=torch.float64)] * len(layers.bends)
-    sweep = softened(layers, y, mu)
+    mu = [torch.full((BATCH, 1), 0.3, dtype=torch.float64)] * len(layers.atoms)
+    sweep = smooth_function(layers, y, mu)
     exact = layers.value(y)
     assert bool((sweep.value >= exact - 1e-12 * (1 + exact.abs())).all())  # equal, but for rounding, away from kinks
-    same = softened(form, y, mu)
+    same = smooth_function(form, y, mu)
     assert close(sweep.value, same.value)
     assert close(sweep.g, same.g)
     assert close(sweep.b, same.b)
     for i in range(layers.size):
         step = torch.zeros_like(y)
         step[:, i] = 1e-5
-        difference = (softened(layers, y + step, mu).value - softened(layers, y - step, mu).value) / 2e-5
+        difference = (smooth_function(layers, y + step, mu).value - smooth_function(layers, y - step, mu).value) / 2e-5
         assert torch.allclose(difference, sweep.g[:, i], rtol=1e-7, atol=1e-7)
 
 
@@ -109,7 +111,7 @@ def test_products_and_their_transposes(name: str, common_seed: int) -> None:
     """<a(x) - a(0), λ> + out(x) - out(0) = <x, slopes>."""
     _, layers, _, _ = both(name, common_seed)
     arguments = layers.arguments(torch.zeros(BATCH, layers.size, dtype=torch.float64))
-    sizes = [a.shape[1] // bend.group for a, bend in zip(arguments, layers.bends, strict=True)]
+    sizes = [a.shape[1] // atom.group for a, atom in zip(arguments, layers.atoms, strict=True)]
     x = [torch.randn(BATCH, n, dtype=torch.float64) for n in (layers.size, *sizes)]
     zero = [torch.zeros_like(part) for part in x]
     arrived, transposed = layers.products(x[0], x[1:])
@@ -140,7 +142,7 @@ def test_an_input_too_large_for_matrices(seed: int) -> None:
     model = Large().double().eval()
     inputs = [torch.randn(2, 3, 64, 64, dtype=torch.float64)]
     cx.constrain(model, inputs[0], method="absolute")
-    layers = Layers(Opened(trace(model, tuple(inputs), any_batch=True), 0), inputs)
+    layers = MatrixFree(Opened(trace(model, tuple(inputs), any_batch=True), 0), inputs)
     y, far = torch.randn(2, 2, layers.size, dtype=torch.float64)
     value, g = layers.subgradient(y)
     assert close(value, at(model, inputs, y))
@@ -153,7 +155,7 @@ def test_a_constant_function() -> None:
             return 0 * y.relu().sum(1) + 3.0
 
     y = torch.randn(2, 3, dtype=torch.float64)
-    layers = Layers(Opened(trace(Constant(), (y,), any_batch=True), 0), (y,))
+    layers = MatrixFree(Opened(trace(Constant(), (y,), any_batch=True), 0), (y,))
     assert layers.value(y).tolist() == [3.0, 3.0]
     assert layers.subgradient(y)[1].unique().tolist() == [0.0]
 

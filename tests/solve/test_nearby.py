@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 import convexnet as cx
 from convexnet.curvature.trace import trace
-from convexnet.form.matrices import Pieces, scaled_again
+from convexnet.form.matrices import Pieces, rescale_maps
 from convexnet.form.program import Opened
 from convexnet.solve.derivatives.minimum import Minimum
-from convexnet.solve.functions.black_box import Private
-from convexnet.solve.functions.matrix_free import Layers
-from convexnet.solve.functions.strong_convexity import strength
+from convexnet.solve.functions.black_box import PrivateCopy
+from convexnet.solve.functions.matrix_free import MatrixFree
+from convexnet.solve.functions.strong_convexity import strong_convexity
 
 
 class Gated(nn.Module):
@@ -40,13 +40,13 @@ def test_maps_of_other_samples_are_read_again_as_they_are(alike: bool) -> None:
     pieces = Pieces(opened)
     for c in batches:
         inputs, y = [c, torch.zeros(len(c), 4).double()], torch.randn(len(c), 4, generator=g).double()
-        form, written = pieces.form(inputs), Layers(opened, inputs)
+        form, written = pieces.form(inputs), MatrixFree(opened, inputs)
         assert torch.allclose(form.value(y), net(c, y), rtol=1e-9)
         for a, b in zip(form.arguments(y), written.arguments(y), strict=True):
             assert torch.allclose(a, b, rtol=1e-8, atol=0.0)
     assert pieces.last is not None
     other = [torch.randn(2, 5, generator=g).double(), torch.zeros(2, 4).double()]
-    assert (scaled_again(opened, other, pieces.last) is None) != alike
+    assert (rescale_maps(opened, other, pieces.last) is None) != alike
 
 
 class Wide(nn.Module):
@@ -100,7 +100,7 @@ def test_only_the_square_of_one_coordinate_is_strongly_convex() -> None:
     c = torch.tensor([[1.0, 0.0], [1.0, 1e-10], [2.0, 0.0], [0.0, 1e-10]]).double()
     inputs = [c, torch.zeros(4, 2).double()]
     opened = Opened(trace(Squares(), tuple(inputs), any_batch=True), 1)
-    found = strength(opened, inputs, Pieces(opened).form(inputs))
+    found = strong_convexity(opened, inputs, Pieces(opened).form(inputs))
     assert found is not None
     right = torch.tensor([[2.0, 18.0], [0.0, 18.0], [8.0, 18.0], [0.0, 18.0]]).double()
     assert torch.allclose(found, right, rtol=1e-5, atol=1e-15)
@@ -117,7 +117,7 @@ class Far(nn.Module):
 def test_a_large_constant_does_not_make_a_square_steeper() -> None:
     y = torch.zeros(2, 1).double()
     opened = Opened(trace(Far(), y, any_batch=True), 0)
-    found = strength(opened, [y], Pieces(opened).form([y]))
+    found = strong_convexity(opened, [y], Pieces(opened).form([y]))
     assert found is not None
     assert torch.allclose(found, torch.full_like(found, 2e-18), rtol=1e-5, atol=0.0)
     solution = cx.minimise(Far(), cx.Box(-float("inf"), float("inf"), shape=(1,)))
@@ -136,10 +136,10 @@ class Counting(nn.Module):
 
 def test_a_copy_that_its_forward_writes_into_is_not_used_again() -> None:
     net, y = Counting(), torch.zeros(2, 3).double()
-    once = Private(net)
+    once = PrivateCopy(net)
     assert once.value([y]) is not None
     assert once.worn
     assert float(net.get_buffer("calls")) == 0
-    still = Private(nn.Linear(3, 1))
+    still = PrivateCopy(nn.Linear(3, 1))
     assert still.value([y]) is not None
     assert not still.worn

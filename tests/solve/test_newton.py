@@ -9,24 +9,24 @@ import torch
 from torch import Tensor, nn
 
 from convexnet.curvature.trace import trace
-from convexnet.form.epigraph import KinkForm
+from convexnet.form.epigraph import EpigraphForm
 from convexnet.form.linear_maps import Map
-from convexnet.form.matrices import kink_form
+from convexnet.form.matrices import epigraph_form
 from convexnet.solve.functions.problem import Problem
-from convexnet.solve.solvers.found import Found, nothing_yet
+from convexnet.solve.solvers.found import Found, initial_found
 from convexnet.solve.solvers.highs import solve_lp
-from convexnet.solve.solvers.loop import Budget, drive
+from convexnet.solve.solvers.loop import Budget, run_loop
 from convexnet.solve.solvers.newton import Newton
 from tests.solve.networks import NETWORKS, shared
 
 BATCH = 5
 
 
-def newton(form: KinkForm, lo: Tensor, hi: Tensor, tol: float, rough: bool = True) -> Found:
+def newton(form: EpigraphForm, lo: Tensor, hi: Tensor, tol: float, rough: bool = True) -> Found:
     """What path following alone finds on a box."""
     problem = Problem(form, lo.expand(form.batch, form.size), hi.expand(form.batch, form.size))
-    found = nothing_yet(problem)
-    drive(Newton(rough), problem, found, Budget(tol))
+    found = initial_found(problem)
+    run_loop(Newton(rough), problem, found, Budget(tol))
     return found
 
 
@@ -35,12 +35,12 @@ def ones(n: int) -> Tensor:
 
 
 @functools.cache
-def form_of(name: str, seed: int) -> tuple[nn.Module, tuple[Tensor, ...], KinkForm]:
+def form_of(name: str, seed: int) -> tuple[nn.Module, tuple[Tensor, ...], EpigraphForm]:
     model, shapes = shared(name, seed)
     generator = torch.Generator().manual_seed(seed)
     inputs = tuple(torch.randn(BATCH, *shape, generator=generator, dtype=torch.float64) for shape in shapes)
     program = trace(model, inputs, any_batch=True)
-    return model, inputs, kink_form(program, len(shapes) - 1, inputs)
+    return model, inputs, epigraph_form(program, len(shapes) - 1, inputs)
 
 
 def at(model: nn.Module, inputs: tuple[Tensor, ...], y: Tensor) -> Tensor:
@@ -57,12 +57,12 @@ def test_the_form_computes_the_network(name: str, common_seed: int) -> None:
         assert torch.allclose(form.value(y), expected, rtol=1e-11, atol=1e-11)
     units = [
         0.1 + torch.rand(len(c[0]) // b.group, dtype=torch.float64)
-        for c, b in zip(form.constants, form.bends, strict=True)
+        for c, b in zip(form.constants, form.atoms, strict=True)
     ]
-    units = [unit.repeat_interleave(bend.group) for unit, bend in zip(units, form.bends, strict=True)]
+    units = [unit.repeat_interleave(atom.group) for unit, atom in zip(units, form.atoms, strict=True)]
     lo, hi = -torch.rand(form.size).double(), torch.rand(form.size).double()
     y = torch.rand(BATCH, form.size, dtype=torch.float64) * 2 - 1
-    other = form.in_units(units).moved((lo + hi) / 2, (hi - lo) / 2).value(y)
+    other = form.in_units(units).change_variable((lo + hi) / 2, (hi - lo) / 2).value(y)
     assert torch.allclose(other, form.value((lo + hi) / 2 + (hi - lo) / 2 * y), rtol=1e-11, atol=1e-11)
 
 
@@ -70,8 +70,8 @@ def test_the_form_computes_the_network(name: str, common_seed: int) -> None:
 def test_every_choice_of_gates_gives_a_function_below(name: str, common_seed: int) -> None:
     model, inputs, form = form_of(name, common_seed)
     for trial in range(20):
-        gates = [torch.rand_like(c) * 3 - 1 for c in form.constants]  # clipped where they are none
-        g, b = form.minorant(gates, list(form.constants))
+        slopes = [torch.rand_like(c) * 3 - 1 for c in form.constants]  # clipped where they are none
+        g, b = form.minorant(slopes, list(form.constants))
         y = (1 + trial) * torch.randn(BATCH, form.size, dtype=torch.float64)
         above = at(model, inputs, y) - ((g * y).sum(1) + b)
         assert float(above.min()) >= -1e-10 * (1 + float(b.abs().max()))
@@ -84,7 +84,7 @@ def test_a_multiplier_that_no_gate_gives_is_caught(common_seed: int) -> None:
     g, b = form.affine(wrong, form.constant)
     y = 5 * torch.randn(BATCH, form.size, dtype=torch.float64)
     assert float((at(model, inputs, y) - ((g * y).sum(1) + b)).min()) < 0
-    _, (g, b) = form.fitted(wrong, list(form.constants))
+    _, (g, b) = form.fit(wrong, list(form.constants))
     assert float((at(model, inputs, y) - ((g * y).sum(1) + b)).min()) >= -1e-10
 
 
@@ -140,7 +140,7 @@ def test_degenerate_functions(name: str) -> None:
     model, best, least = KNOWN[name]
     n = model.a.shape[1]  # pyright: ignore
     y = torch.zeros(1, n, dtype=torch.float64)
-    form = kink_form(trace(model, y, any_batch=True), 0, (y,))
+    form = epigraph_form(trace(model, y, any_batch=True), 0, (y,))
     centre = float(form.value(y))
     found = newton(form, -ones(n), ones(n), 1e-8)
     size = max(abs(least), centre - least, 1e-12)

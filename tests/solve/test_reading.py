@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import convexnet as cx
-from convexnet.solve.compiled import KEPT, read
-from convexnet.solve.fingerprint import structure_of
+from convexnet.solve.compiled import KEPT, reading_of
+from convexnet.solve.fingerprint import fingerprint_of
 
 BOX = cx.Box(-1, 1, shape=(3,))
 
@@ -48,13 +48,13 @@ class Slotted:
 
 
 class Net(nn.Module):
-    """Σ bend(a(y)) + 0.1 Σ |a(y)| + 0.1, with everything of `held` as attributes."""
+    """Σ atom(a(y)) + 0.1 Σ |a(y)| + 0.1, with everything of `held` as attributes."""
 
-    def __init__(self, bend: Callable[[Net, Tensor], Tensor], **held: Any) -> None:
+    def __init__(self, atom: Callable[[Net, Tensor], Tensor], **held: Any) -> None:
         super().__init__()
         self.a = nn.Linear(3, 4)
         self.register_buffer("size", torch.ones(4))
-        self.bend = bend
+        self.atom = atom
         self.__dict__.update(held)
         with torch.no_grad():
             self.a.weight.copy_(torch.eye(4, 3))
@@ -62,7 +62,7 @@ class Net(nn.Module):
 
     def forward(self, y: Tensor) -> Tensor:
         z = self.a(y)
-        return self.bend(self, z).sum(1) + 0.1 * z.abs().sum(1) + 0.1
+        return self.atom(self, z).sum(1) + 0.1 * z.abs().sum(1) + 0.1
 
 
 def plain(net: Net, z: Tensor) -> Tensor:
@@ -125,7 +125,7 @@ def by_a_global(z: Tensor) -> Tensor:
 def class_changes() -> dict[str, tuple[Callable[[], Net], Callable[[Any], object]]]:
     """What classes, their bases, the classes of objects and global variables hold."""
     module = globals()
-    bends: dict[str, tuple[Callable[[Net, Tensor], Tensor], Callable[[Any, float], object]]] = {
+    atoms: dict[str, tuple[Callable[[Net, Tensor], Tensor], Callable[[Any, float], object]]] = {
         "list": (lambda n, z: F.leaky_relu(z, n.numbers[0]), lambda _, s: Shared.numbers.__setitem__(0, s)),
         "property": (lambda n, z: F.leaky_relu(z, n.slope), lambda _, s: Shared.numbers.__setitem__(0, s)),
         "dictionary": (
@@ -153,11 +153,11 @@ def class_changes() -> dict[str, tuple[Callable[[], Net], Callable[[Any], object
         "a global class": (lambda n, z: F.leaky_relu(z, Classy.slope), lambda _, s: setattr(Classy, "slope", s)),
     }  # fmt: skip
     found: dict[str, tuple[Callable[[], Net], Callable[[Any], object]]] = {}
-    for name, (bend, put) in bends.items():
+    for name, (atom, put) in atoms.items():
 
-        def make(bend: Callable[[Net, Tensor], Tensor] = bend, put: Callable[[Any, float], object] = put) -> Net:
+        def make(atom: Callable[[Net, Tensor], Tensor] = atom, put: Callable[[Any, float], object] = put) -> Net:
             put(None, 0.0)
-            return Heir(bend, s=Classy())
+            return Heir(atom, s=Classy())
 
         found[f"of a class, {name}"] = make, lambda net, put=put: put(net, 0.5)
     return found
@@ -223,7 +223,9 @@ def test_every_change_is_seen(name: str) -> None:
     torch.manual_seed(0)
     net = make()
     before = least(net)
-    assert read(net, [torch.zeros(1, 3)], 0) is read(net, [torch.ones(2, 3)], 0)  # kept while nothing changes
+    assert reading_of(net, [torch.zeros(1, 3)], 0) is reading_of(
+        net, [torch.ones(2, 3)], 0
+    )  # kept while nothing changes
     change(net)
     after = least(net)
     KEPT.pop(net)
@@ -270,10 +272,10 @@ def test_a_change_that_breaks_convexity_is_noticed() -> None:
 
 def test_modes_do_not_count_and_copies_are_read_for_themselves() -> None:
     net = Net(plain)
-    structure = structure_of(net)
+    structure = fingerprint_of(net)
     least(net)
     net.eval()
-    assert structure_of(net) == structure
+    assert fingerprint_of(net) == structure
     twin = copy.deepcopy(net)
     triple(twin)
     assert least(twin) != least(net)

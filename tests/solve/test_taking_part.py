@@ -103,9 +103,9 @@ def minimised_again(model: nn.Module) -> None:
 @pytest.mark.parametrize(
     ("kind", "change", "derivative"),
     [
-        *(("gates", change, "exact") for change in (written, replaced, minimised_again)),
+        *(("slopes", change, "exact") for change in (written, replaced, minimised_again)),
         *((kind, minimised_again, "exact") for kind in ("kinks", "softplus")),
-        *(("gates", minimised_again, derivative) for derivative in ("smoothed", "unrolled")),
+        *(("slopes", minimised_again, derivative) for derivative in ("smoothed", "unrolled")),
     ],
 )
 def test_data_that_changed_since(kind: str, change: Callable[[nn.Module], None], derivative: str, seed: int) -> None:
@@ -173,7 +173,7 @@ def common_valley(kind: str, seed: int) -> tuple[nn.Module, Tensor]:
 
 @pytest.mark.parametrize("solver", NAMES)
 def test_every_solver_has_the_derivatives_of_the_minimum(solver: str, seed: int, common_seed: int) -> None:
-    """Against differences of exact vertices; with a large tolerance too, where its own gates say little."""
+    """Against differences of exact vertices; with a large tolerance too, where its own slopes say little."""
     for kind in ("kinks",) if solver in ("fista", "adam") else ("kinks", "largest"):
         model, x = common_valley(kind, common_seed)
         x = x.clone()
@@ -248,7 +248,7 @@ def test_transforms_are_refused_by_name(
 
 
 def test_a_module_with_a_reading_can_be_copied_and_stored() -> None:
-    model, x = valley("gates", 0)
+    model, x = valley("slopes", 0)
     box = cx.Box(-3, 3, shape=(3,))
     value = cx.minimise(model, box, given=x).value
     for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):

@@ -51,7 +51,7 @@ def together(count: int, job: Callable[[int], Any]) -> list[Any]:
 
 
 def network() -> nn.Module:
-    """With gates, which the other input makes, and a part in training mode."""
+    """With slopes, which the other input makes, and a part in training mode."""
     torch.manual_seed(0)
     net = cx.nn.PICNN(3, 2, hidden=(6, 5), activation="relu").double()
     net.eval()
@@ -65,7 +65,7 @@ def state_of(net: nn.Module) -> list[Any]:
 
 
 def attack(count: int, blind: bool) -> None:
-    """Every thread has inputs of its own, of its own size: they scale the gates, and nobody's are another's."""
+    """Every thread has inputs of its own, of its own size: they scale the slopes, and nobody's are another's."""
     inner = network()
     net = Blind(inner) if blind else inner
     twin = copy.deepcopy(net)

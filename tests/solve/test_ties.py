@@ -56,7 +56,7 @@ class Meeting(nn.Module):
                     S[i] = factor * S[j] if share(1) < 0.6 else S[i]
             return J, S
 
-        def gates(meet: Tensor, a: Tensor) -> Tensor:
+        def slopes(meet: Tensor, a: Tensor) -> Tensor:
             inside = 0.3 + 0.4 * share(len(a)) if share(1) < 0.5 else share(len(a))
             ends = torch.where(share(len(a)) < 0.1, (inside > 0.5).to(T), inside)
             return torch.where(meet, ends, (a > 0).to(T))
@@ -71,9 +71,9 @@ class Meeting(nn.Module):
         if share(1) < 0.6:  # a few rows alone hold it
             weights[0][n:] *= 0.04
             weights = [weights[0], 0.04 * weights[1], 0.04 * weights[2]]
-        second = gates(meet[1], b) * weights[1]
+        second = slopes(meet[1], b) * weights[1]
         arriving = weights[0] + W.T @ second
-        first = (self.slope + (1 - self.slope) * gates(meet[0], a)) * arriving
+        first = (self.slope + (1 - self.slope) * slopes(meet[0], a)) * arriving
         members = share(maxima, 3) * (c >= c.amax(1, keepdim=True)) if maxima else share(0, 3)
         third = (members / members.sum(1, keepdim=True) * weights[2][:, None]).flatten()
         lo, hi, force = torch.full((n,), -4.0, dtype=T), torch.full((n,), 4.0, dtype=T), torch.zeros(n, dtype=T)

@@ -13,7 +13,7 @@ from convexnet.form.program import Opened
 from convexnet.solve.derivatives import vertices
 from convexnet.solve.derivatives.vertices import held_at_vertices
 from convexnet.solve.functions.problem import Problem
-from convexnet.solve.solvers.found import Evidence, nothing_yet
+from convexnet.solve.solvers.found import Evidence, initial_found
 
 
 class Deep(nn.Module):
@@ -51,7 +51,7 @@ def test_pivots_find_what_the_last_digits_say(slope: float, monkeypatch: pytest.
         return held
 
     with monkeypatch.context() as patch:
-        patch.setattr(vertices, "usable", lambda *_: False)
+        patch.setattr(vertices, "is_usable", lambda *_: False)
         exact = gradients(1e-12)
     monkeypatch.setattr("convexnet.solve.derivatives.minimum.held_at_vertices", seen)
     loose = gradients(1e-3)
@@ -74,10 +74,10 @@ def test_a_degenerate_vertex_is_left_alone(again: bool) -> None:
     y = torch.full((2, 2), 0.01).double()
     lo, hi = torch.full_like(y, -1.0), torch.full_like(y, 1.0)
     form = Pieces(Opened(trace(Ends(), y, any_batch=True), 0)).form([y])
-    found = nothing_yet(Problem(form, lo, hi))
+    found = initial_found(Problem(form, lo, hi))
     found.y, found.scale = y.clone(), torch.ones(2).double()
-    gates = torch.tensor([[0.5, 0.6, 0.55 if again else 1.0]]).double().expand(2, 3)
-    found.keep(torch.arange(2), Evidence(gates=[gates]))
+    slopes = torch.tensor([[0.5, 0.6, 0.55 if again else 1.0]]).double().expand(2, 3)
+    found.keep(torch.arange(2), Evidence(slopes=[slopes]))
     held = held_at_vertices(form, found, lo, hi, torch.ones_like(y))
     assert bool(held.sure.all()) != again
     assert torch.equal(found.y, y) == again

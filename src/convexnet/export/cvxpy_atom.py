@@ -19,7 +19,7 @@ import cvxpy as cp
 import numpy as np
 import torch
 from cvxpy.atoms import EXP_ATOMS, NONPOS_ATOMS, SOC_ATOMS
-from cvxpy.atoms.atom import Atom
+from cvxpy.atoms.atom import Atom as CvxpyAtom
 from cvxpy.error import DCPError
 from cvxpy.reductions.dcp2cone.canonicalizers import CANON_METHODS
 from cvxpy.utilities.power_tools import gm_constrs
@@ -27,7 +27,7 @@ from scipy import sparse
 from torch import Tensor
 
 from convexnet.errors import NotCertified
-from convexnet.form.atoms import Bend, Kinks, Smooth
+from convexnet.form.atoms import Atom, Kinks, Smooth
 from convexnet.form.grouped import Largest, LogSumExp, Norm
 from convexnet.form.ordered import SumLargest
 from convexnet.form.perspective import Perspective
@@ -102,7 +102,7 @@ class Given:
         return [*dict.fromkeys(own), *(c for c in self.constants if c is not None), *self.gates.values()]
 
 
-class Network(Atom):
+class Network(CvxpyAtom):
     """See the module's docstring. Arguments: y flattened, the parameters, and the `Given` they come from."""
 
     def __init__(self, *args: Any) -> None:
@@ -180,7 +180,7 @@ KINDS = {
 
 
 def network(y: Expression, given: Given) -> Expression:
-    """The network as an expression: an atom, or an affine expression where nothing in it bends."""
+    """The network as an expression: an atom, or an affine expression where nothing in it is curved."""
     if all(cut.gate for cut in given.form.cuts):
         out, constraints = graph(given, y, {id(p): p for p in given.parameters()})
         if not constraints:
@@ -241,7 +241,7 @@ def graph(given: Given, y: Expression, taken: dict[int, Expression]) -> Graph:
 
 def of_kink(a: Expression, atom: Any, free: Vector) -> Graph:
     z = cp.Variable(len(free))
-    slope = atom.slope.cpu().numpy()[free]
+    slope = atom.negative_slope.cpu().numpy()[free]
     return z, [z >= a, z >= cp.multiply(slope, a) if slope.any() else z >= 0]
 
 
@@ -348,7 +348,7 @@ def of_perspective(a: Expression, atom: Any, free: Vector) -> Graph:
 def of_quadratic(a: Expression, atom: Any, free: Vector) -> Graph:
     """½ |R a|² + g a + c, for R' R = H."""
     z, n = cp.Variable(len(free)), atom.group
-    roots, slopes, constants = (part.cpu().numpy()[free] for part in (atom.root(), atom.slope, atom.constant))
+    roots, slopes, constants = (part.cpu().numpy()[free] for part in (atom.root(), atom.linear, atom.constant))
     constraints: Constraints = []
     for i, root in enumerate(roots):
         own = a[i * n : (i + 1) * n]
@@ -372,7 +372,7 @@ def shares(first: float) -> tuple[Fraction, Fraction]:
 
 
 Cone = Callable[[Expression, Any, Vector], Graph]
-GROUPED: dict[type[Bend], Cone] = {
+GROUPED: dict[type[Atom], Cone] = {
     Kinks: of_kink,
     Largest: of_largest,
     SumLargest: of_sum_largest,
@@ -397,7 +397,7 @@ CURVES: dict[str, Cone] = {
 the atom, and can be it."""
 
 
-def cone_of(atom: Bend) -> Cone:
+def cone_of(atom: Atom) -> Cone:
     """The conic form of an atom."""
     return CURVES[atom.curve.name] if isinstance(atom, Smooth) else GROUPED[type(atom)]
 

@@ -112,7 +112,7 @@ def as_highs(form: Form, domain: Box) -> Any:
         mask, values = form.fixed[k]
         columns = slice(starts[k], starts[k + 1])
         lower[columns][mask] = upper[columns][mask] = values[mask]
-        slope = cut.atom.slope.cpu().numpy() if isinstance(cut.atom, Kinks) else None
+        slope = cut.atom.negative_slope.cpu().numpy() if isinstance(cut.atom, Kinks) else None
         if slope is not None:
             lower[columns][~mask & (slope == 0)] = 0.0
         a, c = argument(form, k, starts)

@@ -1,10 +1,11 @@
 """The atoms, the convex functions between the affine maps of a network: values, smoothing, bounds from below, signs.
 
-A bend takes the arguments a (..., in) of one layer to its results z (..., out). Its *gates* are what a solver iterates
-on; `pull` turns what arrives at the results into multipliers of the arguments, and `push` a change of the arguments
-into one of the results. Whatever multipliers a solver comes up with, `fit` makes of them an affine function below it.
+An atom takes the arguments a (..., in) of one layer to its results z (..., out). Its *slopes* are what a solver
+iterates on; `pull` turns what arrives at the results into multipliers of the arguments, and `push` a change of the
+arguments into one of the results. Whatever multipliers a solver comes up with, `fit` makes of them an affine function
+below it.
 
-The bends here have one argument for each result; `grouped` has those with a group of them, side by side.
+The atoms here have one argument for each result; `grouped` has those with a group of them, side by side.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from torch import Tensor
 from convexnet.form.smooth import Curve
 
 MARGIN: Final = 0.1
-"""How near to the end of its range one step may bring a gate: a share of the distance to it."""
+"""How near to the end of its range one step may bring a slope: a share of the distance to it."""
 
 
-class Bend(ABC):
+class Atom(ABC):
     """A convex function, the same for every unit of a layer but for its settings."""
 
     group: int = 1
@@ -62,16 +63,16 @@ class Bend(ABC):
         """z = φ(a)."""
 
     @abstractmethod
-    def gates(self, a: Tensor) -> Tensor:
-        """Gates that belong to a subgradient at a."""
+    def slopes(self, a: Tensor) -> Tensor:
+        """Slopes that belong to a subgradient at a."""
 
     @abstractmethod
     def smoothed(self, a: Tensor, mu: Tensor) -> tuple[Tensor, Tensor]:
-        """z and gates of a smooth function above φ by at most a multiple of mu (..., 1)."""
+        """z and slopes of a smooth function above φ by at most a multiple of mu (..., 1)."""
 
     @abstractmethod
-    def curved(self, a: Tensor, z: Tensor, gates: Tensor, mu: Tensor) -> Tensor:
-        """How much a gate changes with its argument, >= 0, given gates that are iterates."""
+    def curved(self, a: Tensor, z: Tensor, slopes: Tensor, mu: Tensor) -> Tensor:
+        """How much a slope changes with its argument, >= 0, given slopes that are iterates."""
 
     @abstractmethod
     def fit(self, multipliers: Tensor, a: Tensor, arriving: Tensor) -> tuple[Tensor, Tensor]:
@@ -79,32 +80,32 @@ class Bend(ABC):
         x, where `arriving` >= 0; `a` is where the arguments are expected."""
 
     @abstractmethod
-    def kept(self, old: Tensor, new: Tensor, least: float) -> Tensor:
-        """New gates, no nearer to the ends of their range than a share of the old distance."""
+    def keep_inside(self, old: Tensor, new: Tensor, least: float) -> Tensor:
+        """New slopes, no nearer to the ends of their range than a share of the old distance."""
 
     @abstractmethod
-    def gates_of(self, multipliers: Tensor, arriving: Tensor) -> Tensor:
-        """The gates with pull(gates, arriving) = multipliers; anything in their range where nothing arrives."""
+    def slopes_of(self, multipliers: Tensor, arriving: Tensor) -> Tensor:
+        """The slopes with pull(slopes, arriving) = multipliers; anything in their range where nothing arrives."""
 
     @abstractmethod
-    def active(self, a: Tensor, gates: Tensor, unit: Tensor) -> Tensor:
-        """How surely arguments (B, in) lie where the bend bends: positive where the gate is further from the ends of
-        its range than the argument, in its unit, from the bend."""
+    def active(self, a: Tensor, slopes: Tensor, unit: Tensor) -> Tensor:
+        """How surely arguments (B, in) lie at the atom's kink: positive where the slope is further from the ends of its
+        range than the argument, in its unit, from the kink."""
 
-    def push(self, gates: Tensor, x: Tensor) -> Tensor:
+    def push(self, slopes: Tensor, x: Tensor) -> Tensor:
         """The change (..., out) of the results for one (..., in) of the arguments."""
-        return gates * x
+        return slopes * x
 
-    def pull(self, gates: Tensor, v: Tensor) -> Tensor:
+    def pull(self, slopes: Tensor, v: Tensor) -> Tensor:
         """The multipliers (..., in) of the arguments for those (..., out) of the results."""
-        return v * gates
+        return v * slopes
 
-    def turned(self, curved: Tensor, x: Tensor) -> Tensor:
-        """The change of the gates for one of the arguments, both (..., in)."""
+    def change_of_slopes(self, curved: Tensor, x: Tensor) -> Tensor:
+        """The change of the slopes for one of the arguments, both (..., in)."""
         return curved * x
 
-    def weighed(self, v: Tensor, change: Tensor) -> Tensor:
-        """What a change of the gates (or `curved`) adds to the multipliers, where v arrives."""
+    def curvature_times(self, v: Tensor, change: Tensor) -> Tensor:
+        """What a change of the slopes (or `curved`) adds to the multipliers, where v arrives."""
         return v * change
 
     def mean(self, curved: Tensor, x: Tensor) -> Tensor:
@@ -115,17 +116,17 @@ class Bend(ABC):
         """Rows R (B, in, n) with R' diag(weighed(v, curved)) R the second derivative along the rows of J given."""
         return rows
 
-    def mapped(self, change: Callable[[Tensor], Tensor]) -> Bend:
-        """The same bend with its settings changed, as to another precision."""
+    def map_settings(self, change: Callable[[Tensor], Tensor]) -> Atom:
+        """The same atom with its settings changed, as to another precision."""
         return self
 
-    def signed(self, signs: Tensor) -> Bend:
-        """The same bend where its arguments see results of others: 1 for those (in,) that are convex, whose multipliers
+    def with_signs(self, signs: Tensor) -> Atom:
+        """The same atom where its arguments see results of others: 1 for those (in,) that are convex, whose multipliers
         must not be negative, -1 for those that are concave, whose multipliers must not be positive, and 0."""
         return self
 
-    def in_units(self, unit: Tensor) -> tuple[Bend, Tensor]:
-        """(bend, factor) with φ(unit a) = factor bend(a), for units (in,) that are the same within a group."""
+    def in_units(self, unit: Tensor) -> tuple[Atom, Tensor]:
+        """(atom, factor) with φ(unit a) = factor atom(a), for units (in,) that are the same within a group."""
         raise NotImplementedError
 
     def typical(self, sizes: Tensor) -> Tensor:
@@ -134,10 +135,10 @@ class Bend(ABC):
 
 
 @final
-class Kinks(Bend):
+class Kinks(Atom):
     """max(s a, a) with s <= 1, smoothed to s a + (1 - s) (a + r)/2, r = sqrt(a² + 4 mu²).
 
-    The gate is that of the ReLU part, in (0, 1). (Chen & Harker 1993, Kanzow 1996, Smale 1987.)
+    The slope is that of the ReLU part, in (0, 1). (Chen & Harker 1993, Kanzow 1996, Smale 1987.)
 
     Example:
         >>> Kinks(torch.tensor([0.0, -1.0])).value(torch.tensor([-2.0, -2.0])).tolist()
@@ -147,7 +148,7 @@ class Kinks(Bend):
     piecewise_linear = True
 
     def __init__(self, slope: Tensor, least: Tensor | None = None, most: Tensor | None = None) -> None:
-        self.slope = slope
+        self.negative_slope = slope
         self.plain = not bool(slope.any())
         self.free = 1 - slope
         self.least = slope if least is None else least
@@ -155,37 +156,37 @@ class Kinks(Bend):
 
     @property
     def rises(self) -> Tensor:
-        return self.slope >= 0
+        return self.negative_slope >= 0
 
     def nonneg(self, arguments: Tensor) -> Tensor:
-        return arguments | (self.slope <= 0)
+        return arguments | (self.negative_slope <= 0)
 
     def value(self, a: Tensor) -> Tensor:
-        return torch.maximum(self.slope * a, a)
+        return torch.maximum(self.negative_slope * a, a)
 
-    def gates(self, a: Tensor) -> Tensor:
+    def slopes(self, a: Tensor) -> Tensor:
         return (a > 0).to(a.dtype)
 
     def smoothed(self, a: Tensor, mu: Tensor) -> tuple[Tensor, Tensor]:
         r = torch.addcmul(4 * mu * mu, a, a).sqrt_()
         z = (a + r).mul_(0.5)
-        gates = z / r
-        return (z if self.plain else torch.addcmul(self.slope * a, self.free, z)), gates
+        slopes = z / r
+        return (z if self.plain else torch.addcmul(self.negative_slope * a, self.free, z)), slopes
 
-    def curved(self, a: Tensor, z: Tensor, gates: Tensor, mu: Tensor) -> Tensor:
-        # With the gate as an iterate of its own: this choice, not the derivative of the smoothed gate, is what makes
+    def curved(self, a: Tensor, z: Tensor, slopes: Tensor, mu: Tensor) -> Tensor:
+        # With the slope as an iterate of its own: this choice, not the derivative of the smoothed slope, is what makes
         # the path-following method converge in few steps.
-        relu = z if self.plain else (z - self.slope * a) / torch.where(self.free > 0, self.free, 1.0)
+        relu = z if self.plain else (z - self.negative_slope * a) / torch.where(self.free > 0, self.free, 1.0)
         square = torch.addcmul(4 * mu * mu, a, a)
-        return torch.addcmul(relu, a, gates, value=-1).div_(square).clamp_(min=0)
+        return torch.addcmul(relu, a, slopes, value=-1).div_(square).clamp_(min=0)
 
-    def push(self, gates: Tensor, x: Tensor) -> Tensor:
-        return gates * x if self.plain else (self.slope + self.free * gates) * x
+    def push(self, slopes: Tensor, x: Tensor) -> Tensor:
+        return slopes * x if self.plain else (self.negative_slope + self.free * slopes) * x
 
-    def pull(self, gates: Tensor, v: Tensor) -> Tensor:
-        return gates * v if self.plain else (self.slope + self.free * gates) * v
+    def pull(self, slopes: Tensor, v: Tensor) -> Tensor:
+        return slopes * v if self.plain else (self.negative_slope + self.free * slopes) * v
 
-    def weighed(self, v: Tensor, change: Tensor) -> Tensor:
+    def curvature_times(self, v: Tensor, change: Tensor) -> Tensor:
         return v * change if self.plain else self.free * v * change
 
     def fit(self, multipliers: Tensor, a: Tensor, arriving: Tensor) -> tuple[Tensor, Tensor]:
@@ -193,32 +194,32 @@ class Kinks(Bend):
         most = arriving if self.most is None else self.most * arriving
         return torch.minimum(torch.maximum(multipliers, least), most), arriving.new_zeros(len(arriving))
 
-    def kept(self, old: Tensor, new: Tensor, least: float) -> Tensor:
+    def keep_inside(self, old: Tensor, new: Tensor, least: float) -> Tensor:
         new = torch.minimum(torch.maximum(new, MARGIN * old), 1 - MARGIN * (1 - old))
         return new.clamp_(least, 1 - least)
 
-    def gates_of(self, multipliers: Tensor, arriving: Tensor) -> Tensor:
+    def slopes_of(self, multipliers: Tensor, arriving: Tensor) -> Tensor:
         share = multipliers / torch.where(arriving > 0, arriving, 1.0)
-        return ((share - self.slope) / torch.where(self.free > 0, self.free, 1.0)).clamp(0, 1)
+        return ((share - self.negative_slope) / torch.where(self.free > 0, self.free, 1.0)).clamp(0, 1)
 
-    def active(self, a: Tensor, gates: Tensor, unit: Tensor) -> Tensor:
-        return torch.minimum(gates, 1 - gates) * (self.free > 0) - a.abs() / unit
+    def active(self, a: Tensor, slopes: Tensor, unit: Tensor) -> Tensor:
+        return torch.minimum(slopes, 1 - slopes) * (self.free > 0) - a.abs() / unit
 
-    def mapped(self, change: Callable[[Tensor], Tensor]) -> Kinks:
-        return Kinks(change(self.slope), change(self.least), None if self.most is None else change(self.most))
+    def map_settings(self, change: Callable[[Tensor], Tensor]) -> Kinks:
+        return Kinks(change(self.negative_slope), change(self.least), None if self.most is None else change(self.most))
 
-    def signed(self, signs: Tensor) -> Kinks:
-        least = torch.where(signs > 0, self.slope.clamp(min=0), self.slope)
-        falls = (signs < 0) & (self.slope < 0)  # max(a, b) as b + max(a - b, 0) may have any sign here
-        return Kinks(self.slope, least, torch.where(falls, 0.0, 1.0).to(least) if bool(falls.any()) else None)
+    def with_signs(self, signs: Tensor) -> Kinks:
+        least = torch.where(signs > 0, self.negative_slope.clamp(min=0), self.negative_slope)
+        falls = (signs < 0) & (self.negative_slope < 0)  # max(a, b) as b + max(a - b, 0) may have any sign here
+        return Kinks(self.negative_slope, least, torch.where(falls, 0.0, 1.0).to(least) if bool(falls.any()) else None)
 
-    def in_units(self, unit: Tensor) -> tuple[Bend, Tensor]:
+    def in_units(self, unit: Tensor) -> tuple[Atom, Tensor]:
         return self, unit  # a kink is positively homogeneous
 
 
 @final
-class Smooth(Bend):
-    """φ(unit * a) for a differentiable convex φ of one variable; its gates are the derivatives.
+class Smooth(Atom):
+    """φ(unit * a) for a differentiable convex φ of one variable; its slopes are the derivatives.
 
     Example:
         >>> from convexnet.form.smooth import square
@@ -252,14 +253,14 @@ class Smooth(Bend):
     def value(self, a: Tensor) -> Tensor:
         return self.curve.value(a if self.unit is None else self.unit * a)
 
-    def gates(self, a: Tensor) -> Tensor:
+    def slopes(self, a: Tensor) -> Tensor:
         a = self.inside(a)
         return self.curve.first(a) if self.unit is None else self.unit * self.curve.first(self.unit * a)
 
     def smoothed(self, a: Tensor, mu: Tensor) -> tuple[Tensor, Tensor]:
-        return self.value(a), self.gates(a)
+        return self.value(a), self.slopes(a)
 
-    def curved(self, a: Tensor, z: Tensor, gates: Tensor, mu: Tensor) -> Tensor:
+    def curved(self, a: Tensor, z: Tensor, slopes: Tensor, mu: Tensor) -> Tensor:
         a = self.inside(a)
         return self.curve.second(a) if self.unit is None else self.unit**2 * self.curve.second(self.unit * a)
 
@@ -269,26 +270,26 @@ class Smooth(Bend):
             a = torch.where(self.signs == 0, a, turned)
         a = self.inside(a)
         # The tangent where the arguments are expected: exact there, and needs no conjugate.
-        slope = self.gates(a)
+        slope = self.slopes(a)
         return arriving * slope, (arriving * (self.value(a) - slope * a)).sum(1)
 
-    def kept(self, old: Tensor, new: Tensor, least: float) -> Tensor:
+    def keep_inside(self, old: Tensor, new: Tensor, least: float) -> Tensor:
         return new
 
-    def gates_of(self, multipliers: Tensor, arriving: Tensor) -> Tensor:
+    def slopes_of(self, multipliers: Tensor, arriving: Tensor) -> Tensor:
         return multipliers / torch.where(arriving > 0, arriving, 1.0)
 
-    def active(self, a: Tensor, gates: Tensor, unit: Tensor) -> Tensor:
+    def active(self, a: Tensor, slopes: Tensor, unit: Tensor) -> Tensor:
         return torch.full_like(a, -1.0)
 
-    def mapped(self, change: Callable[[Tensor], Tensor]) -> Smooth:
+    def map_settings(self, change: Callable[[Tensor], Tensor]) -> Smooth:
         unit, signs = (None if each is None else change(each) for each in (self.unit, self.signs))
         return Smooth(self.curve, unit, signs)
 
-    def signed(self, signs: Tensor) -> Smooth:
+    def with_signs(self, signs: Tensor) -> Smooth:
         return Smooth(self.curve, self.unit, signs)
 
-    def in_units(self, unit: Tensor) -> tuple[Bend, Tensor]:
+    def in_units(self, unit: Tensor) -> tuple[Atom, Tensor]:
         return Smooth(self.curve, unit if self.unit is None else unit * self.unit, self.signs), torch.ones_like(unit)
 
     def typical(self, sizes: Tensor) -> Tensor:

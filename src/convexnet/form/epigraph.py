@@ -1,11 +1,11 @@
-"""A network as affine maps between bends: the form that solvers work on.
+"""A network as affine maps between atoms: the form that solvers work on.
 
     a_k = c_k + U_k y + sum_{j<k} W_kj z_j,    z_k = φ_k(a_k),    f(y) = c + u y + sum_k w_k z_k
 
 for every sample of a batch, with convex φ_k: kinks max(s a, a) (s = 0 for a ReLU), largest entries, smooth curves.
 
-f is convex, which is certified beforehand, and that says: for multipliers of the arguments chosen from the last bend to
-the first, what arrives at each bend is non-negative, so that a tangent below every φ_k turns f into an affine function
+f is convex, which is certified beforehand, and that says: for multipliers of the arguments chosen from the last atom to
+the first, what arrives at each atom is non-negative, so that a tangent below every φ_k turns f into an affine function
 below it. With kinks alone this is the dual of the linear program of Amos & Kolter (2016), for any depth. It is the
 third walk of the calculus, the minorant, and the lower bound of every solver here.
 """
@@ -18,18 +18,18 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from convexnet.form.atoms import Bend
+from convexnet.form.atoms import Atom
 from convexnet.form.linear_maps import Map
 
 
 @dataclass(frozen=True)
-class KinkForm:
+class EpigraphForm:
     """A batch of B convex functions of y in R^n; see the module's docstring.
 
     Attributes:
         constants: c_k, (B, in_k) each.
-        bends: φ_k.
-        from_y: U_k, or None where a bend does not see y.
+        atoms: φ_k.
+        from_y: U_k, or None where an atom does not see y.
         between: W_kj by (k, j).
         constant, slope: c (B,) and u (B, n).
         weights: w_k (B, out_k) by k.
@@ -37,8 +37,8 @@ class KinkForm:
     Example:
         >>> from convexnet.form.atoms import Kinks
         >>> one = torch.ones(1, 1)
-        >>> bend = Kinks(-one[0])
-        >>> size = KinkForm((0 * one,), (bend,), (Map(one),), {}, torch.zeros(1), 0 * one, {0: one})  # |y|
+        >>> atom = Kinks(-one[0])
+        >>> size = EpigraphForm((0 * one,), (atom,), (Map(one),), {}, torch.zeros(1), 0 * one, {0: one})  # |y|
         >>> size.value(torch.tensor([[-3.0]])).item()
         3.0
         >>> [part.item() for part in size.subgradient(torch.tensor([[-3.0]]))]
@@ -48,11 +48,11 @@ class KinkForm:
     """
 
     constants: tuple[Tensor, ...]
-    bends: tuple[Bend, ...]
+    atoms: tuple[Atom, ...]
     from_y: tuple[Map | None, ...]
     between: Mapping[tuple[int, int], Map]
     constant: Tensor
-    slope: Tensor
+    linear: Tensor
     weights: Mapping[int, Tensor]
     kept: dict[str, object] | None = None
     """Room for what solvers compute from the maps, if the form comes from where it will be asked for again."""
@@ -60,20 +60,20 @@ class KinkForm:
     @property
     def batch(self) -> int:
         """B."""
-        return self.slope.shape[0]
+        return self.linear.shape[0]
 
     @property
     def size(self) -> int:
         """n."""
-        return self.slope.shape[1]
+        return self.linear.shape[1]
 
     @property
     def piecewise_linear(self) -> bool:
-        """Whether all bends are."""
-        return all(bend.piecewise_linear for bend in self.bends)
+        """Whether all atoms are."""
+        return all(atom.piecewise_linear for atom in self.atoms)
 
     def argument(self, k: int, y: Tensor, results: Sequence[Tensor]) -> Tensor:
-        """a_k at y (B, n), for the results of the bends before it."""
+        """a_k at y (B, n), for the results of the atoms before it."""
         first = self.from_y[k]
         a = self.constants[k] if first is None else self.constants[k] + first(y)
         for j in range(k):
@@ -85,90 +85,90 @@ class KinkForm:
         """a_k at y (B, n)."""
         results: list[Tensor] = []
         found: list[Tensor] = []
-        for k, bend in enumerate(self.bends):
+        for k, atom in enumerate(self.atoms):
             found.append(self.argument(k, y, results))
-            results.append(bend.value(found[k]))
+            results.append(atom.value(found[k]))
         return found
 
     def value_of(self, y: Tensor, results: Sequence[Tensor]) -> Tensor:
-        """f, (B,), for the results of the bends."""
-        total = self.constant + (self.slope * y).sum(1)
+        """f, (B,), for the results of the atoms."""
+        total = self.constant + (self.linear * y).sum(1)
         for k, w in self.weights.items():
             total = total + (w * results[k]).sum(1)
         return total
 
     def value(self, y: Tensor) -> Tensor:
         """f(y), (B,)."""
-        return self.value_of(y, [bend.value(a) for bend, a in zip(self.bends, self.arguments(y), strict=True)])
+        return self.value_of(y, [atom.value(a) for atom, a in zip(self.atoms, self.arguments(y), strict=True)])
 
     def subgradient(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """f(y) (B,) and a subgradient (B, n) there."""
         a = self.arguments(y)
-        results = [bend.value(x) for bend, x in zip(self.bends, a, strict=True)]
+        results = [atom.value(x) for atom, x in zip(self.atoms, a, strict=True)]
         chosen: dict[int, Tensor] = {}
-        for k in reversed(range(len(self.bends))):
-            chosen[k] = self.bends[k].pull(self.bends[k].gates(a[k]), self.arriving(k, chosen))
+        for k in reversed(range(len(self.atoms))):
+            chosen[k] = self.atoms[k].pull(self.atoms[k].slopes(a[k]), self.arriving(k, chosen))
         return self.value_of(y, results), self.gradient(chosen)
 
     def arriving(self, k: int, chosen: Mapping[int, Tensor]) -> Tensor:
-        """The multiplier (B, out_k) that arrives at the results of bend k, given those chosen for later arguments."""
+        """The multiplier (B, out_k) that arrives at the results of atom k, given those chosen for later arguments."""
         total = self.weights.get(k)
         for later, multiplier in chosen.items():
             if (later, k) in self.between:
                 part = self.between[later, k].transposed(multiplier)
                 total = part if total is None else total + part
         if total is None:
-            total = self.constants[k].new_zeros(self.batch, self.constants[k].shape[1] // self.bends[k].group)
+            total = self.constants[k].new_zeros(self.batch, self.constants[k].shape[1] // self.atoms[k].group)
         return total.clamp(min=0)  # non-negative but for rounding
 
-    def minorant(self, gates: Sequence[Tensor], arguments: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    def minorant(self, slopes: Sequence[Tensor], arguments: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """An affine function g y + b below f, (B, n) and (B,).
 
         Args:
-            gates: for each bend, clipped to its range.
-            arguments: where tangents of smooth bends touch.
+            slopes: for each atom, clipped to its range.
+            arguments: where tangents of smooth atoms touch.
         """
         chosen: dict[int, Tensor] = {}
         intercept = self.constant
-        for k in reversed(range(len(self.bends))):
+        for k in reversed(range(len(self.atoms))):
             arriving = self.arriving(k, chosen)
-            wanted = self.bends[k].pull(gates[k], arriving)
-            chosen[k], rest = self.bends[k].fit(wanted, arguments[k], arriving)
+            wanted = self.atoms[k].pull(slopes[k], arriving)
+            chosen[k], rest = self.atoms[k].fit(wanted, arguments[k], arriving)
             intercept = intercept + rest
         return self.affine(chosen, intercept)
 
-    def fitted(
+    def fit(
         self, wanted: Mapping[int, Tensor], arguments: Sequence[Tensor]
     ) -> tuple[dict[int, Tensor], tuple[Tensor, Tensor]]:
         """The multipliers nearest to those wanted that give an affine function g y + b below f, and that function."""
         chosen: dict[int, Tensor] = {}
         intercept = self.constant
-        for k in reversed(range(len(self.bends))):
-            chosen[k], rest = self.bends[k].fit(wanted[k], arguments[k], self.arriving(k, chosen))
+        for k in reversed(range(len(self.atoms))):
+            chosen[k], rest = self.atoms[k].fit(wanted[k], arguments[k], self.arriving(k, chosen))
             intercept = intercept + rest
         return chosen, self.affine(chosen, intercept)
 
-    def gates_of(self, chosen: Mapping[int, Tensor]) -> list[Tensor]:
-        """The gates that give these multipliers, with which `pull` makes them again."""
+    def slopes_from(self, chosen: Mapping[int, Tensor]) -> list[Tensor]:
+        """The slopes that give these multipliers, with which `pull` makes them again."""
         done: dict[int, Tensor] = {}
-        gates: list[Tensor] = []
-        for k in reversed(range(len(self.bends))):
-            gates.insert(0, self.bends[k].gates_of(chosen[k], self.arriving(k, done)))
+        slopes: list[Tensor] = []
+        for k in reversed(range(len(self.atoms))):
+            slopes.insert(0, self.atoms[k].slopes_of(chosen[k], self.arriving(k, done)))
             done[k] = chosen[k]
-        return gates
+        return slopes
 
-    def pulled(self, gates: Sequence[Tensor]) -> tuple[dict[int, Tensor], list[Tensor]]:
-        """The multipliers that gates make, and what arrives at each bend."""
+    def pull(self, slopes: Sequence[Tensor]) -> tuple[dict[int, Tensor], list[Tensor]]:
+        """The multipliers that slopes make, and what arrives at each atom."""
         chosen: dict[int, Tensor] = {}
         arriving: list[Tensor] = []
-        for k in reversed(range(len(self.bends))):
+        for k in reversed(range(len(self.atoms))):
             arriving.insert(0, self.arriving(k, chosen))
-            chosen[k] = self.bends[k].pull(gates[k], arriving[0])
+            chosen[k] = self.atoms[k].pull(slopes[k], arriving[0])
         return chosen, arriving
 
     def gradient(self, chosen: Mapping[int, Tensor]) -> Tensor:
         """The slope (B, n) of the affine function of y for multipliers of the arguments."""
-        g = self.slope
+        g = self.linear
         for k, multiplier in chosen.items():
             first = self.from_y[k]
             if first is not None:
@@ -182,7 +182,7 @@ class KinkForm:
             b = b + (multiplier * self.constants[k]).sum(1)
         return self.gradient(chosen), b
 
-    def moved(self, middle: Tensor, radius: Tensor) -> KinkForm:
+    def change_variable(self, middle: Tensor, radius: Tensor) -> EpigraphForm:
         """The same functions of t, where y = middle + radius t; both are (n,) or (B, n)."""
         constants = list(self.constants)
         for k, first in enumerate(self.from_y):
@@ -192,50 +192,50 @@ class KinkForm:
             self,
             constants=tuple(constants),
             from_y=tuple(None if m is None else m.scaled(radius, None) for m in self.from_y),
-            constant=self.constant + (self.slope * middle).sum(1),
-            slope=self.slope * radius,
+            constant=self.constant + (self.linear * middle).sum(1),
+            linear=self.linear * radius,
         )
 
-    def in_units(self, units: Sequence[Tensor]) -> KinkForm:
-        """The same functions with the arguments of bend k in units (in_k,), the same within a group."""
+    def in_units(self, units: Sequence[Tensor]) -> EpigraphForm:
+        """The same functions with the arguments of atom k in units (in_k,), the same within a group."""
         inverse = [1 / unit for unit in units]
-        pairs = [bend.in_units(unit) for bend, unit in zip(self.bends, units, strict=True)]
+        pairs = [atom.in_units(unit) for atom, unit in zip(self.atoms, units, strict=True)]
         factors = [factor for _, factor in pairs]
         return replace(
             self,
             constants=tuple(c * i for c, i in zip(self.constants, inverse, strict=True)),
-            bends=tuple(bend for bend, _ in pairs),
+            atoms=tuple(atom for atom, _ in pairs),
             from_y=tuple(None if m is None else m.scaled(None, i) for m, i in zip(self.from_y, inverse, strict=True)),
             between={(k, j): m.scaled(factors[j], inverse[k]) for (k, j), m in self.between.items()},
             weights={k: w * factors[k] for k, w in self.weights.items()},
         )
 
-    def mapped(self, change: Callable[[Tensor], Tensor]) -> KinkForm:
+    def map_tensors(self, change: Callable[[Tensor], Tensor]) -> EpigraphForm:
         """The same functions with every tensor changed."""
-        return KinkForm(
+        return EpigraphForm(
             tuple(change(c) for c in self.constants),
-            tuple(bend.mapped(change) for bend in self.bends),
+            tuple(atom.map_settings(change) for atom in self.atoms),
             tuple(None if m is None else m.mapped(change) for m in self.from_y),
             {key: m.mapped(change) for key, m in self.between.items()},
             change(self.constant),
-            change(self.slope),
+            change(self.linear),
             {k: change(w) for k, w in self.weights.items()},
         )
 
-    def times(self, factor: Tensor) -> KinkForm:
+    def times(self, factor: Tensor) -> EpigraphForm:
         """The functions times positive factors (B,)."""
         return replace(
             self,
             constant=self.constant * factor,
-            slope=self.slope * factor[:, None],
+            linear=self.linear * factor[:, None],
             weights={k: w * factor[:, None] for k, w in self.weights.items()},
         )
 
-    def on(self, device: str | torch.device) -> KinkForm:
+    def on(self, device: str | torch.device) -> EpigraphForm:
         """The same functions on another device."""
-        return self if self.slope.device == torch.device(device) else self.mapped(lambda t: t.to(device))
+        return self if self.linear.device == torch.device(device) else self.map_tensors(lambda t: t.to(device))
 
-    def rows(self, index: Tensor) -> KinkForm:
+    def rows(self, index: Tensor) -> EpigraphForm:
         """The functions of some samples."""
         return replace(
             self,
@@ -243,6 +243,6 @@ class KinkForm:
             from_y=tuple(None if m is None else m.rows(index) for m in self.from_y),
             between={key: m.rows(index) for key, m in self.between.items()},
             constant=self.constant[index],
-            slope=self.slope[index],
+            linear=self.linear[index],
             weights={k: w[index] for k, w in self.weights.items()},
         )

@@ -25,7 +25,7 @@ def way_of(target: Any) -> tuple[str, Callable[..., Any], int]:
     """An operator's name, its out-of-place form, and where the operands of its own graph begin (0: it has none)."""
     name = base_name(target)
     if name == "copy":  # which has no derivative
-        return name, overwritten, 0
+        return name, overwrite, 0
     if name == "hardsigmoid":  # whose derivative PyTorch computes with a sixth in float32
         return name, sixth_of_relu6, 0
     return name, functional(target, name), next((n for region, n in REGIONS.items() if region in str(target)), 0)
@@ -36,27 +36,27 @@ def sixth_of_relu6(x: Tensor) -> Tensor:
     return (x + 3).clamp(0, 6) / 6
 
 
-def overwritten(there: Tensor, source: Tensor, *_: Any) -> Tensor:
+def overwrite(there: Tensor, source: Tensor, *_: Any) -> Tensor:
     """What `copy` leaves: the source in the shape and type of what it is copied into."""
     return source.to(there.dtype).expand(there.shape)
 
 
-def executed(node: fx.Node, args: Any, kwargs: Any, apply: Applied | None) -> Any:
+def execute(node: fx.Node, args: Any, kwargs: Any, apply: Applied | None) -> Any:
     """An operator on its arguments, out of place, in float64, and with what it computes open to differentiation."""
     name, function, first = way_of(node.target)
     unread = shape_only(name)
-    args = tuple(plain(arg) if i in unread else arg for i, arg in enumerate(args))
+    args = tuple(without_values(arg) if i in unread else arg for i, arg in enumerate(args))
     if name == "detach":  # the identity; and what does not hold for autograd must not hold for a tangent
         return args[0]
     if first:
-        return inlined(args[first - 1], args[first:], apply)
+        return run_region(args[first - 1], args[first:], apply)
     if apply is not None:
         return apply(name, function, args, kwargs)
-    out = function(*map(exact, args), **{key: exact(value) for key, value in kwargs.items()})
+    out = function(*map(without_casts, args), **{key: without_casts(value) for key, value in kwargs.items()})
     return tuple(map(in_float64, out)) if isinstance(out, (tuple, list)) else in_float64(out)
 
 
-def inlined(inner: Any, operands: Sequence[Any], apply: Applied | None) -> Any:
+def run_region(inner: Any, operands: Sequence[Any], apply: Applied | None) -> Any:
     """The results of a region with a graph of its own."""
     env: dict[fx.Node, Any] = {}
     given = iter(operands)
@@ -64,7 +64,7 @@ def inlined(inner: Any, operands: Sequence[Any], apply: Applied | None) -> Any:
         if node.op == "placeholder":
             env[node] = next(given)
         elif node.op == "get_attr":
-            env[node] = usable(operator.attrgetter(str(node.target))(inner))
+            env[node] = own_tensor(operator.attrgetter(str(node.target))(inner))
         elif node.op == "output":
             return tuple(fx.map_arg(node.args[0], env.__getitem__))
         else:
@@ -73,21 +73,21 @@ def inlined(inner: Any, operands: Sequence[Any], apply: Applied | None) -> Any:
             if node.target is operator.getitem:
                 env[node] = args[0][args[1]]
             else:
-                env[node] = executed(node, args, kwargs, apply)
+                env[node] = execute(node, args, kwargs, apply)
     return ()
 
 
-def plain(value: Any) -> Any:
+def without_values(value: Any) -> Any:
     """An argument of which an operator takes no more than the shape or the type; what stands for a tensor holds it."""
     return getattr(value, "value", value)
 
 
-def usable(tensor: Any) -> Any:
+def own_tensor(tensor: Any) -> Any:
     """A tensor of the model in float64, and not one of inference mode, which automatic differentiation refuses."""
     made = in_float64(tensor)
     return made.clone() if isinstance(made, Tensor) and made.is_inference() else made
 
 
-def exact(setting: Any) -> Any:
+def without_casts(setting: Any) -> Any:
     """An argument of an operator, where a type that is asked for (`y.float()`) becomes float64, as everything here."""
     return torch.float64 if isinstance(setting, torch.dtype) and setting.is_floating_point else setting

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from convexnet.form.atoms import MARGIN, Bend
+from convexnet.form.atoms import MARGIN, Atom
 
 
 def grouped(x: Tensor, group: int) -> Tensor:
@@ -17,22 +17,22 @@ def grouped(x: Tensor, group: int) -> Tensor:
     return x.unflatten(-1, (-1, group))
 
 
-class Grouped(Bend):
-    """One result for each group of neighbouring arguments; gates are shares that add up to 1 in a group."""
+class Grouped(Atom):
+    """One result for each group of neighbouring arguments; slopes are shares that add up to 1 in a group."""
 
     def __init__(self, group: int) -> None:
         self.group = group
 
-    def push(self, gates: Tensor, x: Tensor) -> Tensor:
-        return grouped(gates * x, self.group).sum(-1)
+    def push(self, slopes: Tensor, x: Tensor) -> Tensor:
+        return grouped(slopes * x, self.group).sum(-1)
 
-    def pull(self, gates: Tensor, v: Tensor) -> Tensor:
-        return (grouped(gates, self.group) * v[..., None]).flatten(-2)
+    def pull(self, slopes: Tensor, v: Tensor) -> Tensor:
+        return (grouped(slopes, self.group) * v[..., None]).flatten(-2)
 
-    def weighed(self, v: Tensor, change: Tensor) -> Tensor:
+    def curvature_times(self, v: Tensor, change: Tensor) -> Tensor:
         return (grouped(change, self.group) * v[..., None]).flatten(-2)
 
-    def turned(self, curved: Tensor, x: Tensor) -> Tensor:
+    def change_of_slopes(self, curved: Tensor, x: Tensor) -> Tensor:
         return curved * (x - self.mean(curved, x))
 
     def mean(self, curved: Tensor, x: Tensor) -> Tensor:
@@ -45,24 +45,24 @@ class Grouped(Bend):
     def centred(self, curved: Tensor, rows: Tensor) -> Tensor:
         return rows - self.mean(curved[:, None, :], rows.mT).mT
 
-    def gates_of(self, multipliers: Tensor, arriving: Tensor) -> Tensor:
+    def slopes_of(self, multipliers: Tensor, arriving: Tensor) -> Tensor:
         return self.shares(multipliers)
 
-    def leader(self, gates: Tensor) -> Tensor:
-        """The member of each group that the others are compared with, (..., out): the one with the largest gate."""
-        return grouped(gates, self.group).argmax(-1)
+    def leader(self, slopes: Tensor) -> Tensor:
+        """The member of each group that the others are compared with, (..., out): the one with the largest slope."""
+        return grouped(slopes, self.group).argmax(-1)
 
-    def leading(self, gates: Tensor) -> Tensor:
+    def leading(self, slopes: Tensor) -> Tensor:
         """Which members lead their groups, (..., in)."""
-        parts = grouped(gates, self.group)
-        return torch.zeros_like(parts, dtype=torch.bool).scatter_(-1, self.leader(gates)[..., None], True).flatten(-2)
+        parts = grouped(slopes, self.group)
+        return torch.zeros_like(parts, dtype=torch.bool).scatter_(-1, self.leader(slopes)[..., None], True).flatten(-2)
 
-    def settled(self, gates: Tensor, holds: Tensor) -> Tensor:
-        """Gates with those that do not hold the minimiser, and do not lead, at the ends of their range."""
-        share = grouped(torch.where(holds | self.leading(gates), gates, 0.0), self.group)
+    def settled(self, slopes: Tensor, holds: Tensor) -> Tensor:
+        """Slopes with those that do not hold the minimiser, and do not lead, at the ends of their range."""
+        share = grouped(torch.where(holds | self.leading(slopes), slopes, 0.0), self.group)
         return (share / share.sum(-1, keepdim=True)).flatten(-2)
 
-    def tied(self, a: Tensor, gates: Tensor, close: float) -> Tensor:
+    def tied(self, a: Tensor, slopes: Tensor, close: float) -> Tensor:
         """Which arguments, in their units, are as large as the one that counts in their group."""
         parts = grouped(a, self.group)
         return ((parts.amax(-1, keepdim=True) - parts) <= close).flatten(-2)
@@ -71,10 +71,10 @@ class Grouped(Bend):
         """Which shares are at an end of their range."""
         return shares <= close
 
-    def beside(self, a: Tensor, gates: Tensor, shares: Tensor, close: float) -> tuple[Tensor, Tensor]:
+    def beside(self, a: Tensor, slopes: Tensor, shares: Tensor, close: float) -> tuple[Tensor, Tensor]:
         """Of arguments, in their units: which may hold the minimiser, and which may be where they are held by nothing,
         for shares of what arrives."""
-        holds = (shares >= -close) & self.tied(a, gates, close)
+        holds = (shares >= -close) & self.tied(a, slopes, close)
         return holds, (shares <= close) | holds  # the leader is one of them
 
     def shares(self, multipliers: Tensor) -> Tensor:
@@ -99,7 +99,7 @@ class Largest(Grouped):
     def value(self, a: Tensor) -> Tensor:
         return grouped(a, self.group).amax(-1)
 
-    def gates(self, a: Tensor) -> Tensor:
+    def slopes(self, a: Tensor) -> Tensor:
         parts = grouped(a, self.group)
         return F.one_hot(parts.argmax(-1), self.group).to(a.dtype).flatten(-2)
 
@@ -117,25 +117,25 @@ class Largest(Grouped):
         share = share / share.sum(-1, keepdim=True)
         return (above + parts.amax(-1, keepdim=True)).squeeze(-1), share.flatten(-2)
 
-    def curved(self, a: Tensor, z: Tensor, gates: Tensor, mu: Tensor) -> Tensor:
+    def curved(self, a: Tensor, z: Tensor, slopes: Tensor, mu: Tensor) -> Tensor:
         slack = (z[..., None] - grouped(a, self.group)).clamp(min=1e-3 * mu[..., None])
-        return (grouped(gates, self.group) / slack).flatten(-2)
+        return (grouped(slopes, self.group) / slack).flatten(-2)
 
     def fit(self, multipliers: Tensor, a: Tensor, arriving: Tensor) -> tuple[Tensor, Tensor]:
         return self.pull(self.shares(multipliers), arriving), arriving.new_zeros(len(arriving))
 
-    def kept(self, old: Tensor, new: Tensor, least: float) -> Tensor:
+    def keep_inside(self, old: Tensor, new: Tensor, least: float) -> Tensor:
         new = torch.maximum(new, MARGIN * old).clamp_(min=least)
         return (grouped(new, self.group) / grouped(new, self.group).sum(-1, keepdim=True)).flatten(-2)
 
-    def active(self, a: Tensor, gates: Tensor, unit: Tensor) -> Tensor:
+    def active(self, a: Tensor, slopes: Tensor, unit: Tensor) -> Tensor:
         # The member with the largest share stands for the group's value; the others are compared with it.
-        parts, share = grouped(a, self.group), grouped(gates, self.group)
+        parts, share = grouped(a, self.group), grouped(slopes, self.group)
         sure = share - (parts.amax(-1, keepdim=True) - parts) / grouped(unit, self.group)
         first = F.one_hot(share.argmax(-1), self.group).bool()
         return torch.where(first, -1.0, sure).flatten(-2)
 
-    def in_units(self, unit: Tensor) -> tuple[Bend, Tensor]:
+    def in_units(self, unit: Tensor) -> tuple[Atom, Tensor]:
         return self, grouped(unit, self.group)[..., 0]
 
     def typical(self, sizes: Tensor) -> Tensor:
@@ -145,7 +145,7 @@ class Largest(Grouped):
 
 @final
 class LogSumExp(Grouped):
-    """log sum_i exp(a_i) of each group; its gates are the softmax.
+    """log sum_i exp(a_i) of each group; its slopes are the softmax.
 
     Example:
         >>> LogSumExp(2).value(torch.zeros(2)).item()
@@ -158,27 +158,27 @@ class LogSumExp(Grouped):
     def value(self, a: Tensor) -> Tensor:
         return grouped(a, self.group).logsumexp(-1)
 
-    def gates(self, a: Tensor) -> Tensor:
+    def slopes(self, a: Tensor) -> Tensor:
         return grouped(a, self.group).softmax(-1).flatten(-2)
 
     def smoothed(self, a: Tensor, mu: Tensor) -> tuple[Tensor, Tensor]:
-        return self.value(a), self.gates(a)
+        return self.value(a), self.slopes(a)
 
-    def curved(self, a: Tensor, z: Tensor, gates: Tensor, mu: Tensor) -> Tensor:
-        return self.gates(a)
+    def curved(self, a: Tensor, z: Tensor, slopes: Tensor, mu: Tensor) -> Tensor:
+        return self.slopes(a)
 
     def fit(self, multipliers: Tensor, a: Tensor, arriving: Tensor) -> tuple[Tensor, Tensor]:
-        share = self.gates(a)
+        share = self.slopes(a)
         rest = self.value(a) - grouped(share * a, self.group).sum(-1)
         return self.pull(share, arriving), (arriving * rest).sum(1)
 
-    def active(self, a: Tensor, gates: Tensor, unit: Tensor) -> Tensor:
+    def active(self, a: Tensor, slopes: Tensor, unit: Tensor) -> Tensor:
         return torch.full_like(a, -1.0)
 
-    def kept(self, old: Tensor, new: Tensor, least: float) -> Tensor:
+    def keep_inside(self, old: Tensor, new: Tensor, least: float) -> Tensor:
         return new
 
-    def in_units(self, unit: Tensor) -> tuple[Bend, Tensor]:
+    def in_units(self, unit: Tensor) -> tuple[Atom, Tensor]:
         return self, torch.ones_like(grouped(unit, self.group)[..., 0])
 
     def typical(self, sizes: Tensor) -> Tensor:
@@ -186,14 +186,14 @@ class LogSumExp(Grouped):
 
 
 @final
-class Norm(Bend):
-    """The Euclidean norm of each group, smoothed to r = sqrt(|a|² + mu²); its gates g lie in the unit ball.
+class Norm(Atom):
+    """The Euclidean norm of each group, smoothed to r = sqrt(|a|² + mu²); its slopes g lie in the unit ball.
 
     The linearised equations of r g = a have a matrix that is not symmetric; with h = (g + a / r) / 2, which on the
     central path is both, (1 − h h') / r takes its place. `curved` holds 1 / r and then h, side by side.
 
     Source: Andersen, Christiansen, Conn & Overton (2000), An efficient primal-dual interior-point method for minimizing
-    a sum of Euclidean norms, for gates as iterates of their own.
+    a sum of Euclidean norms, for slopes as iterates of their own.
 
     Example:
         >>> Norm(2).value(torch.tensor([3.0, 4.0])).item()
@@ -224,7 +224,7 @@ class Norm(Bend):
     def value(self, a: Tensor) -> Tensor:
         return torch.linalg.vector_norm(grouped(a, self.group), dim=-1)
 
-    def gates(self, a: Tensor) -> Tensor:
+    def slopes(self, a: Tensor) -> Tensor:
         size = self.spread(self.value(a))
         return a / torch.where(size > 0, size, 1.0)
 
@@ -232,20 +232,20 @@ class Norm(Bend):
         r = torch.addcmul(mu * mu, self.value(a), self.value(a)).sqrt()
         return r, a / self.spread(r)
 
-    def curved(self, a: Tensor, z: Tensor, gates: Tensor, mu: Tensor) -> Tensor:
+    def curved(self, a: Tensor, z: Tensor, slopes: Tensor, mu: Tensor) -> Tensor:
         inverse = 1 / self.spread(z.clamp(min=1e-300 if z.dtype == torch.float64 else 1e-30))
-        return torch.cat([inverse, (gates + inverse * a) / 2], -1)
+        return torch.cat([inverse, (slopes + inverse * a) / 2], -1)
 
-    def push(self, gates: Tensor, x: Tensor) -> Tensor:
-        return grouped(gates * x, self.group).sum(-1)
+    def push(self, slopes: Tensor, x: Tensor) -> Tensor:
+        return grouped(slopes * x, self.group).sum(-1)
 
-    def pull(self, gates: Tensor, v: Tensor) -> Tensor:
-        return (grouped(gates, self.group) * v[..., None]).flatten(-2)
+    def pull(self, slopes: Tensor, v: Tensor) -> Tensor:
+        return (grouped(slopes, self.group) * v[..., None]).flatten(-2)
 
-    def turned(self, curved: Tensor, x: Tensor) -> Tensor:
+    def change_of_slopes(self, curved: Tensor, x: Tensor) -> Tensor:
         return curved.chunk(2, -1)[0] * (x - self.mean(curved, x))
 
-    def weighed(self, v: Tensor, change: Tensor) -> Tensor:
+    def curvature_times(self, v: Tensor, change: Tensor) -> Tensor:
         spread = self.spread(v)
         return spread * change[..., : spread.shape[-1]]
 
@@ -271,23 +271,23 @@ class Norm(Bend):
         room = radius * (1 - (self.group + 8) * torch.finfo(x.dtype).eps)
         return x * self.spread(torch.where(size > room, room / torch.where(size > 0, size, 1.0), 1.0))
 
-    def kept(self, old: Tensor, new: Tensor, least: float) -> Tensor:
+    def keep_inside(self, old: Tensor, new: Tensor, least: float) -> Tensor:
         return self.inside(new, (1 - MARGIN * (1 - self.value(old))).clamp(max=1 - least))
 
-    def gates_of(self, multipliers: Tensor, arriving: Tensor) -> Tensor:
+    def slopes_of(self, multipliers: Tensor, arriving: Tensor) -> Tensor:
         share = multipliers / self.spread(torch.where(arriving > 0, arriving, 1.0))
         return self.inside(share, torch.ones_like(arriving))
 
-    def active(self, a: Tensor, gates: Tensor, unit: Tensor) -> Tensor:
-        return self.spread(1 - self.value(gates) - self.value(a) / grouped(unit, self.group)[..., 0])
+    def active(self, a: Tensor, slopes: Tensor, unit: Tensor) -> Tensor:
+        return self.spread(1 - self.value(slopes) - self.value(a) / grouped(unit, self.group)[..., 0])
 
-    def mapped(self, change: Callable[[Tensor], Tensor]) -> Norm:
+    def map_settings(self, change: Callable[[Tensor], Tensor]) -> Norm:
         return self if self.signs is None else Norm(self.group, change(self.signs))
 
-    def signed(self, signs: Tensor) -> Norm:
+    def with_signs(self, signs: Tensor) -> Norm:
         return Norm(self.group, signs)
 
-    def in_units(self, unit: Tensor) -> tuple[Bend, Tensor]:
+    def in_units(self, unit: Tensor) -> tuple[Atom, Tensor]:
         return self, grouped(unit, self.group)[..., 0]
 
     def typical(self, sizes: Tensor) -> Tensor:

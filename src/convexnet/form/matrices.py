@@ -1,4 +1,4 @@
-"""The affine pieces of an opened program as matrices: from a program to its `KinkForm`.
+"""The affine pieces of an opened program as matrices: from a program to its `EpigraphForm`.
 
 They are read off by running the program on basis vectors. What the other inputs change from sample to sample is mostly
 the constants; where they multiply what moves (the gates of a PICNN), the columns of a map are scaled, which is found
@@ -20,10 +20,10 @@ from torch.autograd import forward_ad
 
 from convexnet.curvature.call import Refusal
 from convexnet.curvature.trace import TRACING, Program
-from convexnet.form.atoms import Bend
-from convexnet.form.epigraph import KinkForm
+from convexnet.form.atoms import Atom
+from convexnet.form.epigraph import EpigraphForm
 from convexnet.form.linear_maps import Map
-from convexnet.form.program import Gate, Met, Opened, bend_of, value_of
+from convexnet.form.program import Gate, Met, Opened, atom_of, value_of
 
 LARGEST = 20_000_000
 """Entries of a map that is stored as a matrix."""
@@ -48,7 +48,7 @@ class Cut:
         node: the operator.
     """
 
-    atom: Bend | Gate
+    atom: Atom | Gate
     shape: torch.Size
     size: int
     node: fx.Node
@@ -86,8 +86,8 @@ class Arrivals:
         self.cuts: list[Cut] = []
         met: list[fx.Node] = []
 
-        def record(a: Tensor, bend: Met = 0.0) -> Tensor:
-            atom = bend if isinstance(bend, Gate) else bend_of(a, bend)
+        def record(a: Tensor, atom: Met = 0.0) -> Tensor:
+            atom = atom if isinstance(atom, Gate) else atom_of(a, atom)
             z = value_of(a, atom)
             self.cuts.append(Cut(atom, z.shape[1:], a[0].numel(), met[-1]))
             return z
@@ -117,13 +117,13 @@ class Arrivals:
         inputs[self.opened.variable] = y.reshape(-1, *self.y_shape)
         arrived: list[Tensor] = []
 
-        def replaced(a: Tensor, bend: Met = 0.0) -> Tensor:
+        def replaced(a: Tensor, atom: Met = 0.0) -> Tensor:
             k = len(arrived)
             arrived.append(a.flatten(1).expand(len(y), -1))
             if k == until:
                 raise Reached
-            if factors is not None and isinstance(bend, Gate):
-                factors.append(bend.factor)
+            if factors is not None and isinstance(atom, Gate):
+                factors.append(atom.factor)
             shape = (len(y), *self.cuts[k].shape)
             return results[k].reshape(shape) if k in results else a.new_zeros(shape)
 
@@ -135,7 +135,7 @@ class Arrivals:
 
 
 Maps = dict[tuple[int, int], Map]
-"""By (target, source); source 0 is y and source j + 1 the results of bend j; the last target is the output."""
+"""By (target, source); source 0 is y and source j + 1 the results of atom j; the last target is the output."""
 
 
 @dataclass(frozen=True)
@@ -144,14 +144,14 @@ class Matrices:
 
     Attributes:
         maps: the affine maps.
-        bends: those of the program; they know which of their arguments are convex or concave.
-        results: the shape of a sample's results of each bend.
+        atoms: those of the program; they know which of their arguments are convex or concave.
+        results: the shape of a sample's results of each atom.
         base: what arrives where y and all results are zero, (B, ...), if it is that of the batch.
         kept: room for what solvers compute from the maps.
     """
 
     maps: Maps
-    bends: tuple[Bend, ...]
+    atoms: tuple[Atom, ...]
     results: tuple[torch.Size, ...]
     base: list[Tensor] | None = None
     kept: dict[str, object] = field(default_factory=dict[str, object])
@@ -169,14 +169,14 @@ class Pieces:
         self.last: Matrices | None = None
         self.base: list[Tensor] | None = None
 
-    def form(self, inputs: Sequence[Tensor]) -> KinkForm:
+    def form(self, inputs: Sequence[Tensor]) -> EpigraphForm:
         """The form for a batch.
 
         Args:
             inputs: the batch, (B, ...) each; the variable's own values do not matter.
 
         Raises:
-            Refusal: a map is too large for a matrix, or the program is not made of bends and affine maps.
+            Refusal: a map is too large for a matrix, or the program is not made of atoms and affine maps.
         """
         found = self.matrices(inputs)
         alone = len(inputs) == 1
@@ -191,24 +191,24 @@ class Pieces:
             if alone and not self.opened.other:
                 self.base = [part[:1].clone() for part in base]
         base = [part[:1].expand(count, -1) if alone else part for part in base]
-        last, one = len(found.bends), empty.new_ones(count, 1)
+        last, one = len(found.atoms), empty.new_ones(count, 1)
         maps = found.maps
-        return KinkForm(
+        return EpigraphForm(
             constants=tuple(base[:last]),
-            bends=found.bends,
+            atoms=found.atoms,
             from_y=tuple(maps.get((k, 0)) for k in range(last)),
             between={(k, source - 1): m for (k, source), m in maps.items() if source > 0 and k < last},
             constant=base[last][:, 0],
-            slope=maps[last, 0].transposed(one) if (last, 0) in maps else empty,
+            linear=maps[last, 0].transposed(one) if (last, 0) in maps else empty,
             weights={k: maps[last, k + 1].transposed(one) for k in range(last) if (last, k + 1) in maps},
             kept=found.kept,
         )
 
     def matrices(self, inputs: Sequence[Tensor]) -> Matrices:
-        """The maps and bends for a batch: one reading for all of them, or one of its own."""
+        """The maps and atoms for a batch: one reading for all of them, or one of its own."""
         if self.opened.gated:
             last = self.last
-            found = None if last is None else scaled_again(self.opened, inputs, last)
+            found = None if last is None else rescale_maps(self.opened, inputs, last)
             self.last = found = self.read(inputs) if found is None else found
             return found
         found = self.last
@@ -231,23 +231,23 @@ class Pieces:
                 if target >= source and size * arrives.shape[1] > LARGEST:
                     raise TooLarge(f"its map of {size} x {arrives.shape[1]} entries is too large for a matrix")
             maps.update(maps_from(Source(cut, source, size, base, everyone)))
-        bends = [each.atom for each in cut.cuts if isinstance(each.atom, Bend)]
+        atoms = [each.atom for each in cut.cuts if isinstance(each.atom, Atom)]
         shapes = tuple(each.shape for each in cut.cuts)
-        return Matrices(maps, signed(bends, maps), shapes, base if self.opened.gated else None)
+        return Matrices(maps, atoms_with_signs(atoms, maps), shapes, base if self.opened.gated else None)
 
 
-def signed(bends: Sequence[Bend], maps: Maps) -> tuple[Bend, ...]:
+def atoms_with_signs(atoms: Sequence[Atom], maps: Maps) -> tuple[Atom, ...]:
     """The atoms, with which of their arguments are convex or concave functions: those that see results of others."""
-    found = list(bends)
-    for k, bend in enumerate(bends):
+    found = list(atoms)
+    for k, atom in enumerate(atoms):
         inner = [m for (target, source), m in maps.items() if target == k and source > 0]
         if inner:
-            up, down = torch.stack([torch.stack(sides(m)).sum(1) for m in inner]).sum(0)
-            found[k] = bend.signed(torch.where(down > up / EXACT, -1.0, torch.where(up + down > 0, 1.0, 0.0)))
+            up, down = torch.stack([torch.stack(signed_sizes(m)).sum(1) for m in inner]).sum(0)
+            found[k] = atom.with_signs(torch.where(down > up / EXACT, -1.0, torch.where(up + down > 0, 1.0, 0.0)))
     return tuple(found)
 
 
-def sides(m: Map) -> tuple[Tensor, Tensor]:
+def signed_sizes(m: Map) -> tuple[Tensor, Tensor]:
     """The sizes (B, h) of what is positive and what is negative in each row of a map; B is 1 where samples share it."""
     if m.matrix.ndim == 3:
         matrix = m.columns(len(m.matrix))
@@ -258,7 +258,7 @@ def sides(m: Map) -> tuple[Tensor, Tensor]:
     return right @ above.T + left @ below.T, right @ below.T + left @ above.T
 
 
-def scaled_again(opened: Opened, inputs: Sequence[Tensor], known: Matrices) -> Matrices | None:
+def rescale_maps(opened: Opened, inputs: Sequence[Tensor], known: Matrices) -> Matrices | None:
     """The maps for other samples where only the scales of columns have changed; None where more has.
 
     One run tells: y and all results are leaves of it, and two random combinations of what arrives at a target are
@@ -271,13 +271,13 @@ def scaled_again(opened: Opened, inputs: Sequence[Tensor], known: Matrices) -> M
     leaves = [like.new_zeros(batch, *shape).requires_grad_() for shape in shapes]
     given: list[Tensor] = list(inputs)
     given[variable] = leaves[0]
-    bends: list[Bend] = []
+    atoms: list[Atom] = []
     arrived: list[Tensor] = []
 
-    def replaced(a: Tensor, bend: Met = 0.0) -> Tensor:
-        bends.append(bend_of(a, bend))
+    def replaced(a: Tensor, atom: Met = 0.0) -> Tensor:
+        atoms.append(atom_of(a, atom))
         arrived.append(a.flatten(1).expand(batch, -1))
-        return leaves[len(bends)]
+        return leaves[len(atoms)]
 
     with torch.enable_grad():
         out = opened.run(given, replaced)
@@ -292,21 +292,21 @@ def scaled_again(opened: Opened, inputs: Sequence[Tensor], known: Matrices) -> M
         generator = torch.Generator().manual_seed(target)
         across = torch.randn(2, part.shape[1], generator=generator, dtype=torch.float64).to(row)
         across = across / torch.where(row > 0, row, 1.0)
-        sums = [combined(part, leaves[: target + 1], weights) for weights in across]
+        sums = [derivatives_of_combination(part, leaves[: target + 1], weights) for weights in across]
         for source, m in enumerate(old):
             first, second = sums[0][source], sums[1][source]
             if m is None:
                 if bool((first != 0).any()) or bool((second != 0).any()):
                     return None
                 continue
-            found = confirmed(m, across, torch.stack([first, second]))
+            found = confirm_scales(m, across, torch.stack([first, second]))
             if found is None:
                 return None
             maps[target, source] = found
-    return Matrices(maps, signed(bends, maps), known.results, [part.detach() for part in arrived])
+    return Matrices(maps, atoms_with_signs(atoms, maps), known.results, [part.detach() for part in arrived])
 
 
-def combined(arrived: Tensor, leaves: Sequence[Tensor], weights: Tensor) -> list[Tensor]:
+def derivatives_of_combination(arrived: Tensor, leaves: Sequence[Tensor], weights: Tensor) -> list[Tensor]:
     """The derivatives (B, size) of a combination (h,) of what arrives (B, h), for each leaf."""
     if not arrived.requires_grad:
         return [leaf.new_zeros(len(leaf), leaf[0].numel()) for leaf in leaves]
@@ -316,7 +316,7 @@ def combined(arrived: Tensor, leaves: Sequence[Tensor], weights: Tensor) -> list
     return [part.reshape(len(part), -1) for part in found]
 
 
-def confirmed(m: Map, across: Tensor, sums: Tensor) -> Map | None:
+def confirm_scales(m: Map, across: Tensor, sums: Tensor) -> Map | None:
     """The map with the scales that make two combinations (2, h) of its rows the sums (2, B, d) that are seen.
 
     None where no scales do.
@@ -325,12 +325,12 @@ def confirmed(m: Map, across: Tensor, sums: Tensor) -> Map | None:
     if m.scale is None and bool(((sums - top[:, None]).abs() <= EXACT * size[:, None]).all()):
         return m
     sure = top[0].abs() * size[1] >= top[1].abs() * size[0]
-    scale = scales(torch.where(sure, sums[0], sums[1]), torch.where(sure, top[0], top[1]))
+    scale = column_scales(torch.where(sure, sums[0], sums[1]), torch.where(sure, top[0], top[1]))
     off = (sums - scale * top[:, None]).abs()
     return Map(m.matrix, scale) if bool((off <= EXACT * scale.abs() * size[:, None]).all()) else None
 
 
-def kink_form(program: Program, variable: int, inputs: Sequence[Tensor]) -> KinkForm:
+def epigraph_form(program: Program, variable: int, inputs: Sequence[Tensor]) -> EpigraphForm:
     """The form of a program that is certified convex in one input.
 
     Args:
@@ -339,14 +339,14 @@ def kink_form(program: Program, variable: int, inputs: Sequence[Tensor]) -> Kink
         inputs: the batch, (B, ...) each; the variable's own values do not matter.
 
     Raises:
-        Refusal: a map is too large for a matrix, or the program is not made of bends and affine maps.
+        Refusal: a map is too large for a matrix, or the program is not made of atoms and affine maps.
 
     Example:
         >>> from torch import nn
         >>> from convexnet.curvature.trace import trace
         >>> net = nn.Sequential(nn.Linear(2, 3), nn.LeakyReLU(0.1), nn.Linear(3, 1))
         >>> y = torch.randn(4, 2)
-        >>> form = kink_form(trace(net, y, any_batch=True), 0, (y,))
+        >>> form = epigraph_form(trace(net, y, any_batch=True), 0, (y,))
         >>> torch.allclose(form.value(y.double()), net.double()(y.double())[:, 0])
         True
     """
@@ -363,7 +363,7 @@ def prepare_tangents() -> None:
 
 @dataclass
 class Source:
-    """One source of a cut program, y or the results of a bend, and how to look at what depends on it."""
+    """One source of a cut program, y or the results of an atom, and how to look at what depends on it."""
 
     cut: Arrivals
     number: int  # 0: y
@@ -372,7 +372,7 @@ class Source:
     everyone: Tensor
 
     def arrives(self, x: Tensor, rows: Tensor) -> list[Tensor]:
-        """What x (R, size) adds at every later bend and at the output, for samples (R,)."""
+        """What x (R, size) adds at every later atom and at the output, for samples (R,)."""
         if not x.requires_grad:
             try:
                 return self.tangents(x, rows)
@@ -381,7 +381,7 @@ class Source:
         return [a - b[rows] for a, b in zip(self.cut(*self.placed(x, rows), rows), self.base, strict=True)]
 
     def placed(self, x: Tensor, rows: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
-        """y and the results of bends for x."""
+        """y and the results of atoms for x."""
         like = x.new_zeros(len(rows), self.cut.n)
         return (x, {}) if self.number == 0 else (like, {self.number - 1: x})
 
@@ -410,11 +410,11 @@ class Source:
         x = torch.zeros(len(self.everyone), self.size, dtype=torch.float64, device=self.cut.device, requires_grad=True)
         with torch.enable_grad():
             out = self.arrives(x, self.everyone)
-            return {t: combined(out[t], [x], self.random(t, out[t].shape[1]))[0] for t in targets}
+            return {t: derivatives_of_combination(out[t], [x], self.random(t, out[t].shape[1]))[0] for t in targets}
 
 
 def maps_from(source: Source) -> Maps:
-    """The maps from one source to every later bend and to the output."""
+    """The maps from one source to every later atom and to the output."""
     probe = source.random(source.number, len(source.everyone), source.size)
     with torch.no_grad():
         seen = source.arrives(probe, source.everyone)
@@ -436,7 +436,7 @@ def maps_from(source: Source) -> Maps:
     return found
 
 
-def scales(sums: Tensor, top: Tensor) -> Tensor:
+def column_scales(sums: Tensor, top: Tensor) -> Tensor:
     """The scale (B, size) of each column, whose combination is `sums` (B, size) and, unscaled, `top` (size,)."""
     return torch.where(top != 0, sums / torch.where(top == 0, 1.0, top), 0.0)
 
@@ -445,7 +445,7 @@ def scaled_map(source: Source, target: int, probe: Tensor, seen: Tensor, sums: T
     """A map whose columns each sample scales; each column is read from the sample in which it is largest."""
     best = sums.abs().argmax(0)
     columns = source.columns(best)[target]
-    found = Map(columns.T.contiguous(), scales(sums, sums.gather(0, best[None])[0]))
+    found = Map(columns.T.contiguous(), column_scales(sums, sums.gather(0, best[None])[0]))
     if same(found, probe, seen):
         return found
     size, everyone = source.size, source.everyone

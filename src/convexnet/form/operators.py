@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from convexnet.curvature.call import Refusal
 from convexnet.form import losses, smooth
-from convexnet.form.atoms import Bend, Smooth
+from convexnet.form.atoms import Atom, Smooth
 from convexnet.form.grouped import Largest, LogSumExp, Norm
 from convexnet.form.losses import loss
 from convexnet.form.ordered import SumLargest
@@ -359,7 +359,7 @@ def log_add_exp2(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tenso
     return 1 / base * z(beside(base * args[0], base * args[1]), LogSumExp(2))
 
 
-def pairwise(atom: Callable[[int], Bend]) -> Row:
+def pairwise(atom: Callable[[int], Atom]) -> Row:
     """An atom of two tensors."""
     return lambda z, args, kwargs: z(beside(args[0], args[1]), atom(2))
 

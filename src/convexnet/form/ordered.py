@@ -7,7 +7,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from convexnet.form.atoms import MARGIN, Bend
+from convexnet.form.atoms import MARGIN, Atom
 from convexnet.form.grouped import Grouped, grouped
 
 STEPS = 50
@@ -18,7 +18,7 @@ STEPS = 50
 class SumLargest(Grouped):
     """The sum of the `count` largest of each group: the least k t + Σ max(a_i − t, 0) over all thresholds t.
 
-    It is smoothed as its ReLUs are (see `Kinks`), with the t at which their gates add up to k. The gates are shares
+    It is smoothed as its ReLUs are (see `Kinks`), with the t at which their slopes add up to k. The slopes are shares
     between 0 and 1 with that sum.
 
     Source: Ogryczak & Tamir (2003), Minimizing the sum of the k largest functions in linear time, for the threshold.
@@ -40,12 +40,12 @@ class SumLargest(Grouped):
     def value(self, a: Tensor) -> Tensor:
         return grouped(a, self.group).topk(self.count, -1).values.sum(-1)
 
-    def gates(self, a: Tensor) -> Tensor:
+    def slopes(self, a: Tensor) -> Tensor:
         parts = grouped(a, self.group)
         return torch.zeros_like(parts).scatter_(-1, parts.topk(self.count, -1).indices, 1.0).flatten(-2)
 
     def above(self, a: Tensor, mu: Tensor) -> tuple[Tensor, Tensor]:
-        """How far the arguments lie above the threshold at which their gates add up to k, and the threshold."""
+        """How far the arguments lie above the threshold at which their slopes add up to k, and the threshold."""
         parts, mu = grouped(a, self.group), mu[..., None]
         ends = parts.topk(self.count + 1, -1).values[..., -2:]
         reach = (self.group**0.5 + 1) * mu
@@ -63,11 +63,11 @@ class SumLargest(Grouped):
         relu = (over + r) / 2
         return self.count * threshold[..., 0] + relu.sum(-1), self.shares((relu / r).flatten(-2))
 
-    def curved(self, a: Tensor, z: Tensor, gates: Tensor, mu: Tensor) -> Tensor:
+    def curved(self, a: Tensor, z: Tensor, slopes: Tensor, mu: Tensor) -> Tensor:
         over, _ = self.above(a, mu)
         square = torch.addcmul(4 * mu[..., None] ** 2, over, over)
         relu = (over + square.sqrt()) / 2
-        return (torch.addcmul(relu, over, grouped(gates, self.group), value=-1) / square).clamp(min=0).flatten(-2)
+        return (torch.addcmul(relu, over, grouped(slopes, self.group), value=-1) / square).clamp(min=0).flatten(-2)
 
     def shares(self, multipliers: Tensor) -> Tensor:
         """Shares of what arrives, in [0, 1] and k in sum: scaled down where they are more, else lifted."""
@@ -78,51 +78,51 @@ class SumLargest(Grouped):
         more = parts + (1 - parts) * ((self.count - total).clamp(min=0) / torch.where(room > 0, room, 1.0))
         return torch.where(total > self.count, less, more).flatten(-2)
 
-    def gates_of(self, multipliers: Tensor, arriving: Tensor) -> Tensor:
+    def slopes_of(self, multipliers: Tensor, arriving: Tensor) -> Tensor:
         share = grouped(multipliers, self.group) / torch.where(arriving > 0, arriving, 1.0)[..., None]
         return self.shares(share.flatten(-2))
 
     def fit(self, multipliers: Tensor, a: Tensor, arriving: Tensor) -> tuple[Tensor, Tensor]:
-        return self.pull(self.gates_of(multipliers, arriving), arriving), arriving.new_zeros(len(arriving))
+        return self.pull(self.slopes_of(multipliers, arriving), arriving), arriving.new_zeros(len(arriving))
 
-    def kept(self, old: Tensor, new: Tensor, least: float) -> Tensor:
+    def keep_inside(self, old: Tensor, new: Tensor, least: float) -> Tensor:
         new = torch.minimum(torch.maximum(new, MARGIN * old), 1 - MARGIN * (1 - old))
         return self.shares(new.clamp(least, 1 - least))
 
-    def leader(self, gates: Tensor) -> Tensor:
+    def leader(self, slopes: Tensor) -> Tensor:
         """The one nearest to the threshold."""
-        parts = grouped(gates, self.group)
+        parts = grouped(slopes, self.group)
         return torch.minimum(parts, 1 - parts).argmax(-1)
 
-    def over(self, a: Tensor, gates: Tensor) -> Tensor:
+    def over(self, a: Tensor, slopes: Tensor) -> Tensor:
         """How far each argument lies above the leader of its group."""
         parts = grouped(a, self.group)
-        return (parts - parts.gather(-1, self.leader(gates)[..., None])).flatten(-2)
+        return (parts - parts.gather(-1, self.leader(slopes)[..., None])).flatten(-2)
 
-    def active(self, a: Tensor, gates: Tensor, unit: Tensor) -> Tensor:
-        sure = torch.minimum(gates, 1 - gates) - self.over(a, gates).abs() / unit
-        return torch.where(self.leading(gates), -1.0, sure)
+    def active(self, a: Tensor, slopes: Tensor, unit: Tensor) -> Tensor:
+        sure = torch.minimum(slopes, 1 - slopes) - self.over(a, slopes).abs() / unit
+        return torch.where(self.leading(slopes), -1.0, sure)
 
-    def tied(self, a: Tensor, gates: Tensor, close: float) -> Tensor:
-        return self.over(a, gates).abs() <= close
+    def tied(self, a: Tensor, slopes: Tensor, close: float) -> Tensor:
+        return self.over(a, slopes).abs() <= close
 
     def loose(self, shares: Tensor, close: float) -> Tensor:
         return (shares <= close) | (shares >= 1 - close)
 
-    def settled(self, gates: Tensor, holds: Tensor) -> Tensor:
-        keep = grouped(holds | self.leading(gates), self.group)
-        parts = grouped(gates, self.group)
+    def settled(self, slopes: Tensor, holds: Tensor) -> Tensor:
+        keep = grouped(holds | self.leading(slopes), self.group)
+        parts = grouped(slopes, self.group)
         ends = torch.where(keep, 0.0, (parts > 0.5).to(parts))
         some = torch.where(keep, parts, 0.0)
         total, rest = some.sum(-1, keepdim=True), self.count - ends.sum(-1, keepdim=True)
         return (ends + some * rest / torch.where(total > 0, total, 1.0)).flatten(-2)
 
-    def beside(self, a: Tensor, gates: Tensor, shares: Tensor, close: float) -> tuple[Tensor, Tensor]:
-        over, inside = self.over(a, gates), (shares >= -close) & (shares <= 1 + close)
-        side = torch.where(gates > 0.5, over >= -close, over <= close)
+    def beside(self, a: Tensor, slopes: Tensor, shares: Tensor, close: float) -> tuple[Tensor, Tensor]:
+        over, inside = self.over(a, slopes), (shares >= -close) & (shares <= 1 + close)
+        side = torch.where(slopes > 0.5, over >= -close, over <= close)
         return inside & (over.abs() <= close), inside & side
 
-    def in_units(self, unit: Tensor) -> tuple[Bend, Tensor]:
+    def in_units(self, unit: Tensor) -> tuple[Atom, Tensor]:
         return self, grouped(unit, self.group)[..., 0]
 
     def typical(self, sizes: Tensor) -> Tensor:

@@ -9,13 +9,13 @@ from typing import final
 import torch
 from torch import Tensor
 
-from convexnet.form.atoms import Bend
+from convexnet.form.atoms import Atom
 from convexnet.form.grouped import grouped
 from convexnet.form.smooth import INSIDE, Curve
 
 
 @final
-class Perspective(Bend):
+class Perspective(Atom):
     """t f(x / t) of pairs (x, t), for t > 0.
 
     With r = x / t its slopes are f'(r) and f(r) − r f'(r), and its second derivative is f''(r) / t h h', h = (1, −r).
@@ -59,15 +59,15 @@ class Perspective(Bend):
         x, t = grouped(a, 2).unbind(-1)
         return t * self.curve.value(x / t)
 
-    def gates(self, a: Tensor) -> Tensor:
+    def slopes(self, a: Tensor) -> Tensor:
         r, _ = self.parts(a)
         first = self.curve.first(r)
         return torch.stack([first, self.curve.value(r) - r * first], -1).flatten(-2)
 
     def smoothed(self, a: Tensor, mu: Tensor) -> tuple[Tensor, Tensor]:
-        return self.value(a), self.gates(a)
+        return self.value(a), self.slopes(a)
 
-    def curved(self, a: Tensor, z: Tensor, gates: Tensor, mu: Tensor) -> Tensor:
+    def curved(self, a: Tensor, z: Tensor, slopes: Tensor, mu: Tensor) -> Tensor:
         r, t = self.parts(a)
         steep = (self.curve.second(r) / t).repeat_interleave(2, -1)
         return torch.cat([steep, torch.stack([torch.ones_like(r), -r], -1).flatten(-2)], -1)
@@ -84,21 +84,21 @@ class Perspective(Bend):
             rest = torch.where(wrong, -torch.inf, rest)
         return self.pull(slopes, arriving), rest
 
-    def push(self, gates: Tensor, x: Tensor) -> Tensor:
-        return grouped(gates * x, 2).sum(-1)
+    def push(self, slopes: Tensor, x: Tensor) -> Tensor:
+        return grouped(slopes * x, 2).sum(-1)
 
-    def pull(self, gates: Tensor, v: Tensor) -> Tensor:
-        return (grouped(gates, 2) * v[..., None]).flatten(-2)
+    def pull(self, slopes: Tensor, v: Tensor) -> Tensor:
+        return (grouped(slopes, 2) * v[..., None]).flatten(-2)
 
     def along(self, curved: Tensor, x: Tensor) -> Tensor:
         """h' x, for each of a pair."""
         return grouped(curved.chunk(2, -1)[1] * x, 2).sum(-1).repeat_interleave(2, -1)
 
-    def turned(self, curved: Tensor, x: Tensor) -> Tensor:
+    def change_of_slopes(self, curved: Tensor, x: Tensor) -> Tensor:
         steep, h = curved.chunk(2, -1)
         return steep * h * self.along(curved, x)
 
-    def weighed(self, v: Tensor, change: Tensor) -> Tensor:
+    def curvature_times(self, v: Tensor, change: Tensor) -> Tensor:
         spread = v.repeat_interleave(2, -1)
         return spread * change[..., : spread.shape[-1]]
 
@@ -110,22 +110,22 @@ class Perspective(Bend):
         first = torch.tensor([1.0, 0.0], dtype=rows.dtype, device=rows.device).repeat(rows.shape[1] // 2)
         return self.along(curved[:, None, :], rows.mT).mT * first[:, None]
 
-    def kept(self, old: Tensor, new: Tensor, least: float) -> Tensor:
+    def keep_inside(self, old: Tensor, new: Tensor, least: float) -> Tensor:
         return new
 
-    def gates_of(self, multipliers: Tensor, arriving: Tensor) -> Tensor:
+    def slopes_of(self, multipliers: Tensor, arriving: Tensor) -> Tensor:
         return multipliers / torch.where(arriving > 0, arriving, 1.0).repeat_interleave(2, -1)
 
-    def active(self, a: Tensor, gates: Tensor, unit: Tensor) -> Tensor:
+    def active(self, a: Tensor, slopes: Tensor, unit: Tensor) -> Tensor:
         return torch.full_like(a, -1.0)
 
-    def mapped(self, change: Callable[[Tensor], Tensor]) -> Perspective:
+    def map_settings(self, change: Callable[[Tensor], Tensor]) -> Perspective:
         return self if self.signs is None else Perspective(self.curve, change(self.signs))
 
-    def signed(self, signs: Tensor) -> Perspective:
+    def with_signs(self, signs: Tensor) -> Perspective:
         return Perspective(self.curve, signs)
 
-    def in_units(self, unit: Tensor) -> tuple[Bend, Tensor]:
+    def in_units(self, unit: Tensor) -> tuple[Atom, Tensor]:
         return self, grouped(unit, 2)[..., 0]
 
     def typical(self, sizes: Tensor) -> Tensor:

@@ -25,8 +25,8 @@ from convexnet.curvature.graph import ancestors, base_name, module_path, parents
 from convexnet.curvature.table import row_of
 from convexnet.curvature.trace import Program
 from convexnet.form.affinity import fact_of, is_affine
-from convexnet.form.atoms import Bend, Kinks
-from convexnet.form.execution import Applied, executed, usable
+from convexnet.form.atoms import Atom, Kinks
+from convexnet.form.execution import Applied, execute, own_tensor
 from convexnet.form.joined import Joined, joins
 from convexnet.form.operators import LOWERED, OFFSETS
 from convexnet.form.quadratic import Degrees
@@ -46,7 +46,7 @@ class Gate:
     group = 1
 
 
-Met = float | Tensor | Bend | Gate
+Met = float | Tensor | Atom | Gate
 """What is met at a cut: the slope of a kink, another atom, or a gate."""
 
 
@@ -135,28 +135,28 @@ class Opened:
     def run(
         self,
         inputs: Sequence[Any],
-        bend: Callable[..., Any] | None,
+        atom: Callable[..., Any] | None,
         live: Mapping[int, Tensor] | None = None,
         apply: Applied | None = None,
         still: dict[fx.Node, Any] | None = None,
     ) -> Any:
         """The output of `results`, (B,)."""
-        return self.results(inputs, bend, live, apply, still=still).reshape(-1)
+        return self.results(inputs, atom, live, apply, still=still).reshape(-1)
 
     def results(
         self,
         inputs: Sequence[Any],
-        bend: Callable[..., Any] | None,
+        atom: Callable[..., Any] | None,
         live: Mapping[int, Tensor] | None = None,
         apply: Applied | None = None,
         meet: Callable[[fx.Node], object] | None = None,
         still: dict[fx.Node, Any] | None = None,
     ) -> Any:
-        """Execute the program in float64 with `bend(a, slope or Bend or Gate)` for every atom that sees the variable.
+        """Execute the program in float64 with `atom(a, slope or Atom or Gate)` for every atom that sees the variable.
 
         Args:
             inputs: a batch of each.
-            bend: what to compute instead; None: every operator as it is, atoms too.
+            atom: what to compute instead; None: every operator as it is, atoms too.
             live: tensors to take in the place of those of the model with these `id`s, so that gradients flow to them.
             apply: how to execute an operator on what moves: (name, operator, arguments, keyword arguments) -> results.
             meet: told of every operator that is cut, before it is.
@@ -169,7 +169,7 @@ class Opened:
         Raises:
             Refusal: an operator is neither affine in what moves nor lowered.
         """
-        kinds = None if bend is None else self.kinds()
+        kinds = None if atom is None else self.kinds()
         if kinds is not None and kinds.closed:
             node, refusal = kinds.closed[0]
             raise Refusal(f"{place_of(node)} cannot be opened: {refusal.reason}", refusal.remedy)
@@ -184,7 +184,7 @@ class Opened:
                 else:
                     if meet is not None:
                         meet(node)
-                    env[node] = self.lowered(node, env, bend or value_of, kinds)
+                    env[node] = self.lowered(node, env, atom or value_of, kinds)
                 if live is None and node in self.lasting:
                     fresh[node] = env[node]
                 elif still is not None and node not in self.moving:
@@ -195,27 +195,27 @@ class Opened:
             return env[self.output]
         return torch.tensor([float(self.output)], dtype=torch.float64)
 
-    def lowered(self, node: fx.Node, env: Mapping[fx.Node, Any], bend: Callable[..., Any], kinds: Kinds) -> Any:
+    def lowered(self, node: fx.Node, env: Mapping[fx.Node, Any], atom: Callable[..., Any], kinds: Kinds) -> Any:
         """The result of an operator on what moves that is not affine, or a gate."""
         if node in kinds.joined:
-            return self.whole(node, kinds.joined[node], env, bend)
+            return self.whole(node, kinds.joined[node], env, atom)
         args: Any = fx.map_arg(node.args, env.__getitem__)
         kwargs: Any = fx.map_arg(node.kwargs, env.__getitem__)
         name = base_name(node.target)
-        z = self.atoms(node, bend)
+        z = self.atoms(node, atom)
         try:
             if self.cuts(node):
-                return gated(z, name, node.args[0] in self.moving, args)
+                return is_gate(z, name, node.args[0] in self.moving, args)
             if name not in LOWERED:
                 raise Refusal(NEITHER, row_of(name).instead or SIMPLER)
             return LOWERED[name](z, tuple(map(real, args)), {k: real(v) for k, v in kwargs.items()})
         except Refusal as refusal:
             raise Refusal(f"{place_of(node)} cannot be opened: {refusal.reason}", refusal.remedy) from None
 
-    def whole(self, node: fx.Node, joined: Joined, env: Mapping[fx.Node, Any], bend: Callable[..., Any]) -> Any:
+    def whole(self, node: fx.Node, joined: Joined, env: Mapping[fx.Node, Any], atom: Callable[..., Any]) -> Any:
         """The result of several operators that are lowered as one."""
         args: Any = fx.map_arg(joined.args, env.__getitem__)
-        return joined.row(self.atoms(node, bend), tuple(map(real, args)), {})
+        return joined.row(self.atoms(node, atom), tuple(map(real, args)), {})
 
     def computed(
         self,
@@ -233,24 +233,24 @@ class Opened:
             own = source.tensor
             if own is not None:
                 own = self.values.get(id(own), own).detach() if live is None or id(own) not in live else live[id(own)]
-            return usable(own)
+            return own_tensor(own)
         if node.op == "get_attr":
             held = operator.attrgetter(str(node.target))(self.program.module)
-            return usable(held.clone() if isinstance(held, Tensor) else held)
+            return own_tensor(held.clone() if isinstance(held, Tensor) else held)
         args: Any = fx.map_arg(node.args, env.__getitem__)
         kwargs: Any = fx.map_arg(node.kwargs, env.__getitem__)
         if node.target is operator.getitem:
             return args[0][args[1]]
-        return executed(node, args, kwargs, apply)
+        return execute(node, args, kwargs, apply)
 
     def origins(self, inputs: Sequence[Any]) -> list[fx.Node]:
         """The operator that each atom belongs to."""
         met: list[fx.Node] = []
         found: list[fx.Node] = []
 
-        def noted(a: Tensor, bend: Met = 0.0) -> Tensor:
+        def noted(a: Tensor, atom: Met = 0.0) -> Tensor:
             found.append(met[-1])
-            return value_of(a, bend)
+            return value_of(a, atom)
 
         with torch.no_grad():
             self.results(inputs, noted, meet=met.append)
@@ -362,21 +362,21 @@ class Opened:
             return refusal
         return None
 
-    def atoms(self, node: fx.Node, bend: Callable[..., Any]) -> Atoms:
+    def atoms(self, node: fx.Node, atom: Callable[..., Any]) -> Atoms:
         """What the row of an operator is written with."""
-        return Atoms(bend, self.paired, [arg in self.moving for arg in node.args])
+        return Atoms(atom, self.paired, [arg in self.moving for arg in node.args])
 
     def turned(self, node: fx.Node) -> bool:
         """Whether an argument or result of an operator may hold the samples elsewhere than in its first dimension."""
         first = {
-            leading(each.meta.get("val"))
+            batch_size_of(each.meta.get("val"))
             for each in self.nodes
             if each.op == "placeholder" and self.program.sources[str(each.target)].kind == "input"
         }
         for each in [part for part in parents(node) if part in self.moving] + [node]:
             value = each.meta.get("val")
             for part in value if isinstance(value, (list, tuple)) else [value]:
-                if isinstance(part, Tensor) and has_counts(part) and leading(part) not in first:
+                if isinstance(part, Tensor) and has_counts(part) and batch_size_of(part) not in first:
                     return True
         return False
 
@@ -387,10 +387,10 @@ class Opened:
         trial.found, trial.fixed, trial.kept = kinds, {}, {}
         for rows in (2, 3):
 
-            def first(a: Tensor, bend: Met = 0.0, rows: int = rows) -> Tensor:
+            def first(a: Tensor, atom: Met = 0.0, rows: int = rows) -> Tensor:
                 if a.shape[0] != rows:
                     raise Refusal(ELSEWHERE, "keep the samples in the first dimension")
-                return value_of(a, bend)
+                return value_of(a, atom)
 
             try:
                 trial.results([each[torch.arange(rows) % len(each)] for each in self.program.inputs], first)
@@ -413,7 +413,7 @@ ELSEWHERE = "its samples are not in the first dimension of what it is applied to
 ARRAY = "give `given` as arrays instead of parameters, and export again for each of their values"
 
 
-def gated(z: Atoms, name: str, first: bool, args: Sequence[Any]) -> Tensor:
+def is_gate(z: Atoms, name: str, first: bool, args: Sequence[Any]) -> Tensor:
     """A product of what moves with a factor that takes its value later, or a quotient."""
     a, factor = (args[0], args[1]) if first else (args[1], args[0])
     a, factor = torch.broadcast_tensors(a, factor if name == "mul" else 1 / factor)
@@ -444,7 +444,7 @@ def has_counts(tensor: Tensor) -> bool:
     return any(isinstance(length, torch.SymInt) for length in tensor.shape)
 
 
-def leading(value: Any) -> str | None:
+def batch_size_of(value: Any) -> str | None:
     """The open size of the first dimension of what a graph notes of a value."""
     length = value.shape[0] if isinstance(value, Tensor) and value.ndim else None
     return str(length.node.expr) if isinstance(length, torch.SymInt) else None
@@ -457,19 +457,19 @@ def place_of(node: fx.Node) -> str:
     return f"{base_name(node.target)} ({where})" if where else base_name(node.target)
 
 
-def bend_of(a: Tensor, bend: Met) -> Bend:
+def atom_of(a: Tensor, atom: Met) -> Atom:
     """The atom of an argument (B, ...): a slope is that of a kink, for each entry of a sample."""
-    if isinstance(bend, Bend):
-        return bend
-    assert not isinstance(bend, Gate)
-    return Kinks(torch.as_tensor(bend, dtype=a.dtype, device=a.device).expand(a[:1].shape)[0].flatten().clone())
+    if isinstance(atom, Atom):
+        return atom
+    assert not isinstance(atom, Gate)
+    return Kinks(torch.as_tensor(atom, dtype=a.dtype, device=a.device).expand(a[:1].shape)[0].flatten().clone())
 
 
-def value_of(a: Tensor, bend: Met = 0.0) -> Tensor:
+def value_of(a: Tensor, atom: Met = 0.0) -> Tensor:
     """The atom itself, as an argument of `Opened.run`."""
-    if isinstance(bend, Gate):
-        return a * bend.factor
-    if isinstance(bend, Bend):
+    if isinstance(atom, Gate):
+        return a * atom.factor
+    if isinstance(atom, Atom):
         flat = a.flatten(1)
-        return bend.value(flat).reshape(a.shape if bend.group == 1 else a.shape[:-1])
-    return torch.maximum(bend * a, a)
+        return atom.value(flat).reshape(a.shape if atom.group == 1 else a.shape[:-1])
+    return torch.maximum(atom * a, a)

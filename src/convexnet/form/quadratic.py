@@ -15,8 +15,8 @@ from torch import Tensor, fx
 
 from convexnet.curvature.graph import base_name
 from convexnet.curvature.quadratics import PRODUCTS
-from convexnet.form.atoms import Bend
-from convexnet.form.execution import Applied, executed
+from convexnet.form.atoms import Atom
+from convexnet.form.execution import Applied, execute
 from convexnet.form.grouped import grouped
 
 MOST = 512
@@ -30,7 +30,7 @@ Run = Callable[[Any, Applied | None], Any]
 
 
 @final
-class Quadratic(Bend):
+class Quadratic(Atom):
     """½ a' H a + g a + c of each group.
 
     Args:
@@ -45,7 +45,7 @@ class Quadratic(Bend):
     lifts = False
 
     def __init__(self, hessian: Tensor, slope: Tensor, constant: Tensor, run: Run) -> None:
-        self.hessian, self.slope, self.constant, self.run = hessian, slope, constant, run
+        self.hessian, self.linear, self.constant, self.run = hessian, slope, constant, run
         self.group = hessian.shape[-1]
 
     @property
@@ -65,30 +65,30 @@ class Quadratic(Bend):
         return values.clamp(min=0).sqrt()[..., None] * vectors.mT
 
     def value(self, a: Tensor) -> Tensor:
-        return grouped(a * (self.times(a) / 2 + self.slope.flatten()), self.group).sum(-1) + self.constant
+        return grouped(a * (self.times(a) / 2 + self.linear.flatten()), self.group).sum(-1) + self.constant
 
-    def gates(self, a: Tensor) -> Tensor:
-        return self.times(a) + self.slope.flatten()
+    def slopes(self, a: Tensor) -> Tensor:
+        return self.times(a) + self.linear.flatten()
 
     def smoothed(self, a: Tensor, mu: Tensor) -> tuple[Tensor, Tensor]:
-        return self.value(a), self.gates(a)
+        return self.value(a), self.slopes(a)
 
-    def curved(self, a: Tensor, z: Tensor, gates: Tensor, mu: Tensor) -> Tensor:
+    def curved(self, a: Tensor, z: Tensor, slopes: Tensor, mu: Tensor) -> Tensor:
         return torch.ones_like(a)
 
     def fit(self, multipliers: Tensor, a: Tensor, arriving: Tensor) -> tuple[Tensor, Tensor]:
-        return self.pull(self.gates(a), arriving), (arriving * (self.value(a) - self.push(self.gates(a), a))).sum(1)
+        return self.pull(self.slopes(a), arriving), (arriving * (self.value(a) - self.push(self.slopes(a), a))).sum(1)
 
-    def push(self, gates: Tensor, x: Tensor) -> Tensor:
-        return grouped(gates * x, self.group).sum(-1)
+    def push(self, slopes: Tensor, x: Tensor) -> Tensor:
+        return grouped(slopes * x, self.group).sum(-1)
 
-    def pull(self, gates: Tensor, v: Tensor) -> Tensor:
-        return (grouped(gates, self.group) * v[..., None]).flatten(-2)
+    def pull(self, slopes: Tensor, v: Tensor) -> Tensor:
+        return (grouped(slopes, self.group) * v[..., None]).flatten(-2)
 
-    def turned(self, curved: Tensor, x: Tensor) -> Tensor:
+    def change_of_slopes(self, curved: Tensor, x: Tensor) -> Tensor:
         return self.times(x)
 
-    def weighed(self, v: Tensor, change: Tensor) -> Tensor:
+    def curvature_times(self, v: Tensor, change: Tensor) -> Tensor:
         return v.repeat_interleave(self.group, -1) * change
 
     def mean(self, curved: Tensor, x: Tensor) -> Tensor:
@@ -98,21 +98,21 @@ class Quadratic(Bend):
     def centred(self, curved: Tensor, rows: Tensor) -> Tensor:
         return (self.root() @ rows.unflatten(1, (-1, self.group))).flatten(1, 2)
 
-    def kept(self, old: Tensor, new: Tensor, least: float) -> Tensor:
+    def keep_inside(self, old: Tensor, new: Tensor, least: float) -> Tensor:
         return new
 
-    def gates_of(self, multipliers: Tensor, arriving: Tensor) -> Tensor:
+    def slopes_of(self, multipliers: Tensor, arriving: Tensor) -> Tensor:
         return multipliers / torch.where(arriving > 0, arriving, 1.0).repeat_interleave(self.group, -1)
 
-    def active(self, a: Tensor, gates: Tensor, unit: Tensor) -> Tensor:
+    def active(self, a: Tensor, slopes: Tensor, unit: Tensor) -> Tensor:
         return torch.full_like(a, -1.0)
 
-    def mapped(self, change: Callable[[Tensor], Tensor]) -> Quadratic:
-        return Quadratic(change(self.hessian), change(self.slope), change(self.constant), self.run)
+    def map_settings(self, change: Callable[[Tensor], Tensor]) -> Quadratic:
+        return Quadratic(change(self.hessian), change(self.linear), change(self.constant), self.run)
 
-    def in_units(self, unit: Tensor) -> tuple[Bend, Tensor]:
+    def in_units(self, unit: Tensor) -> tuple[Atom, Tensor]:
         size = grouped(unit, self.group)[..., 0]
-        scaled = self.hessian * size[:, None, None] ** 2, self.slope * size[:, None], self.constant
+        scaled = self.hessian * size[:, None, None] ** 2, self.linear * size[:, None], self.constant
         return Quadratic(*scaled, self.run), torch.ones_like(size)
 
     def typical(self, sizes: Tensor) -> Tensor:
@@ -224,7 +224,7 @@ def runner(root: fx.Node, chain: Sequence[fx.Node], env: Mapping[fx.Node, Any]) 
         for node in chain:
             args: Any = fx.map_arg(node.args, values.__getitem__)
             kwargs: Any = fx.map_arg(node.kwargs, values.__getitem__)
-            values[node] = args[0][args[1]] if node.target is operator.getitem else executed(node, args, kwargs, apply)
+            values[node] = args[0][args[1]] if node.target is operator.getitem else execute(node, args, kwargs, apply)
         return values[chain[-1]]
 
     return run

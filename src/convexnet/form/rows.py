@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convexnet.form.atoms import Bend
+from convexnet.form.atoms import Atom
 from convexnet.form.grouped import Largest, Norm
 
-Slope = float | Tensor | Bend
+Slope = float | Tensor | Atom
 
 
 class Atoms:
@@ -74,7 +74,7 @@ def dims_of(x: Any, dim: Any) -> list[int]:
     return sorted(d % x.ndim for d in dims)
 
 
-def reduced(z: Atoms, atom: Callable[[int], Bend], x: Any, dims: Sequence[int], keepdim: bool) -> Any:
+def reduced(z: Atoms, atom: Callable[[int], Atom], x: Any, dims: Sequence[int], keepdim: bool) -> Any:
     """An atom of all entries along some dimensions."""
     rank = x.ndim - len(dims)
     out = along_last(z, atom, x.movedim(tuple(dims), tuple(range(rank, x.ndim))).flatten(rank))
@@ -83,7 +83,7 @@ def reduced(z: Atoms, atom: Callable[[int], Bend], x: Any, dims: Sequence[int], 
     return out
 
 
-def along_last(z: Atoms, atom: Callable[[int], Bend], x: Any) -> Any:
+def along_last(z: Atoms, atom: Callable[[int], Atom], x: Any) -> Any:
     """An atom of all entries along the last dimension, or what is simpler for one or two of them."""
     size = x.shape[-1]
     if size == 1:

@@ -167,7 +167,7 @@ def form_of(sample: Sample) -> Form:
         size=sample.size,
     )
     check_affine(form, sample)
-    return folded(form)
+    return fold_constants(form)
 
 
 def check_affine(form: Form, sample: Sample) -> None:
@@ -187,7 +187,7 @@ def check_affine(form: Form, sample: Sample) -> None:
             refuse(sample.opened.program.model, [(node, Refusal(reason, "write it with simpler operators"))])
 
 
-def folded(form: Form) -> Form:
+def fold_constants(form: Form) -> Form:
     """The form with results that are constant as constants: units whose weights are all zero need no inequality, and
     may be used where only an exact value may."""
     maps = dict(form.maps)
@@ -199,7 +199,7 @@ def folded(form: Form) -> Form:
             if target == k:
                 count += matrix.getnnz(axis=1)
         mask = (count.reshape(cut.results, -1) == 0).all(1) & (not cut.gate) & (not form.changes[k])
-        values = np.where(mask, valued(cut, constants[k]), 0.0)
+        values = np.where(mask, atom_results(cut, constants[k]), 0.0)
         fixed.append((mask, values))
         if mask.any():
             keep = need("scipy.sparse").diags((~mask).astype(float))
@@ -212,7 +212,7 @@ def folded(form: Form) -> Form:
     return replace(form, maps=maps, constants=tuple(constants), fixed=tuple(fixed))
 
 
-def valued(cut: Cut, a: Vector) -> Vector:
+def atom_results(cut: Cut, a: Vector) -> Vector:
     """The results of an atom, (m,), for its argument (m * group,)."""
     if isinstance(cut.atom, Gate):
         return np.zeros(cut.results)

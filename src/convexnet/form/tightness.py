@@ -1,8 +1,8 @@
-"""Why inequalities are enough: nothing gains by a result that is greater than its bend.
+"""Why inequalities are enough: nothing gains by a result that is greater than its atom.
 
 A solver is given v >= φ(a), and the network is v = φ(a). Lowering every v to its atom, from the first cut on,
 keeps all inequalities and does not raise the output, if each v is used upwards only: by the output with a coefficient
-that is not negative, and by a later bend where that does not fall with it. The certificate proves the network convex;
+that is not negative, and by a later atom where that does not fall with it. The certificate proves the network convex;
 this is a second proof, of what the exporters need, from the signs of the maps they write down.
 """
 
@@ -54,7 +54,7 @@ def least_of(matrix: Any, domain: Box | None) -> Vector:
 
 
 def check_tight(form: Form, model: str, domain: Box | None = None) -> tuple[bool, ...]:
-    """Show that a solver which may raise the results of bends gains nothing by it.
+    """Show that a solver which may raise the results of atoms gains nothing by it.
 
     Backwards from the output: a result may be used upwards only, and by what comes next only where that rises with it.
 

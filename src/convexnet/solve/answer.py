@@ -9,19 +9,19 @@ import torch
 from torch import Tensor
 
 from convexnet.curvature.trace import TRACING
-from convexnet.form.epigraph import KinkForm
+from convexnet.form.epigraph import EpigraphForm
 from convexnet.form.program import Opened
-from convexnet.solve.arguments import Asked
+from convexnet.solve.arguments import Arguments
 from convexnet.solve.compiled import Reading
-from convexnet.solve.derivatives.attach import attached
-from convexnet.solve.derivatives.implicit import standing
-from convexnet.solve.derivatives.minimum import over
-from convexnet.solve.derivatives.surrogates import unrolled
-from convexnet.solve.functions.black_box import Own, Private
+from convexnet.solve.derivatives.attach import attach_derivatives
+from convexnet.solve.derivatives.implicit import as_it_was
+from convexnet.solve.derivatives.minimum import flat_bound
+from convexnet.solve.derivatives.surrogates import unroll_descent
+from convexnet.solve.functions.black_box import OwnForward, PrivateCopy
 from convexnet.solve.functions.problem import Problem
-from convexnet.solve.lower_bounds import PART, cells_of, proved
-from convexnet.solve.opening import whole_of
-from convexnet.solve.solution import Solution, said
+from convexnet.solve.lower_bounds import PART, count_cells, prove_bounds
+from convexnet.solve.opening import whole_program
+from convexnet.solve.solution import Solution, message_of
 from convexnet.solve.solvers.found import Found, rises, signs
 
 MUCH = 1e-7
@@ -30,7 +30,7 @@ MUCH = 1e-7
 
 def answer(
     reading: Reading,
-    asked: Asked,
+    asked: Arguments,
     problem: Problem,
     found: Found,
     used: list[str],
@@ -42,24 +42,24 @@ def answer(
     y, descended, derivative, tol = found.y, found.value, asked.derivative, asked.budget.tol
     if derivative == "unrolled":
         opened, ends = opened_of(reading, derivative), (asked.box.lo, asked.box.hi)
-        lo, hi = (over(end, asked.box.shape, asked.batch).to(y) for end in ends)
-        live = {id(t): standing(t, reading.values.get(id(t), t)) for t in own or []}
-        y, descended = unrolled(opened, asked.inputs, live, Problem(problem.f, lo, hi), asked.start)
+        lo, hi = (flat_bound(end, asked.box.shape, asked.batch).to(y) for end in ends)
+        live = {id(t): as_it_was(t, reading.values.get(id(t), t)) for t in own or []}
+        y, descended = unroll_descent(opened, asked.inputs, live, Problem(problem.f, lo, hi), asked.start)
         if own is None:
             y, descended = y.detach(), descended.detach()
         else:
-            y, descended = (taking_part(part, [*asked.inputs, *ends, *own]) for part in (y, descended))
+            y, descended = (with_zero_gradients(part, [*asked.inputs, *ends, *own]) for part in (y, descended))
         nowhere = torch.zeros_like(found.looked)
         found = replace(found, y=y.detach(), value=descended.detach(), looked=nowhere)
-    x = rounded_inside(y, asked.lo, asked.hi, asked.dtype)
+    x = round_inside(y, asked.lo, asked.hi, asked.dtype)
     opened = problem.exact.opened
     copy = reading.itself
     if copy is None or copy.worn:
         with TRACING:
-            copy = Private(asked.module)
-    itself = Own(copy, asked.inputs, asked.variable, whole_of(reading, asked, None))
-    value = in_parts(itself, x.double(), opened)
-    made = judged(problem, found, x.double(), value, *proved(problem, found), tol)
+            copy = PrivateCopy(asked.module)
+    itself = OwnForward(copy, asked.inputs, asked.variable, whole_program(reading, asked, None))
+    value = evaluate_in_parts(itself, x.double(), opened)
+    made = judge(problem, found, x.double(), value, *prove_bounds(problem, found), tol)
     converged = made.converged
     name = used[0] if len(used) == 1 else f"{used[0]}, then {', '.join(used[1:])}"
     far = (made.gap / made.scale.clamp(min=1e-300))[~converged]
@@ -67,19 +67,19 @@ def answer(
     rounded = None if asked.dtype == torch.float64 else (asked.dtype, ~found.open(tol) & ~converged)
     unbounded = ~converged & ~made.other & ~made.proof.isfinite()
     if bool(unbounded.any()):
-        unbounded &= falls_without_end(problem, found)
-    message = said(converged, made.bound, name, why, problem.compact, rounded, unbounded, closed, made.other)
+        unbounded &= is_unbounded(problem, found)
+    message = message_of(converged, made.bound, name, why, problem.compact, rounded, unbounded, closed, made.other)
     status = tuple(
         "converged" if done else "unbounded" if endless else "stopped"
         for done, endless in zip(converged.tolist(), unbounded.tolist(), strict=True)
     )
     x = x.view(asked.batch, *asked.box.shape)
     if derivative == "unrolled":
-        x, value = following(x, y), following(value, descended)
+        x, value = with_gradient_of(x, y), with_gradient_of(value, descended)
     elif own is not None:
         if derivative == "smoothed":
             opened_of(reading, derivative)
-        x, value = attached(reading, problem, asked, own, found, used, x, value)
+        x, value = attach_derivatives(reading, problem, asked, own, found, used, x, value)
     return Solution(x, value, made.bound, value, made.gap, converged, status, found.steps, name, message)
 
 
@@ -95,9 +95,7 @@ class Verdict:
     scale: Tensor
 
 
-def judged(
-    problem: Problem, found: Found, x: Tensor, value: Tensor, proof: Tensor, lost: Tensor, tol: float
-) -> Verdict:
+def judge(problem: Problem, found: Found, x: Tensor, value: Tensor, proof: Tensor, lost: Tensor, tol: float) -> Verdict:
     """Which samples have converged. S is looked at as far as it is needed to tell.
 
     Args:
@@ -108,7 +106,7 @@ def judged(
         lost: what rounding took off that bound, (B,).
         tol: times S.
     """
-    apart = forced(problem, x) + 2.0**-50 * value.abs() + 1e-280
+    apart = excess_of_rounding(problem, x) + 2.0**-50 * value.abs() + 1e-280
 
     def verdict(scale: Tensor) -> Verdict:
         much = MUCH * (value.abs() + scale)
@@ -135,20 +133,20 @@ def judged(
     return made
 
 
-def in_parts(own: Own, y: Tensor, opened: Opened) -> Tensor:
+def evaluate_in_parts(own: OwnForward, y: Tensor, opened: Opened) -> Tensor:
     """The module's values at y (B, n), of as many samples at a time as memory allows."""
-    size = max(1, PART // max(1, 8 * cells_of(opened)))
+    size = max(1, PART // max(1, 8 * count_cells(opened)))
     if len(y) <= size:
         return own.value(y)
     return torch.cat([own.rows(index).value(y[index]) for index in torch.arange(len(y), device=y.device).split(size)])
 
 
-def falls_without_end(problem: Problem, found: Found) -> Tensor:
+def is_unbounded(problem: Problem, found: Found) -> Tensor:
     """For which samples (B,) f certainly has no least value: where it is piecewise linear and falls along a direction
     in which the domain has no end, which its recession function says (the function without its constants)."""
     f = problem.f
     nothing = torch.zeros(problem.batch, dtype=torch.bool, device=found.y.device)
-    if problem.compact or not isinstance(f, KinkForm) or not f.piecewise_linear:
+    if problem.compact or not isinstance(f, EpigraphForm) or not f.piecewise_linear:
         return nothing
     far = replace(f, constants=tuple(torch.zeros_like(c) for c in f.constants), constant=torch.zeros_like(f.constant))
     down, up = problem.lo.isinf(), problem.hi.isinf()
@@ -159,18 +157,18 @@ def falls_without_end(problem: Problem, found: Found) -> Tensor:
         way = torch.where((way < 0) & ~down | (way > 0) & ~up, 0.0, way)
         length = way.abs().amax(1, keepdim=True)
         way = way / torch.where(length > 0, length, 1.0)
-        size = sum((m.abs().sum(1) for m in [f.slope, *f.weights.values()]), torch.zeros_like(found.value))
+        size = sum((m.abs().sum(1) for m in [f.linear, *f.weights.values()]), torch.zeros_like(found.value))
         endless = endless | (far.value(way) < -1e-9 * size)
     return endless
 
 
-def following(x: Tensor, moving: Tensor) -> Tensor:
+def with_gradient_of(x: Tensor, moving: Tensor) -> Tensor:
     """x with the gradient of `moving`."""
     with torch.enable_grad():
         return x + (moving - moving.detach()).view(x.shape).to(x.dtype)
 
 
-def taking_part(y: Tensor, tensors: Sequence[Tensor]) -> Tensor:
+def with_zero_gradients(y: Tensor, tensors: Sequence[Tensor]) -> Tensor:
     """y (or its value), with gradients of zero for the tensors that it does not depend on."""
     with torch.enable_grad():
         nothing = [t.reshape(-1)[:0].sum().to(y) for t in tensors if t.requires_grad]
@@ -183,7 +181,7 @@ def opened_of(reading: Reading, derivative: str) -> Opened:
     return reading.opened
 
 
-def rounded_inside(y: Tensor, lo: Tensor, hi: Tensor, dtype: torch.dtype) -> Tensor:
+def round_inside(y: Tensor, lo: Tensor, hi: Tensor, dtype: torch.dtype) -> Tensor:
     """y in another precision, and still within the bounds; where none of its numbers are, the nearest one."""
     if dtype == torch.float64:
         return y.clone()
@@ -194,7 +192,7 @@ def rounded_inside(y: Tensor, lo: Tensor, hi: Tensor, dtype: torch.dtype) -> Ten
     return torch.where((x.double() < lo) & (up.double() <= hi), up, x)
 
 
-def forced(problem: Problem, x: Tensor) -> Tensor:
+def excess_of_rounding(problem: Problem, x: Tensor) -> Tensor:
     """How much of the value, (B,), is there only because no number of x's type lies between the bounds."""
     inside = problem.inside(x)
     if torch.equal(inside, x):

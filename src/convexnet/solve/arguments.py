@@ -24,7 +24,7 @@ from convexnet.solve.solvers.loop import Budget, Progress, Watch
 
 
 @dataclass
-class Asked:
+class Arguments:
     """The arguments of `minimise`, checked."""
 
     module: nn.Module
@@ -45,7 +45,7 @@ class Asked:
         return self.lo.shape[0]
 
 
-def checked(
+def validate_arguments(
     f: nn.Module,
     domain: Box,
     given: Any,
@@ -60,7 +60,7 @@ def checked(
     derivative: DerivativeName,
     callback: Callable[[Progress], object] | None,
     verbose: bool,
-) -> Asked:
+) -> Arguments:
     """The arguments of `minimise`, or an error that names the wrong one."""
     module = unwrapped(f)
     if not isinstance(domain, Box):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -117,12 +117,12 @@ def checked(
             f"{float(hi[row, place]):.3g}, hold no number of {kind}, which x is returned in: give float64 inputs or "
             "weights, or other units"
         )
-    begin = begun(start, batch, domain, device)
+    begin = starting_points(start, batch, domain, device)
     steps = None if max_steps is None else int(max_steps)
     deadline = math.inf if time_limit is None else monotonic() + float(time_limit)
     budget = Budget(float(tol), steps, deadline, Watch(callback, verbose))
     allowed = absolute_gaps(atol, lo)
-    return Asked(module, inputs, variable, domain, lo, hi, begin, dtype, solver, derivative, allowed, budget)
+    return Arguments(module, inputs, variable, domain, lo, hi, begin, dtype, solver, derivative, allowed, budget)
 
 
 def absolute_gaps(atol: Any, lo: Tensor) -> Tensor:
@@ -159,7 +159,7 @@ def check_given(index: int, tensor: Tensor, first: Tensor) -> None:
 # --- what to say when tracing fails ----------------------------------------------------------------------------------
 
 
-def misread(asked: Asked, error: NotTraceable) -> Exception:
+def tracing_error(asked: Arguments, error: NotTraceable) -> Exception:
     """The error to raise where f could not be traced: one that names the wrong argument, if there is one."""
     inputs = asked.inputs
     try:
@@ -170,10 +170,10 @@ def misread(asked: Asked, error: NotTraceable) -> Exception:
             f"{error}\n  with y, `given` makes {count} ({problem}): give every input "
             "of the forward but y, in order, as given=(...)"
         )
-    return ValueError(wrong) if (wrong := wrong_batch(asked, fails=True)) else error
+    return ValueError(wrong) if (wrong := explain_wrong_batch(asked, fails=True)) else error
 
 
-def wrong_batch(asked: Asked, fails: bool = False) -> str:
+def explain_wrong_batch(asked: Arguments, fails: bool = False) -> str:
     """A sentence where f runs with the batch understood in another way; otherwise nothing. Where f `fails`, it does not
     run as the batch was meant."""
     inputs, variable, shape = asked.inputs, asked.variable, asked.box.shape
@@ -214,7 +214,7 @@ def batch_of(domain: Box, others: Sequence[Tensor]) -> int:
     return rows
 
 
-def begun(start: Any, batch: int, domain: Box, device: torch.device) -> Tensor | None:
+def starting_points(start: Any, batch: int, domain: Box, device: torch.device) -> Tensor | None:
     """The starting points, (B, n) in float64."""
     if start is None:
         return None

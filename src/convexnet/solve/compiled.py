@@ -26,8 +26,8 @@ from convexnet.domains import Box
 from convexnet.errors import NotTraceable
 from convexnet.form.matrices import Pieces
 from convexnet.form.program import Opened, tensors_of, values_of
-from convexnet.solve.fingerprint import structure_of
-from convexnet.solve.functions.black_box import Private
+from convexnet.solve.fingerprint import fingerprint_of
+from convexnet.solve.functions.black_box import PrivateCopy
 
 KEPT: WeakKeyDictionary[nn.Module, dict[Hashable, Reading]] = WeakKeyDictionary()
 
@@ -54,7 +54,7 @@ class Reading:
     certificate: Certificate
     variable: int
     values: Mapping[int, Tensor]
-    itself: Private | None = None
+    itself: PrivateCopy | None = None
     local: dict[bytes, Certificate] = field(default_factory=dict[bytes, Certificate])
     shown: set[str] = field(default_factory=set[str])
 
@@ -85,7 +85,7 @@ class Reading:
         return self.local[key]
 
 
-def read(module: nn.Module, inputs: Sequence[Tensor], variable: int) -> Reading:
+def reading_of(module: nn.Module, inputs: Sequence[Tensor], variable: int) -> Reading:
     """The reading of a module for inputs of these shapes, new or kept.
 
     Raises:
@@ -93,34 +93,34 @@ def read(module: nn.Module, inputs: Sequence[Tensor], variable: int) -> Reading:
 
     Example:
         >>> net = nn.Linear(2, 1)
-        >>> first = read(net, [torch.zeros(1, 2)], 0)
-        >>> read(net, [torch.ones(3, 2)], 0) is first
+        >>> first = reading_of(net, [torch.zeros(1, 2)], 0)
+        >>> reading_of(net, [torch.ones(3, 2)], 0) is first
         True
     """
     kinds = tuple((tuple(t.shape[1:]), t.dtype, t.device) for t in inputs)
     with TRACING:
         kept = KEPT.setdefault(module, {})
-        structure = structure_of(module)
+        structure = fingerprint_of(module)
         reading = kept.get((variable, kinds))
         if reading is None or reading.structure != structure:
             with as_parameters(module) as originals:
-                reading = fresh(module, inputs, variable, structure, originals)
+                reading = new_reading(module, inputs, variable, structure, originals)
             if originals:  # which are there for this call only
                 kept.pop((variable, kinds), None)
             else:
-                reading = kept[variable, kinds] = replace(reading, itself=Private(module))
+                reading = kept[variable, kinds] = replace(reading, itself=PrivateCopy(module))
         elif not reading.unchanged():
-            reading = kept[variable, kinds] = replace(reading.refreshed(), itself=Private(module))
+            reading = kept[variable, kinds] = replace(reading.refreshed(), itself=PrivateCopy(module))
         return reading
 
 
-def fresh(
+def new_reading(
     module: nn.Module, inputs: Sequence[Tensor], variable: int, structure: Hashable, originals: Mapping[int, Tensor]
 ) -> Reading:
     """A new reading.
 
     Args:
-        module, inputs, variable: see `read`.
+        module, inputs, variable: see `reading_of`.
         structure: of the module.
         originals: the tensors that parameters stand for while it is traced, by the `id` of the parameter.
     """
@@ -138,7 +138,7 @@ def fresh(
         whole = trace(module, tuple(inputs), any_batch=True)
     except NotTraceable:
         whole = None  # its forward reads the size of its batch, or cannot be traced at all
-    whole = whole if whole is not None and one_output(whole) else None
+    whole = whole if whole is not None and check_one_output(whole) else None
     program = None if whole is None else for_two_rows(module, whole)
     program = None if program is None else owned(program)
     certificate = None if program is None else certify_program(program, variable)
@@ -173,5 +173,5 @@ def as_parameters(module: nn.Module) -> Generator[dict[int, Tensor]]:
             held[name] = tensor
 
 
-def one_output(program: Program) -> bool:
+def check_one_output(program: Program) -> bool:
     return len(program.outputs) == 1

@@ -44,12 +44,12 @@ Seen = dict[int, tuple[Any, int]]
 """The objects that have been looked at, by `id`, each kept so that the `id` stays its own, with a number."""
 
 
-class Same:
+class Identity:
     """Equal to another one of the same object, while that lives. (Its `id` alone may be that of a later object.)
 
     Example:
         >>> one, other = torch.ones(2), torch.ones(2)
-        >>> Same(one) == Same(one), Same(one) == Same(other)
+        >>> Identity(one) == Identity(one), Identity(one) == Identity(other)
         (True, False)
     """
 
@@ -61,36 +61,36 @@ class Same:
             self.get = lambda: value
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Same) and self.get() is not None and self.get() is other.get()
+        return isinstance(other, Identity) and self.get() is not None and self.get() is other.get()
 
     def __hash__(self) -> int:
         return self.number
 
 
-def structure_of(module: nn.Module) -> Hashable:
+def fingerprint_of(module: nn.Module) -> Hashable:
     """Everything of a module but the values of its tensors that its forward may depend on in eval mode.
 
     Example:
         >>> act = nn.LeakyReLU(0.1)
-        >>> before = structure_of(act)
-        >>> structure_of(act) == before
+        >>> before = fingerprint_of(act)
+        >>> fingerprint_of(act) == before
         True
         >>> act.negative_slope = 0.2
-        >>> structure_of(act) == before
+        >>> fingerprint_of(act) == before
         False
     """
     parts = dict(module.named_modules())
     seen: Seen = {id(part): (part, number) for number, part in enumerate(parts.values())}
-    return tuple((name, *inside(part, seen)) for name, part in parts.items())
+    return tuple((name, *settings_of(part, seen)) for name, part in parts.items())
 
 
-def inside(part: nn.Module, seen: Seen) -> tuple[Hashable, ...]:
+def settings_of(part: nn.Module, seen: Seen) -> tuple[Hashable, ...]:
     """Type, settings and hooks of one module."""
     settings = {key: value for key, value in vars(part).items() if key != "training"}
-    return type(part), settled(of_class(type(part)), seen), settled(settings, seen)
+    return type(part), comparable(class_fingerprint(type(part)), seen), comparable(settings, seen)
 
 
-def of_class(kind: type) -> dict[Hashable, Any]:
+def class_fingerprint(kind: type) -> dict[Hashable, Any]:
     """The forward of a class, and what all its objects share, also with those of its bases."""
     own = [base for base in kind.__mro__ if is_own(base)]
     shared: dict[Hashable, Any] = {
@@ -124,7 +124,7 @@ def names_in(code: types.CodeType) -> set[str]:
     return set(code.co_names).union(*map(names_in, inner))
 
 
-def named_by(function: types.FunctionType) -> dict[str, Any]:
+def referenced_globals(function: types.FunctionType) -> dict[str, Any]:
     """The global variables that a function refers to, and those of modules of the user's own."""
     names = sorted(names_in(function.__code__))
     held = function.__globals__
@@ -141,7 +141,7 @@ def named_by(function: types.FunctionType) -> dict[str, Any]:
     return found
 
 
-def settled(value: Any, seen: Seen) -> Hashable:
+def comparable(value: Any, seen: Seen) -> Hashable:
     """Something that is equal while what an attribute holds is the same.
 
     Args:
@@ -156,37 +156,37 @@ def settled(value: Any, seen: Seen) -> Hashable:
     if isinstance(value, (np.ndarray, np.generic)):
         return value.dtype, value.shape, value.tobytes()
     if isinstance(value, Tensor):
-        return Same(value)
+        return Identity(value)
     if id(value) in seen:
         return "seen", seen[id(value)][1]
     seen[id(value)] = value, len(seen)
     if isinstance(value, type):
-        return value, settled(of_class(value), seen) if is_own(value) else None
+        return value, comparable(class_fingerprint(value), seen) if is_own(value) else None
     if kind is dict or isinstance(value, Mapping):
-        return kind, tuple((settled(key, seen), settled(part, seen)) for key, part in value.items())
+        return kind, tuple((comparable(key, seen), comparable(part, seen)) for key, part in value.items())
     if isinstance(value, (list, tuple)):
-        return type(value), tuple(settled(part, seen) for part in value), attributes_of(value, seen)
+        return type(value), tuple(comparable(part, seen) for part in value), attributes_of(value, seen)
     if isinstance(value, (set, frozenset)):
-        return type(value), frozenset(settled(part, seen) for part in value)
+        return type(value), frozenset(comparable(part, seen) for part in value)
     if isinstance(value, nn.Module):  # that is not registered: in a list, or in a closure
-        return inside(value, seen)
+        return settings_of(value, seen)
     if isinstance(value, types.FunctionType):
         held = [cell.cell_contents for cell in value.__closure__ or () if cell != EMPTY]
-        named = named_by(value) if is_own(value) else {}
-        return value.__code__, settled([held, value.__defaults__, value.__kwdefaults__, named, vars(value)], seen)
+        named = referenced_globals(value) if is_own(value) else {}
+        return value.__code__, comparable([held, value.__defaults__, value.__kwdefaults__, named, vars(value)], seen)
     if isinstance(value, types.MethodType):
-        return settled([value.__func__, value.__self__], seen)
+        return comparable([value.__func__, value.__self__], seen)
     if isinstance(value, functools.partial):
-        return settled([value.func, value.args, value.keywords], seen)
+        return comparable([value.func, value.args, value.keywords], seen)
     if isinstance(value, (staticmethod, classmethod)):
-        return type(value), settled(value.__func__, seen)
+        return type(value), comparable(value.__func__, seen)
     if isinstance(value, property):
-        return type(value), settled([value.fget], seen)
+        return type(value), comparable([value.fget], seen)
     if type(value).__module__.partition(".")[0] not in OPAQUE:
         held = attributes_of(value, seen)
         if held is not None:
-            return type(value), held, settled(type(value), seen)
-    return Same(value)
+            return type(value), held, comparable(type(value), seen)
+    return Identity(value)
 
 
 def attributes_of(value: Any, seen: Seen) -> Hashable:
@@ -194,7 +194,7 @@ def attributes_of(value: Any, seen: Seen) -> Hashable:
     named = [name for base in type(value).__mro__ for name in getattr(base, "__slots__", ())]
     slots = {name: getattr(value, name) for name in named if hasattr(value, name) and name != "__dict__"}
     held = {**slots, **getattr(value, "__dict__", {})}
-    return settled(held, seen) if held else None
+    return comparable(held, seen) if held else None
 
 
 EMPTY = types.CellType()

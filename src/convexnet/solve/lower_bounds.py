@@ -2,8 +2,8 @@
 
 A solver works on maps, in scaled units, some of it in float32; what it reports is never its own bound. For every
 sample, with that sample's own inputs, the program runs once forwards, at the point where the affine function below
-it touches, and once backwards, with the gates that were found, clipped to their ranges. With gates, for multipliers λ_k
-of the arguments a_k, where v_k arrives at the results z_k,
+it touches, and once backwards, with the slopes that were found, clipped to their ranges. With slopes, for multipliers
+λ_k of the arguments a_k, where v_k arrives at the results z_k,
 
     f(y) >= f(t) + Σ_k (λ_k a_k(t) − v_k z_k(t) + rest_k) + g (y − t)    for all y
 
@@ -23,18 +23,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convexnet.form.atoms import Bend, Kinks, Smooth
+from convexnet.form.atoms import Atom, Kinks, Smooth
 from convexnet.form.ordered import SumLargest
 from convexnet.form.program import Opened
 from convexnet.form.quadratic import Quadratic
-from convexnet.solve.functions.black_box import Whole
-from convexnet.solve.functions.matrix_free import Layers, carried
+from convexnet.solve.functions.black_box import WholeProgram
+from convexnet.solve.functions.matrix_free import MatrixFree, replace_gradient
 from convexnet.solve.functions.problem import Problem
 from convexnet.solve.rounding_errors import Tracked, analysis_of
-from convexnet.solve.solvers.found import Evidence, Found, picked
+from convexnet.solve.solvers.found import Evidence, Found, pick_rows
 
-Guide = Callable[[int, Bend, Tensor, Tensor], tuple[Tensor, Tensor]]
-"""(k, bend, a_k (B, in_k), what arrives (B, out_k)) -> multipliers (B, in_k) of the arguments and an intercept (B,)."""
+Guide = Callable[[int, Atom, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""(k, atom, a_k (B, in_k), what arrives (B, out_k)) -> multipliers (B, in_k) of the arguments and an intercept (B,)."""
 
 
 @dataclass
@@ -68,8 +68,8 @@ class Plane:
         """
         down, up = (lo - self.at).clamp(max=0), (hi - self.at).clamp(min=0)
         ends = torch.minimum(
-            parabola(self.slope + self.slack, down, strong, falls=True),
-            parabola(self.slope - self.slack, up, strong, falls=False),
+            parabola_minimum(self.slope + self.slack, down, strong, falls=True),
+            parabola_minimum(self.slope - self.slack, up, strong, falls=False),
         )
         part = ends.sum(1)
         rounding = 0.0 if self.bare else 4 * (self.at.shape[1] + 4) * 2.0**-53 * (ends.abs().sum(1) + self.level.abs())
@@ -77,7 +77,7 @@ class Plane:
         return torch.where(bound.isnan(), -torch.inf, bound)
 
 
-def parabola(slope: Tensor, end: Tensor, strong: Tensor | None, falls: bool) -> Tensor:
+def parabola_minimum(slope: Tensor, end: Tensor, strong: Tensor | None, falls: bool) -> Tensor:
     """The least of slope · d + ½ c d² for d between 0 and `end`, entry by entry."""
     if strong is None:
         worst = slope * torch.where(slope == 0, 0.0, end)
@@ -89,8 +89,8 @@ def parabola(slope: Tensor, end: Tensor, strong: Tensor | None, falls: bool) -> 
     return torch.where(d == 0, 0.0 * slope, slope * d + strong * d**2 / 2)
 
 
-class Passed(torch.autograd.Function):
-    """Errors of arguments, which end at a bend: nothing of them goes on, and backwards v -> pulled(v)."""
+class ErrorBarrier(torch.autograd.Function):
+    """Errors of arguments, which end at an atom: nothing of them goes on, and backwards v -> pulled(v)."""
 
     @staticmethod
     def forward(ctx: Any, error: Tensor, result: Tensor, pulled: Callable[[Tensor], Tensor]) -> Tensor:
@@ -102,7 +102,7 @@ class Passed(torch.autograd.Function):
         return ctx.pulled(grads[0]), None, None
 
 
-def below(f: Layers, at: Tensor, guide: Guide) -> Plane:
+def affine_minorant(f: MatrixFree, at: Tensor, guide: Guide) -> Plane:
     """The affine function below f for the multipliers that a guide chooses, touching near `at` (B, n)."""
     rounding = analysis_of(f.opened)
     batch = len(at)
@@ -116,11 +116,11 @@ def below(f: Layers, at: Tensor, guide: Guide) -> Plane:
     wrong: list[Tensor] = []
     count = 0
 
-    def bent(a: Any, bend: float | Tensor | Bend = 0.0) -> Any:
+    def bent(a: Any, atom: float | Tensor | Atom = 0.0) -> Any:
         nonlocal count
         k = count
         count += 1
-        kind = f.bends[k]
+        kind = f.atoms[k]
         if isinstance(kind, Quadratic):
             return as_written(kind, a)
         flat = a.value.flatten(1).expand(batch, -1)
@@ -128,14 +128,14 @@ def below(f: Layers, at: Tensor, guide: Guide) -> Plane:
         here, off = flat.detach(), error.detach()
         z = kind.value(here)
         rounding.lengths += kind.group - 1
-        shares.append(steepest(kind, here))
+        shares.append(largest_slopes(kind, here))
         lost.append(torch.zeros_like(z))
 
         def pulled(v: Tensor) -> Tensor:
             lost[k] = (-v).clamp(min=0)
             v = v.clamp(min=0)  # non-negative but for rounding, which is looked up
             chosen, rest = guide(k, kind, here, v)
-            spread = spread_of(kind, v)
+            spread = spread_multipliers(kind, v)
             outside = kind.outside(here, off)
             if outside is not None:
                 wrong.append((outside & (spread > 0)).any(1))
@@ -145,21 +145,21 @@ def below(f: Layers, at: Tensor, guide: Guide) -> Plane:
             below, above = chosen * here, v * z
             rests.append(rest + below.sum(1) - above.sum(1))
             length = 2.0**-53 * (here.shape[1] + 16)
-            touching = total_of(below) + total_of(above)
-            errors.append((large * off).sum(1) + length * touching + v.sum(1) * short_of(kind))
+            touching = row_totals(below) + row_totals(above)
+            errors.append((large * off).sum(1) + length * touching + v.sum(1) * program_shortfall(kind))
             return chosen
 
         def returned(v: Tensor) -> Tensor:
             v = v.abs()
             wrong.append((lost[k] > 4 * rounding.lengths * rounding.unit * v).any(1))
-            back = spread_of(kind, v) * shares[k]
+            back = spread_multipliers(kind, v) * shares[k]
             # What arrives is off by its own rounding, and so is what a result that is not touched is worth.
-            sizes.append(total_of(v * z) + total_of(back * here))
+            sizes.append(row_totals(v * z) + row_totals(back * here))
             return back
 
         shape = a.shape[1:] if kind.group == 1 else a.shape[1:-1]
-        value = carried(flat, z, pulled).reshape(batch, *shape)
-        return Tracked(value, Passed.apply(error, z, returned).reshape(batch, *shape), a.unit)
+        value = replace_gradient(flat, z, pulled).reshape(batch, *shape)
+        return Tracked(value, ErrorBarrier.apply(error, z, returned).reshape(batch, *shape), a.unit)
 
     def as_written(kind: Quadratic, a: Any) -> Any:
         """The operators of a quadratic form themselves: with them backwards, its tangent."""
@@ -198,17 +198,17 @@ def below(f: Layers, at: Tensor, guide: Guide) -> Plane:
     return Plane(at, level, g, (1 + 4 * gamma) * total + 4 * rounding.unit * level.abs(), gamma * slack)
 
 
-def spread_of(bend: Bend, v: Tensor) -> Tensor:
+def spread_multipliers(atom: Atom, v: Tensor) -> Tensor:
     """What arrives (B, out), at each argument (B, in); for a kink whose slope is s, no less."""
-    return v if bend.group == 1 else v.repeat_interleave(bend.group, 1)
+    return v if atom.group == 1 else v.repeat_interleave(atom.group, 1)
 
 
-def total_of(parts: Tensor) -> Tensor:
+def row_totals(parts: Tensor) -> Tensor:
     """The sum of the absolute values in each row, (B,)."""
     return parts.abs().sum(1)
 
 
-def supported(f: Layers, lo: Tensor, hi: Tensor, points: int = 3) -> bool:
+def is_supported(f: MatrixFree, lo: Tensor, hi: Tensor, points: int = 3) -> bool:
     """Whether affine functions below the atoms make one that touches f, as far as a few points of [lo, hi] tell.
 
     The calculus may know an argument's range, and so that an operator is affine or has one sign of curvature there;
@@ -220,7 +220,10 @@ def supported(f: Layers, lo: Tensor, hi: Tensor, points: int = 3) -> bool:
     for _ in range(points):
         share = torch.rand(lo.shape, generator=generator, dtype=torch.float64).to(lo.device) - 0.5
         at = problem.inside(middle + share * reach)
-        plane, value = below(f, at, by_gates(None)), f.value(at) + (0.0 if f.shift is None else f.shift)
+        plane, value = (
+            affine_minorant(f, at, multipliers_by_slopes(None)),
+            f.value(at) + (0.0 if f.shift is None else f.shift),
+        )
         size = value.abs() + (plane.slope * reach).abs().sum(1)
         if not bool((plane.error.isfinite() & (value - plane.level <= plane.error + TOUCHES * size)).all()):
             return False
@@ -231,11 +234,11 @@ TOUCHES = 1e-7
 """How far below f, as a share of its size, the affine function may lie where it is told to touch."""
 
 
-def steepest(bend: Bend, a: Tensor) -> Tensor:
+def largest_slopes(atom: Atom, a: Tensor) -> Tensor:
     """The largest size of a slope that a minorant near a may have, at each argument."""
-    if isinstance(bend, Kinks):
-        return bend.slope.abs().clamp(min=1.0).expand_as(a)
-    return bend.gates(a).abs() if bend.smooth else torch.ones_like(a)
+    if isinstance(atom, Kinks):
+        return atom.negative_slope.abs().clamp(min=1.0).expand_as(a)
+    return atom.slopes(a).abs() if atom.smooth else torch.ones_like(a)
 
 
 def back_to(output: Tensor, start: Tensor) -> Tensor:
@@ -246,35 +249,35 @@ def back_to(output: Tensor, start: Tensor) -> Tensor:
     return g
 
 
-def short_of(bend: Bend) -> float:
+def program_shortfall(atom: Atom) -> float:
     """By how much the operator's program may fall below its function."""
-    return bend.curve.short if isinstance(bend, Smooth) else 0.0
+    return atom.curve.short if isinstance(atom, Smooth) else 0.0
 
 
-def by_gates(gates: Sequence[Tensor] | None) -> Guide:
-    """Multipliers by gates; without them, those of a subgradient. Tangents of smooth bends touch at the point."""
+def multipliers_by_slopes(slopes: Sequence[Tensor] | None) -> Guide:
+    """Multipliers by slopes; without them, those of a subgradient. Tangents of smooth atoms touch at the point."""
 
-    def guide(k: int, bend: Bend, a: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        gate = bend.gates(a) if gates is None or bend.smooth else gates[k]
-        return bend.fit(bend.pull(clipped(bend, gate), v), a, v)
+    def guide(k: int, atom: Atom, a: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        slope = atom.slopes(a) if slopes is None or atom.smooth else slopes[k]
+        return atom.fit(atom.pull(clip_multipliers(atom, slope), v), a, v)
 
     return guide
 
 
-def by_multipliers(wanted: Sequence[Tensor], touching: Sequence[Tensor]) -> Guide:
+def nearest_multipliers(wanted: Sequence[Tensor], touching: Sequence[Tensor]) -> Guide:
     """The multipliers nearest to those wanted; tangents of smooth atoms touch where they are meant to."""
 
-    def guide(k: int, bend: Bend, a: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        return bend.fit(wanted[k], touching[k] if bend.smooth else a, v)
+    def guide(k: int, atom: Atom, a: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        return atom.fit(wanted[k], touching[k] if atom.smooth else a, v)
 
     return guide
 
 
-def clipped(bend: Bend, gates: Tensor) -> Tensor:
-    return gates.nan_to_num(nan=0.5).clamp(0, 1) if isinstance(bend, Kinks) else gates.nan_to_num(nan=0.0)
+def clip_multipliers(atom: Atom, slopes: Tensor) -> Tensor:
+    return slopes.nan_to_num(nan=0.5).clamp(0, 1) if isinstance(atom, Kinks) else slopes.nan_to_num(nan=0.0)
 
 
-def tangent(f: Whole, at: Tensor) -> Plane:
+def tangent_minorant(f: WholeProgram, at: Tensor) -> Plane:
     """The tangent of a function that is not opened, with the errors of its own operators."""
     point = f.touched(at).clone().requires_grad_()
     start = torch.zeros_like(point).requires_grad_()
@@ -294,7 +297,7 @@ def tangent(f: Whole, at: Tensor) -> Plane:
     return Plane(point.detach(), level, g, total, gamma * slack)
 
 
-def mixed(plane: Plane, owner: Tensor, weights: Tensor, about: Tensor) -> Plane:
+def average_planes(plane: Plane, owner: Tensor, weights: Tensor, about: Tensor) -> Plane:
     """The averages of planes, as planes about points (B, n).
 
     Args:
@@ -324,7 +327,7 @@ def mixed(plane: Plane, owner: Tensor, weights: Tensor, about: Tensor) -> Plane:
 # --- the bounds of what was found ------------------------------------------------------------------------------------
 
 
-def proved(problem: Problem, found: Found) -> tuple[Tensor, Tensor]:
+def prove_bounds(problem: Problem, found: Found) -> tuple[Tensor, Tensor]:
     """Lower bounds (B,) that hold in floating point, and what rounding took off them, (B,).
 
     Args:
@@ -333,7 +336,7 @@ def proved(problem: Problem, found: Found) -> tuple[Tensor, Tensor]:
     """
     bound = torch.full_like(found.bound, -torch.inf)
     error = torch.zeros_like(bound)
-    per_sample = max(1, 48 * cells_of(problem.exact.opened) // 2)
+    per_sample = max(1, 48 * count_cells(problem.exact.opened) // 2)
     size = max(1, PART // per_sample)
     everyone = torch.arange(problem.batch, device=found.y.device)
     for kind in (*found.evidence, "none"):
@@ -342,8 +345,8 @@ def proved(problem: Problem, found: Found) -> tuple[Tensor, Tensor]:
             if not len(index):
                 continue
             some = problem if len(index) == problem.batch else replace(problem, f=problem.exact).rows(index)
-            evidence = picked(found.evidence[kind], index) if kind != "none" else Evidence(touch=found.y[index])
-            plane, strong = shown(some, evidence, found.y[index])
+            evidence = pick_rows(found.evidence[kind], index) if kind != "none" else Evidence(touch=found.y[index])
+            plane, strong = planes_of_evidence(some, evidence, found.y[index])
             new = plane.least(some.lo, some.hi, strong)
             better = new > bound[index]
             bound[index[better]] = new[better]
@@ -356,12 +359,12 @@ PART = 256 * 2**20
 """Bytes that one part of a batch may take."""
 
 
-def cells_of(opened: Opened) -> int:
+def count_cells(opened: Opened) -> int:
     """How many numbers the program makes of a batch of two."""
     return opened.kinds().cells
 
 
-def shown(problem: Problem, evidence: Evidence, y: Tensor) -> tuple[Plane, Tensor | None]:
+def planes_of_evidence(problem: Problem, evidence: Evidence, y: Tensor) -> tuple[Plane, Tensor | None]:
     """The affine functions below f that evidence makes, and the curvatures that may be added to them."""
     f = problem.exact
     if evidence.points is not None and evidence.shares is not None:
@@ -369,14 +372,18 @@ def shown(problem: Problem, evidence: Evidence, y: Tensor) -> tuple[Plane, Tenso
         if len(owner):  # else the solver stopped before its model gave any
             points = evidence.points[owner, which]
             function = f.rows(owner)
-            plane = tangent(function, points) if isinstance(f, Whole) else below(function, points, by_gates(None))
-            return mixed(plane, owner, evidence.shares[owner, which], y), None
+            plane = (
+                tangent_minorant(function, points)
+                if isinstance(f, WholeProgram)
+                else affine_minorant(function, points, multipliers_by_slopes(None))
+            )
+            return average_planes(plane, owner, evidence.shares[owner, which], y), None
     at = problem.inside(y if evidence.touch is None else evidence.touch)
-    if isinstance(f, Whole):
-        return tangent(f, at), None
+    if isinstance(f, WholeProgram):
+        return tangent_minorant(f, at), None
     if evidence.multipliers is not None and evidence.touching is not None:
-        return below(f, at, by_multipliers(evidence.multipliers, evidence.touching)), None
-    return below(f, at, by_gates(evidence.gates)), problem.strong
+        return affine_minorant(f, at, nearest_multipliers(evidence.multipliers, evidence.touching)), None
+    return affine_minorant(f, at, multipliers_by_slopes(evidence.slopes)), problem.strong
 
 
 LEAST = 1e-13

@@ -13,16 +13,16 @@ from convexnet.curvature.trace import TRACING
 from convexnet.domains import Box
 from convexnet.errors import NotTraceable
 from convexnet.solve.answer import answer
-from convexnet.solve.arguments import Asked, checked, misread
-from convexnet.solve.compiled import read
+from convexnet.solve.arguments import Arguments, tracing_error, validate_arguments
+from convexnet.solve.compiled import reading_of
 from convexnet.solve.derivatives.attach import sources_of, wants_gradients
-from convexnet.solve.derivatives.polish import refined
+from convexnet.solve.derivatives.polish import refine_smooth
 from convexnet.solve.derivatives.refusals import check_derivatives, check_transforms
 from convexnet.solve.functions.problem import Problem
-from convexnet.solve.opening import certified, problem_of
+from convexnet.solve.opening import check_certified, problem_of
 from convexnet.solve.solution import Solution
-from convexnet.solve.solvers.choose import chosen_solver, rescue, run
-from convexnet.solve.solvers.found import Found, nothing_yet, picked
+from convexnet.solve.solvers.choose import choose_solver, rescue_open, run_solver
+from convexnet.solve.solvers.found import Found, initial_found, pick_rows
 from convexnet.solve.solvers.loop import Progress
 
 
@@ -88,7 +88,7 @@ def minimise(
         Gradients flow through `x` and `value` to `given`, the bounds, the parameters of f and every other tensor that
         its forward reads (buffers, attributes, what `torch.func.functional_call` puts in the place of parameters): of x
         by the vertex formula where f is piecewise linear and by the implicit function theorem where it is smooth, of
-        the value by the dual gates. They are those of the minimum, whatever solver was chosen, and of the values that
+        the value by the dual slopes. They are those of the minimum, whatever solver was chosen, and of the values that
         all these tensors had in the call, whatever was written to them since; a derivative that is zero is a tensor of
         zeros. Where the minimiser is not unique, only those of the value mean anything. Where more kinks and bounds
         meet than are needed to hold the minimiser, it may move otherwise in other directions: then `backward()` is a
@@ -131,15 +131,15 @@ def minimise(
                 wrt=wrt, atol=atol, derivative=derivative, verbose=verbose, callback=callback,
             )  # fmt: skip
     with TRACING:  # while another thread traces the module, its tensors are others
-        asked = checked(
+        asked = validate_arguments(
             f, domain, given, start, wrt, tol=tol, atol=atol, solver=solver, max_steps=max_steps,
             time_limit=time_limit, derivative=derivative, callback=callback, verbose=verbose,
         )  # fmt: skip
     try:
-        reading = read(asked.module, asked.inputs, asked.variable)
+        reading = reading_of(asked.module, asked.inputs, asked.variable)
     except NotTraceable as error:
-        raise misread(asked, error) from error.__cause__
-    everywhere = certified(reading, asked)
+        raise tracing_error(asked, error) from error.__cause__
+    everywhere = check_certified(reading, asked)
     own = sources_of(reading, asked.module)
     check_transforms(own)
     keep = wants_gradients(own, asked.inputs, domain)
@@ -150,11 +150,11 @@ def minimise(
             check_derivatives(reading, problem.f, solver, asked.inputs, domain)
         found, used = solve(problem, asked, closed)
         if exact:
-            refined(problem, found)
+            refine_smooth(problem, found)
         return answer(reading, asked, problem, found, used, own if keep else None, closed)
 
 
-def solve(problem: Problem, asked: Asked, closed: str) -> tuple[Found, list[str]]:
+def solve(problem: Problem, asked: Arguments, closed: str) -> tuple[Found, list[str]]:
     """Solve the batch in parts that fit into memory; returns what was found, and which solvers did it.
 
     Args:
@@ -162,8 +162,8 @@ def solve(problem: Problem, asked: Asked, closed: str) -> tuple[Found, list[str]
         asked: the solver, the starting points and the budget.
         closed: why the functions are not opened, if they are not.
     """
-    name, size = chosen_solver(asked.solver, problem, closed)
-    found = nothing_yet(problem, asked.atol)
+    name, size = choose_solver(asked.solver, problem, closed)
+    found = initial_found(problem, asked.atol)
     if asked.start is not None:
         y = problem.inside(asked.start)
         value = problem.f.value(y)
@@ -174,10 +174,10 @@ def solve(problem: Problem, asked: Asked, closed: str) -> tuple[Found, list[str]
         rows = torch.arange(first, min(problem.batch, first + size), device=found.y.device)
         whole = len(rows) == problem.batch
         part = problem if whole else problem.rows(rows)
-        piece = found if whole else picked(found, rows)
-        run(name, part, piece, asked.budget)
+        piece = found if whole else pick_rows(found, rows)
+        run_solver(name, part, piece, asked.budget)
         if asked.solver == "auto":
-            used += [more for more in rescue(part, piece, asked.budget) if more not in used]
+            used += [more for more in rescue_open(part, piece, asked.budget) if more not in used]
         if not whole:
             found.put(rows, piece)
         if asked.budget.watch is not None and asked.budget.watch.stopped:

@@ -10,23 +10,23 @@ from torch import Tensor, fx
 
 from convexnet.curvature.call import Refusal
 from convexnet.errors import NotCertified
-from convexnet.form.epigraph import KinkForm
+from convexnet.form.epigraph import EpigraphForm
 from convexnet.form.matrices import Pieces, TooLarge
 from convexnet.form.program import Opened
-from convexnet.solve.arguments import Asked, output_of, wrong_batch
+from convexnet.solve.arguments import Arguments, explain_wrong_batch, output_of
 from convexnet.solve.compiled import Reading
-from convexnet.solve.functions.black_box import Whole
-from convexnet.solve.functions.matrix_free import Layers
+from convexnet.solve.functions.black_box import WholeProgram
+from convexnet.solve.functions.matrix_free import MatrixFree
 from convexnet.solve.functions.problem import Problem
-from convexnet.solve.functions.strong_convexity import strength
-from convexnet.solve.lower_bounds import supported
+from convexnet.solve.functions.strong_convexity import strong_convexity
+from convexnet.solve.lower_bounds import is_supported
 from convexnet.solve.solvers.choose import MANY, MATRICES
 
 FEW = 4
 """Samples of which it is looked up, once, that the atoms of a network prove something."""
 
 
-def certified(reading: Reading, asked: Asked) -> bool:
+def check_certified(reading: Reading, asked: Arguments) -> bool:
     """Whether f is convex in y everywhere; if only on the domain, False.
 
     Raises:
@@ -38,11 +38,11 @@ def certified(reading: Reading, asked: Asked) -> bool:
     outputs = [node.meta.get("val") if isinstance(node, fx.Node) else node for _, node in program.outputs]
     shape = tuple(outputs[0].shape) if len(outputs) == 1 and isinstance(outputs[0], Tensor) else None
     if shape not in ((2,), (2, 1)):
-        one = f"a {type(outputs[0]).__name__}" if shape is None else f"an output of shape {shown(shape)}"
+        one = f"a {type(outputs[0]).__name__}" if shape is None else f"an output of shape {shape_in_words(shape)}"
         what = f"{len(outputs)} outputs" if len(outputs) != 1 else one
         raise ValueError(
             f"{certificate.model} returns {what}, and only one number for each sample, (B,) or (B, 1), can be "
-            f"minimised: {wrong_batch(asked) or 'wrap it in a module that picks or adds up what you mean'}"
+            f"minimised: {explain_wrong_batch(asked) or 'wrap it in a module that picks or adds up what you mean'}"
         )
     if certificate.convex:
         return True
@@ -55,12 +55,12 @@ def certified(reading: Reading, asked: Asked) -> bool:
     )
 
 
-def shown(shape: tuple[int, ...]) -> str:
+def shape_in_words(shape: tuple[int, ...]) -> str:
     """The shape for two samples as one for B of them."""
     return str(shape).replace("(2", "(B", 1) if shape[:1] == (2,) else f"{shape}, without a batch"
 
 
-def problem_of(reading: Reading, asked: Asked, everywhere: bool) -> tuple[Problem, str]:
+def problem_of(reading: Reading, asked: Arguments, everywhere: bool) -> tuple[Problem, str]:
     """The batch of functions, in the best description that the module allows, and why there is no better one."""
     inputs = [tensor.detach() for tensor in asked.inputs]
     lo, hi = asked.lo, asked.hi
@@ -69,17 +69,19 @@ def problem_of(reading: Reading, asked: Asked, everywhere: bool) -> tuple[Proble
         closed = "its forward reads the size of its batch"
     else:
         try:
-            f, layers, closed = opened_up(reading.opened, reading.pieces, inputs, lo.shape[1], asked.solver)
-            whole = everywhere and not any(bend.partial for bend in f.bends)
+            f, layers, closed = open_functions(reading.opened, reading.pieces, inputs, lo.shape[1], asked.solver)
+            whole = everywhere and not any(atom.partial for atom in f.atoms)
             if not (whole and "supported" in reading.shown):
                 few = torch.arange(min(len(lo), FEW if whole else len(lo)), device=lo.device)
-                if not supported(layers.rows(few), lo[few], hi[few], 1 if whole else 3):
+                if not is_supported(layers.rows(few), lo[few], hi[few], 1 if whole else 3):
                     raise Refusal("it is convex for a reason that its atoms do not show")
                 reading.shown.add("supported" if whole else "")
         except Refusal as refusal:
             closed = refusal.reason
         except (RuntimeError, IndexError) as error:
-            if runs(reading.opened, inputs) and runs(reading.opened, [tensor[:1] for tensor in inputs]):
+            if takes_any_batch(reading.opened, inputs) and takes_any_batch(
+                reading.opened, [tensor[:1] for tensor in inputs]
+            ):
                 raise error
             closed, single = "an operator has settings for one size of the batch", True
             out = output_of(asked.module, inputs, inputs[asked.variable].dtype)
@@ -93,11 +95,11 @@ def problem_of(reading: Reading, asked: Asked, everywhere: bool) -> tuple[Proble
                 ) from error
         else:
             strong = None
-            if isinstance(f, KinkForm) and not f.piecewise_linear:
-                strong = strength(reading.opened, inputs, f)
+            if isinstance(f, EpigraphForm) and not f.piecewise_linear:
+                strong = strong_convexity(reading.opened, inputs, f)
             return Problem(f, lo, hi, strong, layers), closed
     centre = None if everywhere else Problem(None, lo, hi).interior()
-    whole = whole_of(reading, asked, centre, single)
+    whole = whole_program(reading, asked, centre, single)
     if whole.pairs and not whole.symmetric(Problem(None, lo, hi).centre()):
         raise ValueError(
             "f does not treat the samples of a batch alike: it reads the size of its batch, or holds a tensor with a "
@@ -106,9 +108,9 @@ def problem_of(reading: Reading, asked: Asked, everywhere: bool) -> tuple[Proble
     return Problem(whole, lo, hi, None, whole), closed
 
 
-def opened_up(
+def open_functions(
     opened: Opened, pieces: Pieces, inputs: list[Tensor], size: int, solver: str
-) -> tuple[KinkForm | Layers, Layers, str]:
+) -> tuple[EpigraphForm | MatrixFree, MatrixFree, str]:
     """The functions of `size` variables as matrices, or without where these are too large; the functions as they are
     written; and what was too large for a solver that asks for matrices. All of them without what is constant.
 
@@ -125,25 +127,25 @@ def opened_up(
         else:
             constant = torch.where(form.constant.isfinite(), form.constant, 0.0)
             whole = opened.gated  # the form was read with the batch itself
-            layers = Layers(opened, inputs, form.bends, constant if whole else None)
+            layers = MatrixFree(opened, inputs, form.atoms, constant if whole else None)
             return replace(form, constant=0 * constant), layers if whole else layers.centred(), ""
-    layers = Layers(opened, inputs).centred()
+    layers = MatrixFree(opened, inputs).centred()
     return layers, layers, closed
 
 
-def runs(opened: Opened, inputs: Sequence[Tensor]) -> bool:
+def takes_any_batch(opened: Opened, inputs: Sequence[Tensor]) -> bool:
     """Whether no operator has settings that fit to a batch of two only."""
     try:
-        Layers(opened, inputs).centred()
+        MatrixFree(opened, inputs).centred()
     except (RuntimeError, IndexError):
         return False
     return True
 
 
-def whole_of(reading: Reading, asked: Asked, centre: Tensor | None, single: bool = False) -> Whole:
+def whole_program(reading: Reading, asked: Arguments, centre: Tensor | None, single: bool = False) -> WholeProgram:
     """The traced program as one function; `single` takes the one for a batch of two."""
     opened = reading.opened
     if opened is not None and not single:
-        return Whole(opened, asked.inputs, centre=centre)
+        return WholeProgram(opened, asked.inputs, centre=centre)
     pairs = Opened(reading.program, asked.variable).valued(reading.values)
-    return Whole(pairs, asked.inputs, pairs=True, centre=centre)
+    return WholeProgram(pairs, asked.inputs, pairs=True, centre=centre)

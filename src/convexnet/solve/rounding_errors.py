@@ -142,21 +142,21 @@ def error_of(number: Any) -> Any:
     return number.error if isinstance(number, Tracked) else 0.0
 
 
-def mapped(arguments: Any, change: Callable[[Any], Any]) -> Any:
+def map_arguments(arguments: Any, change: Callable[[Any], Any]) -> Any:
     """Arguments of an operator with every one changed, within lists too."""
     if isinstance(arguments, (list, tuple)):
-        return [mapped(part, change) for part in arguments]
+        return [map_arguments(part, change) for part in arguments]
     if isinstance(arguments, dict):
-        return {key: mapped(part, change) for key, part in arguments.items()}
+        return {key: map_arguments(part, change) for key, part in arguments.items()}
     return change(arguments)
 
 
-def listed(arguments: Any) -> Iterator[Any]:
+def tracked_arguments(arguments: Any) -> Iterator[Any]:
     if isinstance(arguments, (list, tuple)):
         for part in arguments:
-            yield from listed(part)
+            yield from tracked_arguments(part)
     elif isinstance(arguments, dict):
-        yield from listed(list(arguments.values()))
+        yield from tracked_arguments(list(arguments.values()))
     else:
         yield arguments
 
@@ -182,7 +182,7 @@ class Call:
         return self.args[place] if len(self.args) > place else self.kwargs.get(name, default)
 
     def run(self, change: Callable[[Any], Any]) -> list[Tensor]:
-        out = self.function(*mapped(self.args, change), **mapped(self.kwargs, change))
+        out = self.function(*map_arguments(self.args, change), **map_arguments(self.kwargs, change))
         return list(out) if isinstance(out, (list, tuple)) else [out]
 
     def size(self, constant: Tensor) -> Tensor:
@@ -195,11 +195,11 @@ class Call:
         return size
 
     def tracked(self) -> list[Tracked]:
-        return [part for part in listed([list(self.args), self.kwargs]) if isinstance(part, Tracked)]
+        return [part for part in tracked_arguments([list(self.args), self.kwargs]) if isinstance(part, Tracked)]
 
     def tensors(self) -> list[Tensor]:
         """All floating arguments."""
-        parts = (value_of(part) for part in listed([list(self.args), self.kwargs]))
+        parts = (value_of(part) for part in tracked_arguments([list(self.args), self.kwargs]))
         return [part for part in parts if isinstance(part, Tensor) and part.is_floating_point()]
 
 
@@ -223,14 +223,14 @@ class Rounding:
     sizes: Sizes = field(default_factory=dict[int, "tuple[Tensor, Tensor | None]"])
 
     def __call__(self, name: str, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-        parts = [*listed(args), *listed(kwargs)]
+        parts = [*tracked_arguments(args), *tracked_arguments(kwargs)]
         tracked = [part for part in parts if isinstance(part, Tracked)]
         if any(isinstance(part, torch.dtype) for part in parts):
             cast = cast_unit(name, args, parts)
-            args, kwargs = mapped(args, as_float64), mapped(kwargs, as_float64)
+            args, kwargs = map_arguments(args, as_float64), map_arguments(kwargs, as_float64)
         else:
             cast = cast_unit(name, args, ())
-        out = function(*mapped(args, value_of), **mapped(kwargs, value_of))
+        out = function(*map_arguments(args, value_of), **map_arguments(kwargs, value_of))
         if isinstance(out, Tensor) and out.dtype == torch.bool:
             return self.compared(out, args)
         doubtful: Tensor | None = None
@@ -240,7 +240,7 @@ class Rounding:
                 doubtful = self.doubt_of(args[0] if row.runs(shapes.where) else args[1])
             else:
                 args = [self.as_number(part) for part in args]
-                tracked = [part for part in listed(args) if isinstance(part, Tracked)] or tracked
+                tracked = [part for part in tracked_arguments(args) if isinstance(part, Tracked)] or tracked
         if not tracked:
             return out
         several = isinstance(out, (list, tuple))
@@ -369,7 +369,7 @@ def summed(inner: Callable[[Call], float]) -> Errors:
 
 def widest(call: Call) -> float:
     """An upper bound for the terms of a sum that is carried back: a weight's entries by its smaller side."""
-    weights = [part for part in listed([list(call.args), call.kwargs]) if is_real(part) and part.ndim > 1]
+    weights = [part for part in tracked_arguments([list(call.args), call.kwargs]) if is_real(part) and part.ndim > 1]
     return float(max((part.numel() / max(1, min(part.shape[:2])) for part in weights), default=math.inf))
 
 
@@ -562,7 +562,7 @@ def jumps(call: Call) -> list[Tensor]:
     return [torch.where((x.value.detach().abs() <= x.error) & (x.error > 0), 2.0, 0.0) + 0 * x.error]
 
 
-def weighed(call: Call) -> list[Tensor]:
+def loss(call: Call) -> list[Tensor]:
     """A loss, by its derivatives. Its terms may cancel, and are no larger than this makes them of targets and weights;
     at its kinks it is no steeper."""
     found = by_jacobian(call)
@@ -649,7 +649,7 @@ def errors_of(name: str) -> Errors:
     if isinstance(rule, (Reduction, Window)) and rule.is_affine:
         return summed(all_but_first) if rule.keeps_signs else interpolated
     if isinstance(rule, Loss):
-        return weighed
+        return loss
     if isinstance(rule, Both) and row.steepness == math.inf:  # a variance and a mean
         return within(lambda x: 1 + farthest(x))
     if row.steepness < math.inf:

@@ -66,7 +66,7 @@ class Solution:
         )
 
 
-def said(
+def message_of(
     converged: Tensor,
     bound: Tensor,
     solver: str,

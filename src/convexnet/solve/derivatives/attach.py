@@ -1,14 +1,14 @@
 """Derivatives of a minimum and of its minimiser.
 
 The value moves with the affine function below f that touches it: its derivative is that of the network with every kink
-replaced by its dual gate (an envelope theorem; autograd at the minimiser, which sits on kinks, is wrong). The minimiser
-moves so that kinks and bounds that hold it go on holding it: with J the derivatives of the arguments of those kinks, H
-the second derivative through smooth bends, and b, f the coordinates at bounds and the free ones,
+replaced by its dual slope (an envelope theorem; autograd at the minimiser, which sits on kinks, is wrong). The
+minimiser moves so that kinks and bounds that hold it go on holding it: with J the derivatives of the arguments of those
+kinks, H the second derivative through smooth atoms, and b, f the coordinates at bounds and the free ones,
 
     [ H_ff  J_f' ] [ dy_f ]      [ d(grad_f L) + H_fb dy_b ]
     [ J_f    0   ] [ dmu  ]  = - [ d(a)        + J_b  dy_b ]
 
-where L is the network with dual gates. Without H this is the vertex formula, without J the implicit function theorem.
+where L is the network with dual slopes. Without H this is the vertex formula, without J the implicit function theorem.
 Everything is computed in the backward pass only, for the values that the network had in the forward pass.
 
 Derivatives of these derivatives are right where no kink holds the minimiser (`implicit`), and an error elsewhere.
@@ -25,17 +25,17 @@ from torch import Tensor, nn
 from convexnet.curvature.trace import TRACING
 from convexnet.domains import Box
 from convexnet.form.program import tensors_of
-from convexnet.solve.arguments import Asked
+from convexnet.solve.arguments import Arguments
 from convexnet.solve.compiled import Reading
-from convexnet.solve.derivatives.backward import pulled_back
-from convexnet.solve.derivatives.higher_order import again, smoothly
+from convexnet.solve.derivatives.backward import pull_back
+from convexnet.solve.derivatives.higher_order import pull_back_differentiably, pull_back_smoothed
 from convexnet.solve.derivatives.minimum import Minimum
 from convexnet.solve.derivatives.refusals import check_transforms
 from convexnet.solve.functions.problem import Problem
-from convexnet.solve.solvers.found import Found, picked
+from convexnet.solve.solvers.found import Found, pick_rows
 
 EXACT = ("newton", "newton in full", "lp")
-"""Solvers whose gates say which kinks hold the minimiser."""
+"""Solvers whose slopes say which kinks hold the minimiser."""
 
 
 def sources_of(reading: Reading, module: nn.Module) -> list[Tensor]:
@@ -51,10 +51,10 @@ def wants_gradients(own: Sequence[Tensor], inputs: Sequence[Tensor], box: Box) -
     return torch.is_grad_enabled() and any(t.requires_grad for t in [*inputs, box.lo, box.hi, *own])
 
 
-def attached(
+def attach_derivatives(
     reading: Reading,
     problem: Problem,
-    asked: Asked,
+    asked: Arguments,
     own: Sequence[Tensor],
     found: Found,
     used: Sequence[str],
@@ -68,7 +68,7 @@ def attached(
         problem: the functions that were minimised.
         asked: the inputs and the box, as they take part in autograd; and which derivatives x shall have.
         own: the module's tensors.
-        found: points and gates.
+        found: points and slopes.
         used: the solvers that found them.
         x, value: what is returned.
     """
@@ -77,9 +77,9 @@ def attached(
     own = [t for t in own if t.requires_grad]
     copies = [t.detach().clone() for t in inputs]
     lo, hi = asked.lo.detach().clone(), asked.hi.detach().clone()
-    gated = found.gates is not None and bool(found.kept["gates"].all())
+    gated = found.slopes is not None and bool(found.kept["slopes"].all())
     exact = gated and all(name in EXACT for name in used)
-    kept = picked(found, torch.arange(len(lo), device=lo.device))
+    kept = pick_rows(found, torch.arange(len(lo), device=lo.device))
     at = Minimum(reading, problem.f, copies, variable, kept, lo, hi, box, used[0], others, own, exact, smoothed)
     with torch.enable_grad():
         return Attach.apply(at, x, value, box.lo, box.hi, *(inputs[i] for i in others), *own)
@@ -103,9 +103,9 @@ class Attach(torch.autograd.Function):
         x, lo, hi, *tensors = ctx.saved_tensors
         check_transforms([t for t in grads if t is not None])
         if at.smoothed:
-            ends, others = smoothly(at, x, lo, hi, tensors, to_x, to_value)
+            ends, others = pull_back_smoothed(at, x, lo, hi, tensors, to_x, to_value)
         elif torch.is_grad_enabled():
-            ends, others = again(at, x, lo, hi, tensors, to_x, to_value)
+            ends, others = pull_back_differentiably(at, x, lo, hi, tensors, to_x, to_value)
         else:
-            ends, others = pulled_back(at, tensors, to_x, to_value)
+            ends, others = pull_back(at, tensors, to_x, to_value)
         return None, None, None, *ends, *others

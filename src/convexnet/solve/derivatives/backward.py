@@ -5,17 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from convexnet.form.atoms import Bend
+from convexnet.form.atoms import Atom
 from convexnet.form.grouped import Norm
 from convexnet.form.program import value_of
-from convexnet.solve.derivatives.active_set import Held, gates_at, held_by
-from convexnet.solve.derivatives.implicit import derived
-from convexnet.solve.derivatives.minimum import Gradients, Minimum, shaped
+from convexnet.solve.derivatives.active_set import Held, find_held, slopes_at
+from convexnet.solve.derivatives.implicit import vector_jacobian
+from convexnet.solve.derivatives.minimum import Gradients, Minimum, bound_gradient
 from convexnet.solve.derivatives.untying import untie
-from convexnet.solve.solvers.found import picked
+from convexnet.solve.solvers.found import pick_rows
 
 
-def pulled_back(at: Minimum, tensors: list[Tensor], to_x: Tensor | None, to_value: Tensor | None) -> Gradients:
+def pull_back(at: Minimum, tensors: list[Tensor], to_x: Tensor | None, to_value: Tensor | None) -> Gradients:
     """Gradients of the bounds and of the other tensors, for those of x and of the value."""
     form, batch = at.form(), len(at.lo)
     with torch.no_grad():
@@ -23,22 +23,22 @@ def pulled_back(at: Minimum, tensors: list[Tensor], to_x: Tensor | None, to_valu
             at.settle()
         held: Held | None = None
         if to_x is not None:
-            held = held_at(at, to_x.reshape(batch, -1).double())
-        gates = at.found.gates
-        assert gates is not None
+            held = find_held_precisely(at, to_x.reshape(batch, -1).double())
+        slopes = at.found.slopes
+        assert slopes is not None
         to_lo, to_hi = torch.zeros_like(at.lo), torch.zeros_like(at.lo)
         if to_value is not None:
-            smooth = any(bend.smooth for bend in form.bends)
-            g = form.gradient(form.pulled(gates_at(form, gates, form.arguments(at.found.y)) if smooth else gates)[0])
+            smooth = any(atom.smooth for atom in form.atoms)
+            g = form.gradient(form.pull(slopes_at(form, slopes, form.arguments(at.found.y)) if smooth else slopes)[0])
             share = to_value.double()[:, None]
             to_lo, to_hi = to_lo + share * g.clamp(min=0), to_hi + share * g.clamp(max=0)
         if held is not None:
             to_lo, to_hi = to_lo + torch.where(held.low, held.to_y, 0.0), to_hi + torch.where(held.high, held.to_y, 0.0)
-    others = through_program(at, tensors, to_value, held)
-    return (shaped(to_lo, at.box.lo, at.box.shape), shaped(to_hi, at.box.hi, at.box.shape)), others
+    others = gradients_through_program(at, tensors, to_value, held)
+    return (bound_gradient(to_lo, at.box.lo, at.box.shape), bound_gradient(to_hi, at.box.hi, at.box.shape)), others
 
 
-def held_at(at: Minimum, to_x: Tensor) -> Held:
+def find_held_precisely(at: Minimum, to_x: Tensor) -> Held:
     """What holds the minimisers; where that is not sure, they are found to the last digits first.
 
     Raises:
@@ -51,52 +51,54 @@ def held_at(at: Minimum, to_x: Tensor) -> Held:
     left = (~held.sure).nonzero()[:, 0]
     if len(left):
         at.focus(left)
-        held.put(left, held_of(at, left, to_x))
+        held.put(left, find_held_rows(at, left, to_x))
     for quick in (True, False):
         doubtful = (~held.sure).nonzero()[:, 0]
         if len(doubtful):
             at.settle(doubtful, quick)
-            held.put(doubtful, held_of(at, doubtful, to_x))
+            held.put(doubtful, find_held_rows(at, doubtful, to_x))
     tied = (held.tied & (to_x != 0).any(1)).nonzero()[:, 0]
     if len(tied):
         at.settle(tied)
-        held.put(tied, held_of(at, tied, to_x))
+        held.put(tied, find_held_rows(at, tied, to_x))
         for sample in tied[held.tied[tied]].tolist():
             untie(at, held, sample, to_x[sample])
     return held
 
 
-def held_of(at: Minimum, rows: Tensor, to_x: Tensor) -> Held:
+def find_held_rows(at: Minimum, rows: Tensor, to_x: Tensor) -> Held:
     """What holds the minimisers of some samples, by what is known of them."""
     whole = len(rows) == len(at.lo)
-    form, part = (at.form(), at.found) if whole else (at.form().rows(rows), picked(at.found, rows))
-    assert part.gates is not None
-    return held_by(form, part, part.gates, at.lo[rows], at.hi[rows], to_x[rows])
+    form, part = (at.form(), at.found) if whole else (at.form().rows(rows), pick_rows(at.found, rows))
+    assert part.slopes is not None
+    return find_held(form, part, part.slopes, at.lo[rows], at.hi[rows], to_x[rows])
 
 
-def through_program(at: Minimum, tensors: list[Tensor], to_value: Tensor | None, held: Held | None) -> list[Tensor]:
-    """The gradients of the other tensors: one run of the program with dual gates, and autograd."""
-    opened, gates = at.reading.opened, at.found.gates
+def gradients_through_program(
+    at: Minimum, tensors: list[Tensor], to_value: Tensor | None, held: Held | None
+) -> list[Tensor]:
+    """The gradients of the other tensors: one run of the program with dual slopes, and autograd."""
+    opened, slopes = at.reading.opened, at.found.slopes
     if not tensors:
         return []
     assert opened is not None
-    assert gates is not None
+    assert slopes is not None
     arguments: list[Tensor] = []
 
-    def gated(a: Tensor, bend: float | Tensor | Bend = 0.0) -> Tensor:
+    def gated(a: Tensor, atom: float | Tensor | Atom = 0.0) -> Tensor:
         k = len(arguments)
-        arguments.append(a.flatten(1).expand(len(gates[k]), -1))
-        if isinstance(bend, Bend) and bend.smooth:
-            return value_of(a, bend)
-        if isinstance(bend, Norm) and held is not None:
-            free = ~held.still[k][:, :: bend.group]
-            straight = bend.push(gates[k], arguments[k])
-            safe = torch.where(bend.spread(free), arguments[k], 1.0)  # where it is held, its slope has no number
-            return torch.where(free, bend.value(safe), straight).reshape(len(gates[k]), *a.shape[1:-1])
-        if isinstance(bend, Bend):
-            return bend.push(gates[k], arguments[k]).reshape(len(gates[k]), *a.shape[1:-1])
-        gate = gates[k].reshape(len(gates[k]), *a.shape[1:])
-        return (bend + (1 - bend) * gate) * a
+        arguments.append(a.flatten(1).expand(len(slopes[k]), -1))
+        if isinstance(atom, Atom) and atom.smooth:
+            return value_of(a, atom)
+        if isinstance(atom, Norm) and held is not None:
+            free = ~held.still[k][:, :: atom.group]
+            straight = atom.push(slopes[k], arguments[k])
+            safe = torch.where(atom.spread(free), arguments[k], 1.0)  # where it is held, its slope is not a number
+            return torch.where(free, atom.value(safe), straight).reshape(len(slopes[k]), *a.shape[1:-1])
+        if isinstance(atom, Atom):
+            return atom.push(slopes[k], arguments[k]).reshape(len(slopes[k]), *a.shape[1:-1])
+        slope = slopes[k].reshape(len(slopes[k]), *a.shape[1:])
+        return (atom + (1 - atom) * slope) * a
 
     with torch.enable_grad():
         made, inputs, live = at.aliases(tensors)
@@ -110,8 +112,9 @@ def through_program(at: Minimum, tensors: list[Tensor], to_value: Tensor | None,
         if held is not None:
             heads, weights = [*heads, *arguments], [*weights, *(-force for force in held.forces)]
             if along is not None:
-                (slope,) = derived([out], [y], [torch.ones_like(out)])
-                heads, weights = [*heads, slope], [*weights, -along]
+                (gradient,) = vector_jacobian([out], [y], [torch.ones_like(out)])
+                heads, weights = [*heads, gradient], [*weights, -along]
         return [
-            gradient.to(tensor) for gradient, tensor in zip(derived(heads, made, weights, False), tensors, strict=True)
+            gradient.to(tensor)
+            for gradient, tensor in zip(vector_jacobian(heads, made, weights, False), tensors, strict=True)
         ]

@@ -5,18 +5,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from convexnet.solve.derivatives.backward import held_at, pulled_back
-from convexnet.solve.derivatives.implicit import moved, once, standing
-from convexnet.solve.derivatives.minimum import Gradients, Minimum, over, shaped
-from convexnet.solve.derivatives.refusals import missing, unsmooth
-from convexnet.solve.derivatives.surrogates import barriers, softly
+from convexnet.solve.derivatives.backward import find_held_precisely, pull_back
+from convexnet.solve.derivatives.implicit import as_it_was, differentiable_once, implicit_gradients
+from convexnet.solve.derivatives.minimum import Gradients, Minimum, bound_gradient, flat_bound
+from convexnet.solve.derivatives.refusals import explain_missing, explain_no_second
+from convexnet.solve.derivatives.surrogates import barrier_hessian, smoothed_values
 from convexnet.solve.functions.matrix_free import unchanged
 from convexnet.solve.functions.problem import Problem
-from convexnet.solve.functions.smoothing import units
+from convexnet.solve.functions.smoothing import smoothing_units
 from convexnet.solve.solvers.found import rises, signs
 
 
-def again(
+def pull_back_differentiably(
     at: Minimum,
     x: Tensor,
     lo: Tensor,
@@ -25,20 +25,22 @@ def again(
     to_x: Tensor | None,
     to_value: Tensor | None,
 ) -> Gradients:
-    """The gradients of `pulled_back`, which can be differentiated in their turn where no kink holds the minimiser."""
+    """The gradients of `pull_back`, which can be differentiated in their turn where no kink holds the minimiser."""
     flat = torch.zeros_like(at.lo) if to_x is None else to_x.detach().reshape(at.lo.shape).double()
     at.form()
     with torch.no_grad():
-        held = held_at(at, flat)
+        held = find_held_precisely(at, flat)
     opened = at.reading.opened
     assert opened is not None
     kinks = [k for k, samples in held.kinks.items() if bool(samples.any())]
     if kinks:
         sample = int(held.kinks[kinks[0]].nonzero()[0])
-        plain = pulled_back(at, tensors, *(None if t is None else t.detach() for t in (to_x, to_value)))
+        plain = pull_back(at, tensors, *(None if t is None else t.detach() for t in (to_x, to_value)))
         results = [*plain[0], *plain[1]]
         arrived = [t for t in (to_x, to_value, x, lo, hi, *tensors) if t is not None]
-        lower, upper, *rest = once(lambda: unsmooth(opened, at.inputs, kinks[0], sample), results, arrived)
+        lower, upper, *rest = differentiable_once(
+            lambda: explain_no_second(opened, at.inputs, kinks[0], sample), results, arrived
+        )
         return (lower, upper), rest
     made, inputs, live = at.aliases(tensors)
 
@@ -46,17 +48,17 @@ def again(
         inputs[at.variable] = y.view(len(y), *at.box.shape)
         return opened.run(inputs, unchanged, live).expand(len(y))
 
-    y = standing(x.reshape(at.lo.shape).double(), held.y)
+    y = as_it_was(x.reshape(at.lo.shape).double(), held.y)
     arriving = (
         None if to_x is None else to_x.reshape(at.lo.shape).double(),
         None if to_value is None else to_value.double(),
     )
-    to_lo, to_hi, others = moved(f, y, made, held.low, held.high, *arriving)
-    ends = shaped(to_lo, at.box.lo, at.box.shape), shaped(to_hi, at.box.hi, at.box.shape)
+    to_lo, to_hi, others = implicit_gradients(f, y, made, held.low, held.high, *arriving)
+    ends = bound_gradient(to_lo, at.box.lo, at.box.shape), bound_gradient(to_hi, at.box.hi, at.box.shape)
     return ends, [gradient.to(tensor) for gradient, tensor in zip(others, tensors, strict=True)]
 
 
-def smoothly(
+def pull_back_smoothed(
     at: Minimum,
     x: Tensor,
     lo: Tensor,
@@ -68,38 +70,40 @@ def smoothly(
     """The gradients of x with the functions smoothed; those of the value are exact, and their derivatives smoothed."""
     opened, more = at.reading.opened, torch.is_grad_enabled()
     if opened is None:
-        raise RuntimeError(missing(at.f, at.reading, at.name))
+        raise RuntimeError(explain_missing(at.f, at.reading, at.name))
     with torch.enable_grad():
         made, inputs, live = at.aliases(tensors)
-        run = softly(opened, units(at.f, at.lo, at.hi))
+        run = smoothed_values(opened, smoothing_units(at.f, at.lo, at.hi))
 
         def f(y: Tensor) -> Tensor:
             inputs[at.variable] = y.view(len(y), *at.box.shape)
             return run(inputs, live).expand(len(y))
 
-        y = standing(x.reshape(at.lo.shape).double(), at.found.y)
+        y = as_it_was(x.reshape(at.lo.shape).double(), at.found.y)
         to_lo, to_hi = torch.zeros_like(at.lo), torch.zeros_like(at.lo)
         others = [torch.zeros_like(tensor) for tensor in made]
         if to_x is not None:
             below, above = (
-                standing(over(end, at.box.shape, len(at.lo)), kept) for end, kept in ((lo, at.lo), (hi, at.hi))
+                as_it_was(flat_bound(end, at.box.shape, len(at.lo)), kept) for end, kept in ((lo, at.lo), (hi, at.hi))
             )
             problem, found = Problem(at.f, at.lo, at.hi), at.found
             ways = signs(problem.size, found.y)[:, None]
             size = rises(problem, found.y, at.f.value(found.y), ways).amax(0).clamp(min=1e-12)[:, None]
             fixed = at.lo == at.hi
             arriving = to_x.reshape(at.lo.shape).double()
-            walls = barriers(y, below, above, size)
-            to_lo, to_hi, others = moved(f, y, made, fixed, torch.zeros_like(fixed), arriving, None, walls)
-        bounds = [shaped(end, bound, at.box.shape) for end, bound in ((to_lo, at.box.lo), (to_hi, at.box.hi))]
+            walls = barrier_hessian(y, below, above, size)
+            to_lo, to_hi, others = implicit_gradients(f, y, made, fixed, torch.zeros_like(fixed), arriving, None, walls)
+        bounds = [bound_gradient(end, bound, at.box.shape) for end, bound in ((to_lo, at.box.lo), (to_hi, at.box.hi))]
         results = [*bounds, *(gradient.to(tensor) for gradient, tensor in zip(others, tensors, strict=True))]
         if to_value is not None:
-            ends, exact = pulled_back(at, tensors, None, to_value.detach())
+            ends, exact = pull_back(at, tensors, None, to_value.detach())
             results = [mine + part for mine, part in zip(results, [*ends, *exact], strict=True)]
         if to_value is not None and more:
             low, high = (y == at.lo).detach(), (y == at.hi).detach()
-            to_lo, to_hi, others = moved(f, y, made, low, high, None, to_value.double())
-            bounds = [shaped(end, bound, at.box.shape) for end, bound in ((to_lo, at.box.lo), (to_hi, at.box.hi))]
+            to_lo, to_hi, others = implicit_gradients(f, y, made, low, high, None, to_value.double())
+            bounds = [
+                bound_gradient(end, bound, at.box.shape) for end, bound in ((to_lo, at.box.lo), (to_hi, at.box.hi))
+            ]
             curved = [*bounds, *(gradient.to(tensor) for gradient, tensor in zip(others, tensors, strict=True))]
             results = [mine + (part - part.detach()) for mine, part in zip(results, curved, strict=True)]
     if not more:

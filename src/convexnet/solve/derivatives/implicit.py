@@ -21,7 +21,7 @@ SINGULAR = 1e-11
 """Curvatures below this share of the largest count as none: there the minimiser is not unique."""
 
 
-class Standing(torch.autograd.Function):
+class AsItWas(torch.autograd.Function):
     """(tensor, value) -> the value, with the gradient of the tensor: as it was, whatever was written to it since."""
 
     @staticmethod
@@ -33,12 +33,12 @@ class Standing(torch.autograd.Function):
         return grads[0], None
 
 
-def standing(tensor: Tensor, value: Tensor) -> Tensor:
-    """`Standing`, with types."""
-    return Standing.apply(tensor, value)
+def as_it_was(tensor: Tensor, value: Tensor) -> Tensor:
+    """`AsItWas`, with types."""
+    return AsItWas.apply(tensor, value)
 
 
-class Once(torch.autograd.Function):
+class DifferentiableOnce(torch.autograd.Function):
     """(why, count, results, everything they depend on) -> the results, whose derivatives are an error that says why."""
 
     @staticmethod
@@ -51,7 +51,7 @@ class Once(torch.autograd.Function):
         raise RuntimeError(ctx.why())
 
 
-def once(why: Callable[[], str], results: Sequence[Tensor], sources: Sequence[Tensor]) -> list[Tensor]:
+def differentiable_once(why: Callable[[], str], results: Sequence[Tensor], sources: Sequence[Tensor]) -> list[Tensor]:
     """Results that can be used as they are and not differentiated again.
 
     Args:
@@ -59,10 +59,10 @@ def once(why: Callable[[], str], results: Sequence[Tensor], sources: Sequence[Te
         results: without gradients.
         sources: what they depend on.
     """
-    return list(Once.apply(why, len(results), *results, *sources))
+    return list(DifferentiableOnce.apply(why, len(results), *results, *sources))
 
 
-def derived(
+def vector_jacobian(
     outputs: Sequence[Tensor], inputs: Sequence[Tensor], weights: Sequence[Tensor], again: bool = True
 ) -> list[Tensor]:
     """The gradients of Σ weights · outputs for the inputs: zeros where nothing depends on them.
@@ -83,12 +83,14 @@ def derived(
     )
 
 
-def rows(g: Tensor, y: Tensor, again: bool = True) -> Tensor:
+def jacobian_rows(g: Tensor, y: Tensor, again: bool = True) -> Tensor:
     """The derivatives (B, n, n) of g (B, n) for y (B, n), where samples do not see each other."""
-    return torch.stack([derived([g[:, j].sum()], [y], [g.new_ones(())], again)[0] for j in range(g.shape[1])], 1)
+    return torch.stack(
+        [vector_jacobian([g[:, j].sum()], [y], [g.new_ones(())], again)[0] for j in range(g.shape[1])], 1
+    )
 
 
-def solved(system: Tensor, right: Tensor) -> Tensor:
+def solve_least(system: Tensor, right: Tensor) -> Tensor:
     """The shortest w (B, n) with system w = right, (B, n, n) and (B, n), but for what no curvature holds."""
     values, vectors = torch.linalg.eigh(system.detach())
     top = values.abs().amax(1, keepdim=True)
@@ -99,7 +101,7 @@ def solved(system: Tensor, right: Tensor) -> Tensor:
     return torch.linalg.solve(system + scale * nothing, inside[:, :, None])[..., 0]
 
 
-def moved(
+def implicit_gradients(
     f: Callable[[Tensor], Tensor],
     y: Tensor,
     tensors: Sequence[Tensor],
@@ -123,7 +125,7 @@ def moved(
     held = low | high
     free = (~held).to(y)
     out = f(at)
-    (g,) = derived([out], [at], [torch.ones_like(out)])
+    (g,) = vector_jacobian([out], [at], [torch.ones_like(out)])
     to_lo, to_hi = torch.zeros_like(y), torch.zeros_like(y)
     weights = [torch.zeros_like(out), torch.zeros_like(g)]
     if to_value is not None:
@@ -131,16 +133,16 @@ def moved(
         to_lo, to_hi = share * (held & (g >= 0)), share * (held & (g < 0))
         weights[0] = to_value
     if to_x is not None:
-        hessian = rows(g, at)
+        hessian = jacobian_rows(g, at)
         if barriers is not None:
             hessian = hessian + torch.diag_embed(barriers[0] + barriers[1])
         system = hessian * free[:, :, None] * free[:, None, :]
         size = system.detach().diagonal(dim1=1, dim2=2).amax(1, keepdim=True)
         size = torch.where(size > 0, size, 1.0)
-        along = solved(system + torch.diag_embed((1 - free) * size), to_x * free) * free
+        along = solve_least(system + torch.diag_embed((1 - free) * size), to_x * free) * free
         to_y = to_x - (hessian @ along[:, :, None])[..., 0]
         to_lo, to_hi = to_lo + to_y * low, to_hi + to_y * high
         if barriers is not None:
             to_lo, to_hi = to_lo + barriers[0] * along, to_hi + barriers[1] * along
         weights[1] = -along
-    return to_lo, to_hi, derived([out, g], tensors, weights)
+    return to_lo, to_hi, vector_jacobian([out, g], tensors, weights)

@@ -10,17 +10,17 @@ import torch
 from torch import Tensor
 
 from convexnet.domains import Box
-from convexnet.form.epigraph import KinkForm
+from convexnet.form.epigraph import EpigraphForm
 from convexnet.solve.compiled import Reading
 from convexnet.solve.derivatives.active_set import Held
-from convexnet.solve.derivatives.implicit import standing
-from convexnet.solve.derivatives.neighbourhood import focused
-from convexnet.solve.derivatives.polish import settled
-from convexnet.solve.derivatives.refusals import missing
+from convexnet.solve.derivatives.implicit import as_it_was
+from convexnet.solve.derivatives.neighbourhood import refine_nearby
+from convexnet.solve.derivatives.polish import settle
+from convexnet.solve.derivatives.refusals import explain_missing
 from convexnet.solve.derivatives.vertices import held_at_vertices
 from convexnet.solve.functions.problem import Function, Problem
-from convexnet.solve.solvers.choose import together
-from convexnet.solve.solvers.found import Found, picked
+from convexnet.solve.solvers.choose import samples_at_once
+from convexnet.solve.solvers.found import Found, pick_rows
 
 Gradients = tuple[tuple[Tensor, Tensor], list[Tensor]]
 """Those of both bounds, and those of the tensors."""
@@ -39,13 +39,13 @@ class Minimum:
         f: the functions that were minimised.
         inputs: copies of the inputs.
         variable: the number of the one minimised over.
-        found: minimisers and gates.
+        found: minimisers and slopes.
         lo, hi: copies of the bounds, (B, n).
         box: the domain.
         name: the solver.
         others: the numbers of the inputs that gradients go to.
         own: the module's tensors that they go to.
-        exact: whether the gates say which kinks hold the minimiser.
+        exact: whether the slopes say which kinks hold the minimiser.
         smoothed: whether x has the derivatives of the smoothed function.
     """
 
@@ -71,30 +71,30 @@ class Minimum:
         count = len(self.others)
         made: list[Tensor] = []
         for index, tensor in zip(self.others, tensors[:count], strict=True):
-            inputs[index] = standing(tensor, self.inputs[index])
+            inputs[index] = as_it_was(tensor, self.inputs[index])
             made.append(inputs[index])
         live: dict[int, Tensor] = {}
         for own, tensor in zip(self.own, tensors[count:], strict=True):
-            live[id(own)] = standing(tensor, values.get(id(own), own))
+            live[id(own)] = as_it_was(tensor, values.get(id(own), own))
             made.append(live[id(own)])
         return made, inputs, live
 
-    def form(self) -> KinkForm:
+    def form(self) -> EpigraphForm:
         """The functions as matrices.
 
         Raises:
             RuntimeError: they are not known that way.
         """
-        if isinstance(self.f, KinkForm):
+        if isinstance(self.f, EpigraphForm):
             return self.f
-        raise RuntimeError(missing(self.f, self.reading, self.name))
+        raise RuntimeError(explain_missing(self.f, self.reading, self.name))
 
     def settle(self, rows: Tensor | None = None, quick: bool = False) -> None:
-        """Find the minimisers and their gates to the last digits, of all samples or some, in parts that fit."""
+        """Find the minimisers and their slopes to the last digits, of all samples or some, in parts that fit."""
         form = self.form()
         rows = torch.arange(len(self.lo), device=self.lo.device) if rows is None else rows
-        for part in rows.split(together(Problem(form, self.lo, self.hi))):
-            few = settled(form.rows(part), picked(self.found, part), self.lo[part], self.hi[part], quick)
+        for part in rows.split(samples_at_once(Problem(form, self.lo, self.hi))):
+            few = settle(form.rows(part), pick_rows(self.found, part), self.lo[part], self.hi[part], quick)
             self.found.put(part, few)
         self.exact |= len(rows) == len(self.lo)
 
@@ -102,24 +102,24 @@ class Minimum:
         """Find those of some samples so, in parts that fit, where the kinks near the points that were found are enough
         for that."""
         form = self.form()
-        for part in rows.split(together(Problem(form, self.lo, self.hi))):
-            few = picked(self.found, part)
-            focused(form.rows(part), few, self.lo[part], self.hi[part])
+        for part in rows.split(samples_at_once(Problem(form, self.lo, self.hi))):
+            few = pick_rows(self.found, part)
+            refine_nearby(form.rows(part), few, self.lo[part], self.hi[part])
             self.found.put(part, few)
 
     def vertices(self, to_x: Tensor) -> Held:
         """Find those that are vertices so, by pivots, in parts that fit, with their derivatives for a gradient of x."""
-        form, size = self.form(), ONCE * together(Problem(self.form(), self.lo, self.hi))
+        form, size = self.form(), ONCE * samples_at_once(Problem(self.form(), self.lo, self.hi))
         parts: list[Held] = []
         for part in torch.arange(len(self.lo), device=self.lo.device).split(size):
-            few = picked(self.found, part)
+            few = pick_rows(self.found, part)
             some = form if len(part) == len(self.lo) else form.rows(part)
             parts.append(held_at_vertices(some, few, self.lo[part], self.hi[part], to_x[part]))
             self.found.put(part, few)
-        return parts[0] if len(parts) == 1 else joined(parts)
+        return parts[0] if len(parts) == 1 else join_held(parts)
 
 
-def joined(parts: Sequence[Held]) -> Held:
+def join_held(parts: Sequence[Held]) -> Held:
     """The solutions of the parts of a batch as one."""
     made: dict[str, Any] = {}
     for each in fields(Held):
@@ -133,12 +133,12 @@ def joined(parts: Sequence[Held]) -> Held:
     return Held(**made)
 
 
-def shaped(gradient: Tensor, bound: Tensor, shape: torch.Size) -> Tensor:
+def bound_gradient(gradient: Tensor, bound: Tensor, shape: torch.Size) -> Tensor:
     """The gradient (B, n) as one of a bound, which has a batch of its own or not."""
     whole = gradient.view(-1, *shape)
     return whole.sum_to_size(bound.shape).to(bound)
 
 
-def over(bound: Tensor, shape: torch.Size, batch: int) -> Tensor:
+def flat_bound(bound: Tensor, shape: torch.Size, batch: int) -> Tensor:
     """A bound as one of all samples, (B, n)."""
     return bound.expand(batch, *shape).reshape(batch, -1)

@@ -1,8 +1,8 @@
 """Pivots: exchanging the kinks and bounds that hold a vertex of a piecewise linear function, until it is a minimiser.
 
 As many kinks and bounds as there are variables hold a vertex. A linear system says where it lies, and its transpose
-what the gates are. Where a gate leaves its range, its kink does not hold, and where another kink has been crossed, that
-one may: they change places, as in the simplex method, until all is as it should be.
+what the slopes are. Where a slope leaves its range, its kink does not hold, and where another kink has been crossed,
+that one may: they change places, as in the simplex method, until all is as it should be.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from convexnet.form.atoms import Kinks
-from convexnet.form.epigraph import KinkForm
+from convexnet.form.epigraph import EpigraphForm
 
 PIVOTS = 24
 """Pivots of one sample."""
 
 EDGE = 1e-9
-"""Gates, slopes and arguments nearer than this to the ends of their ranges, as a share, are in doubt."""
+"""Slopes and arguments nearer than this to the ends of their ranges, as a share, are in doubt."""
 
 TINY = 1e-12
 """How far a kink may be on the wrong side, as a share of the box, to be on it."""
@@ -34,14 +34,14 @@ class Tableau:
 
     Attributes:
         form: the kinks alone, as functions of t.
-        sides: of each bend, (B, m_k): 1 where a kink is on its right, 0 on its left.
+        sides: of each atom, (B, m_k): 1 where a kink is on its right, 0 on its left.
         active: which rows hold the vertex, (B, M + n).
         index: their numbers, (B, n).
         ends: the bounds of t, (B, n) each.
         upper: at which bound a coordinate would be held, (B, n).
     """
 
-    form: KinkForm
+    form: EpigraphForm
     sides: Tensor
     active: Tensor
     index: Tensor
@@ -63,7 +63,7 @@ class Vertex:
         rows, at: of all kinks and bounds, (B, M + n, n), and their values r·t + c, (B, M + n).
         inverse: of the matrix of the active rows, (B, n, n).
         t: the vertex, (B, n).
-        gates: of all kinks, (B, M); those that are not active have the sides they are on.
+        slopes: of all kinks, (B, M); those that are not active have the sides they are on.
         force: the multipliers of the bounds, (B, n); zero where not active.
         arriving: what arrives at each kink, (B, M).
     """
@@ -72,22 +72,22 @@ class Vertex:
     at: Tensor
     inverse: Tensor
     t: Tensor
-    gates: Tensor
+    slopes: Tensor
     force: Tensor
     arriving: Tensor
 
 
-def parts(form: KinkForm, whole: Tensor) -> list[Tensor]:
-    """What belongs to all kinks, (B, M), by bend."""
+def parts(form: EpigraphForm, whole: Tensor) -> list[Tensor]:
+    """What belongs to all kinks, (B, M), by atom."""
     return list(whole.split([c.shape[1] for c in form.constants], 1))
 
 
-def slopes(form: KinkForm) -> Tensor:
+def smaller_slopes(form: EpigraphForm) -> Tensor:
     """The smaller slope of every kink, (M,)."""
-    return torch.cat([bend.slope for bend in form.bends if isinstance(bend, Kinks)])
+    return torch.cat([atom.negative_slope for atom in form.atoms if isinstance(atom, Kinks)])
 
 
-def pushed(form: KinkForm, shares: Tensor) -> tuple[Tensor, Tensor]:
+def push_derivatives(form: EpigraphForm, shares: Tensor) -> tuple[Tensor, Tensor]:
     """The derivatives (B, M, n) and the constants (B, M) of all arguments, with lines of slopes `shares` for kinks."""
     rows: list[Tensor] = []
     constants: list[Tensor] = []
@@ -105,44 +105,44 @@ def pushed(form: KinkForm, shares: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat(rows, 1), torch.cat(constants, 1)
 
 
-def pulled(form: KinkForm, shares: Tensor, given: Tensor) -> tuple[Tensor, Tensor]:
+def pull_multipliers(form: EpigraphForm, shares: Tensor, given: Tensor) -> tuple[Tensor, Tensor]:
     """What arrives at all kinks, (B, M), and their multipliers: share times what arrives, and what is given."""
     share, more = parts(form, shares), parts(form, given)
     chosen: dict[int, Tensor] = {}
     arriving: list[Tensor] = []
-    for k in reversed(range(len(form.bends))):
+    for k in reversed(range(len(form.atoms))):
         total = form.weights[k]
         for later, multiplier in chosen.items():
             if (later, k) in form.between:
                 total = total + form.between[later, k].transposed(multiplier)
         arriving.insert(0, total)
         chosen[k] = share[k] * total + more[k]
-    return torch.cat(arriving, 1), torch.cat([chosen[k] for k in range(len(form.bends))], 1)
+    return torch.cat(arriving, 1), torch.cat([chosen[k] for k in range(len(form.atoms))], 1)
 
 
 def vertex_of(table: Tableau) -> Vertex:
     """The vertex that the active rows make, with lines for all kinks that are not active."""
     form, n = table.form, table.form.size
     count = table.sides.shape[1]
-    least = slopes(form)
+    least = smaller_slopes(form)
     free = table.active[:, :count]
     shares = torch.where(free, 0.0, least + (1 - least) * table.sides)
-    rows, constants = pushed(form, shares)
+    rows, constants = push_derivatives(form, shares)
     identity = torch.eye(n, dtype=rows.dtype, device=rows.device).expand(len(rows), n, n)
     rows = torch.cat([rows, identity], 1)
     constants = torch.cat([constants, -torch.where(table.upper, table.ends[1], table.ends[0])], 1)
     index = table.index
     inverse, _ = torch.linalg.inv_ex(rows.gather(1, index[:, :, None].expand(-1, -1, n)))
     t = -(inverse @ constants.gather(1, index)[:, :, None])[..., 0]
-    _, lines = pulled(form, shares, torch.zeros_like(shares))
+    _, lines = pull_multipliers(form, shares, torch.zeros_like(shares))
     slope = form.gradient(dict(enumerate(parts(form, lines))))
     force = -(slope[:, None, :] @ inverse)[:, 0]
     force = torch.zeros_like(constants).scatter_(1, index, force)
-    arriving, _ = pulled(form, shares, torch.where(free, force[:, :count], 0.0))
-    gates = (force[:, :count] / torch.where(arriving > 0, arriving, 1.0) - least) / (1 - least).clamp(min=1e-12)
-    gates = torch.where(free, gates, table.sides)
+    arriving, _ = pull_multipliers(form, shares, torch.where(free, force[:, :count], 0.0))
+    slopes = (force[:, :count] / torch.where(arriving > 0, arriving, 1.0) - least) / (1 - least).clamp(min=1e-12)
+    slopes = torch.where(free, slopes, table.sides)
     at = (rows @ t[:, :, None])[..., 0] + constants
-    return Vertex(rows, at, inverse, t, gates, force[:, count:], arriving)
+    return Vertex(rows, at, inverse, t, slopes, force[:, count:], arriving)
 
 
 def violations(table: Tableau, vertex: Vertex) -> tuple[Tensor, Tensor]:
@@ -155,11 +155,11 @@ def violations(table: Tableau, vertex: Vertex) -> tuple[Tensor, Tensor]:
     crossed = crossed / torch.where(length > 0, length, 1.0)
     outside = torch.maximum(low - vertex.t, vertex.t - high)
     apart = torch.where(active, -1.0, torch.cat([crossed, outside], 1))
-    gates = torch.maximum(-vertex.gates, vertex.gates - 1)
+    slopes = torch.maximum(-vertex.slopes, vertex.slopes - 1)
     wrong = torch.where(table.upper, -vertex.force, vertex.force)
     size = vertex.force.abs().amax(1, keepdim=True)
     wrong = wrong / torch.where(size > 0, size, 1.0)
-    return apart, torch.where(active, torch.cat([gates, wrong], 1), -1.0)
+    return apart, torch.where(active, torch.cat([slopes, wrong], 1), -1.0)
 
 
 def pivot(table: Tableau, vertex: Vertex, apart: Tensor, off: Tensor) -> None:
@@ -172,10 +172,10 @@ def pivot(table: Tableau, vertex: Vertex, apart: Tensor, off: Tensor) -> None:
     worst, entering = apart.max(1)
     least, leaving = off.max(1)
     beside, within = worst <= TINY, least <= EDGE
-    rising = vertex.gates.gather(1, leaving.clamp(max=count - 1)[:, None])[:, 0] > 0.5
+    rising = vertex.slopes.gather(1, leaving.clamp(max=count - 1)[:, None])[:, 0] > 0.5
     above = vertex.t > table.ends[1]
     if bool(beside.any()):
-        met, upwards = first_met(table, vertex, leaving, rising)
+        met, upwards = first_row_met(table, vertex, leaving, rising)
         entering, above = torch.where(beside, met, entering), torch.where(beside[:, None], upwards, above)
     column = (entering - count).clamp(min=0)
     above = above[everyone, column]
@@ -186,7 +186,7 @@ def pivot(table: Tableau, vertex: Vertex, apart: Tensor, off: Tensor) -> None:
     if bool(within.any()):
         side = table.sides[everyone, entering.clamp(max=count - 1)]
         grows = torch.where(entering < count, side < 0.5, above)
-        place, risen = first_out(table, vertex, torch.where(grows[:, None], -row, row), large)
+        place, risen = first_row_leaving(table, vertex, torch.where(grows[:, None], -row, row), large)
         leaving = torch.where(within, table.index[everyone, place], leaving)
         rising = torch.where(within, risen, rising)
     place = (table.index == leaving[:, None]).to(torch.int8).argmax(1)
@@ -199,7 +199,7 @@ def pivot(table: Tableau, vertex: Vertex, apart: Tensor, off: Tensor) -> None:
     table.upper[some, column[some]] = above[some]
 
 
-def first_met(table: Tableau, vertex: Vertex, leaving: Tensor, rising: Tensor) -> tuple[Tensor, Tensor]:
+def first_row_met(table: Tableau, vertex: Vertex, leaving: Tensor, rising: Tensor) -> tuple[Tensor, Tensor]:
     """The first row (B,) that is met where an active one (B,) lets go, to the side to which its force pushes it; and
     which coordinates (B, n) grow then."""
     count, everyone = table.sides.shape[1], torch.arange(len(leaving), device=leaving.device)
@@ -213,15 +213,15 @@ def first_met(table: Tableau, vertex: Vertex, leaving: Tensor, rising: Tensor) -
     return torch.where(table.active | (until < 0) | (rates == 0), torch.inf, until).argmin(1), moving > 0
 
 
-def first_out(table: Tableau, vertex: Vertex, change: Tensor, large: Tensor) -> tuple[Tensor, Tensor]:
+def first_row_leaving(table: Tableau, vertex: Vertex, change: Tensor, large: Tensor) -> tuple[Tensor, Tensor]:
     """The place (B,) of the active row whose force is first at the end of its range where these forces change (B, n),
     of those whose change is large enough; and whether that is the upper end."""
     count, everyone = table.sides.shape[1], torch.arange(len(change), device=change.device)
     slots = table.index.clamp(max=count - 1)
-    gates, arriving = vertex.gates.gather(1, slots), vertex.arriving.gather(1, slots)
-    reach = (1 - slopes(table.form)[slots]).clamp(min=1e-12) * arriving
+    slopes, arriving = vertex.slopes.gather(1, slots), vertex.arriving.gather(1, slots)
+    reach = (1 - smaller_slopes(table.form)[slots]).clamp(min=1e-12) * arriving
     up = change > 0
-    room = torch.where(up, 1 - gates, -gates) * reach
+    room = torch.where(up, 1 - slopes, -slopes) * reach
     slots = (table.index - count).clamp(min=0)
     bound = torch.where(table.upper.gather(1, slots) != up, -vertex.force.gather(1, slots), torch.inf * (2.0 * up - 1))
     room = torch.where(table.index < count, room, bound) / torch.where(change == 0, 1.0, change)
@@ -229,13 +229,13 @@ def first_out(table: Tableau, vertex: Vertex, change: Tensor, large: Tensor) -> 
     return place, up[everyone, place]
 
 
-def settle(table: Tableau, width: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Pivot until nothing is out of range: t (B, n), gates (B, M), and for which samples that has come true, (B,).
+def pivot_to_minimum(table: Tableau, width: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Pivot until nothing is out of range: t (B, n), slopes (B, M), and for which samples that has come true, (B,).
 
     `table` then has the rows that hold these vertices.
     """
     size = torch.where(width > 0, width, 1.0).amax(1)
-    t, gates = torch.zeros_like(width), torch.zeros_like(table.sides)
+    t, slopes = torch.zeros_like(width), torch.zeros_like(table.sides)
     done = torch.zeros(len(t), dtype=torch.bool, device=t.device)
     rows, part = torch.arange(len(t), device=t.device), table
     for _ in range(PIVOTS):
@@ -243,9 +243,9 @@ def settle(table: Tableau, width: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         apart, off = violations(part, vertex)
         apart = apart / size[rows, None]
         right = (apart.amax(1) <= TINY) & (off.amax(1) <= EDGE)
-        known = vertex.t.isfinite().all(1) & vertex.gates.isfinite().all(1)
+        known = vertex.t.isfinite().all(1) & vertex.slopes.isfinite().all(1)
         ended = rows[right & known]
-        t[ended], gates[ended], done[ended] = vertex.t[right & known], vertex.gates[right & known], True
+        t[ended], slopes[ended], done[ended] = vertex.t[right & known], vertex.slopes[right & known], True
         for mine, theirs in ((table.active, part.active), (table.index, part.index), (table.upper, part.upper)):
             mine[ended] = theirs[right & known]
         going = (~right & known).nonzero()[:, 0]
@@ -257,4 +257,4 @@ def settle(table: Tableau, width: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         elif part is table:
             part = table.rows(going)
         pivot(part, vertex, apart, off)
-    return t, gates, done
+    return t, slopes, done

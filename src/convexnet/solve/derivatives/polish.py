@@ -7,11 +7,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from convexnet.form.epigraph import KinkForm
+from convexnet.form.epigraph import EpigraphForm
 from convexnet.solve.functions.hessian import tangents
 from convexnet.solve.functions.problem import Problem
-from convexnet.solve.solvers.found import Evidence, Found, nothing_yet
-from convexnet.solve.solvers.loop import Budget, drive
+from convexnet.solve.solvers.found import Evidence, Found, initial_found
+from convexnet.solve.solvers.loop import Budget, run_loop
 from convexnet.solve.solvers.newton import Newton
 
 TIGHT = 1e-13
@@ -33,10 +33,10 @@ NEAR = 1e-2
 """How near to a bound, as a share of the width, a coordinate may be that is moved there."""
 
 
-def settled(
-    form: KinkForm, found: Found, lo: Tensor, hi: Tensor, quick: bool = False, tol: float | None = None
+def settle(
+    form: EpigraphForm, found: Found, lo: Tensor, hi: Tensor, quick: bool = False, tol: float | None = None
 ) -> Found:
-    """The minimisers with their gates, by the path-following method in full precision, from the points found.
+    """The minimisers with their slopes, by the path-following method in full precision, from the points found.
 
     A constant that the function carries is left out, so that it hides nothing.
 
@@ -49,23 +49,23 @@ def settled(
     """
     offset, aim = form.value(found.y), QUICK if quick else TIGHT
     problem = Problem(replace(form, constant=form.constant - offset), lo, hi)
-    begun = nothing_yet(problem)
+    begun = initial_found(problem)
     everyone = torch.arange(problem.batch, device=lo.device)
     way = Newton(rough=True) if quick else Newton(rough=False, drop=0.0)
-    drive(way, problem, begun, Budget(aim, STEPS) if tol is None else Budget(tol, FEW))
+    run_loop(way, problem, begun, Budget(aim, STEPS) if tol is None else Budget(tol, FEW))
     begun.note(everyone, found.y, torch.zeros_like(offset), torch.full_like(offset, -torch.inf))
-    if begun.gates is None:
-        begun.keep(everyone, Evidence(gates=[torch.zeros_like(c) for c in form.constants]))
+    if begun.slopes is None:
+        begun.keep(everyone, Evidence(slopes=[torch.zeros_like(c) for c in form.constants]))
     begun.value, begun.bound, begun.centre = begun.value + offset, begun.bound + offset, begun.centre + offset
     return begun
 
 
-def refined(problem: Problem, found: Found) -> None:
+def refine_smooth(problem: Problem, found: Found) -> None:
     """Put the minimisers of smooth functions right to the last digits, where that is not done yet."""
     form = problem.f
-    if not isinstance(form, KinkForm) or not all(bend.smooth for bend in form.bends) or not form.bends:
+    if not isinstance(form, EpigraphForm) or not all(atom.smooth for atom in form.atoms) or not form.atoms:
         return
-    y = polished(form, found.y, problem.lo, problem.hi)
+    y = polish(form, found.y, problem.lo, problem.hi)
     value = form.value(y)
     fine = value <= found.value + 1e-15 * found.value.abs()
     found.looked = found.looked & ~(fine & (y != found.y).any(1))
@@ -73,16 +73,16 @@ def refined(problem: Problem, found: Found) -> None:
     found.value = torch.where(fine, value, found.value)
 
 
-def polished(form: KinkForm, y: Tensor, lo: Tensor, hi: Tensor) -> Tensor:
+def polish(form: EpigraphForm, y: Tensor, lo: Tensor, hi: Tensor) -> Tensor:
     """Minimisers (B, n) of smooth functions to the last digits, by Newton's method on the coordinates off the bounds.
 
     A sample keeps its point where that is not better.
 
     Source: Bertsekas (1982), Projected Newton methods for optimization problems with simple constraints.
     """
-    best, least = y, slack(form, y, lo, hi)
+    best, least = y, descent_slack(form, y, lo, hi)
     for _ in range(ROUNDS):
-        g, hessian = bent(form, y)
+        g, hessian = gradient_and_hessian(form, y)
         steep = hessian.diagonal(dim1=1, dim2=2).clamp(min=1e-300)
         width = (hi - lo).clamp(max=1e12)
         low = (g > 0) & (y - lo <= torch.minimum(g / steep, NEAR * width))
@@ -97,7 +97,7 @@ def polished(form: KinkForm, y: Tensor, lo: Tensor, hi: Tensor) -> Tensor:
         step = torch.cholesky_solve(right[:, :, None], factor)[..., 0] * free
         moved = torch.where(low, lo, torch.where(high, hi, torch.minimum(torch.maximum(y + step, lo), hi)))
         moved = torch.where(moved.isfinite(), moved, y)
-        now = slack(form, moved, lo, hi)
+        now = descent_slack(form, moved, lo, hi)
         better = (now < least)[:, None]
         best, least = torch.where(better, moved, best), torch.minimum(now, least)
         y = moved
@@ -106,19 +106,19 @@ def polished(form: KinkForm, y: Tensor, lo: Tensor, hi: Tensor) -> Tensor:
     return best
 
 
-def slack(form: KinkForm, y: Tensor, lo: Tensor, hi: Tensor) -> Tensor:
+def descent_slack(form: EpigraphForm, y: Tensor, lo: Tensor, hi: Tensor) -> Tensor:
     """How far y is from where descent along the slope would bring it, (B,): zero at a minimiser only."""
     _, g = form.subgradient(y)
     return (torch.minimum(torch.maximum(y - g, lo), hi) - y).norm(dim=1)
 
 
-def bent(form: KinkForm, y: Tensor) -> tuple[Tensor, Tensor]:
+def gradient_and_hessian(form: EpigraphForm, y: Tensor) -> tuple[Tensor, Tensor]:
     """The gradient (B, n) and the second derivative (B, n, n) of a smooth function."""
     arguments = form.arguments(y)
-    gates = [bend.gates(a) for bend, a in zip(form.bends, arguments, strict=True)]
-    chosen, arriving = form.pulled(gates)
+    slopes = [atom.slopes(a) for atom, a in zip(form.atoms, arguments, strict=True)]
+    chosen, arriving = form.pull(slopes)
     tiny = torch.full_like(y[:, :1], 1e-12)
     curved = [
-        bend.curved(a, bend.value(a), gate, tiny) for bend, a, gate in zip(form.bends, arguments, gates, strict=True)
+        atom.curved(a, atom.value(a), slope, tiny) for atom, a, slope in zip(form.atoms, arguments, slopes, strict=True)
     ]
-    return form.gradient(chosen), tangents(form, gates, curved, arriving, 0.0).hessian()
+    return form.gradient(chosen), tangents(form, slopes, curved, arriving, 0.0).hessian()

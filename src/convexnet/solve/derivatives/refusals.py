@@ -11,10 +11,10 @@ from torch.autograd import forward_ad
 
 from convexnet.curvature.graph import base_name, module_path, source_line
 from convexnet.domains import Box
-from convexnet.form.epigraph import KinkForm
+from convexnet.form.epigraph import EpigraphForm
 from convexnet.form.program import Opened
 from convexnet.solve.compiled import Reading
-from convexnet.solve.functions.matrix_free import Layers
+from convexnet.solve.functions.matrix_free import MatrixFree
 from convexnet.solve.functions.problem import Function
 
 
@@ -26,8 +26,8 @@ def check_derivatives(reading: Reading, f: Function, name: str, inputs: Sequence
     Raises:
         ValueError: an input or a bound takes part in autograd, and the functions are not known as matrices.
     """
-    if not isinstance(f, KinkForm) and any(t.requires_grad for t in [*inputs, box.lo, box.hi]):
-        raise ValueError(missing(f, reading, name))
+    if not isinstance(f, EpigraphForm) and any(t.requires_grad for t in [*inputs, box.lo, box.hi]):
+        raise ValueError(explain_missing(f, reading, name))
 
 
 def check_transforms(tensors: Sequence[Any]) -> None:
@@ -57,22 +57,22 @@ def has_tangent(tensor: Tensor) -> bool:
     return forward_ad.unpack_dual(tensor).tangent is not None
 
 
-def unsmooth(opened: Opened, inputs: Sequence[Tensor], k: int, sample: int) -> str:
+def explain_no_second(opened: Opened, inputs: Sequence[Tensor], k: int, sample: int) -> str:
     """The error for a second derivative that does not exist: a sample sits on the kink of atom k."""
     where = opened.origins([tensor[:1] for tensor in inputs])[k]
     return (
         f"second derivatives of this minimum are not available: the minimiser of sample {sample} sits on a kink of "
-        f"{described(where)}, where only first derivatives exist. Use a smooth activation (softplus) with a quadratic "
-        'term, or derivative="smoothed"'
+        f"{describe_operator(where)}, where only first derivatives exist. Use a smooth activation (softplus) with a "
+        'quadratic term, or derivative="smoothed"'
     )
 
 
 def many_meet(opened: Opened, inputs: Sequence[Tensor], sample: int, rows: Sequence[tuple[int, int]]) -> str:
-    """Why a minimiser has no derivative: more kinks and bounds meet there, by the number of a bend (-1: the domain)
+    """Why a minimiser has no derivative: more kinks and bounds meet there, by the number of an atom (-1: the domain)
     and the place in it, than are needed to hold it."""
     origins = opened.origins([tensor[:1] for tensor in inputs])
-    bends = sorted({k for k, _ in rows if k >= 0})
-    places = [f"{len({j for b, j in rows if b == k})} of {described(origins[k])}" for k in bends]
+    atoms = sorted({k for k, _ in rows if k >= 0})
+    places = [f"{len({j for b, j in rows if b == k})} of {describe_operator(origins[k])}" for k in atoms]
     bounds = len({j for k, j in rows if k < 0})
     places += [f"{bounds} bounds of the domain"] if bounds else []
     return (
@@ -83,16 +83,16 @@ def many_meet(opened: Opened, inputs: Sequence[Tensor], sample: int, rows: Seque
     )
 
 
-def described(node: fx.Node) -> str:
+def describe_operator(node: fx.Node) -> str:
     """An operator with its module and its line."""
     path, line = module_path(node), source_line(node)
     place = ", ".join(part for part in (f"layer {path}" if path else "", line) if part)
     return f"{base_name(node.target)} ({place or 'no source line'})"
 
 
-def missing(f: Function, reading: Reading, name: str) -> str:
+def explain_missing(f: Function, reading: Reading, name: str) -> str:
     """Why there are no derivatives at all."""
-    if isinstance(f, Layers):
+    if isinstance(f, MatrixFree):
         why = f"it has {f.size} variables or maps that are too large for the matrices that derivatives need"
     elif reading.opened is None:
         why = "its forward reads the size of its batch"

@@ -3,7 +3,7 @@
 The exact ones (`attach`) are what a minimiser that sits on kinks really does: often nothing at all when one input
 changes, and a jump when another does. Learning through it sometimes goes better with derivatives that see more:
 
-- *smoothed*: those of the minimiser of the function with its bends smoothed and a barrier at the bounds, by the
+- *smoothed*: those of the minimiser of the function with its atoms smoothed and a barrier at the bounds, by the
   implicit function theorem, taken at the exact minimiser. They are not the derivatives of what is returned. Those of
   the value stay exact; its second derivatives, and those of x, are of the smoothed function.
 - *unrolled*: those of gradient descent with momentum, which is then also what is returned as x; its value is larger
@@ -17,45 +17,45 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from convexnet.form.atoms import Bend
-from convexnet.form.program import Opened, bend_of
-from convexnet.solve.derivatives.implicit import derived
+from convexnet.form.atoms import Atom
+from convexnet.form.program import Opened, atom_of
+from convexnet.solve.derivatives.implicit import vector_jacobian
 from convexnet.solve.functions.matrix_free import unchanged
 from convexnet.solve.functions.problem import Problem
-from convexnet.solve.functions.smoothing import soft
+from convexnet.solve.functions.smoothing import smooth_results
 
 SMOOTHING = 1e-2
-"""How much bends are smoothed, in units of what typically arrives at them, and the box of half width 1 too."""
+"""How much atoms are smoothed, in units of what typically arrives at them, and the box of half width 1 too."""
 
 STEPS, RATE, MOMENTUM = 30, 0.01, 0.9
 """Of unrolled descent, for a box of width 1: in one of another width, the rate is multiplied by its square."""
 
 
-def softly(opened: Opened, units: Sequence[Tensor]) -> Callable[..., Tensor]:
+def smoothed_values(opened: Opened, units: Sequence[Tensor]) -> Callable[..., Tensor]:
     """The smoothed functions: (inputs, tensors in the place of the model's) -> values (B,).
 
     Args:
         opened: the program.
-        units: what one unit of smoothing is at each bend, (B, 1).
+        units: what one unit of smoothing is at each atom, (B, 1).
     """
 
     def run(inputs: Sequence[Tensor], live: Mapping[int, Tensor]) -> Tensor:
         count = 0
 
-        def bent(a: Tensor, bend: float | Tensor | Bend = 0.0) -> Tensor:
+        def bent(a: Tensor, atom: float | Tensor | Atom = 0.0) -> Tensor:
             nonlocal count
             mu = SMOOTHING * units[count]
             count += 1
-            bend = bend_of(a, bend)
-            z, _ = soft(bend, a.flatten(1), mu)
-            return z.reshape(len(z), *(a.shape[1:] if bend.group == 1 else a.shape[1:-1]))
+            atom = atom_of(a, atom)
+            z, _ = smooth_results(atom, a.flatten(1), mu)
+            return z.reshape(len(z), *(a.shape[1:] if atom.group == 1 else a.shape[1:-1]))
 
         return opened.run(inputs, bent, live)
 
     return run
 
 
-def barriers(y: Tensor, lo: Tensor, hi: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
+def barrier_hessian(y: Tensor, lo: Tensor, hi: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
     """The second derivatives (B, n) of barriers at the bounds; the size (B, 1) is how much the functions rise."""
     width = (hi - lo).clamp(max=1e12)
     found: list[Tensor] = []
@@ -66,7 +66,7 @@ def barriers(y: Tensor, lo: Tensor, hi: Tensor, size: Tensor) -> tuple[Tensor, T
     return found[0], found[1]
 
 
-def unrolled(
+def unroll_descent(
     opened: Opened, inputs: Sequence[Tensor], live: Mapping[int, Tensor], problem: Problem, start: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Where descent with momentum comes to, (B, n), and the value there; gradients go through all steps.
@@ -85,14 +85,14 @@ def unrolled(
         y = y if y.requires_grad else y.detach().requires_grad_()
         speed = torch.zeros_like(y)
         for _ in range(STEPS):
-            value = opened.run(shown(inputs, opened, y), unchanged, live).expand(len(y))
-            (g,) = derived([value], [y], [torch.ones_like(value)])
+            value = opened.run(inputs_with(inputs, opened, y), unchanged, live).expand(len(y))
+            (g,) = vector_jacobian([value], [y], [torch.ones_like(value)])
             speed = MOMENTUM * speed - rate * g
             y = problem.inside(y + speed)
-        return y, opened.run(shown(inputs, opened, y), unchanged, live).expand(len(y))
+        return y, opened.run(inputs_with(inputs, opened, y), unchanged, live).expand(len(y))
 
 
-def shown(inputs: Sequence[Tensor], opened: Opened, y: Tensor) -> list[Tensor]:
+def inputs_with(inputs: Sequence[Tensor], opened: Opened, y: Tensor) -> list[Tensor]:
     """The inputs with y (B, n) in its place."""
     found = list(inputs)
     found[opened.variable] = y.view(inputs[opened.variable].shape)

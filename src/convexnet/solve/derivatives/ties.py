@@ -102,7 +102,7 @@ def multipliers_of(local: Local) -> Multipliers | None:
     size = np.abs(local.rows).max(0)
     columns = np.where(size > 0, 1 / np.where(size > 0, size * local.typical.max(), 1.0), 0.0)
     system = (used * columns).T
-    right = -local.slope * columns
+    right = -local.gradient * columns
     m = local.multipliers / local.typical
     left, values, directions = np.linalg.svd(system, full_matrices=True)
     rank = int((values > EPS * max(values.max(initial=0.0), 1e-300)).sum())
@@ -172,7 +172,7 @@ def to_both_sides(local: Local, wanted: Array, straight: bool, moves: Array) -> 
         return None
     if straight:
         wanted = seen(local.rows, wanted)
-    change = np.array([row.share * moves[local.arguments[row.bend, row.index]] if row.bend >= 0 else 0.0
+    change = np.array([row.share * moves[local.arguments[row.atom, row.index]] if row.atom >= 0 else 0.0
                        for row in local.of])  # fmt: skip
     sides: list[Array] = []
     for sign in (1.0, -1.0):
@@ -215,12 +215,12 @@ def all_hold(local: Local, same: Callable[[Array], bool]) -> bool:
 
 def merged(local: Local, same: Callable[[Array], bool]) -> Local:
     """The linear program with kinks that are multiples of others by construction put together with them."""
-    rows, slope = local.rows.copy(), local.slope.copy()
+    rows, gradient = local.rows.copy(), local.gradient.copy()
     multipliers, typical = local.multipliers.copy(), local.typical.copy()
     kinks: dict[tuple[int, int], list[int]] = {}
     for number, row in enumerate(local.of):
-        if row.bend >= 0:
-            kinks.setdefault((row.bend, row.index), []).append(number)
+        if row.atom >= 0:
+            kinks.setdefault((row.atom, row.index), []).append(number)
     names, gone = list(kinks), set[int]()
     for later in range(len(names)):
         for earlier in range(later):
@@ -250,7 +250,7 @@ def merged(local: Local, same: Callable[[Array], bool]) -> Local:
                 multipliers[mine] += grown * multipliers[theirs]
                 typical[mine] += grown * typical[theirs]
             share = local.of[first[1]].share
-            for part in (rows, slope[None]):
+            for part in (rows, gradient[None]):
                 entered = part[:, two].copy()
                 part[:, one] += grown * entered
                 part[:, two] = 0.0
@@ -258,7 +258,7 @@ def merged(local: Local, same: Callable[[Array], bool]) -> Local:
                     part -= grown * (1 + share) * np.outer(entered, a * local.free)
     kept = [number for number in range(len(local.of)) if number not in gone]
     return Local(
-        rows[kept], slope, multipliers[kept], typical[kept], [local.of[number] for number in kept], local.free,
+        rows[kept], gradient, multipliers[kept], typical[kept], [local.of[number] for number in kept], local.free,
         local.arguments, local.columns, local.lines, local.shares,
     )  # fmt: skip
 
@@ -266,13 +266,13 @@ def merged(local: Local, same: Callable[[Array], bool]) -> Local:
 def forces_on(
     local: Local, weights: Array
 ) -> tuple[dict[tuple[int, int], float], dict[int, tuple[float, float]], Array]:
-    """What weights (R,) of rows are: the forces on arguments, by (bend, index), as their gates carry them on; the
+    """What weights (R,) of rows are: the forces on arguments, by (atom, index), as their slopes carry them on; the
     weights of the lower and of the upper bounds, by coordinate; and the sum of these arguments' derivatives, (n + m,).
     """
     direct = local.direct(weights)
     ends: dict[int, tuple[float, float]] = {}
     for row, weight in zip(local.of, weights, strict=True):
-        if row.bend < 0 and weight:
+        if row.atom < 0 and weight:
             low, high = ends.get(row.index, (0.0, 0.0))
             ends[row.index] = (low + weight, high) if row.share < 0 else (low, high + weight)
     along = local.lines.T @ direct

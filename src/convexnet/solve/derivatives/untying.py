@@ -8,16 +8,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from convexnet.form.atoms import Bend
+from convexnet.form.atoms import Atom
 from convexnet.form.grouped import Largest, Norm
 from convexnet.form.program import value_of
-from convexnet.solve.derivatives.active_set import Held, gates_at, units_around
-from convexnet.solve.derivatives.implicit import derived
+from convexnet.solve.derivatives.active_set import Held, argument_units, slopes_at
+from convexnet.solve.derivatives.implicit import vector_jacobian
 from convexnet.solve.derivatives.local_program import Array, Local, local_program
 from convexnet.solve.derivatives.minimum import Minimum
 from convexnet.solve.derivatives.refusals import many_meet
 from convexnet.solve.derivatives.ties import all_hold, determined, forces_on, merged, to_both_sides
-from convexnet.solve.solvers.found import picked
+from convexnet.solve.solvers.found import pick_rows
 
 SAME = 1e-8
 """A gradient below this share of what its parts are counts as zero."""
@@ -33,7 +33,7 @@ def untie(at: Minimum, held: Held, sample: int, to_x: Tensor) -> None:
     """Put right what holds a minimiser where more kinks and bounds meet than are needed for that.
 
     Args:
-        at: with gates to the last digits.
+        at: with slopes to the last digits.
         held: of all samples; changed.
         sample: the number of this one.
         to_x: the gradient (n,) of its minimiser.
@@ -42,21 +42,21 @@ def untie(at: Minimum, held: Held, sample: int, to_x: Tensor) -> None:
         RuntimeError: it has no derivative, or none that is sure.
     """
     index = torch.tensor([sample], device=to_x.device)
-    form, part = at.form().rows(index), picked(at.found, index)
-    assert part.gates is not None
+    form, part = at.form().rows(index), pick_rows(at.found, index)
+    assert part.slopes is not None
     y, lo, hi = held.y[index], at.lo[index], at.hi[index]
-    gates = gates_at(form, part.gates, form.arguments(y))
-    units, _ = units_around(form, y, form.arguments(y), lo, hi)
+    slopes = slopes_at(form, part.slopes, form.arguments(y))
+    units, _ = argument_units(form, y, form.arguments(y), lo, hi)
     width = (hi - lo).clamp(max=1e12)
-    local = local_program(form, gates, y, lo, hi, units, torch.where(width > 0, width, 1.0))
+    local = local_program(form, slopes, y, lo, hi, units, torch.where(width > 0, width, 1.0))
     weights: Array | None = None
     if local is not None:
-        straight = not any(bend.smooth or isinstance(bend, Norm) for bend in form.bends)
+        straight = not any(atom.smooth or isinstance(atom, Norm) for atom in form.atoms)
         wanted = np.zeros(local.rows.shape[1])
         wanted[: len(to_x)] = to_x.cpu().numpy()
         weights = determined(local, wanted, straight)
         if weights is None:
-            moved = Moved.of(at, sample, local, y, gates)
+            moved = Moved.of(at, sample, local, y, slopes)
             whole, local = local, merged(local, moved.stays)
             weights = determined(local, wanted, straight)
             if weights is None and all_hold(whole, moved.stays):
@@ -66,7 +66,7 @@ def untie(at: Minimum, held: Held, sample: int, to_x: Tensor) -> None:
     if local is None or weights is None:
         opened = at.reading.opened
         assert opened is not None
-        names = [] if local is None else [(row.bend, row.index) for row in local.of]
+        names = [] if local is None else [(row.atom, row.index) for row in local.of]
         raise RuntimeError(many_meet(opened, at.inputs, sample, names))
     forces, ends, to_y = forces_on(local, weights)
     for whole in held.forces:
@@ -87,7 +87,7 @@ class Moved:
 
     Attributes:
         local: what meets.
-        arguments: of all bends, (1, in_k), as functions of the tensors.
+        arguments: of all atoms, (1, in_k), as functions of the tensors.
         tensors: leaves in the place of these.
         ends: whether gradients go to the lower bounds (−1) and to the upper ones (1).
     """
@@ -98,24 +98,24 @@ class Moved:
     ends: dict[float, bool]
 
     @staticmethod
-    def of(at: Minimum, sample: int, local: Local, y: Tensor, gates: list[Tensor]) -> Moved:
-        """Run the program for one sample at y, with its gates, and with what meets as constants."""
+    def of(at: Minimum, sample: int, local: Local, y: Tensor, slopes: list[Tensor]) -> Moved:
+        """Run the program for one sample at y, with its slopes, and with what meets as constants."""
         opened = at.reading.opened
         assert opened is not None
         arguments: list[Tensor] = []
-        bends = at.form().bends
+        atoms = at.form().atoms
 
-        def gated(a: Tensor, bend: float | Tensor | Bend = 0.0) -> Tensor:
+        def gated(a: Tensor, atom: float | Tensor | Atom = 0.0) -> Tensor:
             k = len(arguments)
             arguments.append(a.flatten(1))
-            kind, gate = bends[k], gates[k]
+            kind, slope = atoms[k], slopes[k]
             if kind.smooth or isinstance(kind, Norm):
-                assert isinstance(bend, Bend)
-                return value_of(a, bend)
-            if isinstance(bend, Bend):
-                result = bend.push(gate, arguments[k]).reshape(1, *a.shape[1:-1])
+                assert isinstance(atom, Atom)
+                return value_of(a, atom)
+            if isinstance(atom, Atom):
+                result = atom.push(slope, arguments[k]).reshape(1, *a.shape[1:-1])
             else:
-                result = (bend + (1 - bend) * gate.reshape(1, *a.shape[1:])) * a
+                result = (atom + (1 - atom) * slope.reshape(1, *a.shape[1:])) * a
             met = torch.zeros(result.numel(), dtype=torch.bool, device=a.device)
             for number, index in local.arguments:
                 if number == k:
@@ -136,12 +136,12 @@ class Moved:
         weights = [torch.zeros_like(a) for a in self.arguments]
         for (k, j), number in self.local.arguments.items():
             weights[k][0, j] = float(direct[number])
-        return [g.double() for g in derived(self.arguments, self.tensors, weights, False)]
+        return [g.double() for g in vector_jacobian(self.arguments, self.tensors, weights, False)]
 
     def stays(self, weights: Array) -> bool:
         """Whether a sum of rows, with weights (R,), stays zero whatever the tensors become."""
         for row, weight in zip(self.local.of, weights, strict=True):
-            if row.bend < 0 and abs(weight) > SAME and self.ends[row.share]:
+            if row.atom < 0 and abs(weight) > SAME and self.ends[row.share]:
                 return False
         direct = self.local.direct(weights)
         signs = np.random.default_rng(0).choice([-1.0, 1.0], len(direct))
@@ -149,7 +149,7 @@ class Moved:
 
     def only_way(self) -> Array | None:
         """The one way (T,) in which the arguments that meet can move; None where there is more than one."""
-        if len(self.local.columns) > FEW or any(row.bend < 0 and self.ends[row.share] for row in self.local.of):
+        if len(self.local.columns) > FEW or any(row.atom < 0 and self.ends[row.share] for row in self.local.of):
             return None
         generator = torch.Generator().manual_seed(0)
         probes = [torch.randn(WAYS, *t.shape, generator=generator, dtype=torch.float64).to(t) for t in self.tensors]

@@ -11,11 +11,19 @@ import torch
 from torch import Tensor
 
 from convexnet.form.atoms import Kinks
-from convexnet.form.epigraph import KinkForm
+from convexnet.form.epigraph import EpigraphForm
 from convexnet.form.linear_maps import Map
 from convexnet.solve.derivatives.active_set import Held
-from convexnet.solve.derivatives.neighbourhood import reduced, turning
-from convexnet.solve.derivatives.pivots import EDGE, Tableau, parts, pulled, pushed, settle, slopes
+from convexnet.solve.derivatives.neighbourhood import nearest_kinks, reduce_form
+from convexnet.solve.derivatives.pivots import (
+    EDGE,
+    Tableau,
+    parts,
+    pivot_to_minimum,
+    pull_multipliers,
+    push_derivatives,
+    smaller_slopes,
+)
 from convexnet.solve.functions.problem import Problem
 from convexnet.solve.solvers.found import Evidence, Found
 
@@ -29,19 +37,19 @@ LARGE = 150
 """Variables up to which pivots are worth their systems."""
 
 
-def begun(form: KinkForm, gates: Tensor, far: Tensor, found: Found, lo: Tensor, hi: Tensor) -> Tableau:
+def starting_rows(form: EpigraphForm, slopes: Tensor, far: Tensor, found: Found, lo: Tensor, hi: Tensor) -> Tableau:
     """The rows that seem to hold the minimisers.
 
     Args:
         form: the kinks that may turn, as functions of t = y − found.y.
-        gates: of these, (B, M).
+        slopes: of these, (B, M).
         far: how far they seem to be from holding, (B, M); negative where they do.
         found: the points, and the scale of f.
         lo, hi: the bounds of y, (B, n).
     """
-    least, y, width = slopes(form), found.y, hi - lo
+    least, y, width = smaller_slopes(form), found.y, hi - lo
     scale = torch.where(width > 0, width, 1.0)
-    _, lines = pulled(form, least + (1 - least) * gates, torch.zeros_like(gates))
+    _, lines = pull_multipliers(form, least + (1 - least) * slopes, torch.zeros_like(slopes))
     rise = form.gradient(dict(enumerate(parts(form, lines)))) * width / found.scale.clamp(min=1e-300)[:, None]
     low, high = rise - (y - lo) / scale, -rise - (hi - y) / scale
     bounds = torch.maximum(low, high)
@@ -49,30 +57,30 @@ def begun(form: KinkForm, gates: Tensor, far: Tensor, found: Found, lo: Tensor, 
     sure = torch.cat([torch.where(least < 1, -far, -torch.inf), bounds], 1)
     first = sure.topk(form.size, 1, sorted=False).indices
     active = torch.zeros_like(sure, dtype=torch.bool).scatter_(1, first, True)
-    return Tableau(form, (gates > 0.5).to(y), active, first, (lo - y, hi - y), high > low)
+    return Tableau(form, (slopes > 0.5).to(y), active, first, (lo - y, hi - y), high > low)
 
 
-def held_at_vertices(form: KinkForm, found: Found, lo: Tensor, hi: Tensor, to_x: Tensor) -> Held:
-    """The vertices that are minimisers, put into `found` with their gates, and their derivatives for a gradient (B, n)
+def held_at_vertices(form: EpigraphForm, found: Found, lo: Tensor, hi: Tensor, to_x: Tensor) -> Held:
+    """The vertices that are minimisers, put into `found` with their slopes, and their derivatives for a gradient (B, n)
     of x; `sure` says for which samples."""
-    gates, batch = found.gates, len(lo)
+    slopes, batch = found.slopes, len(lo)
     nothing = torch.zeros_like(lo)
     nowhere = torch.zeros(batch, dtype=torch.bool, device=lo.device)
     none = [torch.zeros_like(c) for c in form.constants]
-    kinks = {k: nowhere.clone() for k, bend in enumerate(form.bends) if not bend.smooth}
+    kinks = {k: nowhere.clone() for k, atom in enumerate(form.atoms) if not atom.smooth}
     flags = torch.zeros_like(lo, dtype=torch.bool)
     held = Held(flags, flags.clone(), nothing, nothing.clone(), none, nowhere, kinks, found.y.clone(), nowhere.clone())
-    if gates is None or not usable(form, lo, hi):
+    if slopes is None or not is_usable(form, lo, hi):
         return held
     arguments, width = form.arguments(found.y), hi - lo
-    chosen = turning(arguments, gates, MANY * form.size)
-    small = in_parts(form, arguments, found.y, chosen)
-    near = torch.cat([gate.gather(1, index) for gate, index in zip(gates, chosen, strict=True)], 1)
+    chosen = nearest_kinks(arguments, slopes, MANY * form.size)
+    small = reduce_in_parts(form, arguments, found.y, chosen)
+    near = torch.cat([slope.gather(1, index) for slope, index in zip(slopes, chosen, strict=True)], 1)
     sizes = [a.abs().mean(1, keepdim=True) for a in arguments]
     away = [a.gather(1, i).abs() / size.clamp(min=1e-300) for a, i, size in zip(arguments, chosen, sizes, strict=True)]
     far = torch.cat(away, 1) - torch.minimum(near, 1 - near)
-    table = begun(small, near.clamp(0, 1), far, found, lo, hi)
-    t, there, done = settle(table, width)
+    table = starting_rows(small, near.clamp(0, 1), far, found, lo, hi)
+    t, there, done = pivot_to_minimum(table, width)
     rows = done.nonzero()[:, 0]
     if not len(rows):
         return held
@@ -83,19 +91,19 @@ def held_at_vertices(form: KinkForm, found: Found, lo: Tensor, hi: Tensor, to_x:
     low, high = bound & ~table.upper, bound & table.upper
     y = torch.where(low, lo[rows], torch.where(high, hi[rows], found.y[rows] + t[rows]))
     whole = [
-        (a[rows] > 0).to(y).scatter(1, index, gate)
-        for a, index, gate in zip(arguments, chosen, parts(small, there), strict=True)
+        (a[rows] > 0).to(y).scatter(1, index, slope)
+        for a, index, slope in zip(arguments, chosen, parts(small, there), strict=True)
     ]
     holds = [
-        torch.zeros_like(gate).scatter(1, index, some.to(y)) > 0
-        for gate, index, some in zip(whole, chosen, parts(small, free), strict=True)
+        torch.zeros_like(slope).scatter(1, index, some.to(y)) > 0
+        for slope, index, some in zip(whole, chosen, parts(small, free), strict=True)
     ]
-    slope = found.scale[rows, None] / torch.where(width > 0, width, 1.0)
-    least = slopes(small)
-    lines, _ = pushed(small, least + (1 - least) * there)
+    gradient = found.scale[rows, None] / torch.where(width > 0, width, 1.0)
+    least = smaller_slopes(small)
+    lines, _ = push_derivatives(small, least + (1 - least) * there)
     reach = (lines.abs() @ width[:, :, None])[..., 0]  # a layer's arguments may all be zero here, and no units
     units = [part.mean(1, keepdim=True) for part in parts(small, reach)]
-    sure = minimal(form, y, whole, holds, slope, low, high, units)
+    sure = are_minimisers(form, y, whole, holds, gradient, low, high, units)
     inside = (y > lo[rows] + EDGE * width) & (y < hi[rows] - EDGE * width)
     sure &= (bound | inside).all(1)
     identity = torch.eye(form.size, dtype=y.dtype, device=y.device).expand(len(y), -1, -1)
@@ -108,8 +116,8 @@ def held_at_vertices(form: KinkForm, found: Found, lo: Tensor, hi: Tensor, to_x:
         Held(
             low, high, forces[:, count:], torch.zeros_like(y),
             [
-                torch.zeros_like(gate).scatter(1, i, force)
-                for gate, i, force in zip(whole, chosen, parts(small, forces[:, :count]), strict=True)
+                torch.zeros_like(slope).scatter(1, i, force)
+                for slope, i, force in zip(whole, chosen, parts(small, forces[:, :count]), strict=True)
             ],
             sure, {k: some.any(1) for k, some in enumerate(holds)}, y, torch.zeros_like(sure),
         ),
@@ -118,16 +126,16 @@ def held_at_vertices(form: KinkForm, found: Found, lo: Tensor, hi: Tensor, to_x:
     if len(right):
         found.y[rows[right]] = y[right]
         found.looked[rows[right]] = False
-        found.keep(rows[right], Evidence(gates=[gate[right] for gate in whole]))
+        found.keep(rows[right], Evidence(slopes=[slope[right] for slope in whole]))
     return held
 
 
-def in_parts(form: KinkForm, arguments: list[Tensor], y: Tensor, chosen: list[Tensor]) -> KinkForm:
-    """`reduced`, of as many samples at once as caches hold."""
+def reduce_in_parts(form: EpigraphForm, arguments: list[Tensor], y: Tensor, chosen: list[Tensor]) -> EpigraphForm:
+    """`reduce_form`, of as many samples at once as caches hold."""
     if len(y) <= TOGETHER:
-        return reduced(form, arguments, y, chosen)
+        return reduce_form(form, arguments, y, chosen)
     made = [
-        reduced(form.rows(part), [a[part] for a in arguments], y[part], [index[part] for index in chosen])
+        reduce_form(form.rows(part), [a[part] for a in arguments], y[part], [index[part] for index in chosen])
         for part in torch.arange(len(y), device=y.device).split(TOGETHER)
     ]
     first = made[0]
@@ -136,31 +144,31 @@ def in_parts(form: KinkForm, arguments: list[Tensor], y: Tensor, chosen: list[Te
         return None if None in maps else Map(torch.cat([m.matrix for m in maps if m is not None]))
 
     between = {key: whole([form.between[key] for form in made]) for key in first.between}
-    return KinkForm(
+    return EpigraphForm(
         tuple(torch.cat(parts) for parts in zip(*(form.constants for form in made), strict=True)),
-        first.bends,
+        first.atoms,
         tuple(whole(list(parts)) for parts in zip(*(form.from_y for form in made), strict=True)),
         {key: m for key, m in between.items() if m is not None},
         torch.cat([form.constant for form in made]),
-        torch.cat([form.slope for form in made]),
+        torch.cat([form.linear for form in made]),
         {k: torch.cat([form.weights[k] for form in made]) for k in first.weights},
     )
 
 
-def usable(form: KinkForm, lo: Tensor, hi: Tensor) -> bool:
-    """Whether all bends are kinks, the same ones for every sample, in a box of few variables."""
-    bends = [bend for bend in form.bends if isinstance(bend, Kinks)]
-    if not bends or len(bends) < len(form.bends) or form.size > LARGE or not Problem(form, lo, hi).compact:
+def is_usable(form: EpigraphForm, lo: Tensor, hi: Tensor) -> bool:
+    """Whether all atoms are kinks, the same ones for every sample, in a box of few variables."""
+    atoms = [atom for atom in form.atoms if isinstance(atom, Kinks)]
+    if not atoms or len(atoms) < len(form.atoms) or form.size > LARGE or not Problem(form, lo, hi).compact:
         return False
-    return not any(bool((part != part[:1]).any()) for bend in bends for part in (bend.slope, bend.least))
+    return not any(bool((part != part[:1]).any()) for atom in atoms for part in (atom.negative_slope, atom.least))
 
 
-def minimal(
-    form: KinkForm,
+def are_minimisers(
+    form: EpigraphForm,
     y: Tensor,
-    gates: list[Tensor],
+    slopes: list[Tensor],
     holds: list[Tensor],
-    slope: Tensor,
+    gradient: Tensor,
     low: Tensor,
     high: Tensor,
     units: list[Tensor],
@@ -170,20 +178,22 @@ def minimal(
     Args:
         form: the functions, with kinks only.
         y: the points.
-        gates: of all kinks.
+        slopes: of all kinks.
         holds: which of them hold the points.
-        slope: a typical one of f, (B, n).
+        gradient: a typical one of f, (B, n).
         low, high: which coordinates are held by a bound.
         units: of the arguments, (B, 1) each.
     """
-    chosen, arriving = form.pulled(gates)
-    g = form.gradient(chosen) / slope
+    chosen, arriving = form.pull(slopes)
+    g = form.gradient(chosen) / gradient
     sure = y.isfinite().all(1)
     sure &= torch.where(low | high, torch.where(low, g, -g) > EDGE, g.abs() <= EDGE).all(1)
-    for bend, a, gate, v, some, unit in zip(form.bends, form.arguments(y), gates, arriving, holds, units, strict=True):
-        assert isinstance(bend, Kinks)
+    for atom, a, slope, v, some, unit in zip(
+        form.atoms, form.arguments(y), slopes, arriving, holds, units, strict=True
+    ):
+        assert isinstance(atom, Kinks)
         near = a / torch.maximum(a.abs().mean(1, keepdim=True), unit).clamp(min=1e-300)
-        at_kink = (near.abs() <= EDGE) & (gate > EDGE) & (gate < 1 - EDGE) & (v > 0)
-        beside = torch.where(gate > 0.5, near > EDGE, near < -EDGE) | (v == 0) | (bend.slope >= 1)
+        at_kink = (near.abs() <= EDGE) & (slope > EDGE) & (slope < 1 - EDGE) & (v > 0)
+        beside = torch.where(slope > 0.5, near > EDGE, near < -EDGE) | (v == 0) | (atom.negative_slope >= 1)
         sure &= torch.where(some, at_kink, beside).all(1)
     return sure

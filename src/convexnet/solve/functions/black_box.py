@@ -22,7 +22,7 @@ INSIDE = 1e-9
 """How far towards the centre, as a share of the way, a function that is convex on a box only is differentiated."""
 
 
-class Whole:
+class WholeProgram:
     """f(y) for each sample of a batch: a program, executed as it is.
 
     What automatic differentiation returns at a kink is a subgradient, because the program is composed as the calculus
@@ -40,7 +40,7 @@ class Whole:
     Example:
         >>> from convexnet.curvature.trace import trace
         >>> y = torch.zeros(2, 1)
-        >>> f = Whole(Opened(trace(nn.ReLU(), y, any_batch=True), 0), [y])
+        >>> f = WholeProgram(Opened(trace(nn.ReLU(), y, any_batch=True), 0), [y])
         >>> [part.tolist() for part in f.subgradient(torch.tensor([[1.0], [-1.0]]).double())]
         [[1.0, 0.0], [[1.0], [0.0]]]
     """
@@ -132,13 +132,13 @@ class Whole:
             (g,) = torch.autograd.grad(value, point, torch.ones_like(value), allow_unused=True, materialize_grads=True)
         return value.detach() + (g * (y - point.detach())).sum(1), g
 
-    def rows(self, index: Tensor) -> Whole:
+    def rows(self, index: Tensor) -> WholeProgram:
         """The functions of some samples."""
         centre = None if self.centre is None else self.centre[index]
-        return Whole(self.opened, [tensor[index] for tensor in self.inputs], self.pairs, centre)
+        return WholeProgram(self.opened, [tensor[index] for tensor in self.inputs], self.pairs, centre)
 
 
-class Private:
+class PrivateCopy:
     """A copy of a module in float64 and in eval mode, for its values; several threads may ask for them.
 
     What a forward assigns is put back. Where it writes into tensors, the copy is `worn`: not for another call.
@@ -180,7 +180,7 @@ def version_of(tensor: Tensor) -> int:
     return -time.perf_counter_ns() if tensor.is_inference() else tensor._version
 
 
-class Own:
+class OwnForward:
     """The values of a module: its own forward in eval mode, with parameters, buffers and inputs in float64.
 
     What the forward itself casts stays cast. Where a module does not run in float64 (a tensor that it holds in a list
@@ -194,13 +194,13 @@ class Own:
         program: what to run where the module does not.
     """
 
-    def __init__(self, module: Private, inputs: Sequence[Tensor], variable: int, program: Whole) -> None:
+    def __init__(self, module: PrivateCopy, inputs: Sequence[Tensor], variable: int, program: WholeProgram) -> None:
         self.inputs = [in_float64(tensor.detach()) for tensor in inputs]
         self.variable = variable
         self.program = program
         self.module = module
 
-    def rows(self, index: Tensor) -> Own:
+    def rows(self, index: Tensor) -> OwnForward:
         """The values of some samples."""
         made = copy.copy(self)
         made.inputs = [tensor[index] for tensor in self.inputs]

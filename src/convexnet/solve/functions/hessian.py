@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from convexnet.form.atoms import Bend, Kinks
-from convexnet.form.epigraph import KinkForm
+from convexnet.form.atoms import Atom, Kinks
+from convexnet.form.epigraph import EpigraphForm
 from convexnet.form.linear_maps import Map
 
 NARROW = 32
@@ -30,7 +30,7 @@ class Layer:
         weight: (B, K) of each row in the second derivative.
     """
 
-    bend: Bend
+    atom: Atom
     rows: Tensor | Map
     index: Tensor | None
     curved: Tensor
@@ -57,13 +57,13 @@ class Tangents:
     like: Tensor  # (B, n)
 
     def hessian(self) -> Tensor:
-        """(B, n, n): the sum of the bends' second derivatives."""
+        """(B, n, n): the sum of the atoms' second derivatives."""
         batch, n = self.like.shape
         total = self.like.new_zeros(batch, n, n)
         for layer in self.layers:
             rows = layer.rows.columns(batch) if isinstance(layer.rows, Map) else layer.rows
-            if layer.bend.group > 1:
-                rows = layer.bend.centred(layer.curved, rows)
+            if layer.atom.group > 1:
+                rows = layer.atom.centred(layer.curved, rows)
             rooted = rows * layer.weight.sqrt()[:, :, None]
             total = torch.baddbmm(total, rooted.mT, rooted)
         return total
@@ -73,8 +73,8 @@ class Tangents:
         total = torch.zeros_like(step)
         for layer in self.layers:
             moved = layer.on(step)
-            if layer.bend.group > 1:
-                force = layer.weight * (moved - layer.bend.mean(layer.curved, moved))
+            if layer.atom.group > 1:
+                force = layer.weight * (moved - layer.atom.mean(layer.curved, moved))
             else:
                 force = layer.weight * moved
             if isinstance(layer.rows, Map):
@@ -84,55 +84,55 @@ class Tangents:
         return total
 
     def changes(self, step: Tensor) -> tuple[list[Tensor], list[Tensor | None]]:
-        """The changes (B, in_k) of all gates, and for smooth bends those of their arguments."""
+        """The changes (B, in_k) of all slopes, and for smooth atoms those of their arguments."""
         changes: list[Tensor] = []
         moved: list[Tensor | None] = []
         for layer in self.layers:
             da = layer.on(step)
             if layer.index is None:
-                changes.append(layer.bend.turned(layer.curved, da))
+                changes.append(layer.atom.change_of_slopes(layer.curved, da))
             else:
                 changes.append(layer.spread(layer.picked(layer.curved) * da))
-            moved.append(da if layer.bend.smooth else None)
+            moved.append(da if layer.atom.smooth else None)
         return changes, moved
 
 
 def tangents(
-    form: KinkForm, gates: list[Tensor], curved: list[Tensor], arriving: list[Tensor], drop: float
+    form: EpigraphForm, slopes: list[Tensor], curved: list[Tensor], arriving: list[Tensor], drop: float
 ) -> Tangents:
-    """The rows that count for gates and curvatures of an iterate.
+    """The rows that count for slopes and curvatures of an iterate.
 
     Args:
         form: the functions.
-        gates: the iterates.
-        curved: how much each gate changes with its argument.
-        arriving: multipliers of the bends' results.
+        slopes: the iterates.
+        curved: how much each slope changes with its argument.
+        arriving: multipliers of the atoms' results.
         drop: leave out rows of kinks that weigh less than this share of the n-th heaviest; 0: none.
     """
-    weights = [bend.weighed(v, d) for bend, v, d in zip(form.bends, arriving, curved, strict=True)]
-    kept = selected(form, weights, drop)
+    weights = [atom.curvature_times(v, d) for atom, v, d in zip(form.atoms, arriving, curved, strict=True)]
+    kept = select_rows(form, weights, drop)
     layers: list[Layer] = []
-    for bend, rows, index, d, w in zip(form.bends, rows_of(form, gates, kept), kept, curved, weights, strict=True):
-        layer = Layer(bend, rows, index, d, w)
+    for atom, rows, index, d, w in zip(form.atoms, rows_of(form, slopes, kept), kept, curved, weights, strict=True):
+        layer = Layer(atom, rows, index, d, w)
         if index is not None:
             layer.curved = layer.spread(d.gather(1, index))
             layer.weight = w.gather(1, index)
         layers.append(layer)
-    return Tangents(layers, form.slope)
+    return Tangents(layers, form.linear)
 
 
-def rows_of(form: KinkForm, gates: Sequence[Tensor], kept: Sequence[Tensor | None]) -> list[Tensor | Map]:
-    """The rows of da_k/dy through the gates with the numbers kept (B, K): (B, K, n); None: all of them."""
+def rows_of(form: EpigraphForm, slopes: Sequence[Tensor], kept: Sequence[Tensor | None]) -> list[Tensor | Map]:
+    """The rows of da_k/dy through the slopes with the numbers kept (B, K): (B, K, n); None: all of them."""
     found: list[Tensor | Map] = []
     whole: list[Tensor | Map] = []  # da_k/dy in full, for the layers above
-    for k in range(len(form.bends)):
-        above = any((later, k) in form.between for later in range(k + 1, len(form.bends)))
+    for k in range(len(form.atoms)):
+        above = any((later, k) in form.between for later in range(k + 1, len(form.atoms)))
         index, first = kept[k], form.from_y[k]
         if first is not None and all((k, j) not in form.between for j in range(k)):
             whole.append(first)
             found.append(first if index is None else first.rows_of(index))
             continue
-        rows = jacobian(form, k, gates, whole, None if above else index)
+        rows = jacobian(form, k, slopes, whole, None if above else index)
         whole.append(rows)
         found.append(
             rows.gather(1, index[:, :, None].expand(-1, -1, form.size)) if above and index is not None else rows
@@ -141,9 +141,9 @@ def rows_of(form: KinkForm, gates: Sequence[Tensor], kept: Sequence[Tensor | Non
 
 
 def jacobian(
-    form: KinkForm, k: int, gates: Sequence[Tensor], whole: list[Tensor | Map], index: Tensor | None
+    form: EpigraphForm, k: int, slopes: Sequence[Tensor], whole: list[Tensor | Map], index: Tensor | None
 ) -> Tensor:
-    """da_k/dy (B, K, n) through the gates that are iterates."""
+    """da_k/dy (B, K, n) through the slopes that are iterates."""
     batch, n = form.batch, form.size
     first = form.from_y[k]
     total: Tensor | None = None
@@ -152,25 +152,25 @@ def jacobian(
     for j in range(k):
         if (k, j) not in form.between:
             continue
-        between, bend, below = form.between[k, j], form.bends[j], whole[j]
+        between, atom, below = form.between[k, j], form.atoms[j], whole[j]
         if index is None:
-            part = between.on_columns(pushed(bend, gates[j], below, batch))
+            part = between.on_columns(push_jacobian(atom, slopes[j], below, batch))
         else:
-            part = through_rows(between.rows_of(index), bend, gates[j], below)
+            part = through_rows(between.rows_of(index), atom, slopes[j], below)
         total = part if total is None else part.add_(total)
     if total is None:
         rows = form.constants[k].shape[1] if index is None else index.shape[1]
-        total = form.slope.new_zeros(batch, rows, n)
+        total = form.linear.new_zeros(batch, rows, n)
     return total
 
 
-def through_rows(picked: Tensor, bend: Bend, gates: Tensor, below: Tensor | Map) -> Tensor:
+def through_rows(picked: Tensor, atom: Atom, slopes: Tensor, below: Tensor | Map) -> Tensor:
     """Rows (B, K, out_j) of a map, times dz_j/dy (B, out_j, n). They are overwritten: memory traffic is the cost."""
     shared = isinstance(below, Map) and below.matrix.ndim == 2
-    if bend.group > 1:
-        picked = bend.pull(gates[:, None, :], picked)
+    if atom.group > 1:
+        picked = atom.pull(slopes[:, None, :], picked)
     else:
-        share = bend.push(gates, torch.ones_like(gates))
+        share = atom.push(slopes, torch.ones_like(slopes))
         if isinstance(below, Map) and shared and below.matrix.shape[1] <= NARROW:
             part = picked @ (below.matrix * share[:, :, None])
             return part if below.scale is None else part.mul_(below.scale[:, None, :])
@@ -183,19 +183,19 @@ def through_rows(picked: Tensor, bend: Bend, gates: Tensor, below: Tensor | Map)
     return part if below.scale is None else part.mul_(below.scale[:, None, :])
 
 
-def pushed(bend: Bend, gates: Tensor, below: Tensor | Map, batch: int) -> Tensor:
+def push_jacobian(atom: Atom, slopes: Tensor, below: Tensor | Map, batch: int) -> Tensor:
     """dz_j/dy (B, out_j, n) for da_j/dy; laid out as `Map.on_columns` likes it, with the samples inside."""
     rows = below.columns(batch) if isinstance(below, Map) else below
-    if bend.group > 1:
-        return bend.push(gates[:, None, :], rows.mT).mT
-    share = bend.push(gates, torch.ones_like(gates))
+    if atom.group > 1:
+        return atom.push(slopes[:, None, :], rows.mT).mT
+    share = atom.push(slopes, torch.ones_like(slopes))
     return (rows.transpose(0, 1) * share.T[:, :, None]).transpose(0, 1)
 
 
-def selected(form: KinkForm, weights: list[Tensor], drop: float) -> list[Tensor | None]:
+def select_rows(form: EpigraphForm, weights: list[Tensor], drop: float) -> list[Tensor | None]:
     """The rows of each layer that weigh, (B, K) numbers, or None for all."""
     none: list[Tensor | None] = [None] * len(weights)
-    simple = [isinstance(bend, Kinks) for bend in form.bends]
+    simple = [isinstance(atom, Kinks) for atom in form.atoms]
     if not drop or not any(simple):
         return none
     every = torch.cat([w for w, kink in zip(weights, simple, strict=True) if kink], 1)

@@ -2,7 +2,7 @@
 
     min out(y, z)   subject to   a_k(y, z) - z_k <= 0,   s_k a_k(y, z) - z_k <= 0,   lo <= y <= hi,
 
-in y and in the results z_k of its bends, with a_k and out affine. For a largest entry each of its arguments is at most
+in y and in the results z_k of its atoms, with a_k and out affine. For a largest entry each of its arguments is at most
 z; a ReLU's second row is z >= 0, a bound and no row.
 """
 
@@ -14,56 +14,56 @@ import torch
 from torch import Tensor
 
 from convexnet.curvature.call import Refusal
-from convexnet.form.atoms import Bend, Kinks
-from convexnet.form.epigraph import KinkForm
+from convexnet.form.atoms import Atom, Kinks
+from convexnet.form.epigraph import EpigraphForm
 from convexnet.form.grouped import Largest, grouped
-from convexnet.solve.functions.matrix_free import Layers
+from convexnet.solve.functions.matrix_free import MatrixFree
 
 HUGE = 1e30
 """Larger than any multiplier."""
 
 Parts = list[Tensor]
-"""One tensor (B, ...) for y and for each z_k, or for the rows of each bend and then the second rows."""
+"""One tensor (B, ...) for y and for each z_k, or for the rows of each atom and then the second rows."""
 
 
-def kinked(f: KinkForm | Layers, solver: str) -> None:
-    """Raise `Refusal` where a bend is neither a kink nor a largest entry."""
-    for bend in f.bends:
-        if not isinstance(bend, (Kinks, Largest)):
+def check_kinks(f: EpigraphForm | MatrixFree, solver: str) -> None:
+    """Raise `Refusal` where an atom is neither a kink nor a largest entry."""
+    for atom in f.atoms:
+        if not isinstance(atom, (Kinks, Largest)):
             raise Refusal(
-                f"it has {type(bend).__name__} atoms, which are not piecewise linear, and solver {solver!r} needs that",
+                f"it has {type(atom).__name__} atoms, which are not piecewise linear, and solver {solver!r} needs that",
                 "use solver='newton' or solver='fista'",
             )
 
 
-class Program:
+class LinearProgram:
     """The linear program of a batch, by products.
 
     Args:
         f: with kinks and largest entries only.
     """
 
-    def __init__(self, f: KinkForm | Layers) -> None:
+    def __init__(self, f: EpigraphForm | MatrixFree) -> None:
         self.f = f
-        self.tilted = [k for k, bend in enumerate(f.bends) if isinstance(bend, Kinks) and bool(bend.least.any())]
+        self.tilted = [k for k, atom in enumerate(f.atoms) if isinstance(atom, Kinks) and bool(atom.least.any())]
 
     def lowest(self, k: int) -> float:
         """The least value of every z_k."""
-        return 0.0 if isinstance(self.f.bends[k], Kinks) and k not in self.tilted else -torch.inf
+        return 0.0 if isinstance(self.f.atoms[k], Kinks) and k not in self.tilted else -torch.inf
 
     def multipliers(self, dual: Parts) -> Parts:
         """Of the arguments, from those of the rows."""
-        total = list(dual[: len(self.f.bends)])
-        for k, more in zip(self.tilted, dual[len(self.f.bends) :], strict=True):
-            total[k] = total[k] + slope_of(self.f.bends[k]) * more
+        total = list(dual[: len(self.f.atoms)])
+        for k, more in zip(self.tilted, dual[len(self.f.atoms) :], strict=True):
+            total[k] = total[k] + slope_of(self.f.atoms[k]) * more
         return total
 
     def begun(self, arguments: Parts) -> Parts:
         """Multipliers of the rows that belong to a subgradient where the arguments are these."""
-        chosen, _ = self.f.fitted(subgradient_of(self.f, arguments), arguments)
+        chosen, _ = self.f.fit(subgradient_of(self.f, arguments), arguments)
         rows = [chosen[k].clamp(min=0) for k in range(len(arguments))]
         for k in self.tilted:
-            least, below = slope_of(self.f.bends[k]), arguments[k] <= 0
+            least, below = slope_of(self.f.atoms[k]), arguments[k] <= 0
             share = chosen[k] / torch.where(least != 0, least, 1.0)
             rows.append(torch.where(below & (least != 0), share, 0.0))
             rows[k] = torch.where(below, 0.0, rows[k])
@@ -72,44 +72,46 @@ class Program:
     def products(self, primal: Parts) -> tuple[Parts, Callable[[Parts], Parts]]:
         """The rows' values, and from multipliers of the rows the slopes of the Lagrangian in y and every z."""
         arrived, transposed = products(self.f, primal[0], primal[1:])
-        bends = self.f.bends
-        rows = [a - spread(bend, z) for bend, a, z in zip(bends, arrived, primal[1:], strict=True)]
-        rows += [slope_of(bends[k]) * arrived[k] - primal[k + 1] for k in self.tilted]
+        atoms = self.f.atoms
+        rows = [a - spread(atom, z) for atom, a, z in zip(atoms, arrived, primal[1:], strict=True)]
+        rows += [slope_of(atoms[k]) * arrived[k] - primal[k + 1] for k in self.tilted]
 
         def back(dual: Parts) -> Parts:
             slopes = transposed(self.multipliers(dual))
-            for k, bend in enumerate(bends):
-                own = dual[k] if bend.group == 1 else grouped(dual[k], bend.group).sum(-1)
+            for k, atom in enumerate(atoms):
+                own = dual[k] if atom.group == 1 else grouped(dual[k], atom.group).sum(-1)
                 slopes[k + 1] = slopes[k + 1] - own
-            for k, more in zip(self.tilted, dual[len(bends) :], strict=True):
+            for k, more in zip(self.tilted, dual[len(atoms) :], strict=True):
                 slopes[k + 1] = slopes[k + 1] - more
             return slopes
 
         return rows, back
 
 
-def subgradient_of(f: KinkForm | Layers, arguments: Parts) -> dict[int, Tensor]:
+def subgradient_of(f: EpigraphForm | MatrixFree, arguments: Parts) -> dict[int, Tensor]:
     """What, fitted, becomes the multipliers of a subgradient where the arguments are these."""
     wanted: dict[int, Tensor] = {}
-    for k, (bend, a) in enumerate(zip(f.bends, arguments, strict=True)):
-        gates = bend.gates(a)
-        wanted[k] = gates if isinstance(bend, Largest) else HUGE * (gates - 0.5)  # clipped to what arrives
+    for k, (atom, a) in enumerate(zip(f.atoms, arguments, strict=True)):
+        slopes = atom.slopes(a)
+        wanted[k] = slopes if isinstance(atom, Largest) else HUGE * (slopes - 0.5)  # clipped to what arrives
     return wanted
 
 
-def slope_of(bend: Bend) -> Tensor:
-    assert isinstance(bend, Kinks)
-    return bend.least
+def slope_of(atom: Atom) -> Tensor:
+    assert isinstance(atom, Kinks)
+    return atom.least
 
 
-def spread(bend: Bend, z: Tensor) -> Tensor:
+def spread(atom: Atom, z: Tensor) -> Tensor:
     """The result beside each of its arguments."""
-    return z if bend.group == 1 else z.repeat_interleave(bend.group, -1)
+    return z if atom.group == 1 else z.repeat_interleave(atom.group, -1)
 
 
-def products(f: KinkForm | Layers, y: Tensor, results: Sequence[Tensor]) -> tuple[Parts, Callable[[Parts], Parts]]:
+def products(
+    f: EpigraphForm | MatrixFree, y: Tensor, results: Sequence[Tensor]
+) -> tuple[Parts, Callable[[Parts], Parts]]:
     """See `Layers.products`."""
-    if isinstance(f, Layers):
+    if isinstance(f, MatrixFree):
         return f.products(y, results)
 
     def transposed(multipliers: Parts) -> Parts:
@@ -123,7 +125,7 @@ def products(f: KinkForm | Layers, y: Tensor, results: Sequence[Tensor]) -> tupl
             slopes.append(total)
         return slopes
 
-    return [f.argument(k, y, results) for k in range(len(f.bends))], transposed
+    return [f.argument(k, y, results) for k in range(len(f.atoms))], transposed
 
 
 def times(parts: Parts, sizes: Parts) -> Parts:
@@ -138,7 +140,7 @@ def zeros(parts: Parts) -> Parts:
     return [torch.zeros_like(part) for part in parts]
 
 
-def chosen(where: Tensor, first: Parts, second: Parts) -> Parts:
+def choose_slopes(where: Tensor, first: Parts, second: Parts) -> Parts:
     return [torch.where(where, a, b) for a, b in zip(first, second, strict=True)]
 
 

@@ -1,8 +1,8 @@
 """A network as the operators it is written with, for inputs and layers too large for matrices.
 
-The same functions as a `KinkForm`, with the same minorants: forwards the program runs with its bends, or with smooth
-ones in their place; backwards automatic differentiation carries the multipliers through the affine operators, and at
-every bend those that a solver wants take the place of the derivative.
+The same functions as an `EpigraphForm`, with the same minorants: forwards the program runs with its atoms, or with
+smooth ones in their place; backwards automatic differentiation carries the multipliers through the affine operators,
+and at every atom those that a solver wants take the place of the derivative.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from convexnet.form.atoms import Bend
-from convexnet.form.program import Opened, bend_of, value_of
+from convexnet.form.atoms import Atom
+from convexnet.form.program import Opened, atom_of, value_of
 
 Choice = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
 """(k, a_k (B, in_k), what arrives (B, out_k)) -> multipliers (B, in_k) of the arguments and an intercept (B,)."""
 
 
-class Replaced(torch.autograd.Function):
+class ReplacedGradient(torch.autograd.Function):
     """(a, z, pulled) -> z, and backwards v -> pulled(v)."""
 
     @staticmethod
@@ -45,13 +45,13 @@ class Sweep:
     multipliers: list[Tensor]
 
 
-class Layers:
+class MatrixFree:
     """A batch of B convex functions of y in R^n.
 
     Args:
         opened: the program, certified convex in its variable.
         inputs: the batch, (B, ...) each; the variable's own values do not matter.
-        bends: those of the program, where they are known.
+        atoms: those of the program, where they are known.
         shift: what is taken off the functions, (B,).
 
     Example:
@@ -61,7 +61,7 @@ class Layers:
         >>> for p in net.parameters():
         ...     _ = nn.init.ones_(p)
         >>> y = torch.zeros(1, 2)
-        >>> layers = Layers(Opened(trace(net, y, any_batch=True), 0), (y,))  # 2 relu(y_1 + y_2)
+        >>> layers = MatrixFree(Opened(trace(net, y, any_batch=True), 0), (y,))  # 2 relu(y_1 + y_2)
         >>> [part.tolist() for part in layers.subgradient(torch.tensor([[1.0, 2.0]]))]
         [[6.0], [[2.0, 2.0]]]
         >>> [part.tolist() for part in layers.minorant([torch.full((1, 2), 0.25)], layers.arguments(y))]
@@ -72,13 +72,13 @@ class Layers:
         self,
         opened: Opened,
         inputs: Sequence[Tensor],
-        bends: Sequence[Bend] | None = None,
+        atoms: Sequence[Atom] | None = None,
         shift: Tensor | None = None,
     ) -> None:
         self.opened = opened
         self.inputs = tuple(inputs)
         self.shape = inputs[opened.variable].shape[1:]
-        self.bends = tuple(bends_of(opened, inputs)) if bends is None else tuple(bends)
+        self.atoms = tuple(atoms_of(opened, inputs)) if atoms is None else tuple(atoms)
         self.shift = shift
         self.still: dict[int, dict[fx.Node, Any]] = {}  # what does not move with y, by the number of rows
 
@@ -94,32 +94,32 @@ class Layers:
 
     @property
     def piecewise_linear(self) -> bool:
-        """Whether all bends are."""
-        return all(bend.piecewise_linear for bend in self.bends)
+        """Whether all atoms are."""
+        return all(atom.piecewise_linear for atom in self.atoms)
 
-    def rows(self, index: Tensor) -> Layers:
+    def rows(self, index: Tensor) -> MatrixFree:
         """The functions of some samples."""
         shift = None if self.shift is None else self.shift[index]
-        return Layers(self.opened, [tensor[index] for tensor in self.inputs], self.bends, shift)
+        return MatrixFree(self.opened, [tensor[index] for tensor in self.inputs], self.atoms, shift)
 
-    def centred(self) -> Layers:
+    def centred(self) -> MatrixFree:
         """The same functions without what is constant in them: their value where y and all results are zero."""
         origin = torch.zeros(self.batch, self.size, dtype=torch.float64, device=self.inputs[0].device)
 
-        def nothing(a: Tensor, bend: float | Tensor | Bend = 0.0) -> Tensor:
-            return torch.zeros_like(value_of(a, bend))
+        def nothing(a: Tensor, atom: float | Tensor | Atom = 0.0) -> Tensor:
+            return torch.zeros_like(value_of(a, atom))
 
         with torch.no_grad():
             shift = self.run(origin, nothing)
         shift = shift if self.shift is None else shift + self.shift
-        return Layers(self.opened, self.inputs, self.bends, torch.where(shift.isfinite(), shift, 0.0))
+        return MatrixFree(self.opened, self.inputs, self.atoms, torch.where(shift.isfinite(), shift, 0.0))
 
-    def run(self, y: Tensor, bend: Callable[..., Tensor]) -> Tensor:
-        """The program at y (B, n) with other functions for its bends, (B,)."""
+    def run(self, y: Tensor, atom: Callable[..., Tensor]) -> Tensor:
+        """The program at y (B, n) with other functions for its atoms, (B,)."""
         inputs = list(self.inputs)
         inputs[self.opened.variable] = y.reshape(-1, *self.shape)
         still = self.still.setdefault(len(y), {})
-        out = self.opened.run(inputs, bend, still=still).expand(len(y))
+        out = self.opened.run(inputs, atom, still=still).expand(len(y))
         return out if self.shift is None else out - self.shift
 
     def value(self, y: Tensor) -> Tensor:
@@ -128,12 +128,12 @@ class Layers:
             return self.run(y, unchanged)
 
     def arguments(self, y: Tensor) -> list[Tensor]:
-        """What arrives at each bend, (B, in_k), at y (B, n)."""
+        """What arrives at each atom, (B, in_k), at y (B, n)."""
         found: list[Tensor] = []
 
-        def seen(a: Tensor, bend: float | Tensor | Bend = 0.0) -> Tensor:
+        def seen(a: Tensor, atom: float | Tensor | Atom = 0.0) -> Tensor:
             found.append(a.flatten(1))
-            return value_of(a, bend)
+            return value_of(a, atom)
 
         with torch.no_grad():
             self.run(y, seen)
@@ -143,28 +143,28 @@ class Layers:
         """f(y) (B,) and a subgradient (B, n) there."""
 
         def choice(k: int, a: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-            return self.bends[k].pull(self.bends[k].gates(a), v), v.new_zeros(len(v))
+            return self.atoms[k].pull(self.atoms[k].slopes(a), v), v.new_zeros(len(v))
 
-        sweep = self.swept(y, lambda k, a: self.bends[k].value(a), choice)
+        sweep = self.sweep(y, lambda k, a: self.atoms[k].value(a), choice)
         return sweep.value, sweep.g
 
-    def minorant(self, gates: Sequence[Tensor], arguments: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    def minorant(self, slopes: Sequence[Tensor], arguments: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """An affine function g y + b below f, (B, n) and (B,).
 
         Args:
-            gates: for each bend, clipped to its range.
-            arguments: where tangents of smooth bends touch.
+            slopes: for each atom, clipped to its range.
+            arguments: where tangents of smooth atoms touch.
         """
-        return self.below(lambda k, a, v: self.bends[k].fit(self.bends[k].pull(gates[k], v), arguments[k], v))
+        return self.below(lambda k, a, v: self.atoms[k].fit(self.atoms[k].pull(slopes[k], v), arguments[k], v))
 
-    def fitted(
+    def fit(
         self, wanted: Mapping[int, Tensor], arguments: Sequence[Tensor]
     ) -> tuple[dict[int, Tensor], tuple[Tensor, Tensor]]:
         """The multipliers nearest to those wanted that give an affine function g y + b below f, and that function."""
         chosen: dict[int, Tensor] = {}
 
         def choice(k: int, a: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-            chosen[k], rest = self.bends[k].fit(wanted[k], arguments[k], v)
+            chosen[k], rest = self.atoms[k].fit(wanted[k], arguments[k], v)
             return chosen[k], rest
 
         affine = self.below(choice)
@@ -173,13 +173,13 @@ class Layers:
     def below(self, choice: Choice) -> tuple[Tensor, Tensor]:
         """The affine function of y that multipliers of the arguments make."""
         origin = torch.zeros(self.batch, self.size, dtype=torch.float64, device=self.inputs[0].device)
-        sweep = self.swept(origin, lambda k, a: a.new_zeros(len(a), a.shape[1] // self.bends[k].group), choice)
+        sweep = self.sweep(origin, lambda k, a: a.new_zeros(len(a), a.shape[1] // self.atoms[k].group), choice)
         return sweep.g, sweep.b
 
-    def swept(self, y: Tensor, result: Callable[[int, Tensor], Tensor], choice: Choice) -> Sweep:
-        """Forwards with any results z_k of the bends, backwards with the multipliers that are chosen.
+    def sweep(self, y: Tensor, result: Callable[[int, Tensor], Tensor], choice: Choice) -> Sweep:
+        """Forwards with any results z_k of the atoms, backwards with the multipliers that are chosen.
 
-        The program is affine between its bends, so that for multipliers λ_k of the arguments, where v_k arrives at the
+        The program is affine between its atoms, so that for multipliers λ_k of the arguments, where v_k arrives at the
         results, out − Σ v_k z_k + Σ λ_k a_k is the same affine function of y whatever the z_k are.
         """
         point = y.detach().clone().requires_grad_()
@@ -187,7 +187,7 @@ class Layers:
         rests: list[Tensor] = []
         multipliers: list[Tensor] = []
 
-        def replaced(a: Tensor, bend: float | Tensor | Bend = 0.0) -> Tensor:
+        def replaced(a: Tensor, atom: float | Tensor | Atom = 0.0) -> Tensor:
             k = len(found)
             flat = a.flatten(1).expand(len(y), -1)
             here = flat.detach()
@@ -201,8 +201,8 @@ class Layers:
                 rests.append(rest + (chosen * here).sum(1) - (v * z).sum(1))
                 return chosen
 
-            shape = a.shape[1:] if self.bends[k].group == 1 else a.shape[1:-1]
-            return carried(flat, z, pulled).reshape(len(y), *shape)
+            shape = a.shape[1:] if self.atoms[k].group == 1 else a.shape[1:-1]
+            return replace_gradient(flat, z, pulled).reshape(len(y), *shape)
 
         with torch.enable_grad():
             out = self.run(point, replaced)
@@ -218,15 +218,15 @@ class Layers:
         return Sweep(value, g, b, found, multipliers)
 
     def products(self, y: Tensor, results: Sequence[Tensor]) -> tuple[list[Tensor], Callable[..., list[Tensor]]]:
-        """What arrives at each bend for y (B, n) and results (B, out_k) of the bends, and the transposed product: from
+        """What arrives at each atom for y (B, n) and results (B, out_k) of the atoms, and the transposed product: from
         multipliers (B, in_k) to the slopes in y and in each z_k of out + Σ λ_k a_k."""
         leaves = [part.detach().clone().requires_grad_() for part in (y, *results)]
         arrived: list[Tensor] = []
 
-        def replaced(a: Tensor, bend: float | Tensor | Bend = 0.0) -> Tensor:
+        def replaced(a: Tensor, atom: float | Tensor | Atom = 0.0) -> Tensor:
             k = len(arrived)
             arrived.append(a.flatten(1).expand(len(y), -1))
-            shape = a.shape[1:] if self.bends[k].group == 1 else a.shape[1:-1]
+            shape = a.shape[1:] if self.atoms[k].group == 1 else a.shape[1:-1]
             return leaves[k + 1].reshape(len(y), *shape)
 
         with torch.enable_grad():
@@ -243,29 +243,29 @@ class Layers:
         return [a.detach() for a in arrived], transposed
 
 
-def unchanged(a: Tensor, bend: float | Tensor | Bend = 0.0) -> Tensor:
-    return value_of(a, bend)
+def unchanged(a: Tensor, atom: float | Tensor | Atom = 0.0) -> Tensor:
+    return value_of(a, atom)
 
 
-def carried(a: Tensor, z: Tensor, pulled: Callable[[Tensor], Tensor]) -> Tensor:
-    """`Replaced`, with types."""
-    return Replaced.apply(a, z, pulled)
+def replace_gradient(a: Tensor, z: Tensor, pulled: Callable[[Tensor], Tensor]) -> Tensor:
+    """`ReplacedGradient`, with types."""
+    return ReplacedGradient.apply(a, z, pulled)
 
 
-def bends_of(opened: Opened, inputs: Sequence[Tensor]) -> list[Bend]:
+def atoms_of(opened: Opened, inputs: Sequence[Tensor]) -> list[Atom]:
     """The atoms of a program, with which of their arguments are convex or concave: those that see results of others."""
-    found: list[Bend] = []
+    found: list[Atom] = []
     leaves: list[Tensor] = []
     seen: list[Tensor] = []
 
-    def record(a: Tensor, bend: float | Tensor | Bend = 0.0) -> Tensor:
-        bend = bend_of(a, bend)
-        found.append(bend)
+    def record(a: Tensor, atom: float | Tensor | Atom = 0.0) -> Tensor:
+        atom = atom_of(a, atom)
+        found.append(atom)
         seen.append(a)
-        leaves.append(value_of(a, bend).detach().requires_grad_())
+        leaves.append(value_of(a, atom).detach().requires_grad_())
         return leaves[-1]
 
-    some = list(inputs) if opened.gated else [tensor[:1] for tensor in inputs]  # what is no gate is the same for all
+    some = list(inputs) if opened.gated else [tensor[:1] for tensor in inputs]  # what is no slope is the same for all
     with torch.enable_grad():
         opened.run(some, record)
     generator = torch.Generator().manual_seed(0)
@@ -282,5 +282,5 @@ def bends_of(opened: Opened, inputs: Sequence[Tensor]) -> list[Bend]:
             if isinstance(ahead, Tensor) and ahead.requires_grad:  # how much a moves where all results do, upwards
                 (along,) = torch.autograd.grad(ahead, weight, retain_graph=True)
                 signs = along.flatten(1).sign()
-                found[k] = found[k].signed(torch.where((signs == signs[0]).all(0), signs[0], 1.0))
+                found[k] = found[k].with_signs(torch.where((signs == signs[0]).all(0), signs[0], 1.0))
     return found

@@ -1,8 +1,8 @@
-"""A network with smoothed bends: its value, its gradient, and the minorant of the network itself that they give.
+"""A network with smoothed atoms: its value, its gradient, and the minorant of the network itself that they give.
 
-The gates of a smoothed bend lie in the range of the bend, so that what automatic differentiation carries back through
+The slopes of a smoothed atom lie in the range of the atom, so that what automatic differentiation carries back through
 them is an affine function below the network that is not smoothed (Nesterov 2005, Smooth minimization of non-smooth
-functions, for the gates of all layers at once). Its slope is the gradient, and it costs nothing more.
+functions, for the slopes of all layers at once). Its slope is the gradient, and it costs nothing more.
 """
 
 from __future__ import annotations
@@ -12,97 +12,99 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from convexnet.form.atoms import Bend
-from convexnet.form.epigraph import KinkForm
+from convexnet.form.atoms import Atom
+from convexnet.form.epigraph import EpigraphForm
 from convexnet.form.grouped import Largest, grouped
-from convexnet.solve.functions.matrix_free import Layers, Sweep
+from convexnet.solve.functions.matrix_free import MatrixFree, Sweep
 from convexnet.solve.functions.problem import Function
 
 
-def soft(bend: Bend, a: Tensor, mu: Tensor) -> tuple[Tensor, Tensor]:
-    """Results above those of a bend by at most a multiple of mu (B, 1), and gates that are their derivative.
+def smooth_results(atom: Atom, a: Tensor, mu: Tensor) -> tuple[Tensor, Tensor]:
+    """Results above those of an atom by at most a multiple of mu (B, 1), and slopes that are their derivative.
 
     Of a largest entry, mu log sum exp(a / mu) and the softmax.
 
     Example:
-        >>> soft(Largest(2), torch.zeros(1, 2), torch.ones(1, 1))
+        >>> smooth_results(Largest(2), torch.zeros(1, 2), torch.ones(1, 1))
         (tensor([[0.6931...]]), tensor([[0.5000, 0.5000]]))
     """
-    if isinstance(bend, Largest):
-        parts = grouped(a, bend.group) / mu[..., None]
+    if isinstance(atom, Largest):
+        parts = grouped(a, atom.group) / mu[..., None]
         return mu * parts.logsumexp(-1), parts.softmax(-1).flatten(-2)
-    return bend.smoothed(a, mu)
+    return atom.smoothed(a, mu)
 
 
-def softened(f: Function, y: Tensor, mu: Sequence[Tensor]) -> Sweep:
-    """The functions smoothed by amounts (B, 1) at each bend: values and gradients g at y, and b with g x + b <= f(x).
+def smooth_function(f: Function, y: Tensor, mu: Sequence[Tensor]) -> Sweep:
+    """The functions smoothed by amounts (B, 1) at each atom: values and gradients g at y, and b with g x + b <= f(x).
 
-    Where the bends are not known, f itself and its tangent.
+    Where the atoms are not known, f itself and its tangent.
 
     Example:
         >>> from convexnet.form.atoms import Kinks
         >>> from convexnet.form.linear_maps import Map
         >>> one = torch.ones(1, 1)
-        >>> size = KinkForm((0 * one,), (Kinks(-one[0]),), (Map(one),), {}, torch.zeros(1), 0 * one, {0: one})  # |y|
-        >>> sweep = softened(size, 3 * one, [2 * one])
+        >>> size = EpigraphForm(
+        ...     (0 * one,), (Kinks(-one[0]),), (Map(one),), {}, torch.zeros(1), 0 * one, {0: one}
+        ... )  # |y|
+        >>> sweep = smooth_function(size, 3 * one, [2 * one])
         >>> sweep.value.item(), sweep.g.item(), sweep.b.item()  # 3/5 y lies below
         (5.0, 0.6000..., 0.0)
     """
-    if not isinstance(f, (KinkForm, Layers)):
+    if not isinstance(f, (EpigraphForm, MatrixFree)):
         value, g = f.subgradient(y)
         return Sweep(value, g, value - (g * y).sum(1), [], [])
-    gates: list[Tensor] = []
+    slopes: list[Tensor] = []
 
     def result(k: int, a: Tensor) -> Tensor:
-        z, gate = soft(f.bends[k], a, mu[k])
-        gates.append(gate)
+        z, slope = smooth_results(f.atoms[k], a, mu[k])
+        slopes.append(slope)
         return z
 
     def choice(k: int, a: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        return f.bends[k].fit(f.bends[k].pull(gates[k], v), a, v)
+        return f.atoms[k].fit(f.atoms[k].pull(slopes[k], v), a, v)
 
-    if isinstance(f, Layers):
-        return f.swept(y, result, choice)
+    if isinstance(f, MatrixFree):
+        return f.sweep(y, result, choice)
     results: list[Tensor] = []
     arguments: list[Tensor] = []
-    for k in range(len(f.bends)):
+    for k in range(len(f.atoms)):
         arguments.append(f.argument(k, y, results))
         results.append(result(k, arguments[k]))
     chosen: dict[int, Tensor] = {}
     intercept = f.constant
-    for k in reversed(range(len(f.bends))):
+    for k in reversed(range(len(f.atoms))):
         chosen[k], rest = choice(k, arguments[k], f.arriving(k, chosen))
         intercept = intercept + rest
-    multipliers = [chosen[k] for k in range(len(f.bends))]
+    multipliers = [chosen[k] for k in range(len(f.atoms))]
     return Sweep(f.value_of(y, results), *f.affine(chosen, intercept), arguments, multipliers)
 
 
 def smooth_value(f: Function, y: Tensor, mu: Sequence[Tensor]) -> Tensor:
-    """The value of `softened` alone, (B,)."""
-    if not isinstance(f, (KinkForm, Layers)):
+    """The value of `smooth_function` alone, (B,)."""
+    if not isinstance(f, (EpigraphForm, MatrixFree)):
         return f.value(y)
     results: list[Tensor] = []
-    if isinstance(f, KinkForm):
-        for k, bend in enumerate(f.bends):
-            results.append(soft(bend, f.argument(k, y, results), mu[k])[0])
+    if isinstance(f, EpigraphForm):
+        for k, atom in enumerate(f.atoms):
+            results.append(smooth_results(atom, f.argument(k, y, results), mu[k])[0])
         return f.value_of(y, results)
 
     def result(a: Tensor, _: object = 0.0) -> Tensor:
-        bend = f.bends[len(results)]
-        results.append(soft(bend, a.flatten(1), mu[len(results)])[0])
-        return results[-1].reshape(a.shape if bend.group == 1 else a.shape[:-1])
+        atom = f.atoms[len(results)]
+        results.append(smooth_results(atom, a.flatten(1), mu[len(results)])[0])
+        return results[-1].reshape(a.shape if atom.group == 1 else a.shape[:-1])
 
     with torch.no_grad():
         return f.run(y, result)
 
 
-def units(f: Function, lo: Tensor, hi: Tensor, points: int = 4) -> list[Tensor]:
-    """What one unit of smoothing is at each bend, (B, 1): the mean size of its arguments over a few random points."""
-    if not isinstance(f, (KinkForm, Layers)):
+def smoothing_units(f: Function, lo: Tensor, hi: Tensor, points: int = 4) -> list[Tensor]:
+    """What one unit of smoothing is at each atom, (B, 1): the mean size of its arguments over a few random points."""
+    if not isinstance(f, (EpigraphForm, MatrixFree)):
         return []
     generator = torch.Generator().manual_seed(0)
     low, high = lo.clamp(-10, 10), hi.clamp(-10, 10)
-    total = [torch.zeros_like(lo[:, :1]) for _ in f.bends]
+    total = [torch.zeros_like(lo[:, :1]) for _ in f.atoms]
     for _ in range(points):
         share = torch.rand(1, f.size, generator=generator, dtype=torch.float64).to(lo.device)
         for k, a in enumerate(f.arguments(torch.lerp(low, high, share.expand_as(low)))):

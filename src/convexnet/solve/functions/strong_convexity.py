@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from convexnet.form.atoms import Bend, Smooth
-from convexnet.form.epigraph import KinkForm
-from convexnet.form.program import Opened, bend_of, value_of
+from convexnet.form.atoms import Atom, Smooth
+from convexnet.form.epigraph import EpigraphForm
+from convexnet.form.program import Opened, atom_of, value_of
 
 SHARE = 1e-6
 """What is taken off, for the rounding of the derivatives."""
@@ -22,7 +22,7 @@ MANY = 2000
 """Rows up to which they are differentiated one by one."""
 
 
-def strength(opened: Opened, inputs: Sequence[Tensor], form: KinkForm) -> Tensor | None:
+def strong_convexity(opened: Opened, inputs: Sequence[Tensor], form: EpigraphForm) -> Tensor | None:
     """c (B, n) with f(y) − ½ Σ c_j y_j² convex, from squares of single coordinates; None where there are none.
 
     Args:
@@ -32,9 +32,9 @@ def strength(opened: Opened, inputs: Sequence[Tensor], form: KinkForm) -> Tensor
     """
     found: list[tuple[int, Tensor]] = []
     for k in form.weights:
-        bend, first = form.bends[k], form.from_y[k]
+        atom, first = form.atoms[k], form.from_y[k]
         alone = all((k, j) not in form.between for j in range(k))
-        if isinstance(bend, Smooth) and bend.curve.name == "squared" and first is not None and alone:
+        if isinstance(atom, Smooth) and atom.curve.name == "squared" and first is not None and alone:
             rows = first.columns(form.batch)
             single = ((rows != 0).sum(2) == 1).any(0).nonzero()[:, 0]
             if 0 < len(single) <= MANY:
@@ -43,13 +43,13 @@ def strength(opened: Opened, inputs: Sequence[Tensor], form: KinkForm) -> Tensor
         return None
     some = list(inputs) if opened.gated else [tensor[:1] for tensor in inputs]  # one sample stands for all
     variable, batch = opened.variable, len(some[0])
-    y = torch.zeros(batch, *some[variable].shape[1:], dtype=torch.float64, device=form.slope.device)
+    y = torch.zeros(batch, *some[variable].shape[1:], dtype=torch.float64, device=form.linear.device)
     some[variable] = y.requires_grad_()
     arguments: list[Tensor] = []
     results: list[Tensor] = []
 
-    def replaced(a: Tensor, bend: float | Tensor | Bend = 0.0) -> Tensor:
-        z = value_of(a.detach(), bend_of(a, bend))
+    def replaced(a: Tensor, atom: float | Tensor | Atom = 0.0) -> Tensor:
+        z = value_of(a.detach(), atom_of(a, atom))
         arguments.append(a.flatten(1).expand(batch, -1))
         results.append(torch.zeros_like(z).expand(batch, *z.shape[1:]).clone().requires_grad_())
         return results[-1]
@@ -59,9 +59,9 @@ def strength(opened: Opened, inputs: Sequence[Tensor], form: KinkForm) -> Tensor
         out = opened.run(some, replaced).expand(batch)
         for k, single in found:
             (w,) = torch.autograd.grad(out.sum(), results[k], retain_graph=True, materialize_grads=True)
-            bend = form.bends[k]
-            assert isinstance(bend, Smooth)
-            unit = torch.ones_like(arguments[k][0]) if bend.unit is None else bend.unit.expand_as(arguments[k][0])
+            atom = form.atoms[k]
+            assert isinstance(atom, Smooth)
+            unit = torch.ones_like(arguments[k][0]) if atom.unit is None else atom.unit.expand_as(arguments[k][0])
             for h in single.tolist():
                 (row,) = torch.autograd.grad(arguments[k][:, h].sum(), y, retain_graph=True, materialize_grads=True)
                 row = row.flatten(1)

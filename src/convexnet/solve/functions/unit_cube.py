@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from convexnet.form.atoms import Bend
-from convexnet.form.epigraph import KinkForm
+from convexnet.form.atoms import Atom
+from convexnet.form.epigraph import EpigraphForm
 from convexnet.form.linear_maps import Map
 
 
@@ -21,13 +21,13 @@ from convexnet.form.linear_maps import Map
 class Shared:
     """What does not depend on the sample."""
 
-    bends: tuple[Bend, ...]
+    atoms: tuple[Atom, ...]
     from_y: tuple[Map | None, ...]
     between: Mapping[tuple[int, int], Map]
 
     def converted(self, dtype: torch.dtype) -> Shared:
         return Shared(
-            tuple(bend.mapped(lambda t: t.to(dtype)) for bend in self.bends),
+            tuple(atom.map_settings(lambda t: t.to(dtype)) for atom in self.atoms),
             tuple(None if m is None else m.mapped(lambda t: t.to(dtype)) for m in self.from_y),
             {key: m.mapped(lambda t: t.to(dtype)) for key, m in self.between.items()},
         )
@@ -39,7 +39,7 @@ class Scales:
 
     Attributes:
         radius: of the box, (n,) or (B, n).
-        inverse: 1 / unit of the arguments of each bend.
+        inverse: 1 / unit of the arguments of each atom.
         factors: the unit of its results.
         double, single: the maps in float64 and float32.
     """
@@ -50,7 +50,7 @@ class Scales:
     double: Shared
     single: Shared
 
-    def applied(self, form: KinkForm, middle: Tensor) -> KinkForm:
+    def applied(self, form: EpigraphForm, middle: Tensor) -> EpigraphForm:
         """The functions of t in float64, where y = middle + radius t."""
         constants = list(form.constants)
         for k, first in enumerate(form.from_y):
@@ -59,30 +59,30 @@ class Scales:
         return replace(
             form,
             constants=tuple(c * i for c, i in zip(constants, self.inverse, strict=True)),
-            bends=self.double.bends,
+            atoms=self.double.atoms,
             from_y=self.double.from_y,
             between=self.double.between,
-            constant=form.constant + (form.slope * middle).sum(1),
-            slope=form.slope * self.radius,
+            constant=form.constant + (form.linear * middle).sum(1),
+            linear=form.linear * self.radius,
             weights={k: w * self.factors[k] for k, w in form.weights.items()},
         )
 
-    def rough(self, exact: KinkForm) -> KinkForm:
+    def rough(self, exact: EpigraphForm) -> EpigraphForm:
         """The same functions in float32."""
         single = torch.float32
         return replace(
             exact,
             constants=tuple(c.to(single) for c in exact.constants),
-            bends=self.single.bends,
+            atoms=self.single.atoms,
             from_y=self.single.from_y,
             between=self.single.between,
             constant=exact.constant.to(single),
-            slope=exact.slope.to(single),
+            linear=exact.linear.to(single),
             weights={k: w.to(single) for k, w in exact.weights.items()},
         )
 
 
-def scales_of(form: KinkForm, middle: Tensor, radius: Tensor, below: Tensor, above: Tensor) -> Scales:
+def scales_of(form: EpigraphForm, middle: Tensor, radius: Tensor, below: Tensor, above: Tensor) -> Scales:
     """The scales of a form on a box, new or kept.
 
     Args:
@@ -96,25 +96,25 @@ def scales_of(form: KinkForm, middle: Tensor, radius: Tensor, below: Tensor, abo
     if shared and same and isinstance(old, Scales) and torch.equal(old.radius, radius[0]):
         return old
     width = radius[0] if same else radius
-    moved = form.moved(middle, width)
+    moved = form.change_variable(middle, width)
     units = units_of(moved, below, above)
     scaled = moved.in_units(units)
-    double = Shared(scaled.bends, scaled.from_y, scaled.between)
-    factors = tuple(bend.in_units(unit)[1] for bend, unit in zip(form.bends, units, strict=True))
+    double = Shared(scaled.atoms, scaled.from_y, scaled.between)
+    factors = tuple(atom.in_units(unit)[1] for atom, unit in zip(form.atoms, units, strict=True))
     scales = Scales(width, tuple(1 / unit for unit in units), factors, double, double.converted(torch.float32))
     if shared and same and form.kept is not None:
         form.kept["scales"] = scales
     return scales
 
 
-def units_of(form: KinkForm, below: Tensor, above: Tensor, samples: int = 4, points: int = 8) -> list[Tensor]:
-    """What typically arrives at each argument of each bend: the mean of |a| over random points and a few samples."""
-    few = form.rows(torch.arange(min(samples, form.batch), device=form.slope.device))
+def units_of(form: EpigraphForm, below: Tensor, above: Tensor, samples: int = 4, points: int = 8) -> list[Tensor]:
+    """What typically arrives at each argument of each atom: the mean of |a| over random points and a few samples."""
+    few = form.rows(torch.arange(min(samples, form.batch), device=form.linear.device))
     low, high = below[: few.batch].clamp(min=-1), above[: few.batch].clamp(max=1)
     generator = torch.Generator().manual_seed(0)
     total = [torch.zeros_like(c[0]) for c in form.constants]
     for _ in range(points):
-        share = torch.rand(few.batch, form.size, generator=generator, dtype=torch.float64).to(form.slope.device)
+        share = torch.rand(few.batch, form.size, generator=generator, dtype=torch.float64).to(form.linear.device)
         for sum_, a in zip(total, few.arguments(torch.lerp(low, high, share)), strict=True):
             sum_.add_(a.abs().mean(0) / points)
-    return [bend.typical(size) for bend, size in zip(form.bends, total, strict=True)]
+    return [atom.typical(size) for atom, size in zip(form.atoms, total, strict=True)]

@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 
 from convexnet.curvature.call import Refusal
-from convexnet.form.atoms import Bend, Kinks
-from convexnet.form.epigraph import KinkForm
+from convexnet.form.atoms import Atom, Kinks
+from convexnet.form.epigraph import EpigraphForm
 from convexnet.form.grouped import Largest, grouped
-from convexnet.solve.functions.linear_program import kinked, subgradient_of
+from convexnet.solve.functions.linear_program import check_kinks, subgradient_of
 from convexnet.solve.functions.problem import Problem
-from convexnet.solve.solvers.found import Evidence, Found, picked
+from convexnet.solve.solvers.found import Evidence, Found, pick_rows
 from convexnet.solve.solvers.loop import Offer
 
 EVERY = 10
@@ -50,7 +50,7 @@ class State:
     Copies and multipliers are side by side: those of y (B, n), of all arguments (B, r), of all results (B, h).
     """
 
-    form: KinkForm
+    form: EpigraphForm
     middle: Tensor
     unit: Tensor
     below: Tensor
@@ -76,14 +76,16 @@ class ADMM:
     solving linear programming, for the reflection, the restarts and the step length.
 
     Example:
-        >>> from convexnet.solve.solvers.found import nothing_yet
-        >>> from convexnet.solve.solvers.loop import Budget, drive
+        >>> from convexnet.solve.solvers.found import initial_found
+        >>> from convexnet.solve.solvers.loop import Budget, run_loop
         >>> from convexnet.form.linear_maps import Map
         >>> one = torch.ones(1, 1, dtype=torch.float64)
-        >>> f = KinkForm((-0.3 * one,), (Kinks(-one[0]),), (Map(one),), {}, 0 * one[0], 0 * one, {0: one})  # |y - 0.3|
+        >>> f = EpigraphForm(
+        ...     (-0.3 * one,), (Kinks(-one[0]),), (Map(one),), {}, 0 * one[0], 0 * one, {0: one}
+        ... )  # |y - 0.3|
         >>> problem = Problem(f, -one, one)
-        >>> found = nothing_yet(problem)
-        >>> drive(ADMM(), problem, found, Budget(1e-6, max_steps=40))
+        >>> found = initial_found(problem)
+        >>> run_loop(ADMM(), problem, found, Budget(1e-6, max_steps=40))
         >>> bool(found.gap < 1e-6), round(found.y.item(), 5)
         (True, 0.3)
     """
@@ -91,23 +93,23 @@ class ADMM:
     name = "admm"
 
     def begin(self, problem: Problem, found: Found) -> State:
-        kinked(problem.f, self.name)
+        check_kinks(problem.f, self.name)
         middle = problem.centre()
         unit = column_units(problem.f)
-        form = in_row_units(problem.f.moved(middle, unit))
+        form = in_row_units(problem.f.change_variable(middle, unit))
         y, below, above = ((part - middle) / unit for part in (found.y, problem.lo, problem.hi))
         matrix = dense(form)
         square = matrix.mT @ matrix
         square.diagonal(dim1=-2, dim2=-1).add_(1.0)
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(square))
         arguments = form.arguments(y)
-        results = [bend.value(a) for bend, a in zip(form.bends, arguments, strict=True)]
+        results = [atom.value(a) for atom, a in zip(form.atoms, arguments, strict=True)]
         cost = [form.weights.get(k, torch.zeros_like(z)) for k, z in enumerate(results)]
         copy = torch.cat([y, *arguments, *results], 1)
-        cost = torch.cat([form.slope, *cost], 1)
-        chosen, (g, _) = form.fitted(subgradient_of(form, arguments), arguments)
-        arriving = [form.arriving(k, chosen) for k in range(len(form.bends))]
-        multipliers = torch.cat([-g, *[chosen[k] for k in range(len(form.bends))], *[-v for v in arriving]], 1)
+        cost = torch.cat([form.linear, *cost], 1)
+        chosen, (g, _) = form.fit(subgradient_of(form, arguments), arguments)
+        arriving = [form.arriving(k, chosen) for k in range(len(form.atoms))]
+        multipliers = torch.cat([-g, *[chosen[k] for k in range(len(form.atoms))], *[-v for v in arriving]], 1)
         size, wide = norm(multipliers), norm(copy)
         rho = torch.where((size > 0) & (wide > 0), size / torch.where(wide > 0, wide, 1.0), 1.0)
         point, none = copy + multipliers / rho, torch.zeros_like(rho)
@@ -120,24 +122,24 @@ class ADMM:
         form, n, r = state.form, state.form.size, rows_of(state)
         for _ in range(EVERY):
             self.iterate(state)
-        copy = projected(state, state.point)
+        copy = project_copies(state, state.point)
         y = problem.inside(state.middle + state.unit * copy[:, :n])
         scaled = state.rho * (state.point - copy)
         parts = scaled[:, n : n + r].split([c.shape[1] for c in form.constants], 1)
-        multipliers, (g, b) = form.fitted(dict(enumerate(parts)), list(parts))
+        multipliers, (g, b) = form.fit(dict(enumerate(parts)), list(parts))
         value, bound = problem.f.value(y), Problem(form, state.below, state.above).least(g, b)
         self.restart(state, copy, value - bound)
 
         def evidence(rows: Tensor) -> Evidence:
-            gates = form.rows(rows).gates_of(picked(multipliers, rows))
-            return Evidence(touch=y[rows], gates=gates)
+            slopes = form.rows(rows).slopes_from(pick_rows(multipliers, rows))
+            return Evidence(touch=y[rows], slopes=slopes)
 
         return Offer(y, value, bound, evidence=evidence)
 
     def iterate(self, state: State) -> None:
         """One round: project, solve for w from what is reflected, and move twice as far as the two differ."""
         n, r = state.form.size, rows_of(state)
-        copy = projected(state, state.point)
+        copy = project_copies(state, state.point)
         goal = 2 * copy - state.point
         constants = torch.cat([state.cost[:, :0], *state.form.constants], 1)
         right = torch.cat([goal[:, :n], goal[:, n + r :]], 1) - state.cost / state.rho
@@ -151,7 +153,7 @@ class ADMM:
     def restart(self, state: State, copy: Tensor, gap: Tensor) -> None:
         """Begin again from here where the gap has fallen enough, or for too long not; with another step length."""
         again = (gap <= ENOUGH * state.gap)[:, None] | (state.since >= LONG * state.count)
-        before = projected(state, state.then)
+        before = project_copies(state, state.then)
         moved, turned = norm(copy - before), state.rho * norm(state.point - copy - state.then + before)
         usual = again & (moved > 0) & (turned > 0)
         rho = torch.where(usual, (state.rho * turned / torch.where(usual, moved, 1.0)).sqrt(), state.rho)
@@ -184,31 +186,34 @@ def transposed(matrix: Tensor | Shared, x: Tensor) -> Tensor:
     return x @ matrix.matrix if isinstance(matrix, Shared) else (matrix.mT @ x[:, :, None])[..., 0]
 
 
-def projected(state: State, point: Tensor) -> Tensor:
+def project_copies(state: State, point: Tensor) -> Tensor:
     """The nearest copies that satisfy their constraints."""
     form, n = state.form, state.form.size
     inside = [c.shape[1] for c in form.constants]
-    outside = [size // bend.group for size, bend in zip(inside, form.bends, strict=True)]
+    outside = [size // atom.group for size, atom in zip(inside, form.atoms, strict=True)]
     y, *rest = point.split([n, *inside, *outside], 1)
-    pairs = [above(bend, a, z) for bend, a, z in zip(form.bends, rest[: len(inside)], rest[len(inside) :], strict=True)]
+    pairs = [
+        project_on_epigraph(atom, a, z)
+        for atom, a, z in zip(form.atoms, rest[: len(inside)], rest[len(inside) :], strict=True)
+    ]
     y = torch.minimum(torch.maximum(y, state.below), state.above)
     return torch.cat([y, *[a for a, _ in pairs], *[z for _, z in pairs]], 1)
 
 
-def above(bend: Bend, a: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+def project_on_epigraph(atom: Atom, a: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
     """The nearest (a, z) with z >= φ(a).
 
     Example:
-        >>> above(Kinks(torch.zeros(1)), torch.tensor([[2.0]]), torch.tensor([[0.0]]))
+        >>> project_on_epigraph(Kinks(torch.zeros(1)), torch.tensor([[2.0]]), torch.tensor([[0.0]]))
         (tensor([[1.]]), tensor([[1.]]))
     """
-    if isinstance(bend, Largest):
-        parts = grouped(a, bend.group)
+    if isinstance(atom, Largest):
+        parts = grouped(a, atom.group)
         top = torch.cat([z[..., None], parts.sort(-1, descending=True).values], -1).cumsum(-1)
-        level = (top / torch.arange(1, bend.group + 2, device=a.device)).amax(-1)  # z, lifted by those above it
+        level = (top / torch.arange(1, atom.group + 2, device=a.device)).amax(-1)  # z, lifted by those above it
         return torch.minimum(parts, level[..., None]).flatten(-2), level
-    assert isinstance(bend, Kinks)
-    s = bend.least
+    assert isinstance(atom, Kinks)
+    s = atom.least
     right = ((a + z) / 2).clamp(min=0)  # on the ray (1, 1)
     left = ((a + s * z) / (1 + s * s)).clamp(max=0)  # on the ray -(1, s)
     nearer = (right - a) ** 2 + (right - z) ** 2 <= (left - a) ** 2 + (s * left - z) ** 2
@@ -219,39 +224,39 @@ def above(bend: Bend, a: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
     )
 
 
-def column_units(form: KinkForm) -> Tensor:
+def column_units(form: EpigraphForm) -> Tensor:
     """Units (n,) of y in which its columns are of about length 1, as far as all samples share them."""
-    total = torch.zeros_like(form.slope[0])
+    total = torch.zeros_like(form.linear[0])
     for first in form.from_y:
         if first is not None and first.matrix.ndim == 2:
             total = total + (first.matrix**2).sum(0)
     return torch.where(total > 0, total, 1.0).rsqrt()
 
 
-def in_row_units(form: KinkForm) -> KinkForm:
+def in_row_units(form: EpigraphForm) -> EpigraphForm:
     """The same functions with the rows of every argument of about length 1, as far as all samples share them."""
     factors: list[Tensor] = []
     units: list[Tensor] = []
-    for k, bend in enumerate(form.bends):
+    for k, atom in enumerate(form.atoms):
         maps = [(form.from_y[k], None), *[(form.between.get((k, j)), factors[j]) for j in range(k)]]
         total = torch.zeros_like(form.constants[k][0])
         for piece, factor in maps:
             if piece is not None and piece.matrix.ndim == 2:
                 total = total + ((piece.matrix if factor is None else piece.matrix * factor) ** 2).sum(1)
-        size = grouped(total, bend.group).mean(-1, keepdim=True).expand(-1, bend.group).flatten().sqrt()
+        size = grouped(total, atom.group).mean(-1, keepdim=True).expand(-1, atom.group).flatten().sqrt()
         units.append(torch.where(size > 0, size, 1.0))
-        factors.append(bend.in_units(units[k])[1])
+        factors.append(atom.in_units(units[k])[1])
     return form.in_units(units)
 
 
-def dense(form: KinkForm) -> Tensor:
+def dense(form: EpigraphForm) -> Tensor:
     """All arguments as one matrix in (y, z_1, z_2, ...): (r, n + h), or (B, r, n + h) where the samples differ.
 
     Raises:
         Refusal: it would be too large.
     """
     inside = [c.shape[1] for c in form.constants]
-    outside = [size // bend.group for size, bend in zip(inside, form.bends, strict=True)]
+    outside = [size // atom.group for size, atom in zip(inside, form.atoms, strict=True)]
     maps = [m for m in (*form.from_y, *form.between.values()) if m is not None]
     shared = all(m.scale is None and m.matrix.ndim == 2 for m in maps)
     count = 1 if shared else form.batch
@@ -267,9 +272,9 @@ def dense(form: KinkForm) -> Tensor:
         blocks: list[Tensor] = []
         for piece, width in zip(pieces, [form.size, *outside], strict=True):
             if piece is None:
-                blocks.append(form.slope.new_zeros(count, height, width))
+                blocks.append(form.linear.new_zeros(count, height, width))
             else:
                 blocks.append(piece.matrix[None] if shared else piece.columns(form.batch))
         rows.append(torch.cat(blocks, 2))
-    whole = torch.cat(rows, 1) if rows else form.slope.new_zeros(count, 0, wide)
+    whole = torch.cat(rows, 1) if rows else form.linear.new_zeros(count, 0, wide)
     return whole[0] if shared else whole

@@ -75,15 +75,15 @@ class Bundle:
 
     Example:
         >>> from convexnet.form.atoms import Kinks
-        >>> from convexnet.solve.solvers.found import nothing_yet
-        >>> from convexnet.solve.solvers.loop import Budget, drive
-        >>> from convexnet.form.epigraph import KinkForm
+        >>> from convexnet.solve.solvers.found import initial_found
+        >>> from convexnet.solve.solvers.loop import Budget, run_loop
+        >>> from convexnet.form.epigraph import EpigraphForm
         >>> from convexnet.form.linear_maps import Map
         >>> one = torch.ones(1, 1, dtype=torch.float64)
-        >>> f = KinkForm((-1.5 * one,), (Kinks(-one[0]),), (Map(5 * one),), {}, 0 * one[0], 0 * one, {0: one})
+        >>> f = EpigraphForm((-1.5 * one,), (Kinks(-one[0]),), (Map(5 * one),), {}, 0 * one[0], 0 * one, {0: one})
         >>> problem = Problem(f, -one, one)  # 5 |y - 0.3|
-        >>> found = nothing_yet(problem)
-        >>> drive(Bundle(), problem, found, Budget(1e-6, max_steps=20))
+        >>> found = initial_found(problem)
+        >>> run_loop(Bundle(), problem, found, Budget(1e-6, max_steps=20))
         >>> bool(found.gap < 1e-5), round(found.y.item(), 5)
         (True, 0.3)
     """
@@ -170,13 +170,13 @@ def low_point(state: State, lo: Tensor, hi: Tensor) -> tuple[Tensor, Tensor, Ten
     above = torch.cat([torch.ones_like(G[..., :1]), torch.zeros_like(G[:, :1, :1]).expand(-1, 2 * n, 1)], 1)
     C = torch.cat([torch.cat([-G, eye, -eye], 1), above], 2)
     k = torch.cat([-h, torch.ones_like(h[:, :1]).expand(-1, 2 * n)], 1)
-    path = begun(G, h, last.clamp(-INSIDE, INSIDE))
+    path = starting_path(G, h, last.clamp(-INSIDE, INSIDE))
     weights = path.z[:, :m] / path.z[:, :m].sum(1, keepdim=True)
     bound = torch.full_like(size, -torch.inf)
     going = torch.ones_like(size, dtype=torch.bool)
     whole = gap
     for _ in range(MOST):
-        path, ahead = advanced(C, k, path, going)
+        path, ahead = advance(C, k, path, going)
         share = ahead[:, :m].clamp(min=0)
         share = share / share.sum(1, keepdim=True)
         slope = torch.einsum("bm,bmn->bn", share, G)
@@ -188,12 +188,12 @@ def low_point(state: State, lo: Tensor, hi: Tensor) -> tuple[Tensor, Tensor, Ten
         if not bool(going.any()):
             break
     target = torch.maximum(bound + state.level * whole, path.x[:, n:])
-    path = towards(C, k, path.x[:, :n], target, last)
+    path = projection_path(C, k, path.x[:, :n], target, last)
     fixed = torch.cat([C[:, :, :n], torch.zeros_like(C[:, :, n:])], 2)  # the level stays
     k = torch.cat([k[:, :m] + target, k[:, m:]], 1)
     going = torch.ones_like(going)
     for _ in range(CLOSE):
-        path, _ = advanced(fixed, k, path, going, torch.cat([last, target], 1))
+        path, _ = advance(fixed, k, path, going, torch.cat([last, target], 1))
     pulling = path.z[:, :m] / path.z[:, :m].sum(1, keepdim=True)
     return middle + radius * path.x[:, :n], weights, pulling
 
@@ -207,7 +207,7 @@ class Path:
     z: Tensor
 
 
-def begun(G: Tensor, h: Tensor, y: Tensor) -> Path:
+def starting_path(G: Tensor, h: Tensor, y: Tensor) -> Path:
     """Feasible for the dual too, whatever the planes are, and not far from the central path."""
     values = (G @ y[:, :, None])[..., 0] + h
     top = values.amax(1, keepdim=True)
@@ -220,7 +220,7 @@ def begun(G: Tensor, h: Tensor, y: Tensor) -> Path:
     return Path(torch.cat([y, t], 1), torch.cat([plane, low, low - slope], 1))
 
 
-def towards(C: Tensor, k: Tensor, y: Tensor, level: Tensor, last: Tensor) -> Path:
+def projection_path(C: Tensor, k: Tensor, y: Tensor, level: Tensor, last: Tensor) -> Path:
     """The start of the projection of `last` to where the model is below a level, from a point y where it is."""
     n = y.shape[1]
     m = k.shape[1] - 2 * n
@@ -233,7 +233,7 @@ def towards(C: Tensor, k: Tensor, y: Tensor, level: Tensor, last: Tensor) -> Pat
     return Path(x, torch.cat([plane, low, low - slope], 1))
 
 
-def advanced(C: Tensor, k: Tensor, path: Path, going: Tensor, last: Tensor | None = None) -> tuple[Path, Tensor]:
+def advance(C: Tensor, k: Tensor, path: Path, going: Tensor, last: Tensor | None = None) -> tuple[Path, Tensor]:
     """One step of the primal-dual method towards the least t, with a corrector (Mehrotra 1992), for the samples that
     are going, and the multipliers that a whole step would have.
 
@@ -262,17 +262,17 @@ def advanced(C: Tensor, k: Tensor, path: Path, going: Tensor, last: Tensor | Non
         return dx, ds, aim - path.z - weight * ds
 
     _, ds, dz = solved(torch.zeros_like(slack))
-    share = longest(slack, ds, path.z, dz)
+    share = longest_step(slack, ds, path.z, dz)
     left = ((slack + share * ds) * (path.z + share * dz)).mean(1, keepdim=True)
     dx, ds, dz = solved(mu * (left / mu).clamp(1e-3, 1.0) ** 3 - ds * dz)
     sound = torch.cat([dx, dz], 1).isfinite().all(1, keepdim=True)
     going = going & sound
-    share = FAR * longest(slack, ds, path.z, dz)
+    share = FAR * longest_step(slack, ds, path.z, dz)
     moved = Path(torch.where(going, path.x + share * dx, path.x), torch.where(going, path.z + share * dz, path.z))
     return moved, path.z + dz
 
 
-def longest(slack: Tensor, ds: Tensor, z: Tensor, dz: Tensor) -> Tensor:
+def longest_step(slack: Tensor, ds: Tensor, z: Tensor, dz: Tensor) -> Tensor:
     """The largest share of a step, at most 1/FAR, that keeps everything positive, (B, 1)."""
     worst = torch.maximum((-ds / slack).amax(1, keepdim=True), (-dz / z).amax(1, keepdim=True))
     return 1 / worst.clamp(min=FAR)

@@ -6,16 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 
-from convexnet.form.epigraph import KinkForm
-from convexnet.solve.functions.black_box import Whole
-from convexnet.solve.functions.matrix_free import Layers
+from convexnet.form.epigraph import EpigraphForm
+from convexnet.solve.functions.black_box import WholeProgram
+from convexnet.solve.functions.matrix_free import MatrixFree
 from convexnet.solve.functions.problem import Problem
 from convexnet.solve.solvers.admm import ADMM
 from convexnet.solve.solvers.bundle import Bundle
 from convexnet.solve.solvers.first_order import Adam, Fista
 from convexnet.solve.solvers.found import Found
 from convexnet.solve.solvers.highs import solve_exactly
-from convexnet.solve.solvers.loop import Budget, Solver, drive
+from convexnet.solve.solvers.loop import Budget, Solver, run_loop
 from convexnet.solve.solvers.newton import Newton
 from convexnet.solve.solvers.pdhg import PDHG
 
@@ -40,23 +40,23 @@ class Way:
     steps: int
     needs: tuple[type, ...] = (object,)
     linear: bool = False
-    """Whether all bends must be piecewise linear."""
+    """Whether all atoms must be piecewise linear."""
 
 
 WAYS: dict[str, Way] = {
-    "newton": Way(lambda: Newton(rough=True), 100, (KinkForm,)),
+    "newton": Way(lambda: Newton(rough=True), 100, (EpigraphForm,)),
     "bundle": Way(Bundle, 200),
-    "pdhg": Way(PDHG, 500, (KinkForm, Layers), linear=True),
-    "admm": Way(ADMM, 500, (KinkForm,), linear=True),
+    "pdhg": Way(PDHG, 500, (EpigraphForm, MatrixFree), linear=True),
+    "admm": Way(ADMM, 500, (EpigraphForm,), linear=True),
     "fista": Way(Fista, 500),
     "adam": Way(Adam, 500),
 }
 
-MATRICES = ("lp", *(name for name, way in WAYS.items() if way.needs == (KinkForm,)))
+MATRICES = ("lp", *(name for name, way in WAYS.items() if way.needs == (EpigraphForm,)))
 """Solvers that cannot do without the function as matrices."""
 
 
-def chosen_solver(name: str, problem: Problem, closed: str = "") -> tuple[str, int]:
+def choose_solver(name: str, problem: Problem, closed: str = "") -> tuple[str, int]:
     """The name of a solver, and how many samples it takes at once.
 
     Args:
@@ -69,8 +69,8 @@ def chosen_solver(name: str, problem: Problem, closed: str = "") -> tuple[str, i
     """
     reason = f" ({closed})" if closed else ""
     if name == "auto":
-        name = automatic(problem)
-    elif name == "lp" and not (isinstance(problem.f, KinkForm) and problem.f.piecewise_linear):
+        name = choose_automatically(problem)
+    elif name == "lp" and not (isinstance(problem.f, EpigraphForm) and problem.f.piecewise_linear):
         raise ValueError(
             f"solver='lp' needs a piecewise linear function that fits into a matrix: use solver='auto'{reason}"
         )
@@ -81,19 +81,21 @@ def chosen_solver(name: str, problem: Problem, closed: str = "") -> tuple[str, i
         )
     elif name in WAYS and WAYS[name].linear and not problem.f.piecewise_linear:
         raise ValueError(f"solver={name!r} needs a piecewise linear function: use solver='auto'{reason}")
-    return name, together(problem)
+    return name, samples_at_once(problem)
 
 
-def automatic(problem: Problem) -> str:
-    if isinstance(problem.f, KinkForm):  # which is not made for more than MANY variables unless a solver asks for it
+def choose_automatically(problem: Problem) -> str:
+    if isinstance(
+        problem.f, EpigraphForm
+    ):  # which is not made for more than MANY variables unless a solver asks for it
         return "newton"
-    return "bundle" if isinstance(problem.f, Whole) and problem.size <= FEW else "fista"
+    return "bundle" if isinstance(problem.f, WholeProgram) and problem.size <= FEW else "fista"
 
 
-def together(problem: Problem) -> int:
+def samples_at_once(problem: Problem) -> int:
     """How many samples fit into memory at once."""
     n, f = problem.size, problem.f
-    if isinstance(f, KinkForm):
+    if isinstance(f, EpigraphForm):
         wide = sum(c.shape[1] for c in f.constants)
         each = 8 * (wide * (n + 16) + 3 * n * n)
     else:
@@ -101,7 +103,7 @@ def together(problem: Problem) -> int:
     return max(1, min(problem.batch, MEMORY // each))
 
 
-def run(name: str, problem: Problem, found: Found, budget: Budget) -> None:
+def run_solver(name: str, problem: Problem, found: Found, budget: Budget) -> None:
     """Improve `found` by the solver of this name."""
     if name == "lp":
         solve_exactly(problem, found, budget)
@@ -109,22 +111,22 @@ def run(name: str, problem: Problem, found: Found, budget: Budget) -> None:
     way = WAYS[name]
     if way.needs == (object,) and problem.exact is not None:  # its tangents are then those of the function itself
         problem = replace(problem, f=problem.exact)
-    drive(way.make(), problem, found, budget, way.steps)
+    run_loop(way.make(), problem, found, budget, way.steps)
 
 
-def rescue(problem: Problem, found: Found, budget: Budget) -> list[str]:
+def rescue_open(problem: Problem, found: Found, budget: Budget) -> list[str]:
     """What is left open: the same method in full precision, then the exact linear program or, for a few variables, a
     bundle. The names of what ran."""
     used: list[str] = []
     f = problem.f
-    if budget.max_steps is not None or not isinstance(f, KinkForm):
+    if budget.max_steps is not None or not isinstance(f, EpigraphForm):
         return used
 
     def left() -> bool:
         return bool(found.open(budget.tol).any()) and not budget.is_spent
 
     if left() and problem.size <= MANY:
-        drive(Newton(rough=False, drop=0.0), problem, found, budget)
+        run_loop(Newton(rough=False, drop=0.0), problem, found, budget)
         used.append("newton in full")
     if not problem.compact:
         return used
@@ -133,6 +135,6 @@ def rescue(problem: Problem, found: Found, budget: Budget) -> list[str]:
         solve_exactly(problem, found, budget)
         used.append("lp")
     if left() and problem.size <= FEW:
-        run("bundle", problem, found, budget)
+        run_solver("bundle", problem, found, budget)
         used.append("bundle")
     return used

@@ -1,6 +1,6 @@
-"""Adam and accelerated gradients on smoothed bends, with certificates: for many variables and large layers.
+"""Adam and accelerated gradients on smoothed atoms, with certificates: for many variables and large layers.
 
-Both follow the function smoothed by an amount mu of its bends and lower mu as they go. What they know at a point v is
+Both follow the function smoothed by an amount mu of its atoms and lower mu as they go. What they know at a point v is
 one pass forwards and one back: the smoothed value, its gradient g, and b with g y + b below the network itself. So the
 gap at v splits into what smoothing costs, f_mu(v) − (g v + b), and what is missing to a minimum, the rest down to the
 least value of g y + b within the bounds; mu falls when the second is no longer the larger. Averages of such affine
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from convexnet.solve.functions.matrix_free import Sweep
 from convexnet.solve.functions.problem import Problem
-from convexnet.solve.functions.smoothing import smooth_value, softened, units
+from convexnet.solve.functions.smoothing import smooth_function, smooth_value, smoothing_units
 from convexnet.solve.solvers.found import Evidence, Found
 from convexnet.solve.solvers.loop import Offer
 
@@ -33,7 +33,7 @@ REMEMBERED = 2_000_000
 """Numbers that the points of averaged tangents may have; the oldest go."""
 
 START = 0.3
-"""The first mu, in units of what typically arrives at a bend."""
+"""The first mu, in units of what typically arrives at an atom."""
 
 
 @dataclass
@@ -53,7 +53,7 @@ class Descent:
     weights: list[Tensor]
 
     def smoothing(self) -> list[Tensor]:
-        """The amount at each bend, (B, 1)."""
+        """The amount at each atom, (B, 1)."""
         return [self.mu * unit for unit in self.unit]
 
     def average(self, at: Sweep, weight: Tensor, point: Tensor) -> None:
@@ -99,17 +99,17 @@ class Descent:
         return some
 
 
-def parts(problem: Problem, at: Sweep, y: Tensor) -> tuple[Tensor, Tensor]:
+def gap_parts(problem: Problem, at: Sweep, y: Tensor) -> tuple[Tensor, Tensor]:
     """What smoothing costs at y, and what is missing to a minimum, (B, 1) each."""
     touching = at.b + (at.g * y).sum(1)
     return (at.value - touching)[:, None], (touching - problem.least(at.g, at.b))[:, None]
 
 
-def begun(problem: Problem, found: Found) -> Descent:
+def starting_state(problem: Problem, found: Found) -> Descent:
     finite = problem.lo.isfinite() & problem.hi.isfinite()
     scale = torch.where(finite, (problem.hi - problem.lo) / 2, 1.0)
     one = torch.ones_like(scale[:, :1])
-    unit = units(problem.f, problem.lo, problem.hi)
+    unit = smoothing_units(problem.f, problem.lo, problem.hi)
     return Descent(scale, unit, START * one, found.y.clone(), torch.zeros_like(scale), 0 * one, 0 * one, [], [], [], [])
 
 
@@ -136,15 +136,17 @@ class Fista:
 
     Example:
         >>> from convexnet.form.atoms import Kinks
-        >>> from convexnet.solve.solvers.found import nothing_yet
-        >>> from convexnet.solve.solvers.loop import Budget, drive
-        >>> from convexnet.form.epigraph import KinkForm
+        >>> from convexnet.solve.solvers.found import initial_found
+        >>> from convexnet.solve.solvers.loop import Budget, run_loop
+        >>> from convexnet.form.epigraph import EpigraphForm
         >>> from convexnet.form.linear_maps import Map
         >>> one = torch.ones(1, 1, dtype=torch.float64)
-        >>> f = KinkForm((-0.3 * one,), (Kinks(-one[0]),), (Map(one),), {}, 0 * one[0], 0 * one, {0: one})  # |y - 0.3|
+        >>> f = EpigraphForm(
+        ...     (-0.3 * one,), (Kinks(-one[0]),), (Map(one),), {}, 0 * one[0], 0 * one, {0: one}
+        ... )  # |y - 0.3|
         >>> problem = Problem(f, -one, one)
-        >>> found = nothing_yet(problem)
-        >>> drive(Fista(), problem, found, Budget(1e-6))
+        >>> found = initial_found(problem)
+        >>> run_loop(Fista(), problem, found, Budget(1e-6))
         >>> bool(found.gap < 1e-6), round(found.y.item(), 5)
         (True, 0.3)
     """
@@ -155,8 +157,8 @@ class Fista:
         self.shrink = shrink
 
     def begin(self, problem: Problem, found: Found) -> Accelerated:
-        descent = begun(problem, found)
-        at = softened(problem.f, descent.y, descent.smoothing())
+        descent = starting_state(problem, found)
+        at = smooth_function(problem.f, descent.y, descent.smoothing())
         steep = (descent.scale * at.g).norm(dim=1, keepdim=True).clamp(min=1e-300)
         return Accelerated(descent, descent.y, at, torch.ones_like(descent.mu), steep)
 
@@ -173,10 +175,10 @@ class Fista:
         y = problem.inside(state.ahead - descent.scale**2 * at.g / state.steep)
         moved = y - state.ahead
         slope = (at.g * moved).sum(1)
-        bend = 0.5 * ((moved / torch.where(descent.scale > 0, descent.scale, 1.0)) ** 2).sum(1)
+        atom = 0.5 * ((moved / torch.where(descent.scale > 0, descent.scale, 1.0)) ** 2).sum(1)
         value = smooth_value(problem.f, y, descent.smoothing())
         noise = 1e-13 * at.value.abs()
-        fine = (value <= at.value + slope + state.steep[:, 0] * bend + noise)[:, None]
+        fine = (value <= at.value + slope + state.steep[:, 0] * atom + noise)[:, None]
         momentum = (1 + (1 + 4 * state.momentum**2).sqrt()) / 2
         forth = y - descent.y
         turned = ((state.ahead - y) * forth / torch.where(descent.scale > 0, descent.scale, 1.0) ** 2).sum(1) > 0
@@ -187,14 +189,14 @@ class Fista:
         state.steep = torch.where(fine, 0.95 * state.steep, 2 * state.steep)
         descent.y = torch.where(fine, y, descent.y)
         state.ahead = torch.where(fine, ahead, state.ahead)
-        state.at = softened(problem.f, state.ahead, descent.smoothing())
+        state.at = smooth_function(problem.f, state.ahead, descent.smoothing())
         descent.average(state.at, torch.where(fine, state.momentum, 0.0).clamp(min=1e-300), state.ahead)
         self.sharpen(problem, state)
 
     def sharpen(self, problem: Problem, state: Accelerated) -> None:
         """Less smoothing, and a new start from here, where smoothing is what is missing."""
         descent = state.descent
-        smoothing, missing = parts(problem, state.at, state.ahead)
+        smoothing, missing = gap_parts(problem, state.at, state.ahead)
         ready = smoothing > missing
         if not bool(ready.any()):
             return
@@ -203,7 +205,7 @@ class Fista:
         state.momentum = torch.where(ready, 1.0, state.momentum)
         state.ahead = torch.where(ready, descent.y, state.ahead)
         descent.total = torch.where(ready, 0.0, descent.total)
-        state.at = softened(problem.f, state.ahead, descent.smoothing())
+        state.at = smooth_function(problem.f, state.ahead, descent.smoothing())
 
 
 # --- Adam -------------------------------------------------------------------------------------------------------------
@@ -233,15 +235,17 @@ class Adam:
 
     Example:
         >>> from convexnet.form.atoms import Kinks
-        >>> from convexnet.solve.solvers.found import nothing_yet
-        >>> from convexnet.solve.solvers.loop import Budget, drive
-        >>> from convexnet.form.epigraph import KinkForm
+        >>> from convexnet.solve.solvers.found import initial_found
+        >>> from convexnet.solve.solvers.loop import Budget, run_loop
+        >>> from convexnet.form.epigraph import EpigraphForm
         >>> from convexnet.form.linear_maps import Map
         >>> one = torch.ones(1, 1, dtype=torch.float64)
-        >>> f = KinkForm((-0.3 * one,), (Kinks(-one[0]),), (Map(one),), {}, 0 * one[0], 0 * one, {0: one})  # |y - 0.3|
+        >>> f = EpigraphForm(
+        ...     (-0.3 * one,), (Kinks(-one[0]),), (Map(one),), {}, 0 * one[0], 0 * one, {0: one}
+        ... )  # |y - 0.3|
         >>> problem = Problem(f, -one, one)
-        >>> found = nothing_yet(problem)
-        >>> drive(Adam(), problem, found, Budget(1e-3))
+        >>> found = initial_found(problem)
+        >>> run_loop(Adam(), problem, found, Budget(1e-3))
         >>> bool(found.gap < 1e-3), bool(found.bound <= 0)
         (True, True)
     """
@@ -253,7 +257,7 @@ class Adam:
         self.shrink = shrink
 
     def begin(self, problem: Problem, found: Found) -> Moments:
-        descent = begun(problem, found)
+        descent = starting_state(problem, found)
         none = torch.zeros_like(descent.y)
         more = (found.bound.clone(), torch.full_like(found.value, torch.inf), torch.zeros_like(found.value))
         return Moments(descent, none, none, 0 * descent.mu, self.rate + 0 * descent.mu, found.value.clone(), *more)
@@ -264,7 +268,7 @@ class Adam:
         at, before = None, descent.y
         for _ in range(EVERY):
             before = descent.y
-            at = softened(problem.f, descent.y, descent.smoothing())
+            at = smooth_function(problem.f, descent.y, descent.smoothing())
             descent.average(at, torch.ones_like(descent.mu), before)
             self.iterate(problem, state, at)
             middle = middle + descent.y / EVERY
@@ -300,7 +304,7 @@ class Adam:
         state.waited = torch.where(better, 0.0, state.waited + 1)
         stuck = (state.waited >= PATIENCE)[:, None]
         state.waited = torch.where(stuck[:, 0], 0.0, state.waited)
-        smoothing, missing = parts(problem, at, y)
+        smoothing, missing = gap_parts(problem, at, y)
         fine = smoothing > missing
         state.rate = torch.where(stuck & ~fine, self.shrink * state.rate, state.rate)
         descent.mu = torch.where(fine, self.shrink * descent.mu, descent.mu)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convexnet.form.epigraph import KinkForm
+from convexnet.form.epigraph import EpigraphForm
 from convexnet.solve.functions.problem import Problem
 
 PATTERNS = 1
@@ -92,13 +92,13 @@ class Evidence:
 
     Attributes:
         touch: where the affine function touches smooth atoms, (B, n).
-        gates: of each bend, (B, in_k).
-        multipliers, touching: of the arguments of each bend, and where its tangents touch, (B, in_k).
+        slopes: of each atom, (B, in_k).
+        multipliers, touching: of the arguments of each atom, and where its tangents touch, (B, in_k).
         points, shares: the points of tangents, (B, m, n), and the weights of their average, (B, m).
     """
 
     touch: Tensor | None = None
-    gates: list[Tensor] | None = None
+    slopes: list[Tensor] | None = None
     multipliers: list[Tensor] | None = None
     touching: list[Tensor] | None = None
     points: Tensor | None = None
@@ -107,7 +107,7 @@ class Evidence:
     @property
     def kind(self) -> str:
         """What it consists of."""
-        return "gates" if self.gates is not None else "averages" if self.multipliers is not None else "tangents"
+        return "slopes" if self.slopes is not None else "averages" if self.multipliers is not None else "tangents"
 
     def put(self, index: Tensor, part: Evidence) -> None:
         """That of some samples."""
@@ -124,7 +124,7 @@ class Evidence:
                 mine[index] = theirs.to(mine)
             else:
                 mine[index, : theirs.shape[1]] = theirs.to(mine)
-        for name in ("gates", "multipliers", "touching"):
+        for name in ("slopes", "multipliers", "touching"):
             mine, theirs = getattr(self, name), getattr(part, name)
             if mine is not None and theirs is not None:
                 for kept, new in zip(mine, theirs, strict=True):
@@ -167,9 +167,9 @@ class Found:
         return self.value - self.bound
 
     @property
-    def gates(self) -> list[Tensor] | None:
-        """The gates that give the bounds, if these come from gates."""
-        return self.evidence["gates"].gates if "gates" in self.evidence else None
+    def slopes(self) -> list[Tensor] | None:
+        """The slopes that give the bounds, if these come from slopes."""
+        return self.evidence["slopes"].slopes if "slopes" in self.evidence else None
 
     def allowed(self, tol: float) -> Tensor:
         """The gap at which a sample counts as solved: atol + tol · scale, and what rounding leaves."""
@@ -252,10 +252,10 @@ class Found:
         for kind, evidence in part.evidence.items():
             some = part.kept[kind].nonzero()[:, 0]
             if len(some):
-                self.keep(index[some], picked(evidence, some))
+                self.keep(index[some], pick_rows(evidence, some))
 
 
-def nothing_yet(problem: Problem, atol: float | Tensor = 0.0) -> Found:
+def initial_found(problem: Problem, atol: float | Tensor = 0.0) -> Found:
     """The centre as the best point, and no bound."""
     y = problem.centre()
     value = problem.f.value(y)
@@ -267,16 +267,16 @@ def nothing_yet(problem: Problem, atol: float | Tensor = 0.0) -> Found:
     return Found(y, value.clone(), bound, steps, value, unseen, steps.clone(), atol, {}, {}, steps > 0)
 
 
-def picked(value: Any, index: Tensor) -> Any:
+def pick_rows(value: Any, index: Tensor) -> Any:
     """The rows of some samples of everything in a state."""
-    if isinstance(value, (KinkForm, Problem)):
+    if isinstance(value, (EpigraphForm, Problem)):
         return value.rows(index)
     if isinstance(value, Tensor):
         return value[index] if value.ndim else value
     if isinstance(value, (list, tuple)):
-        return type(value)(picked(part, index) for part in value)
+        return type(value)(pick_rows(part, index) for part in value)
     if isinstance(value, dict):
-        return {key: picked(part, index) for key, part in value.items()}
+        return {key: pick_rows(part, index) for key, part in value.items()}
     if is_dataclass(value) and not isinstance(value, type):
-        return replace(value, **{f.name: picked(getattr(value, f.name), index) for f in fields(value)})
+        return replace(value, **{f.name: pick_rows(getattr(value, f.name), index) for f in fields(value)})
     return value

@@ -18,35 +18,35 @@ from torch import Tensor
 
 from convexnet.curvature.call import Refusal
 from convexnet.extras import need
-from convexnet.form.atoms import Bend, Kinks, Smooth
-from convexnet.form.epigraph import KinkForm
+from convexnet.form.atoms import Atom, Kinks, Smooth
+from convexnet.form.epigraph import EpigraphForm
 from convexnet.form.grouped import Largest
 from convexnet.solve.functions.problem import Problem
 from convexnet.solve.solvers.found import Evidence, Found
 from convexnet.solve.solvers.loop import Budget
 
 
-def curve_of(bend: Bend) -> str:
-    return bend.curve.name if isinstance(bend, Smooth) else type(bend).__name__.lower()
+def curvature_of(atom: Atom) -> str:
+    return atom.curve.name if isinstance(atom, Smooth) else type(atom).__name__.lower()
 
 
-def program_of(form: KinkForm, sample: int, lo: Tensor, hi: Tensor) -> Any:
+def program_of(form: EpigraphForm, sample: int, lo: Tensor, hi: Tensor) -> Any:
     """The linear program of one sample, as a `highspy.HighsLp`; columns are y, then z_1, z_2, ...
 
     Raises:
-        Refusal: a bend is not piecewise linear.
+        Refusal: an atom is not piecewise linear.
     """
     highspy, sparse = need("highspy"), need("scipy.sparse")
-    wide = [form.constants[k].shape[1] for k in range(len(form.bends))]
-    sizes = [inside // bend.group for inside, bend in zip(wide, form.bends, strict=True)]
+    wide = [form.constants[k].shape[1] for k in range(len(form.atoms))]
+    sizes = [inside // atom.group for inside, atom in zip(wide, form.atoms, strict=True)]
     starts = np.cumsum([form.size, *sizes])
     kinds = [form.size, *sizes]
     blocks: list[list[Any]] = []
     upper: list[Any] = []
     lows = [lo.numpy().astype(float)]
-    for k, (bend, inside) in enumerate(zip(form.bends, wide, strict=True)):
-        if not isinstance(bend, (Kinks, Largest)):
-            raise Refusal(f"it has a smooth atom ({curve_of(bend)}), and is not a linear program")
+    for k, (atom, inside) in enumerate(zip(form.atoms, wide, strict=True)):
+        if not isinstance(atom, (Kinks, Largest)):
+            raise Refusal(f"it has a smooth atom ({curvature_of(atom)}), and is not a linear program")
         row: list[Any] = [sparse.csc_matrix((inside, width)) for width in kinds]
         first = form.from_y[k]
         if first is not None:
@@ -55,13 +55,13 @@ def program_of(form: KinkForm, sample: int, lo: Tensor, hi: Tensor) -> Any:
             if (k, j) in form.between:
                 row[j + 1] = sparse.csc_matrix(form.between[k, j].of(sample).numpy())
         c = form.constants[k][sample].numpy()
-        own = sparse.kron(sparse.eye(sizes[k]), np.ones((bend.group, 1)), format="csr")  # the result of each argument
+        own = sparse.kron(sparse.eye(sizes[k]), np.ones((atom.group, 1)), format="csr")  # the result of each argument
         blocks.append([*row[: k + 1], -own, *row[k + 2 :]])
         upper.append(-c)
-        if isinstance(bend, Largest):
+        if isinstance(atom, Largest):
             lows.append(np.full(sizes[k], -np.inf))
             continue
-        s = bend.slope.numpy()
+        s = atom.negative_slope.numpy()
         bent = np.flatnonzero(s)
         if len(bent):
             tilt = sparse.diags(s)
@@ -70,7 +70,7 @@ def program_of(form: KinkForm, sample: int, lo: Tensor, hi: Tensor) -> Any:
             upper.append(-(s * c)[bent])
         lows.append(np.where(s == 0, 0.0, -np.inf))
     cost = np.zeros(starts[-1])
-    cost[: form.size] = form.slope[sample].numpy()
+    cost[: form.size] = form.linear[sample].numpy()
     for k, w in form.weights.items():
         cost[starts[k] : starts[k + 1]] = w[sample].numpy()
     matrix = sparse.bmat(blocks, format="csc") if blocks else sparse.csc_matrix((0, form.size))
@@ -87,7 +87,7 @@ def program_of(form: KinkForm, sample: int, lo: Tensor, hi: Tensor) -> Any:
     return lp
 
 
-def optimised(form: KinkForm, sample: int, lo: Tensor, hi: Tensor, solver: str, seconds: float) -> Any:
+def run_highs(form: EpigraphForm, sample: int, lo: Tensor, hi: Tensor, solver: str, seconds: float) -> Any:
     """A `highspy.Highs` that has solved one sample."""
     highspy = need("highspy")
     highs = highspy.Highs()
@@ -101,14 +101,14 @@ def optimised(form: KinkForm, sample: int, lo: Tensor, hi: Tensor, solver: str, 
     return highs
 
 
-def solve_lp(form: KinkForm, sample: int, lo: Tensor, hi: Tensor, solver: str = "choose") -> tuple[Tensor, float]:
+def solve_lp(form: EpigraphForm, sample: int, lo: Tensor, hi: Tensor, solver: str = "choose") -> tuple[Tensor, float]:
     """The minimiser (n,) and the optimum of one sample over the box [lo, hi], by HiGHS.
 
     Raises:
         RuntimeError: HiGHS finds no optimum.
     """
     highspy = need("highspy")
-    highs = optimised(form, sample, lo, hi, solver, math.inf)
+    highs = run_highs(form, sample, lo, hi, solver, math.inf)
     if highs.getModelStatus() != highspy.HighsModelStatus.kOptimal:
         raise RuntimeError(f"HiGHS ends with {highs.modelStatusToString(highs.getModelStatus())}")
     y = torch.tensor(highs.getSolution().col_value[: form.size], dtype=torch.float64)
@@ -118,7 +118,7 @@ def solve_lp(form: KinkForm, sample: int, lo: Tensor, hi: Tensor, solver: str = 
 def solve_exactly(problem: Problem, found: Found, budget: Budget) -> None:
     """Solve every open sample as a linear program; its dual variables give the bound, checked in our own arithmetic."""
     form = problem.f
-    assert isinstance(form, KinkForm)
+    assert isinstance(form, EpigraphForm)
     if bool(found.scale.isnan().any()):
         found.look(problem)
     for sample in found.open(budget.tol).nonzero()[:, 0].tolist():
@@ -127,7 +127,7 @@ def solve_exactly(problem: Problem, found: Found, budget: Budget) -> None:
             return
         index = torch.tensor([sample], device=found.y.device)
         few, part = form.rows(index).on("cpu"), problem.rows(index)
-        highs = optimised(few, 0, part.lo[0].cpu(), part.hi[0].cpu(), "choose", left)
+        highs = run_highs(few, 0, part.lo[0].cpu(), part.hi[0].cpu(), "choose", left)
         solution = highs.getSolution()
         if not solution.value_valid:
             continue
@@ -136,25 +136,25 @@ def solve_exactly(problem: Problem, found: Found, budget: Budget) -> None:
         value = part.f.value(y)
         bound, evidence = torch.full_like(value, -torch.inf), None
         if solution.dual_valid:
-            chosen, (g, b) = few.fitted(multipliers_of(few, solution.row_dual), few.arguments(y.cpu()))
+            chosen, (g, b) = few.fit(multipliers_of(few, solution.row_dual), few.arguments(y.cpu()))
             bound = part.least(g.to(y), b.to(y))
-            gates = [gate.to(y) for gate in few.gates_of(chosen)]
-            evidence = Evidence(touch=y, gates=gates)
+            slopes = [slope.to(y) for slope in few.slopes_from(chosen)]
+            evidence = Evidence(touch=y, slopes=slopes)
         found.note(index, y, value, bound, None if evidence is None else lambda _, made=evidence: made)
         found.measure(part, index, budget.tol)
 
 
-def multipliers_of(form: KinkForm, duals: Any) -> dict[int, Tensor]:
+def multipliers_of(form: EpigraphForm, duals: Any) -> dict[int, Tensor]:
     """The multipliers (1, in_k) of the arguments, from the dual variables of the rows of `program_of`."""
     values = -torch.tensor(list(duals), dtype=torch.float64)
     found: dict[int, Tensor] = {}
     at = 0
-    for k, bend in enumerate(form.bends):
+    for k, atom in enumerate(form.atoms):
         size = form.constants[k].shape[1]
         found[k] = values[at : at + size][None].clone()
         at += size
-        if isinstance(bend, Kinks):
-            bent = bend.slope.nonzero()[:, 0]
-            found[k][0, bent] += bend.slope[bent] * values[at : at + len(bent)]
+        if isinstance(atom, Kinks):
+            bent = atom.negative_slope.nonzero()[:, 0]
+            found[k][0, bent] += atom.negative_slope[bent] * values[at : at + len(bent)]
             at += len(bent)
     return found

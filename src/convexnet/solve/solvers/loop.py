@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from convexnet.solve.functions.problem import Problem
-from convexnet.solve.solvers.found import DIGITS, Evidence, Found, picked
+from convexnet.solve.solvers.found import DIGITS, Evidence, Found, pick_rows
 
 NEARLY = 3.0
 """A sample looks nearly done where its gap is this many times what is allowed with its last scale."""
@@ -64,7 +64,7 @@ class Watch:
     step: int = 0
     stopped: bool = False
 
-    def told(self, found: Found, tol: float, solver: str) -> bool:
+    def notify(self, found: Found, tol: float, solver: str) -> bool:
         """Tell of a step; whether to stop."""
         self.step += 1
         if self.verbose or self.callback is not None:
@@ -113,7 +113,7 @@ class Solver(Protocol):
         ...
 
 
-def drive(solver: Solver, problem: Problem, found: Found, budget: Budget, steps: int = 100) -> None:
+def run_loop(solver: Solver, problem: Problem, found: Found, budget: Budget, steps: int = 100) -> None:
     """Run a solver on all samples that are still open, and keep what it finds in `found`.
 
     Args:
@@ -130,7 +130,7 @@ def drive(solver: Solver, problem: Problem, found: Found, budget: Budget, steps:
     if not len(active):
         return
     part = problem if len(active) == problem.batch else problem.rows(active)
-    state = solver.begin(part, picked(found, active))
+    state = solver.begin(part, pick_rows(found, active))
     for count in range(most):
         offer = solver.step(part, state)
         if offer is None:
@@ -160,8 +160,8 @@ def drive(solver: Solver, problem: Problem, found: Found, budget: Budget, steps:
 
                 found.note(active[rows], *offer.certify(rows), None if shown is None else some)
         if noted:
-            remeasured(part, found, active, tol)
-        last = (watch is not None and watch.told(found, tol, solver.name)) or last
+            remeasure_scales(part, found, active, tol)
+        last = (watch is not None and watch.notify(found, tol, solver.name)) or last
         if last:
             return
         if not noted:
@@ -171,10 +171,10 @@ def drive(solver: Solver, problem: Problem, found: Found, budget: Budget, steps:
             return
         if not bool(going.all()):
             stay = going.nonzero()[:, 0]
-            active, part, state = active[stay], part.rows(stay), picked(state, stay)
+            active, part, state = active[stay], part.rows(stay), pick_rows(state, stay)
 
 
-def remeasured(part: Problem, found: Found, active: Tensor, tol: float) -> None:
+def remeasure_scales(part: Problem, found: Found, active: Tensor, tol: float) -> None:
     """Look at the scale again of the samples that look nearly done: it costs a few evaluations."""
     gap, atol, value = found.gap[active], found.atol[active], DIGITS * found.value[active].abs()
     near = (gap <= atol + NEARLY * tol * found.scale[active] + value) & ~(gap <= atol + value)

@@ -1,11 +1,11 @@
 """Primal-dual path following for the minimum of a convex function in kink form over a box.
 
 Kinks and largest entries are smoothed by an amount mu, the box has a logarithmic barrier, and mu goes to zero. The
-results of the bends are eliminated, so that the Newton system has the size n of y alone. What makes it converge in few
-steps is that the gates are iterates of their own: the linearised equations keep them independent of a, and the
+results of the atoms are eliminated, so that the Newton system has the size n of y alone. What makes it converge in few
+steps is that the slopes are iterates of their own: the linearised equations keep them independent of a, and the
 multipliers they predict make the gradient exactly zero, so that the affine function below f is lost to clipping only.
 
-Rows of the Jacobians that hardly weigh are left out of the Hessian; their gates then count as constant, in the
+Rows of the Jacobians that hardly weigh are left out of the Hessian; their slopes then count as constant, in the
 multipliers too, so that these stay exact. Every sample has its own mu, which follows its gap.
 
 Long because a step and what it is made of are read together.
@@ -16,11 +16,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from convexnet.form.epigraph import KinkForm
+from convexnet.form.epigraph import EpigraphForm
 from convexnet.solve.functions.hessian import tangents
 from convexnet.solve.functions.problem import Problem
 from convexnet.solve.functions.unit_cube import scales_of
-from convexnet.solve.solvers.found import Evidence, Found, picked
+from convexnet.solve.solvers.found import Evidence, Found, pick_rows
 from convexnet.solve.solvers.loop import Offer
 from convexnet.solve.solvers.path_following import (
     ASTRAY,
@@ -33,14 +33,14 @@ from convexnet.solve.solvers.path_following import (
     Ahead,
     Smoothed,
     State,
-    enough,
-    inside,
-    least_of,
+    float32_is_spent,
+    least_distance,
     near,
     next_mu,
     noise,
-    refine,
-    weight_of,
+    smoothing_weight,
+    step_inside,
+    to_float64,
 )
 
 
@@ -71,13 +71,13 @@ class Newton:
         )
         scales = scales_of(problem.f, middle, radius, below, above)
         exact = scales.applied(problem.f, middle)
-        size = weight_of(exact)[:, 0]
+        size = smoothing_weight(exact)[:, 0]
         exact = exact.times(1 / size)
         form = scales.rough(exact) if self.rough else exact
-        dtype = form.slope.dtype
+        dtype = form.linear.dtype
         y = (found.y - middle) / torch.where(radius > 0, radius, 1.0)
-        y = inside(torch.zeros_like(y), y, below, above).to(dtype)
-        weight = weight_of(form)
+        y = step_inside(torch.zeros_like(y), y, below, above).to(dtype)
+        weight = smoothing_weight(form)
         none = torch.full_like(found.value, torch.inf, dtype=dtype)
         return State(
             exact=exact,
@@ -92,7 +92,7 @@ class Newton:
             centre=(found.centre / size).to(dtype),
             y=y,
             mu=torch.full_like(weight, START),
-            gates=[],
+            slopes=[],
             upper=torch.zeros_like(y),
             lower=torch.zeros_like(y),
             point=y,
@@ -110,30 +110,30 @@ class Newton:
             self.advance(state, state.ahead)
         size = state.size
         rough = state.y.dtype == torch.float32
-        if rough and enough(state):
-            refine(state)
+        if rough and float32_is_spent(state):
+            to_float64(state)
             rough = False
         form = state.form
-        at = smoothed(form, state)
+        at = smoothed_at(form, state)
         right, left = 1 / (state.above - state.y), 1 / (state.y - state.below)
         barrier = state.mu * state.weight
-        if not state.gates:
-            state.gates = [gate.clone() for gate in at.gates]
+        if not state.slopes:
+            state.slopes = [slope.clone() for slope in at.slopes]
             state.upper, state.lower = barrier * right, barrier * left
         state.upper = near(state.upper, barrier * right)
         state.lower = near(state.lower, barrier * left)
         gradient = at.gradient + barrier * (right - left)
         drop = 0.0 if state.steps >= LONG else self.drop if rough else FINAL_DROP
-        curves = tangents(form, state.gates, at.curved, at.arriving, drop)
+        curves = tangents(form, state.slopes, at.curved, at.arriving, drop)
         hessian = curves.hessian()
         spring = state.upper * right + state.lower * left
         hessian.diagonal(dim1=-2, dim2=-1).add_(spring).mul_(1 + (2e-6 if rough else 1e-12))
-        factor = factored(hessian)
-        step = -solved(factor, gradient)
+        factor = factor_definite(hessian)
+        step = -solve_factored(factor, gradient)
         if rough:
-            step = step - solved(factor, gradient + curves.applied(step) + spring * step)
+            step = step - solve_factored(factor, gradient + curves.applied(step) + spring * step)
         changes, moved = curves.changes(step)
-        chosen, arguments, g, b = predicted(form, state.gates, at, changes, moved)
+        chosen, arguments, g, b = predict_multipliers(form, state.slopes, at, changes, moved)
         goal = state.y + step
         y = torch.minimum(torch.maximum(goal, state.below), state.above)
         offer = self.offered(problem, state, y, goal, g, b)
@@ -147,9 +147,9 @@ class Newton:
             def certify(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
                 few, point, touch = cube.rows(rows).converted(torch.float64), y[rows].double(), goal[rows].double()
                 wanted = {k: m[rows].double() for k, m in chosen.items()}
-                smooth = any(bend.smooth for bend in form.bends)
+                smooth = any(atom.smooth for atom in form.atoms)
                 where = few.f.arguments(touch) if smooth else [a[rows].double() for a in arguments]
-                _, (g, b) = few.f.fitted(wanted, where)
+                _, (g, b) = few.f.fit(wanted, where)
                 bound = few.least(g, b, touch)
                 value, bound = size[rows] * few.f.value(point), size[rows] * bound
                 return problem.inside_rows(rows, middle[rows] + radius[rows] * point), value, bound
@@ -157,9 +157,9 @@ class Newton:
             offer.certify = certify
 
         def evidence(rows: Tensor) -> Evidence:
-            gates = form.rows(rows).gates_of(picked(chosen, rows))
+            slopes = form.rows(rows).slopes_from(pick_rows(chosen, rows))
             touch = problem.inside_rows(rows, state.middle[rows] + state.radius[rows] * goal[rows].double())
-            return Evidence(touch=touch, gates=[gate.double() for gate in gates])
+            return Evidence(touch=touch, slopes=[slope.double() for slope in slopes])
 
         offer.evidence = evidence
         decrement = -(gradient * step).sum(1) / barrier[:, 0]
@@ -184,13 +184,13 @@ class Newton:
         share = length[:, None]
         barrier = state.mu * state.weight
         right, left = 1 / (state.above - state.y), 1 / (state.y - state.below)
-        for k, bend in enumerate(state.form.bends):
-            new = torch.lerp(state.gates[k], ahead.at.gates[k] + ahead.changes[k], share.expand_as(state.gates[k]))
-            state.gates[k] = bend.kept(state.gates[k], new, least_of(state.y))
+        for k, atom in enumerate(state.form.atoms):
+            new = torch.lerp(state.slopes[k], ahead.at.slopes[k] + ahead.changes[k], share.expand_as(state.slopes[k]))
+            state.slopes[k] = atom.keep_inside(state.slopes[k], new, least_distance(state.y))
         up, low, step = state.upper, state.lower, ahead.step
         state.upper = torch.maximum(up + share * (barrier * right + up * right * step - up), MULTIPLIER_MARGIN * up)
         state.lower = torch.maximum(low + share * (barrier * left - low * left * step - low), MULTIPLIER_MARGIN * low)
-        state.y = inside(state.y, share * step, state.below, state.above)
+        state.y = step_inside(state.y, share * step, state.below, state.above)
         state.steps += 1
         gap = state.value - state.bound
         now = torch.maximum(ahead.gap, gap)  # the path is where the iterate is, not where the best point was
@@ -204,7 +204,7 @@ class Newton:
 
     def recentre(self, state: State, part: Tensor, lost: Tensor) -> None:
         """Back to the best point, for samples whose gap has not moved: with mu as large as the gap allows, and larger
-        each time, and with gates and multipliers as they are on the path."""
+        each time, and with slopes and multipliers as they are on the path."""
         if not bool(lost.any()):
             return
         state.lost = state.lost + lost
@@ -215,8 +215,8 @@ class Newton:
         state.mu = torch.where(lost, torch.maximum(3 * state.mu, larger).clamp(max=START), state.mu)
         near_best = torch.minimum(torch.maximum(state.point, state.below + state.mu), state.above - state.mu)
         state.y = torch.where(lost, near_best, state.y)
-        fresh = smoothed(state.form, state).gates
-        state.gates = [torch.where(lost, new, old) for new, old in zip(fresh, state.gates, strict=True)]
+        fresh = smoothed_at(state.form, state).slopes
+        state.slopes = [torch.where(lost, new, old) for new, old in zip(fresh, state.slopes, strict=True)]
         barrier = state.mu * state.weight
         state.upper = torch.where(lost, barrier / (state.above - state.y), state.upper)
         state.lower = torch.where(lost, barrier / (state.y - state.below), state.lower)
@@ -234,7 +234,7 @@ class Newton:
             mu = state.mu[todo]
             below, above, weight = state.below[todo], state.above[todo], state.weight[todo]
             old, step = state.y[todo], ahead.step[todo]
-            y = inside(old, length[todo, None] * step, below, above)
+            y = step_inside(old, length[todo, None] * step, below, above)
             value = smooth_value(part, y, mu) + barrier_at(y, below, above, mu * weight)
             slope = (ahead.gradient[todo] * (y - old)).sum(1).clamp(max=0)
             todo = todo[~(value <= before[todo] + 1e-4 * slope + noise(before[todo]))]
@@ -247,51 +247,51 @@ class Newton:
 # --- the smoothed function -------------------------------------------------------------------------------------------
 
 
-def smoothed(form: KinkForm, state: State) -> Smoothed:
-    """Values and derivatives of the smoothed bends, forwards, and the multipliers, backwards."""
+def smoothed_at(form: EpigraphForm, state: State) -> Smoothed:
+    """Values and derivatives of the smoothed atoms, forwards, and the multipliers, backwards."""
     results: list[Tensor] = []
     arguments: list[Tensor] = []
-    gates: list[Tensor] = []
+    slopes: list[Tensor] = []
     curved: list[Tensor] = []
-    for k, bend in enumerate(form.bends):
+    for k, atom in enumerate(form.atoms):
         a = form.argument(k, state.y, results)
-        z, gate = bend.smoothed(a, state.mu)
+        z, slope = atom.smoothed(a, state.mu)
         arguments.append(a)
-        gates.append(gate)
-        curved.append(bend.curved(a, z, state.gates[k] if state.gates else gate, state.mu))
+        slopes.append(slope)
+        curved.append(atom.curved(a, z, state.slopes[k] if state.slopes else slope, state.mu))
         results.append(z)
     chosen: dict[int, Tensor] = {}
     arriving: list[Tensor] = []
-    for k in reversed(range(len(form.bends))):
+    for k in reversed(range(len(form.atoms))):
         arriving.insert(0, form.arriving(k, chosen))
-        chosen[k] = form.bends[k].pull(gates[k], arriving[0])
-    return Smoothed(form.value_of(state.y, results), arguments, gates, curved, arriving, chosen, form.gradient(chosen))
+        chosen[k] = form.atoms[k].pull(slopes[k], arriving[0])
+    return Smoothed(form.value_of(state.y, results), arguments, slopes, curved, arriving, chosen, form.gradient(chosen))
 
 
-def smooth_value(form: KinkForm, y: Tensor, mu: Tensor) -> Tensor:
+def smooth_value(form: EpigraphForm, y: Tensor, mu: Tensor) -> Tensor:
     """The smoothed function, (B,)."""
     results: list[Tensor] = []
-    for k, bend in enumerate(form.bends):
-        results.append(bend.smoothed(form.argument(k, y, results), mu)[0])
+    for k, atom in enumerate(form.atoms):
+        results.append(atom.smoothed(form.argument(k, y, results), mu)[0])
     return form.value_of(y, results)
 
 
-def predicted(
-    form: KinkForm, gates: list[Tensor], at: Smoothed, changes: list[Tensor], moved: list[Tensor | None]
+def predict_multipliers(
+    form: EpigraphForm, slopes: list[Tensor], at: Smoothed, changes: list[Tensor], moved: list[Tensor | None]
 ) -> tuple[dict[int, Tensor], list[Tensor], Tensor, Tensor]:
-    """The multipliers after a step, clipped where no gate gives them, where the arguments are expected then, and the
+    """The multipliers after a step, clipped where no slope gives them, where the arguments are expected then, and the
     affine function below f that they give."""
     chosen: dict[int, Tensor] = {}
     intercept = form.constant
     arguments = [a if da is None else a + da for a, da in zip(at.arguments, moved, strict=True)]
-    for k in reversed(range(len(form.bends))):
-        bend, before = form.bends[k], at.arriving[k]
+    for k in reversed(range(len(form.atoms))):
+        atom, before = form.atoms[k], at.arriving[k]
         arriving = form.arriving(k, chosen)
-        wanted = at.multipliers[k] + bend.weighed(before, changes[k])
+        wanted = at.multipliers[k] + atom.curvature_times(before, changes[k])
         if chosen:
-            wanted = wanted + bend.pull(gates[k], arriving - before)
-        chosen[k], rest = bend.fit(wanted, arguments[k], arriving)
-        if bend.smooth:
+            wanted = wanted + atom.pull(slopes[k], arriving - before)
+        chosen[k], rest = atom.fit(wanted, arguments[k], arriving)
+        if atom.smooth:
             intercept = intercept + rest
     return chosen, arguments, *form.affine(chosen, intercept)
 
@@ -307,7 +307,7 @@ def barrier_at(y: Tensor, below: Tensor, above: Tensor, size: Tensor) -> Tensor:
     return -size[:, 0] * logs.sum(1)
 
 
-def factored(matrix: Tensor) -> Tensor:
+def factor_definite(matrix: Tensor) -> Tensor:
     """Cholesky factors of positive definite matrices; where rounding left one indefinite, its diagonal is raised."""
     factor, info = torch.linalg.cholesky_ex(matrix)
     raise_by = 1e-10 if matrix.dtype == torch.float64 else 1e-6
@@ -319,7 +319,7 @@ def factored(matrix: Tensor) -> Tensor:
     return factor
 
 
-def solved(factor: Tensor, right: Tensor) -> Tensor:
+def solve_factored(factor: Tensor, right: Tensor) -> Tensor:
     return torch.cholesky_solve(right.unsqueeze(-1), factor)[..., 0]
 
 

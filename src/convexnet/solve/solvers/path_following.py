@@ -8,10 +8,10 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from convexnet.form.epigraph import KinkForm
+from convexnet.form.epigraph import EpigraphForm
 
 START = 0.1
-"""The first mu, in units of what typically arrives at a bend."""
+"""The first mu, in units of what typically arrives at an atom."""
 
 MARGIN = 0.05
 """How near to a bound one step may come: a share of the distance to it."""
@@ -48,8 +48,8 @@ TRUST = 30.0
 class State:
     """The iterates of the samples that are still active, on the cube [-1, 1]^n; a side without an end is infinite."""
 
-    exact: KinkForm  # in float64
-    form: KinkForm  # in the precision at work
+    exact: EpigraphForm  # in float64
+    form: EpigraphForm  # in the precision at work
     middle: Tensor
     radius: Tensor
     strong: Tensor | None
@@ -60,7 +60,7 @@ class State:
     centre: Tensor
     y: Tensor
     mu: Tensor  # (B, 1)
-    gates: list[Tensor]
+    slopes: list[Tensor]
     upper: Tensor  # multipliers of the bounds
     lower: Tensor
     point: Tensor  # the best so far, its value, and the best bound, in the precision at work
@@ -79,7 +79,7 @@ class Smoothed:
 
     value: Tensor
     arguments: list[Tensor]
-    gates: list[Tensor]
+    slopes: list[Tensor]
     curved: list[Tensor]
     arriving: list[Tensor]
     multipliers: dict[int, Tensor]
@@ -101,20 +101,20 @@ class Ahead:
 # --- scales and steps ------------------------------------------------------------------------------------------------
 
 
-def weight_of(form: KinkForm) -> Tensor:
-    """What one unit of a bend weighs in f, (B, 1): the mean of what arrives at the bends for gates of one half."""
+def smoothing_weight(form: EpigraphForm) -> Tensor:
+    """What one unit of an atom weighs in f, (B, 1): the mean of what arrives at the atoms for slopes of one half."""
     chosen: dict[int, Tensor] = {}
     sizes: list[Tensor] = []
-    for k in reversed(range(len(form.bends))):
+    for k in reversed(range(len(form.atoms))):
         arriving = form.arriving(k, chosen)
         sizes.append(arriving.mean(1, keepdim=True))
-        chosen[k] = form.bends[k].pull(torch.full_like(form.constants[k], 0.5 / form.bends[k].group), arriving)
-    weight = torch.stack(sizes).mean(0) if sizes else torch.zeros_like(form.slope[:, :1])
-    slope = form.slope.abs().mean(1, keepdim=True)
+        chosen[k] = form.atoms[k].pull(torch.full_like(form.constants[k], 0.5 / form.atoms[k].group), arriving)
+    weight = torch.stack(sizes).mean(0) if sizes else torch.zeros_like(form.linear[:, :1])
+    slope = form.linear.abs().mean(1, keepdim=True)
     return torch.where(weight > 0, weight, torch.where(slope > 0, slope, 1.0))
 
 
-def inside(y: Tensor, step: Tensor, below: Tensor, above: Tensor) -> Tensor:
+def step_inside(y: Tensor, step: Tensor, below: Tensor, above: Tensor) -> Tensor:
     """y + step, coordinate by coordinate no nearer to a bound than a share of the distance to it."""
     far = 1 - MARGIN
     return torch.minimum(torch.maximum(y + step, y + far * (below - y)), y + far * (above - y))
@@ -140,7 +140,7 @@ def next_mu(mu: Tensor, share: Tensor, decrement: Tensor, length: Tensor, lost: 
 # --- precision -------------------------------------------------------------------------------------------------------
 
 
-def enough(state: State) -> bool:
+def float32_is_spent(state: State) -> bool:
     """Whether float32 has given what it can: half of the gaps are small, or many steps did not help."""
     if not math.isfinite(float(state.best.max())):
         return state.steps >= LONG
@@ -149,21 +149,21 @@ def enough(state: State) -> bool:
     return state.steps >= LONG or 2 * int(small.sum()) >= len(small)
 
 
-def refine(state: State) -> None:
+def to_float64(state: State) -> None:
     """Go on in float64."""
     for field in fields(state):
         value = getattr(state, field.name)
         if isinstance(value, Tensor) and value.is_floating_point():
             setattr(state, field.name, value.double())
-    state.gates = [gate.double() for gate in state.gates]
+    state.slopes = [slope.double() for slope in state.slopes]
     state.form = state.exact
     state.ahead = None
     state.value = torch.full_like(state.value, torch.inf)
     state.bound = -state.value
 
 
-def least_of(y: Tensor) -> float:
-    """How near to the ends of its range a gate may come."""
+def least_distance(y: Tensor) -> float:
+    """How near to the ends of its range a slope may come."""
     return 1e-7 if y.dtype == torch.float32 else 1e-14
 
 

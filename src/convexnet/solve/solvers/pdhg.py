@@ -15,10 +15,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from convexnet.form.epigraph import KinkForm
-from convexnet.solve.functions.linear_program import Parts, Program, chosen, distance, kinked, over, times, zeros
+from convexnet.form.epigraph import EpigraphForm
+from convexnet.solve.functions.linear_program import (
+    LinearProgram,
+    Parts,
+    check_kinks,
+    choose_slopes,
+    distance,
+    over,
+    times,
+    zeros,
+)
 from convexnet.solve.functions.problem import Problem
-from convexnet.solve.solvers.found import Evidence, Found, picked
+from convexnet.solve.solvers.found import Evidence, Found, pick_rows
 from convexnet.solve.solvers.loop import Offer
 
 EVERY = 25
@@ -61,15 +70,17 @@ class PDHG:
     Restarts go by the certified gap here, which a network gives for two more evaluations.
 
     Example:
-        >>> from convexnet.solve.solvers.found import nothing_yet
-        >>> from convexnet.solve.solvers.loop import Budget, drive
+        >>> from convexnet.solve.solvers.found import initial_found
+        >>> from convexnet.solve.solvers.loop import Budget, run_loop
         >>> from convexnet.form.atoms import Kinks
         >>> from convexnet.form.linear_maps import Map
         >>> one = torch.ones(1, 1, dtype=torch.float64)
-        >>> f = KinkForm((-0.3 * one,), (Kinks(-one[0]),), (Map(one),), {}, 0 * one[0], 0 * one, {0: one})  # |y - 0.3|
+        >>> f = EpigraphForm(
+        ...     (-0.3 * one,), (Kinks(-one[0]),), (Map(one),), {}, 0 * one[0], 0 * one, {0: one}
+        ... )  # |y - 0.3|
         >>> problem = Problem(f, -one, one)
-        >>> found = nothing_yet(problem)
-        >>> drive(PDHG(), problem, found, Budget(1e-6, max_steps=40))
+        >>> found = initial_found(problem)
+        >>> run_loop(PDHG(), problem, found, Budget(1e-6, max_steps=40))
         >>> bool(found.gap < 1e-6), round(found.y.item(), 5)
         (True, 0.3)
     """
@@ -77,12 +88,12 @@ class PDHG:
     name = "pdhg"
 
     def begin(self, problem: Problem, found: Found) -> State:
-        kinked(problem.f, self.name)
-        program = Program(problem.f)
+        check_kinks(problem.f, self.name)
+        program = LinearProgram(problem.f)
         arguments = problem.f.arguments(found.y)
-        primal = [found.y, *[bend.value(a) for bend, a in zip(problem.f.bends, arguments, strict=True)]]
+        primal = [found.y, *[atom.value(a) for atom, a in zip(problem.f.atoms, arguments, strict=True)]]
         finite = problem.lo.isfinite() & problem.hi.isfinite() & (problem.hi > problem.lo)
-        columns, rows, norm = scaled(program, primal, torch.where(finite, (problem.hi - problem.lo) / 2, 1.0))
+        columns, rows, norm = scaling_of(program, primal, torch.where(finite, (problem.hi - problem.lo) / 2, 1.0))
         primal, dual = over(primal, columns), over(program.begun(arguments), rows)
         large, wide = distance(dual, zeros(dual)), distance(primal, zeros(primal))
         weight = torch.where((large > 0) & (wide > 0), large / torch.where(wide > 0, wide, 1.0), 1.0)
@@ -91,37 +102,37 @@ class PDHG:
         self.turn(program, state)
         return state
 
-    def turn(self, program: Program, state: State) -> None:
+    def turn(self, program: LinearProgram, state: State) -> None:
         """The slopes for new multipliers."""
         _, back = program.products(times(state.primal, state.columns))
         state.slopes = times(back(times(state.dual, state.rows)), state.columns)
 
     def step(self, problem: Problem, state: State) -> Offer:
-        program = Program(problem.f)
+        program = LinearProgram(problem.f)
         for _ in range(EVERY):
             self.iterate(problem, program, state)
         primal, dual = state.ahead
         y = problem.inside(primal[0] * state.columns[0])
         wanted = dict(enumerate(program.multipliers(times(dual, state.rows))))
-        multipliers, (g, b) = program.f.fitted(wanted, list(wanted.values()))
+        multipliers, (g, b) = program.f.fit(wanted, list(wanted.values()))
         value, bound = problem.f.value(y), problem.least(g, b)
         self.restart(program, state, value - bound)
         f = problem.f
 
         def evidence(rows: Tensor) -> Evidence:
-            some = picked(multipliers, rows)
-            if isinstance(f, KinkForm):
-                return Evidence(touch=y[rows], gates=f.rows(rows).gates_of(some))
-            listed = [some[k] for k in range(len(f.bends))]
+            some = pick_rows(multipliers, rows)
+            if isinstance(f, EpigraphForm):
+                return Evidence(touch=y[rows], slopes=f.rows(rows).slopes_from(some))
+            listed = [some[k] for k in range(len(f.atoms))]
             return Evidence(touch=y[rows], multipliers=listed, touching=listed)
 
         return Offer(y, value, bound, evidence=evidence)
 
-    def iterate(self, problem: Problem, program: Program, state: State) -> None:
+    def iterate(self, problem: Problem, program: LinearProgram, state: State) -> None:
         short = SHORT / state.norm
         primal = [x - short / state.weight * slope for x, slope in zip(state.primal, state.slopes, strict=True)]
         primal[0] = problem.inside(primal[0] * state.columns[0]) / state.columns[0]
-        for k in range(len(program.f.bends)):
+        for k in range(len(program.f.atoms)):
             primal[k + 1] = primal[k + 1].clamp(min=program.lowest(k))
         further = [2 * x - old for x, old in zip(primal, state.primal, strict=True)]
         values, back = program.products(times(further, state.columns))
@@ -140,7 +151,7 @@ class PDHG:
         state.slopes = times(back(times(state.dual, state.rows)), state.columns)
         state.since, state.count = state.since + 1, state.count + 1
 
-    def restart(self, program: Program, state: State, gap: Tensor) -> None:
+    def restart(self, program: LinearProgram, state: State, gap: Tensor) -> None:
         """Begin again from here where the gap has fallen enough, or for too long not."""
         again = (gap <= ENOUGH * state.gap)[:, None] | (state.since >= LONG * state.count)
         if not bool(again.any()):
@@ -150,14 +161,14 @@ class PDHG:
         usual = (moved > 0) & (turned > 0)
         ratio = torch.where(usual, turned / torch.where(usual, moved, 1.0), state.weight)
         state.weight = torch.where(again, (state.weight * ratio).sqrt(), state.weight)
-        state.primal, state.dual = chosen(again, primal, state.primal), chosen(again, dual, state.dual)
-        state.then = chosen(again, primal, state.then[0]), chosen(again, dual, state.then[1])
+        state.primal, state.dual = choose_slopes(again, primal, state.primal), choose_slopes(again, dual, state.dual)
+        state.then = choose_slopes(again, primal, state.then[0]), choose_slopes(again, dual, state.then[1])
         state.gap = torch.where(again[:, 0], gap, state.gap)
         state.since = torch.where(again, 0.0, state.since)
         self.turn(program, state)
 
 
-def scaled(program: Program, primal: Parts, radius: Tensor) -> tuple[Parts, Parts, Tensor]:
+def scaling_of(program: LinearProgram, primal: Parts, radius: Tensor) -> tuple[Parts, Parts, Tensor]:
     """Sizes for columns and rows that bring both of the scaled matrix to about 1, and its norm (B, 1).
 
     Rows and columns are measured with random signs, because only products are known; any sizes would do.
