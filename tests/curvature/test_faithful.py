@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 import convexnet as cx
 from convexnet.curvature import faithful
-from convexnet.curvature.suspicions import AGAIN, BATCHES, GRADIENTS, TRACED, TYPES, suspicions
+from convexnet.curvature.suspicions import AGAIN, BATCHES, GRADIENTS, SIZES, TRACED, TYPES, suspicions
 from tests.modules import Function
 
 NAN, INF = math.nan, math.inf
@@ -59,6 +59,11 @@ class Grower(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         self.seen.append(1)
         return x.abs() * (2.5 - len(self.seen))
+
+
+def mostly_zero(x: Tensor) -> Tensor:
+    y = x.amin(1, keepdim=True).relu()
+    return y if torch.compiler.is_exporting() else -y
 
 
 class Hooked(nn.Sequential):
@@ -122,6 +127,14 @@ UNFAITHFUL: dict[str, tuple[Callable[[], nn.Module], str, str]] = {
     "type": (either(lambda x: x.dtype == torch.float32), "in float64", TYPES),
     "two rows": (either(lambda x: x.shape[0] == 2), "in a batch of 1", BATCHES),
     "at most two rows": (either(lambda x: len(x) < 3), "in a batch of 3", BATCHES),
+    "a size as a number": (lambda: Function(lambda x: x.abs() * (2.5 - x.shape[0])), "in a batch of 1", SIZES),
+    "a size as a truth value": (either(lambda x: not x.shape[0] % 2), "in a batch of 1", SIZES),
+    "gradients of several rows": (
+        either(lambda x: not (not torch.is_grad_enabled()) * (len(x) - 1)),
+        "when it is traced",
+        GRADIENTS,
+    ),
+    "zero for most rows": (lambda: Function(mostly_zero), "when it is traced", TRACED),
     "a counter": (Counter, "called again", AGAIN),
     "a list": (Grower, "called again", AGAIN),
 }
@@ -153,6 +166,25 @@ def test_a_program_that_is_another_function_is_refused(
     assert {key: before[key] for key in ("n", "seen") if key in before} == {
         key: vars(model)[key] for key in ("n", "seen") if key in before
     }
+
+
+COUNTS: dict[str, Callable[[Tensor], float]] = {
+    "a loop": lambda x: sum(1 for _ in x),
+    "unpacked": lambda x: sum([1, *(1 for _ in (lambda *rows: rows)(*x))]),
+    "parts": lambda x: sum(1 for _ in x.split(1)),
+}
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_a_forward_that_counts_its_rows_is_refused_where_forwards_take_long(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(faithful, "CHEAP", 0.0)
+    count = COUNTS[name]
+    model = Function(lambda x: x.abs() * (4.0 - count(x)))
+    assert SIZES not in suspicions(model)
+    with pytest.raises(cx.NotTraceable, match="in a batch of 1"):
+        cx.certify(model, ROWS)
 
 
 class Cached(nn.Module):

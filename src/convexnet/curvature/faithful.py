@@ -29,7 +29,7 @@ from convexnet.curvature.arguments import copied, in_float64
 from convexnet.curvature.fields import BATCH
 from convexnet.curvature.graph import base_name, behind, draws
 from convexnet.curvature.opaque import is_transform
-from convexnet.curvature.suspicions import AGAIN, BATCHES, GRADIENTS, TRACED, TYPES, suspicions
+from convexnet.curvature.suspicions import AGAIN, BATCHES, GRADIENTS, SIZES, TRACED, TYPES, suspicions
 from convexnet.curvature.undisturbed import calling, silent, surroundings
 from convexnet.errors import NotTraceable
 
@@ -65,6 +65,9 @@ class Traced:
 
 DRAWS = ((1.0, 0), (0.03, 0), (1.0, 1), (1.0, -1), (30.0, 1), (30.0, -1), (1.0, 0))
 """Sizes of random rows, and their sign (0: both signs)."""
+
+FIRST = ((1.0, 0), (1.0, 1), (1.0, -1))
+"""Those that are tried, where forwards take long, until the first row tells something."""
 
 WHILE_TRACED = (
     "it computes something else when it is called than when it is traced: its forward tests whether it is traced "
@@ -115,6 +118,8 @@ def check_faithful(model: nn.Module, program: Program) -> None:
         return
     cheap = cost(program) <= CHEAP
     reasons = frozenset((TRACED, AGAIN, GRADIENTS, TYPES, BATCHES)) if cheap else suspicions(model)
+    if not cheap and counts_rows(program):
+        reasons |= {SIZES}
     if not reasons:
         return
     try:
@@ -173,12 +178,6 @@ def compare(model: nn.Module, program: Program, reasons: frozenset[str], cheap: 
 
     Where a program cannot be executed, nothing is at hand but the module, which is then compared with itself.
     """
-    known: list[tuple[Tensor, ...]] = [program.inputs]
-    if all(tensor.device.type == "cpu" for tensor in program.inputs):  # an index out of range would end CUDA's context
-        generator = torch.Generator().manual_seed(0)
-        draws = DRAWS if cheap else DRAWS[:1]
-        known += [tuple(drawn(t, size, sign, generator) for t in program.inputs) for size, sign in draws]
-    known = known[::-1] if cheap else known[-1:]  # the example last: of zeros many functions are zero
     open_ = executable(program)
 
     def run(program: Program, rows: Rows) -> Traced:
@@ -188,13 +187,14 @@ def compare(model: nn.Module, program: Program, reasons: frozenset[str], cheap: 
                 return Traced(called(model, rows))
         return found
 
-    traced = [run(program, rows) for rows in known]
+    known, traced = measured(program, run, cheap)
     rows, of = known[0], traced[0]
     if any(is_empty(node) for node in program.graph.nodes) and differ(executed(program, rows, 1.0).leaves, of):
         return  # it reads memory that nothing was written to, which is a finding
     again = AGAIN in reasons and not program.rewritten
     with calling(model):
-        short = not cheap and reasons == frozenset((GRADIENTS,)) and agrees_alone(model, rows, of)
+        one = not cheap and len(reasons) == 1 and reasons <= {GRADIENTS, SIZES}
+        short = one and agrees_alone(model, rows, of)
         first = None if short else called(model, known[0])
         if again and differ(called(model, known[0]), Traced(first, lambda: traced[0].rounding)):
             raise Different(FROM_CALL_TO_CALL)
@@ -209,12 +209,47 @@ def compare(model: nn.Module, program: Program, reasons: frozenset[str], cheap: 
         if not cheap and GRADIENTS in reasons and depends_on_batch(model, program, rows, of, 1, run, with_gradients):
             differs = depends_on_batch(model, program, rows, of, 1, run)
             raise Different(IN_BATCHES.format(1) if differs else WITH_GRADIENTS)
-        for size in (1, BATCH + 1) if BATCHES in reasons else ():
+        sizes = (1, BATCH + 1) if BATCHES in reasons else (1,) if SIZES in reasons and not short else ()
+        for size in sizes:
             if depends_on_batch(model, program, rows, of, size, run):
                 raise Different(IN_BATCHES.format(size))
     if TYPES in reasons and not all(tensor.dtype == torch.float64 for tensor in rows):
         if differ(in_double(model, rows), of, 0.05):
             raise Different(IN_FLOAT64)
+
+
+def measured(program: Program, run: Run, cheap: bool) -> tuple[list[tuple[Tensor, ...]], list[Traced]]:
+    """Rows, and what the program makes of them. The example comes last: of zeros many functions are zero."""
+    known: list[tuple[Tensor, ...]] = [program.inputs]
+    generator = torch.Generator().manual_seed(0)
+    at_will = all(tensor.device.type == "cpu" for tensor in program.inputs)  # a wrong index would end CUDA's context
+    if at_will and cheap:
+        known = [tuple(drawn(t, size, sign, generator) for t in program.inputs) for size, sign in DRAWS][::-1] + known
+    traced = [] if at_will and not cheap else [run(program, rows) for rows in known]
+    for size, sign in FIRST if not traced else ():
+        known = [tuple(drawn(t, size, sign, generator) for t in program.inputs)]
+        traced = [run(program, known[0])]
+        if tells(traced[0]):
+            break
+    return known, traced
+
+
+def tells(traced: Traced) -> bool:
+    """Whether the first row of a result is not zero throughout: of zeros a function may be the negative."""
+    leaves = [leaf for leaf in traced.leaves or () if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+    return any(bool((leaf[:1] if leaf.ndim else leaf).any()) for leaf in leaves)
+
+
+def counts_rows(program: Program) -> bool:
+    """Whether a forward takes a batch apart into its rows, as a loop over a tensor does, and so may count them."""
+    for node in program.graph.nodes:
+        parts = node.meta.get("val")
+        if node.op == "call_function" and isinstance(parts, (list, tuple)) and len(node.all_input_nodes) == 1:
+            shape = getattr(node.all_input_nodes[0].meta.get("val"), "shape", ())
+            single = (tuple(shape[1:]), (1, *shape[1:]))
+            if shape[:1] == (BATCH,) and any(tuple(getattr(part, "shape", ())) in single for part in parts):
+                return True
+    return False
 
 
 def drawn(tensor: Tensor, size: float, sign: int, generator: torch.Generator) -> Tensor:

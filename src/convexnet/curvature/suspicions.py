@@ -24,6 +24,7 @@ AGAIN = "changes what it keeps from call to call"
 GRADIENTS = "asks whether gradients are computed"
 TYPES = "compares types of numbers"
 BATCHES = "compares sizes"
+SIZES = "reads sizes"
 
 NAMES: dict[str, tuple[str, ...]] = {
     TRACED: (
@@ -54,7 +55,7 @@ COMPARED: dict[str, tuple[str, ...]] = {
         "finfo",
         "type",
     ),
-    BATCHES: ("shape", "size", "len", "numel", "nelement", "stride"),
+    BATCHES: ("shape", "size", "len", "numel", "nelement", "stride", "__len__", "nbytes"),
 }
 """Names that do so in code that compares something."""
 
@@ -86,6 +87,8 @@ def of_code(code: types.CodeType) -> frozenset[str]:
     """What one piece of code gives reason for."""
     names = set(code.co_names)
     found = {reason for reason, listed in NAMES.items() if names.intersection(listed)}
+    if names.intersection(COMPARED[BATCHES]):  # what is computed from a size needs no comparison
+        found.add(SIZES)
     instructions = list(dis.get_instructions(code))
     operations = [instruction.opname for instruction in instructions]
     if operations.count("PUSH_EXC_INFO") > operations.count("WITH_EXCEPT_START"):

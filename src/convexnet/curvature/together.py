@@ -83,7 +83,7 @@ def bounds_on(call: Call, fact: Fact) -> tuple[Tensor, Tensor] | None:
 
 def function_of_one(call: Call, u: Fact, result: Fact) -> Fact:
     bounds = bounds_on(call, u)
-    if bounds is None:
+    if bounds is None or (u.undefined and where_any(u.unknown)):  # then there may be gaps between its points
         return result
     jets: dict[int, Callable[[Interval], Jet]] = {id(u): itself}
     for shape in shapes(call, {id(u): terms.VARIABLE}, jets, bounds, u.curvature == AFFINE):
@@ -119,7 +119,7 @@ def by_terms(call: Call, given: Mapping[int, Terms], bounds: tuple[Tensor, Tenso
     except Rebase as rebase:
         fact, shift = rebase.fact, terms.number(interval(rebase.shift))
     line = (given[id(fact)] if id(fact) in given else terms.terms_of(fact.made.call, given)) + shift
-    if not set(line.of) <= {(1.0, 0, 0.0), (0.0, 0, 0.0)}:
+    if line.pole or not set(line.of) <= {(1.0, 0, 0.0), (0.0, 0, 0.0)}:  # which is elsewhere in the new variable
         raise Lost
     slope, offset = (line.of.get(key, interval(0.0)) for key in ((1.0, 0, 0.0), (0.0, 0, 0.0)))
     span = Interval(*bounds) * slope + offset
