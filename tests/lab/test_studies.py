@@ -372,7 +372,7 @@ def test_a_folder_in_use_is_refused_or_waited_for(kind: str, tmp_path: Path, mon
         (["train", "--dataset", "digits", "--noise", "0.4"], "write 40 for 40 %"),
         (["train", "--dataset", "digits", "--noise", "nan"], "from 0 to 100"),
         (["train", "--dataset", "digits", "--seed", str(2**64)], "seed"),
-        (["train", "--dataset", "digits", "--method", "clip"], "--method is of convex networks: add --convex"),
+        (["train", "--dataset", "digits", "--method", "clip"], "--method applies to convex networks: add --convex"),
         (["train", "--dataset", "digits", "--model", "mpl"], "'mpl' is not one of mlp, mlp-signs, relu-mlp"),
         (["train", "--dataset", "digits", "--augment", "flip"], "(did you mean 'crop-flip'?)"),
         (["train", "--dataset", "digits", "--augment", "flips", "--epochs", "1"], "flips"),
