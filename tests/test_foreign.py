@@ -625,7 +625,7 @@ def test_one_linear_layer_alone_is_convex_in_its_features_already() -> None:
 
 def test_only_what_there_is() -> None:
     net = Classifier()
-    with untouched(net), pytest.raises(ValueError, match="'head' is no submodule of Classifier; it has trunk"):
+    with untouched(net), pytest.raises(ValueError, match="'head' is not a submodule of Classifier; it has trunk"):
         cx.convexify(net, torch.zeros(2, 3, 8, 8), only="head")
 
 

@@ -55,7 +55,7 @@ def test_a_very_long_torn_line_is_mended_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        ("{not json", r"r\.jsonl, line 2: no JSON"),
+        ("{not json", r"r\.jsonl, line 2: not JSON"),
         ("[1]", "line 2: a record of version None"),
         (json.dumps(row(record=99, versions={"convexnet": "9.9"})), r"version 99, .*reads version 1.*\(9\.9\)"),
         (json.dumps(row(record=0, versions=None)), "version 0"),

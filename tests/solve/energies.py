@@ -301,7 +301,7 @@ def checked(energy: Drawn, apart: bool = True) -> cx.Solution | None:
     wide = box
     if not given:
         wide = box.fix(torch.zeros(BATCH, *box.shape), torch.zeros(BATCH, *box.shape, dtype=torch.bool))
-    home.proved = proved
+    home.prove_bounds = proved
     try:
         with torch.no_grad():
             solution = cx.minimise(model, wide, given=given or None, tol=TOLERANCE)
@@ -316,7 +316,7 @@ def checked(energy: Drawn, apart: bool = True) -> cx.Solution | None:
             return None
         raise
     finally:
-        home.proved = original
+        home.prove_bounds = original
 
     def require(holds: Tensor | bool, what: str, *shown: Any) -> None:
         if not bool(torch.as_tensor(holds).all()):

@@ -93,6 +93,8 @@ class Rewriter:
             inner = self.rewrite(child, f"{path}.{name}" if path else name)
             if inner is not child:
                 new.add_module(name, inner)
+                if isinstance(new, nn.TransformerEncoderLayer):  # its fused path in eval mode has norms of its own
+                    new.activation_relu_or_gelu = 0
         return new
 
     def exchange(self, module: nn.Module, path: str) -> nn.Module:

@@ -98,6 +98,7 @@ def centred(pixels: Tensor, size: Sequence[int]) -> Tensor:
     An image that has the size already is returned as it is. Usual for ImageNet: 256 pixels for a window of 224.
 
     Example:
+        >>> import torch
         >>> centred(torch.zeros(3, 60, 80, dtype=torch.uint8), (28, 28)).shape
         torch.Size([3, 28, 28])
     """
