@@ -86,3 +86,11 @@ def test_no_number_at_an_end(dtype: torch.dtype) -> None:
     assert not held.converged.any()
     assert not held.lower_bound.isnan().any()
     assert (held.lower_bound <= 0).all()
+
+
+def test_results_without_elements() -> None:
+    """The differences of one element are none: there is nothing that rounding could have moved."""
+    f = Function(lambda y: (y - 0.3).abs().sum(1) + torch.diff(y, dim=1).abs().sum(1))
+    found = cx.minimise(f, cx.Box(-1, 1, shape=(1,)))
+    assert found.converged.all(), found.message
+    assert found.value.item() == pytest.approx(0.0, abs=1e-6)

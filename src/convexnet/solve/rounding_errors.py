@@ -545,7 +545,7 @@ def by_jacobian(call: Call) -> list[Tensor]:
                 )
                 size = sum((leaf.detach().abs().sum() for leaf in leaves.values()), entry.detach().abs())
                 errors.append(moved + 8 * call.lengths * call.unit * size)
-            found.append(torch.stack(errors).reshape(value.shape))
+            found.append(torch.stack(errors).reshape(value.shape) if errors else torch.zeros_like(value.detach()))
     return found
 
 
