@@ -612,3 +612,16 @@ def test_a_function_that_is_of_no_module() -> None:
     function = eval("lambda x: x.abs()", {"__name__": None})
     assert function.__module__ is None
     assert verdict(function) == "convex"
+
+
+def test_a_scale_multiplies_the_mean_where_nothing_is_normalised() -> None:
+    """Of zeros BatchNorm makes −γ · mean, so that the samples that γ comes from influence each other."""
+
+    class Scaled(nn.Module):
+        def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            zeros, ones = torch.zeros(2, 3), torch.ones(3)
+            return nn.functional.batch_norm(zeros, ones, ones, x.abs().mean(0), None) + y.abs()
+
+    certificate = cx.certify(Scaled(), (torch.randn(2, 3), torch.randn(2, 3)), wrt=1)
+    assert not certificate.convex
+    assert "mixes the rows" in certificate.findings[0].reason

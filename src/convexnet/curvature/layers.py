@@ -178,7 +178,7 @@ def batch_norm(call: Call) -> Fact:
         shift = constant(scale.shape) if mean.value is None else known(-mean.value.double() * factor)
     else:  # positive multiples of a scale of which only the sign is known
         scale = product(gamma, known(root), gamma.shape)
-        shift = constant(scale.shape)
+        shift = constant(scale.shape, scale.rows)  # where x is zero, the scale multiplies the mean alone
     result = product(x, channelwise(scale, dims), call.shape)
     terms = [(result, 1), (channelwise(shift, dims), 1)]
     return total(terms if beta is None else [*terms, (channelwise(beta, dims), 1)], call.shape)
