@@ -15,7 +15,7 @@ from convexnet.choices import InitName, MethodName
 from convexnet.lab.choices import INITS, METHODS, WHITE_EPSILON, WHITENINGS
 from convexnet.lab.lab_commands import register
 from convexnet.lab.minimise_command import minimise
-from convexnet.lab.terminal import Allow, UsageError, completing, one_of, print_certificate, refuse, stops_cleanly
+from convexnet.lab.terminal import Allow, UsageError, choice, print_certificate, refuse, stops_cleanly
 
 app = typer.Typer(
     name="convexnet",
@@ -81,12 +81,7 @@ def demo(
     ] = 1,
     method: Annotated[
         str,
-        typer.Option(
-            metavar="|".join(METHODS),
-            callback=one_of(METHODS),
-            autocompletion=completing(METHODS),
-            help="How the signs of the convex network's weights are kept.",
-        ),
+        choice(METHODS, help="How the signs of the convex network's weights are kept."),
     ] = "exponentiate",
     widen_first: Annotated[
         float | None,
@@ -99,10 +94,8 @@ def demo(
     ] = None,
     init: Annotated[
         str | None,
-        typer.Option(
-            metavar="|".join(INITS),
-            callback=one_of(INITS),
-            autocompletion=completing(INITS),
+        choice(
+            INITS,
             help="Draw the constrained weights anew.  [default: the ordinary network's, made non-negative]",
             show_default=False,
         ),
@@ -119,10 +112,8 @@ def demo(
     ] = False,
     whiten: Annotated[
         str | None,
-        typer.Option(
-            metavar="|".join(WHITENINGS),
-            callback=one_of(WHITENINGS),
-            autocompletion=completing(WHITENINGS),
+        choice(
+            WHITENINGS,
             help="Whiten the convex network's inputs, inside the network; "
             f"{WHITE_EPSILON:g} is added to every variance.",
             show_default=False,

@@ -10,7 +10,7 @@ import typer
 import convexnet as cx
 from convexnet.choices import SolverName
 from convexnet.lab.choices import SOLVERS
-from convexnet.lab.terminal import Allow, UsageError, completing, one_of, refuse, stops_cleanly
+from convexnet.lab.terminal import Allow, UsageError, choice, refuse, stops_cleanly
 
 
 def minimise(
@@ -48,12 +48,7 @@ def minimise(
     tol: Annotated[float, typer.Option(help="Relative gap to prove.")] = 1e-6,
     solver: Annotated[
         str,
-        typer.Option(
-            metavar="|".join(SOLVERS),
-            callback=one_of(SOLVERS),
-            autocompletion=completing(SOLVERS),
-            help="Which solver.",
-        ),
+        choice(SOLVERS, help="Which solver."),
     ] = "auto",
     wrt: Annotated[int, typer.Option(help="Index of the input to minimise over; -1 is the last.")] = -1,
     time_limit: Annotated[float | None, typer.Option(help="In seconds.", show_default=False)] = None,

@@ -9,7 +9,7 @@ import typer
 
 from convexnet.errors import meant
 from convexnet.lab.choices import DATASETS, MODELS
-from convexnet.lab.terminal import completing, one_of
+from convexnet.lab.terminal import choice
 
 DataDir = Annotated[
     Path | None, typer.Option("--data-dir", help="Folder of the data sets, in torchvision's layout.", file_okay=False)
@@ -17,12 +17,7 @@ DataDir = Annotated[
 Threads = Annotated[int, typer.Option(min=1, help="Processor threads that torch may use.")]
 Accelerator = Annotated[
     str,
-    typer.Option(
-        metavar="cpu|cuda|auto",
-        callback=one_of(("cpu", "cuda", "auto")),
-        autocompletion=completing(("cpu", "cuda", "auto")),
-        help="Where the networks are trained.",
-    ),
+    choice(("cpu", "cuda", "auto"), help="Where the networks are trained."),
 ]
 Download = Annotated[bool, typer.Option("--download", help="Let torchvision download what is missing to --data-dir.")]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Generator, Iterable
-from typing import Annotated
+from collections.abc import Callable, Generator, Iterable, Sequence
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -80,3 +80,13 @@ def completing(allowed: Iterable[str]) -> Callable[[str], list[str]]:
     """
     names = tuple(allowed)
     return lambda incomplete: [name for name in names if name.startswith(incomplete)]
+
+
+def choice(words: Sequence[str], **others: Any) -> Any:
+    """Return an option that has one of a few values: shown by `--help`, checked, and offered by the shell.
+
+    Args:
+        words: the values.
+        others: of `typer.Option`, as its help.
+    """
+    return typer.Option(metavar="|".join(words), callback=one_of(words), autocompletion=completing(words), **others)

@@ -22,7 +22,7 @@ from convexnet.lab.choices import (
     RECIPES,
 )
 from convexnet.lab.options import Accelerator, DataDir, Download, Threads, percent
-from convexnet.lab.terminal import completing, one_of, refuse, stops_cleanly
+from convexnet.lab.terminal import choice, completing, refuse, stops_cleanly
 
 
 def train(
@@ -48,10 +48,8 @@ def train(
     convex: Annotated[bool, typer.Option("--convex", help="Train the convex counterpart of the model.")] = False,
     recipe: Annotated[
         str | None,
-        typer.Option(
-            metavar="|".join(RECIPES),
-            callback=one_of(RECIPES),
-            autocompletion=completing(RECIPES),
+        choice(
+            RECIPES,
             help="How it is trained.  [default: paper-text; ours for timm:NAME and MODULE:FACTORY]",
             show_default=False,
         ),
@@ -61,50 +59,24 @@ def train(
     learning_rate: Annotated[float | None, typer.Option(help="Instead of the recipe's.", show_default=False)] = None,
     augment: Annotated[
         str | None,
-        typer.Option(
-            metavar="|".join(AUGMENTATIONS),
-            callback=one_of(AUGMENTATIONS),
-            autocompletion=completing(AUGMENTATIONS),
-            help="Instead of the recipe's.",
-            show_default=False,
-        ),
+        choice(AUGMENTATIONS, help="Instead of the recipe's.", show_default=False),
     ] = None,
     normalise: Annotated[
         str | None,
-        typer.Option(
-            metavar="|".join(NORMALISATIONS),
-            callback=one_of(NORMALISATIONS),
-            autocompletion=completing(NORMALISATIONS),
-            help="Instead of the recipe's.",
-        ),
+        choice(NORMALISATIONS, help="Instead of the recipe's."),
     ] = None,
     method: Annotated[
         str | None,
-        typer.Option(
-            metavar="|".join(METHODS),
-            callback=one_of(METHODS),
-            autocompletion=completing(METHODS),
-            help="Instead of the recipe's.",
-        ),
+        choice(METHODS, help="Instead of the recipe's."),
     ] = None,
     init: Annotated[
         str | None,
-        typer.Option(
-            metavar="|".join(INITS),
-            callback=one_of(INITS),
-            autocompletion=completing(INITS),
-            help="Instead of the recipe's.",
-        ),
+        choice(INITS, help="Instead of the recipe's."),
     ] = None,
     noise: Annotated[float, typer.Option(callback=percent, help="Wrong training labels, in percent.")] = 0.0,
     noise_kind: Annotated[
         str,
-        typer.Option(
-            metavar="|".join(NOISES),
-            callback=one_of(NOISES),
-            autocompletion=completing(NOISES),
-            help="How the wrong labels are drawn.",
-        ),
+        choice(NOISES, help="How the wrong labels are drawn."),
     ] = "symmetric-including",
     train_samples: Annotated[int | None, typer.Option(min=2, help="Train on this many images only.")] = None,
     measure_every: Annotated[
@@ -151,13 +123,7 @@ def train(
     devices: Annotated[int, typer.Option(min=1, help="Processes, each with a device of its own.")] = 1,
     precision: Annotated[
         str | None,
-        typer.Option(
-            metavar="|".join(PRECISIONS),
-            callback=one_of(PRECISIONS),
-            autocompletion=completing(PRECISIONS),
-            help="Of the steps.",
-            show_default=False,
-        ),
+        choice(PRECISIONS, help="Of the steps.", show_default=False),
     ] = None,
     compiled: Annotated[bool, typer.Option("--compile", help="Compile the network with torch.compile.")] = False,
     threads: Threads = 1,
