@@ -11,13 +11,9 @@ from collections.abc import Callable
 from typing import Any, Protocol, Self, TypeVar
 
 from convexnet.curvature.arithmetic import Power
-from convexnet.curvature.call import Call
+from convexnet.curvature.call import Call, Lost
 from convexnet.curvature.facts import Fact
 from convexnet.curvature.table import row_of
-
-
-class Lost(Exception):
-    """The expression is none that a kind of values covers."""
 
 
 class Value(Protocol):

@@ -28,10 +28,10 @@ from torch import Tensor, fx
 
 from convexnet.curvature import piecewise as pw
 from convexnet.curvature import univariate
-from convexnet.curvature.algebras import Lost, combined, is_arithmetic
+from convexnet.curvature.algebras import combined, is_arithmetic
 from convexnet.curvature.arithmetic import LARGEST, SMALLEST, extremum, identity
 from convexnet.curvature.bounds import EXACT
-from convexnet.curvature.call import Call
+from convexnet.curvature.call import Call, Lost
 from convexnet.curvature.facts import INF, Fact, as_fact
 from convexnet.curvature.fields import Shape, core, elementwise, level
 from convexnet.curvature.graph import base_name, calls, executed, is_mutable, is_random, types_of

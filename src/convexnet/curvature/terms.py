@@ -13,8 +13,8 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from convexnet.curvature.algebras import Lost, combined
-from convexnet.curvature.call import Call
+from convexnet.curvature.algebras import combined
+from convexnet.curvature.call import Call, Lost
 from convexnet.curvature.expressions import evaluate
 from convexnet.curvature.facts import INF, Fact
 from convexnet.curvature.intervals import Interval, interval

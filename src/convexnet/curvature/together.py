@@ -17,14 +17,16 @@ import torch
 from torch import Tensor
 
 from convexnet.curvature import terms, univariate
-from convexnet.curvature.algebras import Lost, combined
-from convexnet.curvature.call import Call
-from convexnet.curvature.expressions import SMOOTH, evaluate, made_by
+from convexnet.curvature.algebras import combined
+from convexnet.curvature.call import Call, Lost
+from convexnet.curvature.expressions import evaluate, is_smooth, made_as
 from convexnet.curvature.facts import AFFINE, Fact, as_fact
 from convexnet.curvature.fields import core, elementwise, where_any
 from convexnet.curvature.intervals import ONE, ZERO, Interval, interval
+from convexnet.curvature.jets import UNIT, Jet
+from convexnet.curvature.row import Row
 from convexnet.curvature.terms import Rebase, Terms
-from convexnet.curvature.univariate import UNIT, Jet, Shape, Variable
+from convexnet.curvature.univariate import Shape, Variable
 
 ELEMENTS = 4096
 """For how many elements with bounds of their own a proof is made."""
@@ -32,9 +34,9 @@ STEPS, TRIES = 24, 3
 """How often an expression is opened further, and as a function of how many quantities it is looked at."""
 
 
-def refined(call: Call, result: Fact) -> Fact:
+def refined(call: Call, row: Row, result: Fact) -> Fact:
     """The result of a call, where its rule lost it, with what its expression as a whole says."""
-    if call.name not in SMOOTH or not where_any(result.unknown) or result.constant:
+    if not row.is_smooth or not where_any(result.unknown) or result.constant:
         return result
     tries = TRIES
     for variables in frontiers(call):
@@ -57,7 +59,7 @@ def frontiers(call: Call) -> Iterator[list[Fact]]:
     if not (alone and len(found) == 1):
         yield list(found.values())
     for _ in range(STEPS):
-        open_ones = [fact for fact in found.values() if made_by(fact, *SMOOTH) is not None]
+        open_ones = [fact for fact in found.values() if made_as(fact, is_smooth) is not None]
         if not open_ones:
             return
         deepest = max(open_ones, key=lambda fact: fact.made.depth)
