@@ -3,6 +3,8 @@
 The expression is taken apart: what is linear before the product, the product, and what is linear after it. Applied to
 the unit vectors this gives the Hessian of each result, which has to be positive semidefinite (see `definite`). Numbers
 of float32 that pass through one weighted operator are exact in float64; elsewhere an error is granted.
+
+Long because a form is taken apart, applied and proved in one thought.
 """
 
 from __future__ import annotations

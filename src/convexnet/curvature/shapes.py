@@ -1,6 +1,8 @@
 """The third kind of operator: elements are moved, copied, dropped, or joined with constants.
 
 Such an operator is its own rule: run on each field of a fact, it puts every element's fact where the element goes.
+
+Long because rules that move elements and what is moved with them are read together.
 """
 
 from __future__ import annotations

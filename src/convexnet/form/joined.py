@@ -101,8 +101,8 @@ def perspectives(node: fx.Node, same: Mapping[fx.Node, int]) -> Iterator[Joined]
         if x is not None:
             yield Joined(of(softplus(1.0)), (x,))
     exponent = negative_power(node)
-    factors = settings(node.args[0]) if exponent and calls(node.args[0], "prod") else ()
-    if exponent and len(factors) in (2, 3):
+    factors: tuple[Any, ...] = settings(args[0]) if exponent and args and calls(args[0], "prod") else ()
+    if len(factors) in (2, 3):
         yield Joined(of_product(exponent, *factors[1:]), (factors[0],))
     if calls(node, "div") and len(args) == 2 and isinstance(args[1], fx.Node):
         total, t = args
