@@ -32,11 +32,11 @@ from torch import Tensor, fx, nn
 
 import convexnet as cx
 from convexnet.curvature import Program, certify_program, explain, trace
+from convexnet.curvature.adversary.falsify import guided_chords
 from convexnet.curvature.arguments import chosen
 from convexnet.curvature.certificate import domains_of, given
 from convexnet.curvature.facts import Fact
-from convexnet.curvature.falsify import guided_chords
-from convexnet.curvature.trace import Source
+from convexnet.curvature.tracing.trace import Source
 from convexnet.curvature.walk import walk
 from tests.curvature import fuzz_written
 

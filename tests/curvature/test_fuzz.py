@@ -17,9 +17,9 @@ import torch
 
 from convexnet.curvature import facts, walk
 from convexnet.curvature.facts import INF, Fact, constant, known
-from convexnet.curvature.pointwise import LINE, Pointwise, Profile
+from convexnet.curvature.rules.pointwise import LINE, Pointwise, Profile
 from convexnet.curvature.table import TABLE
-from convexnet.curvature.trace import Source
+from convexnet.curvature.tracing.trace import Source
 
 
 def neighbour(name: str) -> Any:

@@ -26,10 +26,10 @@ from convexnet.curvature import table
 from convexnet.curvature.call import Call, Refusal, Rule
 from convexnet.curvature.facts import Fact, constant, known
 from convexnet.curvature.fields import core, uniform
-from convexnet.curvature.opaque import Opaque
-from convexnet.curvature.pointwise import LINE, Pointwise, Profile
-from convexnet.curvature.reductions import Reduction, Window
-from convexnet.curvature.shapes import Moved
+from convexnet.curvature.rules.opaque_operators import Opaque
+from convexnet.curvature.rules.pointwise import LINE, Pointwise, Profile
+from convexnet.curvature.rules.reductions import Reduction, Window
+from convexnet.curvature.rules.shapes import Moved
 from convexnet.curvature.table import ROWS, TABLE, build, shape_only
 from tests.curvature import oracles, test_attacks
 from tests.curvature.oracles import INF, SAMPLES, C, Fixed, Moving, Range, Sample, X, s

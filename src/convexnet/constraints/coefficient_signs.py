@@ -18,8 +18,8 @@ from torch import Tensor
 from convexnet.curvature.call import Call
 from convexnet.curvature.facts import Fact
 from convexnet.curvature.fields import compact, core, where_any
-from convexnet.curvature.layers import conv, per_dimension
-from convexnet.curvature.linear import seen_taps
+from convexnet.curvature.rules.layers import conv, per_dimension
+from convexnet.curvature.rules.linear import seen_taps
 from convexnet.curvature.table import is_batch_norm, row_of
 
 INF = float("inf")

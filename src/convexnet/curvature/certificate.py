@@ -14,8 +14,8 @@ from convexnet.curvature.arguments import chosen
 from convexnet.curvature.facts import AFFINE, CONCAVE, CONSTANT, CONVEX, UNKNOWN, Fact, constant, known
 from convexnet.curvature.fields import aligned_rows, compact, uniform
 from convexnet.curvature.findings import Finding, aligned, drawn, findings_of, not_finite, rewritten
-from convexnet.curvature.graph import base_name, module_path, source_line
-from convexnet.curvature.trace import Program, Source, place, trace
+from convexnet.curvature.tracing.graph import base_name, module_path, source_line
+from convexnet.curvature.tracing.trace import Program, Source, place, trace
 from convexnet.curvature.walk import Walk, walk
 from convexnet.domains import Box
 from convexnet.errors import NotCertified
@@ -105,7 +105,7 @@ class Certificate:
         return f"NOT CERTIFIED: {self.model} is not proved convex in {names}"
 
     def __str__(self) -> str:
-        from convexnet.curvature.report import render
+        from convexnet.curvature.certificate_text import render
 
         return render(self)
 

@@ -35,7 +35,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from convexnet.curvature.bounds import REAL, bounds_of, range_of
 from convexnet.curvature.fields import (
     Shape,
     aligned_rows,
@@ -49,9 +48,10 @@ from convexnet.curvature.fields import (
     where_any,
     widened,
 )
+from convexnet.curvature.value_bounds import REAL, bounds_of, range_of
 
 if TYPE_CHECKING:
-    from convexnet.curvature.ordered import Order
+    from convexnet.curvature.rules.sorting import Order
 
 INF = math.inf
 Reach = Callable[[Tensor], Tensor]
@@ -73,8 +73,8 @@ class Fact:
 
     `concavity` and `exponent` are the same for concave functions; see `powers`. `positive` says that every element is
     above zero, in real arithmetic, where `lo` may only say that none is below; and that no element is computed as -0.
-    `order` says where elements come from that were sorted (see `ordered`); what makes a new fact of one leaves it out.
-    `size` is what is known of the absolute value, where that is more than the fact itself says.
+    `order` says where elements come from that were sorted (see `rules.sorting`); what makes a new fact of one leaves it
+    out. `size` is what is known of the absolute value, where that is more than the fact itself says.
 
     `value` is the tensor itself where it is known, in its own type; `integral` tensors (indices, masks) hold no real
     numbers; `undefined` ones may hold NaN (or an infinity, which the next operator may turn into one). `made` is the

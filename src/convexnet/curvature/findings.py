@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
-from convexnet.curvature.bounds import is_finite
 from convexnet.curvature.facts import AFFINE, CONCAVE, CONSTANT, CONVEX, UNKNOWN, Fact
 from convexnet.curvature.fields import BATCH, core
-from convexnet.curvature.graph import ancestors, base_name, behind, module_path, source_line
-from convexnet.curvature.trace import Program
+from convexnet.curvature.tracing.graph import ancestors, base_name, behind, module_path, source_line
+from convexnet.curvature.tracing.trace import Program
+from convexnet.curvature.value_bounds import is_finite
 from convexnet.curvature.walk import Walk
 
 WIDTH = 100

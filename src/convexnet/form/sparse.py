@@ -19,9 +19,9 @@ from torch import Tensor, fx
 
 from convexnet.curvature.call import Refusal
 from convexnet.extras import need
-from convexnet.form.findings import refuse
 from convexnet.form.matrices import Arrivals, Cut
 from convexnet.form.program import Gate, Opened, value_of
+from convexnet.form.refusals import refuse
 
 ROWS = 256
 """Basis vectors that are sent through a program at once."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from convexnet.curvature.trace import TRACING
+from convexnet.curvature.tracing.trace import TRACING
 from convexnet.form.epigraph import EpigraphForm
 from convexnet.form.program import Opened
 from convexnet.solve.arguments import Arguments
@@ -20,9 +20,9 @@ from convexnet.solve.derivatives.surrogates import unroll_descent
 from convexnet.solve.functions.black_box import OwnForward, PrivateCopy
 from convexnet.solve.functions.problem import Problem
 from convexnet.solve.lower_bounds import PART, count_cells, prove_bounds
-from convexnet.solve.opening import whole_program
 from convexnet.solve.solution import Solution, message_of
-from convexnet.solve.solvers.found import Found, pick_rows, rises, signs
+from convexnet.solve.solver_functions import whole_program
+from convexnet.solve.solvers.incumbents import Found, pick_rows, rises, signs
 
 MUCH = 1e-7
 """The share of a value, or of its rise, up to which what is lost to rounding counts as rounding."""

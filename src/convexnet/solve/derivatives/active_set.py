@@ -18,7 +18,7 @@ from convexnet.form.atoms import Atom, Kinks
 from convexnet.form.epigraph import EpigraphForm
 from convexnet.form.grouped import Grouped, Norm, grouped
 from convexnet.solve.functions.hessian import rows_of
-from convexnet.solve.solvers.found import Found
+from convexnet.solve.solvers.incumbents import Found
 
 TINY = 1e-11
 """What is added to the diagonal of systems that may be singular."""

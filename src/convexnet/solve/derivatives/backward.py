@@ -11,8 +11,8 @@ from convexnet.form.program import value_of
 from convexnet.solve.derivatives.active_set import Held, find_held, slopes_at
 from convexnet.solve.derivatives.implicit import vector_jacobian
 from convexnet.solve.derivatives.minimum import Gradients, Minimum, bound_gradient
-from convexnet.solve.derivatives.untying import untie
-from convexnet.solve.solvers.found import pick_rows
+from convexnet.solve.derivatives.resolve_ties import untie
+from convexnet.solve.solvers.incumbents import pick_rows
 
 
 def pull_back(at: Minimum, tensors: list[Tensor], to_x: Tensor | None, to_value: Tensor | None) -> Gradients:

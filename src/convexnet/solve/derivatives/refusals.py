@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx
 from torch.autograd import forward_ad
 
-from convexnet.curvature.graph import base_name, module_path, source_line
+from convexnet.curvature.tracing.graph import base_name, module_path, source_line
 from convexnet.domains import Box
 from convexnet.form.epigraph import EpigraphForm
 from convexnet.form.program import Opened
