@@ -34,8 +34,8 @@ import convexnet as cx
 from convexnet.curvature import Program, certify_program, explain, trace
 from convexnet.curvature.adversary.falsify import guided_chords
 from convexnet.curvature.arguments import chosen
-from convexnet.curvature.certificate import domains_of, given
 from convexnet.curvature.facts import Fact
+from convexnet.curvature.premises import domains_of, given
 from convexnet.curvature.tracing.trace import Source
 from convexnet.curvature.walk import walk
 from tests.curvature import fuzz_written

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 import convexnet as cx
 from convexnet.constraints.required_signs import derive
 from convexnet.curvature import certify_program, explain, trace
-from convexnet.curvature.certificate import given
 from convexnet.curvature.facts import known, typed, unknown
+from convexnet.curvature.premises import given
 from convexnet.curvature.value_bounds import bounds_of
 from convexnet.curvature.walk import walk
 from tests.curvature.oracles import SAMPLES

@@ -167,3 +167,9 @@ def of_output(path: str, fact: Fact, node: fx.Node, step: int) -> Finding:
         remedy = "return the two kinds as separate outputs, or negate the concave ones"
     argument = "partly convex, partly concave" if fact.curvature == UNKNOWN else fact.curvature
     return Finding(module_path(node), source_line(node), path, argument, reason, remedy, step)
+
+
+def proved(found: Walk) -> bool:
+    """Whether every floating output is convex, row by row."""
+    real = [fact for fact in found.facts.values() if not fact.integral]
+    return bool(real) and all(aligned(f) and f.curvature in (CONSTANT, AFFINE, CONVEX) for f in real)

@@ -18,7 +18,7 @@ from convexnet.arrays import as_size
 from convexnet.curvature.adversary.chords import Chords, Counterexample, column, default
 from convexnet.curvature.adversary.guided_search import guided
 from convexnet.curvature.arguments import as_example, chosen, copied, unwrapped
-from convexnet.curvature.certificate import Domain, domains_of
+from convexnet.curvature.premises import Domain, domains_of
 from convexnet.curvature.tracing.restored_state import TRACING, evaluating
 from convexnet.curvature.tracing.traceable_models import check_modes, check_modules, check_tensors
 from convexnet.domains import Box
