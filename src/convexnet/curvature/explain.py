@@ -112,12 +112,12 @@ def of_function(name: str, profile: Profile, x: Fact) -> Refusal:
             f"{name} is a real number above {start} only, and {known}",
             "add a constant, or say with a domain how low the input may be",
         )
-    bends_up, bends_down = where_any(outside(x, profile.concave)), where_any(outside(x, profile.convex))
+    not_concave, not_convex = where_any(outside(x, profile.concave)), where_any(outside(x, profile.convex))
     remedy = ACTIVATION_REMEDY if isinstance(row.rule, Pointwise) else KEEP
-    if bends_up and bends_down:
+    if not_concave and not_convex:
         note = f": {profile.note}" if profile.note else ""
         return Refusal(f"{called} is neither convex nor concave{span}{note}", remedy)
-    own = "concave" if bends_down else "convex" if bends_up else "affine"
+    own = "concave" if not_convex else "convex" if not_concave else "affine"
     falls = where_any(outside(x, profile.rising))
     moves = "non-decreasing" if not falls else "not non-decreasing"
     reason = f"{called} is {own} and {moves}{span}, but its argument is {bend(x)}, not affine"

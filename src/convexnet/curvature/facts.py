@@ -291,7 +291,7 @@ class Influence:
 
 
 def compose(
-    influences: Iterable[Influence], shape: Shape, bends_up: Tensor | None = None, bends_down: Tensor | None = None
+    influences: Iterable[Influence], shape: Shape, not_concave: Tensor | None = None, not_convex: Tensor | None = None
 ) -> Fact:
     """The composition theorem (Boyd & Vandenberghe, Convex Optimization, 3.2.4), for every operator at once.
 
@@ -302,8 +302,8 @@ def compose(
     Args:
         influences: each argument, and how it moves the result.
         shape: the result's shape.
-        bends_up: mask of the elements where h itself may fail to be *concave*; None: nowhere.
-        bends_down: mask of the elements where h itself may fail to be *convex*.
+        not_concave: mask of the elements where h itself may fail to be *concave*; None: nowhere.
+        not_convex: mask of the elements where h itself may fail to be *convex*.
 
     Returns:
         The result's fact; its bounds are the whole line, for the caller to narrow.
@@ -317,10 +317,10 @@ def compose(
         nonconcave = either(nonconcave, influence.reach(g.nonconcave, g.nonconvex, shape))
         varies = either(varies, influence.touches(g.varies, shape))
         rows = join_rows(rows, rows_of(influence, shape), shape)
-    if bends_down is not None:  # a constant argument gives a constant result, however h bends
-        nonconvex = either(nonconvex, elementwise(torch.logical_and, shape, bends_down, varies))
-    if bends_up is not None:
-        nonconcave = either(nonconcave, elementwise(torch.logical_and, shape, bends_up, varies))
+    if not_convex is not None:  # a constant argument gives a constant result, however h bends
+        nonconvex = either(nonconvex, elementwise(torch.logical_and, shape, not_convex, varies))
+    if not_concave is not None:
+        nonconcave = either(nonconcave, elementwise(torch.logical_and, shape, not_concave, varies))
     line = uniform(-INF, shape, torch.float64), uniform(INF, shape, torch.float64)
     return Fact(nonconvex, nonconcave, varies, rows, *line)
 

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Bend = tuple[Tensor, Tensor | float, bool]
+Unit = tuple[Tensor, Tensor | float, bool]
 """Distance s of each element from a kink, and by how much the slope of the result along s jumps at s = 0 (0: unknown).
 Where the last is False: curvature that is there already, and its sign."""
-Opening = Callable[["Applied"], Iterator[Bend]]
+Opening = Callable[["Applied"], Iterator[Unit]]
 
 
 @dataclass(frozen=True)
@@ -50,38 +50,38 @@ class Applied:
 def at(*points: tuple[float, float]) -> Opening:
     """Kinks, or strongest curvature, of a pointwise function at fixed points: (where, sign)."""
 
-    def opening(call: Applied) -> Iterator[Bend]:
+    def opening(call: Applied) -> Iterator[Unit]:
         for where, sign in points:
             yield call.x - where if where else call.x, sign, True
 
     return opening
 
 
-def leaky(call: Applied) -> Iterator[Bend]:
+def leaky(call: Applied) -> Iterator[Unit]:
     slope = call.get(1, "negative_slope", 0.01)
     yield call.x, 1.0 - slope, True
 
 
-def rrelu(call: Applied) -> Iterator[Bend]:
+def rrelu(call: Applied) -> Iterator[Unit]:
     lower, upper = call.get(1, "lower", 1 / 8), call.get(2, "upper", 1 / 3)
     yield call.x, 1.0 - (lower + upper) / 2, True
 
 
-def prelu(call: Applied) -> Iterator[Bend]:
+def prelu(call: Applied) -> Iterator[Unit]:
     weight: Tensor = call.get(1, "weight").detach()
     if weight.numel() > 1 and weight.ndim == 1 and call.x.ndim > 1:
         weight = weight.reshape(-1, *[1] * (call.x.ndim - 2))
     yield call.x, 1.0 - weight, True
 
 
-def softplus(call: Applied) -> Iterator[Bend]:
+def softplus(call: Applied) -> Iterator[Unit]:
     yield call.x, 1.0, True
     if float(call.get(2, "threshold", 20.0)) < 20:  # a step, and small
         yield call.x - call.get(2, "threshold", 20.0) / call.get(1, "beta", 1.0), 0.0, True
     yield from curved(call)
 
 
-def elu(call: Applied) -> Iterator[Bend]:
+def elu(call: Applied) -> Iterator[Unit]:
     steep = call.get(1, "alpha", 1.0) * call.get(3, "input_scale", 1.0)
     yield call.x, 1.0 if steep <= 1 else 1.0 - steep, True
     yield from curved(call)
@@ -90,7 +90,7 @@ def elu(call: Applied) -> Iterator[Bend]:
 def limits(low: str = "min", high: str = "max", defaults: tuple[Any, Any] = (None, None)) -> Opening:
     """A convex kink at a lower limit and a concave one at an upper limit, which may be tensors."""
 
-    def opening(call: Applied) -> Iterator[Bend]:
+    def opening(call: Applied) -> Iterator[Unit]:
         for index, name, sign in ((1, low, 1.0), (2, high, -1.0)):
             limit = call.get(index, name, defaults[index - 1])
             if limit is not None:
@@ -102,19 +102,19 @@ def limits(low: str = "min", high: str = "max", defaults: tuple[Any, Any] = (Non
 def limit(name: str, sign: float) -> Opening:
     """One limit, which may be a tensor: clamp_min, clamp_max."""
 
-    def opening(call: Applied) -> Iterator[Bend]:
+    def opening(call: Applied) -> Iterator[Unit]:
         yield call.x - call.get(1, name), sign, True
 
     return opening
 
 
-def threshold(call: Applied) -> Iterator[Bend]:
+def threshold(call: Applied) -> Iterator[Unit]:
     place, value = call.get(1, "threshold"), call.get(2, "value")
     yield call.x - place, 1.0 if place == value else 0.0, True
 
 
 def shrink(convex: float, concave: float) -> Opening:
-    def opening(call: Applied) -> Iterator[Bend]:
+    def opening(call: Applied) -> Iterator[Unit]:
         place = call.get(1, "lambd", 0.5)
         yield call.x - place, convex, True
         yield call.x + place, concave, True
@@ -125,14 +125,14 @@ def shrink(convex: float, concave: float) -> Opening:
 def step(offset: float) -> Opening:
     """The nearest jump of a function that jumps at every whole number (plus an offset)."""
 
-    def opening(call: Applied) -> Iterator[Bend]:
+    def opening(call: Applied) -> Iterator[Unit]:
         x = call.x
         yield x - (x.detach() - offset).round() - offset, 0.0, True
 
     return opening
 
 
-def curved(call: Applied) -> Iterator[Bend]:
+def curved(call: Applied) -> Iterator[Unit]:
     """A smooth function of one number: its curvature where the element is, by a second difference."""
     x = call.x.detach()
     with torch.no_grad():
@@ -147,7 +147,7 @@ def bent(*points: tuple[float, float]) -> Opening:
     """A smooth function whose curvature is strongest at the given points."""
     places = at(*points)
 
-    def opening(call: Applied) -> Iterator[Bend]:
+    def opening(call: Applied) -> Iterator[Unit]:
         yield from places(call)
         yield from curved(call)
 
@@ -157,7 +157,7 @@ def bent(*points: tuple[float, float]) -> Opening:
 def between(sign: float) -> Opening:
     """A function of two tensors with a kink where they are equal."""
 
-    def opening(call: Applied) -> Iterator[Bend]:
+    def opening(call: Applied) -> Iterator[Unit]:
         other = call.get(1, "other")
         if isinstance(other, (Tensor, int, float)):
             yield call.x - other, sign, True
@@ -165,7 +165,7 @@ def between(sign: float) -> Opening:
     return opening
 
 
-def product(call: Applied) -> Iterator[Bend]:
+def product(call: Applied) -> Iterator[Unit]:
     """4ab = (a + b)^2 - (a - b)^2."""
     a, b = call.x, call.get(1, "other")
     if isinstance(b, Tensor) and a.requires_grad and b.requires_grad:
@@ -173,7 +173,7 @@ def product(call: Applied) -> Iterator[Bend]:
         yield a - b, -1.0, False
 
 
-def quotient(call: Applied) -> Iterator[Bend]:
+def quotient(call: Applied) -> Iterator[Unit]:
     """a/b is convex in b where a/b > 0."""
     a, b = call.x, call.get(1, "other")
     if isinstance(b, Tensor) and b.requires_grad:
@@ -184,7 +184,7 @@ def quotient(call: Applied) -> Iterator[Bend]:
 def largest(sign: float) -> Opening:
     """A maximum (or minimum, sign -1) over dimensions, or of two tensors."""
 
-    def opening(call: Applied) -> Iterator[Bend]:
+    def opening(call: Applied) -> Iterator[Unit]:
         dims = call.get(1, "dim")
         if isinstance(dims, Tensor) or "other" in call.kwargs:
             yield from between(sign)(call)
@@ -198,13 +198,13 @@ def largest(sign: float) -> Opening:
     return opening
 
 
-def sort(call: Applied) -> Iterator[Bend]:
+def sort(call: Applied) -> Iterator[Unit]:
     """Sorted values change their slope where two neighbours are equal; which sign that has depends on what follows."""
     values = torch.sort(call.x, dim=call.kwargs.get("dim", -1)).values
     yield torch.diff(values, dim=call.kwargs.get("dim", -1)), 0.0, True
 
 
-def vector_norm(call: Applied) -> Iterator[Bend]:
+def vector_norm(call: Applied) -> Iterator[Unit]:
     """A norm is curved across its argument: along a direction that is orthogonal to it."""
     dims = call.get(2, "dim", None)
     x = call.x
@@ -218,7 +218,7 @@ def vector_norm(call: Applied) -> Iterator[Bend]:
 def windows(adaptive: bool = False) -> Opening:
     """A maximum over windows: the largest entry against the second."""
 
-    def opening(call: Applied) -> Iterator[Bend]:
+    def opening(call: Applied) -> Iterator[Unit]:
         x = call.x
         out = call.on(x.detach())
         size = (out[0] if isinstance(out, tuple) else out).shape

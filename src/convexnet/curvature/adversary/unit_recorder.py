@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
-from convexnet.curvature.adversary.kink_table import ELEMENTWISE, OPENINGS, SMOOTH, Applied, Bend, Opening, base
+from convexnet.curvature.adversary.kink_table import ELEMENTWISE, OPENINGS, SMOOTH, Applied, Opening, Unit, base
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Site:
         return gradient.movedim(self.batch, 0).reshape(self.distance.shape)
 
 
-Slopes = Callable[[Tensor, Sequence[Bend], Applied], Tensor]
+Slopes = Callable[[Tensor, Sequence[Unit], Applied], Tensor]
 """Gives a result other derivatives, and leaves its values."""
 
 
@@ -66,16 +66,16 @@ class Recorder(TorchFunctionMode):
         if opening is None or not torch.is_grad_enabled():
             return func(*args, **kwargs)
         call = Applied(func, self.kept(func, args, kwargs), without_place(kwargs))
-        bends = self.bends(opening, call)
-        if not bends:
+        units = self.units(opening, call)
+        if not units:
             return func(*args, **kwargs)
         if self.slopes is None:
             result = func(*args, **kwargs)
         elif call.args is args:
-            result = exchanged(self.slopes, func(*args, **kwargs), bends, call)
+            result = exchanged(self.slopes, func(*args, **kwargs), units, call)
         else:  # in place: a result that was changed after it was saved could not be differentiated
-            result = args[0].copy_(exchanged(self.slopes, call.on(call.x.clone()), bends, call))
-        self.note(bends, result)
+            result = args[0].copy_(exchanged(self.slopes, call.on(call.x.clone()), units, call))
+        self.note(units, result)
         return result
 
     def kept(self, function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Sequence[Any]:
@@ -87,7 +87,7 @@ class Recorder(TorchFunctionMode):
             return (args[0].clone(), *(a for a in args[1:] if a is not True))
         return args
 
-    def bends(self, opening: Opening, call: Applied) -> list[Bend]:
+    def units(self, opening: Opening, call: Applied) -> list[Unit]:
         x = call.get(0, "input")
         tensors = [t for t in (x, *call.args[1:], *call.kwargs.values()) if isinstance(t, Tensor)]
         if not isinstance(x, Tensor) or not any(t.requires_grad for t in tensors):
@@ -97,9 +97,9 @@ class Recorder(TorchFunctionMode):
         except Exception:  # settings that the row does not know: the search goes on without this call
             return []
 
-    def note(self, bends: list[Bend], result: Any) -> None:
+    def note(self, units: list[Unit], result: Any) -> None:
         value = result[0] if isinstance(result, (tuple, list)) else result
-        for distance, sign, kink in bends:
+        for distance, sign, kink in units:
             if not distance.requires_grad or not distance.numel():
                 continue
             batch = self.batch(distance)
@@ -118,12 +118,12 @@ class Recorder(TorchFunctionMode):
         return next((d for d in range(1, distance.ndim) if distance.shape[d] == self.n), None)
 
 
-def exchanged(slopes: Slopes, result: Any, bends: Sequence[Bend], call: Applied) -> Any:
+def exchanged(slopes: Slopes, result: Any, units: Sequence[Unit], call: Applied) -> Any:
     """The result with other derivatives; of several results (values and indices), the first."""
     if isinstance(result, Tensor):
-        return slopes(result, bends, call) if result.requires_grad else result
+        return slopes(result, units, call) if result.requires_grad else result
     if isinstance(result, tuple) and hasattr(result, "values") and hasattr(result, "indices"):
-        return type(result)([slopes(result[0], bends, call), *result[1:]])  # torch.return_types
+        return type(result)([slopes(result[0], units, call), *result[1:]])  # torch.return_types
     return result
 
 
@@ -150,9 +150,9 @@ class Softened:
         self.share = share
         self.gates: list[Gate] = []
 
-    def __call__(self, result: Tensor, bends: Sequence[Bend], call: Applied) -> Tensor:
+    def __call__(self, result: Tensor, units: Sequence[Unit], call: Applied) -> Tensor:
         first: tuple[Tensor, Tensor | float, Tensor] | None = None
-        for distance, jump, kink in bends:
+        for distance, jump, kink in units:
             if not kink or distance.shape != result.shape:
                 continue
             near = torch.where(distance.isfinite(), distance, 0.0)
@@ -181,7 +181,7 @@ def at_random(generator: torch.Generator, share: Tensor) -> Slopes:
         limit = 0.3 if batch is None else share.to(like.device).reshape(-1, *[1] * (like.ndim - 1 - batch))
         return drawn < limit
 
-    def slopes(result: Tensor, bends: Sequence[Bend], call: Applied) -> Tensor:
+    def slopes(result: Tensor, units: Sequence[Unit], call: Applied) -> Tensor:
         if base(call.function) in ELEMENTWISE:
             x = call.x
             far = 10.0 + 3.0 * float(x.detach().abs().nan_to_num(0.0, 0.0, 0.0).max())
@@ -192,7 +192,7 @@ def at_random(generator: torch.Generator, share: Tensor) -> Slopes:
             if not bool((slope.abs() <= 10).all()):  # it grows without bound, as exp does
                 return result
             return result.detach() + slope * (x - x.detach())
-        for distance, jump, kink in bends:
+        for distance, jump, kink in units:
             if kink and distance.shape == result.shape:
                 near = torch.where(distance.isfinite(), distance, 0.0)
                 change = jump * (right(near).double() - (near.detach() > 0).double()) * near

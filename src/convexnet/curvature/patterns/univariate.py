@@ -231,7 +231,7 @@ def composed(variables: Sequence[Fact], shape: Shape, out: Sequence[int]) -> Fac
     influences = [
         Influence(fact, gate(up), gate(down), by_row=tuple(fact.shape) == out and batched(out)) for fact in variables
     ]
-    return compose(influences, out, bends_up=unless(concave), bends_down=unless(convex))
+    return compose(influences, out, not_concave=unless(concave), not_convex=unless(convex))
 
 
 def shape_of(call: Call, variable: Variable) -> Shape | None:

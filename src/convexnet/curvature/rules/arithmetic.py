@@ -192,7 +192,7 @@ def extremum(a: Fact, b: Fact, shape: Shape, largest: bool) -> Fact:
     """max(a, b) or min(a, b), elementwise with broadcasting."""
     a, b = a.expanded(shape), b.expanded(shape)
     everywhere = uniform(True, shape, torch.bool)
-    bends = {"bends_up": everywhere} if largest else {"bends_down": everywhere}
+    bends = {"not_concave": everywhere} if largest else {"not_convex": everywhere}
     result = compose([Influence(f, up=lambda m: m, by_row=batched(shape)) for f in (a, b)], shape, **bends)
     pick = torch.maximum if largest else torch.minimum
     lo = elementwise(lambda u, v: pick(u.double(), v.double()), shape, a.lo, b.lo)
@@ -264,8 +264,8 @@ def prelu(call: Call) -> Fact:
             Influence(a, up=lambda m: m),  # constant; but it may come from a row of another input
         ],
         x.shape,
-        bends_up=elementwise(lambda c, alo: c & (alo < 1), x.shape, crosses, a.lo),
-        bends_down=elementwise(lambda c, ahi: c & (ahi > 1), x.shape, crosses, a.hi),
+        not_concave=elementwise(lambda c, alo: c & (alo < 1), x.shape, crosses, a.lo),
+        not_convex=elementwise(lambda c, ahi: c & (ahi > 1), x.shape, crosses, a.hi),
     )
 
     def image(lo: Tensor, hi: Tensor, alo: Tensor, ahi: Tensor) -> Tensor:
@@ -293,5 +293,5 @@ def log_softmax(call: Call) -> Fact:
     def reach(mask: Tensor) -> Tensor:
         return core(mask).any(dim, keepdim=True).expand(tuple(call.shape))
 
-    result = compose([Influence(x, up=reach, down=reach)], call.shape, bends_down=everywhere)
+    result = compose([Influence(x, up=reach, down=reach)], call.shape, not_convex=everywhere)
     return result.bounded(result.lo, uniform(0.0, call.shape, torch.float64))

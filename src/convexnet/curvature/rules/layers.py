@@ -217,7 +217,7 @@ def cdist(call: Call) -> Fact:
         return core(mask).any(-1, keepdim=True).expand(*mask.shape[:-1], call.shape[-1]).expand(tuple(call.shape))
 
     everywhere = uniform(True, call.shape, torch.bool)
-    result = compose([Influence(x, up=reach, down=reach)], call.shape, bends_up=everywhere)
+    result = compose([Influence(x, up=reach, down=reach)], call.shape, not_concave=everywhere)
     return result.bounded(uniform(0.0, call.shape, torch.float64), result.hi)
 
 

@@ -196,7 +196,7 @@ def binary_cross_entropy(call: Call) -> Fact:
 
     parts = [Influence(x.expanded(shape), gate(falls), gate(rises), by_row=batched(shape))]
     parts += [Influence(fact.expanded(shape), up=lambda m: m) for fact in (t, *scales)]
-    result = compose(parts, shape, bends_up=uniform(True, shape, torch.bool))
+    result = compose(parts, shape, not_concave=uniform(True, shape, torch.bool))
     return result.bounded(uniform(0.0, shape, torch.float64), result.hi)
 
 
@@ -258,7 +258,7 @@ def not_negative(influences: list[Influence], weight: Fact | None, shape: Shape)
     """A convex loss that is never negative, times the weight of its class."""
     if weight is not None:
         influences.append(Influence(weight, up=lambda mask: uniform(bool(mask.any()), shape, torch.bool)))
-    result = compose(influences, shape, bends_up=uniform(True, shape, torch.bool))
+    result = compose(influences, shape, not_concave=uniform(True, shape, torch.bool))
     return result.bounded(uniform(0.0, shape, torch.float64), result.hi)
 
 
@@ -356,7 +356,9 @@ def log_add_exp(call: Call) -> Fact:
     shape = tuple(call.shape)
     a, b = (part.expanded(shape) for part in call.args[:2])
     everywhere = uniform(True, shape, torch.bool)
-    result = compose([Influence(f, up=lambda m: m, by_row=batched(shape)) for f in (a, b)], shape, bends_up=everywhere)
+    result = compose(
+        [Influence(f, up=lambda m: m, by_row=batched(shape)) for f in (a, b)], shape, not_concave=everywhere
+    )
 
     def end(sign: float) -> Callable[..., Tensor]:
         def run(u: Tensor, v: Tensor) -> Tensor:

@@ -72,7 +72,7 @@ def spectrum(call: Call, shape: Shape) -> Fact:
 
     everywhere = uniform(True, shape, torch.bool)
     by_row = len(x.shape) > 2 and batched(x.shape)
-    return compose([Influence(x, reach, reach, by_row)], shape, bends_up=everywhere, bends_down=everywhere)
+    return compose([Influence(x, reach, reach, by_row)], shape, not_concave=everywhere, not_convex=everywhere)
 
 
 def bent(fact: Fact, source: Fact, convex: int | None = None, concave: int | None = None) -> Fact:

@@ -82,8 +82,8 @@ def apply_profile(profile: Profile, function: Callable[[Tensor], Tensor], x: Fac
     result = compose(
         [Influence(x, gate(rises), gate(falls), by_row=batched(x.shape))],
         x.shape,
-        bends_up=outside(x, profile.concave),
-        bends_down=outside(x, profile.convex),
+        not_concave=outside(x, profile.concave),
+        not_convex=outside(x, profile.convex),
     )
     lowest, highest = level(x.lo), level(x.hi)
     key = profile, name, lowest, highest

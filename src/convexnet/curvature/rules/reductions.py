@@ -92,8 +92,8 @@ class Reduction(Kind):
         result = compose(
             [influence],
             shape,
-            bends_up=everywhere if self.bends == "up" else None,
-            bends_down=everywhere if self.bends == "down" else None,
+            not_concave=everywhere if self.bends == "up" else None,
+            not_convex=everywhere if self.bends == "down" else None,
         )
         result = result.bounded(*self.interval(call, dims, influence))
         result = result.with_degree(
@@ -262,7 +262,7 @@ class Window(Kind):
 
         influence = Influence(x, reach, reach if self.signed else None, by_row=0 not in spatial and batched(x.shape))
         everywhere = uniform(True, shape, torch.bool)
-        result = compose([influence], shape, bends_up=everywhere if self.bends == "up" else None)
+        result = compose([influence], shape, not_concave=everywhere if self.bends == "up" else None)
         if not self.signed:
             result = result.bounded(*self.interval(x, spatial, run, reach, shape, pads)).with_degree(x.power)
         if len(call.shapes) == 1:

@@ -104,8 +104,8 @@ def placed(
     result = compose(
         influences,
         shape,
-        bends_up=everywhere if bends == "up" else None,
-        bends_down=everywhere if bends == "down" else None,
+        not_concave=everywhere if bends == "up" else None,
+        not_convex=everywhere if bends == "down" else None,
     )
 
     def touched(mask: Callable[[Fact], Tensor]) -> Tensor:

@@ -176,8 +176,8 @@ def sums(order: Order, shape: Shape, rows: Sequence[Sequence[Fraction]]) -> Fact
     return compose(
         [Influence(x, gated(along_lines(signs[0])), gated(along_lines(signs[1])))],
         shape,
-        bends_up=along_lines([not concave for _, concave in flags]),
-        bends_down=along_lines([not convex for convex, _ in flags]),
+        not_concave=along_lines([not concave for _, concave in flags]),
+        not_convex=along_lines([not convex for convex, _ in flags]),
     )
 
 
