@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from convexnet.lab import experiment, models, runs
+from convexnet.lab import architectures, experiment, runs
 from convexnet.lab.records import Row
 from convexnet.lab.signals import Stopped
 from convexnet.lab.verdict import Verdict
@@ -80,7 +80,7 @@ def child(made: Made, folder: Path, moment: Moment) -> int:
 
 def main(folder: str, kind: str, seed: str, count: str) -> None:
     """Stop, go on, and compare."""
-    models.HIDDEN = small.HIDDEN
+    architectures.HIDDEN = small.HIDDEN
     made, draw, finished = KINDS[kind], random.Random(f"{kind} {seed}"), 0
     whole = Path(folder) / "whole"
     assert ended(fork(lambda: child(made, whole, Moment()))) == 0

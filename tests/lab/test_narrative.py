@@ -12,8 +12,7 @@ from convexnet.lab import narrative, report
 from convexnet.lab.data import crescents
 from convexnet.lab.demo import RECIPE, Run
 from convexnet.lab.jobs import Job
-from convexnet.lab.networks import intervals, two_convex_functions
-from convexnet.lab.plane import Boundary, Plane
+from convexnet.lab.plane import Boundary, Plane, intervals, two_convex_functions
 from convexnet.learner import Point
 
 POINT: Point = {

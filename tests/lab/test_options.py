@@ -24,7 +24,7 @@ from typer.testing import CliRunner
 import convexnet as cx
 from convexnet.choices import INITS
 from convexnet.constraints.sets import METHODS
-from convexnet.lab import data, demo, descriptions, figures, narrative, plane, present, runs
+from convexnet.lab import data, demo, descriptions, narrative, plane, present, runs
 from convexnet.lab.checkpoints import epoch_seed
 from convexnet.lab.commands import app
 from convexnet.lab.data import prepared, scaled
@@ -81,7 +81,7 @@ def cheap(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setattr(demo, "trained", once)
         patch.setattr(demo, "record", recorded)
         patch.setattr(plane, "explore_plane", lambda *_, **__: toy)
-        patch.setattr(figures, "_render", lambda *_: "data:,")
+        patch.setattr(pictures, "_render", lambda *_: "data:,")
         yield
 
 

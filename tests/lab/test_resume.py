@@ -14,10 +14,10 @@ import torch
 from torch import nn
 
 import convexnet as cx
-from convexnet.lab import checkpoints, experiment, models, signals
+from convexnet.lab import architectures, checkpoints, experiment, models, signals
+from convexnet.lab.architectures import Model
 from convexnet.lab.checkpoints import NAME, CheckpointError, read_checkpoint, write_checkpoint
 from convexnet.lab.jobs import Job
-from convexnet.lab.models import Model
 from convexnet.lab.runs import run
 from convexnet.learner import Point
 from tests.lab import small
@@ -27,7 +27,7 @@ from tests.processes import Forge
 
 @pytest.fixture(autouse=True)
 def _narrow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models, "HIDDEN", small.HIDDEN)
+    monkeypatch.setattr(architectures, "HIDDEN", small.HIDDEN)
 
 
 STATE = ("learner", "curve", "seconds", "resumed")
@@ -197,7 +197,7 @@ def test_another_number_of_threads_is_said(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(checkpoints, "surroundings", lambda: {**content["surroundings"], "threads": 7})
     write_checkpoint(tmp_path / NAME, small.job().settings, {name: content[name] for name in STATE})
     monkeypatch.undo()
-    monkeypatch.setattr(models, "HIDDEN", small.HIDDEN)
+    monkeypatch.setattr(architectures, "HIDDEN", small.HIDDEN)
     run(small.job(), small.place(tmp_path, say=said.append))
     assert "resumed after epoch 2" in said[0]
     assert "threads was 7, is 1" in said[1]

@@ -19,7 +19,7 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 import convexnet as cx
-from convexnet.lab import experiment, models, signals
+from convexnet.lab import architectures, experiment, signals
 from convexnet.lab.commands import app
 from convexnet.lab.data import CorruptData, DataError, MissingData, Pictures, augmentation, batches, load, own
 from convexnet.lab.data.folder import centred, size_of
@@ -209,7 +209,7 @@ def test_turned_pictures_have_the_size_that_is_seen(tmp_path: Path) -> None:
 
 @pytest.fixture
 def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models, "HIDDEN", small.HIDDEN)
+    monkeypatch.setattr(architectures, "HIDDEN", small.HIDDEN)
 
 
 def weights(folder: Path) -> dict[str, Tensor]:
@@ -226,7 +226,7 @@ def whole(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     """A run that was never stopped, without workers, and its record."""
     folder = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(models, "HIDDEN", small.HIDDEN)
+        patch.setattr(architectures, "HIDDEN", small.HIDDEN)
         row = run(streaming(str(photographs)), small.place(folder, network=True))
     return folder, json.loads(json.dumps(row))
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from convexnet.lab import models, study_queue
+from convexnet.lab import architectures, models, study_queue
 from convexnet.lab.commands import app
 from convexnet.lab.lock import claimed
 from convexnet.lab.records import read_records
@@ -62,7 +62,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> list[Entry]:
         Entry(2, "table4", "the same, and one more", lambda: jobs),
     ]
     monkeypatch.setattr(study_queue, "QUEUE", tuple(lines))
-    monkeypatch.setattr(models, "HIDDEN", small.HIDDEN)
+    monkeypatch.setattr(architectures, "HIDDEN", small.HIDDEN)
     return lines
 
 
@@ -108,9 +108,9 @@ def test_hours_are_those_of_the_nearest_records() -> None:
 STOPPED = """
 import sys
 from tests.lab import small
-from convexnet.lab import models, study_queue
+from convexnet.lab import architectures, models, study_queue
 from convexnet.lab.cli import main
-models.HIDDEN = small.HIDDEN
+architectures.HIDDEN = small.HIDDEN
 jobs = [small.job("mlp", epochs=2000)]
 study_queue.QUEUE = (study_queue.Entry(1, "table1", "long", lambda: jobs),)
 main()

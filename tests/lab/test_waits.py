@@ -8,17 +8,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from convexnet.lab import models
+from convexnet.lab import architectures
 from convexnet.lab.data import load, scaled
 from convexnet.lab.driver import Driven
 from convexnet.lab.jobs import Job
 from convexnet.lab.learning import common, needed
 from convexnet.lab.metrics import accuracy
+from convexnet.lab.one_by_one import RECORD
 from convexnet.lab.place import Place, Tick
 from convexnet.lab.records import Row, read_records
 from convexnet.lab.runs import run
 from convexnet.lab.studies import table1
-from convexnet.lab.sweep import RECORD, sweep
+from convexnet.lab.sweep import sweep
 from convexnet.lab.train import Diverged
 from tests.lab import small
 
@@ -28,7 +29,7 @@ GATE = replace(small.job("gate", seed=0), needs=tuple(job.key for job in EXPERTS
 
 @pytest.fixture(autouse=True)
 def _narrow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models, "HIDDEN", small.HIDDEN)
+    monkeypatch.setattr(architectures, "HIDDEN", small.HIDDEN)
 
 
 class Mixture:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 import convexnet as cx
-from convexnet.lab.records import versions, write_whole
+from convexnet.lab.atomic import write_whole
+from convexnet.lab.records import versions
+from convexnet.lab.templates_read import template
 from convexnet.lab.theme import DARK, LIGHT
 
 
@@ -19,9 +19,6 @@ def write_page(certificate: cx.Certificate, path: Path, name: str) -> None:
         path: of the page.
         name: what was certified.
     """
-    environment = Environment(
-        loader=PackageLoader("convexnet.lab"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    page = environment.get_template("certificate.html.j2")
+    page = template("certificate.html.j2")
     text = page.render(certificate=certificate, name=name, versions=versions(), light=LIGHT, dark=DARK)
     write_whole(path, text)

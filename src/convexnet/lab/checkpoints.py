@@ -18,7 +18,7 @@ from typing import IO, Any, BinaryIO, cast
 
 import torch
 
-from convexnet.lab.jobs import differences
+from convexnet.lab.settings import differences
 
 FORMAT = "convexnet.checkpoint/2"
 NAME = "checkpoint.pt"

@@ -13,9 +13,10 @@ import typer
 import convexnet as cx
 from convexnet.choices import InitName, MethodName
 from convexnet.lab.choices import INITS, METHODS, WHITE_EPSILON, WHITENINGS
+from convexnet.lab.errors import UsageError
 from convexnet.lab.lab_commands import register
 from convexnet.lab.minimise_command import minimise
-from convexnet.lab.terminal import Allow, UsageError, choice, print_certificate, refuse, stops_cleanly
+from convexnet.lab.terminal import Allow, choice, print_certificate, refuse, stops_cleanly
 
 app = typer.Typer(
     name="convexnet",

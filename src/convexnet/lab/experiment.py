@@ -21,7 +21,7 @@ from convexnet.constraints import Cone
 from convexnet.lab.checkpoints import epoch_seed
 from convexnet.lab.data import Part, augmentation, batches
 from convexnet.lab.recipes import Recipe
-from convexnet.lab.tasks import Task, classification
+from convexnet.lab.task import Task
 from convexnet.lab.train import Batch, Diverged, Seen, constrained, set_rate, steps
 from convexnet.learner import Point
 
@@ -54,7 +54,7 @@ class Course:
     transform: Callable[[Tensor], Tensor] | None
     seed: int
     measure: Callable[[nn.Module, int], Point]
-    task: Task = field(default_factory=classification)
+    task: Task
     weights: Tensor | None = None
 
     @property

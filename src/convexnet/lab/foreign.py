@@ -13,10 +13,10 @@ from torch import nn
 
 from convexnet.curvature.undisturbed import calling
 from convexnet.errors import meant
-from convexnet.lab.models import Model, converted
-from convexnet.lab.networks import drawn_from
-from convexnet.lab.recipes import Recipe
-from convexnet.lab.terminal import UsageError
+from convexnet.lab.architectures import Model, converted
+from convexnet.lab.by_path import made, named
+from convexnet.lab.errors import UsageError
+from convexnet.lab.networks import Design, drawn_from
 
 TIMM = "timm"
 CONVEX = "ioc-"
@@ -43,7 +43,7 @@ def foreign(name: str) -> Model:
         return Model(own, convex=False, make=checked(own, make), family=FAMILY, recipe="ours")
     ordinary = checked(own, make)
 
-    def counterpart(shape: Sequence[int], classes: int, recipe: Recipe) -> nn.Module:
+    def counterpart(shape: Sequence[int], classes: int, recipe: Design) -> nn.Module:
         network, how = ordinary(shape, classes, recipe), recipe.convex
         if how.free_head:
             try:
@@ -87,8 +87,6 @@ def of_user(name: str) -> Make:
     Raises:
         ValueError: there is no such thing, or its module cannot be imported.
     """
-    from convexnet.lab.user_model import made, named
-
     try:
         with drawn_from(0):  # a module that is made while it is imported has the same weights in every process
             found = named(name)
@@ -127,10 +125,10 @@ def taken_by(function: Any, offered: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def checked(name: str, make: Make) -> Callable[[Sequence[int], int, Recipe], nn.Module]:
+def checked(name: str, make: Make) -> Callable[[Sequence[int], int, Design], nn.Module]:
     """The same, with a look at whether the network takes these samples and has an output for every class."""
 
-    def build(shape: Sequence[int], classes: int, recipe: Recipe) -> nn.Module:
+    def build(shape: Sequence[int], classes: int, recipe: Design) -> nn.Module:
         del recipe
         network = make(shape, classes)
         try:

@@ -31,10 +31,11 @@ def report(
     """
     with stops_cleanly("no report was written."):
         from convexnet.lab.records import RecordError
+        from convexnet.lab.studies import STUDIES
         from convexnet.lab.study_report import write_report
 
         try:
-            written = write_report(records, out)
+            written = write_report(records, out, STUDIES)
         except (RecordError, OSError) as error:
             raise refuse(str(error)) from None
         for path in written:

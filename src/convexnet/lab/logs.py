@@ -7,7 +7,7 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from convexnet.lab.records import write_whole
+from convexnet.lab.atomic import write_whole
 
 
 def write_csv(path: Path, curve: Sequence[dict[str, float]]) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from convexnet.curvature.undisturbed import calling
 from convexnet.lab.data import DataSet, Part, Streamed, batches
-from convexnet.lab.tasks import Task
+from convexnet.lab.task import Task
 from convexnet.learner import Point
 
 EVALUATED = 2000

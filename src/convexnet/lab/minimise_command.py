@@ -10,7 +10,8 @@ import typer
 import convexnet as cx
 from convexnet.choices import SolverName
 from convexnet.lab.choices import SOLVERS
-from convexnet.lab.terminal import Allow, UsageError, choice, refuse, stops_cleanly
+from convexnet.lab.errors import UsageError
+from convexnet.lab.terminal import Allow, choice, refuse, stops_cleanly
 
 
 def minimise(

@@ -16,9 +16,10 @@ from torch import Tensor
 import convexnet as cx
 from convexnet.arrays import as_tensor
 from convexnet.choices import SolverName
+from convexnet.lab.errors import UsageError
 from convexnet.lab.number_files import ENDINGS, arrays_of
 from convexnet.lab.saved import network_of
-from convexnet.lab.terminal import UsageError, refuse
+from convexnet.lab.terminal import refuse
 from convexnet.lab.user_model import limits_of
 from convexnet.memory import example_of
 

@@ -9,8 +9,7 @@ from torch import nn
 
 from convexnet.lab.demo import Run
 from convexnet.lab.metrics import standard_error
-from convexnet.lab.networks import intervals
-from convexnet.lab.plane import Boundary, Plane
+from convexnet.lab.plane import Boundary, Plane, intervals
 from convexnet.lab.train import predict
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,30 @@ class Convex:
     free_gamma: bool = False
     whiten: str | None = None
     activation: ActivationName = "elu"
+
+
+class Design(Protocol):
+    """What of a recipe decides how a network is made (`Recipe` has it)."""
+
+    @property
+    def hidden(self) -> tuple[int, ...]:
+        """Widths of the hidden layers of an MLP; empty: the model's own."""
+        ...
+
+    @property
+    def dropout(self) -> float:
+        """The share of the results of every hidden activation that is dropped."""
+        ...
+
+    @property
+    def published(self) -> bool:
+        """Whether weights are drawn as in the published code."""
+        ...
+
+    @property
+    def convex(self) -> Convex:
+        """How the convex counterpart is made."""
+        ...
 
 
 @contextlib.contextmanager
@@ -74,30 +98,3 @@ def without_scales(cone: cx.Cone) -> cx.Cone:
     kept = {name: interval for name, interval in cone.intervals.items() if name not in freed}
     model.__dict__[CONSTRAINT] = Kept(kept, cone.method)
     return cx.Cone(model, kept, cone.method)
-
-
-def two_convex_functions() -> nn.Sequential:
-    """Two hand-set convex functions of one variable, (B, 1) -> (B, 2), whose argmax changes four times (Fig. 3a).
-
-    The first output is 0.5 + 2 max(|x| - 1, 0), the second |x|. All weights after the ReLU are non-negative.
-    """
-    network = nn.Sequential(nn.Linear(1, 4), nn.ReLU(), nn.Linear(4, 2))
-    parameters = {
-        "0.weight": torch.tensor([[1.0], [-1.0], [1.0], [-1.0]]),
-        "0.bias": torch.tensor([0.0, 0.0, -1.0, -1.0]),
-        "2.weight": torch.tensor([[0.0, 0.0, 2.0, 2.0], [1.0, 1.0, 0.0, 0.0]]),
-        "2.bias": torch.tensor([0.5, 0.0]),
-    }
-    network.load_state_dict(parameters)
-    return network
-
-
-def intervals(difference: Tensor) -> int:
-    """How many runs of equal sign a sampled function (N,) has; N points in order.
-
-    Example:
-        >>> intervals(torch.tensor([-1.0, -2.0, 3.0, 1.0, -1.0]))
-        3
-    """
-    positive = difference > 0
-    return int((positive[1:] != positive[:-1]).sum()) + 1

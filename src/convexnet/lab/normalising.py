@@ -11,7 +11,8 @@ from convexnet.lab.data import DataSet, Part, Split, Streamed
 from convexnet.lab.data.batches import prepared as scaled_once
 from convexnet.lab.data.kept import kept_module
 from convexnet.lab.data.streamed import sampled
-from convexnet.lab.jobs import Job, digest
+from convexnet.lab.jobs import Job
+from convexnet.lab.settings import digest
 from convexnet.lab.whiten import normaliser
 
 STATISTICS = 2**28

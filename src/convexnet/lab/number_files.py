@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from convexnet.arrays import REAL
-from convexnet.lab.terminal import UsageError
+from convexnet.lab.errors import UsageError
 
 ENDINGS = (".csv", ".npy", ".npz")
 

@@ -3,32 +3,37 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from convexnet.lab.jobs import Job
-from convexnet.lab.place import Place
+from convexnet.lab.one_by_one import Ran, one_by_one, own, said, tidy
+from convexnet.lab.place import Place, Tick
 from convexnet.lab.records import Row
-from convexnet.lab.study import Study
-from convexnet.lab.sweep import Ran, one_by_one, own, said, tidy
-from convexnet.lab.waits import Unmet, Waits, needed_by
+from convexnet.lab.waits import Study, Unmet, Waits, needed_by
 
 RETRIES = 5
 """How often Ray starts a job again whose worker died; each time it goes on from its checkpoint."""
 
 
-def perform(name: str, job: Job, place: Place, results: Path, threads: int, keep: bool) -> tuple[Row | str, bool]:
-    """What a worker does; the study is named, because functions of this process are not those of another."""
-    import torch
+@dataclass(frozen=True)
+class Sent:
+    """What a worker gets of a study: its name, and the function that runs its jobs."""
 
-    from convexnet.lab.studies import study_named
+    name: str
+    run: Callable[[Job, Place, Tick], Row]
+
+
+def perform(study: Sent, job: Job, place: Place, results: Path, threads: int, keep: bool) -> tuple[Row | str, bool]:
+    """What a worker does."""
+    import torch
 
     torch.set_num_threads(threads)
     whole = replace(place, folder=place.folder.parent, say=print)
     kept = frozenset([job.key] if keep else [])
-    ((_, answer, new),) = one_by_one([(study_named(name), job)], whole, results, lambda job, point: None, kept)
+    ((_, answer, new),) = one_by_one([(study, job)], whole, results, lambda job, point: None, kept)
     return answer, new
 
 
@@ -64,7 +69,14 @@ def over_ray(
                     waits.failed.add(job.key)
                     yield job, said(error), True
                 else:
-                    wanted = (study.name, job, own(absolute, job), results.absolute(), threads, job.key in kept)
+                    wanted = (
+                        Sent(study.name, study.run),
+                        job,
+                        own(absolute, job),
+                        results.absolute(),
+                        threads,
+                        job.key in kept,
+                    )
                     waiting[task.remote(*wanted)] = job
                 later.remove(job)
             if not waiting:

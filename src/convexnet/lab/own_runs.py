@@ -10,9 +10,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from convexnet.lab.comparison import shown
-from convexnet.lab.figures import Theme, picture, plain_axes
+from convexnet.lab.figures import Theme
 from convexnet.lab.models import MODELS
 from convexnet.lab.page import Panel, Section, Table
+from convexnet.lab.pictures import picture, plain_axes
 from convexnet.lab.records import CLASSIFICATION, COMMON, Row
 
 COLOURS = ("nn", "ioc", "first", "second")

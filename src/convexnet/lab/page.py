@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from convexnet.lab.figures import Picture
+    from convexnet.lab.pictures import Picture
 
 
 @dataclass(frozen=True)

@@ -12,15 +12,12 @@ from convexnet.lab.data import DataSet, Split, crescents
 from convexnet.lab.jobs import Job
 from convexnet.lab.metrics import classes_of
 from convexnet.lab.models import build
-from convexnet.lab.networks import two_convex_functions
 from convexnet.lab.place import Place, Tick
+from convexnet.lab.plane_pictures import EXTENT
 from convexnet.lab.recipes import Recipe
 from convexnet.lab.records import Row
 from convexnet.lab.runs import record, taught
 from convexnet.lab.train import predict
-
-EXTENT = 1.9
-"""Half the side of the square that the pictures show; the crescents lie well inside it."""
 
 # The convex networks start with strongly correlated units (all weights after the first layer have one sign). With
 # BatchNorm and this learning rate, 200 epochs are enough for two outputs to separate the crescents.
@@ -58,13 +55,6 @@ class Plane:
     line: nn.Module
     line_certificate: str
     line_certified: bool
-
-
-def grid(side: int) -> Tensor:
-    """The square of the pictures as (side * side, 2) points, rows of constant second coordinate first."""
-    axis = torch.linspace(-EXTENT, EXTENT, side)
-    second, first = torch.meshgrid(axis, axis, indexing="ij")
-    return torch.stack([first.flatten(), second.flatten()], dim=1)
 
 
 def leaving(model: nn.Module, seed: int, pairs: int = 20_000) -> tuple[float, float]:
@@ -149,3 +139,30 @@ def explore_plane(
     line = two_convex_functions()
     certificate = cx.certify(line, torch.zeros(2, 1))
     return Plane(points(seed)[0], epochs, boundaries, line, str(certificate), certificate.convex)
+
+
+def two_convex_functions() -> nn.Sequential:
+    """Two hand-set convex functions of one variable, (B, 1) -> (B, 2), whose argmax changes four times (Fig. 3a).
+
+    The first output is 0.5 + 2 max(|x| - 1, 0), the second |x|. All weights after the ReLU are non-negative.
+    """
+    network = nn.Sequential(nn.Linear(1, 4), nn.ReLU(), nn.Linear(4, 2))
+    parameters = {
+        "0.weight": torch.tensor([[1.0], [-1.0], [1.0], [-1.0]]),
+        "0.bias": torch.tensor([0.0, 0.0, -1.0, -1.0]),
+        "2.weight": torch.tensor([[0.0, 0.0, 2.0, 2.0], [1.0, 1.0, 0.0, 0.0]]),
+        "2.bias": torch.tensor([0.5, 0.0]),
+    }
+    network.load_state_dict(parameters)
+    return network
+
+
+def intervals(difference: Tensor) -> int:
+    """How many runs of equal sign a sampled function (N,) has; N points in order.
+
+    Example:
+        >>> intervals(torch.tensor([-1.0, -2.0, 3.0, 1.0, -1.0]))
+        3
+    """
+    positive = difference > 0
+    return int((positive[1:] != positive[:-1]).sum()) + 1

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from convexnet.lab import demo, descriptions, narrative, plane, records, report
+from convexnet.lab.atomic import write_whole
 from convexnet.lab.demo import Run
 from convexnet.lab.lock import claimed
 from convexnet.lab.place import Place
@@ -83,7 +84,7 @@ def run_demo(folder: Path, *, seed: int, quick: bool, recipe: Recipe = demo.RECI
         records.write_records(folder / "metrics.json", rows)
         command = descriptions.command(recipe, seed, not quick)
         page = report.build(runs, boundaries, seed=seed, full=not quick, measured=measured, command=command)
-        records.write_whole(folder / "report.html", page)
+        write_whole(folder / "report.html", page)
     shutil.rmtree(place.folder, ignore_errors=True)
     took = perf_counter() - start
     console.print(

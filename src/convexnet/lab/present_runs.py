@@ -14,14 +14,16 @@ from rich.table import Table
 from rich.text import Text
 
 from convexnet.lab import page
+from convexnet.lab.atomic import write_whole
 from convexnet.lab.checkpoints import NAME, CheckpointError, read_checkpoint, write_checkpoint
 from convexnet.lab.jobs import Job
 from convexnet.lab.lock import Taken, claimed
+from convexnet.lab.one_by_one import RECORD
 from convexnet.lab.place import Place
-from convexnet.lab.records import RecordError, Row, read_records, write_whole
+from convexnet.lab.records import RecordError, Row, read_records
 from convexnet.lab.runs import identified, run
 from convexnet.lab.study import Study
-from convexnet.lab.sweep import RECORD, Outcome, sweep
+from convexnet.lab.sweep import Outcome, sweep
 from convexnet.lab.terminal import refuse
 from convexnet.lab.train import Diverged
 from convexnet.learner import Point

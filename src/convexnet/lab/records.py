@@ -14,6 +14,9 @@ from typing import Any
 
 import torch
 
+import convexnet
+from convexnet.lab.atomic import write_whole
+
 PACKAGES = ("convexnet", "torch", "torchvision", "lightning", "numpy", "scikit-learn", "matplotlib")
 
 VERSION = 1
@@ -44,17 +47,6 @@ Row = dict[str, Any]
 
 class RecordError(Exception):
     """A file of records cannot be read or written; the message names file and line, and what to do."""
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write `text` under a temporary name in the same folder and rename it, so that no reader meets half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def write_records(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
@@ -182,14 +174,14 @@ def hardware(device: torch.device | None = None) -> dict[str, object]:
 
 def commit() -> str | None:
     """The commit of this source tree, with "+changes" where it was edited; None for an installed package."""
-    room = Path(__file__).resolve().parent
+    package = Path(convexnet.__file__).resolve().parent
     # A virtual environment often lies inside somebody else's repository: its commit would not be ours.
-    if _git(room, "ls-files", "--error-unmatch", "__init__.py") is None:
+    if _git(package, "ls-files", "--error-unmatch", "__init__.py") is None:
         return None
-    revision = _git(room, "rev-parse", "HEAD")
+    revision = _git(package, "rev-parse", "HEAD")
     if revision is None:
         return None
-    return revision + ("+changes" if _git(room, "status", "--porcelain", "--", str(room.parent)) else "")
+    return revision + ("+changes" if _git(package, "status", "--porcelain", "--", str(package)) else "")
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

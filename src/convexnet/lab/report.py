@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import jinja2
-
 from convexnet.lab import descriptions, figures, metrics, narrative
 from convexnet.lab.demo import PICTURED, Run
 from convexnet.lab.page import Panel, Section
+from convexnet.lab.pictures import picture, reliability_diagram
 from convexnet.lab.plane import Plane
+from convexnet.lab.templates_read import template
+from convexnet.lab.theme import DARK, LIGHT
 
 
 def labelled(run: Run) -> str:
@@ -55,7 +56,7 @@ def _curves(runs: Sequence[Run]) -> Section:
         dotted = f" Dotted: the {narrative.percent(reference, 0)} of labels that are true." if reference else ""
         panels += [
             Panel(
-                figures.picture(
+                picture(
                     f"Loss, {name}",
                     f"Line chart of training and test loss over epochs, {name}. {losses}",
                     figures.curves(drawn, "loss", "cross-entropy, nats"),
@@ -63,7 +64,7 @@ def _curves(runs: Sequence[Run]) -> Section:
                 losses,
             ),
             Panel(
-                figures.picture(
+                picture(
                     f"Accuracy, {name}",
                     f"Line chart of training and test accuracy over epochs, {name}. At the end: {accuracies}.",
                     figures.curves(drawn, "accuracy", "accuracy", reference),
@@ -92,10 +93,10 @@ def _reliability(runs: Sequence[Run]) -> Section:
         )
         panels.append(
             Panel(
-                figures.picture(
+                picture(
                     f"{run.name}, {labelled(run)}",
                     f"Reliability diagram of {run.name} trained on {labelled(run)}. {caption}",
-                    figures.reliability_diagram(bars, run.convex),
+                    reliability_diagram(bars, run.convex),
                     size=(2.9, 2.7),
                 ),
                 caption,
@@ -112,7 +113,7 @@ def _reliability(runs: Sequence[Run]) -> Section:
 
 def _plane(plane: Plane) -> list[Section]:
     data = Panel(
-        figures.picture(
+        picture(
             "The points",
             "Scatter plot of two interleaved crescents, class A in circles, class B in triangles.",
             figures.boundary(plane.data, None),
@@ -126,7 +127,7 @@ def _plane(plane: Plane) -> list[Section]:
         caption = narrative.region(result)
         panels.append(
             Panel(
-                figures.picture(
+                picture(
                     result.name,
                     f"Map of the plane divided into two regions by: {result.name}. {caption}",
                     figures.boundary(plane.data, result.model),
@@ -139,7 +140,7 @@ def _plane(plane: Plane) -> list[Section]:
     proof = "certified convex" if double.certified else "not certified convex"
     views = [
         Panel(
-            figures.picture(
+            picture(
                 f"View from {name}",
                 f"Two surfaces, one for each class, of the network with two outputs, {proof}, seen from {name}.",
                 figures.surfaces(double.model, elevation, azimuth),
@@ -156,7 +157,7 @@ def _plane(plane: Plane) -> list[Section]:
     line_proof = "certified convex" if plane.line_certified else "not certified convex"
     views.append(
         Panel(
-            figures.picture(
+            picture(
                 "One variable",
                 f"Line chart of two functions of one variable, {line_proof}. {story}",
                 figures.argmax_on_a_line(plane.line),
@@ -193,18 +194,11 @@ def build(
     command: str,
 ) -> str:
     """The whole page as HTML; `measured` holds further lines for "How it was measured", `command` repeats it."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("convexnet.lab"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     ordinary, convex, ours = (narrative.pick(runs, role, wrong=True) for role in ("ordinary", "paper", "ours"))
     tested = ordinary.row["test_samples"]
-    page = environment.get_template("report.html.j2").render(
-        light=figures.LIGHT,
-        dark=figures.DARK,
+    page = template("report.html.j2").render(
+        light=LIGHT,
+        dark=DARK,
         full=full,
         findings=narrative.lead(runs, tested),
         columns=COLUMNS,

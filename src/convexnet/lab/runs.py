@@ -27,7 +27,8 @@ from convexnet.lab.normalising import normalised
 from convexnet.lab.place import Place, Tick
 from convexnet.lab.records import Row
 from convexnet.lab.saved import described, require_savable
-from convexnet.lab.tasks import Measured, Task, classification
+from convexnet.lab.task import Measured, Task
+from convexnet.lab.tasks import classification
 from convexnet.lab.train import Diverged
 from convexnet.lab.verdict import verdict
 from convexnet.learner import Point

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import convexnet as cx
+from convexnet.lab.by_path import import_from_here
 from convexnet.lab.data import DataError, DataSet
 from convexnet.lab.data.folder import ENDINGS, centred, pixels_of
-from convexnet.lab.terminal import UsageError
-from convexnet.lab.user_model import import_from_here
+from convexnet.lab.errors import UsageError
 from convexnet.memory import CLASSNAMES, PREPARATION, example_of, recall, remember_example
 from convexnet.storage.modules import described as save_plan
 

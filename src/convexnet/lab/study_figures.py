@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from convexnet.lab.comparison import Line, interval
-from convexnet.lab.figures import Draw, Theme, picture, plain_axes, reliability_diagram
+from convexnet.lab.figures import Theme
 from convexnet.lab.metrics import Reliability
 from convexnet.lab.models import MODELS
 from convexnet.lab.page import Panel
 from convexnet.lab.papers import TABLE_1, TITLES
+from convexnet.lab.pictures import Draw, picture, plain_axes, reliability_diagram
 from convexnet.lab.records import Row
-
-COLOURS: Mapping[str, str] = MappingProxyType({"mlp": "nn", "ioc-mlp": "ioc", "relu-mlp": "first", "ficnn": "second"})
-"""The colour of a theme for each network."""
 
 
 def curve_panels(rows: Sequence[Row], networks: Sequence[str]) -> list[Panel]:
@@ -56,7 +53,7 @@ def curves(rows: Sequence[Row]) -> Draw:
                 epochs = [point["epoch"] for point in measured]
                 values = [point[f"{part}_accuracy"] for point in measured]
                 marker = "o" if len(values) < 12 else None
-                colour = getattr(theme, COLOURS[row["model"]])
+                colour = getattr(theme, MODELS[row["model"]].colour)
                 axes.plot(epochs, values, color=colour, linestyle=style, marker=marker, markersize=3)
         axes.set_xlim(left=0)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
@@ -145,7 +142,7 @@ def bars_panel(lines: Sequence[Line]) -> list[Panel]:
     def draw(figure: Figure, theme: Theme) -> None:
         axes = plain_axes(figure, "test accuracy, %", "")
         places = list(range(len(drawn)))[::-1]
-        colours = [theme.nn if line.counted[0]["model"].startswith("mlp") else theme.ioc for line in drawn]
+        colours = [theme.ioc if MODELS[line.counted[0]["model"]].convex else theme.nn for line in drawn]
         axes.barh(places, [mean for mean, _ in values], color=colours, height=0.62)
         for place, (mean, half) in zip(places, values, strict=True):
             axes.hlines(place, mean - (half or 0), mean + (half or 0), color=theme.ink, linewidth=1.6)

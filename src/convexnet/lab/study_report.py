@@ -4,27 +4,33 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
+from typing import Protocol
 
-import jinja2
-
-from convexnet.lab import figures, own_runs
+from convexnet.lab import own_runs
+from convexnet.lab.atomic import write_whole
+from convexnet.lab.models import MODELS
 from convexnet.lab.page import Panel, Section
-from convexnet.lab.records import RecordError, Row, read_records, write_whole
-from convexnet.lab.studies import STUDIES
-from convexnet.lab.study import Study
+from convexnet.lab.records import RecordError, Row, read_records
+from convexnet.lab.templates_read import template
+from convexnet.lab.theme import DARK, LIGHT
+
+LINES = (("train", "train"), ("test", "test"))
+
+
+def coloured(*names: str) -> list[tuple[str, str]]:
+    """The colours and titles of networks."""
+    return [(MODELS[name].colour, MODELS[name].title) for name in names]
+
 
 LEGENDS: Mapping[str, Sequence[tuple[str, str]]] = MappingProxyType(
     {
         "classes": (("first", "class A"), ("second", "class B")),
-        "curves": (("nn", "MLP"), ("ioc", "IOC-MLP"), ("train", "train"), ("test", "test")),
-        "networks": (
-            *(("nn", "MLP"), ("first", "ReLU-constrained MLP"), ("second", "FICNN"), ("ioc", "IOC-MLP")),
-            *(("train", "train"), ("test", "test")),
-        ),
-        "lines": (("train", "train"), ("test", "test")),
+        "curves": (*coloured("mlp", "ioc-mlp"), *LINES),
+        "networks": (*coloured("mlp", "relu-mlp", "ficnn", "ioc-mlp"), *LINES),
+        "lines": LINES,
     }
 )
 """What the lines and colours of a section mean."""
@@ -34,28 +40,50 @@ SAID = MappingProxyType(
 )
 """How a colour or line of the light theme is called, where there is nothing to show it with."""
 
-Chapter = tuple[Study, list[Section]]
+
+class Study(Protocol):
+    """What a report asks of a study (`convexnet.lab.study.Study`)."""
+
+    @property
+    def name(self) -> str:
+        """On the command line."""
+        ...
+
+    def rows(self, found: Sequence[Row], /) -> list[Row]:
+        """Those records that belong to it."""
+        ...
+
+    @property
+    def sections(self) -> Callable[[Sequence[Row]], list[Section]]:
+        """What is shown of its records."""
+        ...
 
 
-def write_report(sources: Iterable[Path], out: Path) -> list[Path]:
+Chapter = tuple[str, list[Section]]
+"""The name of a study, or of what belongs to none, and what is shown of it."""
+
+
+def write_report(sources: Iterable[Path], out: Path, studies: Sequence[Study]) -> list[Path]:
     """Make the page `out` and its Markdown twin from records; returns what was written.
 
     Args:
         sources: files of records, or folders that hold some (`*.jsonl`, at any depth).
+        studies: that there are.
         out: the HTML file; the Markdown is beside it with the ending .md, its pictures in a folder named after it.
 
     Raises:
         RecordError: a source is not there, holds no record, or one that cannot be read.
     """
     rows = collected(sources)
-    chapters = [(study, study.sections(own)) for study in STUDIES if (own := study.rows(rows))]
-    known = {row["key"] for study, _ in chapters for row in study.rows(rows)}
-    if single := [row for row in rows if row["key"] not in known]:
-        chapters.append((alone(), own_runs.sections(single)))
-    measured = provenance(rows, [study for study, _ in chapters])
-    write_whole(out, page(chapters, rows, measured))
+    known = [study for study in studies if study.rows(rows)]
+    chapters: list[Chapter] = [(study.name, study.sections(study.rows(rows))) for study in known]
+    recorded = {row["key"] for study in known for row in study.rows(rows)}
+    if single := [row for row in rows if row["key"] not in recorded]:
+        chapters.append(("runs", own_runs.sections(single)))
+    measured = provenance(rows, known, studies)
+    write_whole(out, page(chapters, rows, measured, own=not known))
     pictures = out.with_name(f"{out.stem}-pictures")
-    text = markdown(chapters, measured, pictures)
+    text = markdown(chapters, measured, pictures, own=not known)
     write_whole(out.with_suffix(".md"), text)
     return [out, out.with_suffix(".md")]
 
@@ -76,21 +104,14 @@ def collected(sources: Iterable[Path]) -> list[Row]:
     return list(rows.values())
 
 
-def page(chapters: Sequence[Chapter], rows: Sequence[Row], measured: Mapping[str, str]) -> str:
-    """The HTML page."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("convexnet.lab"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    text = environment.get_template("study.html.j2").render(
-        light=figures.LIGHT,
-        dark=figures.DARK,
-        studies=chapters,
+def page(chapters: Sequence[Chapter], rows: Sequence[Row], measured: Mapping[str, str], *, own: bool) -> str:
+    """The HTML page; `own`: of runs that belong to no study."""
+    text = template("study.html.j2").render(
+        light=LIGHT,
+        dark=DARK,
+        chapters=chapters,
         legends=LEGENDS,
-        own=without_studies(chapters),
+        own=own,
         measured=measured,
         short=sum(not row["full"] for row in rows),
         total=len(rows),
@@ -98,19 +119,19 @@ def page(chapters: Sequence[Chapter], rows: Sequence[Row], measured: Mapping[str
     return text.replace(" %", "\u00a0%")
 
 
-def markdown(chapters: Sequence[Chapter], measured: Mapping[str, str], pictures: Path) -> str:
+def markdown(chapters: Sequence[Chapter], measured: Mapping[str, str], pictures: Path, *, own: bool) -> str:
     """The page as Markdown; writes its pictures into a folder beside it."""
     parts = ["# Results beside the papers'", "What was not run says so, and a shortened run says so in its line."]
-    if without_studies(chapters):
+    if own:
         parts = ["# Runs"]
-    for study, sections in chapters:
+    for chapter, sections in chapters:
         for number, section in enumerate(sections, 1):
             parts += [f"## {section.title}", section.text, *(table.markdown() for table in section.tables)]
             if section.legend and section.panels:
                 said = ", ".join(f"{text} {SAID[kind]}" for kind, text in LEGENDS[section.legend])
                 parts.append(f"In the pictures: {said}.")
             for panel in section.panels:
-                name = re.sub(r"[^a-z0-9]+", "-", f"{study.name}-{number}-{panel.picture.title}".lower()).strip("-")
+                name = re.sub(r"[^a-z0-9]+", "-", f"{chapter}-{number}-{panel.picture.title}".lower()).strip("-")
                 drawn = base64.b64decode(panel.picture.light.partition(",")[2]).decode()
                 write_whole(pictures / f"{name}.svg", drawn)
                 parts += [
@@ -127,12 +148,7 @@ def colours_of(panel: Panel) -> str:
     return f"{named[0].upper()}{named[1:]}. " if named else ""
 
 
-def without_studies(chapters: Sequence[Chapter]) -> bool:
-    """Whether there is nothing of a document's in a report."""
-    return not any(study in STUDIES for study, _ in chapters)
-
-
-def provenance(rows: Sequence[Row], studies: Sequence[Study]) -> dict[str, str]:
+def provenance(rows: Sequence[Row], known: Sequence[Study], studies: Sequence[Study]) -> dict[str, str]:
     """What a reader needs to judge the numbers or to measure them again."""
 
     def several(values: Iterable[str]) -> str:
@@ -142,8 +158,7 @@ def provenance(rows: Sequence[Row], studies: Sequence[Study]) -> dict[str, str]:
     seconds = sum(row["seconds"] for row in rows)
     took = f"{seconds / 60:.0f} minutes" if seconds > 120 else f"{seconds:.0f} seconds"
     commits = [str(row["commit"] or "not known") for row in rows]
-    known = [study for study in studies if study in STUDIES]
-    left = [study.name for study in STUDIES if study not in known]
+    left = [study.name for study in studies if study not in known]
     intervals = (
         "95 %, Student's t, over seeds; a seed decides the start, the validation part, the images that are trained on "
         "where they are a part of all, and the order of the data"
@@ -176,8 +191,3 @@ def machine(hardware: Mapping[str, object]) -> str:
         f"{device}{hardware['processor']}, {hardware['cores']} cores, threads used: {hardware['threads']}, "
         f"{hardware['system']}"
     )
-
-
-def alone() -> Study:
-    """Return a chapter for runs that belong to no study, such as those of `convexnet train`."""
-    return Study("runs", "Runs that belong to no study", "", (), {}, lambda size, seeds: [], own_runs.sections)

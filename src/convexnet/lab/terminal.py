@@ -24,10 +24,6 @@ Allow = Annotated[
 ]
 
 
-class UsageError(Exception):
-    """The command was used wrongly; the message names the place and the remedy."""
-
-
 def print_certificate(text: str, convex: bool, console: Console) -> None:
     """Print a certificate's text, its first line in colour."""
     first, _, rest = text.partition("\n")

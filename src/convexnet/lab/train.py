@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import convexnet as cx
 from convexnet.lab.networks import without_scales
-from convexnet.lab.tasks import Task
+from convexnet.lab.task import Task
 
 
 class Batch(NamedTuple):

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 import convexnet as cx
-from convexnet.lab.terminal import UsageError
+from convexnet.lab.by_path import failed, kind, made, named
+from convexnet.lab.errors import UsageError
 
 
 def load(factory: str, *, seed: int, weights: Path | None) -> nn.Module:
@@ -22,57 +21,6 @@ def load(factory: str, *, seed: int, weights: Path | None) -> nn.Module:
     model = made(factory, found, {})
     if weights is not None:
         _load_weights(model, weights)
-    return model
-
-
-def named(factory: str) -> object:
-    """What `package.module:name` names; the current directory is importable. Raises UsageError."""
-    module_name, colon, attribute = factory.partition(":")
-    if not colon or not module_name or not attribute:
-        raise UsageError(f"{factory!r} does not name a model. Write MODULE:FACTORY, such as my_package.models:build.")
-    if module_name.endswith(".py") or "/" in module_name:
-        dotted = module_name.removesuffix(".py").replace("/", ".").strip(".")
-        raise UsageError(f"{module_name!r} is a file; name the module as in an import statement: {dotted}:{attribute}.")
-    import_from_here()
-    try:
-        found: object = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name and (module_name == error.name or module_name.startswith(error.name + ".")):
-            raise UsageError(
-                f"there is no module {error.name!r} (asked for by {factory!r}).\n"
-                f"Run the command in the folder that holds it, or install it. This folder: {Path.cwd()}"
-            ) from None
-        raise UsageError(_failed(f"importing {module_name!r}", error)) from error
-    except (Exception, SystemExit) as error:
-        raise UsageError(_failed(f"importing {module_name!r}", error)) from error
-    for name in attribute.split("."):
-        if not hasattr(found, name):
-            raise UsageError(f"{module_name!r} has no {attribute!r}{_candidates(found)}.")
-        found = getattr(found, name)
-    return found
-
-
-def import_from_here() -> None:
-    """Let modules of the current directory be imported, as `python -m` does."""
-    if "" not in sys.path and str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-
-
-def made(factory: str, found: object, keywords: Mapping[str, Any]) -> nn.Module:
-    """The module itself, or what the function returns if it is called so. Raises UsageError."""
-    if isinstance(found, nn.Module):
-        return found
-    if not callable(found):
-        raise UsageError(
-            f"{factory!r} is {_kind(found)}. Name an nn.Module or a function without arguments that returns one."
-        )
-    try:
-        model: object = found(**keywords)
-    except (Exception, SystemExit) as error:
-        how = f"with {', '.join(keywords)}" if keywords else "without arguments"
-        raise UsageError(_failed(f"calling {factory!r} {how}", error)) from error
-    if not isinstance(model, nn.Module):
-        raise UsageError(f"{factory!r} returned {_kind(model)}, not an nn.Module. Return the model itself.")
     return model
 
 
@@ -133,7 +81,7 @@ def fit_example(model: nn.Module, example: tuple[Tensor, ...]) -> tuple[Tensor, 
     except Exception as error:
         given = ", ".join(str(tuple(part.shape)) for part in example)
         raise UsageError(
-            _failed(f"the model's forward pass at inputs of shape {given}", error)
+            failed(f"the model's forward pass at inputs of shape {given}", error)
             + "\nGive the shape of one sample, without the batch, for every input: --shape 3,32,32."
         ) from error
     finally:
@@ -186,37 +134,8 @@ def _load_weights(model: nn.Module, path: Path) -> None:
             f"--weights {path} does not hold plain tensors. Save it with torch.save(model.state_dict(), FILE)."
         ) from None
     if not isinstance(state, dict):
-        raise UsageError(f"--weights {path} holds {_kind(state)}. Save it with torch.save(model.state_dict(), FILE).")
+        raise UsageError(f"--weights {path} holds {kind(state)}. Save it with torch.save(model.state_dict(), FILE).")
     try:
         model.load_state_dict(cast("dict[str, Tensor]", state))
     except (RuntimeError, TypeError, AttributeError) as error:
-        raise UsageError(_failed(f"--weights {path} does not fit the model", error)) from error
-
-
-def _failed(what: str, error: BaseException) -> str:
-    """One or two lines: what failed, the error's type and the start of its message, and the user's own line."""
-    told = " ".join(str(error).split())
-    told = told if len(told) <= 300 else told[:299] + "…"
-    place = ""
-    frame = error.__traceback__
-    while frame is not None:
-        file = frame.tb_frame.f_code.co_filename
-        if not file.startswith("<") and "site-packages" not in file and Path(file) != Path(__file__):
-            place = f" ({file}:{frame.tb_lineno})"
-        frame = frame.tb_next
-    return f"{what} failed with {type(error).__name__}: {told}{place}"
-
-
-def _kind(value: object) -> str:
-    return f"{'an' if type(value).__name__[0] in 'aeiou' else 'a'} {type(value).__name__}"
-
-
-def _candidates(module: object) -> str:
-    names = (
-        sorted(
-            name for name, value in vars(module).items() if not name.startswith("_") and isinstance(value, nn.Module)
-        )
-        if hasattr(module, "__dict__")
-        else []
-    )
-    return f"; modules found there: {', '.join(names[:8])}" if names else ""
+        raise UsageError(failed(f"--weights {path} does not fit the model", error)) from error

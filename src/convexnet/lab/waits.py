@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from convexnet.lab.jobs import Job
+from convexnet.lab.place import Place, Tick
 from convexnet.lab.records import Row, read_records
-from convexnet.lab.study import Study
+
+
+class Study(Protocol):
+    """What a sweep has to know of a study (`convexnet.lab.study.Study`)."""
+
+    @property
+    def name(self) -> str:
+        """Of the file of its records."""
+        ...
+
+    @property
+    def run(self) -> Callable[[Job, Place, Tick], Row]:
+        """How a job becomes a record."""
+        ...
+
 
 Work = tuple[Study, Job]
 """A job and the study that runs it."""
