@@ -21,10 +21,11 @@ from typing import Any
 
 import torch
 
-from convexnet.lab import architectures, experiment
-from convexnet.lab.checkpoints import NAME
-from convexnet.lab.jobs import Job
-from convexnet.lab.runs import run
+from convexnet.lab.models import architectures
+from convexnet.lab.runs.jobs import Job
+from convexnet.lab.runs.run import run
+from convexnet.lab.training import experiment
+from convexnet.lab.training.checkpoints import NAME
 from tests.lab import small
 from tests.processes import ended, fork
 

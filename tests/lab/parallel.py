@@ -9,10 +9,10 @@ from pathlib import Path
 
 import torch
 
-from convexnet.lab import architectures
-from convexnet.lab.devices import leave
-from convexnet.lab.jobs import Job
-from convexnet.lab.runs import run
+from convexnet.lab.models import architectures
+from convexnet.lab.runs.devices import leave
+from convexnet.lab.runs.jobs import Job
+from convexnet.lab.runs.run import run
 from tests.lab import small
 
 

@@ -19,10 +19,12 @@ from typing import Any
 
 import torch
 
-from convexnet.lab import architectures, experiment, runs
-from convexnet.lab.records import Row
-from convexnet.lab.signals import Stopped
-from convexnet.lab.verdict import Verdict
+from convexnet.lab.models import architectures
+from convexnet.lab.runs import run as runs
+from convexnet.lab.runs.records import Row
+from convexnet.lab.runs.verdict import Verdict
+from convexnet.lab.training import experiment
+from convexnet.lab.training.signals import Stopped
 from tests.lab import small, test_learners, test_tasks
 from tests.processes import ended, fork
 

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from convexnet import learner
 from convexnet.lab.data import Split
-from convexnet.lab.experiment import Course, Training, prepared
-from convexnet.lab.jobs import Job
-from convexnet.lab.networks import Convex
-from convexnet.lab.place import Place
-from convexnet.lab.recipes import Recipe
-from convexnet.lab.tasks import classification
+from convexnet.lab.models.convex import Convex
+from convexnet.lab.runs.jobs import Job
+from convexnet.lab.runs.place import Place
+from convexnet.lab.runs.tasks import classification
+from convexnet.lab.training.experiment import Course, Training, prepared
+from convexnet.lab.training.recipes import Recipe
 
 HIDDEN = (48, 48, 48)
 """Instead of the paper's 800: what the tests look at does not depend on it."""

@@ -23,12 +23,12 @@ import torch
 from torch import nn
 
 import convexnet as cx
-from convexnet.lab.certificate_page import write_page
-from convexnet.lab.jobs import Job
-from convexnet.lab.recipes import recipe
-from convexnet.lab.records import append_record
+from convexnet.lab.reports.certificate_page import write_page
+from convexnet.lab.reports.report import write_report
+from convexnet.lab.runs.jobs import Job
+from convexnet.lab.runs.records import append_record
 from convexnet.lab.studies import STUDIES, table1
-from convexnet.lab.study_report import write_report
+from convexnet.lab.training.recipes import recipe
 from tests.lab.test_studies import row
 
 ROOT = Path(__file__).resolve().parents[2]

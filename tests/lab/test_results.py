@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from convexnet.lab import pictures
-from convexnet.lab.recipes import RECIPES
-from convexnet.lab.records import read_records
+from convexnet.lab.reports import pictures
+from convexnet.lab.reports.report import write_report
+from convexnet.lab.runs.records import read_records
 from convexnet.lab.studies import STUDIES
-from convexnet.lab.study_report import write_report
+from convexnet.lab.training.recipes import RECIPES
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 FILES = sorted(RESULTS.glob("*.jsonl"))

@@ -14,11 +14,13 @@ import torch
 from torch import nn
 
 import convexnet as cx
-from convexnet.lab import architectures, checkpoints, experiment, models, signals
-from convexnet.lab.architectures import Model
-from convexnet.lab.checkpoints import NAME, CheckpointError, read_checkpoint, write_checkpoint
-from convexnet.lab.jobs import Job
-from convexnet.lab.runs import run
+from convexnet.lab.models import architectures
+from convexnet.lab.models import registry as models
+from convexnet.lab.models.architectures import Model
+from convexnet.lab.runs.jobs import Job
+from convexnet.lab.runs.run import run
+from convexnet.lab.training import checkpoints, experiment, signals
+from convexnet.lab.training.checkpoints import NAME, CheckpointError, read_checkpoint, write_checkpoint
 from convexnet.learner import Point
 from tests.lab import small
 from tests.lab.killed import MOMENTS, settings
@@ -46,7 +48,7 @@ def stop_after(epoch: int) -> Any:
 
 
 def network(folder: Path) -> nn.Module:
-    return cx.load(folder / "network.safetensors", allow=("convexnet.lab.whiten",))
+    return cx.load(folder / "network.safetensors", allow=("convexnet.lab.models.first_step",))
 
 
 def equal(first: Path, second: Path) -> bool:

@@ -15,19 +15,20 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import convexnet as cx
-from convexnet.lab import architectures, measuring
-from convexnet.lab.checkpoints import NAME, read_checkpoint
 from convexnet.lab.data import Split, load, scaled
-from convexnet.lab.experiment import Course, Training, prepared, update
-from convexnet.lab.learning import POINTS, thinned
-from convexnet.lab.measuring import EVALUATED, evaluated_together, outputs
-from convexnet.lab.models import MODELS, build
-from convexnet.lab.networks import Convex
-from convexnet.lab.recipes import RECIPES, recipe
-from convexnet.lab.records import FIELDS
-from convexnet.lab.runs import run
-from convexnet.lab.tasks import classification
-from convexnet.lab.train import Diverged
+from convexnet.lab.models import architectures
+from convexnet.lab.models.convex import Convex
+from convexnet.lab.models.registry import MODELS, build
+from convexnet.lab.runs import measuring
+from convexnet.lab.runs.learning import POINTS, thinned
+from convexnet.lab.runs.measuring import EVALUATED, evaluated_together, outputs
+from convexnet.lab.runs.records import FIELDS
+from convexnet.lab.runs.run import run
+from convexnet.lab.runs.tasks import classification
+from convexnet.lab.training.checkpoints import NAME, read_checkpoint
+from convexnet.lab.training.epoch import Diverged
+from convexnet.lab.training.experiment import Course, Training, prepared, update
+from convexnet.lab.training.recipes import RECIPES, recipe
 from tests.lab import small
 
 
@@ -43,7 +44,7 @@ def test_a_record_says_what_the_network_does(tmp_path: Path) -> None:
 
     # Measured again, without any code of the laboratory but its data.
     data = load("digits", seed=0, noise=40.0, train_samples=192)
-    network = cx.load(tmp_path / "network.safetensors", allow=("convexnet.lab.whiten",))
+    network = cx.load(tmp_path / "network.safetensors", allow=("convexnet.lab.models.first_step",))
 
     def share(images: Tensor, labels: Tensor) -> float:
         with torch.no_grad():

@@ -19,13 +19,14 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 import convexnet as cx
-from convexnet.lab import architectures, experiment, signals
-from convexnet.lab.commands import app
+from convexnet.lab.cli.app import app
 from convexnet.lab.data import CorruptData, DataError, MissingData, Pictures, augmentation, batches, load, own
 from convexnet.lab.data.folder import centred, size_of
 from convexnet.lab.data.streamed import Paths, Streamed, sampled
-from convexnet.lab.runs import run
-from convexnet.lab.saved import network_of, predictions
+from convexnet.lab.models import architectures
+from convexnet.lab.models.saved import network_of, predictions
+from convexnet.lab.runs.run import run
+from convexnet.lab.training import experiment, signals
 from convexnet.memory import CLASSNAMES, PREPARATION, recall
 from tests.lab import small
 from tests.lab.killed import streaming

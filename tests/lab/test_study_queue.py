@@ -13,12 +13,14 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from convexnet.lab import architectures, models, study_queue
-from convexnet.lab.commands import app
-from convexnet.lab.lock import claimed
-from convexnet.lab.records import read_records
+from convexnet.lab.cli.app import app
+from convexnet.lab.models import architectures
+from convexnet.lab.models import registry as models
+from convexnet.lab.runs.lock import claimed
+from convexnet.lab.runs.records import read_records
 from convexnet.lab.studies import parity, study_named, table1
-from convexnet.lab.study_queue import QUEUE, Entry, Pace, states, work_of
+from convexnet.lab.studies import queue as study_queue
+from convexnet.lab.studies.queue import QUEUE, Entry, Pace, states, work_of
 from tests.lab import small
 from tests.processes import HANGING
 

@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 
-from convexnet.lab import architectures
 from convexnet.lab.data import MissingData
-from convexnet.lab.jobs import Job
-from convexnet.lab.place import Place, Tick
-from convexnet.lab.records import RecordError, append_record, read_records
-from convexnet.lab.runs import run
+from convexnet.lab.models import architectures
+from convexnet.lab.runs.jobs import Job
+from convexnet.lab.runs.place import Place, Tick
+from convexnet.lab.runs.records import RecordError, append_record, read_records
+from convexnet.lab.runs.run import run
+from convexnet.lab.runs.sweep import sweep
 from convexnet.lab.studies import study_named, table1
-from convexnet.lab.study import Study
-from convexnet.lab.sweep import sweep
-from convexnet.lab.train import Diverged
+from convexnet.lab.studies.study import Study
+from convexnet.lab.training.epoch import Diverged
 from convexnet.learner import Point
 from tests.lab import cluster, small
 from tests.processes import HANGING

@@ -15,16 +15,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from convexnet.lab import plane, plane_pictures
-from convexnet.lab.comparison import shown
-from convexnet.lab.jobs import Job
-from convexnet.lab.metrics import classes_of
-from convexnet.lab.page import Panel, Section, Table
-from convexnet.lab.pictures import picture
-from convexnet.lab.place import Place, Tick
-from convexnet.lab.records import Row
-from convexnet.lab.study import Study
-from convexnet.lab.train import predict
+from convexnet.lab.reports import plane_pictures
+from convexnet.lab.reports.comparison import shown
+from convexnet.lab.reports.page import Panel, Section, Table
+from convexnet.lab.reports.pictures import picture
+from convexnet.lab.runs.jobs import Job
+from convexnet.lab.runs.metrics import classes_of
+from convexnet.lab.runs.place import Place, Tick
+from convexnet.lab.runs.records import Row
+from convexnet.lab.studies import plane
+from convexnet.lab.studies.study import Study
+from convexnet.lab.training.epoch import predict
 
 MAP, SHEET = 128, 28
 """Points on a side of the regions and of the surfaces that a record of the first seed keeps, to be drawn."""

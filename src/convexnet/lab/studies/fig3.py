@@ -14,24 +14,24 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from convexnet.lab import plane_pictures
 from convexnet.lab.data import DataSet, Split
-from convexnet.lab.driver import Driven
-from convexnet.lab.jobs import Job
-from convexnet.lab.learning import common
-from convexnet.lab.metrics import classes_of
-from convexnet.lab.models import build
-from convexnet.lab.page import Panel, Section, Table
-from convexnet.lab.pictures import picture
-from convexnet.lab.place import Place, Tick
-from convexnet.lab.plane import intervals, two_convex_functions
-from convexnet.lab.recipes import Recipe
-from convexnet.lab.records import FIELDS, Row
-from convexnet.lab.runs import record, taught
+from convexnet.lab.models.registry import build
+from convexnet.lab.reports import plane_pictures
+from convexnet.lab.reports.page import Panel, Section, Table
+from convexnet.lab.reports.pictures import picture
+from convexnet.lab.runs.jobs import Job
+from convexnet.lab.runs.learning import common
+from convexnet.lab.runs.metrics import classes_of
+from convexnet.lab.runs.place import Place, Tick
+from convexnet.lab.runs.records import FIELDS, Row
+from convexnet.lab.runs.run import record, taught
+from convexnet.lab.runs.verdict import verdict
 from convexnet.lab.studies import fig2
-from convexnet.lab.study import Study, shortened
-from convexnet.lab.train import predict
-from convexnet.lab.verdict import verdict
+from convexnet.lab.studies.plane import intervals, two_convex_functions
+from convexnet.lab.studies.study import Study, shortened
+from convexnet.lab.training.driver import Driven
+from convexnet.lab.training.epoch import predict
+from convexnet.lab.training.recipes import Recipe
 
 RECIPE = Recipe(name="line", epochs=200, batch=128, learning_rate=1e-2, normalise="none", hidden=(64, 64))
 LINE, FINER = torch.linspace(-2, 2, 401)[:, None], torch.linspace(-2, 2, 2001)[:, None]
