@@ -9,11 +9,11 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from convexnet.lab.demo.pictures import Theme
 from convexnet.lab.models.registry import MODELS
 from convexnet.lab.reports.comparison import shown
 from convexnet.lab.reports.page import Panel, Section, Table
 from convexnet.lab.reports.pictures import picture, plain_axes
+from convexnet.lab.reports.theme import Theme
 from convexnet.lab.runs.records import CLASSIFICATION, COMMON, Row
 
 COLOURS = ("nn", "ioc", "first", "second")

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from convexnet.lab.demo.pictures import Theme
 from convexnet.lab.models.registry import MODELS
 from convexnet.lab.reports.comparison import Line, interval
 from convexnet.lab.reports.page import Panel
 from convexnet.lab.reports.papers import TABLE_1, TITLES
 from convexnet.lab.reports.pictures import Draw, picture, plain_axes, reliability_diagram
+from convexnet.lab.reports.theme import Theme
 from convexnet.lab.runs.metrics import Reliability
 from convexnet.lab.runs.records import Row
 
