@@ -425,7 +425,10 @@ def attack(name: str, rule: Rule, samples: Sequence[Sample], seed: int, trials: 
         for turn in range(trials):
             guise = GUISES[(turn + number * trials) % len(GUISES)]
             trial = Trial(name, sample, guise, hash((seed, number, turn)) % 2**40)
-            wrong, _ = violations(rule, trial)
+            try:
+                wrong, _ = violations(rule, trial)
+            except torch.linalg.LinAlgError:  # a matrix that was drawn has no inverse: there is no result to hold it to
+                continue
             if wrong:
                 found.append(f"{trial.describe()}\n    {wrong[0]}")
                 break
