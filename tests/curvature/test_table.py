@@ -471,6 +471,11 @@ def test_claims_hold_in_many_trials(name: str, seed: int) -> None:
     assert not wrong, "\n".join(wrong)
 
 
+def test_a_matrix_without_an_inverse_is_no_wrong_rule() -> None:
+    """These draws hold one, at which the operator has no result."""
+    assert not attack("linalg_inv", TABLE["linalg_inv"].rule, SAMPLES["linalg_inv"], 42_878_011, trials=6)
+
+
 def test_the_recipe_of_contributing_works_as_typed(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its row, its sample and its negative control, of an operator that is missing."""
     text = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
