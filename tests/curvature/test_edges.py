@@ -216,7 +216,8 @@ def test_wrong_kinds_of_model() -> None:
 
 EMPTY: dict[str, Callable[[Tensor], Tensor]] = {
     "a logarithm": lambda y: y[:, :0].log(),
-    "a sine": lambda y: y[:, :0].sin(),
+    "a logarithm of what is curved": lambda y: torch.maximum(y[:, :, None], y[:, None])[:, 0, :0].log(),
+    "a sine of what is curved": lambda y: y.exp()[:, :0].sin(),
     "a softmax": lambda y: y[:, :0].softmax(1),
     "a product": lambda y: y[:, :0] * y[:, 1:1],
     "a choice": lambda y: torch.where(y[:, :0] > 0, y[:, :0], y[:, :0].sin()),
