@@ -120,7 +120,7 @@ OTHER_NAMES = ("nn", "zoo", "initialise", "lab", "storage")
 OWN_TABLES = {
     "curvature/table.py": "the table",
     "form/operators.py": "how an operator is lowered to affine maps and convex atoms",
-    "curvature/kinks.py": "the adversary's own: an attack must not believe what it attacks",
+    "curvature/adversary/kink_table.py": "the adversary's own: an attack must not believe what it attacks",
     "choices.py": "words by which a user chooses an activation or a constraint",
 }
 """Where operators may be listed beside the table, and why."""

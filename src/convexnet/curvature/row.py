@@ -102,7 +102,7 @@ class Row:
         added: the place of the argument that is added to its products.
         jet: what it makes of a value with two derivatives (`jets`), by the value and the call, where it is a function
             of one number and no arithmetic.
-        arithmetic: it is a sum, product, power, exponential or logarithm; `algebras` says which.
+        arithmetic: it is a sum, product, power, exponential or logarithm; `interpreter` says which.
         recoverable: what its rule loses, those that read the result may make up for. That is also so of what is
             affine, of reductions, and of functions of one number with derivatives.
         shape_only: places of arguments of which it takes the shape or the type, and no element. The result has the

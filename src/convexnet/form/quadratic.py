@@ -13,10 +13,10 @@ from typing import Any, final
 import torch
 from torch import Tensor, fx
 
-from convexnet.curvature.arithmetic import mul
-from convexnet.curvature.graph import base_name
-from convexnet.curvature.quadratics import is_product as multiplies
+from convexnet.curvature.patterns.quadratic_forms import is_product as multiplies
+from convexnet.curvature.rules.arithmetic import mul
 from convexnet.curvature.table import row_of
+from convexnet.curvature.tracing.graph import base_name
 from convexnet.form.atoms import Atom
 from convexnet.form.execution import Applied, execute
 from convexnet.form.grouped import grouped
