@@ -67,9 +67,10 @@ def without(whole: Fact, shift: Fact) -> Fact | None:
             return None
         chain.insert(0, made)
         whole = moving[0]
-    names = [made.call.name for made in chain if not made.row.is_view]
+    steps = [made for made in chain if not made.row.is_view]
+    names = [made.call.name for made in steps]
     if names not in (["logsumexp"], ["amax"]) and not (
-        names[:1] == ["exp"] and names[-1] == "log" and all(map(scales, chain[1:-1]))
+        names[:1] == ["exp"] and names[-1] == "log" and all(map(scales, steps[1:-1]))
     ):
         return None
     x = difference(whole, shift, chain)
