@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import convexnet as cx
+from convexnet.errors import meant
 from convexnet.lab.terminal import UsageError
 
 
@@ -47,7 +48,8 @@ def named(factory: str) -> object:
         raise UsageError(_failed(f"importing {module_name!r}", error)) from error
     for name in attribute.split("."):
         if not hasattr(found, name):
-            raise UsageError(f"{module_name!r} has no {attribute!r}{_candidates(found)}.")
+            near = meant(name, [other for other in dir(found) if not other.startswith("_")])
+            raise UsageError(f"{module_name!r} has no {attribute!r}{near}{_candidates(found)}.")
         found = getattr(found, name)
     return found
 
@@ -91,6 +93,14 @@ def asked(
         if weights is not None:
             _load_weights(model, weights)
         return model, shapes or [",".join(map(str, part.shape[1:])) for part in example_in(path, model)]
+    if ":" not in words:
+        inside = path / "network.safetensors"
+        where = "is a folder" if path.is_dir() else "is not there, as a file"
+        of_a_run = f"; the network in it is {inside}" if inside.is_file() else ""
+        raise UsageError(
+            f"{words!r} {where}{of_a_run}. Write MODULE:FACTORY, such as my_package.models:build, or the path of a "
+            "file that `convexnet.save` wrote."
+        )
     model = load(words, seed=seed, weights=weights)
     if not shapes:
         raise UsageError("give the shape of one sample, without the batch, for every input: --shape 3,32,32")
