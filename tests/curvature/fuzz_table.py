@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, fx
 
 from convexnet.curvature.table import TABLE
-from convexnet.curvature.trace import Source
+from convexnet.curvature.tracing.trace import Source
 from tests.curvature.oracles import SAMPLES, Fixed, Moving, Sample
 
 if TYPE_CHECKING:
