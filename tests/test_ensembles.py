@@ -29,7 +29,7 @@ from convexnet.learner import Learner, run
 PLANE = torch.zeros(1, 2)
 
 
-def points(count: int = 120) -> tuple[Tensor, Tensor]:
+def points(count: int = 80) -> tuple[Tensor, Tensor]:
     """The letter V: no convex set holds either class alone."""
     x = 2 * torch.rand(count, 2, generator=torch.Generator().manual_seed(0)) - 1
     return x, ((x[:, 1] - 2 * x[:, 0].abs() + 0.8).abs() < 0.5).long()
@@ -71,10 +71,10 @@ def test_the_likelihood_never_falls(make: Callable[[], nn.Module]) -> None:
     """At a rate that is far too high, so that steps are undone; under dropout, BatchNorm and constraints."""
     x, y = points()
     model = mixture(make)
-    history = model.fit_em(x, y, iterations=12, batch=32, learning_rate=0.3)
-    found = history.log_likelihood
+    history = model.fit_em(x, y, iterations=8, batch=32, learning_rate=0.3)
+    found = [log_likelihood(mixture(make), x, y), *history.log_likelihood]
     assert found == sorted(found)
-    assert found[-1] > found[0]
+    assert found[-1] > found[0] + 0.01
     assert sum(point["undone"] for point in history.points) > 0
     assert found[-1] == pytest.approx(log_likelihood(model, x, y), abs=1e-5)
     if make is not ordinary:
@@ -144,7 +144,7 @@ def em() -> tuple[Learner, Callable[[], nn.Module]]:
     model = mixture(cone("clip"))
     model.experts.append(ordinary())
     model.gate = nn.Linear(2, 4)
-    return ExpectationMaximisation(model, x, y, iterations=4, batch=32, learning_rate=0.3), lambda: model
+    return ExpectationMaximisation(model, x, y, iterations=3, batch=32, learning_rate=0.3), lambda: model
 
 
 def samme() -> tuple[Learner, Callable[[], nn.Module]]:
@@ -216,7 +216,7 @@ def test_the_weights_of_samme() -> None:
     error = 1 / (3 + 6)  # the sample that was wrong now counts e^first = 6
     assert found.weights.tolist() == pytest.approx([first, math.log((1 - error) / error) + math.log(2)])
     votes = found(torch.arange(4.0)[:, None])
-    assert votes.argmax(1).tolist() == [0, 1, 2, 0]
+    assert votes.argmax(1).tolist() == [1, 1, 2, 0]  # the second weighs more
     assert found.oracle_accuracy(torch.arange(4.0)[:, None], torch.tensor(y)) == 1.0
 
 
@@ -238,9 +238,8 @@ def test_boosting_stops_at_chance() -> None:
 
 def test_a_gate_over_frozen_experts() -> None:
     x, y = points()
-    made = Boosting(cone("clip"), x, y, 2, epochs=10, batch=32, learning_rate=0.03)
-    run(made)
-    boosted = made.boosted()
+    parts = [boost(cone("clip"), x, y, 1, epochs=4, batch=32, learning_rate=0.03, seed=seed) for seed in (0, 1)]
+    boosted = Boosted([part.experts[0] for part in parts], [1.0, 1.0])
     before = copy.deepcopy(boosted.experts)
     history = boosted.fit_gate(nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 2)), x, y, learning_rate=0.03)
     assert same(boosted.experts, before)
