@@ -126,6 +126,15 @@ def test_responsibilities_are_bayes() -> None:
     torch.testing.assert_close(model.responsibilities(x, y), likely / likely.sum(1, keepdim=True))
 
 
+def test_arrays_and_lists_are_samples_too() -> None:
+    x, y = points(20)
+    found = [
+        mixture(ordinary).fit_em(inputs, classes, iterations=1, learning_rate=0.01).log_likelihood
+        for inputs, classes in ((x, y), (x.double().numpy(), y.numpy()), (x.tolist(), y[:, None].tolist()), (x, y == 1))
+    ]
+    assert found[1:] == found[:1] * 3
+
+
 def test_experts_of_several_classes() -> None:
     torch.manual_seed(0)
     x = torch.randn(90, 2)
@@ -192,6 +201,8 @@ def test_interrupted_and_resumed_to_the_same_bits(
 
 class Fixed(nn.Module):
     """An expert that says what it was told, whatever it learns."""
+
+    said: Tensor
 
     def __init__(self, classes: Tensor, count: int) -> None:
         super().__init__()

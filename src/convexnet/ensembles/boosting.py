@@ -23,6 +23,7 @@ from convexnet.ensembles.training import (
     derived_seed,
     drawing,
     go_back,
+    inputs_of,
     nothing,
     optimiser_of,
     penalised,
@@ -94,15 +95,13 @@ class Boosting(Slices):
         self.stopped, self.remarks = "", []
         self.epoch, self.position, self.sum = 0, 0, 0.0
         self.expert, self.optimiser = self.made(0)
-        inputs = torch.as_tensor(x)
-        if inputs.ndim < 1 or len(inputs) == 0:
-            raise ValueError("there are no samples: x is empty")
+        inputs = inputs_of(x, self.expert)
         if rounds > len(inputs):
             raise ValueError(f"there are {rounds} rounds and {len(inputs)} samples: each expert needs one at least")
         with evaluating(self.expert):
             width = logits_of(self.expert, inputs[:1].to(device_of(self.expert)), "the expert").shape[1]
         self.classes = max(2, width)
-        self.samples = samples_of(x, y, sample_weight, self.classes)
+        self.samples = samples_of(inputs, y, sample_weight, self.classes)
         self.weights = self.samples.weights.double()
 
     def made(self, number: int) -> tuple[nn.Module, torch.optim.Optimizer]:

@@ -18,6 +18,7 @@ from convexnet.ensembles.training import (
     derived_seed,
     drawing,
     go_back,
+    inputs_of,
     optimiser_of,
     penalised,
     samples_of,
@@ -103,15 +104,13 @@ class ExpectationMaximisation(Slices):
         check_rate(learning_rate)
         check_rate(penalty, "penalty", zero=True)
         self.mixture, self.device = mixture, device_of(mixture)
-        inputs = torch.as_tensor(x)
-        if inputs.ndim < 1 or len(inputs) == 0:
-            raise ValueError("there are no samples: x is empty")
+        inputs = inputs_of(x, mixture)
         count = len(mixture.experts)
         if count > len(inputs):
             raise ValueError(f"there are {count} experts and {len(inputs)} samples: each expert needs one at least")
         with evaluating(mixture):
             classes = mixture.log_parts(inputs[:1].to(self.device))[1].shape[2]
-        self.samples = samples_of(x, y, sample_weight, classes)
+        self.samples = samples_of(inputs, y, sample_weight, classes)
         self.iterations, self.passes, self.batch, self.patience = iterations, passes, batch, patience
         self.top, self.penalty, self.seed = float(learning_rate), float(penalty), seed
         self.optimiser = optimiser_of(mixture, self.top)

@@ -26,6 +26,7 @@ from convexnet.ensembles.training import (
     derived_seed,
     drawing,
     go_back,
+    inputs_of,
     optimiser_of,
     samples_of,
     snapshot,
@@ -81,9 +82,8 @@ class GateTraining(Slices):
     ) -> None:
         check_counts(epochs=epochs, batch=batch)
         check_rate(learning_rate)
-        members, inputs = as_experts(experts), torch.as_tensor(x)
-        if inputs.ndim < 1 or len(inputs) == 0:
-            raise ValueError("there are no samples: x is empty")
+        members = as_experts(experts)
+        inputs = inputs_of(x, members)
         if not isinstance(gate, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"the gate must be an nn.Module, not {type(gate).__name__}")
         logits = [predict(expert, inputs) for expert in members]
@@ -91,7 +91,7 @@ class GateTraining(Slices):
         if len(widths) > 1:
             raise ValueError(f"the experts have {widths} outputs: an ensemble needs the same number")
         found = log_probabilities(torch.stack(logits, 1))
-        self.samples = samples_of(x, y, sample_weight, found.shape[2])
+        self.samples = samples_of(inputs, y, sample_weight, found.shape[2])
         self.experts, self.gate, self.device = found, gate, device_of(gate)
         with evaluating(gate):
             log_gate(gate, self.samples.x[:1].to(self.device), len(members))

@@ -58,6 +58,23 @@ class Samples:
         return len(self.y)
 
 
+def inputs_of(x: Any, model: nn.Module) -> Tensor:
+    """Return inputs (N, ...) as a tensor; floating ones in the type of a model's parameters.
+
+    Raises:
+        TypeError, ValueError: they are not numbers, or there are none.
+
+    Example:
+        >>> inputs_of([[0.0], [1.0]], nn.Linear(1, 1)).dtype
+        torch.float32
+    """
+    found = as_tensor(x, "x").detach()
+    if found.ndim < 1 or len(found) == 0:
+        raise ValueError("there are no samples: x is empty")
+    kinds = [parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()]
+    return found.to(kinds[0]) if kinds and found.is_floating_point() else found
+
+
 def samples_of(x: Any, y: Any, weights: Any, classes: int) -> Samples:
     """Return checked samples.
 
