@@ -350,6 +350,16 @@ def test_a_gate_that_collapses_and_an_expert_without_data_are_named() -> None:
     assert history.points[0]["experts_used"] == 1
 
 
+def test_a_gate_that_only_begins_with_one_expert_has_not_collapsed() -> None:
+    torch.manual_seed(0)
+    x = torch.linspace(-1, 1, 40)[:, None]
+    model = MixtureOfExperts([nn.Linear(1, 1), nn.Linear(1, 1)], nn.Linear(1, 2))
+    model.gate.bias.data.copy_(torch.tensor([2.0, 0.0]))  # pyright: ignore
+    assert model.gates(x).argmax(1).unique().tolist() == [0]
+    history = model.fit_em(x, (x[:, 0].abs() > 0.5).long(), iterations=30, learning_rate=0.3)
+    assert (history.points[-1]["experts_used"], history.remarks) == (2, ())
+
+
 def test_the_oracle_is_above_every_expert() -> None:
     x, y = points()
     experts = [ordinary() for _ in range(3)]

@@ -117,7 +117,7 @@ class ExpectationMaximisation(Slices):
         self.remarks = []
         # where it is: an iteration, the step that is tried in it, and the batch of that step
         self.iteration, self.attempt, self.position = 0, 0, 0
-        self.rate, self.stalled = self.top, 0
+        self.rate, self.stalled, self.most_used = self.top, 0, 1
         self.kept: dict[str, Any] | None = None
         self.order: tuple[int, list[Tensor]] | None = None
         self.objective, self.cost, self.shares = self.evaluated()
@@ -136,7 +136,7 @@ class ExpectationMaximisation(Slices):
         return {
             **snapshot(self.mixture, self.optimiser),
             "kept": copy.deepcopy(self.kept),
-            "where": [self.iteration, self.attempt, self.position, self.stalled],
+            "where": [self.iteration, self.attempt, self.position, self.stalled, self.most_used],
             "rate": self.rate,
             "objective": self.objective,
             "cost": self.cost,
@@ -148,7 +148,7 @@ class ExpectationMaximisation(Slices):
         """Continue from a `state()`."""
         go_back(self.mixture, self.optimiser, state)
         self.kept = copy.deepcopy(state["kept"])
-        self.iteration, self.attempt, self.position, self.stalled = state["where"]
+        self.iteration, self.attempt, self.position, self.stalled, self.most_used = state["where"]
         self.rate, self.objective, self.cost = state["rate"], state["objective"], state["cost"]
         self.shares = {name: value.clone() for name, value in state["shares"].items()}
         self.remarks = list(state["remarks"])
@@ -237,7 +237,9 @@ class ExpectationMaximisation(Slices):
         first = f"(first in iteration {self.iteration})"
         for index in (received < EMPTY).nonzero()[:, 0].tolist():
             self.remark(f"expert {index} receives no data", first)
-        if len(received) > 1 and len(used) == 1:
+        # A gate may begin so and learn: it has collapsed if it has known better, or ends so.
+        self.most_used = max(self.most_used, len(used))
+        if len(received) > 1 and len(used) == 1 and (self.most_used > 1 or self.done):
             self.remark("the gate collapses:", f"it prefers expert {used[0]} for all samples {first}")
         return {
             "iteration": float(self.iteration),

@@ -98,7 +98,7 @@ class GateTraining(Slices):
         self.epochs, self.batch, self.seed, self.top = epochs, batch, seed, float(learning_rate)
         self.optimiser = optimiser_of(gate, self.top)
         self.remarks = []
-        self.epoch, self.position, self.sum = 0, 0, 0.0
+        self.epoch, self.position, self.sum, self.most_used = 0, 0, 0.0, 1
 
     @property
     def done(self) -> bool:
@@ -107,14 +107,14 @@ class GateTraining(Slices):
 
     def state(self) -> dict[str, Any]:
         """Return all that it needs to continue."""
-        where = [self.epoch, self.position]
+        where = [self.epoch, self.position, self.most_used]
         kept = snapshot(self.gate, self.optimiser)
         return {**kept, "where": where, "sum": self.sum, "remarks": list(self.remarks)}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continue from a `state()`."""
         go_back(self.gate, self.optimiser, state)
-        self.epoch, self.position = state["where"]
+        self.epoch, self.position, self.most_used = state["where"]
         self.sum, self.remarks = state["sum"], list(state["remarks"])
 
     def unit(self) -> Point | None:
@@ -149,7 +149,9 @@ class GateTraining(Slices):
         if loss != loss or loss == float("inf"):
             raise ValueError(f"the loss of the gate is {loss} in epoch {self.epoch + 1}: try a smaller learning_rate")
         self.epoch, self.position, self.sum = self.epoch + 1, 0, 0.0
-        if gates.shape[1] > 1 and len(used) == 1:
+        # A gate may begin so and learn: it has collapsed if it has known better, or ends so.
+        self.most_used = max(self.most_used, len(used))
+        if gates.shape[1] > 1 and len(used) == 1 and (self.most_used > 1 or self.done):
             self.remark(
                 "the gate collapses:", f"it prefers expert {used[0]} for all samples (first in epoch {self.epoch})"
             )
