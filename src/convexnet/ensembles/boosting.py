@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from convexnet.ensembles.boosted import Boosted
 from convexnet.ensembles.outputs import classes_of, device_of, evaluating, log_probabilities, logits_of, predict
+from convexnet.ensembles.samples import inputs_of, samples_of
 from convexnet.ensembles.training import (
     History,
     Slices,
@@ -23,11 +24,9 @@ from convexnet.ensembles.training import (
     derived_seed,
     drawing,
     go_back,
-    inputs_of,
     nothing,
     optimiser_of,
     penalised,
-    samples_of,
     snapshot,
     train_mode,
 )

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from convexnet.ensembles.outputs import ROWS, device_of, evaluating, joint
+from convexnet.ensembles.samples import inputs_of, samples_of
 from convexnet.ensembles.training import (
     Slices,
     batches,
@@ -18,10 +19,8 @@ from convexnet.ensembles.training import (
     derived_seed,
     drawing,
     go_back,
-    inputs_of,
     optimiser_of,
     penalised,
-    samples_of,
     snapshot,
     total,
     train_mode,

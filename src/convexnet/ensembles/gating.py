@@ -17,6 +17,7 @@ from convexnet.ensembles.outputs import (
     log_probabilities,
     predict,
 )
+from convexnet.ensembles.samples import inputs_of, samples_of
 from convexnet.ensembles.training import (
     Slices,
     batches,
@@ -26,9 +27,7 @@ from convexnet.ensembles.training import (
     derived_seed,
     drawing,
     go_back,
-    inputs_of,
     optimiser_of,
-    samples_of,
     snapshot,
     train_mode,
 )
