@@ -10,8 +10,8 @@ from torch import nn
 
 import convexnet as cx
 from convexnet.ensembles import ExpectationMaximisation, MixtureOfExperts, training
-from convexnet.lab.checkpoints import CheckpointError
-from convexnet.lab.driver import LOG, Keeping, drive
+from convexnet.lab.training.checkpoints import CheckpointError
+from convexnet.lab.training.driver import LOG, Keeping, drive
 from convexnet.learner import Point
 
 SETTINGS = {"experts": 2}
