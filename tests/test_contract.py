@@ -120,7 +120,7 @@ SOLVE: dict[str, set[str]] = {
     "compiled": {"fingerprint", "functions"},
     "arguments": {"solution", "solvers"},
     "derivatives": {"functions", "solvers", "compiled", "arguments"},
-    "opening": {"functions", "solvers", "lower_bounds", "compiled", "arguments"},
+    "solver_functions": {"functions", "solvers", "lower_bounds", "compiled", "arguments"},
 }
 """The same inside of `solve`, from the bottom up; `answer` and `minimise` come last and may know all of it."""
 SOLVE["answer"] = {*SOLVE}

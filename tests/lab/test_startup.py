@@ -16,7 +16,7 @@ from convexnet import zoo
 from convexnet.choices import ConstraintName
 from convexnet.constraints.sets import METHODS
 from convexnet.initialise import initialise
-from convexnet.initialise.moments import ACTIVATIONS as WITH_MOMENTS
+from convexnet.initialise.activation_moments import ACTIVATIONS as WITH_MOMENTS
 from convexnet.lab.cli import choices
 from convexnet.lab.cli.app import app
 from convexnet.lab.data import AUGMENTATIONS, KINDS, NAMES

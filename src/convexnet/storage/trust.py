@@ -51,6 +51,8 @@ FUNCTIONS = (
 MOVED = {
     "convexnet.lab.whiten": "convexnet.lab.models.first_step",
     "convexnet.constraints.keeping": "convexnet.constraints.constrain",
+    "convexnet.curvature.chords": "convexnet.curvature.adversary.chords",
+    "convexnet.domains": "convexnet.domains.box",
 }
 """Modules that have moved: the path in files of earlier versions, and where its classes and functions are now. It is
 looked up before anything is judged, so that an old file meets the same lists as a new one."""

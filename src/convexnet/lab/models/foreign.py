@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from convexnet.curvature.undisturbed import calling
+from convexnet.curvature.tracing.restored_state import calling
 from convexnet.errors import meant
 from convexnet.lab.errors import UsageError
 from convexnet.lab.models.architectures import Model, converted

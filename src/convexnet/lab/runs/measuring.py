@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from convexnet.curvature.undisturbed import calling
+from convexnet.curvature.tracing.restored_state import calling
 from convexnet.lab.data import DataSet, Part, Streamed, batches
 from convexnet.lab.training.task import Task
 from convexnet.learner import Point

@@ -14,8 +14,8 @@ from convexnet.constraints.required_signs import derive
 from convexnet.constraints.sets import Interval
 from convexnet.curvature.arguments import unwrapped
 from convexnet.curvature.certificate import ALL
-from convexnet.curvature.undisturbed import calling
-from convexnet.differences.part import ConvexPart
+from convexnet.curvature.tracing.restored_state import calling
+from convexnet.differences.convex_part import ConvexPart
 from convexnet.errors import NotCertified
 from convexnet.memory import CONSTRAINT, example_of, recall
 from convexnet.nn.heads import FreeHead
