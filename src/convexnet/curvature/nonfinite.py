@@ -74,6 +74,33 @@ def mark_nonfinite(call: Call) -> tuple[Refusal, Tensor] | None:
     return (CLASH, clash) if where_any(clash) else None
 
 
+def over_holes(call: Call, result: Result) -> Result:
+    """A result without what its rule says of elements made of some that are not defined in the midst of others.
+
+    An argument of no curvature that may be undefined has such holes, as 1/x has one: of a zero in its place, or of
+    what is flat there, NaN is made all the same. Where curvature is known, what is defined is a convex set (log x).
+    """
+    row = row_of(call.name)
+    if row.is_move:
+        return result
+    elementwise_one = elementwise_operator(call)
+    if not elementwise_one and not row.weights:
+        return result
+    mask = uniform(False, call.shape, torch.bool)
+    place = 2 if call.name == "addcdiv" else row.divisor
+    if place is not None and not (divisor := as_fact(call.args[place])).constant:
+        around = elementwise(lambda lo, hi: (lo < 0) & (hi > 0), divisor.shape, divisor.lo, divisor.hi)
+        mask = around.expand(tuple(call.shape))  # a numerator of zero hides the pole
+    for fact in call.read():
+        if not fact.undefined or fact.constant or fact.order is not None or fact.size is not None:
+            continue
+        hole = fact.unknown
+        if where_any(hole):
+            part = hole.expand(tuple(call.shape)) if elementwise_one else uniform(True, call.shape, torch.bool)
+            mask = either(mask, part)
+    return marked(result, mask) if where_any(mask) else result
+
+
 def may_be_no_factor(fact: Fact, divisor: bool) -> bool:
     """Whether the range of a known tensor does not rule out infinities, or zeros in a divisor."""
     low, high = extremes(fact.lo)[0], extremes(fact.hi)[1]

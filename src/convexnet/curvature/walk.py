@@ -17,7 +17,7 @@ from convexnet.curvature.call import Call, Refusal, Result
 from convexnet.curvature.constant_folding import attribute, beyond, compute, exact, tensor_fact
 from convexnet.curvature.facts import CONSTANT, UNKNOWN, Fact, constant, typed, unknown
 from convexnet.curvature.fields import core, elementwise, is_aligned, level, uniform, where_any
-from convexnet.curvature.nonfinite import NAN, mark_nonfinite, marked, with_infinities
+from convexnet.curvature.nonfinite import NAN, mark_nonfinite, marked, over_holes, with_infinities
 from convexnet.curvature.patterns.comparisons import Choice, Pick, choices
 from convexnet.curvature.patterns.compositions import refined
 from convexnet.curvature.patterns.expressions import THROUGH, duplicates, recorded
@@ -264,7 +264,7 @@ class _Runner:
             if row.forgives and any(fact.undefined for fact in facts):
                 raise GAP
             sums = ordered(call, row) if any(fact.order is not None for fact in facts) else None
-            result = row.rule(call) if sums is None else sums
+            result = over_holes(call, row.rule(call)) if sums is None else sums
         except (RuntimeError, TypeError, ValueError, IndexError) as error:  # never let a gap in a rule pass, or crash
             self.found.errors.append(error)
             cause = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
@@ -277,6 +277,8 @@ class _Runner:
             result = found_again(call, result) if moving else result
             if result is None or where_any(result.unknown):
                 lost = self.blame(node, call, refusal)
+                if isinstance(lost, Fact) and row.is_affine:  # sums and products are defined where their terms are
+                    lost = replace(lost, undefined=False)
                 return lost if result is None else result
         spoil = mark_nonfinite(call) if moving else None
         fine = not any(where_any(f.unknown) for f in facts if not f.constant)

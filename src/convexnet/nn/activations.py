@@ -107,7 +107,7 @@ def require_module(activation: object) -> None:
 
 
 def function_of(activation: nn.Module) -> Activation:
-    """The activation as a function of float64 tensors, for `initialise.moments`.
+    """The activation as a function of float64 tensors, for `initialise.activation_moments`.
 
     Example:
         >>> function_of(nn.PReLU())(torch.ones(1, dtype=torch.float64)).dtype

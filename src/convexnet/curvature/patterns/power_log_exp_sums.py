@@ -42,6 +42,9 @@ class Terms:
         return Terms({key: -c for key, c in self.of.items()}, self.pole)
 
     def __mul__(self, other: Terms) -> Terms:
+        for zero, factor in ((self, other), (other, self)):
+            if not zero.of and any(b or a < 0 or not a.is_integer() for a, b, _ in factor.of):
+                raise Lost  # zero times what is not defined everywhere, and the terms would not say where
         found: dict[Key, Interval] = {}
         for (a, b, k), c in self.of.items():
             for (a2, b2, k2), c2 in other.of.items():

@@ -46,11 +46,19 @@ class Jet:
 
     def __mul__(self, other: Jet) -> Jet:
         cross = self.d * other.d
-        return Jet(
+        parts = (
             self.f * other.f,
             self.f * other.d + self.d * other.f,
             self.f * other.dd + cross + cross + self.dd * other.f,
         )
+        whole = ~(self.is_lost | other.is_lost)  # of which a product with zero would know everything
+        return Jet(*parts) if bool(whole.all()) else Jet(*(told(part, whole) for part in parts))
+
+    @property
+    def is_lost(self) -> Tensor:
+        """Where nothing is known, as of a function that is not defined throughout."""
+        parts = torch.broadcast_tensors(*(end for part in (self.d, self.dd) for end in (part.lo, part.hi)))
+        return torch.stack(parts).isinf().all(0)
 
     def exp(self, rate: float = 1.0) -> Jet:
         x = self if rate == 1.0 else self * constant_jet(about(rate))

@@ -83,6 +83,15 @@ def many_meet(opened: Opened, inputs: Sequence[Tensor], sample: int, rows: Seque
     )
 
 
+def cannot_tell(sample: int) -> str:
+    """Why a minimiser has no derivative here: in double precision it is open which kinks and bounds hold it."""
+    return (
+        f"the derivative of the minimiser of sample {sample} cannot be told: which kinks and bounds hold it is not "
+        "certain in double precision, because slopes or sides of the domain differ too much in size. Give the "
+        'variables units in which they do not, or use derivative="smoothed"'
+    )
+
+
 def describe_operator(node: fx.Node) -> str:
     """An operator with its module and its line."""
     path, line = module_path(node), source_line(node)

@@ -149,7 +149,9 @@ class Moved:
 
     def only_way(self) -> Array | None:
         """The one way (T,) in which the arguments that meet can move; None where there is more than one."""
-        if len(self.local.columns) > FEW or any(row.atom < 0 and self.ends[row.share] for row in self.local.of):
+        if not 0 < len(self.local.columns) <= FEW or any(
+            row.atom < 0 and self.ends[row.share] for row in self.local.of
+        ):
             return None
         generator = torch.Generator().manual_seed(0)
         probes = [torch.randn(WAYS, *t.shape, generator=generator, dtype=torch.float64).to(t) for t in self.tensors]
