@@ -17,6 +17,7 @@ from convexnet.curvature.trace import Source
 from torch import Tensor, fx
 
 from convexnet.curvature.table import TABLE
+from convexnet.curvature.tracing.trace import Source
 from tests.curvature.oracles import SAMPLES, Fixed, Moving, Sample
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ import random
 import signal
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from convexnet.lab.runs.records import Row
 from convexnet.lab.runs.verdict import Verdict
 from convexnet.lab.training import experiment
 from convexnet.lab.training.signals import Stopped
-from tests.lab import small, test_learners, test_tasks
+from tests.lab import killed, small, test_learners, test_streamed, test_tasks
 from tests.processes import ended, fork
 
 Made = Callable[[Path], Row]
@@ -46,7 +47,20 @@ def clustering(folder: Path) -> Row:
     return test_learners.cluster(test_learners.JOBS[0], small.place(folder), lambda job, point: None)
 
 
-KINDS: Mapping[str, Made] = {"classifier": classifier, "regression": regression, "clustering": clustering}
+def streamed(folder: Path) -> Row:
+    """Photographs that stay in their files, and that a worker decodes ahead of the steps."""
+    job = killed.streaming(str(folder.parent / PHOTOGRAPHS))
+    return runs.run(replace(job, recipe=replace(job.recipe, epochs=2)), small.place(folder, workers=1))
+
+
+PHOTOGRAPHS = "photographs"
+
+KINDS: Mapping[str, Made] = {
+    "classifier": classifier,
+    "regression": regression,
+    "clustering": clustering,
+    "streamed": streamed,
+}
 """Every kind of learner and of data there is; a new one is a line here."""
 
 
@@ -54,10 +68,11 @@ class Moment:
     """Stops the process at a number of calls, and counts them."""
 
     def __init__(self, number: int = 0, sign: signal.Signals = signal.SIGKILL) -> None:
-        self.seen, self.number, self.sign = 0, number, sign
+        self.seen, self.number, self.sign, self.process = 0, number, sign, 0
 
     def __call__(self, frame: Any, event: str, argument: Any) -> None:
-        if event in ("call", "c_call"):
+        self.process = self.process or os.getpid()
+        if event in ("call", "c_call") and os.getpid() == self.process:  # a worker that it forks inherits this
             self.seen += 1
             if self.seen == self.number:
                 os.kill(os.getpid(), self.sign)
@@ -84,6 +99,8 @@ def main(folder: str, kind: str, seed: str, count: str) -> None:
     """Stop, go on, and compare."""
     architectures.HIDDEN = small.HIDDEN
     made, draw, finished = KINDS[kind], random.Random(f"{kind} {seed}"), 0
+    if kind == "streamed":
+        test_streamed.draw(Path(folder) / PHOTOGRAPHS, 20, vary=True)
     whole = Path(folder) / "whole"
     assert ended(fork(lambda: child(made, whole, Moment()))) == 0
     expected, calls = json.loads((whole / "row.json").read_text()), int((whole / "calls").read_text())

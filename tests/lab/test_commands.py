@@ -120,7 +120,9 @@ def test_a_box_restricts_the_claim(models: str) -> None:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["{m}", "--shape", "3"], "Write MODULE:FACTORY"),
+        (["{m}", "--shape", "3"], "'{m}' is not there, as a file. Write MODULE:FACTORY"),
+        ([".", "--shape", "3"], "'.' is a folder. Write MODULE:FACTORY"),
+        (["{m}:convx", "--shape", "3"], "has no 'convx' (did you mean 'convex'?)"),
         (["{m}.py:convex", "--shape", "3"], "is a file; name the module as in an import statement: {m}:convex"),
         (["no_such_module_here:f", "--shape", "3"], "there is no module 'no_such_module_here'"),
         (["{m}_broken:f", "--shape", "3"], "No module named 'a_package_nobody_has'"),

@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 
 import convexnet as cx
 from convexnet.lab.cli.app import app
-from convexnet.memory import remember_example
+from convexnet.memory import CLASSNAMES, remember_example
 
 
 @pytest.fixture
@@ -41,6 +41,33 @@ def test_a_batch_and_its_file(saved: Path, tmp_path: Path) -> None:
         assert np.allclose(found["value"], direct.value.detach().numpy())
         assert np.allclose(found["x"], direct.x.detach().numpy())
     assert not list(tmp_path.glob(".*part"))
+
+
+def test_one_of_several_outputs(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = cx.nn.FICNN(3, hidden=(6,), out_features=2, activation="relu")
+    network.__dict__[CLASSNAMES] = ["ant", "bee"]
+    path, out = tmp_path / "network.safetensors", tmp_path / "found.npz"
+    cx.save(network, path)
+    values: dict[str, float] = {}
+    for name in ("0", "1", "bee"):
+        done = minimise(str(path), "--box", "-1,1", "--output", name, "--out", str(out))
+        assert done.exit_code == 0, done.output
+        with np.load(out) as found:
+            outputs = network(torch.tensor(found["x"]).float()).detach()[0]
+            values[name] = float(found["value"][0])
+            assert float(outputs[int(name != "0")]) == pytest.approx(values[name], abs=1e-5)
+    assert values["1"] == values["bee"] != values["0"]
+    corners = torch.cartesian_prod(*3 * [torch.linspace(-1, 1, 5)])
+    assert bool((network(corners).amin(0) >= torch.tensor([values["0"], values["1"]]) - 1e-5).all())
+    for words, said in (
+        ((), "has 2 outputs, which count from 0, or by the names of its classes: ant, bee; choose the one"),
+        (("--output", "2"), "--output '2' is not there: the network has 2 outputs"),
+        (("--output", "bea"), "--output 'bea' is not there (did you mean 'bee'?)"),
+    ):
+        done = minimise(str(path), "--box", "-1,1", *words)
+        assert done.exit_code == 2
+        assert said in " ".join(done.output.split())
 
 
 def test_what_is_not_proved_is_status_1(tmp_path: Path) -> None:

@@ -159,7 +159,7 @@ def test_other_settings_are_named(tmp_path: Path) -> None:
         run(small.job(), small.place(tmp_path), stop_after(1))
     before = (tmp_path / NAME).read_bytes()
     with pytest.raises(CheckpointError, match=r"recipe\.batch was 64, is 32; seed was 0, is 1\. Repeat the settings"):
-        run(small.job(batch=32, seed=1), small.place(tmp_path))
+        run(small.job(batch=32, seed=1), small.place(tmp_path, ready=lambda: pytest.fail("a bar is drawn")))
     assert (tmp_path / NAME).read_bytes() == before
 
 

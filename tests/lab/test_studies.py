@@ -373,6 +373,8 @@ def test_a_folder_in_use_is_refused_or_waited_for(kind: str, tmp_path: Path, mon
         (["train", "--dataset", "digits", "--noise", "140"], "from 0 to 100"),
         (["train", "--dataset", "digits", "--noise", "0.4"], "write 40 for 40 %"),
         (["train", "--dataset", "digits", "--noise", "nan"], "from 0 to 100"),
+        (["train", "--dataset", "digits", "--learning-rate", "-1"], "'--learning-rate': -1 is not a number above 0"),
+        (["train", "--dataset", "digits", "--learning-rate", "nan"], "'--learning-rate': nan is not a number above 0"),
         (["train", "--dataset", "digits", "--seed", str(2**64)], "seed"),
         (["train", "--dataset", "digits", "--method", "clip"], "--method applies to convex networks: add --convex"),
         (["train", "--dataset", "digits", "--model", "mpl"], "'mpl' is not one of mlp, mlp-signs, relu-mlp"),

@@ -110,7 +110,8 @@ def test_hours_are_those_of_the_nearest_records() -> None:
 STOPPED = """
 import sys
 from tests.lab import small
-from convexnet.lab import architectures, models, study_queue
+from convexnet.lab.models import architectures
+from convexnet.lab.studies import queue as study_queue
 from convexnet.lab.cli import main
 architectures.HIDDEN = small.HIDDEN
 jobs = [small.job("mlp", epochs=2000)]

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, fx
 
 from convexnet.curvature.call import Call, Refusal, Result
-from convexnet.curvature.constant_folding import attribute, beyond, computed, exact, tensor_fact
+from convexnet.curvature.constant_folding import attribute, beyond, compute, exact, tensor_fact
 from convexnet.curvature.facts import CONSTANT, UNKNOWN, Fact, constant, typed, unknown
 from convexnet.curvature.fields import core, elementwise, is_aligned, level, uniform, where_any
-from convexnet.curvature.nonfinite import NAN, marked, over_holes, spoiled, with_infinities
+from convexnet.curvature.nonfinite import NAN, mark_nonfinite, marked, over_holes, with_infinities
 from convexnet.curvature.patterns.comparisons import Choice, Pick, choices
 from convexnet.curvature.patterns.compositions import refined
 from convexnet.curvature.patterns.expressions import duplicates, recorded
@@ -259,7 +259,7 @@ class _Runner:
             return self.blame(node, call, unreal(node.meta.get("val")))
         try:
             if at_hand:
-                return computed(call)
+                return compute(call)
             if call.unread:
                 raise UNREAD
             if row.forgives and any(fact.undefined for fact in facts):
@@ -281,7 +281,7 @@ class _Runner:
                 if isinstance(lost, Fact) and row.is_affine:  # sums and products are defined where their terms are
                     lost = replace(lost, undefined=False)
                 return lost if result is None else result
-        spoil = spoiled(call) if moving else None
+        spoil = mark_nonfinite(call) if moving else None
         fine = not any(where_any(f.unknown) for f in facts if not f.constant)
         if spoil is not None:
             if fine:

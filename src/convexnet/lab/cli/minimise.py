@@ -52,6 +52,14 @@ def minimise(
         choice(SOLVERS, help="Which solver."),
     ] = "auto",
     wrt: Annotated[int, typer.Option(help="Index of the input to minimise over; -1 is the last.")] = -1,
+    output: Annotated[
+        str | None,
+        typer.Option(
+            metavar="INDEX|CLASS",
+            help="Which of several outputs, such as a classifier's: its index from 0, or the name of its class.",
+            show_default=False,
+        ),
+    ] = None,
     time_limit: Annotated[float | None, typer.Option(help="In seconds.", show_default=False)] = None,
     allow: Allow = None,
     out: Annotated[
@@ -87,6 +95,7 @@ def minimise(
                 wrt=wrt,
                 time_limit=time_limit,
                 allow=allow or (),
+                output=output,
             )
         except UsageError as error:
             raise refuse(str(error)) from None

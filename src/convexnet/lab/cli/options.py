@@ -31,6 +31,13 @@ def percent(value: float) -> float:
     return value
 
 
+def rate(value: float | None) -> float | None:
+    """A check of `--learning-rate`; NaN does not pass."""
+    if value is not None and not 0 < value < float("inf"):
+        raise typer.BadParameter(f"{value:g} is not a number above 0.")
+    return value
+
+
 def dataset(value: str) -> str:
     """A check of `--dataset`: the name of a set, or folder:PATH or npz:PATH."""
     kind, colon, path = value.partition(":")

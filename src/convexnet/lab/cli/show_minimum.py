@@ -11,17 +11,18 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
+from torch import Tensor, nn
 
 import convexnet as cx
 from convexnet.arrays import as_tensor
 from convexnet.choices import SolverName
+from convexnet.errors import meant
 from convexnet.lab.cli.number_files import ENDINGS, arrays_of
 from convexnet.lab.cli.terminal import refuse
 from convexnet.lab.cli.user_model import limits_of
 from convexnet.lab.errors import UsageError
 from convexnet.lab.models.saved import network_of
-from convexnet.memory import example_of
+from convexnet.memory import CLASSNAMES, example_of, recall
 
 SHOWN = 10
 """Samples in the table; all of them go into the file of --out."""
@@ -41,8 +42,9 @@ def minimised(
     wrt: int,
     time_limit: float | None,
     allow: Sequence[str] = (),
+    output: str | None = None,
 ) -> cx.Solution:
-    """Minimise a saved network over one of its inputs.
+    """Minimise a saved network, or one of its outputs, over one of its inputs.
 
     Raises:
         UsageError: the words do not fit the network.
@@ -60,7 +62,7 @@ def minimised(
             f"the network takes {len(example)} inputs: --given must hold {len(others)} of them, not {len(inputs)}"
         )
     return cx.minimise(
-        network,
+        one_output(network, example, output),
         domain,
         given=tuple(fitted(array, *pair) for array, pair in zip(inputs, enumerate(others), strict=True)) or None,
         tol=tol,
@@ -68,6 +70,43 @@ def minimised(
         time_limit=time_limit,
         wrt=index - len(example),
     )
+
+
+class Output(nn.Module):
+    """One of the outputs (B, K) of a network."""
+
+    def __init__(self, network: nn.Module, index: int) -> None:
+        super().__init__()
+        self.network, self.index = network, index
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.network(*inputs)[:, self.index]
+
+
+def one_output(network: nn.Module, example: Sequence[Tensor], wanted: str | None) -> nn.Module:
+    """What is minimised: the network, or the output of it that `--output` names.
+
+    Raises:
+        UsageError: there is no such output, or there are several and none is named.
+    """
+    with torch.no_grad():
+        found: object = network.eval()(*example)
+    several = isinstance(found, Tensor) and found.ndim == 2 and found.shape[1] > 1
+    if not several and wanted is None:
+        return network
+    count = found.shape[1] if isinstance(found, Tensor) and found.ndim == 2 else 1
+    names: Sequence[str] = recall(network, CLASSNAMES) or ()
+    told = (
+        f", or by the names of its classes: {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}" if names else ""
+    )
+    where = f"the network has {count} {'output' if count == 1 else 'outputs'}, which count from 0{told}"
+    if wanted is None:
+        raise UsageError(f"{where}; choose the one to minimise with --output")
+    if wanted in names:  # first, as classes may be called by numbers
+        return Output(network, names.index(wanted))
+    if not wanted.isdecimal() or int(wanted) >= count:
+        raise UsageError(f"--output {wanted!r} is not there{meant(wanted, names)}: {where}")
+    return Output(network, int(wanted)) if several else network
 
 
 def box_of(words: Sequence[str], shape: torch.Size) -> cx.Box:

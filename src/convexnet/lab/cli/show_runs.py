@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from convexnet.lab.atomic import write_whole
@@ -32,8 +32,8 @@ from convexnet.learner import Point
 def progress_on(console: Console) -> Progress:
     """Bars with a name, what was measured last, and the time that is left."""
     return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
+        TextColumn("{task.description}", table_column=Column(overflow="fold")),  # it gives way first
+        BarColumn(20),
         MofNCompleteColumn(),
         TextColumn("{task.fields[state]}"),
         TimeRemainingColumn(),
@@ -159,7 +159,11 @@ def tell(job: Job, row: Row, place: Place, console: Console) -> None:
     network = place.folder / "network.safetensors"
     console.print(Text(f"Record, log and network are in {place.folder}. The network takes images in [0, 1]:"))
     package = package_of(job.model)
-    for use in ("certify {}", "predict {} IMAGES", "minimise {} --box 0,1"):
+    for use in (
+        "certify {}",
+        "predict {} IMAGES",
+        *(("minimise {} --box 0,1 --output 0",) if row["certified"] else ()),
+    ):
         allow = f" --allow {package}" if package else ""
         console.print(Text(f"  convexnet {use.format(network)}{allow}"), soft_wrap=True)
     allow = f", allow=[{package!r}]" if package else ""

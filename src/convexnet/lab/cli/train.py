@@ -56,7 +56,9 @@ def train(
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's.", show_default=False)] = None,
     batch: Annotated[int | None, typer.Option(min=2, help="Instead of the recipe's.", show_default=False)] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Instead of the recipe's.", show_default=False)] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(callback=options.rate, help="Instead of the recipe's.", show_default=False)
+    ] = None,
     augment: Annotated[
         str | None,
         choice(AUGMENTATIONS, help="Instead of the recipe's.", show_default=False),

@@ -39,6 +39,14 @@ def asked(
         if weights is not None:
             _load_weights(model, weights)
         return model, shapes or [",".join(map(str, part.shape[1:])) for part in example_in(path, model)]
+    if ":" not in words:
+        inside = path / "network.safetensors"
+        where = "is a folder" if path.is_dir() else "is not there, as a file"
+        of_a_run = f"; the network in it is {inside}" if inside.is_file() else ""
+        raise UsageError(
+            f"{words!r} {where}{of_a_run}. Write MODULE:FACTORY, such as my_package.models:build, or the path of a "
+            "file that `convexnet.save` wrote."
+        )
     model = load(words, seed=seed, weights=weights)
     if not shapes:
         raise UsageError("give the shape of one sample, without the batch, for every input: --shape 3,32,32")

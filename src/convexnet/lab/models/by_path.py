@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from convexnet.errors import meant
 from convexnet.lab.errors import UsageError
 
 
@@ -35,7 +36,8 @@ def named(factory: str) -> object:
         raise UsageError(failed(f"importing {module_name!r}", error)) from error
     for name in attribute.split("."):
         if not hasattr(found, name):
-            raise UsageError(f"{module_name!r} has no {attribute!r}{candidates(found)}.")
+            near = meant(name, [other for other in dir(found) if not other.startswith("_")])
+            raise UsageError(f"{module_name!r} has no {attribute!r}{near}{candidates(found)}.")
         found = getattr(found, name)
     return found
 

@@ -63,6 +63,7 @@ def keeping(job: Job, place: Place, **more: Any) -> Keeping:
         board=place.board,
         name=job.name,
         say=place.say,
+        ready=place.ready,
         **more,
     )
 

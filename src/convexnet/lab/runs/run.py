@@ -149,7 +149,6 @@ def taught(
     how = keeping(job, place, writes=fabric.is_global_zero, agreed=agreement(fabric))
     if place.network:
         require_savable(complete(model, step))
-    place.ready()
     dead = ""
     driven = Driven()
     try:

@@ -36,6 +36,7 @@ class Keeping:
         agreed: with several processes, whether any of them has what is passed; asked after every advance.
         name: what remarks call the run.
         say: where they go.
+        ready: called once the checkpoint that is there fits, before the first advance.
     """
 
     folder: Path
@@ -47,6 +48,7 @@ class Keeping:
     agreed: Callable[[bool], bool] = bool
     name: str = "run"
     say: Callable[[str], None] = lambda text: None
+    ready: Callable[[], None] = lambda: None
 
     @property
     def checkpoint(self) -> Path:
@@ -83,6 +85,7 @@ def drive(learner: Learner, keeping: Keeping, tick: Callable[[Point], object] = 
         Stopped: by Ctrl-C or SIGTERM; the same call goes on.
     """
     found = restored(learner, keeping)
+    keeping.ready()
     with stopping() as asked, logging(keeping, len(found.curve)) as log:
         written = time.monotonic()
         while not learner.done:
