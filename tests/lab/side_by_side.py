@@ -18,8 +18,10 @@ from pathlib import Path
 import torch
 import typer
 
-from convexnet.lab import models, present_runs, runs
-from convexnet.lab import sweep as sweeping
+from convexnet.lab.cli import show_runs
+from convexnet.lab.models import architectures
+from convexnet.lab.runs import run as runs
+from convexnet.lab.runs import sweep as sweeping
 from convexnet.lab.runs.jobs import Job
 from convexnet.lab.runs.place import Place, Tick
 from convexnet.lab.runs.records import Row, read_records
@@ -64,7 +66,7 @@ def sweep(folder: Path) -> int:
 def train(folder: Path, *, resume: bool = False) -> int:
     """One command `train`; 2 where it is refused."""
     try:
-        present_runs.train_one(small.job("mlp"), small.place(folder / "train", resume=resume))
+        show_runs.train_one(small.job("mlp"), small.place(folder / "train", resume=resume))
     except typer.Exit as refused:
         return refused.exit_code
     return 0
@@ -106,7 +108,7 @@ def rows_of(file: Path) -> list[Row]:
 
 def main(folder: str, count: str, seed: str) -> None:
     """Sweep and train, alone and together."""
-    models.HIDDEN = small.HIDDEN
+    architectures.HIDDEN = small.HIDDEN
     draw, number = random.Random(int(seed)), int(count)
     alone, here = Path(folder) / "alone", Path(folder) / "together"
     alone.mkdir()
