@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from workload.rare import SEEDS, example, networks
 
 import convexnet as cx
-from convexnet.curvature import falsify as search
+from convexnet.curvature.adversary import falsify as search
 
 
 def timed(model: nn.Module, inputs: Tensor, share: float) -> tuple[bool, float]:

@@ -32,7 +32,7 @@ from workload.peers import Parametrised, cvxpy_solvers
 
 import convexnet as cx
 from convexnet.choices import SOLVERS as NAMES
-from convexnet.lab.records import commit, hardware, versions, write_records
+from convexnet.lab.runs.records import commit, hardware, versions, write_records
 
 OURS = tuple(name for name in NAMES if name not in ("auto", "lp"))
 LADDER = (1e-2, 1e-3, 1e-4, 1e-6)

@@ -10,8 +10,8 @@ with its fused kernel, which is the faster one; "as usually written" is the Data
 
 - bare loop: images that are numbers and normalised already, picked by a random permutation. Nothing is augmented. It is
   run twice; what its second copy is off 1 is noise.
-- ours: `convexnet.lab.data.batches` from bytes and `convexnet.lab.train.steps`, which also keeps the running loss
-  and accuracy and stops where the loss is no number.
+- ours: `convexnet.lab.data.batches` from bytes and `convexnet.lab.training.epoch.steps`, which also keeps the running
+  loss and accuracy and stops where the loss is no number.
 - loader: a `Dataset` that returns PIL images, as torchvision's do, `transforms` one by one, and a `DataLoader` without
   workers: one thread for all, as in the other rows.
 
@@ -38,9 +38,9 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from convexnet.lab.data import Split, augmentation, batches, scaled
-from convexnet.lab.tasks import classification
-from convexnet.lab.train import Batch, Seen, steps
-from convexnet.lab.whiten import Standardise, normaliser
+from convexnet.lab.models.first_step import Standardise, normaliser
+from convexnet.lab.runs.tasks import classification
+from convexnet.lab.training.epoch import Batch, Seen, steps
 from convexnet.zoo import MLP, AllConv
 
 FASTER, NEAR = 1.3, 1.1

@@ -35,7 +35,7 @@ import convexnet as cx
 from convexnet.curvature.call import Refusal
 from convexnet.curvature.certificate import certify_program
 from convexnet.curvature.fields import BATCH
-from convexnet.curvature.trace import Program, trace
+from convexnet.curvature.tracing.trace import Program, trace
 from convexnet.form.atoms import Atom
 from convexnet.form.matrices import Pieces
 from convexnet.form.program import Opened, values_of
@@ -43,7 +43,7 @@ from convexnet.form.smooth import NO_CONE
 from convexnet.form.sparse import Sample, form_of
 from convexnet.form.tightness import check_tight
 from convexnet.solve.lower_bounds import is_supported
-from convexnet.solve.opening import open_functions
+from convexnet.solve.solver_functions import open_functions
 
 cp = pytest.importorskip("cvxpy")
 

@@ -30,7 +30,7 @@ IMPORTED = (
     "networkx", "torch._export.non_strict_utils", "torch._export.serde", "torch._functorch.aot_autograd",
     "torch._inductor.codecache",
     "torch.distributed.fsdp", "torch.distributed.optim", "torch.nn.parallel", "torch.distributed.checkpoint.state_dict",
-    "convexnet", "convexnet.lab.commands", "convexnet.lab.runs", "convexnet.lab.studies", "convexnet.lab.report",
+    "convexnet", "convexnet.lab.cli.app", "convexnet.lab.runs.run", "convexnet.lab.studies", "convexnet.lab.demo.page",
     "tests.lab.killed", "tests.lab.parallel", "tests.distributed",
 )  # fmt: skip
 

@@ -120,11 +120,25 @@ SOLVE: dict[str, set[str]] = {
     "compiled": {"fingerprint", "functions"},
     "arguments": {"solution", "solvers"},
     "derivatives": {"functions", "solvers", "compiled", "arguments"},
-    "opening": {"functions", "solvers", "lower_bounds", "compiled", "arguments"},
+    "solver_functions": {"functions", "solvers", "lower_bounds", "compiled", "arguments"},
 }
 """The same inside of `solve`, from the bottom up; `answer` and `minimise` come last and may know all of it."""
 SOLVE["answer"] = {*SOLVE}
 SOLVE["minimise"] = {*SOLVE}
+
+LAB: dict[str, set[str]] = {
+    "errors": set(),
+    "atomic": set(),
+    "data": set(),
+    "models": {"errors", "data"},
+    "training": {"atomic", "data", "models"},
+    "runs": {"atomic", "data", "models", "training"},
+    "reports": {"atomic", "data", "models", "runs"},
+    "studies": {"data", "models", "training", "runs", "reports"},
+    "demo": {"data", "models", "training", "runs", "reports", "studies"},
+}
+"""The same inside of `lab`; `cli` comes last and may know all of it."""
+LAB["cli"] = {*LAB}
 
 BELOW["__init__"] = {*BELOW}
 BELOW["lab"] = {"", *BELOW} - {"__init__"}
@@ -268,6 +282,42 @@ def test_arrows_point_downwards_in_solve(file: Path) -> None:
         if module.startswith("convexnet.solve."):
             there = module.split(".")[2]
             assert there == here or there in SOLVE[here], f"{named(file)} imports {module}"
+
+
+def modules_of_lab() -> dict[str, set[str]]:
+    """Each file of `lab` by the name of its module, and the modules of `lab` that it imports anywhere."""
+    found = {
+        ".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): file
+        for file in sorted((PACKAGE / "lab").rglob("*.py"))
+    }
+    known: dict[str, set[str]] = {}
+    for name, file in found.items():
+        known[name] = set()
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                known[name] |= {alias.name for alias in node.names if alias.name in found}
+            elif isinstance(node, ast.ImportFrom):
+                assert not node.level, f"{named(file)} imports by dots"
+                whole = {f"{node.module}.{alias.name}" for alias in node.names}
+                known[name] |= {module if module in found else node.module or "" for module in whole} & {*found}
+    return known
+
+
+def test_arrows_point_downwards_in_lab() -> None:
+    assert [set(above) - set(list(LAB)[:place]) for place, above in enumerate(LAB.values())] == [set()] * len(LAB)
+    for name, known in modules_of_lab().items():
+        here, *_ = [*name.split(".")[2:], ""]
+        for module in known:
+            there, *_ = [*module.split(".")[2:], ""]
+            assert there == here or there in LAB[here], f"{name} imports {module}"
+
+
+def test_no_circle_among_the_files_of_lab() -> None:
+    """Imports inside of functions count too."""
+    known = modules_of_lab()
+    while free := {name for name, others in known.items() if not others - {name}}:
+        known = {name: others - free for name, others in known.items() if name not in free}
+    assert not known, f"a circle among {sorted(known)}"
 
 
 @pytest.mark.parametrize("file", SOURCES, ids=named)

@@ -22,8 +22,8 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
 import convexnet as cx
+from convexnet.curvature.adversary.falsify import default_double
 from convexnet.curvature.call import Refusal
-from convexnet.curvature.falsify import default_double
 from convexnet.differences.arithmetic import Difference, Operation, difference, inside, parts
 from convexnet.differences.rules import PIECEWISE_LINEAR, TABLE, Rule, build, moved
 from convexnet.memory import example_of, remember_example

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 import convexnet as cx
-from convexnet.conversion.statistics import inputs_of_norms, probe_of
+from convexnet.conversion.batchnorm_statistics import inputs_of_norms, probe_of
 from convexnet.nn.norms import BatchNormAlong
 
 

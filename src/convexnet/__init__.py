@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from convexnet.constraints import Cone, constrain
     from convexnet.conversion import Change, bake, changes, convexify
     from convexnet.curvature import Certificate, Finding, certify
-    from convexnet.curvature.falsify import Counterexample, falsify
+    from convexnet.curvature.adversary.falsify import Counterexample, falsify
     from convexnet.domains import Box
     from convexnet.errors import ConvexNetError, NotCertified, NotTraceable
     from convexnet.export import to_cvxpy, to_lp
@@ -59,7 +59,7 @@ _HOMES = {
     "Change": "conversion",
     "Cone": "constraints",
     "ConvexNetError": "errors",
-    "Counterexample": "curvature.falsify",
+    "Counterexample": "curvature.adversary.falsify",
     "Finding": "curvature",
     "NotCertified": "errors",
     "NotTraceable": "errors",
@@ -69,7 +69,7 @@ _HOMES = {
     "changes": "conversion",
     "constrain": "constraints",
     "convexify": "conversion",
-    "falsify": "curvature.falsify",
+    "falsify": "curvature.adversary.falsify",
     "load": "storage",
     "minimise": "solve",
     "save": "storage",

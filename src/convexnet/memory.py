@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from convexnet.curvature.arguments import as_example, two_rows, unwrapped
-from convexnet.curvature.undisturbed import calling
+from convexnet.curvature.tracing.restored_state import calling
 
 EXAMPLE = "_convexnet_example"
 CONSTRAINT = "_convexnet_constraint"

@@ -17,13 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from convexnet.curvature import certify
-from convexnet.curvature.accepted import check_model
+from convexnet.curvature.adversary.falsify import default_double
 from convexnet.curvature.arguments import chosen, copied, unwrapped
-from convexnet.curvature.falsify import default_double
 from convexnet.curvature.findings import Finding, not_finite, rewritten
-from convexnet.curvature.undisturbed import evaluating, in_eval_mode, surroundings
+from convexnet.curvature.tracing.restored_state import evaluating, in_eval_mode, surroundings
+from convexnet.curvature.tracing.traceable_models import check_model
 from convexnet.differences.arithmetic import parts
-from convexnet.differences.part import ConvexPart, traced
+from convexnet.differences.convex_part import ConvexPart, traced
 from convexnet.errors import NotCertified, NotTraceable
 from convexnet.memory import example_of, remember_example
 

@@ -1,11 +1,14 @@
 """Random programs against the calculus: whatever it certifies must survive float64 chords, element by element.
 
-Four generators build a `torch.fx` graph of aten operators directly, which is a hundred times faster than exporting a
-module, and a fifth writes forwards with in-place operators and views, which only `torch.export` can judge:
+Six generators build a `torch.fx` graph of aten operators directly, which is a hundred times faster than exporting a
+module, and a seventh writes forwards with in-place operators and views, which only `torch.export` can judge:
 
     anything      a random graph over most of the rule table, with weights that are mostly non-negative
     integers      the same, with integers, booleans and numbers read from tensors nearly everywhere
     written       the same, with choices by comparison, sorted and running sums, and losses nearly everywhere
+    products      the same, with products, powers and logarithms nearly everywhere
+    table         the same, with any operator of the table at any setting that its oracle has, with dimensions without
+                  elements, with constants that broadcast over the batch, and with embeddings
     convex        only steps that disciplined convex programming allows: every such program must be certified
     modules       a random `forward` with writes through views, traced by `cx.certify`
 
@@ -32,13 +35,13 @@ from torch import Tensor, fx, nn
 
 import convexnet as cx
 from convexnet.curvature import Program, certify_program, explain, trace
+from convexnet.curvature.adversary.falsify import guided_chords
 from convexnet.curvature.arguments import chosen
-from convexnet.curvature.certificate import domains_of, given
 from convexnet.curvature.facts import Fact
-from convexnet.curvature.falsify import guided_chords
-from convexnet.curvature.trace import Source
+from convexnet.curvature.premises import domains_of, given
+from convexnet.curvature.tracing.trace import Source
 from convexnet.curvature.walk import walk
-from tests.curvature import fuzz_written
+from tests.curvature import fuzz_table, fuzz_written
 
 A = torch.ops.aten
 INF = math.inf
@@ -911,6 +914,20 @@ def written_by_hand(seed: int) -> Built:
     )
 
 
+def of_the_table(b: Builder, x: fx.Node) -> fx.Node | None:
+    kind = b.rng.randrange(8)
+    if kind < 5:
+        return fuzz_table.any_operator(b, x, partner)
+    return (fuzz_table.emptied, fuzz_table.spread, fuzz_table.looked_up)[kind - 5](b, x)
+
+
+def any_operator(seed: int) -> Built:
+    """A short random graph of all operators of the table."""
+    return anything(
+        seed, "table", ((of_the_table, 8), (activation, 2), (arithmetic, 2), (linear, 1), (reduction, 1), (typed, 1))
+    )
+
+
 # --- convex by construction ------------------------------------------------------------------------------------------
 
 
@@ -1112,7 +1129,17 @@ class Runner:
         sources = self.built.program.sources
         given_ = [points[sources[p].index] if sources[p].kind == "input" else tensors[p] for p in self.placeholders]
         with torch.no_grad():
-            return list(self.module(*given_))
+            try:
+                return list(self.module(*given_))
+            except torch.linalg.LinAlgError:  # a matrix that has no inverse, or no eigenvalues for its entries
+                return [self.undefined(node.meta["val"]) for node in self.built.nodes]
+
+    def undefined(self, value: Any) -> Any:
+        """What a program gives where one of its operators refuses."""
+        if isinstance(value, (tuple, list)):
+            return [self.undefined(part) for part in value]
+        real = isinstance(value, Tensor) and value.is_floating_point()
+        return torch.full_like(value, torch.nan) if real else value
 
     def all(self, points: Sequence[Tensor], tensors: dict[str, Tensor]) -> dict[fx.Node, Tensor]:
         """points: (n, 2, ...) for each input. Results (n, rows, ...): one row where the batch may be widened."""
@@ -1381,7 +1408,7 @@ def ascend(
         with torch.no_grad():
             size = torch.zeros(3 * n, dtype=torch.float64)
             for node, v in zip(built.nodes, values, strict=True):
-                if isinstance(v, Tensor) and v.is_floating_point() and node in runner.depends:
+                if isinstance(v, Tensor) and v.is_floating_point() and v.numel() and node in runner.depends:
                     if v.ndim > 1 and v.shape[0] == 3 * n:
                         size = torch.maximum(size, v.abs().nan_to_num(0.0, 0.0, 0.0).flatten(1).amax(1))
             size = size.reshape(3, n).amax(0)
@@ -1614,6 +1641,7 @@ GENERATORS: dict[str, Callable[[int], Built]] = {
     "written": written_by_hand,
     "convex": convex,
     "products": mostly_products,
+    "table": any_operator,
 }
 
 
@@ -1633,7 +1661,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     start = shown = time.monotonic()
     seed, failures = options.seed, 0
     while time.monotonic() - start < options.seconds:
-        for kind in ("anything", "integers", "written", "products", "convex", *(["modules"] if seed % 25 == 0 else [])):
+        for kind in (*GENERATORS, *(["modules"] if seed % 25 == 0 else [])):
             number = 4 * seed + counts["programs"] % 4
             try:
                 verdict = run_one(kind, number, thorough=seed % 10 == 0)

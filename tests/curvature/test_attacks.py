@@ -447,3 +447,25 @@ def test_an_operator_without_a_rule_is_named_and_refused() -> None:
     (finding, *_) = refused(lambda x: torch.special.i0(x)).findings
     assert "has no rule" in finding.reason
     assert "i0" in finding.operator
+
+
+ZERO_TIMES_HOLE: dict[str, Callable[[Tensor], Tensor]] = {
+    "a number": lambda x: 0 * (1 / x),
+    "beside a square": lambda x: x**2 + 0 * torch.tan(x),
+    "a tensor": lambda x: torch.zeros(4) * (1 / x),
+    "a layer": lambda x: F.linear(1 / x, torch.zeros(1, 4)),
+    "a quotient": lambda x: torch.zeros(4) / x,
+    "a sum": lambda x: torch.add(x, 1 / x, alpha=0),
+    "a product and a sum": lambda x: torch.addcmul(x, torch.zeros(4), 1 / x),
+    "a quotient and a sum": lambda x: torch.addcdiv(x, torch.zeros(4), x, value=0),
+    "a blend": lambda x: torch.lerp(x, 1 / x, 0.0),
+    "what is flat": lambda x: F.relu(-(x.sin().sqrt())),
+    "a root": lambda x: 0 * x.sqrt(),
+    "a mask": lambda x: torch.where(torch.ones(4) > 0, 0 * (1 / x), x),
+}
+
+
+@pytest.mark.parametrize("name", ZERO_TIMES_HOLE)
+def test_zero_times_what_is_not_defined(name: str) -> None:
+    """The forward gives NaN in the midst of numbers: zero times infinity."""
+    refused(ZERO_TIMES_HOLE[name])

@@ -212,3 +212,22 @@ def test_wrong_kinds_of_model() -> None:
     mask = torch.tensor([True, False, True])
     with pytest.raises(cx.NotTraceable, match="depends on the values"):
         cx.certify(Function(lambda x: x[:, (x[0] > 0) & mask]), ROW)
+
+
+EMPTY: dict[str, Callable[[Tensor], Tensor]] = {
+    "a logarithm": lambda y: y[:, :0].log(),
+    "a logarithm of what is curved": lambda y: torch.maximum(y[:, :, None], y[:, None])[:, 0, :0].log(),
+    "a sine of what is curved": lambda y: y.exp()[:, :0].sin(),
+    "a softmax": lambda y: y[:, :0].softmax(1),
+    "a product": lambda y: y[:, :0] * y[:, 1:1],
+    "a choice": lambda y: torch.where(y[:, :0] > 0, y[:, :0], y[:, :0].sin()),
+    "a product of matrices": lambda y: (y[:, :, None][:, :, :0] @ y[:, None, :][:, :0].cos()).flatten(1),
+    "a layer norm": lambda y: torch.nn.functional.layer_norm(y[:, :0], (0,)),
+}
+
+
+@pytest.mark.parametrize("name", EMPTY)
+def test_what_has_no_elements_breaks_nothing(name: str) -> None:
+    """Functions that are neither convex nor concave, of no number at all."""
+    model = Function(lambda y: torch.cat([EMPTY[name](y), y], 1).abs().sum(1))
+    assert cx.certify(model, torch.zeros(2, 2)).curvature == "convex"

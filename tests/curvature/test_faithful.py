@@ -12,8 +12,8 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional as F
 
 import convexnet as cx
-from convexnet.curvature import faithful
-from convexnet.curvature.suspicions import AGAIN, BATCHES, GRADIENTS, SIZES, TRACED, TYPES, suspicions
+from convexnet.curvature.tracing import faithfulness as faithful
+from convexnet.curvature.tracing.bytecode_suspicions import AGAIN, BATCHES, GRADIENTS, SIZES, TRACED, TYPES, suspicions
 from tests.modules import Function
 
 NAN, INF = math.nan, math.inf

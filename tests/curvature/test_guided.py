@@ -11,10 +11,10 @@ from torch.nn import functional as F
 
 import convexnet as cx
 from benchmarks.workload.rare import ARCHITECTURES, SEEDS, example, networks
-from convexnet.curvature.chords import Chords
-from convexnet.curvature.falsify import guided_chords
-from convexnet.curvature.guided import Guided
-from convexnet.curvature.kinks import OPENINGS
+from convexnet.curvature.adversary.chords import Chords
+from convexnet.curvature.adversary.falsify import guided_chords
+from convexnet.curvature.adversary.guided_search import Guided
+from convexnet.curvature.adversary.kink_table import OPENINGS
 from tests.curvature.test_falsify import confirmed
 from tests.modules import Function
 

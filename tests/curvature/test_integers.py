@@ -13,9 +13,9 @@ from torch.nn import functional as F
 import convexnet as cx
 from convexnet.constraints.required_signs import derive
 from convexnet.curvature import certify_program, explain, trace
-from convexnet.curvature.bounds import bounds_of
-from convexnet.curvature.certificate import given
 from convexnet.curvature.facts import known, typed, unknown
+from convexnet.curvature.premises import given
+from convexnet.curvature.value_bounds import bounds_of
 from convexnet.curvature.walk import walk
 from tests.curvature.oracles import SAMPLES
 from tests.curvature.test_table import exchange, specs
@@ -313,9 +313,9 @@ def test_a_fact_of_another_type_is_a_fault() -> None:
 
 
 def test_operators_that_make_a_number_of_nan_are_listed() -> None:
-    from convexnet.curvature.opaque import Opaque
-    from convexnet.curvature.pointwise import Pointwise
-    from convexnet.curvature.reductions import Reduction, Window
+    from convexnet.curvature.rules.opaque_operators import Opaque
+    from convexnet.curvature.rules.pointwise import Pointwise
+    from convexnet.curvature.rules.reductions import Reduction, Window
     from convexnet.curvature.table import TABLE
 
     forgiving: set[str] = set()

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from convexnet.curvature.call import Call
 from convexnet.curvature.facts import INF, Fact, unknown
-from convexnet.curvature.pointwise import Pointwise, Profile, apply_profile
-from convexnet.curvature.profiles import power
+from convexnet.curvature.rules.pointwise import Pointwise, Profile, apply_profile
+from convexnet.curvature.rules.profiles import power
 from convexnet.curvature.table import TABLE
 from tests.curvature.oracles import SAMPLES, Fixed, Moving, Range, Sample
 

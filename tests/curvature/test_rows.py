@@ -19,8 +19,8 @@ from convexnet.curvature.call import Call, Refusal
 from convexnet.curvature.facts import Fact, constant, known
 from convexnet.curvature.fields import uniform, where_any
 from convexnet.curvature.row import Row, Sum
-from convexnet.curvature.shapes import Moved
-from convexnet.curvature.shapes import Moving as Mover
+from convexnet.curvature.rules.shapes import Moved
+from convexnet.curvature.rules.shapes import Moving as Mover
 from convexnet.curvature.table import ALIASES, TABLE, row_of, shape_only
 from tests.curvature.oracles import SAMPLES, Fixed, Moving, Sample
 from tests.curvature.test_table import exchange

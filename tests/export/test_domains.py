@@ -83,3 +83,28 @@ def test_a_linear_program_has_its_domain() -> None:
     assert lp.getInfo().objective_function_value == pytest.approx(1.5 * 0.3, abs=1e-7)
     with pytest.raises(cx.NotCertified):
         cx.to_lp(Function(bent).double(), cx.Box(-1.0, 1.0, shape=(3,)))
+
+
+def picked(part: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """A function at 3, and at y, where nothing reads what it gives."""
+    return lambda y: part(torch.cat([3.0 + 0.0 * y[:, :1], y], 1))[:, 0] + (y + 0.5).abs().sum(1)
+
+
+def never(part: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """A function behind a mask that is false everywhere."""
+    mask = torch.tensor([False, False])
+    return lambda y: torch.where(mask, part(y), 0.3).sum(1) + (y + 0.5).abs().sum(1)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [torch.reciprocal, torch.rsqrt, lambda y: -y.log(), lambda y: -y.sqrt(), lambda y: y * y.log()],
+    ids=["1/y", "1/sqrt(y)", "-log y", "-sqrt(y)", "y log y"],
+)
+def test_what_nothing_reads_does_not_bound_the_variable(part: Callable[[Tensor], Tensor]) -> None:
+    """The conic form of each holds for positive y alone, and the minimum is at -0.5."""
+    for function, least in ((picked(part), float(part(torch.tensor(3.0)))), (never(part), 0.6)):
+        y = cp.Variable(2)
+        cost = cx.to_cvxpy(Function(function).double(), y)
+        assert cp.Problem(cp.Minimize(cost)).solve(solver="CLARABEL") == pytest.approx(least, abs=1e-6)
+        np.testing.assert_allclose(y.value, -0.5, atol=1e-5)

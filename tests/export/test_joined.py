@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import convexnet as cx
-from convexnet.curvature.trace import trace
+from convexnet.curvature.tracing.trace import trace
 from convexnet.form.program import Opened, value_of, values_of
 from tests.modules import Function
 

@@ -12,12 +12,11 @@ from torch import Tensor, nn
 from convexnet.curvature.call import Call, Refusal
 from convexnet.curvature.fields import BATCH
 from convexnet.curvature.table import TABLE
-from convexnet.curvature.trace import trace
+from convexnet.curvature.tracing.trace import trace
 from convexnet.form.affinity import fact_of, has_affine_rule
 from convexnet.form.atoms import Atom, Kinks, Smooth
 from convexnet.form.grouped import Largest, LogSumExp, Norm
 from convexnet.form.operators import LOWERED, OFFSETS, build
-from convexnet.form.ordered import SumLargest
 from convexnet.form.perspective import Perspective
 from convexnet.form.program import Opened, value_of
 from convexnet.form.rows import Atoms
@@ -38,6 +37,7 @@ from convexnet.form.smooth import (
 )
 from convexnet.form.sparse import Sample as OneSample
 from convexnet.form.sparse import form_of
+from convexnet.form.sum_of_largest import SumLargest
 from tests.curvature.oracles import SAMPLES, Fixed, Moving, Sample
 from tests.export.forms import evaluated
 

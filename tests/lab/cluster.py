@@ -13,10 +13,10 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from convexnet.lab.checkpoints import NAME
-from convexnet.lab.jobs import Job
+from convexnet.lab.runs.jobs import Job
+from convexnet.lab.runs.sweep import sweep
 from convexnet.lab.studies import table1
-from convexnet.lab.sweep import sweep
+from convexnet.lab.training.checkpoints import NAME
 from tests.lab import small
 
 

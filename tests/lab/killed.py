@@ -21,10 +21,11 @@ from typing import Any
 
 import torch
 
-from convexnet.lab import experiment, models
-from convexnet.lab.checkpoints import NAME
-from convexnet.lab.jobs import Job
-from convexnet.lab.runs import run
+from convexnet.lab.models import architectures
+from convexnet.lab.runs.jobs import Job
+from convexnet.lab.runs.run import run
+from convexnet.lab.training import experiment
+from convexnet.lab.training.checkpoints import NAME
 from tests.lab import small
 from tests.processes import ended, fork
 
@@ -138,7 +139,7 @@ def child(folder: Path, moment: Callable[[], None], job: Job | None = None) -> i
 
 def main(folder: str, seed: str) -> None:
     """Kill, and at last let live."""
-    models.HIDDEN = small.HIDDEN
+    architectures.HIDDEN = small.HIDDEN
     draw = random.Random(int(seed))
     killed = 0
     for moment in MOMENTS:
@@ -152,7 +153,7 @@ def main(folder: str, seed: str) -> None:
 
 def stream(folder: str, data: str, seed: str) -> None:
     """The same with streamed images: killed in the midst of an epoch, and while a checkpoint is written."""
-    models.HIDDEN = small.HIDDEN
+    architectures.HIDDEN = small.HIDDEN
     draw = random.Random(int(seed))
     for moment in (in_an_epoch, while_a_checkpoint_is_written):
         count = draw.choice((1, 2))
@@ -163,7 +164,7 @@ def stream(folder: str, data: str, seed: str) -> None:
 
 def stream_at_any_time(folder: str, data: str, seed: str, kills: str) -> None:
     """Killed or told to end so many times, each time after a random while; an advance is one step."""
-    models.HIDDEN = small.HIDDEN
+    architectures.HIDDEN = small.HIDDEN
     experiment.SLICE = 0.0
     draw = random.Random(int(seed))
     job = streaming(data)

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import torch
 
-from convexnet.lab import models
-from convexnet.lab.devices import leave
-from convexnet.lab.jobs import Job
-from convexnet.lab.runs import run
+from convexnet.lab.models import architectures
+from convexnet.lab.runs.devices import leave
+from convexnet.lab.runs.jobs import Job
+from convexnet.lab.runs.run import run
 from tests.lab import small
 
 
@@ -24,7 +24,7 @@ def settings() -> Job:
 def main(folder: str) -> None:
     """Train with the other process."""
     torch.set_num_threads(1)
-    models.HIDDEN = small.HIDDEN
+    architectures.HIDDEN = small.HIDDEN
     row = run(settings(), small.place(Path(folder), devices=2, network=True))
     leave()
     (Path(folder) / f"row{os.environ['RANK']}.json").write_text(json.dumps(row), encoding="utf-8")

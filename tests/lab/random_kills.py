@@ -20,10 +20,12 @@ from typing import Any
 
 import torch
 
-from convexnet.lab import experiment, models, runs
-from convexnet.lab.records import Row
-from convexnet.lab.signals import Stopped
-from convexnet.lab.verdict import Verdict
+from convexnet.lab.models import architectures
+from convexnet.lab.runs import run as runs
+from convexnet.lab.runs.records import Row
+from convexnet.lab.runs.verdict import Verdict
+from convexnet.lab.training import experiment
+from convexnet.lab.training.signals import Stopped
 from tests.lab import killed, small, test_learners, test_streamed, test_tasks
 from tests.processes import ended, fork
 
@@ -95,7 +97,7 @@ def child(made: Made, folder: Path, moment: Moment) -> int:
 
 def main(folder: str, kind: str, seed: str, count: str) -> None:
     """Stop, go on, and compare."""
-    models.HIDDEN = small.HIDDEN
+    architectures.HIDDEN = small.HIDDEN
     made, draw, finished = KINDS[kind], random.Random(f"{kind} {seed}"), 0
     if kind == "streamed":
         test_streamed.draw(Path(folder) / PHOTOGRAPHS, 20, vary=True)

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from convexnet import learner
 from convexnet.lab.data import Split
-from convexnet.lab.experiment import Course, Training, prepared
-from convexnet.lab.jobs import Job
-from convexnet.lab.networks import Convex
-from convexnet.lab.place import Place
-from convexnet.lab.recipes import Recipe
+from convexnet.lab.models.convex import Convex
+from convexnet.lab.runs.jobs import Job
+from convexnet.lab.runs.place import Place
+from convexnet.lab.runs.tasks import classification
+from convexnet.lab.training.experiment import Course, Training, prepared
+from convexnet.lab.training.recipes import Recipe
 
 HIDDEN = (48, 48, 48)
 """Instead of the paper's 800: what the tests look at does not depend on it."""
@@ -60,7 +61,14 @@ def fitted(
 
     how = Recipe("fit", **({"epochs": 1, "batch": 64, "learning_rate": 1e-2} | changes))
     course = Course(
-        part, how, Fabric(accelerator="cpu", devices=1), None, seed, lambda network, number: {}, weights=weights
+        part,
+        how,
+        Fabric(accelerator="cpu", devices=1),
+        None,
+        seed,
+        lambda network, number: {},
+        classification(),
+        weights=weights,
     )
     training = prepared(model, part.images[:2], course, convex=convex)
     learner.run(training)

@@ -13,7 +13,7 @@ from torch import nn
 from typer.testing import CliRunner, Result
 
 from convexnet.lab import cli
-from convexnet.lab.commands import app
+from convexnet.lab.cli.app import app
 from tests.processes import HANGING
 
 MODELS = """
@@ -163,7 +163,7 @@ def test_interrupting_is_one_line(models: str, monkeypatch: pytest.MonkeyPatch) 
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("convexnet.lab.present.run_demo", interrupt)
+    monkeypatch.setattr("convexnet.lab.cli.show_demo.run_demo", interrupt)
     result = CliRunner().invoke(app, ["demo", "--out", "somewhere"])
     assert result.exit_code == 130
     assert result.stderr.split() == [
@@ -184,7 +184,7 @@ def test_interrupting_is_one_line(models: str, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.delitem(sys.modules, "convexnet.lab.commands", raising=False)
+    monkeypatch.delitem(sys.modules, "convexnet.lab.cli.app", raising=False)
     monkeypatch.setitem(sys.modules, "typer", None)
     with pytest.raises(SystemExit) as stopped:
         cli.main()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from convexnet.lab import data
 from convexnet.lab.data.load import carve
 from convexnet.lab.data.noise import generator_for, resampled
-from convexnet.lab.runs import normalised
+from convexnet.lab.runs.run import normalised
 from tests.lab import small
 
 

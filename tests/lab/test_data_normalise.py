@@ -9,8 +9,9 @@ from torch import nn
 from torch.nn import functional
 
 import convexnet as cx
-from convexnet.lab import data, whiten
-from convexnet.lab.whiten import NORMALISATIONS, normaliser, whitening_convolution
+from convexnet.lab import data
+from convexnet.lab.models import first_step as whiten
+from convexnet.lab.models.first_step import NORMALISATIONS, normaliser, whitening_convolution
 
 
 def correlated(count: int, channels: int = 2, side: int = 4, seed: int = 0) -> data.Split:

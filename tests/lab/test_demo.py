@@ -14,12 +14,12 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from convexnet.lab import plane
-from convexnet.lab.commands import app
+from convexnet.lab.cli.app import app
 from convexnet.lab.data import crescents
-from convexnet.lab.models import build
-from convexnet.lab.records import read_records, write_records
-from convexnet.lab.train import predict
+from convexnet.lab.models.registry import build
+from convexnet.lab.runs.records import read_records, write_records
+from convexnet.lab.studies import plane
+from convexnet.lab.training.epoch import predict
 from tests.lab import small
 
 

@@ -12,12 +12,12 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
-from convexnet.lab.commands import app
-from convexnet.lab.foreign import foreign, taken_by
-from convexnet.lab.models import build, model_named
-from convexnet.lab.present_runs import package_of
-from convexnet.lab.recipes import recipe
-from convexnet.lab.runs import run
+from convexnet.lab.cli.app import app
+from convexnet.lab.cli.show_runs import package_of
+from convexnet.lab.models.foreign import foreign, taken_by
+from convexnet.lab.models.registry import build, model_named
+from convexnet.lab.runs.run import run
+from convexnet.lab.training.recipes import recipe
 from tests.lab import small
 from tests.lab.test_streamed import draw
 

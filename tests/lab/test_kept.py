@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import nn
 
-from convexnet.lab import normalising
 from convexnet.lab.data import folder as folders
 from convexnet.lab.data import kept, load
 from convexnet.lab.data.folder import fingerprint
+from convexnet.lab.runs import normalising
 from tests.lab import small
 
 

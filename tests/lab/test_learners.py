@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from convexnet import learner
-from convexnet.lab.checkpoints import NAME, CheckpointError
-from convexnet.lab.driver import LOG
-from convexnet.lab.jobs import Job
-from convexnet.lab.learning import learn
-from convexnet.lab.place import Place, Tick
-from convexnet.lab.records import COMMON, Row, read_records
+from convexnet.lab.runs.jobs import Job
+from convexnet.lab.runs.learning import learn
+from convexnet.lab.runs.place import Place, Tick
+from convexnet.lab.runs.records import COMMON, Row, read_records
+from convexnet.lab.runs.sweep import sweep
 from convexnet.lab.studies import fig2
-from convexnet.lab.sweep import sweep
+from convexnet.lab.training.checkpoints import NAME, CheckpointError
+from convexnet.lab.training.driver import LOG
 from tests.lab import small
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from convexnet.lab import metrics
+from convexnet.lab.runs import metrics
 
 
 def logits(*probabilities: tuple[float, ...]) -> torch.Tensor:

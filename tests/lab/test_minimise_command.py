@@ -12,7 +12,7 @@ from torch import nn
 from typer.testing import CliRunner, Result
 
 import convexnet as cx
-from convexnet.lab.commands import app
+from convexnet.lab.cli.app import app
 from convexnet.memory import CLASSNAMES, remember_example
 
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from convexnet.lab import narrative, report
 from convexnet.lab.data import crescents
-from convexnet.lab.demo import RECIPE, Run
-from convexnet.lab.jobs import Job
-from convexnet.lab.networks import intervals, two_convex_functions
-from convexnet.lab.plane import Boundary, Plane
+from convexnet.lab.demo import narrative
+from convexnet.lab.demo import page as report
+from convexnet.lab.demo.contest import RECIPE, Run
+from convexnet.lab.runs.jobs import Job
+from convexnet.lab.studies.plane import Boundary, Plane, intervals, two_convex_functions
 from convexnet.learner import Point
 
 POINT: Point = {

@@ -24,17 +24,23 @@ from typer.testing import CliRunner
 import convexnet as cx
 from convexnet.choices import INITS
 from convexnet.constraints.sets import METHODS
-from convexnet.lab import data, demo, descriptions, figures, narrative, plane, present, runs
-from convexnet.lab.checkpoints import epoch_seed
-from convexnet.lab.commands import app
+from convexnet.lab import data
+from convexnet.lab.cli import show_demo as present
+from convexnet.lab.cli.app import app
 from convexnet.lab.data import prepared, scaled
-from convexnet.lab.demo import Run
-from convexnet.lab.metrics import accuracy
-from convexnet.lab.models import build
-from convexnet.lab.networks import Convex, without_scales
-from convexnet.lab.place import Place
-from convexnet.lab.train import predict
-from convexnet.lab.whiten import WHITENINGS, normaliser, whitening
+from convexnet.lab.demo import contest as demo
+from convexnet.lab.demo import descriptions, narrative
+from convexnet.lab.demo.contest import Run
+from convexnet.lab.models.convex import Convex, without_scales
+from convexnet.lab.models.first_step import WHITENINGS, normaliser, whitening
+from convexnet.lab.models.registry import build
+from convexnet.lab.reports import pictures
+from convexnet.lab.runs import run as runs
+from convexnet.lab.runs.metrics import accuracy
+from convexnet.lab.runs.place import Place
+from convexnet.lab.studies import plane
+from convexnet.lab.training.checkpoints import epoch_seed
+from convexnet.lab.training.epoch import predict
 from tests.lab import small
 
 TINY = replace(demo.RECIPE, epochs=2, batch=64, hidden=(16, 16, 16))
@@ -81,7 +87,7 @@ def cheap(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setattr(demo, "trained", once)
         patch.setattr(demo, "record", recorded)
         patch.setattr(plane, "explore_plane", lambda *_, **__: toy)
-        patch.setattr(figures, "_render", lambda *_: "data:,")
+        patch.setattr(pictures, "_render", lambda *_: "data:,")
         yield
 
 

@@ -23,12 +23,12 @@ import torch
 from torch import nn
 
 import convexnet as cx
-from convexnet.lab.certificate_page import write_page
-from convexnet.lab.jobs import Job
-from convexnet.lab.recipes import recipe
-from convexnet.lab.records import append_record
-from convexnet.lab.studies import table1
-from convexnet.lab.study_report import write_report
+from convexnet.lab.reports.certificate_page import write_page
+from convexnet.lab.reports.report import write_report
+from convexnet.lab.runs.jobs import Job
+from convexnet.lab.runs.records import append_record
+from convexnet.lab.studies import STUDIES, table1
+from convexnet.lab.training.recipes import recipe
 from tests.lab.test_studies import row
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -123,7 +123,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     append_record(folder / "own" / "record.jsonl", other)
     found = {name: folder / f"{name}.html" for name in ("study", "own", "convex", "not-convex")}
     for name in ("study", "own"):
-        write_report([folder / name], found[name])
+        write_report([folder / name], found[name], STUDIES)
     torch.manual_seed(0)
     free = nn.Sequential(nn.Linear(4, 8), nn.ELU(), nn.Linear(8, 8), nn.ELU(), nn.Linear(8, 1))
     held = cx.nn.FICNN(4, hidden=(8, 8))

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import convexnet as cx
-from convexnet.lab import models
-from convexnet.lab.runs import run
+from convexnet.lab.models import architectures
+from convexnet.lab.runs.run import run
 from tests.lab import small
 from tests.lab.parallel import settings
 from tests.processes import HANGING, Forge
@@ -40,7 +40,7 @@ def under_torchrun(folder: Path) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("how", ["in its surroundings", pytest.param("torchrun", marks=pytest.mark.slow)])
 def test_two_processes_are_as_one(how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forge: Forge) -> None:
     """Started by torchrun itself, or forked with the variables that torchrun sets, which is quick."""
-    monkeypatch.setattr(models, "HIDDEN", small.HIDDEN)
+    monkeypatch.setattr(architectures, "HIDDEN", small.HIDDEN)
     alone = run(settings(), small.place(tmp_path / "alone", network=True))
     if how == "torchrun":
         done = under_torchrun(tmp_path / "both")
@@ -53,7 +53,7 @@ def test_two_processes_are_as_one(how: str, tmp_path: Path, monkeypatch: pytest.
     assert rows[0]["certified"]
 
     one, both = (
-        cx.load(tmp_path / name / "network.safetensors", allow=("convexnet.lab.whiten",)).state_dict()
+        cx.load(tmp_path / name / "network.safetensors", allow=("convexnet.lab.models.first_step",)).state_dict()
         for name in ("alone", "both")
     )
     for name, value in one.items():

@@ -14,11 +14,11 @@ from torch import nn
 from typer.testing import CliRunner
 
 import convexnet as cx
-from convexnet.lab.commands import app
+from convexnet.lab.cli.app import app
 from convexnet.lab.data import load
-from convexnet.lab.runs import complete, described
-from convexnet.lab.saved import fitted, network_of
-from convexnet.lab.whiten import normaliser
+from convexnet.lab.models.first_step import normaliser
+from convexnet.lab.models.saved import fitted, network_of
+from convexnet.lab.runs.run import complete, described
 
 SIDE = 6
 

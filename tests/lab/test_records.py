@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from convexnet.lab.records import FIELDS, VERSION, RecordError, append_record, read_records
+from convexnet.lab.runs.records import FIELDS, VERSION, RecordError, append_record, read_records
 
 
 def row(**changes: Any) -> dict[str, Any]:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from convexnet.lab import figures
-from convexnet.lab.recipes import RECIPES
-from convexnet.lab.records import read_records
+from convexnet.lab.reports import pictures
+from convexnet.lab.reports.report import write_report
+from convexnet.lab.runs.records import read_records
 from convexnet.lab.studies import STUDIES
-from convexnet.lab.study_report import write_report
+from convexnet.lab.training.recipes import RECIPES
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 FILES = sorted(RESULTS.glob("*.jsonl"))
@@ -36,9 +36,10 @@ def test_records(file: Path) -> None:
 
 @pytest.mark.skipif(not (RESULTS / "report.md").exists(), reason="no tables are committed")
 def test_the_committed_tables_are_those_of_the_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(figures, "_render", lambda *_: "data:,")  # the pictures are not compared
+    monkeypatch.setattr(pictures, "_render", lambda *_: "data:,")  # the pictures are not compared
     write_report(
         [RESULTS / f"{name}.jsonl" for name in sorted(NAMES) if (RESULTS / f"{name}.jsonl").exists()],
         tmp_path / "report.html",
+        STUDIES,
     )
     assert (tmp_path / "report.md").read_text(encoding="utf-8") == (RESULTS / "report.md").read_text(encoding="utf-8")

@@ -14,11 +14,13 @@ import torch
 from torch import nn
 
 import convexnet as cx
-from convexnet.lab import checkpoints, experiment, models, signals
-from convexnet.lab.checkpoints import NAME, CheckpointError, read_checkpoint, write_checkpoint
-from convexnet.lab.jobs import Job
-from convexnet.lab.models import Model
-from convexnet.lab.runs import run
+from convexnet.lab.models import architectures
+from convexnet.lab.models import registry as models
+from convexnet.lab.models.architectures import Model
+from convexnet.lab.runs.jobs import Job
+from convexnet.lab.runs.run import run
+from convexnet.lab.training import checkpoints, experiment, signals
+from convexnet.lab.training.checkpoints import NAME, CheckpointError, read_checkpoint, write_checkpoint
 from convexnet.learner import Point
 from tests.lab import small
 from tests.lab.killed import MOMENTS, settings
@@ -27,7 +29,7 @@ from tests.processes import Forge
 
 @pytest.fixture(autouse=True)
 def _narrow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models, "HIDDEN", small.HIDDEN)
+    monkeypatch.setattr(architectures, "HIDDEN", small.HIDDEN)
 
 
 STATE = ("learner", "curve", "seconds", "resumed")
@@ -46,7 +48,7 @@ def stop_after(epoch: int) -> Any:
 
 
 def network(folder: Path) -> nn.Module:
-    return cx.load(folder / "network.safetensors", allow=("convexnet.lab.whiten",))
+    return cx.load(folder / "network.safetensors", allow=("convexnet.lab.models.first_step",))
 
 
 def equal(first: Path, second: Path) -> bool:
@@ -197,7 +199,7 @@ def test_another_number_of_threads_is_said(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(checkpoints, "surroundings", lambda: {**content["surroundings"], "threads": 7})
     write_checkpoint(tmp_path / NAME, small.job().settings, {name: content[name] for name in STATE})
     monkeypatch.undo()
-    monkeypatch.setattr(models, "HIDDEN", small.HIDDEN)
+    monkeypatch.setattr(architectures, "HIDDEN", small.HIDDEN)
     run(small.job(), small.place(tmp_path, say=said.append))
     assert "resumed after epoch 2" in said[0]
     assert "threads was 7, is 1" in said[1]

@@ -15,24 +15,26 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import convexnet as cx
-from convexnet.lab import measuring, models
-from convexnet.lab.checkpoints import NAME, read_checkpoint
 from convexnet.lab.data import Split, load, scaled
-from convexnet.lab.experiment import Course, Training, prepared, update
-from convexnet.lab.learning import POINTS, thinned
-from convexnet.lab.measuring import EVALUATED, evaluated_together, outputs
-from convexnet.lab.models import MODELS, build
-from convexnet.lab.networks import Convex
-from convexnet.lab.recipes import RECIPES, recipe
-from convexnet.lab.records import FIELDS
-from convexnet.lab.runs import run
-from convexnet.lab.train import Diverged
+from convexnet.lab.models import architectures
+from convexnet.lab.models.convex import Convex
+from convexnet.lab.models.registry import MODELS, build
+from convexnet.lab.runs import measuring
+from convexnet.lab.runs.learning import POINTS, thinned
+from convexnet.lab.runs.measuring import EVALUATED, evaluated_together, outputs
+from convexnet.lab.runs.records import FIELDS
+from convexnet.lab.runs.run import run
+from convexnet.lab.runs.tasks import classification
+from convexnet.lab.training.checkpoints import NAME, read_checkpoint
+from convexnet.lab.training.epoch import Diverged
+from convexnet.lab.training.experiment import Course, Training, prepared, update
+from convexnet.lab.training.recipes import RECIPES, recipe
 from tests.lab import small
 
 
 @pytest.fixture(autouse=True)
 def _narrow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models, "HIDDEN", small.HIDDEN)
+    monkeypatch.setattr(architectures, "HIDDEN", small.HIDDEN)
 
 
 def test_a_record_says_what_the_network_does(tmp_path: Path) -> None:
@@ -42,7 +44,7 @@ def test_a_record_says_what_the_network_does(tmp_path: Path) -> None:
 
     # Measured again, without any code of the laboratory but its data.
     data = load("digits", seed=0, noise=40.0, train_samples=192)
-    network = cx.load(tmp_path / "network.safetensors", allow=("convexnet.lab.whiten",))
+    network = cx.load(tmp_path / "network.safetensors", allow=("convexnet.lab.models.first_step",))
 
     def share(images: Tensor, labels: Tensor) -> float:
         with torch.no_grad():
@@ -178,7 +180,7 @@ def test_parts_of_a_batch_make_the_whole(seed: int) -> None:
 
     def share(process: int, processes: int) -> list[Any]:
         fabric: Any = SimpleNamespace(global_rank=process, world_size=processes)
-        return list(Course(data, how, fabric, None, 0, lambda network, number: {}).given(1, 0))
+        return list(Course(data, how, fabric, None, 0, lambda network, number: {}, classification()).given(1, 0))
 
     for processes in (1, 2, 3, 5):
         shares = [batch for process in range(processes) for batch in share(process, processes)]
@@ -192,7 +194,13 @@ def test_decay_acts_on_free_weights_alone() -> None:
     how = recipe("ours", convex=True)
     model = build("ioc-mlp", (1, 8, 8), 10, how, 0)
     course = Course(
-        Split(torch.zeros(2, 64), torch.zeros(2).long()), how, Fabric(), None, 0, lambda network, number: {}
+        Split(torch.zeros(2, 64), torch.zeros(2).long()),
+        how,
+        Fabric(),
+        None,
+        0,
+        lambda network, number: {},
+        classification(),
     )
     training = prepared(model, torch.zeros(2, 1, 8, 8), course, convex=True)
     decayed, rest = training.optimiser.param_groups
@@ -248,7 +256,15 @@ def test_unknown_names_and_double_whitening_are_refused(tmp_path: Path) -> None:
 def test_training_without_an_epoch_has_no_best() -> None:
     model = nn.Linear(1, 1)
     how = replace(recipe("ours", convex=False), patience=1)
-    course = Course(Split(torch.zeros(2, 1), torch.zeros(2).long()), how, Fabric(), None, 0, lambda network, number: {})
+    course = Course(
+        Split(torch.zeros(2, 1), torch.zeros(2).long()),
+        how,
+        Fabric(),
+        None,
+        0,
+        lambda network, number: {},
+        classification(),
+    )
     training = Training(model, torch.optim.SGD(model.parameters(), lr=0.1), course)
     assert not training.spent
     assert not training.done

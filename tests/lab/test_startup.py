@@ -16,11 +16,14 @@ from convexnet import zoo
 from convexnet.choices import ConstraintName
 from convexnet.constraints.sets import METHODS
 from convexnet.initialise import initialise
-from convexnet.initialise.moments import ACTIVATIONS as WITH_MOMENTS
-from convexnet.lab import choices, models, recipes, whiten
-from convexnet.lab.commands import app
+from convexnet.initialise.activation_moments import ACTIVATIONS as WITH_MOMENTS
+from convexnet.lab.cli import choices
+from convexnet.lab.cli.app import app
 from convexnet.lab.data import AUGMENTATIONS, KINDS, NAMES
+from convexnet.lab.models import first_step as whiten
+from convexnet.lab.models import registry as models
 from convexnet.lab.studies import STUDIES
+from convexnet.lab.training import recipes
 from convexnet.nn import activations
 from convexnet.nn.layers import POSITIVE
 from convexnet.solve.solvers.choose import WAYS

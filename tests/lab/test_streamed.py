@@ -19,13 +19,14 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 import convexnet as cx
-from convexnet.lab import experiment, models, signals
-from convexnet.lab.commands import app
+from convexnet.lab.cli.app import app
 from convexnet.lab.data import CorruptData, DataError, MissingData, Pictures, augmentation, batches, load, own
 from convexnet.lab.data.folder import centred, size_of
 from convexnet.lab.data.streamed import Paths, Streamed, sampled
-from convexnet.lab.runs import run
-from convexnet.lab.saved import network_of, predictions
+from convexnet.lab.models import architectures
+from convexnet.lab.models.saved import network_of, predictions
+from convexnet.lab.runs.run import run
+from convexnet.lab.training import experiment, signals
 from convexnet.memory import CLASSNAMES, PREPARATION, recall
 from tests.lab import small
 from tests.lab.killed import streaming
@@ -209,7 +210,7 @@ def test_turned_pictures_have_the_size_that_is_seen(tmp_path: Path) -> None:
 
 @pytest.fixture
 def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models, "HIDDEN", small.HIDDEN)
+    monkeypatch.setattr(architectures, "HIDDEN", small.HIDDEN)
 
 
 def weights(folder: Path) -> dict[str, Tensor]:
@@ -226,7 +227,7 @@ def whole(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     """A run that was never stopped, without workers, and its record."""
     folder = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(models, "HIDDEN", small.HIDDEN)
+        patch.setattr(architectures, "HIDDEN", small.HIDDEN)
         row = run(streaming(str(photographs)), small.place(folder, network=True))
     return folder, json.loads(json.dumps(row))
 

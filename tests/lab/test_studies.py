@@ -15,19 +15,21 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from convexnet.lab import models, plane
-from convexnet.lab.commands import app
-from convexnet.lab.comparison import Line, comparison, interval, shown
-from convexnet.lab.jobs import Job, differences
-from convexnet.lab.lock import claimed
-from convexnet.lab.networks import Convex
-from convexnet.lab.papers import TABLE_1
-from convexnet.lab.recipes import RECIPES, Recipe, recipe
-from convexnet.lab.records import FIELDS, VERSION, RecordError, append_record
-from convexnet.lab.studies import STUDIES, fig2, study_named, table1, table4
-from convexnet.lab.study import SIZES, Study
-from convexnet.lab.study_report import collected, write_report
-from convexnet.lab.sweep import sweep
+from convexnet.lab.cli.app import app
+from convexnet.lab.models import architectures
+from convexnet.lab.models.convex import Convex
+from convexnet.lab.reports import plane_pictures
+from convexnet.lab.reports.comparison import Line, comparison, interval, shown
+from convexnet.lab.reports.papers import TABLE_1
+from convexnet.lab.reports.report import collected, write_report
+from convexnet.lab.runs.jobs import Job
+from convexnet.lab.runs.lock import claimed
+from convexnet.lab.runs.records import FIELDS, VERSION, RecordError, append_record
+from convexnet.lab.runs.sweep import sweep
+from convexnet.lab.studies import STUDIES, fig2, plane, study_named, table1, table4
+from convexnet.lab.studies.study import SIZES, Study
+from convexnet.lab.training.recipes import RECIPES, Recipe, recipe
+from convexnet.lab.training.settings import differences
 from tests.lab import small
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -202,7 +204,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             append_record(folder / "results" / f"{study.name}.jsonl", row(job))
     single = Job("train", "mlp", "npz:<b>&.npz", recipe("ours", convex=False), 0)
     append_record(folder / "results" / "single.jsonl", row(single, noise="symmetric 40 %"))
-    write_report([folder / "results"], folder / "out" / "page.html")
+    write_report([folder / "results"], folder / "out" / "page.html", STUDIES)
     return folder / "out"
 
 
@@ -261,7 +263,7 @@ def test_figures_from_the_command_line(tmp_path: Path) -> None:
     job = plane.job_of("fig2", "mlp-1", 0, epochs=5, full=False)
     network = plane.explore(job, small.place(tmp_path / "again")).model
     with torch.no_grad():
-        wanted = network.eval()(plane.grid(fig2.MAP))[:, 0] > 0
+        wanted = network.eval()(plane_pictures.grid(fig2.MAP))[:, 0] > 0
     assert torch.equal(fig2.unpacked(first["regions"]).bool(), wanted)
 
 
@@ -352,8 +354,8 @@ def test_a_folder_in_use_is_refused_or_waited_for(kind: str, tmp_path: Path, mon
         waits.append(seconds)
         held.__exit__(None, None, None)
 
-    monkeypatch.setattr("convexnet.lab.sweep.sleep", wait)
-    monkeypatch.setattr(models, "HIDDEN", small.HIDDEN)
+    monkeypatch.setattr("convexnet.lab.runs.one_by_one.sleep", wait)
+    monkeypatch.setattr(architectures, "HIDDEN", small.HIDDEN)
     said: list[str] = []
     outcome = sweep(table1.STUDY, jobs, small.place(tmp_path / "runs", say=said.append), tmp_path / "results")
     assert [row["seed"] for row in outcome.rows] == [1, 0]

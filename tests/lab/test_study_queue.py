@@ -13,12 +13,14 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from convexnet.lab import models, study_queue
-from convexnet.lab.commands import app
-from convexnet.lab.lock import claimed
-from convexnet.lab.records import read_records
+from convexnet.lab.cli.app import app
+from convexnet.lab.models import architectures
+from convexnet.lab.models import registry as models
+from convexnet.lab.runs.lock import claimed
+from convexnet.lab.runs.records import read_records
 from convexnet.lab.studies import parity, study_named, table1
-from convexnet.lab.study_queue import QUEUE, Entry, Pace, states, work_of
+from convexnet.lab.studies import queue as study_queue
+from convexnet.lab.studies.queue import QUEUE, Entry, Pace, states, work_of
 from tests.lab import small
 from tests.processes import HANGING
 
@@ -62,7 +64,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> list[Entry]:
         Entry(2, "table4", "the same, and one more", lambda: jobs),
     ]
     monkeypatch.setattr(study_queue, "QUEUE", tuple(lines))
-    monkeypatch.setattr(models, "HIDDEN", small.HIDDEN)
+    monkeypatch.setattr(architectures, "HIDDEN", small.HIDDEN)
     return lines
 
 
@@ -108,9 +110,9 @@ def test_hours_are_those_of_the_nearest_records() -> None:
 STOPPED = """
 import sys
 from tests.lab import small
-from convexnet.lab import models, study_queue
+from convexnet.lab import architectures, models, study_queue
 from convexnet.lab.cli import main
-models.HIDDEN = small.HIDDEN
+architectures.HIDDEN = small.HIDDEN
 jobs = [small.job("mlp", epochs=2000)]
 study_queue.QUEUE = (study_queue.Entry(1, "table1", "long", lambda: jobs),)
 main()

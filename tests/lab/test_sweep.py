@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 
-from convexnet.lab import models
 from convexnet.lab.data import MissingData
-from convexnet.lab.jobs import Job
-from convexnet.lab.place import Place, Tick
-from convexnet.lab.records import RecordError, append_record, read_records
-from convexnet.lab.runs import run
+from convexnet.lab.models import architectures
+from convexnet.lab.runs.jobs import Job
+from convexnet.lab.runs.place import Place, Tick
+from convexnet.lab.runs.records import RecordError, append_record, read_records
+from convexnet.lab.runs.run import run
+from convexnet.lab.runs.sweep import sweep
 from convexnet.lab.studies import study_named, table1
-from convexnet.lab.study import Study
-from convexnet.lab.sweep import sweep
-from convexnet.lab.train import Diverged
+from convexnet.lab.studies.study import Study
+from convexnet.lab.training.epoch import Diverged
 from convexnet.learner import Point
 from tests.lab import cluster, small
 from tests.processes import HANGING
@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(autouse=True)
 def _narrow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models, "HIDDEN", small.HIDDEN)
+    monkeypatch.setattr(architectures, "HIDDEN", small.HIDDEN)
 
 
 def counting(ran: list[str], fail: dict[int, Exception] | None = None) -> Study:
@@ -125,6 +125,6 @@ def test_a_killed_node_of_a_ray_cluster(tmp_path: Path) -> None:
     assert any(row["resumed_after"] for row in rows), "the dead node's run went on from its checkpoint"
     # Full width here: the workers know nothing of the narrow networks above.
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(models, "HIDDEN", (800, 800, 800))
+        patch.setattr(architectures, "HIDDEN", (800, 800, 800))
         alone = [run(job, small.place(tmp_path / f"alone{job.seed}")) for job in cluster.jobs()]
     assert [small.same(row) for row in rows] == [small.same(row) for row in alone]

@@ -11,16 +11,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from convexnet.lab.data import DataSet, Split
-from convexnet.lab.jobs import Job
-from convexnet.lab.metrics import accuracies
-from convexnet.lab.models import build
-from convexnet.lab.place import Place, Tick
-from convexnet.lab.recipes import Recipe
-from convexnet.lab.records import COMMON, Row, read_records
-from convexnet.lab.runs import record, taught
+from convexnet.lab.models.registry import build
+from convexnet.lab.runs.jobs import Job
+from convexnet.lab.runs.metrics import accuracies
+from convexnet.lab.runs.place import Place, Tick
+from convexnet.lab.runs.records import COMMON, Row, read_records
+from convexnet.lab.runs.run import record, taught
+from convexnet.lab.runs.sweep import sweep
+from convexnet.lab.runs.tasks import REGRESSION, classification, cross_entropy, squared_errors
 from convexnet.lab.studies import fig2
-from convexnet.lab.sweep import sweep
-from convexnet.lab.tasks import REGRESSION, classification, cross_entropy, squared_errors
+from convexnet.lab.training.recipes import Recipe
 from convexnet.learner import Point
 from tests.lab import small
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import convexnet as cx
 from convexnet.constraints.sets import METHODS
-from convexnet.lab.verdict import verdict
+from convexnet.lab.runs.verdict import verdict
 from convexnet.split import shifted
 
 EXAMPLE = torch.linspace(-1, 1, 8).reshape(2, 4)
@@ -85,7 +85,7 @@ def test_a_network_that_nothing_keeps_is_lost_in_one_step() -> None:
 
 
 def test_a_scale_left_free_by_the_constraint_is_not_kept() -> None:
-    from convexnet.lab.networks import without_scales
+    from convexnet.lab.models.convex import without_scales
 
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 8), nn.ELU(), nn.Linear(8, 8), nn.BatchNorm1d(8), nn.ELU(), nn.Linear(8, 3))

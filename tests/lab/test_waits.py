@@ -8,18 +8,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from convexnet.lab import models
 from convexnet.lab.data import load, scaled
-from convexnet.lab.driver import Driven
-from convexnet.lab.jobs import Job
-from convexnet.lab.learning import common, needed
-from convexnet.lab.metrics import accuracy
-from convexnet.lab.place import Place, Tick
-from convexnet.lab.records import Row, read_records
-from convexnet.lab.runs import run
+from convexnet.lab.models import architectures
+from convexnet.lab.runs.jobs import Job
+from convexnet.lab.runs.learning import common, needed
+from convexnet.lab.runs.metrics import accuracy
+from convexnet.lab.runs.one_by_one import RECORD
+from convexnet.lab.runs.place import Place, Tick
+from convexnet.lab.runs.records import Row, read_records
+from convexnet.lab.runs.run import run
+from convexnet.lab.runs.sweep import sweep
 from convexnet.lab.studies import table1
-from convexnet.lab.sweep import RECORD, sweep
-from convexnet.lab.train import Diverged
+from convexnet.lab.training.driver import Driven
+from convexnet.lab.training.epoch import Diverged
 from tests.lab import small
 
 EXPERTS = [small.job("mlp", epochs=2, seed=seed) for seed in range(2)]
@@ -28,7 +29,7 @@ GATE = replace(small.job("gate", seed=0), needs=tuple(job.key for job in EXPERTS
 
 @pytest.fixture(autouse=True)
 def _narrow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models, "HIDDEN", small.HIDDEN)
+    monkeypatch.setattr(architectures, "HIDDEN", small.HIDDEN)
 
 
 class Mixture:

@@ -25,9 +25,9 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 import convexnet as cx
 from convexnet.curvature import Program, certify_program
-from convexnet.curvature.opaque import Opaque
+from convexnet.curvature.rules.opaque_operators import Opaque
 from convexnet.curvature.table import TABLE
-from convexnet.curvature.trace import Source
+from convexnet.curvature.tracing.trace import Source
 from convexnet.errors import NotTraceable
 from convexnet.solve import lower_bounds
 from convexnet.solve.compiled import reading_of

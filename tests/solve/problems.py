@@ -7,14 +7,14 @@ import functools
 import torch
 from torch import Tensor, nn
 
-from convexnet.curvature.trace import trace
+from convexnet.curvature.tracing.trace import trace
 from convexnet.form.epigraph import EpigraphForm
 from convexnet.form.matrices import Pieces
 from convexnet.form.program import Opened
 from convexnet.solve.functions.matrix_free import MatrixFree
 from convexnet.solve.functions.problem import Problem
-from convexnet.solve.solvers.found import Found, initial_found
 from convexnet.solve.solvers.highs import solve_lp
+from convexnet.solve.solvers.incumbents import Found, initial_found
 from convexnet.solve.solvers.loop import Budget, Solver, run_loop
 from tests.solve.networks import shared
 

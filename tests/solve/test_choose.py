@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import convexnet as cx
 from convexnet.choices import SOLVERS as NAMES
-from convexnet.curvature.trace import trace
+from convexnet.curvature.tracing.trace import trace
 from convexnet.form.program import Opened
 from convexnet.solve.functions.black_box import WholeProgram
 from convexnet.solve.solvers.choose import MATRICES

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 import convexnet as cx
-from convexnet.curvature.pointwise import Pointwise
-from convexnet.curvature.reductions import Window
-from convexnet.curvature.shapes import Moving as MovingRule
+from convexnet.curvature.rules.pointwise import Pointwise
+from convexnet.curvature.rules.reductions import Window
+from convexnet.curvature.rules.shapes import Moving as MovingRule
 from convexnet.curvature.table import row_of
 from convexnet.form.execution import way_of
 from tests.curvature.oracles import SAMPLES, Fixed, Moving, Sample

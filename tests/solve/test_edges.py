@@ -94,3 +94,11 @@ def test_results_without_elements() -> None:
     found = cx.minimise(f, cx.Box(-1, 1, shape=(1,)))
     assert found.converged.all(), found.message
     assert found.value.item() == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("side", [1e30, 1e38, 1e300])
+def test_a_side_that_no_number_resolves_is_named(side: float) -> None:
+    f = Function(lambda y: (y - 0.3).abs().sum(1))
+    found = cx.minimise(f, cx.Box(0, side, shape=(1,)))
+    assert (found.lower_bound <= 1e-12).all()
+    assert found.converged.all() or "A side of the domain is" in found.message, found.message

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from convexnet.curvature.call import Refusal
-from convexnet.curvature.trace import trace
+from convexnet.curvature.tracing.trace import trace
 from convexnet.form.atoms import Kinks
 from convexnet.form.grouped import Largest
 from convexnet.form.program import Opened

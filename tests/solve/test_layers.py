@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import convexnet as cx
-from convexnet.curvature.trace import trace
+from convexnet.curvature.tracing.trace import trace
 from convexnet.form.program import Opened
 from convexnet.solve.functions.matrix_free import MatrixFree
 from convexnet.solve.functions.smoothing import smooth_function

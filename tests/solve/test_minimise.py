@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 import convexnet as cx
 from convexnet.choices import SOLVERS as NAMES
-from convexnet.solve.solvers.found import signs
+from convexnet.solve.solvers.incumbents import signs
 from tests.solve.networks import CURVED, FAMILIES, LIBRARY, MIXED, NETWORKS, built, shared
 
 BATCH = 3

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import convexnet as cx
-from convexnet.curvature.trace import trace
+from convexnet.curvature.tracing.trace import trace
 from convexnet.form.matrices import Pieces, rescale_maps
 from convexnet.form.program import Opened
 from convexnet.solve.derivatives.minimum import Minimum

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from convexnet.curvature.trace import trace
+from convexnet.curvature.tracing.trace import trace
 from convexnet.form.epigraph import EpigraphForm
 from convexnet.form.linear_maps import Map
 from convexnet.form.matrices import epigraph_form
 from convexnet.solve.functions.problem import Problem
-from convexnet.solve.solvers.found import Found, initial_found
 from convexnet.solve.solvers.highs import solve_lp
+from convexnet.solve.solvers.incumbents import Found, initial_found
 from convexnet.solve.solvers.loop import Budget, run_loop
 from convexnet.solve.solvers.newton import Newton
 from tests.solve.networks import NETWORKS, shared

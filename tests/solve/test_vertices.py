@@ -7,13 +7,13 @@ import torch
 from torch import Tensor, nn
 
 import convexnet as cx
-from convexnet.curvature.trace import trace
+from convexnet.curvature.tracing.trace import trace
 from convexnet.form.matrices import Pieces
 from convexnet.form.program import Opened
 from convexnet.solve.derivatives import vertices
 from convexnet.solve.derivatives.vertices import held_at_vertices
 from convexnet.solve.functions.problem import Problem
-from convexnet.solve.solvers.found import Evidence, initial_found
+from convexnet.solve.solvers.incumbents import Evidence, initial_found
 
 
 class Deep(nn.Module):

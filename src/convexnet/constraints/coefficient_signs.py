@@ -18,8 +18,8 @@ from torch import Tensor
 from convexnet.curvature.call import Call
 from convexnet.curvature.facts import Fact
 from convexnet.curvature.fields import compact, core, where_any
-from convexnet.curvature.layers import conv, per_dimension
-from convexnet.curvature.linear import seen_taps
+from convexnet.curvature.rules.layers import conv, per_dimension
+from convexnet.curvature.rules.linear import seen_taps
 from convexnet.curvature.table import is_batch_norm, row_of
 
 INF = float("inf")
@@ -92,17 +92,17 @@ def of_signs(call: Call, coefficient: Fact, x: Fact, wanted: int, read: Tensor |
     What is convex in some elements and concave in others is brought to the wanted curvature, convex if none is
     known. A coefficient that would have to be both is left alone: the walk blames the operator.
     """
-    bends_up, bends_down = where_any(x.nonconcave), where_any(x.nonconvex)
-    if not bends_up and not bends_down:
+    nonconcave, nonconvex = where_any(x.nonconcave), where_any(x.nonconvex)
+    if not nonconcave and not nonconvex:
         return None
     nothing = torch.zeros([1] * len(coefficient.shape), dtype=torch.bool)
-    up = meets(call, coefficient, x, x.nonconcave, read) if bends_up else nothing
-    down = meets(call, coefficient, x, x.nonconvex, read) if bends_down else nothing
+    up = meets(call, coefficient, x, x.nonconcave, read) if nonconcave else nothing
+    down = meets(call, coefficient, x, x.nonconvex, read) if nonconvex else nothing
     if coefficient.value is None:  # what is zero for all parameters is asked nothing
         may_differ = (core(coefficient.lo) < 0) | (core(coefficient.hi) > 0)
         up, down = up & may_differ, down & may_differ
-    turn = wanted < 0 if bends_up else wanted > 0
-    rise, fall = (up, down) if bends_up else (down, nothing)
+    turn = wanted < 0 if nonconcave else wanted > 0
+    rise, fall = (up, down) if nonconcave else (down, nothing)
     if turn:
         rise, fall = fall, rise
     wrong = rise & (core(coefficient.lo) < 0), fall & (core(coefficient.hi) > 0)

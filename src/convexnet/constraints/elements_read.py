@@ -19,13 +19,13 @@ import torch
 from torch import Tensor, fx
 
 from convexnet.constraints.coefficient_signs import unbroadcast
-from convexnet.curvature.arithmetic import dropout, identity
-from convexnet.curvature.graph import base_name, executed
-from convexnet.curvature.pointwise import Pointwise
-from convexnet.curvature.reductions import Reduction, Window
-from convexnet.curvature.shapes import Moved, Moving, fresh, reshaped
+from convexnet.curvature.rules.arithmetic import dropout, identity
+from convexnet.curvature.rules.pointwise import Pointwise
+from convexnet.curvature.rules.reductions import Reduction, Window
+from convexnet.curvature.rules.shapes import Moved, Moving, fresh, reshaped
 from convexnet.curvature.table import is_batch_norm, row_of
-from convexnet.curvature.trace import Program
+from convexnet.curvature.tracing.graph import base_name, executed
+from convexnet.curvature.tracing.trace import Program
 
 Known = Callable[[fx.Node], Tensor | None]
 """The value of a tensor that training does not change; None of another."""
@@ -38,7 +38,7 @@ def reads(program: Program, known: Known) -> Reads:
     """What the outputs read of every result of a program.
 
     Example:
-        >>> from convexnet.curvature.trace import trace
+        >>> from convexnet.curvature.tracing.trace import trace
         >>> class First(torch.nn.Linear):
         ...     def forward(self, x):
         ...         return super().forward(x)[:, :1]
@@ -164,7 +164,7 @@ def nonzero(node: fx.Node, known: Known) -> Tensor:
     """1 where a factor may be other than zero, 0 where it is zero for all parameters: known zeros, and their products.
 
     Example:
-        >>> from convexnet.curvature.trace import trace
+        >>> from convexnet.curvature.tracing.trace import trace
         >>> from torch.nn.utils import prune
         >>> layer = prune.random_unstructured(torch.nn.Linear(2, 3), "weight", amount=2)
         >>> program = trace(layer, torch.zeros(1, 2))

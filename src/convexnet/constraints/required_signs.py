@@ -28,13 +28,13 @@ from convexnet.constraints.to_parameters import NUMBER, Known, Unreachable, push
 from convexnet.curvature import explain
 from convexnet.curvature.arguments import chosen
 from convexnet.curvature.call import Call, Refusal
-from convexnet.curvature.certificate import apart, given, proved
 from convexnet.curvature.facts import CONCAVE, CONVEX, UNKNOWN, Fact, constant
 from convexnet.curvature.fields import aligned_rows, batched, compact, core, elementwise, uniform
-from convexnet.curvature.findings import Finding, findings_of, not_finite, rewritten
-from convexnet.curvature.graph import base_name, called, module_path, parents, source_line
+from convexnet.curvature.findings import Finding, findings_of, not_finite, proved, rewritten
+from convexnet.curvature.premises import apart, given
 from convexnet.curvature.table import is_batch_norm, row_of
-from convexnet.curvature.trace import Program, Source, trace
+from convexnet.curvature.tracing.graph import base_name, called, module_path, parents, source_line
+from convexnet.curvature.tracing.trace import Program, Source, trace
 from convexnet.curvature.walk import Walk, walk
 from convexnet.errors import NotCertified
 

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, fx
 
 from convexnet.constraints.sets import INF, Interval
-from convexnet.curvature import arithmetic, layers
 from convexnet.curvature.call import Rule
 from convexnet.curvature.facts import Fact
-from convexnet.curvature.graph import base_name, executed, is_real, parents, results_of
-from convexnet.curvature.shapes import Moved, cat, reshaped, stack
+from convexnet.curvature.rules import arithmetic, layers
+from convexnet.curvature.rules.shapes import Moved, cat, reshaped, stack
 from convexnet.curvature.table import row_of
-from convexnet.curvature.trace import Program, Source
+from convexnet.curvature.tracing.graph import base_name, executed, is_real, parents, results_of
+from convexnet.curvature.tracing.trace import Program, Source
 
 Asked = dict[str, tuple[Source, Interval]]
 NUMBER = (int, float, torch.SymInt, torch.SymFloat, torch.SymBool)

@@ -12,12 +12,12 @@ from torch.utils import _pytree as pytree
 from convexnet.constraints.parametrised import plain_again
 from convexnet.conversion.rewrites import with_what_follows
 from convexnet.curvature.arguments import copied, unwrapped
-from convexnet.curvature.failures import evaluated
-from convexnet.curvature.graph import base_name, functional
-from convexnet.curvature.shapes import Moved, reshaped
+from convexnet.curvature.rules.shapes import Moved, reshaped
 from convexnet.curvature.table import is_batch_norm, row_of
-from convexnet.curvature.trace import Program, trace
-from convexnet.curvature.undisturbed import in_eval_mode, surroundings
+from convexnet.curvature.tracing.graph import base_name, functional
+from convexnet.curvature.tracing.restored_state import in_eval_mode, surroundings
+from convexnet.curvature.tracing.trace import Program, trace
+from convexnet.curvature.tracing.trace_errors import evaluated
 from convexnet.errors import ConvexNetError
 from convexnet.memory import CONSTRAINT, ONLY, example_of
 from convexnet.nn.heads import FreeHead

@@ -13,15 +13,15 @@ from convexnet.choices import HEADS, INITS, NORMS, ActivationName, HeadName, Ini
 from convexnet.constraints.constrain import keep
 from convexnet.constraints.required_signs import derive_program
 from convexnet.constraints.sets import method_of
+from convexnet.conversion.batchnorm_statistics import Probe, estimate, inputs_of_norms, overflow, probe_of
 from convexnet.conversion.changes import placed
 from convexnet.conversion.head import free_head
 from convexnet.conversion.rewrites import ACTIVATIONS, EXCHANGED, SQUASHING, Rewriter, Seen, watch
-from convexnet.conversion.statistics import Probe, estimate, inputs_of_norms, overflow, probe_of
 from convexnet.conversion.widen import widen_first as widen
-from convexnet.curvature.accepted import check_modules, check_tensors
 from convexnet.curvature.arguments import as_example, copied, two_rows, unwrapped
 from convexnet.curvature.findings import Finding
-from convexnet.curvature.trace import TRACING, trace
+from convexnet.curvature.tracing.trace import TRACING, trace
+from convexnet.curvature.tracing.traceable_models import check_modules, check_tensors
 from convexnet.errors import NotCertified, meant
 from convexnet.initialise import initialise
 from convexnet.memory import CHANGES, ONLY, part_of, recall, remember_example

@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import fx, nn
 
 from convexnet.conversion.changes import Change, described, placed
-from convexnet.curvature.graph import base_name
-from convexnet.curvature.trace import Program
+from convexnet.curvature.tracing.graph import base_name
+from convexnet.curvature.tracing.trace import Program
 from convexnet.nn.heads import FreeHead
 
 

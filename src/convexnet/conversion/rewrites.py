@@ -20,7 +20,7 @@ from torch.utils import _pytree as pytree
 from convexnet.choices import ActivationName
 from convexnet.conversion.changes import Change, described
 from convexnet.curvature import certify
-from convexnet.curvature.undisturbed import calling, in_eval_mode
+from convexnet.curvature.tracing.restored_state import calling, in_eval_mode
 from convexnet.errors import ConvexNetError
 from convexnet.nn.activations import ACTIVATIONS
 from convexnet.nn.norms import Affine, BatchNormAlong

@@ -17,14 +17,14 @@ import torch
 from torch import Tensor, fx, nn
 
 from convexnet.conversion.changes import Change, described
-from convexnet.curvature.arithmetic import dropout, identity
-from convexnet.curvature.graph import base_name, module_path
-from convexnet.curvature.pointwise import Pointwise
-from convexnet.curvature.reductions import Window
 from convexnet.curvature.row import Sum
-from convexnet.curvature.shapes import pad
+from convexnet.curvature.rules.arithmetic import dropout, identity
+from convexnet.curvature.rules.pointwise import Pointwise
+from convexnet.curvature.rules.reductions import Window
+from convexnet.curvature.rules.shapes import pad
 from convexnet.curvature.table import is_batch_norm, row_of
-from convexnet.curvature.trace import Program
+from convexnet.curvature.tracing.graph import base_name, module_path
+from convexnet.curvature.tracing.trace import Program
 from convexnet.nn.norms import Affine
 from convexnet.nn.signs import BothSigns
 

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from convexnet.curvature.accepted import check_example, check_modules, check_tensors
 from convexnet.curvature.fields import BATCH
-from convexnet.curvature.undisturbed import TRACING, home_of
+from convexnet.curvature.tracing.restored_state import TRACING, home_of
+from convexnet.curvature.tracing.traceable_models import check_example, check_modules, check_tensors
 
 
 def as_example(example: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -120,7 +120,7 @@ def copied(model: nn.Module) -> nn.Module:
     """A deep copy, or an error that names what cannot be copied.
 
     Raises:
-        NotTraceable: it holds tensors or modules that are not torch's plain ones (see `accepted`).
+        NotTraceable: it holds tensors or modules that are not torch's plain ones (see `tracing.traceable_models`).
         ValueError: a module holds a weight that was computed with gradients (pruning, the old `weight_norm`).
     """
     try:

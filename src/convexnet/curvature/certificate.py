@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 
-import torch
 from torch import Tensor, fx, nn
 
 from convexnet.curvature import explain
 from convexnet.curvature.arguments import chosen
-from convexnet.curvature.facts import AFFINE, CONCAVE, CONSTANT, CONVEX, UNKNOWN, Fact, constant, known
-from convexnet.curvature.fields import aligned_rows, compact, uniform
-from convexnet.curvature.findings import Finding, aligned, drawn, findings_of, not_finite, rewritten
-from convexnet.curvature.graph import base_name, module_path, source_line
-from convexnet.curvature.trace import Program, Source, place, trace
-from convexnet.curvature.walk import Walk, walk
+from convexnet.curvature.facts import AFFINE, CONCAVE, CONSTANT, CONVEX, UNKNOWN
+from convexnet.curvature.findings import Finding, drawn, findings_of, not_finite, proved, rewritten
+from convexnet.curvature.premises import Domain, apart, domains_of, given, is_weight
+from convexnet.curvature.tracing.graph import base_name, module_path, source_line
+from convexnet.curvature.tracing.trace import Program, trace
+from convexnet.curvature.walk import walk
 from convexnet.domains import Box
 from convexnet.errors import NotCertified
 
 ALL, HERE = "for all parameters", "at these weights"
-Domain = Box | Sequence[Box | None] | None
 
 
 @dataclass(frozen=True)
@@ -105,7 +103,7 @@ class Certificate:
         return f"NOT CERTIFIED: {self.model} is not proved convex in {names}"
 
     def __str__(self) -> str:
-        from convexnet.curvature.report import render
+        from convexnet.curvature.certificate_text import render
 
         return render(self)
 
@@ -201,17 +199,6 @@ def certify_program(program: Program, wrt: int | Sequence[int] | None = None, do
     )
 
 
-def is_weight(program: Program, source: Source) -> bool:
-    """Whether training may change a tensor: a parameter, or one of a module that a function of the model's reads."""
-    return source.kind == "parameter" or source.name in program.captured
-
-
-def apart(program: Program, moves: Callable[[Source], bool]) -> Callable[[Source], bool]:
-    """Which tensors of a model lie in no memory of one that `moves`; a buffer may share it with a parameter."""
-    memory = {place(s.tensor) for s in program.sources.values() if s.tensor is not None and moves(s)}
-    return lambda source: source.tensor is None or place(source.tensor) not in memory
-
-
 FACTORS = 4
 """Elements of a box that are printed one by one."""
 
@@ -249,51 +236,6 @@ def _rounded(node: fx.Node) -> str:
     )
 
 
-def domains_of(inputs: Sequence[Tensor], variables: Sequence[int], domain: Domain) -> dict[int, Box]:
-    """The box of each chosen input that has one; of a box for each sample, the one that holds them all."""
-    if domain is None:
-        return {}
-    listed = [domain] if isinstance(domain, Box) else list(domain)
-    if not all(box is None or isinstance(box, Box) for box in listed):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise TypeError("a domain is a Box for each chosen input, as Box(0, 1, shape=(3, 32, 32)), or None")
-    if len(listed) != len(variables):
-        raise ValueError(f"{len(listed)} domain(s) for {len(variables)} chosen input(s): give one for each, or None")
-    boxes: dict[int, Box] = {}
-    for index, box in zip(variables, listed, strict=True):
-        if box is None:
-            continue
-        shape = inputs[index].shape[1:]
-        if box.shape != shape:
-            raise ValueError(f"the domain of input {index} has shape {tuple(box.shape)}, one sample has {tuple(shape)}")
-        hull = box.hull()
-        boxes[index] = Box(hull.lo.detach(), hull.hi.detach(), hull.shape)
-    return boxes
-
-
-def given(
-    program: Program, variables: Sequence[int], boxes: Mapping[int, Box], known_here: Callable[[Source], bool]
-) -> Callable[[str], Fact]:
-    """The facts of the placeholders: chosen inputs vary, other inputs are constants of unknown value, and so are the
-    tensors of the model that are not `known_here`."""
-
-    def fact(name: str) -> Fact:
-        source: Source = program.sources[name]
-        if source.kind == "input":
-            tensor = program.inputs[source.index]
-            base = constant(tensor.shape, aligned_rows(tensor.shape))
-            if source.index not in variables:
-                return replace(base, integral=not tensor.is_floating_point())
-            box = boxes.get(source.index)
-            lo, hi = (base.lo, base.hi) if box is None else (compact(b, tensor.shape) for b in (box.lo, box.hi))
-            return replace(base, varies=uniform(True, tensor.shape, torch.bool), lo=lo, hi=hi)
-        assert source.tensor is not None
-        if not known_here(source):
-            return constant(source.tensor.shape)
-        return known(source.tensor.detach())
-
-    return fact
-
-
 def join(curvatures: Iterable[str]) -> str:
     """The least curvature that covers all of the given ones."""
     kinds = set(curvatures)
@@ -303,8 +245,3 @@ def join(curvatures: Iterable[str]) -> str:
         if kind in kinds:
             return kind
     return UNKNOWN
-
-
-def proved(found: Walk) -> bool:
-    real = [fact for fact in found.facts.values() if not fact.integral]
-    return bool(real) and all(aligned(f) and f.curvature in (CONSTANT, AFFINE, CONVEX) for f in real)

@@ -9,18 +9,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from convexnet.curvature.arithmetic import Power, clamped, clamped_above
 from convexnet.curvature.call import Call, Refusal
 from convexnet.curvature.explain_weights import SEPARATE, bend, joined, of_weights, place, weights_of
 from convexnet.curvature.facts import AFFINE, CONSTANT, CONVEX, INF, Fact, as_fact
 from convexnet.curvature.fields import core, where_any
-from convexnet.curvature.opaque import Opaque
-from convexnet.curvature.pointwise import Pointwise, Profile, outside
-from convexnet.curvature.profiles import clamp, power
-from convexnet.curvature.reductions import Reduction, Window
 from convexnet.curvature.row import Joint, Sum
+from convexnet.curvature.rules.arithmetic import Power, clamped, clamped_above
+from convexnet.curvature.rules.opaque_operators import Opaque
+from convexnet.curvature.rules.pointwise import Pointwise, Profile, outside
+from convexnet.curvature.rules.profiles import clamp, power
+from convexnet.curvature.rules.reductions import Reduction, Window
+from convexnet.curvature.rules.undefined import Beyond
 from convexnet.curvature.table import ACTIVATION_REMEDY, row_of
-from convexnet.curvature.undefined import Beyond
 
 POLE = Refusal(
     "its argument does not depend on the input, but may be 0, where the result is infinite and of either sign",
@@ -112,12 +112,12 @@ def of_function(name: str, profile: Profile, x: Fact) -> Refusal:
             f"{name} is a real number above {start} only, and {known}",
             "add a constant, or say with a domain how low the input may be",
         )
-    bends_up, bends_down = where_any(outside(x, profile.concave)), where_any(outside(x, profile.convex))
+    not_concave, not_convex = where_any(outside(x, profile.concave)), where_any(outside(x, profile.convex))
     remedy = ACTIVATION_REMEDY if isinstance(row.rule, Pointwise) else KEEP
-    if bends_up and bends_down:
+    if not_concave and not_convex:
         note = f": {profile.note}" if profile.note else ""
         return Refusal(f"{called} is neither convex nor concave{span}{note}", remedy)
-    own = "concave" if bends_down else "convex" if bends_up else "affine"
+    own = "concave" if not_convex else "convex" if not_concave else "affine"
     falls = where_any(outside(x, profile.rising))
     moves = "non-decreasing" if not falls else "not non-decreasing"
     reason = f"{called} is {own} and {moves}{span}, but its argument is {bend(x)}, not affine"

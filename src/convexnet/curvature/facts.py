@@ -35,7 +35,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from convexnet.curvature.bounds import REAL, bounds_of, range_of
 from convexnet.curvature.fields import (
     Shape,
     aligned_rows,
@@ -49,9 +48,10 @@ from convexnet.curvature.fields import (
     where_any,
     widened,
 )
+from convexnet.curvature.value_bounds import REAL, bounds_of, range_of
 
 if TYPE_CHECKING:
-    from convexnet.curvature.ordered import Order
+    from convexnet.curvature.rules.sorting import Order
 
 INF = math.inf
 Reach = Callable[[Tensor], Tensor]
@@ -73,8 +73,8 @@ class Fact:
 
     `concavity` and `exponent` are the same for concave functions; see `powers`. `positive` says that every element is
     above zero, in real arithmetic, where `lo` may only say that none is below; and that no element is computed as -0.
-    `order` says where elements come from that were sorted (see `ordered`); what makes a new fact of one leaves it out.
-    `size` is what is known of the absolute value, where that is more than the fact itself says.
+    `order` says where elements come from that were sorted (see `rules.sorting`); what makes a new fact of one leaves it
+    out. `size` is what is known of the absolute value, where that is more than the fact itself says.
 
     `value` is the tensor itself where it is known, in its own type; `integral` tensors (indices, masks) hold no real
     numbers; `undefined` ones may hold NaN (or an infinity, which the next operator may turn into one). `made` is the
@@ -291,7 +291,7 @@ class Influence:
 
 
 def compose(
-    influences: Iterable[Influence], shape: Shape, bends_up: Tensor | None = None, bends_down: Tensor | None = None
+    influences: Iterable[Influence], shape: Shape, not_concave: Tensor | None = None, not_convex: Tensor | None = None
 ) -> Fact:
     """The composition theorem (Boyd & Vandenberghe, Convex Optimization, 3.2.4), for every operator at once.
 
@@ -302,8 +302,8 @@ def compose(
     Args:
         influences: each argument, and how it moves the result.
         shape: the result's shape.
-        bends_up: mask of the elements where h itself may fail to be *concave*; None: nowhere.
-        bends_down: mask of the elements where h itself may fail to be *convex*.
+        not_concave: mask of the elements where h itself may fail to be *concave*; None: nowhere.
+        not_convex: mask of the elements where h itself may fail to be *convex*.
 
     Returns:
         The result's fact; its bounds are the whole line, for the caller to narrow.
@@ -317,10 +317,10 @@ def compose(
         nonconcave = either(nonconcave, influence.reach(g.nonconcave, g.nonconvex, shape))
         varies = either(varies, influence.touches(g.varies, shape))
         rows = join_rows(rows, rows_of(influence, shape), shape)
-    if bends_down is not None:  # a constant argument gives a constant result, however h bends
-        nonconvex = either(nonconvex, elementwise(torch.logical_and, shape, bends_down, varies))
-    if bends_up is not None:
-        nonconcave = either(nonconcave, elementwise(torch.logical_and, shape, bends_up, varies))
+    if not_convex is not None:  # a constant argument gives a constant result, however h bends
+        nonconvex = either(nonconvex, elementwise(torch.logical_and, shape, not_convex, varies))
+    if not_concave is not None:
+        nonconcave = either(nonconcave, elementwise(torch.logical_and, shape, not_concave, varies))
     line = uniform(-INF, shape, torch.float64), uniform(INF, shape, torch.float64)
     return Fact(nonconvex, nonconcave, varies, rows, *line)
 

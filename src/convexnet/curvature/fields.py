@@ -133,7 +133,9 @@ def extremes(field: Tensor) -> tuple[float, float]:
 
 
 def where_any(mask: Tensor) -> bool:
-    """Whether the mask is true anywhere."""
+    """Whether the mask is true anywhere; a field without elements, uniform or not, is true nowhere."""
+    if not mask.numel():
+        return False
     known = level(mask)
     return bool(core(mask).any()) if known is None else known != 0
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
-from convexnet.curvature.bounds import is_finite
 from convexnet.curvature.facts import AFFINE, CONCAVE, CONSTANT, CONVEX, UNKNOWN, Fact
 from convexnet.curvature.fields import BATCH, core
-from convexnet.curvature.graph import ancestors, base_name, behind, module_path, source_line
-from convexnet.curvature.trace import Program
+from convexnet.curvature.tracing.graph import ancestors, base_name, behind, module_path, source_line
+from convexnet.curvature.tracing.trace import Program
+from convexnet.curvature.value_bounds import is_finite
 from convexnet.curvature.walk import Walk
 
 WIDTH = 100
@@ -167,3 +167,9 @@ def of_output(path: str, fact: Fact, node: fx.Node, step: int) -> Finding:
         remedy = "return the two kinds as separate outputs, or negate the concave ones"
     argument = "partly convex, partly concave" if fact.curvature == UNKNOWN else fact.curvature
     return Finding(module_path(node), source_line(node), path, argument, reason, remedy, step)
+
+
+def proved(found: Walk) -> bool:
+    """Whether every floating output is convex, row by row."""
+    real = [fact for fact in found.facts.values() if not fact.integral]
+    return bool(real) and all(aligned(f) and f.curvature in (CONSTANT, AFFINE, CONVEX) for f in real)

@@ -15,23 +15,24 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from convexnet.curvature import (
-    accumulated,
+from convexnet.curvature.call import Call, Result, Rule
+from convexnet.curvature.row import Extremum, Joint, Linear, Row, Sum
+from convexnet.curvature.rules import (
     arithmetic,
     layers,
     losses,
     matrices,
-    ordered,
     powers,
+    scans_and_scatters,
     shapes,
-    specials,
+    sorting,
+    special_functions,
     undefined,
 )
-from convexnet.curvature.arithmetic import Power
-from convexnet.curvature.call import Call, Result, Rule
-from convexnet.curvature.opaque import Opaque, unruled
-from convexnet.curvature.pointwise import HALVES, INF, LEFT, LINE, NEGATIVE, POSITIVE, RIGHT, Pointwise, Profile
-from convexnet.curvature.profiles import (
+from convexnet.curvature.rules.arithmetic import Power
+from convexnet.curvature.rules.opaque_operators import Opaque, unruled
+from convexnet.curvature.rules.pointwise import HALVES, INF, LEFT, LINE, NEGATIVE, POSITIVE, RIGHT, Pointwise, Profile
+from convexnet.curvature.rules.profiles import (
     IDENTITY,
     celu,
     dip,
@@ -46,10 +47,9 @@ from convexnet.curvature.profiles import (
     softshrink,
     threshold,
 )
-from convexnet.curvature.reductions import Reduction, Window, norm_order, prod
-from convexnet.curvature.row import Extremum, Joint, Linear, Row, Sum
-from convexnet.curvature.shapes import Moved, Placed
-from convexnet.curvature.undefined import Beyond
+from convexnet.curvature.rules.reductions import Reduction, Window, norm_order, prod
+from convexnet.curvature.rules.shapes import Moved, Placed
+from convexnet.curvature.rules.undefined import Beyond
 
 S_SHAPED = Profile(
     convex=LEFT, concave=RIGHT, rising=LINE, nonneg=RIGHT, nonpos=LEFT,
@@ -163,15 +163,16 @@ ROWS: tuple[tuple[str, Rule | Row], ...] = (
     ("exp", Pointwise(powers.EXP, powers.exponential(1.0))),
     *((name, Pointwise(powers.EXP, powers.exponential(math.log(2.0)))) for name in ("exp2", "special_exp2")),
     *((name, Pointwise(EXPM1)) for name in ("expm1", "special_expm1")),
-    ("log", Row(Pointwise(specials.LOG, powers.logarithm(1.0)), undefined=Beyond(POSITIVE), instead=LOG_SUM_EXP)),
-    *((name, Row(Pointwise(specials.LOG, powers.logarithm(1 / math.log(base))), undefined=Beyond(POSITIVE)))
+    ("log", Row(
+        Pointwise(special_functions.LOG, powers.logarithm(1.0)), undefined=Beyond(POSITIVE), instead=LOG_SUM_EXP)),
+    *((name, Row(Pointwise(special_functions.LOG, powers.logarithm(1 / math.log(base))), undefined=Beyond(POSITIVE)))
       for name, base in (("log2", 2.0), ("log10", 10.0))),
     *((name, Row(Pointwise(LOG1P, powers.log1p), undefined=Beyond(ABOVE_MINUS_ONE))) for name in (
         "log1p", "special_log1p")),
     *((name, Row(Pointwise(LGAMMA), undefined=Beyond(POSITIVE))) for name in ("lgamma", "special_gammaln")),
     *((name, Row(Pointwise(DIGAMMA), undefined=Beyond(POSITIVE))) for name in (
         "digamma", "special_digamma", "special_psi")),
-    *((name, Row(specials.polygamma, undefined=specials.no_positive_number)) for name in (
+    *((name, Row(special_functions.polygamma, undefined=special_functions.no_positive_number)) for name in (
         "polygamma", "special_polygamma")),
     *((name, Pointwise(ERFC, powers.falling_log_concave)) for name in ("erfc", "special_erfc")),
     ("special_erfcx", Pointwise(ERFCX, powers.log_convex)),
@@ -223,7 +224,7 @@ ROWS: tuple[tuple[str, Rule | Row], ...] = (
     ("index", Moved(picks=(1, "indices"), anywhere=True)),
     ("index_put", Moved(picks=(1, "indices"))),
     ("index_select", Moved(picks=(2, "index"), anywhere=True)),
-    ("gather", accumulated.Picked(picks=(2, "index"), anywhere=True)),
+    ("gather", scans_and_scatters.Picked(picks=(2, "index"), anywhere=True)),
     ("take", Moved(picks=(1, "index"))),
     ("take_along_dim", Moved(picks=(1, "indices"))),
     ("repeat_interleave", Moved(picks=(1, "repeats"))),
@@ -267,7 +268,7 @@ ROWS: tuple[tuple[str, Rule | Row], ...] = (
     ("reciprocal", Row(Power(-1.0), undefined=Beyond(POSITIVE + NEGATIVE))),
     ("pow", Row(arithmetic.pow_, undefined=undefined.power_undefined)),
     ("prod", prod),
-    *((name, specials.xlogy) for name in ("xlogy", "special_xlogy")),
+    *((name, special_functions.xlogy) for name in ("xlogy", "special_xlogy")),
     # --- maxima and choices ------------------------------------------------------------------------------------------
     ("maximum", Extremum(arithmetic.maximum, "convex")),
     ("minimum", Extremum(arithmetic.minimum, "concave")),
@@ -323,21 +324,21 @@ ROWS: tuple[tuple[str, Rule | Row], ...] = (
     ("aminmax", Row(
         losses.Both((Reduction("down", exact=True), "amin"), (Reduction("up", exact=True), "amax")), steepest=1.0)),
     # --- at known places ---------------------------------------------------------------------------------------------
-    ("cumsum", accumulated.Running()),
-    ("cummax", Row(accumulated.Running("up"), steepest=1.0)),
-    ("cummin", Row(accumulated.Running("down"), steepest=1.0)),
-    ("logcumsumexp", Row(accumulated.Running("up", homogeneous=False), steepest=1.0)),
-    ("diff", accumulated.diff),
-    ("index_add", accumulated.index_add),
-    ("scatter", accumulated.scatter),
-    ("scatter_add", accumulated.scatter_add),
-    ("scatter_reduce", Row(accumulated.scatter_reduce, steepest=1.0)),
-    ("col2im", accumulated.col2im),
-    *((name, accumulated.grid_sampler) for name in ("grid_sampler", "grid_sampler_2d", "grid_sampler_3d")),
+    ("cumsum", scans_and_scatters.Running()),
+    ("cummax", Row(scans_and_scatters.Running("up"), steepest=1.0)),
+    ("cummin", Row(scans_and_scatters.Running("down"), steepest=1.0)),
+    ("logcumsumexp", Row(scans_and_scatters.Running("up", homogeneous=False), steepest=1.0)),
+    ("diff", scans_and_scatters.diff),
+    ("index_add", scans_and_scatters.index_add),
+    ("scatter", scans_and_scatters.scatter),
+    ("scatter_add", scans_and_scatters.scatter_add),
+    ("scatter_reduce", Row(scans_and_scatters.scatter_reduce, steepest=1.0)),
+    ("col2im", scans_and_scatters.col2im),
+    *((name, scans_and_scatters.grid_sampler) for name in ("grid_sampler", "grid_sampler_2d", "grid_sampler_3d")),
     # --- sorted ------------------------------------------------------------------------------------------------------
-    ("topk", Row(ordered.topk, steepest=1.0)),
-    ("sort", Row(ordered.sort, steepest=1.0)),
-    ("msort", Row(ordered.sorted_first, steepest=1.0)),
+    ("topk", Row(sorting.topk, steepest=1.0)),
+    ("sort", Row(sorting.sort, steepest=1.0)),
+    ("msort", Row(sorting.sorted_first, steepest=1.0)),
     *((name, Opaque("it picks an element from the middle, and only sums of the largest ones are convex",
                     "use torch.amax, or topk(k) and the sum of its values"))
       for name in ("kthvalue", "median", "nanmedian", "mode", "quantile", "nanquantile")),

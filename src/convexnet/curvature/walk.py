@@ -13,23 +13,23 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, fx
 
-from convexnet.curvature.bounds import is_finite
 from convexnet.curvature.call import Call, Refusal, Result
-from convexnet.curvature.choices import Choice, Pick, choices
-from convexnet.curvature.constants import attribute, beyond, computed, exact, tensor_fact
-from convexnet.curvature.expressions import THROUGH, duplicates, recorded
+from convexnet.curvature.constant_folding import attribute, beyond, computed, exact, tensor_fact
 from convexnet.curvature.facts import CONSTANT, UNKNOWN, Fact, constant, typed, unknown
 from convexnet.curvature.fields import core, elementwise, is_aligned, level, uniform, where_any
-from convexnet.curvature.graph import ancestors, called, draws, types_of
-from convexnet.curvature.literals import NAN, marked, spoiled, with_infinities
-from convexnet.curvature.matrices import sum_of_spectrum
-from convexnet.curvature.opaque import UNRULED, Opaque, unreal
-from convexnet.curvature.ordered import ordered
-from convexnet.curvature.quadratics import quadratic
-from convexnet.curvature.shifted import unshifted
+from convexnet.curvature.nonfinite import NAN, marked, over_holes, spoiled, with_infinities
+from convexnet.curvature.patterns.comparisons import Choice, Pick, choices
+from convexnet.curvature.patterns.compositions import refined
+from convexnet.curvature.patterns.expressions import THROUGH, duplicates, recorded
+from convexnet.curvature.patterns.quadratic_forms import quadratic
+from convexnet.curvature.patterns.shifted_logsumexp import unshifted
+from convexnet.curvature.rules.matrices import sum_of_spectrum
+from convexnet.curvature.rules.opaque_operators import UNRULED, Opaque, unreal
+from convexnet.curvature.rules.sorting import ordered
 from convexnet.curvature.table import TABLE, row_of
-from convexnet.curvature.together import refined
-from convexnet.curvature.trace import Program
+from convexnet.curvature.tracing.graph import ancestors, called, draws, types_of
+from convexnet.curvature.tracing.trace import Program
+from convexnet.curvature.value_bounds import is_finite
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ class _Runner:
 
     def take_back(self, needed: Mapping[fx.Node, Any]) -> None:
         """Take back the blame of nodes whose losses all their readers have settled: more than one operator can see is
-        seen by those that follow (`choices`, `together`, `ordered`, ...). It is the one way in which blame goes."""
+        seen by those that follow (`patterns`, `rules.sorting`). It is the one way in which blame goes."""
         cleared: dict[fx.Node, bool] = {}
         for node in reversed(list(needed)):
             users = [user for user in node.users if user in needed or user.op == "output"]
@@ -184,7 +184,7 @@ class _Runner:
         return results if listed else results[0]
 
     def chosen(self, node: fx.Node, call: Call, lookup: Callable[[Any], Any]) -> tuple[Fact, ...] | None:
-        """The result of a choice by comparison, if more is known of it as such (see `choices`)."""
+        """The result of a choice by comparison, if more is known of it as such (see `comparisons`)."""
         found = self.plans[node].settled(lookup)
         if found is None:
             return None
@@ -264,7 +264,7 @@ class _Runner:
             if row.forgives and any(fact.undefined for fact in facts):
                 raise GAP
             sums = ordered(call, row) if any(fact.order is not None for fact in facts) else None
-            result = row.rule(call) if sums is None else sums
+            result = over_holes(call, row.rule(call)) if sums is None else sums
         except (RuntimeError, TypeError, ValueError, IndexError) as error:  # never let a gap in a rule pass, or crash
             self.found.errors.append(error)
             cause = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
@@ -277,6 +277,8 @@ class _Runner:
             result = found_again(call, result) if moving else result
             if result is None or where_any(result.unknown):
                 lost = self.blame(node, call, refusal)
+                if isinstance(lost, Fact) and row.is_affine:  # sums and products are defined where their terms are
+                    lost = replace(lost, undefined=False)
                 return lost if result is None else result
         spoil = spoiled(call) if moving else None
         fine = not any(where_any(f.unknown) for f in facts if not f.constant)

@@ -1,10 +1,10 @@
 """Networks as differences p − q of convex functions: the values, how operators act on them, and the modules p and q.
 
 Read in this order: `arithmetic` (a difference, its sum, multiple and maximum), `rules` (a literal table keyed by
-operator), `part` (the traced network, executed on differences). `split` is what a user calls.
+operator), `convex_part` (the traced network, executed on differences). `split` is what a user calls.
 """
 
 from convexnet.differences.arithmetic import Difference
-from convexnet.differences.part import ConvexPart, traced
+from convexnet.differences.convex_part import ConvexPart, traced
 
 __all__ = ["ConvexPart", "Difference", "traced"]

@@ -19,13 +19,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from convexnet.curvature import arithmetic, layers, shapes
-from convexnet.curvature.arithmetic import PRODUCT
 from convexnet.curvature.call import Refusal
 from convexnet.curvature.call import Rule as Calculus
-from convexnet.curvature.reductions import Window
 from convexnet.curvature.row import Row
-from convexnet.curvature.shapes import Moved
+from convexnet.curvature.rules import arithmetic, layers, shapes
+from convexnet.curvature.rules.arithmetic import PRODUCT
+from convexnet.curvature.rules.reductions import Window
+from convexnet.curvature.rules.shapes import Moved
 from convexnet.curvature.table import TABLE as KNOWN
 from convexnet.differences.arithmetic import (
     Difference,

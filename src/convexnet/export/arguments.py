@@ -14,15 +14,15 @@ from convexnet.arrays import as_tensor, is_whole
 from convexnet.curvature.arguments import two_rows
 from convexnet.curvature.call import Refusal
 from convexnet.curvature.certificate import Certificate, certify_program
-from convexnet.curvature.failures import in_short
 from convexnet.curvature.fields import BATCH
-from convexnet.curvature.trace import Program, for_two_rows, trace
-from convexnet.curvature.undisturbed import calling
+from convexnet.curvature.tracing.restored_state import calling
+from convexnet.curvature.tracing.trace import Program, for_two_rows, trace
+from convexnet.curvature.tracing.trace_errors import in_short
 from convexnet.domains import Box
 from convexnet.errors import NotTraceable
-from convexnet.form.findings import refuse
 from convexnet.form.inputs import with_floats
 from convexnet.form.program import Gate, Opened, values_of
+from convexnet.form.refusals import refuse
 from convexnet.form.rows import SIMPLER
 from convexnet.form.smooth import NO_CONE
 from convexnet.form.sparse import Form, Sample, form_of

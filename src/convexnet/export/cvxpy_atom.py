@@ -29,11 +29,11 @@ from torch import Tensor
 from convexnet.errors import NotCertified
 from convexnet.form.atoms import Atom, Kinks, Smooth
 from convexnet.form.grouped import Largest, LogSumExp, Norm
-from convexnet.form.ordered import SumLargest
 from convexnet.form.perspective import Perspective
 from convexnet.form.program import Gate
 from convexnet.form.quadratic import Quadratic
 from convexnet.form.sparse import Form, Sample, Vector
+from convexnet.form.sum_of_largest import SumLargest
 from convexnet.form.tightness import LOWER_BOUND
 
 Expression = Any

@@ -15,8 +15,8 @@ from convexnet.domains import Box
 from convexnet.export.arguments import arranged, one_value, read, variable_of
 from convexnet.extras import need
 from convexnet.form.atoms import Kinks
-from convexnet.form.ordered import SumLargest
 from convexnet.form.sparse import Form
+from convexnet.form.sum_of_largest import SumLargest
 from convexnet.form.tightness import check_tight
 
 Rows = tuple[Any, Any]

@@ -11,8 +11,8 @@ from torch import Tensor, fx
 from convexnet.curvature.call import Call, Refusal
 from convexnet.curvature.facts import AFFINE, CONSTANT, constant, known
 from convexnet.curvature.fields import uniform
-from convexnet.curvature.graph import base_name, functional
 from convexnet.curvature.table import row_of
+from convexnet.curvature.tracing.graph import base_name, functional
 
 
 def fact_of(value: Any, moves: bool, given: bool) -> Any:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, fx
 
 from convexnet.curvature.arguments import in_float64
-from convexnet.curvature.graph import base_name, functional
 from convexnet.curvature.table import shape_only
+from convexnet.curvature.tracing.graph import base_name, functional
 
 REGIONS = {"wrap_with_set_grad_enabled": 2, "wrap_with_autocast": 5}
 """Operators that hold a graph of their own, and the number of their first operand."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from convexnet.curvature.arguments import two_rows
-from convexnet.curvature.undisturbed import calling
+from convexnet.curvature.tracing.restored_state import calling
 
 
 def with_floats(module: nn.Module, inputs: list[Tensor], dtype: torch.dtype) -> list[Tensor]:

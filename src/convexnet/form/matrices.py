@@ -19,7 +19,7 @@ from torch import Tensor, fx
 from torch.autograd import forward_ad
 
 from convexnet.curvature.call import Refusal
-from convexnet.curvature.trace import TRACING, Program
+from convexnet.curvature.tracing.trace import TRACING, Program
 from convexnet.form.atoms import Atom
 from convexnet.form.epigraph import EpigraphForm
 from convexnet.form.linear_maps import Map
@@ -343,7 +343,7 @@ def epigraph_form(program: Program, variable: int, inputs: Sequence[Tensor]) -> 
 
     Example:
         >>> from torch import nn
-        >>> from convexnet.curvature.trace import trace
+        >>> from convexnet.curvature.tracing.trace import trace
         >>> net = nn.Sequential(nn.Linear(2, 3), nn.LeakyReLU(0.1), nn.Linear(3, 1))
         >>> y = torch.randn(4, 2)
         >>> form = epigraph_form(trace(net, y, any_batch=True), 0, (y,))

@@ -27,7 +27,6 @@ from convexnet.form import losses, smooth
 from convexnet.form.atoms import Atom, Smooth
 from convexnet.form.grouped import Largest, LogSumExp, Norm
 from convexnet.form.losses import loss
-from convexnet.form.ordered import SumLargest
 from convexnet.form.rows import (
     SIMPLER,
     Atoms,
@@ -54,6 +53,7 @@ from convexnet.form.smooth import (
     square,
 )
 from convexnet.form.smooth import elu as elu_curve
+from convexnet.form.sum_of_largest import SumLargest
 
 # --- kinks -----------------------------------------------------------------------------------------------------------
 

@@ -21,14 +21,14 @@ from torch import Tensor, fx
 
 from convexnet.curvature.arguments import in_float64, real
 from convexnet.curvature.call import Refusal
-from convexnet.curvature.graph import ancestors, base_name, module_path, parents, source_line
 from convexnet.curvature.table import row_of
-from convexnet.curvature.trace import Program
+from convexnet.curvature.tracing.graph import ancestors, base_name, module_path, parents, source_line
+from convexnet.curvature.tracing.trace import Program
 from convexnet.form.affinity import fact_of, is_affine
 from convexnet.form.atoms import Atom, Kinks
 from convexnet.form.execution import Applied, execute, own_tensor
-from convexnet.form.joined import Joined, joins
 from convexnet.form.operators import LOWERED, OFFSETS
+from convexnet.form.patterns import Joined, joins
 from convexnet.form.quadratic import Degrees
 from convexnet.form.rows import SIMPLER, Atoms
 

@@ -13,8 +13,8 @@ from typing import Any, final
 import torch
 from torch import Tensor, fx
 
-from convexnet.curvature.graph import base_name
-from convexnet.curvature.quadratics import PRODUCTS
+from convexnet.curvature.patterns.quadratic_forms import PRODUCTS
+from convexnet.curvature.tracing.graph import base_name
 from convexnet.form.atoms import Atom
 from convexnet.form.execution import Applied, execute
 from convexnet.form.grouped import grouped

@@ -19,9 +19,9 @@ from torch import Tensor, fx
 
 from convexnet.curvature.call import Refusal
 from convexnet.extras import need
-from convexnet.form.findings import refuse
 from convexnet.form.matrices import Arrivals, Cut
 from convexnet.form.program import Gate, Opened, value_of
+from convexnet.form.refusals import refuse
 
 ROWS = 256
 """Basis vectors that are sent through a program at once."""
@@ -120,7 +120,8 @@ class Form:
         maps: A by (target, source); source 0 is y, source k + 1 the result of cut k, and the last target is f.
         constants: c_k, and last c, at the `given` that the form was read with.
         changes: which of the constants depend on parameters.
-        fixed: for each cut, which results are constant, and their values (0 elsewhere).
+        fixed: for each cut, which results are constant, and their values (0 elsewhere); those that nothing reads are
+            taken for 0.
         shape: of one sample of the output; () for (B,) and (B, 1).
         size: of y.
     """
@@ -167,7 +168,7 @@ def form_of(sample: Sample) -> Form:
         size=sample.size,
     )
     check_affine(form, sample)
-    return fold_constants(form)
+    return drop_unread(fold_constants(form))
 
 
 def check_affine(form: Form, sample: Sample) -> None:
@@ -210,6 +211,30 @@ def fold_constants(form: Form) -> Form:
                     maps[target, source].eliminate_zeros()
     maps = {key: matrix for key, matrix in maps.items() if matrix.nnz}
     return replace(form, maps=maps, constants=tuple(constants), fixed=tuple(fixed))
+
+
+def drop_unread(form: Form) -> Form:
+    """The form without what no output reads: an inequality z >= φ(a) also says that a is where φ is defined, and the
+    network does not say so where its result is not used."""
+    maps = dict(form.maps)
+    fixed = list(form.fixed)
+    read = [np.zeros(cut.results, dtype=bool) for cut in form.cuts]
+    for target in reversed(range(len(form.constants))):
+        size = len(form.constants[target])
+        rows = np.ones(size, dtype=bool)
+        if target < len(form.cuts):
+            rows = np.repeat(read[target], size // max(len(read[target]), 1))
+            mask, values = fixed[target]
+            if not form.cuts[target].gate:
+                fixed[target] = (mask | ~read[target], np.where(read[target], values, 0.0))
+        keep = need("scipy.sparse").diags(rows.astype(float))
+        for source in [source for (key, source) in form.maps if key == target]:
+            kept = (keep @ maps[target, source]).tocsr()
+            kept.eliminate_zeros()
+            maps[target, source] = kept
+            if source:
+                read[source - 1] |= kept.getnnz(axis=0) > 0
+    return replace(form, maps={key: matrix for key, matrix in maps.items() if matrix.nnz}, fixed=tuple(fixed))
 
 
 def atom_results(cut: Cut, a: Vector) -> Vector:

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 
 from convexnet.curvature.call import Refusal
-from convexnet.curvature.graph import base_name
 from convexnet.curvature.table import row_of
+from convexnet.curvature.tracing.graph import base_name
 from convexnet.domains import Box
 from convexnet.extras import need
-from convexnet.form.findings import refuse
 from convexnet.form.program import Gate
+from convexnet.form.refusals import refuse
 from convexnet.form.sparse import Form, Vector
 
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from convexnet.choices import INITS, InitName
 from convexnet.curvature.arguments import as_example, unwrapped
-from convexnet.curvature.undisturbed import calling
+from convexnet.curvature.tracing.restored_state import calling
 from convexnet.errors import meant
-from convexnet.initialise.moments import Activation, moments
+from convexnet.initialise.activation_moments import Activation, moments
 from convexnet.initialise.weights import fill_lognormal, identity_, in_full, paper_
 
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from convexnet.initialise.moments import Activation, Moments, moments
+from convexnet.initialise.activation_moments import Activation, Moments, moments
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from convexnet.choices import ActivationName
 from convexnet.curvature import certify
 from convexnet.errors import meant
-from convexnet.initialise.moments import Activation
+from convexnet.initialise.activation_moments import Activation
 
 ACTIVATIONS: Mapping[ActivationName, Callable[[], nn.Module]] = MappingProxyType(
     {"relu": nn.ReLU, "leaky_relu": nn.LeakyReLU, "elu": nn.ELU, "celu": nn.CELU, "softplus": nn.Softplus}
@@ -107,7 +107,7 @@ def require_module(activation: object) -> None:
 
 
 def function_of(activation: nn.Module) -> Activation:
-    """The activation as a function of float64 tensors, for `initialise.moments`.
+    """The activation as a function of float64 tensors, for `initialise.activation_moments`.
 
     Example:
         >>> function_of(nn.PReLU())(torch.ones(1, dtype=torch.float64)).dtype

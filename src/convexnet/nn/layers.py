@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from convexnet.arrays import as_size, as_sizes, as_tensor, is_whole
 from convexnet.choices import ConstraintName
 from convexnet.errors import meant
-from convexnet.initialise.moments import Activation
+from convexnet.initialise.activation_moments import Activation
 from convexnet.initialise.weights import lognormal_
 
 POSITIVE: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(

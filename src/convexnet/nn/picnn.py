@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from convexnet.arrays import as_size, as_sizes
 from convexnet.choices import ActivationName, ConstraintName
-from convexnet.initialise.moments import moments
+from convexnet.initialise.activation_moments import moments
 from convexnet.nn.activations import activation_of, free_activation_of, function_of
 from convexnet.nn.ficnn import Quadratic
 from convexnet.nn.layers import POSITIVE

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from convexnet.arrays import as_size, as_sizes
 from convexnet.choices import ActivationName, ConstraintName
 from convexnet.errors import meant
-from convexnet.initialise.moments import moments
+from convexnet.initialise.activation_moments import moments
 from convexnet.initialise.weights import identity_
 from convexnet.nn.activations import activation_of, function_of
 from convexnet.nn.layers import POSITIVE

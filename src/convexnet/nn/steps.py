@@ -22,7 +22,7 @@ from convexnet.choices import ConstraintName
 from convexnet.constraints.constrain import keep
 from convexnet.constraints.sets import METHODS, Interval, method_of
 from convexnet.errors import meant
-from convexnet.initialise.moments import moments
+from convexnet.initialise.activation_moments import moments
 from convexnet.initialise.weights import fill_lognormal
 from convexnet.memory import remember_example
 from convexnet.nn.activations import function_of

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from convexnet.curvature.trace import TRACING
+from convexnet.curvature.tracing.trace import TRACING
 from convexnet.form.epigraph import EpigraphForm
 from convexnet.form.program import Opened
 from convexnet.solve.arguments import Arguments
@@ -20,9 +20,9 @@ from convexnet.solve.derivatives.surrogates import unroll_descent
 from convexnet.solve.functions.black_box import OwnForward, PrivateCopy
 from convexnet.solve.functions.problem import Problem
 from convexnet.solve.lower_bounds import PART, count_cells, prove_bounds
-from convexnet.solve.opening import whole_program
 from convexnet.solve.solution import Solution, message_of
-from convexnet.solve.solvers.found import Found, pick_rows, rises, signs
+from convexnet.solve.solver_functions import whole_program
+from convexnet.solve.solvers.incumbents import Found, pick_rows, rises, signs
 
 MUCH = 1e-7
 """The share of a value, or of its rise, up to which what is lost to rounding counts as rounding."""
@@ -73,11 +73,16 @@ def answer(
     name = used[0] if len(used) == 1 else f"{used[0]}, then {', '.join(used[1:])}"
     far = (made.gap / made.scale.clamp(min=1e-300))[~converged]
     why = f"largest gap {float(far.max()) if len(far) else 0.0:.2g} of the size of f"
-    rounded = None if asked.dtype == torch.float64 else (asked.dtype, ~found.open(tol) & ~converged)
+    lost_by_x = (x.double() != found.y).any(1) & (value > found.value)
+    rounded = None if asked.dtype == torch.float64 else (asked.dtype, ~found.open(tol) & ~converged & lost_by_x)
+    sides = torch.where((asked.hi - asked.lo).isfinite(), asked.hi - asked.lo, 0.0)
+    side = float(sides[~converged].amax()) if bool((~converged).any()) and sides.shape[1] else 0.0
     unbounded = ~converged & ~made.other & ~made.proof.isfinite()
     if bool(unbounded.any()):
         unbounded &= is_unbounded(problem, found)
-    message = message_of(converged, made.bound, name, why, problem.compact, rounded, unbounded, closed, made.other)
+    message = message_of(
+        converged, made.bound, name, why, problem.compact, rounded, unbounded, closed, made.other, side
+    )
     status = tuple(
         "converged" if done else "unbounded" if endless else "stopped"
         for done, endless in zip(converged.tolist(), unbounded.tolist(), strict=True)

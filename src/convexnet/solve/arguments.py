@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from convexnet.arrays import as_tensor, is_real, is_whole, listed_inputs, refuse_transformed
 from convexnet.choices import DERIVATIVES, SOLVERS, DerivativeName, SolverName
-from convexnet.curvature.accepted import check_example
 from convexnet.curvature.arguments import unwrapped
+from convexnet.curvature.tracing.traceable_models import check_example
 from convexnet.domains import Box
 from convexnet.errors import NotTraceable, meant
 from convexnet.form.inputs import output_of, with_floats

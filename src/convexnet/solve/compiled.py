@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from convexnet.curvature.certificate import ALL, Certificate, certify_program
-from convexnet.curvature.trace import TRACING, Program, for_two_rows, trace
+from convexnet.curvature.tracing.trace import TRACING, Program, for_two_rows, trace
 from convexnet.domains import Box
 from convexnet.errors import NotTraceable
 from convexnet.form.matrices import Pieces

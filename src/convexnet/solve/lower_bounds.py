@@ -24,14 +24,14 @@ import torch
 from torch import Tensor
 
 from convexnet.form.atoms import Atom, Kinks, Smooth
-from convexnet.form.ordered import SumLargest
 from convexnet.form.program import Opened
 from convexnet.form.quadratic import Quadratic
+from convexnet.form.sum_of_largest import SumLargest
 from convexnet.solve.functions.black_box import WholeProgram
 from convexnet.solve.functions.matrix_free import MatrixFree, replace_gradient
 from convexnet.solve.functions.problem import Problem
 from convexnet.solve.rounding_errors import Tracked, analysis_of
-from convexnet.solve.solvers.found import Evidence, Found, pick_rows
+from convexnet.solve.solvers.incumbents import Evidence, Found, pick_rows
 
 Guide = Callable[[int, Atom, Tensor, Tensor], tuple[Tensor, Tensor]]
 """(k, atom, a_k (B, in_k), what arrives (B, out_k)) -> multipliers (B, in_k) of the arguments and an intercept (B,)."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from convexnet.choices import DerivativeName, SolverName
-from convexnet.curvature.trace import TRACING
+from convexnet.curvature.tracing.trace import TRACING
 from convexnet.domains import Box
 from convexnet.errors import NotTraceable
 from convexnet.solve.answer import answer
@@ -19,10 +19,10 @@ from convexnet.solve.derivatives.attach import sources_of, wants_gradients
 from convexnet.solve.derivatives.polish import refine_smooth
 from convexnet.solve.derivatives.refusals import check_derivatives, check_transforms
 from convexnet.solve.functions.problem import Problem
-from convexnet.solve.opening import check_certified, problem_of
 from convexnet.solve.solution import Solution
+from convexnet.solve.solver_functions import check_certified, problem_of
 from convexnet.solve.solvers.choose import choose_solver, rescue_open, run_solver
-from convexnet.solve.solvers.found import Found, initial_found, pick_rows
+from convexnet.solve.solvers.incumbents import Found, initial_found, pick_rows
 from convexnet.solve.solvers.loop import Progress
 
 

@@ -23,14 +23,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convexnet.curvature import arithmetic, layers, shapes
-from convexnet.curvature.arithmetic import Power
 from convexnet.curvature.call import Rule
-from convexnet.curvature.losses import Both, Loss
-from convexnet.curvature.pointwise import Pointwise
-from convexnet.curvature.reductions import Reduction, Window
 from convexnet.curvature.row import Sum
-from convexnet.curvature.shapes import Moving
+from convexnet.curvature.rules import arithmetic, layers, shapes
+from convexnet.curvature.rules.arithmetic import Power
+from convexnet.curvature.rules.losses import Both, Loss
+from convexnet.curvature.rules.pointwise import Pointwise
+from convexnet.curvature.rules.reductions import Reduction, Window
+from convexnet.curvature.rules.shapes import Moving
 from convexnet.curvature.table import row_of
 from convexnet.form.program import Opened
 

@@ -66,6 +66,10 @@ class Solution:
         )
 
 
+WIDE = 1e15
+"""A side of a domain from which on a step that float64 resolves there may be longer than what f changes over."""
+
+
 def message_of(
     converged: Tensor,
     bound: Tensor,
@@ -76,6 +80,7 @@ def message_of(
     unbounded: Tensor | None = None,
     closed: str = "",
     other: Tensor | None = None,
+    side: float = 0.0,
 ) -> str:
     """The message of a solution.
 
@@ -89,6 +94,7 @@ def message_of(
         unbounded: which samples certainly have no least value.
         closed: why the function was not opened, if it was not.
         other: of which samples the module's own value is below what its traced program can be.
+        side: the largest side of the domain of those that have not converged, as far as it is finite.
     """
     if closed:
         solver = f"{solver}, on its values and tangents alone: {closed}"
@@ -118,4 +124,9 @@ def message_of(
         text = f"{text}, {lost} of them only since x was rounded to {kind}: give float64 (or try a larger tol)"
         if lost == count - done:
             return text
+    if side >= WIDE:
+        return (
+            f"{text}. A side of the domain is {side:.1g} long, of which double precision resolves steps of "
+            f"{side * 2.0**-53:.1g}: give bounds that are nearer to where the minimiser may be"
+        )
     return f"{text}. The points are the best found and the gaps hold: try a larger tol, max_steps or time_limit"

@@ -29,7 +29,7 @@ CLASSES = (
 SCRIPTS = ("convexnet.lab",)
 """Inside them, what runs experiments rather than being part of a network."""
 
-PARTS = ("convexnet.lab.whiten",)
+PARTS = ("convexnet.lab.models.first_step",)
 """Inside these again, what is part of a network."""
 
 OBJECTS = ("torchvision.models.detection._utils",)
@@ -49,7 +49,10 @@ FUNCTIONS = (
 """Packages whose Python functions are functions of tensors and numbers, and single functions of others."""
 
 MOVED = {
+    "convexnet.lab.whiten": "convexnet.lab.models.first_step",
     "convexnet.constraints.keeping": "convexnet.constraints.constrain",
+    "convexnet.curvature.chords": "convexnet.curvature.adversary.chords",
+    "convexnet.domains": "convexnet.domains.box",
 }
 """Modules that have moved: the path in files of earlier versions, and where its classes and functions are now. It is
 looked up before anything is judged, so that an old file meets the same lists as a new one."""

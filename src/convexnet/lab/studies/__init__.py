@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 
 from convexnet.lab.studies import appendix_c, constraint_ablation, fig2, fig3, parity, table1, table4
-from convexnet.lab.study import Study
+from convexnet.lab.studies.study import Study
 
 STUDIES: tuple[Study, ...] = (
     table1.STUDY,

@@ -12,14 +12,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from convexnet.lab.comparison import Line, comparison
-from convexnet.lab.jobs import Job
-from convexnet.lab.page import Section
-from convexnet.lab.papers import APPENDIX_C
-from convexnet.lab.records import Row
+from convexnet.lab.reports.comparison import Line, comparison
+from convexnet.lab.reports.page import Section
+from convexnet.lab.reports.papers import APPENDIX_C
+from convexnet.lab.reports.study_pictures import gain_panel
+from convexnet.lab.runs.jobs import Job
+from convexnet.lab.runs.records import Row
 from convexnet.lab.studies import table1
-from convexnet.lab.study import Study
-from convexnet.lab.study_figures import gain_panel
+from convexnet.lab.studies.study import Study
 
 NETWORKS = {
     "mlp": "MLP",

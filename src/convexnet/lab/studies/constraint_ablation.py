@@ -14,14 +14,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
-from convexnet.lab.comparison import Line, comparison
-from convexnet.lab.jobs import Job
-from convexnet.lab.networks import Convex
-from convexnet.lab.page import Section
-from convexnet.lab.recipes import Recipe
-from convexnet.lab.records import Row
-from convexnet.lab.study import Study, shortened
-from convexnet.lab.study_figures import bars_panel
+from convexnet.lab.models.convex import Convex
+from convexnet.lab.reports.comparison import Line, comparison
+from convexnet.lab.reports.page import Section
+from convexnet.lab.reports.study_pictures import bars_panel
+from convexnet.lab.runs.jobs import Job
+from convexnet.lab.runs.records import Row
+from convexnet.lab.studies.study import Study, shortened
+from convexnet.lab.training.recipes import Recipe
 
 BASE = Recipe(name="ablation", epochs=100, batch=128, learning_rate=1e-3)
 

@@ -15,15 +15,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from convexnet.lab import figures, plane
-from convexnet.lab.comparison import shown
-from convexnet.lab.jobs import Job
-from convexnet.lab.metrics import classes_of
-from convexnet.lab.page import Panel, Section, Table
-from convexnet.lab.place import Place, Tick
-from convexnet.lab.records import Row
-from convexnet.lab.study import Study
-from convexnet.lab.train import predict
+from convexnet.lab.reports import plane_pictures
+from convexnet.lab.reports.comparison import shown
+from convexnet.lab.reports.page import Panel, Section, Table
+from convexnet.lab.reports.pictures import picture
+from convexnet.lab.runs.jobs import Job
+from convexnet.lab.runs.metrics import classes_of
+from convexnet.lab.runs.place import Place, Tick
+from convexnet.lab.runs.records import Row
+from convexnet.lab.studies import plane
+from convexnet.lab.studies.study import Study
+from convexnet.lab.training.epoch import predict
 
 MAP, SHEET = 128, 28
 """Points on a side of the regions and of the surfaces that a record of the first seed keeps, to be drawn."""
@@ -41,9 +43,9 @@ def run(job: Job, place: Place, tick: Tick) -> Row:
     result = plane.explore(job, place, tick)
     if job.seed:
         return result.row
-    drawn: Row = {"regions": packed(classes_of(predict(result.model, plane.grid(MAP))).bool())}
+    drawn: Row = {"regions": packed(classes_of(predict(result.model, plane_pictures.grid(MAP))).bool())}
     if result.outputs == 2:
-        sheets = predict(result.model, plane.grid(SHEET)).tolist()
+        sheets = predict(result.model, plane_pictures.grid(SHEET)).tolist()
         drawn["sheets"] = [[round(value, 4) for value in pair] for pair in sheets]
     return {**result.row, **drawn}
 
@@ -84,9 +86,9 @@ def sections(rows: Sequence[Row]) -> list[Section]:
         first = next((row for row in own if "regions" in row), None)
         if first is not None:
             said = f"{100 * first['test_accuracy']:.1f} % on fresh points."
-            drawn = figures.regions(plane.points(0)[0], unpacked(first["regions"]).reshape(MAP, MAP))
+            drawn = plane_pictures.regions(plane.points(0)[0], unpacked(first["regions"]).reshape(MAP, MAP))
             alt = f"Map of the plane divided into two regions by: {title}. {said}"
-            panels.append(Panel(figures.picture(title, alt, drawn, size=(3.4, 3.4)), said))
+            panels.append(Panel(picture(title, alt, drawn, size=(3.4, 3.4)), said))
     columns = ("network", "test", "left, one class", "left, the other", "certified", "seeds", "run")
     caption = (
         "Test accuracy on 2000 fresh points, and the share of pairs of points of one region whose midpoint lies "

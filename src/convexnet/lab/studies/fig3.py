@@ -14,23 +14,24 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from convexnet.lab import figures
 from convexnet.lab.data import DataSet, Split
-from convexnet.lab.driver import Driven
-from convexnet.lab.jobs import Job
-from convexnet.lab.learning import common
-from convexnet.lab.metrics import classes_of
-from convexnet.lab.models import build
-from convexnet.lab.networks import intervals, two_convex_functions
-from convexnet.lab.page import Panel, Section, Table
-from convexnet.lab.place import Place, Tick
-from convexnet.lab.recipes import Recipe
-from convexnet.lab.records import FIELDS, Row
-from convexnet.lab.runs import record, taught
+from convexnet.lab.models.registry import build
+from convexnet.lab.reports import plane_pictures
+from convexnet.lab.reports.page import Panel, Section, Table
+from convexnet.lab.reports.pictures import picture
+from convexnet.lab.runs.jobs import Job
+from convexnet.lab.runs.learning import common
+from convexnet.lab.runs.metrics import classes_of
+from convexnet.lab.runs.place import Place, Tick
+from convexnet.lab.runs.records import FIELDS, Row
+from convexnet.lab.runs.run import record, taught
+from convexnet.lab.runs.verdict import verdict
 from convexnet.lab.studies import fig2
-from convexnet.lab.study import Study, shortened
-from convexnet.lab.train import predict
-from convexnet.lab.verdict import verdict
+from convexnet.lab.studies.plane import intervals, two_convex_functions
+from convexnet.lab.studies.study import Study, shortened
+from convexnet.lab.training.driver import Driven
+from convexnet.lab.training.epoch import predict
+from convexnet.lab.training.recipes import Recipe
 
 RECIPE = Recipe(name="line", epochs=200, batch=128, learning_rate=1e-2, normalise="none", hidden=(64, 64))
 LINE, FINER = torch.linspace(-2, 2, 401)[:, None], torch.linspace(-2, 2, 2001)[:, None]
@@ -102,16 +103,16 @@ def sections(rows: Sequence[Row]) -> list[Section]:
         cells.append([title, counts, right, proved, ran])
         caption = f"[−2, 2] falls into {own[0]['intervals']} intervals; the strip shows which function is larger."
         alt = f"Line chart of two functions of one variable, {title.lower()}. {caption}"
-        drawn = figures.larger_of(torch.tensor(own[0]["outputs"]))
-        panels.append(Panel(figures.picture(f"{title}, one variable", alt, drawn, size=(4.1, 3.3)), caption))
+        drawn = plane_pictures.larger_of(torch.tensor(own[0]["outputs"]))
+        panels.append(Panel(picture(f"{title}, one variable", alt, drawn, size=(4.1, 3.3)), caption))
     plane = next((row for row in rows if "sheets" in row), None)
     if plane is not None:
         proof = "certified convex" if plane["certified"] else "not certified convex"
         for view, elevation, azimuth in (("the side", 6, -65), ("above", 62, -90)):
             title = f"In the plane, from {view}"
             alt = f"Two surfaces, one for each class, {proof}, seen from {view}."
-            drawn = figures.sheets(torch.tensor(plane["sheets"]), elevation, azimuth)
-            panels.append(Panel(figures.picture(title, alt, drawn, size=(4.1, 3.3)), f"Both outputs are {proof}."))
+            drawn = plane_pictures.sheets(torch.tensor(plane["sheets"]), elevation, azimuth)
+            panels.append(Panel(picture(title, alt, drawn, size=(4.1, 3.3)), f"Both outputs are {proof}."))
     columns = ("functions", "intervals, seed by seed", "points right, %", "certified", "run")
     return [
         Section(

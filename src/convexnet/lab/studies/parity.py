@@ -15,14 +15,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
-from convexnet.lab.comparison import Line, comparison
-from convexnet.lab.jobs import Job
-from convexnet.lab.page import Section
-from convexnet.lab.papers import TITLES
-from convexnet.lab.recipes import OURS, OURS_CONVEX, PAPER_TEXT_CONVEX, Recipe
-from convexnet.lab.records import Row
-from convexnet.lab.study import Study, shortened
-from convexnet.lab.study_figures import bars_panel
+from convexnet.lab.reports.comparison import Line, comparison
+from convexnet.lab.reports.page import Section
+from convexnet.lab.reports.papers import TITLES
+from convexnet.lab.reports.study_pictures import bars_panel
+from convexnet.lab.runs.jobs import Job
+from convexnet.lab.runs.records import Row
+from convexnet.lab.studies.study import Study, shortened
+from convexnet.lab.training.recipes import OURS, OURS_CONVEX, PAPER_TEXT_CONVEX, Recipe
 
 DROPOUT = 0.3
 """Of the regularised ordinary network, behind each hidden activation."""

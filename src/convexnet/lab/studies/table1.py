@@ -12,15 +12,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from convexnet.lab.comparison import Line, comparison, extent, shown
-from convexnet.lab.jobs import Job
-from convexnet.lab.models import MODELS, model_named
-from convexnet.lab.page import Section, Table
-from convexnet.lab.papers import TABLE_1, TITLES
-from convexnet.lab.recipes import described, recipe
-from convexnet.lab.records import Row
-from convexnet.lab.study import Study, shortened
-from convexnet.lab.study_figures import curve_panels
+from convexnet.lab.models.registry import MODELS, model_named
+from convexnet.lab.reports.comparison import Line, comparison, extent, shown
+from convexnet.lab.reports.page import Section, Table
+from convexnet.lab.reports.papers import TABLE_1, TITLES
+from convexnet.lab.reports.study_pictures import curve_panels
+from convexnet.lab.runs.jobs import Job
+from convexnet.lab.runs.records import Row
+from convexnet.lab.studies.study import Study, shortened
+from convexnet.lab.training.recipes import described, recipe
 
 NETWORKS = ("mlp", "ioc-mlp")
 RECIPES = ("paper-text", "paper-code")

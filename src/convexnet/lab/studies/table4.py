@@ -12,16 +12,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from convexnet.lab.comparison import Line, comparison
-from convexnet.lab.jobs import Job
-from convexnet.lab.models import MODELS
-from convexnet.lab.page import Section, Table
-from convexnet.lab.papers import TABLE_4, TITLES
-from convexnet.lab.recipes import described
-from convexnet.lab.records import Row
+from convexnet.lab.models.registry import MODELS
+from convexnet.lab.reports.comparison import Line, comparison
+from convexnet.lab.reports.page import Section, Table
+from convexnet.lab.reports.papers import TABLE_4, TITLES
+from convexnet.lab.reports.study_pictures import curve_panels, reliability_panels
+from convexnet.lab.runs.jobs import Job
+from convexnet.lab.runs.records import Row
 from convexnet.lab.studies import table1
-from convexnet.lab.study import Study
-from convexnet.lab.study_figures import curve_panels, reliability_panels
+from convexnet.lab.studies.study import Study
+from convexnet.lab.training.recipes import described
 
 NETWORKS = ("mlp", "relu-mlp", "ficnn", "ioc-mlp")
 

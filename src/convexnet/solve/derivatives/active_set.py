@@ -18,7 +18,7 @@ from convexnet.form.atoms import Atom, Kinks
 from convexnet.form.epigraph import EpigraphForm
 from convexnet.form.grouped import Grouped, Norm, grouped
 from convexnet.solve.functions.hessian import rows_of
-from convexnet.solve.solvers.found import Found
+from convexnet.solve.solvers.incumbents import Found
 
 TINY = 1e-11
 """What is added to the diagonal of systems that may be singular."""
@@ -34,6 +34,15 @@ TIED = 1e-10
 
 APART = 1e-9
 """The square of how far rows of length 1 may be from being dependent and still count as such."""
+
+RUIZ = 5
+"""Rounds of equilibration."""
+
+STEADY = 1e-7
+"""By how much of itself curvature may change from where the system is solved to where that puts the minimiser."""
+
+ROUNDS = 12
+"""How many sets of bounds are tried."""
 
 NEAR = 1e-2
 """How far, as a share of the box, the minimiser may be from where it was found, to be looked for by one step."""
@@ -79,17 +88,72 @@ class Held:
 
 
 def find_held(form: EpigraphForm, found: Found, slopes: list[Tensor], lo: Tensor, hi: Tensor, to_x: Tensor) -> Held:
-    """Find the kinks and bounds that hold the minimiser, and solve for the gradient (B, n) of x."""
+    """Find the kinks and bounds that hold the minimiser, and solve for the gradient (B, n) of x.
+
+    The bounds that a solver's slopes speak for are tried first. Where these put the minimiser beyond another bound, or
+    a slope has the wrong sign there, the others are tried that this speaks for: no unit of the variables enters.
+
+    Source: Hintermueller, Ito & Kunisch (2002), The primal-dual active set strategy as a semismooth Newton method.
+    """
     y = found.y
+    units, steep = argument_units(form, y, form.arguments(y), lo, hi)
+    g = form.gradient(form.pull(slopes_at(form, slopes, form.arguments(y)))[0])
+    width = (hi - lo).clamp(max=1e12)
+    scale = torch.where(width > 0, width, 1.0)
+    low = ((y - lo) / scale < g / steep) | (width == 0)
+    high = ((hi - y) / scale < -g / steep) & ~low
+    held, better = hold_at(form, y, slopes, lo, hi, to_x, (low, high), units)
+    rows = torch.arange(len(y), device=y.device)
+    for _ in range(ROUNDS):
+        changed = ((better.low != held.low[rows]) | (better.high != held.high[rows])).any(1) & ~held.sure[rows]
+        again = changed | better.bent & held.sure[rows]
+        rows, sets, at = rows[again], (better.low[again], better.high[again]), better.y[again]
+        at = torch.where(held.sure[rows, None], at, y[rows])
+        if not len(rows):
+            break
+        part, better = hold_at(
+            form.rows(rows), at, [slope[rows] for slope in slopes], lo[rows], hi[rows], to_x[rows], sets,
+            [unit[rows] for unit in units],
+        )  # fmt: skip
+        held.put(rows, part)
+    else:
+        held.sure[rows] = False
+    return held
+
+
+@dataclass
+class Better:
+    """What the solution of the system says of the sets and the point it was made with.
+
+    Attributes:
+        low, high: coordinates (B, n) that seem to be at a bound.
+        y: where it puts the minimiser, inside of the bounds, (B, n).
+        bent: samples (B,) whose curvature is another one there.
+    """
+
+    low: Tensor
+    high: Tensor
+    y: Tensor
+    bent: Tensor
+
+
+def hold_at(
+    form: EpigraphForm,
+    y: Tensor,
+    slopes: list[Tensor],
+    lo: Tensor,
+    hi: Tensor,
+    to_x: Tensor,
+    sets: tuple[Tensor, Tensor],
+    units: list[Tensor],
+) -> tuple[Held, Better]:
+    """Solve the system with some coordinates at their lower and at their upper bounds; also, which ones it says are."""
+    low, high = sets
     arguments = form.arguments(y)
     slopes = slopes_at(form, slopes, arguments)
     chosen, arriving = form.pull(slopes)
-    g = form.gradient(chosen)
-    units, size = argument_units(form, y, arguments, lo, hi)
     width = (hi - lo).clamp(max=1e12)
     scale = torch.where(width > 0, width, 1.0)
-    low = ((y - lo) / scale < g * width / size) | (width == 0)
-    high = ((hi - y) / scale < -g * width / size) & ~low
     free = (~(low | high)).to(y)
     picked: list[Tensor | None] = []
     masks: list[Tensor | None] = []
@@ -114,13 +178,15 @@ def find_held(form: EpigraphForm, found: Found, slopes: list[Tensor], lo: Tensor
     g = form.gradient(chosen)
     rows = rows_of(form, slopes, picked)
     n = form.size
-    hessian = y.new_zeros(len(y), n, n)
+    hessian, parts_of_g = y.new_zeros(len(y), n, n), g.abs() + form.linear.abs()
     holding: list[Tensor] = []
     left: list[Tensor] = []
     for k, (atom, row) in enumerate(zip(form.atoms, rows, strict=True)):
         mask, index = masks[k], picked[k]
         if mask is None or index is None:
             full = row if isinstance(row, Tensor) else row.columns(len(y))
+            pushed = atom.pull(slopes[k], arriving[k]).abs()
+            parts_of_g = parts_of_g + (pushed[:, None, :] @ full.abs())[:, 0]
             curved = atom.curved(arguments[k], atom.value(arguments[k]), slopes[k], y.new_full((len(y), 1), 1e-12))
             rooted = (
                 atom.centred(curved, full) * atom.curvature_times(arriving[k], curved).clamp(min=0).sqrt()[:, :, None]
@@ -156,11 +222,14 @@ def find_held(form: EpigraphForm, found: Found, slopes: list[Tensor], lo: Tensor
     pulled = jacobian.mT @ forces + (hessian @ along if smooth else 0.0)
     to_y = (to_x - pulled[..., 0]) * (1 - free)
     parts = [spread(form, forces[..., i], picked, masks, slopes) for i in (0, 1)]
-    there = y + along[..., 1] + at_bounds
+    there = moved = y + along[..., 1] + at_bounds
     sure, meet = confirm_held(form, slopes, chosen, arriving, parts[1], units, there, picked, masks)
-    inside = (there >= lo - CLOSE * scale) & (there <= hi + CLOSE * scale)
+    room = TIED * torch.minimum(scale, there.abs() + y.abs())  # of a wide box, no share of its width
+    inside = (there >= lo - room) & (there <= hi + room)
     rest = gradient + pulled[..., 1]
-    typical = g.abs() + (jacobian.abs() * forces[..., 1:].mT.abs().mT).sum(1) + size / scale
+    typical = parts_of_g + (jacobian.abs() * forces[..., 1:].abs()).sum(1)
+    if smooth:
+        typical = typical + (hessian.abs() @ (along[..., 1] + at_bounds).abs()[:, :, None])[..., 0]
     still = torch.where(free > 0, rest.abs() <= CLOSE * typical, True)
     rising = torch.where(low & (width > 0), rest >= -CLOSE * typical, True)
     falling = torch.where(high, rest <= CLOSE * typical, True)
@@ -178,7 +247,32 @@ def find_held(form: EpigraphForm, found: Found, slopes: list[Tensor], lo: Tensor
     near = (there - y).abs().amax(1) <= NEAR * torch.where(width < 1e12, width, 1.0).amax(1)
     there = torch.where((sure & near)[:, None], torch.minimum(torch.maximum(there, lo), hi), y)
     along = along[..., 0] if smooth else torch.zeros_like(y)
-    return Held(low, high, to_y, along, parts[0], sure, kinks, there, tied, still)
+    fixed = width == 0
+    is_low = torch.where(low, (rest >= 0) | fixed, (free > 0) & (moved < lo))
+    is_high = torch.where(high, rest <= 0, (free > 0) & (moved > hi)) & ~is_low
+    inner = torch.minimum(torch.maximum(moved, lo), hi).nan_to_num()
+    bent = is_bent(form, slopes, y, inner) if smooth else torch.zeros_like(sure)
+    held = Held(low, high, to_y, along, parts[0], sure, kinks, there, tied, still)
+    return held, Better(is_low, is_high, inner, bent)
+
+
+def is_bent(form: EpigraphForm, slopes: list[Tensor], y: Tensor, there: Tensor) -> Tensor:
+    """Samples (B,) in which the curvature of some atom is another one at one of two points (B, n) than at the other."""
+    bent = torch.zeros(len(y), dtype=torch.bool, device=y.device)
+    ends: list[list[Tensor]] = []
+    for point in (y, there):
+        arguments = form.arguments(point)
+        own = slopes_at(form, slopes, arguments)
+        _, arriving = form.pull(own)
+        least = y.new_full((len(y), 1), 1e-12)
+        ends.append([
+            atom.curvature_times(v, atom.curved(a, atom.value(a), slope, least)).nan_to_num(posinf=0.0)
+            for atom, a, slope, v in zip(form.atoms, arguments, own, arriving, strict=True)
+            if atom.smooth
+        ])  # fmt: skip
+    for one, other in zip(*ends, strict=True):
+        bent |= ((one - other).abs() > STEADY * torch.maximum(one.abs(), other.abs())).flatten(1).any(1)
+    return bent
 
 
 def slopes_at(form: EpigraphForm, slopes: list[Tensor], arguments: list[Tensor]) -> list[Tensor]:
@@ -252,29 +346,24 @@ def argument_units(
     form: EpigraphForm, y: Tensor, arguments: list[Tensor], lo: Tensor, hi: Tensor, points: int = 4
 ) -> tuple[list[Tensor], Tensor]:
     """The size (B, in_k) of each argument in the box, the mean of |a| over a few points that are nothing special, and
-    how much higher than at y the function is there, (B, 1)."""
+    that of the slopes along each coordinate there, (B, n)."""
     low, high = torch.maximum(lo, y - 1 - y.abs()), torch.minimum(hi, y + 1 + y.abs())
     low, high = torch.where(lo.isfinite(), lo, low), torch.where(hi.isfinite(), hi, high)
     generator = torch.Generator().manual_seed(0)
     total = [torch.zeros_like(c) for c in form.constants]
 
-    def height(at: Tensor, arguments: list[Tensor]) -> Tensor:
-        results = [atom.value(a) for atom, a in zip(form.atoms, arguments, strict=True)]
-        return form.value_of(at, results) - form.constant
-
-    least = height(y, arguments)
-    rise = torch.zeros_like(least)
+    steep = torch.zeros_like(y)
     for _ in range(points):
         share = torch.rand(1, form.size, generator=generator, dtype=torch.float64).to(y)
         point = torch.lerp(low, high, share)
         here = form.arguments(point)
-        rise = torch.fmax(rise, height(point, here) - least)
+        steep = steep + (form.subgradient(point)[1].abs() / points).nan_to_num(posinf=0.0)
         for sum_, atom, a in zip(total, form.atoms, here, strict=True):
             size = a if atom.group == 1 else a.unflatten(1, (-1, atom.group))
             if atom.group > 1:  # differences within a group are what counts
                 size = (size - size.mean(-1, keepdim=True)).abs().mean(-1, keepdim=True).expand_as(size).flatten(1)
             sum_ += size.abs() / points
-    return [torch.where(size > 0, size, 1.0) for size in total], torch.where(rise > 0, rise, 1e-300)[:, None]
+    return [torch.where(size > 0, size, 1.0) for size in total], torch.where(steep > 0, steep, 1e-300)
 
 
 def solve_saddle_point(
@@ -292,6 +381,9 @@ def solve_saddle_point(
         right: (B, n, c), zero where not free.
         down: (B, m, c).
     """
+    unit = equilibrated(hessian, jacobian, free)
+    jacobian, right = jacobian * unit[:, None, :], right * unit[:, :, None]
+    hessian = None if hessian is None else hessian * unit[:, :, None] * unit[:, None, :]
     rows, whole = jacobian * free[:, None, :], jacobian.abs().amax(2, keepdim=True)
     used = rows.abs().amax(2, keepdim=True) > APART * whole
     size = torch.where(used, rows.norm(dim=2, keepdim=True), 1.0)
@@ -304,13 +396,38 @@ def solve_saddle_point(
     if gram.shape[1] > 1:
         same |= torch.linalg.eigvalsh(torch.where(gram.isfinite(), gram, 0.0))[:, 0] <= APART
     if hessian is None:
-        return rows.mT @ torch.cholesky_solve(down, factor), least_forces(rows, factor, right) / size, same
+        return (
+            rows.mT @ torch.cholesky_solve(down, factor) * unit[:, :, None],
+            least_forces(rows, factor, right) / size,
+            same,
+        )
     top = hessian * free[:, :, None] * free[:, None, :]
     scale = top.diagonal(dim1=1, dim2=2).amax(1)
     scale = torch.where(scale > 1e-20, scale, 1.0)[:, None, None]
     right, top = right / scale, top / scale
     along = solve_along_curvature(top, rows, free, right, down)
-    return along, least_forces(rows, factor, right - top @ along) * scale / size, same
+    return along * unit[:, :, None], least_forces(rows, factor, right - top @ along) * scale / size, same
+
+
+def equilibrated(hessian: Tensor | None, jacobian: Tensor, free: Tensor) -> Tensor:
+    """Units (B, n) of the coordinates in which the entries of the system are of one size: powers of two.
+
+    Source: Ruiz (2001), A scaling algorithm to equilibrate both rows and columns norms in matrices.
+    """
+    rows, top = jacobian.abs() * free[:, None, :], None
+    if hessian is not None:
+        top = hessian.abs() * free[:, :, None] * free[:, None, :]
+    unit = torch.ones_like(free)
+    for _ in range(RUIZ):
+        length = rows.amax(2, keepdim=True)
+        rows = rows / torch.where(length > 0, length, 1.0)
+        size = rows.amax(1) ** 2 if rows.shape[1] else torch.zeros_like(free)
+        if top is not None:
+            size = torch.maximum(size, top.amax(2))
+        step = torch.where(size > 0, size.clamp(min=1e-300), 1.0).rsqrt()
+        unit, rows = unit * step, rows * step[:, None, :]
+        top = None if top is None else top * step[:, :, None] * step[:, None, :]
+    return torch.exp2(unit.log2().round())
 
 
 def least_forces(rows: Tensor, factor: Tensor, right: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from convexnet.curvature.trace import TRACING
+from convexnet.curvature.tracing.trace import TRACING
 from convexnet.domains import Box
 from convexnet.form.program import tensors_of
 from convexnet.solve.arguments import Arguments
@@ -32,7 +32,7 @@ from convexnet.solve.derivatives.higher_order import pull_back_differentiably, p
 from convexnet.solve.derivatives.minimum import Minimum
 from convexnet.solve.derivatives.refusals import check_transforms
 from convexnet.solve.functions.problem import Problem
-from convexnet.solve.solvers.found import Found, pick_rows
+from convexnet.solve.solvers.incumbents import Found, pick_rows
 
 EXACT = ("newton", "newton in full", "lp")
 """Solvers whose slopes say which kinks hold the minimiser."""

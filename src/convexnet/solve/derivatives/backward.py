@@ -11,8 +11,9 @@ from convexnet.form.program import value_of
 from convexnet.solve.derivatives.active_set import Held, find_held, slopes_at
 from convexnet.solve.derivatives.implicit import vector_jacobian
 from convexnet.solve.derivatives.minimum import Gradients, Minimum, bound_gradient
-from convexnet.solve.derivatives.untying import untie
-from convexnet.solve.solvers.found import pick_rows
+from convexnet.solve.derivatives.refusals import cannot_tell
+from convexnet.solve.derivatives.resolve_ties import untie
+from convexnet.solve.solvers.incumbents import pick_rows
 
 
 def pull_back(at: Minimum, tensors: list[Tensor], to_x: Tensor | None, to_value: Tensor | None) -> Gradients:
@@ -63,6 +64,9 @@ def find_held_precisely(at: Minimum, to_x: Tensor) -> Held:
         held.put(tied, find_held_rows(at, tied, to_x))
         for sample in tied[held.tied[tied]].tolist():
             untie(at, held, sample, to_x[sample])
+    unsure = (~held.sure & ~held.tied & (to_x != 0).any(1)).nonzero()[:, 0]
+    if len(unsure):
+        raise RuntimeError(cannot_tell(int(unsure[0])))
     return held
 
 

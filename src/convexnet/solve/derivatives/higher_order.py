@@ -13,7 +13,7 @@ from convexnet.solve.derivatives.surrogates import barrier_hessian, smoothed_val
 from convexnet.solve.functions.matrix_free import unchanged
 from convexnet.solve.functions.problem import Problem
 from convexnet.solve.functions.smoothing import smoothing_units
-from convexnet.solve.solvers.found import rises, signs
+from convexnet.solve.solvers.incumbents import rises, signs
 
 
 def pull_back_differentiably(

@@ -20,7 +20,7 @@ from convexnet.solve.derivatives.refusals import explain_missing
 from convexnet.solve.derivatives.vertices import held_at_vertices
 from convexnet.solve.functions.problem import Function, Problem
 from convexnet.solve.solvers.choose import samples_at_once
-from convexnet.solve.solvers.found import Found, pick_rows
+from convexnet.solve.solvers.incumbents import Found, pick_rows
 
 Gradients = tuple[tuple[Tensor, Tensor], list[Tensor]]
 """Those of both bounds, and those of the tensors."""

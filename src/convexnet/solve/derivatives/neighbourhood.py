@@ -15,7 +15,7 @@ from convexnet.form.epigraph import EpigraphForm
 from convexnet.form.linear_maps import Map
 from convexnet.solve.derivatives.polish import settle
 from convexnet.solve.functions.problem import Problem
-from convexnet.solve.solvers.found import Evidence, Found, pick_rows
+from convexnet.solve.solvers.incumbents import Evidence, Found, pick_rows
 
 MANY = 4
 """Kinks that may turn, for each variable."""

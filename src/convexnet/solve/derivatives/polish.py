@@ -10,7 +10,7 @@ from torch import Tensor
 from convexnet.form.epigraph import EpigraphForm
 from convexnet.solve.functions.hessian import tangents
 from convexnet.solve.functions.problem import Problem
-from convexnet.solve.solvers.found import Evidence, Found, initial_found
+from convexnet.solve.solvers.incumbents import Evidence, Found, initial_found
 from convexnet.solve.solvers.loop import Budget, run_loop
 from convexnet.solve.solvers.newton import Newton
 

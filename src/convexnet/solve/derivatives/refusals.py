@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx
 from torch.autograd import forward_ad
 
-from convexnet.curvature.graph import base_name, module_path, source_line
+from convexnet.curvature.tracing.graph import base_name, module_path, source_line
 from convexnet.domains import Box
 from convexnet.form.epigraph import EpigraphForm
 from convexnet.form.program import Opened
@@ -80,6 +80,15 @@ def many_meet(opened: Opened, inputs: Sequence[Tensor], sample: int, rows: Seque
         f"({'; '.join(places) or 'a norm at zero among them'}), and it moves with others of them in other directions. "
         "The value has derivatives to one side each, and its gradient is one of those between. Shift a bias or a bound "
         'a little, or use derivative="smoothed"'
+    )
+
+
+def cannot_tell(sample: int) -> str:
+    """Why a minimiser has no derivative here: in double precision it is open which kinks and bounds hold it."""
+    return (
+        f"the derivative of the minimiser of sample {sample} cannot be told: which kinks and bounds hold it is not "
+        "certain in double precision, because slopes or sides of the domain differ too much in size. Give the "
+        'variables units in which they do not, or use derivative="smoothed"'
     )
 
 

@@ -25,7 +25,7 @@ from convexnet.solve.derivatives.pivots import (
     smaller_slopes,
 )
 from convexnet.solve.functions.problem import Problem
-from convexnet.solve.solvers.found import Evidence, Found
+from convexnet.solve.solvers.incumbents import Evidence, Found
 
 MANY = 2
 """Kinks that may turn, for each variable."""

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from convexnet.curvature.accepted import attributes
 from convexnet.curvature.arguments import copied, in_float64
-from convexnet.curvature.undisturbed import Generators, in_eval_mode, tensors_of
+from convexnet.curvature.tracing.restored_state import Generators, in_eval_mode, tensors_of
+from convexnet.curvature.tracing.traceable_models import attributes
 from convexnet.form.execution import Applied
 from convexnet.form.program import Opened
 from convexnet.solve.rounding_errors import Tracked, analysis_of
@@ -38,7 +38,7 @@ class WholeProgram:
         centre: of the box (B, n), where f is convex on a box only.
 
     Example:
-        >>> from convexnet.curvature.trace import trace
+        >>> from convexnet.curvature.tracing.trace import trace
         >>> y = torch.zeros(2, 1)
         >>> f = WholeProgram(Opened(trace(nn.ReLU(), y, any_batch=True), 0), [y])
         >>> [part.tolist() for part in f.subgradient(torch.tensor([[1.0], [-1.0]]).double())]

@@ -56,7 +56,7 @@ class MatrixFree:
 
     Example:
         >>> from torch import nn
-        >>> from convexnet.curvature.trace import trace
+        >>> from convexnet.curvature.tracing.trace import trace
         >>> net = nn.Sequential(nn.Linear(2, 2, bias=False), nn.ReLU(), nn.Linear(2, 1, bias=False))
         >>> for p in net.parameters():
         ...     _ = nn.init.ones_(p)

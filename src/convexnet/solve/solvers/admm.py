@@ -23,7 +23,7 @@ from convexnet.form.epigraph import EpigraphForm
 from convexnet.form.grouped import Largest, grouped
 from convexnet.solve.functions.linear_program import check_kinks, subgradient_of
 from convexnet.solve.functions.problem import Problem
-from convexnet.solve.solvers.found import Evidence, Found, pick_rows
+from convexnet.solve.solvers.incumbents import Evidence, Found, pick_rows
 from convexnet.solve.solvers.loop import Offer
 
 EVERY = 10
@@ -76,7 +76,7 @@ class ADMM:
     solving linear programming, for the reflection, the restarts and the step length.
 
     Example:
-        >>> from convexnet.solve.solvers.found import initial_found
+        >>> from convexnet.solve.solvers.incumbents import initial_found
         >>> from convexnet.solve.solvers.loop import Budget, run_loop
         >>> from convexnet.form.linear_maps import Map
         >>> one = torch.ones(1, 1, dtype=torch.float64)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from convexnet.solve.functions.problem import Problem
-from convexnet.solve.solvers.found import Evidence, Found
+from convexnet.solve.solvers.incumbents import Evidence, Found
 from convexnet.solve.solvers.loop import Offer
 
 LEVEL = 0.5
@@ -75,7 +75,7 @@ class Bundle:
 
     Example:
         >>> from convexnet.form.atoms import Kinks
-        >>> from convexnet.solve.solvers.found import initial_found
+        >>> from convexnet.solve.solvers.incumbents import initial_found
         >>> from convexnet.solve.solvers.loop import Budget, run_loop
         >>> from convexnet.form.epigraph import EpigraphForm
         >>> from convexnet.form.linear_maps import Map

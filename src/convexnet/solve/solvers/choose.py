@@ -13,8 +13,8 @@ from convexnet.solve.functions.problem import Problem
 from convexnet.solve.solvers.admm import ADMM
 from convexnet.solve.solvers.bundle import Bundle
 from convexnet.solve.solvers.first_order import Adam, Fista
-from convexnet.solve.solvers.found import Found
 from convexnet.solve.solvers.highs import solve_exactly
+from convexnet.solve.solvers.incumbents import Found
 from convexnet.solve.solvers.loop import Budget, Solver, run_loop
 from convexnet.solve.solvers.newton import Newton
 from convexnet.solve.solvers.pdhg import PDHG

@@ -20,7 +20,7 @@ from torch import Tensor
 from convexnet.solve.functions.matrix_free import Sweep
 from convexnet.solve.functions.problem import Problem
 from convexnet.solve.functions.smoothing import smooth_function, smooth_value, smoothing_units
-from convexnet.solve.solvers.found import Evidence, Found
+from convexnet.solve.solvers.incumbents import Evidence, Found
 from convexnet.solve.solvers.loop import Offer
 
 EVERY = 10
@@ -136,7 +136,7 @@ class Fista:
 
     Example:
         >>> from convexnet.form.atoms import Kinks
-        >>> from convexnet.solve.solvers.found import initial_found
+        >>> from convexnet.solve.solvers.incumbents import initial_found
         >>> from convexnet.solve.solvers.loop import Budget, run_loop
         >>> from convexnet.form.epigraph import EpigraphForm
         >>> from convexnet.form.linear_maps import Map
@@ -235,7 +235,7 @@ class Adam:
 
     Example:
         >>> from convexnet.form.atoms import Kinks
-        >>> from convexnet.solve.solvers.found import initial_found
+        >>> from convexnet.solve.solvers.incumbents import initial_found
         >>> from convexnet.solve.solvers.loop import Budget, run_loop
         >>> from convexnet.form.epigraph import EpigraphForm
         >>> from convexnet.form.linear_maps import Map

@@ -22,7 +22,7 @@ from convexnet.form.atoms import Atom, Kinks, Smooth
 from convexnet.form.epigraph import EpigraphForm
 from convexnet.form.grouped import Largest
 from convexnet.solve.functions.problem import Problem
-from convexnet.solve.solvers.found import Evidence, Found
+from convexnet.solve.solvers.incumbents import Evidence, Found
 from convexnet.solve.solvers.loop import Budget
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from convexnet.solve.functions.problem import Problem
-from convexnet.solve.solvers.found import DIGITS, Evidence, Found, pick_rows
+from convexnet.solve.solvers.incumbents import DIGITS, Evidence, Found, pick_rows
 
 NEARLY = 3.0
 """A sample looks nearly done where its gap is this many times what is allowed with its last scale."""

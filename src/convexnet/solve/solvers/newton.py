@@ -20,7 +20,7 @@ from convexnet.form.epigraph import EpigraphForm
 from convexnet.solve.functions.hessian import tangents
 from convexnet.solve.functions.problem import Problem
 from convexnet.solve.functions.unit_cube import scales_of
-from convexnet.solve.solvers.found import Evidence, Found, pick_rows
+from convexnet.solve.solvers.incumbents import Evidence, Found, pick_rows
 from convexnet.solve.solvers.loop import Offer
 from convexnet.solve.solvers.path_following import (
     ASTRAY,

@@ -27,7 +27,7 @@ from convexnet.solve.functions.linear_program import (
     zeros,
 )
 from convexnet.solve.functions.problem import Problem
-from convexnet.solve.solvers.found import Evidence, Found, pick_rows
+from convexnet.solve.solvers.incumbents import Evidence, Found, pick_rows
 from convexnet.solve.solvers.loop import Offer
 
 EVERY = 25
@@ -70,7 +70,7 @@ class PDHG:
     Restarts go by the certified gap here, which a network gives for two more evaluations.
 
     Example:
-        >>> from convexnet.solve.solvers.found import initial_found
+        >>> from convexnet.solve.solvers.incumbents import initial_found
         >>> from convexnet.solve.solvers.loop import Budget, run_loop
         >>> from convexnet.form.atoms import Kinks
         >>> from convexnet.form.linear_maps import Map

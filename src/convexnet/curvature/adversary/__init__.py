@@ -1,0 +1,1 @@
+"""The adversary of the certificate: `falsify` searches for chords that lie below the function."""

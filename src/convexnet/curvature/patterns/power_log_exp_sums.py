@@ -1,0 +1,231 @@
+"""Sums of terms c x^a log(x)^b exp(k x): functions of one number whose second derivative is of the same kind.
+
+So x log x, whose second derivative is 1/x, is proved convex down to zero, and x exp(x) from -2 to infinity, where
+intervals say nothing. Coefficients are intervals, since constants are rounded and may differ between elements.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+
+from convexnet.curvature.call import Call
+from convexnet.curvature.facts import INF, Fact
+from convexnet.curvature.patterns.expressions import evaluate
+from convexnet.curvature.patterns.interpreter import Lost, combined
+from convexnet.curvature.patterns.intervals import Interval, interval
+from convexnet.curvature.patterns.univariate import Shape, at_number
+
+Key = tuple[float, int, float]
+MOST = 12
+"""Terms of a sum."""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """The coefficient of each x^a log(x)^b exp(k x), by (a, b, k)."""
+
+    of: Mapping[Key, Interval]
+    pole: bool = False  # it was divided by x somewhere, or a logarithm taken: at zero it is undefined
+
+    def __add__(self, other: Terms) -> Terms:
+        found = dict(self.of)
+        for key, c in other.of.items():
+            found[key] = found[key] + c if key in found else c
+        return cleaned(found, self.pole or other.pole)
+
+    def __neg__(self) -> Terms:
+        return Terms({key: -c for key, c in self.of.items()}, self.pole)
+
+    def __mul__(self, other: Terms) -> Terms:
+        for zero, factor in ((self, other), (other, self)):
+            if not zero.of and any(b or a < 0 or not a.is_integer() for a, b, _ in factor.of):
+                raise Lost  # zero times what is not defined everywhere, and the terms would not say where
+        found: dict[Key, Interval] = {}
+        for (a, b, k), c in self.of.items():
+            for (a2, b2, k2), c2 in other.of.items():
+                key = added(a, a2), b + b2, added(k, k2)
+                found[key] = found[key] + c * c2 if key in found else c * c2
+        return cleaned(found, self.pole or other.pole)
+
+    def derivative(self) -> Terms:
+        found = Terms({})
+        for (a, b, k), c in self.of.items():
+            for key, factor in (((a - 1, b, k), a), ((a - 1, b - 1, k), b), ((a, b, k), k)):
+                if factor:
+                    found = found + Terms({key: c * float(factor)})
+        return found
+
+    @property
+    def single(self) -> tuple[Key, Interval]:
+        """The only term."""
+        if len(self.of) != 1:
+            raise Lost
+        (item,) = self.of.items()
+        return item
+
+    def exp(self) -> Terms:
+        """Of k x + c, and of logarithms with a number in front."""
+        result = Terms(number(interval(1.0)).of, self.pole)
+        for (a, b, k), c in self.of.items():
+            exact = c.lo.numel() > 0 and bool((c.lo == c.hi).all()) and bool((c.lo == c.lo.flatten()[0]).all())
+            if (a, b, k) == (0.0, 0, 0.0):
+                result = result * number(c.rising(torch.exp, floor=0.0))
+            elif (a, b, k) == (1.0, 0, 0.0) and exact:
+                result = result * Terms({(0.0, 0, float(c.lo.flatten()[0])): interval(1.0)})
+            else:
+                raise Lost
+        return result
+
+    def positive(self, of: object, shift: float = 0.0) -> tuple[float, float, Interval]:
+        """a, k and c of the only term c x^a exp(k x), with c > 0.
+
+        Raises:
+            Rebase: there are two, and they are affine in the variable.
+            Lost: it is none.
+        """
+        if isinstance(of, Fact) and set(self.of) == {(1.0, 0, 0.0), (0.0, 0, 0.0)}:
+            raise Rebase(of, shift)
+        (a, b, k), c = self.single
+        if b != 0 or not bool((c.lo > 0).all()):
+            raise Lost
+        return a, k, c
+
+    def log(self, of: object, shift: float = 0.0) -> Terms:
+        """Of one positive term."""
+        a, k, c = self.positive(of, shift)
+        found = Terms(number(c.rising(torch.log)).of, self.pole)
+        if a:
+            found = found + Terms({(0.0, 1, 0.0): interval(a)}, pole=True)
+        return found + Terms({(1.0, 0, 0.0): interval(k)}) if k else found
+
+    def power(self, exponent: float, of: object) -> Terms:
+        r = exponent
+        if r == -1 and set(self.of) <= {(0.0, 0, 0.0)}:
+            return Terms(number(self.single[1].reciprocal()).of, self.pole)
+        if r.is_integer() and 0 <= r <= 6:
+            result = self if r else Terms(number(interval(1.0)).of, self.pole)
+            for _ in range(int(r) - 1):
+                result = result * self
+            return result
+        a, k, c = self.positive(of)
+        if not r.is_integer() and a.is_integer() and a % 2 == 0 and a != 0:
+            raise Lost  # the root of x^2 is |x|
+        factor = c if r == 1 else (c.rising(torch.log) * r).rising(torch.exp, floor=0.0)
+        if Fraction(a) * Fraction(r) != Fraction(a * r) or Fraction(k) * Fraction(r) != Fraction(k * r):
+            raise Lost
+        factor = factor if bool((c.lo != 1).any()) or bool((c.hi != 1).any()) else c
+        return Terms({(a * r, 0, k * r): factor}, self.pole or a * r < 0)
+
+
+def added(a: float, b: float) -> float:
+    """A sum of exponents that float64 holds; x^0.7 x^0.3 is not quite x."""
+    if Fraction(a) + Fraction(b) != Fraction(a + b):
+        raise Lost
+    return a + b
+
+
+def cleaned(found: Mapping[Key, Interval], pole: bool = False) -> Terms:
+    kept = {key: c for key, c in found.items() if bool((c.lo != 0).any()) or bool((c.hi != 0).any())}
+    if len(kept) > MOST:
+        raise Lost
+    return Terms(kept, pole)
+
+
+def number(value: Interval) -> Terms:
+    return cleaned({(0.0, 0, 0.0): value})
+
+
+VARIABLE = Terms({(1.0, 0, 0.0): interval(1.0)})
+
+
+class Rebase(Exception):
+    """A logarithm or a power of an affine expression: start again with that as the variable."""
+
+    def __init__(self, fact: Fact, shift: float = 0.0) -> None:
+        self.fact, self.shift = fact, shift
+
+
+def terms_of(call: Call, given_terms: Mapping[int, Terms]) -> Terms:
+    """An expression as a sum of terms, in a variable of which some facts are given."""
+    rank = len(call.shape)
+
+    def plain(part: object) -> Terms:
+        return number(at_number(part, rank))
+
+    def given(fact: Fact) -> Terms | None:
+        found = given_terms.get(id(fact))
+        return found if found is not None or not fact.constant else plain(fact)
+
+    def apply(inner: Call, values: Mapping[int, Terms]) -> Terms:
+        return combined(inner, lambda part: values[id(part)] if isinstance(part, Fact) else plain(part))
+
+    return apply(call, {id(fact): evaluate(fact, given, apply) for fact in call.facts()})
+
+
+# --- signs -----------------------------------------------------------------------------------------------------------
+
+
+def shape_of(terms: Terms, lo: Tensor, hi: Tensor) -> Shape:
+    """What the signs of the derivatives say, for x between two bounds."""
+    first = terms.derivative()
+    second = first.derivative()
+    rising, falling = nonnegative(first, lo, hi), nonnegative(-first, lo, hi)
+    convex, concave = nonnegative(second, lo, hi), nonnegative(-second, lo, hi)
+    if terms.pole or any(a < 0 or b > 0 for a, b, _ in terms.of):
+        logarithm = any(b > 0 for _, b, _ in terms.of) and not any(a < 0 for a, _, _ in terms.of)
+        strict = lo >= 0 if logarithm else (lo > 0) | (hi < 0)  # what is computed at zero has the zero's sign
+        rising, falling, convex, concave = (mask & strict for mask in (rising, falling, convex, concave))
+    return Shape(convex, concave, rising, falling)
+
+
+def nonnegative(terms: Terms, lo: Tensor, hi: Tensor) -> Tensor:
+    """Mask of the elements at which the sum is proved non-negative throughout."""
+    if not terms.of:
+        return torch.ones(torch.broadcast_shapes(lo.shape, hi.shape), dtype=torch.bool)
+    whole = all(a.is_integer() and a >= 0 and b == 0 for a, b, _ in terms.of)
+    inside = (lo >= 0) | torch.tensor(whole)
+    least = min(a for a, _, _ in terms.of) if not whole else 0.0
+    keys = {(a - least, b, k): c for (a, b, k), c in terms.of.items()}
+    alike = len({k for _, _, k in keys}) == 1
+    each = torch.ones((), dtype=torch.bool)
+    for (a, b, _), c in keys.items():
+        each = each & sign_of(a, b, c, lo, hi)
+    found = each
+    if alike and len(keys) <= 2 and all(b == 0 for _, b, _ in keys):
+        found = found | at_both_ends({a: c for (a, _, _), c in keys.items()}, lo, hi)
+    return (found & inside).expand(torch.broadcast_shapes(found.shape, lo.shape, hi.shape))
+
+
+def sign_of(a: float, b: int, c: Interval, lo: Tensor, hi: Tensor) -> Tensor:
+    """Where c x^a log(x)^b is non-negative throughout."""
+    one_sign = (lo >= 0) | torch.tensor(a.is_integer() and a % 2 == 0)
+    up = one_sign & (c.lo >= 0)
+    down = one_sign & (c.hi <= 0)
+    if a.is_integer() and a % 2 == 1:
+        up, down = up | ((hi <= 0) & (c.hi <= 0)), down | ((hi <= 0) & (c.lo >= 0))
+    if b % 2 == 0:
+        return up
+    return (up & (lo >= 1)) | (down & (hi <= 1) & (lo >= 0))
+
+
+def at_both_ends(found: Mapping[float, Interval], lo: Tensor, hi: Tensor) -> Tensor:
+    """c0 + c1 x^p with p > 0, monotone where x >= 0 or p is 1: non-negative if it is at both ends."""
+    exponents = sorted(found)
+    if exponents[0] != 0.0 or len(exponents) != 2:
+        return torch.zeros((), dtype=torch.bool)
+    (_, c0), (p, c1) = ((e, found[e]) for e in exponents)
+    if p not in (1.0, 2.0):
+        return torch.zeros((), dtype=torch.bool)
+    ends: list[Tensor] = []
+    for end in (lo, hi):
+        x = Interval(end, end) if p == 1.0 else Interval(end, end).square()
+        value = torch.where(end.isinf(), torch.where(end * c1.lo >= 0, INF, -INF), (c0 + c1 * x).lo)
+        flat = (c1.lo == 0) & (c1.hi == 0)
+        ends.append(torch.where(flat, c0.lo, value) >= 0)
+    known_sign = (c1.lo >= 0) | (c1.hi <= 0)
+    return ends[0] & ends[1] & known_sign & ((lo >= 0) | torch.tensor(p == 1.0))

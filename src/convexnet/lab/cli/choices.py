@@ -1,0 +1,83 @@
+"""What the options of the command line may be, so that `--help` can say it without importing what they choose from.
+
+The tests compare each with the place that it comes from.
+"""
+
+from __future__ import annotations
+
+from convexnet.choices import INITS as INITS
+from convexnet.choices import METHODS as METHODS
+from convexnet.choices import SOLVERS as SOLVERS
+
+NORMALISATIONS = ("none", "mean-std", "standard", "zca")
+WHITENINGS = ("standard", "zca")
+WHITE_EPSILON = 0.1
+"""The fixed first step of a network: `convexnet.lab.models.first_step`."""
+
+AUGMENTATIONS = ("none", "crop", "crop-flip", "crop-flip-cutout", "resized-crop-flip", "paper-code")
+"""Sets of augmentations: `convexnet.lab.data`."""
+
+DATASETS = (
+    *("mnist", "fashion-mnist", "svhn", "stl10", "cifar10", "cifar100", "cifair10", "cifair100", "cifar10-holdout"),
+    *("digits", "folder:PATH", "npz:PATH"),
+)
+NOISES = (
+    *("symmetric-including", "symmetric-excluding"),
+    *("cifar10n-aggre", "cifar10n-random1", "cifar10n-random2", "cifar10n-random3", "cifar10n-worse"),
+)
+"""Data sets and wrong labels: `convexnet.lab.data`."""
+
+RECIPES = ("paper-text", "paper-code", "ours")
+"""`convexnet.lab.training.recipes`."""
+
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+"""Of Lightning Fabric."""
+
+MODELS = ("mlp", "mlp-signs", "relu-mlp", "ficnn", "ioc-mlp", "ioc-shallow", "allconv", "ioc-allconv")
+"""`convexnet.lab.models.registry`."""
+
+STUDIES = (
+    (
+        "table1",
+        "MLP and IOC-MLP on six image sets",
+        "Sivaprasad et al. 2021, table 1",
+        "A2",
+    ),
+    (
+        "table4",
+        "MLP, ReLU-constrained MLP, FICNN and IOC-MLP",
+        "Sivaprasad et al. 2021, table 4",
+        "A5",
+    ),
+    (
+        "constraint-ablation",
+        "Methods, scales, activations, inputs, starts and heads, one change at a time",
+        "ours; Sivaprasad et al. 2021, section 4 and appendix B",
+        "A1",
+    ),
+    (
+        "fig2",
+        "Decision boundaries in the plane",
+        "Sivaprasad et al. 2021, figure 2",
+        "A9",
+    ),
+    (
+        "fig3",
+        "The argmax of two convex functions",
+        "Sivaprasad et al. 2021, figure 3",
+        "A9",
+    ),
+    (
+        "appendix-c",
+        "Confidence intervals over five seeds; gain against gap",
+        "Sivaprasad et al. 2021, appendix C and figure 5b",
+        "A11",
+    ),
+    (
+        "parity",
+        "Six networks of one budget: ordinary, regularised, convex, and one hidden layer",
+        "ours; Sivaprasad et al. 2021, section 4.1",
+        "A2",
+    ),
+)
+"""Name, title, source and rows of docs/systems.md: `convexnet.lab.studies`."""

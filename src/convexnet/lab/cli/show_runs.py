@@ -1,0 +1,242 @@
+"""Training and studies on a terminal: bars while they run, tables when they are done."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Column, Table
+from rich.text import Text
+
+from convexnet.lab.atomic import write_whole
+from convexnet.lab.cli.terminal import refuse
+from convexnet.lab.reports import page
+from convexnet.lab.runs.jobs import Job
+from convexnet.lab.runs.lock import Taken, claimed
+from convexnet.lab.runs.one_by_one import RECORD
+from convexnet.lab.runs.place import Place
+from convexnet.lab.runs.records import RecordError, Row, read_records
+from convexnet.lab.runs.run import identified, run
+from convexnet.lab.runs.sweep import Outcome, sweep
+from convexnet.lab.studies.study import Study
+from convexnet.lab.training.checkpoints import NAME, CheckpointError, read_checkpoint, write_checkpoint
+from convexnet.lab.training.epoch import Diverged
+from convexnet.learner import Point
+
+
+def progress_on(console: Console) -> Progress:
+    """Bars with a name, what was measured last, and the time that is left."""
+    return Progress(
+        TextColumn("{task.description}", table_column=Column(overflow="fold")),  # it gives way first
+        BarColumn(20),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[state]}"),
+        TimeRemainingColumn(),
+        console=console,
+    )
+
+
+def state_of(point: Point) -> str:
+    """The last measurements in a few words.
+
+    Example:
+        >>> state_of({"epoch": 1, "running_loss": 0.5, "running_accuracy": 0.8, "validation_accuracy": 0.75})
+        'train 0.800  validation 0.750'
+    """
+    parts = (("train", "running_accuracy"), ("validation", "validation_accuracy"))
+    return "  ".join(f"{name} {point[key]:.3f}" for name, key in parts if key in point)
+
+
+def train_one(job: Job, place: Place) -> None:
+    """Train the network of a job, write its record and print what was found."""
+    first = os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"  # of several processes
+    console = Console(highlight=False, quiet=not first)
+    try:
+        with claimed(place.folder) if first else contextlib.nullcontext():
+            job, earlier = begun(identified(job), place, console)
+            if earlier is not None and job.key == earlier["key"]:
+                console.print(f"{place.folder} holds a finished run, of {earlier['epochs']} epochs: nothing to do.")
+                return
+            row = shown_run(job, place, console)
+            if first:
+                finish(row, place.folder)
+    except (Diverged, CheckpointError, Taken, RecordError) as error:
+        raise refuse(str(error)) from None
+    if first:
+        tell(job, row, place, console)
+
+
+def begun(job: Job, place: Place, console: Console) -> tuple[Job, Row | None]:
+    """The job, and the record that is in its folder already, with which it goes on if it asks for more epochs.
+
+    A run that goes on beyond its epochs is not the one that would have had this many from the beginning, as its rate
+    has fallen already: it never counts as full.
+    """
+    record, checkpoint = place.folder / RECORD, place.folder / NAME
+    if not record.exists():
+        if place.resume and not checkpoint.exists():
+            console.print(f"No checkpoint in {place.folder}: from the beginning.")
+        return job, None
+    if not place.resume:
+        raise CheckpointError(
+            f"{place.folder} holds the record of a finished run: choose another folder with --out, or train it longer "
+            "with --resume and more --epochs"
+        )
+    (row,) = read_records(record)
+    epochs = int(row["recipe"]["epochs"])
+    how = replace(job.recipe, epochs=epochs)
+    before = replace(job, recipe=how, continued_from=row.get("continued_from", ""))
+    if before.key != row["key"]:
+        if checkpoint.exists():
+            read_checkpoint(checkpoint, before.settings)  # names what differs
+        raise CheckpointError(f"{place.folder} holds a finished run with other settings: choose another folder")
+    if job.recipe.epochs <= epochs:
+        return before, row
+    longer = replace(job, full=False, continued_from=before.key)
+    if not checkpoint.exists():
+        raise CheckpointError(f"{checkpoint} is gone, from which this run would go on: choose another folder")
+    prolonged(checkpoint, before, longer)
+    return longer, row
+
+
+def prolonged(path: Path, before: Job, job: Job) -> None:
+    """Make the checkpoint of a finished run that of a longer one, if it is not so already."""
+    with contextlib.suppress(CheckpointError):
+        read_checkpoint(path, job.settings)
+        return
+    content = read_checkpoint(path, before.settings)
+    about = ("format", "settings", "surroundings")
+    write_checkpoint(path, job.settings, {name: value for name, value in content.items() if name not in about})
+
+
+def shown_run(job: Job, place: Place, console: Console) -> Row:
+    """Run a job, with a bar once everything is checked."""
+    progress = progress_on(console)
+    bar = progress.add_task(job.name, total=job.recipe.epochs, state="")
+
+    def tick(_: Job, point: Point) -> None:
+        progress.update(bar, completed=point["epoch"], state=state_of(point))
+
+    shown = contextlib.ExitStack()
+
+    def ready() -> None:
+        shown.enter_context(progress)
+
+    with shown:
+        return run(job, replace(place, say=progress.console.print, ready=ready), tick)
+
+
+def finish(row: Row, folder: Path) -> None:
+    """Write the record; the checkpoint stays, for more epochs."""
+    try:
+        write_whole(folder / RECORD, json.dumps(row, allow_nan=False) + "\n")
+    except OSError as error:
+        raise CheckpointError(
+            f"{folder / RECORD} could not be written ({error.strerror or error}): free some space, and repeat the "
+            "command with --resume, which trains nothing again"
+        ) from error
+
+
+def tell(job: Job, row: Row, place: Place, console: Console) -> None:
+    """What was found, in a table and two lines."""
+    shown = Table(title=job.name)
+    for column in ("train (used)", "train (true)", "test", "gap", "test at peak", "ECE", "epochs"):
+        shown.add_column(column, justify="right")
+    names = ("train_accuracy", "clean_train_accuracy", "test_accuracy", "gap", "test_accuracy_at_peak")
+    shares = [f"{100 * row[name]:.2f} %" for name in names]
+    shown.add_row(*shares, f"{row['ece']:.3f}", str(row["epochs"]))
+    console.print(shown)
+    if row["certified"]:
+        console.print(Text(f"Certified convex in its input (tier {row['tier']}).", style="bold green"))
+    elif row["breaks"]:
+        path, operator, reason = row["breaks"]
+        console.print(Text(f"Not certified convex: {path}: {operator}: {reason}."))
+    network = place.folder / "network.safetensors"
+    console.print(Text(f"Record, log and network are in {place.folder}. The network takes images in [0, 1]:"))
+    package = package_of(job.model)
+    for use in (
+        "certify {}",
+        "predict {} IMAGES",
+        *(("minimise {} --box 0,1 --output 0",) if row["certified"] else ()),
+    ):
+        allow = f" --allow {package}" if package else ""
+        console.print(Text(f"  convexnet {use.format(network)}{allow}"), soft_wrap=True)
+    allow = f", allow=[{package!r}]" if package else ""
+    console.print(Text(f"  convexnet.load({str(network)!r}{allow})"), soft_wrap=True)
+
+
+def package_of(model: str) -> str:
+    """The package of one's own that a saved network needs to be loaded; empty for what is trusted anyway.
+
+    Example:
+        >>> package_of("ioc-mine.models:build"), package_of("timm:resnet18"), package_of("mlp")
+        ('mine', '', '')
+    """
+    module, colon, _ = model.removeprefix("ioc-").partition(":")
+    top = module.partition(".")[0]
+    return top if colon and top not in ("timm", "torch", "torchvision", "convexnet") else ""
+
+
+def run_sweep(
+    study: Study,
+    size: str,
+    seeds: int | None,
+    place: Place,
+    results: Path,
+    *,
+    only: str = "",
+    ray: str | None = None,
+    threads: int = 1,
+) -> int:
+    """Run those jobs of a study whose name contains `only`, and print its tables; returns how many failed."""
+    console = Console(highlight=False)
+    jobs = [job for job in study.jobs(size, seeds) if only in job.name]
+    if not jobs:
+        names = sorted({job.name for job in study.jobs(size, seeds)})
+        raise ValueError(f"no run of {study.name} has {only!r} in its name; they are called like {names[0]!r}")
+    with progress_on(console) as progress:
+        whole = progress.add_task(f"{study.name}, {size}", total=len({job.key for job in jobs}), state="")
+        current: dict[str, TaskID] = {}
+
+        def tick(job: Job, point: Point) -> None:
+            if job.key not in current:
+                current[job.key] = progress.add_task(job.name, total=job.recipe.epochs, state="")
+            progress.update(current[job.key], completed=point["epoch"], state=state_of(point))
+
+        def done(job: Job, outcome: Outcome) -> None:
+            if job.key in current:
+                progress.remove_task(current.pop(job.key))
+            progress.update(whole, completed=len({row["key"] for row in outcome.rows}) + len(outcome.failed))
+
+        outcome = sweep(study, jobs, place, results, ray=ray, threads=threads, tick=tick, done=done)
+        progress.update(whole, completed=progress.tasks[0].total)
+    if outcome.found:
+        console.print(f"{outcome.found} of {len(jobs)} runs had their record already.")
+    for section in study.sections(study.rows(outcome.rows)):
+        for table in section.tables:
+            console.print(on_terminal(table))
+    for job, error in outcome.failed:
+        console.print(Text(f"{job.name}: {error}", style="bold red"), soft_wrap=True)
+    console.print(Text(f"Records: {results / f'{study.name}.jsonl'}"), soft_wrap=True)
+    return len(outcome.failed)
+
+
+LEFT_OUT = ("paper train", "paper gap", "test at peak", "ECE", "seeds")
+"""Columns that a terminal has no room for; records and reports have them."""
+
+
+def on_terminal(table: page.Table) -> Table:
+    """A table for the terminal, without the lines of what was not run."""
+    made = Table(title=table.caption)
+    kept = [index for index, column in enumerate(table.columns) if column not in LEFT_OUT]
+    for index in kept:
+        made.add_column(table.columns[index], justify="left" if index < table.text else "right")
+    for row in table.rows:
+        if row[-1] != "not run":
+            made.add_row(*(row[index] for index in kept))
+    return made

@@ -1,0 +1,7 @@
+"""What a wrong use of the laboratory raises; commands print it as one line."""
+
+from __future__ import annotations
+
+
+class UsageError(Exception):
+    """The command was used wrongly; the message names the place and the remedy."""

@@ -1,0 +1,128 @@
+"""How the networks of experiments are made, ordinary ones and their convex counterparts."""
+
+from __future__ import annotations
+
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import nn
+
+import convexnet as cx
+from convexnet.choices import ActivationName
+from convexnet.lab.models.convex import EPSILON, Convex, Design, as_new
+from convexnet.zoo import MLP, AllConv, allconv_published, mlp_published
+
+HIDDEN = (800, 800, 800)
+"""Of the paper's MLP."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """One kind of network.
+
+    Attributes:
+        title: what tables call it.
+        convex: whether it is meant to be convex, so that its constraint is attached to the optimiser.
+        make: from the shape of a sample, the number of classes and a recipe.
+        family: whose recipes it has, see `convexnet.lab.training.recipes`.
+        recipe: which of them it is trained with, where none is named.
+        colour: of a theme, in pictures; empty: it is drawn in none that tells networks apart.
+    """
+
+    title: str
+    convex: bool
+    make: Callable[[Sequence[int], int, Design], nn.Module]
+    family: str = "mlp"
+    recipe: str = "paper-text"
+    colour: str = ""
+
+
+def mlp(shape: Sequence[int], classes: int, recipe: Design) -> nn.Module:
+    """Three hidden layers of 800, BatchNorm, ReLU (Sivaprasad et al. 2021, section 4)."""
+    return perceptron(shape, classes, recipe, recipe.hidden or HIDDEN)
+
+
+def both_signs(shape: Sequence[int], classes: int, recipe: Design) -> nn.Module:
+    """The ordinary MLP with the first layer of `ours`: its first activation sees both signs, nothing is constrained."""
+    return perceptron(shape, classes, recipe, recipe.hidden or HIDDEN, both=True)
+
+
+def shallow(shape: Sequence[int], classes: int, recipe: Design) -> nn.Module:
+    """One hidden layer. With a free head its counterpart is convex and nothing of it is constrained: a shift that all
+    logits share makes the head's weights non-negative."""
+    return perceptron(shape, classes, recipe, (recipe.hidden or HIDDEN)[:1])
+
+
+def perceptron(shape: Sequence[int], classes: int, recipe: Design, hidden: Sequence[int], *, both: bool = False) -> MLP:
+    """An MLP as the recipe draws it, with its dropout; `both`: the first activation sees both signs of its layer."""
+    inputs = prod(shape)
+    network = mlp_published(inputs, classes, hidden=hidden) if recipe.published else MLP(inputs, classes, hidden)
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    for name, layer in network.layers.named_children():
+        layers[name] = layer
+        if name.startswith("activation") and recipe.dropout:
+            layers[name.replace("activation", "dropout")] = nn.Dropout(recipe.dropout)
+    if both:
+        layers["activation1"] = cx.nn.BothSigns(layers["activation1"])
+        after = "linear2" if len(hidden) > 1 else "head"
+        old = layers[after]
+        assert isinstance(old, nn.Linear)
+        new = nn.Linear(2 * old.in_features, old.out_features)
+        if recipe.published:
+            nn.init.xavier_uniform_(new.weight)
+            nn.init.zeros_(new.bias)
+        layers[after] = new
+    network.layers = nn.Sequential(layers)
+    return network
+
+
+def allconv(shape: Sequence[int], classes: int, recipe: Design) -> nn.Module:
+    """All-CNN-C, or the one with BatchNorm of the published code."""
+    make = allconv_published if recipe.published else AllConv
+    return make(classes, in_channels=shape[0])
+
+
+def ficnn(shape: Sequence[int], classes: int, recipe: Design) -> nn.Module:
+    """The baseline of table 4: 3 x 800, ReLU, the input passed to every layer, the output included; weights clipped."""
+    network = cx.nn.FICNN(prod(shape), recipe.hidden or HIDDEN, classes, activation="relu", constraint="clip")
+    return nn.Sequential(OrderedDict(flatten=nn.Flatten(), ficnn=network))
+
+
+def counterpart(
+    ordinary: Callable[[Sequence[int], int, Design], nn.Module],
+    title: str,
+    activation: ActivationName | None = None,
+    colour: str = "",
+) -> Model:
+    """The convex counterpart of a network as the recipe's `convex` has it; `activation` overrules the recipe's."""
+
+    def make(shape: Sequence[int], classes: int, recipe: Design) -> nn.Module:
+        how = recipe.convex
+        if how.whiten is not None:
+            raise ValueError("whitening is the recipe's (`normalise`), not the network's: leave convex.whiten at None")
+        return converted(ordinary(shape, classes, recipe), shape, how, activation or how.activation)
+
+    family = "allconv" if ordinary is allconv else "mlp"
+    return Model(title, convex=True, make=make, family=family, colour=colour)
+
+
+def converted(network: nn.Module, shape: Sequence[int], how: Convex, activation: ActivationName) -> nn.Module:
+    """`convexify` with the options of an experiment."""
+    with warnings.catch_warnings():
+        # It warns that a trained network loses accuracy. This one has learnt nothing yet.
+        warnings.filterwarnings("ignore", "convexify projects weights", UserWarning)
+        made = cx.convexify(
+            network,
+            torch.zeros(2, *shape),
+            method=how.method,
+            epsilon=EPSILON,
+            activation=activation,
+            widen_first=how.widen_first,
+            init=how.init,
+            head="free" if how.free_head else "nonnegative",
+        )
+    return as_new(made)

@@ -1,0 +1,1 @@
+"""A job and its record: data and network brought together, trained, measured, certified; alone or in sweeps."""

@@ -1,0 +1,125 @@
+"""What may be said of a network's convexity in a record: proved or not, kept by what, and how much it restricts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+import convexnet as cx
+from convexnet.constraints.constrain import Kept
+from convexnet.constraints.required_signs import derive
+from convexnet.constraints.sets import Interval
+from convexnet.curvature.arguments import unwrapped
+from convexnet.curvature.certificate import ALL
+from convexnet.curvature.tracing.restored_state import calling
+from convexnet.differences.convex_part import ConvexPart
+from convexnet.errors import NotCertified
+from convexnet.memory import CONSTRAINT, example_of, recall
+from convexnet.nn.heads import FreeHead
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was proved of a network.
+
+    Attributes:
+        convex: whether it is proved convex at its present weights.
+        kept: whether training cannot undo that: it holds for all parameters, or a recorded constraint keeps it (as long
+            as an optimiser is attached), or nothing is trained.
+        tier: how much convexity restricts it, "T0" to "T3"; None where it is not proved.
+        curvature, scope: of the certificate.
+        breaks: path, operator and reason of the first finding; None where it is proved.
+    """
+
+    convex: bool
+    kept: bool
+    tier: str | None
+    curvature: str
+    scope: str
+    breaks: tuple[str, str, str] | None
+
+    @property
+    def certified(self) -> bool:
+        """Convex, and not merely left so by a training that might have ended otherwise."""
+        return self.convex and self.kept
+
+
+def verdict(model: nn.Module, example: Tensor | Sequence[Tensor]) -> Verdict:
+    """Certify a network and say in which tier it is.
+
+    T0: logits of an ordinary network, all shifted by the same convex function (`convexnet.split.shifted`): no
+    restriction. T1: a head of free sign, read relative to its least weight (`FreeHead`). T2: two or more convex outputs
+    without either. T3: one output, whose sublevel sets {f <= c} are convex: here convexity truly restricts.
+
+    T0 and T1 are read off the modules that make them; a network that does the same by operations of its own counts as
+    T2. Args:
+        model: any module that can be traced.
+        example: a tensor (B, ...) or a tuple of positional ones.
+
+    Raises:
+        NotTraceable, ValueError, TypeError: as for `certify`.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 3))
+        >>> verdict(net, torch.zeros(2, 2)).tier is None
+        True
+        >>> _ = cx.constrain(net, torch.zeros(2, 2), method="clip")
+        >>> verdict(net, torch.zeros(2, 2)).tier
+        'T2'
+    """
+    model = unwrapped(model)
+    certificate = cx.certify(model, example)
+    first = certificate.findings[0] if certificate.findings else None
+    return Verdict(
+        convex=certificate.convex,
+        kept=certificate.convex and keeps(model, example, certificate.scope),
+        tier=tier_of(model, example) if certificate.convex else None,
+        curvature=certificate.curvature,
+        scope=certificate.scope,
+        breaks=(first.path, first.operator, first.reason) if first is not None and not certificate.convex else None,
+    )
+
+
+def tier_of(model: nn.Module, example: Tensor | Sequence[Tensor]) -> str:
+    """The tier of a model that is proved convex."""
+    if outputs(model, example) == 1:
+        return "T3"
+    modules = tuple(model.modules())
+    if any(isinstance(module, ConvexPart) and module.wanted == "shifted" for module in modules):
+        return "T0"
+    return "T1" if any(isinstance(module, FreeHead) for module in modules) else "T2"
+
+
+@torch.no_grad()
+def outputs(model: nn.Module, example: Tensor | Sequence[Tensor]) -> int:
+    """How many numbers a sample gives."""
+    inputs = example_of(model, example)
+    with calling(model):
+        found = model(*inputs)
+    if not isinstance(found, Tensor):
+        raise TypeError(f"a tier is that of one tensor of outputs; {type(model).__name__} returns {type(found)}")
+    return found[0].numel()
+
+
+def keeps(model: nn.Module, example: Tensor | Sequence[Tensor], scope: str) -> bool:
+    """Whether no step of training can undo a proof: of all parameters, of none that train, or of constrained ones."""
+    if scope == ALL or not any(parameter.requires_grad for parameter in model.parameters()):
+        return True
+    recorded: dict[str, Interval] = {}
+    for path, module in model.named_modules():
+        kept: Kept | None = recall(module, CONSTRAINT)
+        if kept is not None:
+            recorded |= {f"{path}.{name}".lstrip("."): interval for name, interval in kept.intervals.items()}
+    try:
+        needed = derive(model, example)
+    except NotCertified:
+        return False  # convex at these weights, but no signs of its parameters would keep it so
+    return all(name in recorded and inside(recorded[name], interval) for name, interval in needed.items())
+
+
+def inside(inner: Interval, outer: Interval) -> bool:
+    """Whether one interval lies in another, entry by entry."""
+    return bool((inner.lo >= outer.lo).all() and (inner.hi <= outer.hi).all())

@@ -1,0 +1,204 @@
+"""The queue of long runs: which studies are run at full length, in which order, and about how long that takes.
+
+`convexnet study queue` goes through it on one core: what has a record is left out, what another process is at work on
+is left to it, and what was stopped goes on from its checkpoint. A row counts as full only at its study's stated length.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+
+from convexnet.lab.runs.jobs import Job
+from convexnet.lab.runs.lock import in_use
+from convexnet.lab.runs.records import Row
+from convexnet.lab.runs.waits import Work, recorded
+from convexnet.lab.studies import appendix_c, constraint_ablation, parity, study_named, table1, table4
+from convexnet.lab.training.checkpoints import NAME
+from convexnet.lab.training.driver import LOG
+from convexnet.lab.training.recipes import Recipe
+
+SEEDS = range(3)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of the queue.
+
+    Attributes:
+        rank: 1 is first.
+        study: its name.
+        what: it is, in words; the length is stated here where it is not the source's.
+        jobs: made when the queue is read.
+    """
+
+    rank: int
+    study: str
+    what: str
+    jobs: Callable[[], list[Job]]
+
+
+def text(plan: Callable[[str, Sequence[int]], list[Job]], seeds: Sequence[int] = SEEDS) -> list[Job]:
+    """The jobs of a table in the recipe of the paper's text, on the sets that are here."""
+    return [job for job in plan("full", seeds) if job.recipe.name == "paper-text" and job.dataset in table1.HERE]
+
+
+def five_seeds() -> list[Job]:
+    """The hold-out's part of appendix C."""
+    return [job for job in text(appendix_c.plan, range(5)) if job.dataset == "cifar10-holdout"]
+
+
+QUEUE: tuple[Entry, ...] = (
+    Entry(1, "parity", "six networks on two sets, 60 epochs, 3 seeds", lambda: parity.plan("full", SEEDS)),
+    Entry(
+        2,
+        "constraint-ablation",
+        "one change at a time, 100 epochs, 3 seeds",
+        lambda: constraint_ablation.plan("full", SEEDS),
+    ),
+    Entry(3, "table1", "paper-text with its early stopping, three sets, 3 seeds", lambda: text(table1.plan)),
+    Entry(4, "table4", "paper-text with its early stopping, three sets, 3 seeds", lambda: text(table4.plan)),
+    Entry(5, "appendix-c", "paper-text, the hold-out set, 5 seeds", five_seeds),
+    Entry(6, "table1", f"paper-code, {table1.FLAT} epochs, three sets, 3 seeds", lambda: table1.flattened(SEEDS)),
+    Entry(7, "table4", f"paper-code, {table1.FLAT} epochs, three sets, 3 seeds", lambda: table4.flattened(SEEDS)),
+)
+"""In the order in which it is run. A new long run is one line here."""
+
+
+def work_of(rank: int | None = None, only: str = "") -> list[tuple[Entry, list[Work]]]:
+    """The jobs of each line, without those that an earlier line has.
+
+    Args:
+        rank: of the one line that is wanted; None: all.
+        only: leave out the jobs that do not have this in their name.
+
+    Raises:
+        ValueError: there is no such rank, or no such job.
+    """
+    found: list[tuple[Entry, list[Work]]] = []
+    seen: set[str] = set()
+    for entry in QUEUE:
+        study = study_named(entry.study)
+        own = {job.key: job for job in entry.jobs() if job.key not in seen}
+        seen |= set(own)
+        if rank in (None, entry.rank):
+            found.append((entry, [(study, job) for job in own.values() if only in job.name]))
+    if not found:
+        raise ValueError(f"there is no rank {rank}; there are {', '.join(str(entry.rank) for entry in QUEUE)}")
+    if not any(work for _, work in found):
+        raise ValueError(f"no run of the queue has {only!r} in its name; `convexnet study queue --list` names some")
+    return found
+
+
+# --- how far it is ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class State:
+    """Where a job is: "done", "running" in some process, "begun" and stopped, or "waiting".
+
+    `hours` are those that it took if it is done, and an estimate otherwise, of which `basis` says where it is from.
+    """
+
+    job: Job
+    state: str
+    hours: float
+    basis: str = "recorded"
+    epoch: int = 0
+
+
+def states(work: Sequence[Work], runs: Path, results: Path) -> list[State]:
+    """Where the jobs are.
+
+    Args:
+        work: the jobs.
+        runs: the folder of all runs.
+        results: the folder of the records.
+
+    Raises:
+        RecordError: a record cannot be read.
+    """
+    known = recorded(results)
+    pace = Pace(list(known.values()))
+    return [state_of(job, runs / job.key, known, pace) for _, job in work]
+
+
+def state_of(job: Job, folder: Path, known: Mapping[str, Row], pace: Pace) -> State:
+    """Where one job is."""
+    if job.key in known:
+        return State(job, "done", core_seconds(known[job.key]) / 3600)
+    hours, basis = pace.hours(job)
+    if in_use(folder):
+        return State(job, "running", hours, basis, epochs_in(folder))
+    return State(job, "begun" if (folder / NAME).exists() else "waiting", hours, basis, epochs_in(folder))
+
+
+def epochs_in(folder: Path) -> int:
+    """How many points are in a run's log."""
+    try:
+        return max(0, (folder / LOG).read_text(encoding="utf-8").count("\n") - 1)
+    except OSError:
+        return 0
+
+
+def core_seconds(row: Row) -> float:
+    """How long a run kept a core busy; of an early record that does not say it, how long it took."""
+    return float(row.get("core_seconds") or row["seconds"])
+
+
+def same_recipe(row: Row, recipe: Recipe) -> bool:
+    """Whether a record is of this recipe; what an early one does not name stood at its default."""
+    default, wanted = (json.loads(json.dumps(asdict(one))) for one in (Recipe("", epochs=0), recipe))  # as records are
+    found = {**default, **row["recipe"]}
+    return {**found, "convex": {**default["convex"], **(found["convex"] or {})}} == wanted
+
+
+IMAGES: Mapping[str, int] = {"mnist": 54_000, "fashion-mnist": 54_000, "cifar10-holdout": 36_000}
+"""To train on, without the validation part."""
+
+STOPS = 150
+"""Epochs that a run with early stopping is expected to take, of those that it may."""
+
+GUESS = 4.0
+"""Seconds for 10,000 images on one core, where there is no record to tell: a 3x800 MLP on 784 pixels."""
+
+
+class Pace:
+    """How long a job takes on one core, from the records that are nearest to it."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self.rows = [row for row in rows if row.get("train_samples") and row.get("epochs")]
+
+    def hours(self, job: Job) -> tuple[float, str]:
+        """The hours, and what they are estimated from.
+
+        Example:
+            >>> Pace([]).hours(parity.plan("full", range(1))[0])
+            (0.36, 'a guess')
+        """
+        images = job.train_samples or IMAGES.get(job.dataset, 50_000)
+        own = [row for row in self.rows if (row["model"], row["dataset"]) == (job.model, job.dataset)]
+        if same := [row for row in own if same_recipe(row, job.recipe)]:
+            taken = median(core_seconds(row) * images / row["train_samples"] for row in same)
+            return round(taken / 3600, 2), f"other seeds: {len(same)}"
+        epochs = min(job.recipe.epochs, STOPS) if job.recipe.patience else job.recipe.epochs
+        seen = epochs * images
+        nearness: list[tuple[str, Callable[[Row], bool]]] = [
+            ("network, recipe and data", lambda row: row["recipe"]["name"] == job.recipe.name),
+            ("network and data", lambda row: True),
+        ]
+        for words, like in nearness:
+            if found := [row for row in own if like(row)]:
+                return self.scaled(found, seen), f"records of the same {words}: {len(found)}"
+        if found := [row for row in self.rows if row["dataset"] == job.dataset]:
+            return self.scaled(found, seen), f"records of other networks: {len(found)}"
+        return round(GUESS * seen / 1e4 / 3600, 2), "a guess"
+
+    @staticmethod
+    def scaled(rows: Sequence[Row], seen: int) -> float:
+        """The hours in which so many images pass, epoch by epoch, as fast as in these records."""
+        pace = median(core_seconds(row) / (row["epochs"] * row["train_samples"]) for row in rows)
+        return round(pace * seen / 3600, 2)

@@ -1,0 +1,49 @@
+"""What a run writes while it trains: its curve as CSV, and for TensorBoard."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from convexnet.lab.atomic import write_whole
+
+
+def write_csv(path: Path, curve: Sequence[dict[str, float]]) -> None:
+    """Write the whole curve, one epoch a line; what was not measured in an epoch stays empty.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_csv(Path(folder) / "log.csv", [{"epoch": 1, "loss": 2.5}, {"epoch": 2, "loss": 1.5, "test": 0.5}])
+        ...     (Path(folder) / "log.csv").read_text().splitlines()
+        ['epoch,loss,test', '1,2.5,', '2,1.5,0.5']
+    """
+    columns = list(dict.fromkeys(name for point in curve for name in point))
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(curve)
+    write_whole(path, stream.getvalue())
+
+
+class Board:
+    """A TensorBoard log of a run; a resumed run goes on in it, and what was written beyond its checkpoint is hidden."""
+
+    def __init__(self, folder: Path, done: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.writer = SummaryWriter(str(folder), purge_step=done + 1)
+
+    def add(self, point: dict[str, float]) -> None:
+        """Write one epoch; the first word of a name is the group of its picture."""
+        for name, value in point.items():
+            if name != "epoch":
+                part, _, quantity = name.partition("_")
+                self.writer.add_scalar(f"{quantity}/{part}", value, int(point["epoch"]))
+        self.writer.flush()
+
+    def close(self) -> None:
+        """Finish the file."""
+        self.writer.close()
