@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
-from convexnet.curvature.trace import Source
 from torch import Tensor, fx
 
 from convexnet.curvature.table import TABLE
