@@ -18,8 +18,11 @@ from pathlib import Path
 import torch
 import typer
 
-from convexnet.lab import models, present_runs, runs
-from convexnet.lab import sweep as sweeping
+from convexnet.lab.cli import show_runs
+from convexnet.lab.models import architectures
+from convexnet.lab.runs import one_by_one
+from convexnet.lab.runs import run as runs
+from convexnet.lab.runs import sweep as sweeping
 from convexnet.lab.runs.jobs import Job
 from convexnet.lab.runs.place import Place, Tick
 from convexnet.lab.runs.records import Row, read_records
@@ -64,7 +67,7 @@ def sweep(folder: Path) -> int:
 def train(folder: Path, *, resume: bool = False) -> int:
     """One command `train`; 2 where it is refused."""
     try:
-        present_runs.train_one(small.job("mlp"), small.place(folder / "train", resume=resume))
+        show_runs.train_one(small.job("mlp"), small.place(folder / "train", resume=resume))
     except typer.Exit as refused:
         return refused.exit_code
     return 0
@@ -76,7 +79,7 @@ def together(act: Callable[[], int], moments: list[Moment]) -> list[int]:
     def acted(moment: Moment) -> int:
         torch.set_num_threads(1)
         runs.verdict = lambda model, example: Verdict(False, False, None, "", "", None)
-        sweeping.PATIENCE = 0.05
+        one_by_one.PATIENCE = 0.05
         sys.setprofile(moment)
         try:
             return act()
@@ -106,7 +109,7 @@ def rows_of(file: Path) -> list[Row]:
 
 def main(folder: str, count: str, seed: str) -> None:
     """Sweep and train, alone and together."""
-    models.HIDDEN = small.HIDDEN
+    architectures.HIDDEN = small.HIDDEN
     draw, number = random.Random(int(seed)), int(count)
     alone, here = Path(folder) / "alone", Path(folder) / "together"
     alone.mkdir()
@@ -139,5 +142,5 @@ def main(folder: str, count: str, seed: str) -> None:
     again = together(lambda: train(here, resume=True), [Moment() for _ in range(number)])
     assert 0 in again, again
     assert set(again) <= {0, 2}, again
-    assert rows_of(here / "train" / sweeping.RECORD) == rows_of(alone / "train" / sweeping.RECORD)
+    assert rows_of(here / "train" / one_by_one.RECORD) == rows_of(alone / "train" / one_by_one.RECORD)
     print(json.dumps([statuses, begun, again]))
