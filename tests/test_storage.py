@@ -35,7 +35,7 @@ import convexnet as cx
 from convexnet.storage import file, load, save
 from convexnet.storage.modules import Draft, described, rebuilt
 from convexnet.storage.tensors import packed, unpacked
-from convexnet.storage.trust import imported, path_of
+from convexnet.storage.trust import import_trusted, path_of
 from convexnet.storage.values import TAGS, Source, decode, encode
 from tests.modules import Function
 
@@ -971,7 +971,7 @@ TRUSTED = [
 def test_trusted_functions(function: Any) -> None:
     path = path_of(function)
     assert path is not None
-    assert imported(path, "a function", (), "act") is function
+    assert import_trusted(path, "a function", (), "act") is function
 
 
 # --- files that are not whole ----------------------------------------------------------------------------------------

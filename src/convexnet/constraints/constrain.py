@@ -99,7 +99,7 @@ def constrain(
             )
         intervals = {f"{path}.{n}": interval for path, part in parts.items() for n, interval in part.intervals.items()}
         return Cone(inner, intervals, next(iter(methods.values())), only)
-    return keep(inner, derive(inner, example, wrt), how, example, wrt)
+    return remember_constraint(inner, derive(inner, example, wrt), how, example, wrt)
 
 
 def method_inside(model: nn.Module) -> Method | None:
@@ -109,7 +109,7 @@ def method_inside(model: nn.Module) -> Method | None:
     return next(iter(methods.values())) if len(methods) == 1 else None
 
 
-def keep(
+def remember_constraint(
     model: nn.Module,
     found: Mapping[str, Interval],
     method: Method,
@@ -120,7 +120,7 @@ def keep(
 
     Example:
         >>> net = nn.Linear(2, 1)
-        >>> keep(
+        >>> remember_constraint(
         ...     net, {"weight": Interval.above(0.0, torch.tensor([[True]]))}, method_of("clip", 5.0), torch.zeros(1, 2)
         ... )
         Cone(1 parameter of Linear, by Clip())

@@ -10,7 +10,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from convexnet.choices import HEADS, INITS, NORMS, ActivationName, HeadName, InitName, MethodName, NormName
-from convexnet.constraints.constrain import keep
+from convexnet.constraints.constrain import remember_constraint
 from convexnet.constraints.required_signs import derive_program
 from convexnet.constraints.sets import method_of
 from convexnet.conversion.batchnorm_statistics import Probe, estimate, inputs_of_norms, overflow, probe_of
@@ -140,7 +140,7 @@ def convexify(
     if init is not None:
         masks = {name: interval.lo == 0 for name, interval in intervals.items()}
         initialise(new, masks, init, activation or "elu")
-    keep(new, intervals, how, seen, wrt)
+    remember_constraint(new, intervals, how, seen, wrt)
     prefix = f"{only}." if only else ""
     whole.__dict__[CHANGES] = tuple(replaced(change, path=f"{prefix}{change.path}".rstrip(".")) for change in found) + (
         recall(whole, CHANGES) or ()

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from convexnet.choices import ConstraintName
-from convexnet.constraints.constrain import keep
+from convexnet.constraints.constrain import remember_constraint
 from convexnet.constraints.sets import METHODS, Interval, method_of
 from convexnet.errors import meant
 from convexnet.initialise.activation_moments import moments
@@ -144,7 +144,7 @@ def keep_nonnegative(
         else Interval.above(0.0, mask.view(1, -1))
         for module, mask in weights
     }
-    keep(model, intervals, method_of(constraint, 5.0), example)
+    remember_constraint(model, intervals, method_of(constraint, 5.0), example)
 
 
 def constrained(layers: nn.ModuleList) -> list[tuple[nn.Module, None]]:

@@ -20,7 +20,7 @@ from torch.utils.hooks import RemovableHandle
 
 from convexnet.curvature.arguments import unwrapped
 from convexnet.storage.tensors import check, packed, unpacked
-from convexnet.storage.trust import imported, path_of
+from convexnet.storage.trust import import_trusted, path_of
 from convexnet.storage.values import Json, Source, decode, encode, named, unsavable
 
 BASE = frozenset(vars(nn.Module())) | {"_compiled_call_impl"}
@@ -207,7 +207,9 @@ def rebuilt(
 
 def shell(entry: dict[str, Json], allow: Sequence[str]) -> nn.Module:
     """An empty module of the recorded class; neither its `__new__` nor its `__init__` runs."""
-    module: nn.Module = object.__new__(imported(entry["class"], "a module class", allow, entry["path"] or "the model"))
+    module: nn.Module = object.__new__(
+        import_trusted(entry["class"], "a module class", allow, entry["path"] or "the model")
+    )
     vars(module).update(vars(nn.Module()))
     return module
 
@@ -257,7 +259,7 @@ def add_hook(record: Json, module: nn.Module, path: str, source: Source) -> None
     if "weight_norm" in content:
         hook = renaming(content["weight_norm"])
     else:
-        hook = imported(content["function"], "a function", source.allow, f"{path or 'the model'} (hook)")
+        hook = import_trusted(content["function"], "a function", source.allow, f"{path or 'the model'} (hook)")
     if table == "_load_state_dict_pre_hooks":
         nn.Module._register_load_state_dict_pre_hook(module, hook, with_module)  # pyright: ignore[reportPrivateUsage]
     elif table == "_state_dict_hooks" and "_from_public_api" in flags:

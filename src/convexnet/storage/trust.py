@@ -128,7 +128,7 @@ def found(module: str, name: str) -> Any:
     return value
 
 
-def trusted(path: str, kind: str) -> bool:
+def is_trusted(path: str, kind: str) -> bool:
     """Whether a path may be followed without the caller's leave."""
     module, _, name = path.partition(":")
     if "__main__" in module.split(".") or (within(module, SCRIPTS) and module not in PARTS) or path in REFUSED:
@@ -142,7 +142,7 @@ def trusted(path: str, kind: str) -> bool:
     return module in OPERATORS and not name.startswith("_")
 
 
-def imported(path: str, kind: str, allow: Sequence[str], where: str) -> Any:
+def import_trusted(path: str, kind: str, allow: Sequence[str], where: str) -> Any:
     """The class or function a file names.
 
     Args:
@@ -155,9 +155,9 @@ def imported(path: str, kind: str, allow: Sequence[str], where: str) -> Any:
         ValueError: it is not trusted, no longer exists, or is not what it must be.
 
     Example:
-        >>> imported("torch.nn.functional:relu", "a function", (), "act")
+        >>> import_trusted("torch.nn.functional:relu", "a function", (), "act")
         <function relu at ...>
-        >>> imported("os:system", "a function", (), "act")
+        >>> import_trusted("os:system", "a function", (), "act")
         Traceback (most recent call last):
         ValueError: act is os:system, a function that load does not trust: if you do, load(path, allow=('os',))
     """
@@ -165,7 +165,7 @@ def imported(path: str, kind: str, allow: Sequence[str], where: str) -> Any:
     module = MOVED.get(module, module)
     path = f"{module}:{name}"
     allowed = within(module, allow)
-    if not allowed and not trusted(path, kind):
+    if not allowed and not is_trusted(path, kind):
         raise ValueError(refusal(path, kind, where))
     try:
         value = found(module, name)

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from convexnet.storage.trust import OBJECTS, imported, path_of, within
+from convexnet.storage.trust import OBJECTS, import_trusted, path_of, within
 
 Json = Any
 
@@ -224,7 +224,7 @@ def read_number(data: Json, where: str, source: Source) -> Any:
 
 
 def read_enum(data: Json, where: str, source: Source) -> Any:
-    return imported(data[0], "an enum", source.allow, where).__members__[data[1]]
+    return import_trusted(data[0], "an enum", source.allow, where).__members__[data[1]]
 
 
 def read_partial(data: Json, where: str, source: Source) -> Any:
@@ -246,7 +246,7 @@ def read_method(data: Json, where: str, source: Source) -> Any:
 
 
 def read_dataclass(data: Json, where: str, source: Source) -> Any:
-    kind = imported(data[0], "a dataclass", source.allow, where)
+    kind = import_trusted(data[0], "a dataclass", source.allow, where)
     recorded, present = [name for name, _ in data[1]], [each.name for each in dataclasses.fields(kind)]
     if recorded != present:
         raise ValueError(
@@ -260,13 +260,13 @@ def read_dataclass(data: Json, where: str, source: Source) -> Any:
 
 
 def read_object(data: Json, where: str, source: Source) -> Any:
-    value = object.__new__(imported(data[0], "an object", source.allow, where))
+    value = object.__new__(import_trusted(data[0], "an object", source.allow, where))
     vars(value).update((name, decode(content, f"{where}.{name}", source)) for name, content in data[1])
     return value
 
 
 def read_namedtuple(data: Json, where: str, source: Source) -> Any:
-    kind = imported(data[0], "a named tuple", source.allow, where)
+    kind = import_trusted(data[0], "a named tuple", source.allow, where)
     values = decode(data[1], where, source)
     if len(values) != len(kind._fields):
         raise ValueError(f"{where} is a {kind.__name__} of {len(values)} values; here it has {len(kind._fields)}")
@@ -293,8 +293,8 @@ TAGS: dict[str, Callable[[Json, str, Source], Any]] = {
     "enum": read_enum,
     "partial": read_partial,
     "method": read_method,
-    "function": lambda data, where, source: imported(data, "a function", source.allow, where),
-    "class": lambda data, where, source: imported(data, "a class", source.allow, where),
+    "function": lambda data, where, source: import_trusted(data, "a function", source.allow, where),
+    "class": lambda data, where, source: import_trusted(data, "a class", source.allow, where),
     "dataclass": read_dataclass,
     "object": read_object,
     "namedtuple": read_namedtuple,
