@@ -142,5 +142,5 @@ def main(folder: str, count: str, seed: str) -> None:
     again = together(lambda: train(here, resume=True), [Moment() for _ in range(number)])
     assert 0 in again, again
     assert set(again) <= {0, 2}, again
-    assert rows_of(here / "train" / one_by_one.RECORD) == rows_of(alone / "train" / sweeping.RECORD)
+    assert rows_of(here / "train" / one_by_one.RECORD) == rows_of(alone / "train" / one_by_one.RECORD)
     print(json.dumps([statuses, begun, again]))
