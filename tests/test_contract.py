@@ -35,6 +35,7 @@ PUBLIC = [
     "changes",
     "constrain",
     "convexify",
+    "ensembles",
     "falsify",
     "load",
     "minimise",
@@ -64,6 +65,13 @@ SIGNATURES = {
     ),
     "save": "(model, path)",
     "split": "(model, example=None)",
+    "ensembles.MixtureOfExperts": "(experts, gate)",
+    "ensembles.MixtureOfExperts.fit_em": (
+        "(self, x, y, *, iterations=50, passes=1, batch=128, learning_rate=0.001, penalty=0.0, sample_weight=None, "
+        "patience=3, seed=0, tick=None)"
+    ),
+    "ensembles.Boosted": "(experts, weights, gate=None)",
+    "ensembles.fuse": "(experts, how='mean', *, weights=None, calibrated=False, example=None)",
     "to_cvxpy": "(model, variable, given=None, *, wrt=-1)",
     "to_lp": "(model, domain, given=None, *, wrt=-1)",
     "Cone.attach": "(self, optimizer, *others)",
@@ -105,6 +113,7 @@ BELOW: dict[str, set[str]] = {
     "differences": {"errors", "curvature"},
     "split": {"errors", "curvature", "memory", "differences"},
     "storage": {"errors", "curvature", "memory"},
+    "ensembles": {"errors", "learner", "arrays", "curvature", "memory", "constraints"},
     "form": {"errors", "domains", "curvature", "extras"},
     "solve": {"errors", "choices", "arrays", "domains", "curvature", "memory", "extras", "form"},
     "export": {"errors", "arrays", "domains", "curvature", "memory", "extras", "form"},
@@ -247,7 +256,7 @@ def test_errors() -> None:
     assert not issubclass(cx.ConvexNetError, ValueError)
 
 
-@pytest.mark.parametrize("name", [name for name in PUBLIC if name not in ("__version__", "nn")])
+@pytest.mark.parametrize("name", [name for name in PUBLIC if name not in ("__version__", "ensembles", "nn")])
 def test_docstrings_have_an_example(name: str) -> None:
     value = resolve(name)
     assert ">>> " in (inspect.getdoc(value) or ""), f"convexnet.{name} needs a docstring with a runnable example"

@@ -83,7 +83,10 @@ def test_every_network_has_a_file_and_every_class_a_network() -> None:
             recipe = json.loads(file.metadata()["convexnet"])
         met |= {entry["class"] for entry in recipe["modules"]}
     exported = [
-        value for room in (cx.nn, zoo) for name in room.__all__ if isinstance(value := getattr(room, name), type)
+        value
+        for room in (cx.nn, cx.ensembles, zoo)
+        for name in room.__all__
+        if isinstance(value := getattr(room, name), type)
     ]
     modules = [f"{kind.__module__}:{kind.__qualname__}" for kind in exported if issubclass(kind, nn.Module)]
     assert not set(modules) - met, "classes without a file: add a network to tests/fixtures/networks.py"

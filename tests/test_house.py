@@ -120,16 +120,8 @@ OTHER_NAMES = ("nn", "zoo", "initialise", "lab", "storage")
 OWN_TABLES = {
     "curvature/table.py": "the table",
     "form/operators.py": "how an operator is lowered to affine maps and convex atoms",
-    "curvature/patterns/expressions.py": "which operators an expression is looked back through",
-    "curvature/patterns/univariate.py": "the derivatives of functions of one number, which no row says",
-    "curvature/patterns/quadratic_forms.py": "what may stand before and after the product of a quadratic form",
-    "curvature/patterns/shifted_logsumexp.py": "what may stand between exponential and logarithm in a log-sum-exp",
-    "curvature/rules/matrices.py: sum_of_spectrum": "sums of singular values and eigenvalues",
-    "export/cvxpy_atom.py: CURVES": "names of curves, of which one is an operator's, too",
     "curvature/adversary/kink_table.py": "the adversary's own: an attack must not believe what it attacks",
-    "differences/rules.py: PIECEWISE_LINEAR": "how one is a difference of convex functions, which no row says",
     "choices.py": "words by which a user chooses an activation or a constraint",
-    "conversion/convexify.py: FUNCTIONS": "by which module of torch.nn a function is written",
 }
 """Where operators may be listed beside the table, and why."""
 

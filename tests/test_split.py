@@ -25,7 +25,7 @@ import convexnet as cx
 from convexnet.curvature.adversary.falsify import default_double
 from convexnet.curvature.call import Refusal
 from convexnet.differences.arithmetic import Difference, Operation, difference, inside, parts
-from convexnet.differences.rules import PIECEWISE_LINEAR, TABLE, Rule, build, moved
+from convexnet.differences.rules import TABLE, WITHOUT_ROW, Rule, build, moved
 from convexnet.memory import example_of, remember_example
 from convexnet.split import LIMIT, Split, shifted, split
 from tests.curvature.oracles import SAMPLES, Fixed, Moving, Sample
@@ -616,4 +616,4 @@ def applies(name: str, sample: Sample) -> bool:
 
 def test_the_table_refuses_duplicates() -> None:
     with pytest.raises(ValueError, match="twice"):
-        build((*PIECEWISE_LINEAR, PIECEWISE_LINEAR[0]))
+        build((*WITHOUT_ROW, WITHOUT_ROW[0]))

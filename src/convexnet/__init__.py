@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from convexnet import nn
+    from convexnet import ensembles, nn
     from convexnet.constraints import Cone, constrain
     from convexnet.conversion import Change, bake, changes, convexify
     from convexnet.curvature import Certificate, Finding, certify
@@ -43,6 +43,7 @@ __all__ = [
     "changes",
     "constrain",
     "convexify",
+    "ensembles",
     "falsify",
     "load",
     "minimise",
@@ -79,13 +80,16 @@ _HOMES = {
 }
 """Where a name comes from."""
 
+_ROOMS = ("ensembles", "nn")
+"""Modules that are names of the package themselves."""
+
 
 class _Package(ModuleType):
     """The package, with names that come when they are asked for."""
 
     def __getattr__(self, name: str) -> Any:
-        if name == "nn":
-            return importlib.import_module("convexnet.nn")
+        if name in _ROOMS:
+            return importlib.import_module(f"convexnet.{name}")
         if name not in _HOMES:
             raise AttributeError(f"module 'convexnet' has no attribute {name!r}")
         value = getattr(importlib.import_module(f"convexnet.{_HOMES[name]}"), name)

@@ -38,7 +38,7 @@ from convexnet.curvature import Program, certify_program, explain, trace
 from convexnet.curvature.adversary.falsify import guided_chords
 from convexnet.curvature.arguments import chosen
 from convexnet.curvature.facts import Fact
-from convexnet.curvature.premises import domains_of, given
+from convexnet.curvature.premises import boxes_of, placeholder_facts
 from convexnet.curvature.tracing.trace import Source
 from convexnet.curvature.walk import walk
 from tests.curvature import fuzz_table, fuzz_written
@@ -1191,8 +1191,10 @@ def facts_of(built: Built, known_here: Callable[[Source], bool]) -> tuple[dict[f
         note(tuple(node.args), tuple(call.args))
         return call
 
-    boxes = domains_of(built.program.inputs, built.variables, built.domain)
-    walked = walk(built.program, given(built.program, built.variables, boxes, known_here), explain, before=before)
+    boxes = boxes_of(built.program.inputs, built.variables, built.domain)
+    walked = walk(
+        built.program, placeholder_facts(built.program, built.variables, boxes, known_here), explain, before=before
+    )
     for path, leaf in built.program.outputs:
         if path in walked.facts:
             found[leaf] = walked.facts[path]
@@ -1201,7 +1203,7 @@ def facts_of(built: Built, known_here: Callable[[Source], bool]) -> tuple[dict[f
 
 def draw(built: Built, generator: torch.Generator, n: int) -> list[Tensor]:
     """n points of every input, (n, 2, ...), in the domain; at several scales without one."""
-    boxes = domains_of(built.program.inputs, built.variables, built.domain)
+    boxes = boxes_of(built.program.inputs, built.variables, built.domain)
     scales = torch.tensor(SCALES, dtype=torch.float64)[torch.randint(0, len(SCALES), (n,), generator=generator)]
     points: list[Tensor] = []
     for i, like in enumerate(built.program.inputs):
@@ -1386,7 +1388,7 @@ def ascend(
     built: Built, runner: Runner, tensors: dict[str, Tensor], generator: torch.Generator, steps: int = 30
 ) -> None:
     """A short climb of the midpoint violation of the outputs over both ends of the chords."""
-    boxes = domains_of(built.program.inputs, built.variables, built.domain)
+    boxes = boxes_of(built.program.inputs, built.variables, built.domain)
     n = 8
     x, y = draw(built, generator, n), draw(built, generator, n)
     leaves = [built.nodes.index(leaf) for _, leaf in built.program.outputs if leaf in runner.depends]
@@ -1448,7 +1450,7 @@ def cross(built: Built, runner: Runner, tensors: dict[str, Tensor]) -> None:
         given_ = [points[sources[p].index] if sources[p].kind == "input" else tensors[p] for p in runner.placeholders]
         return list(runner.module(*given_))
 
-    boxes = domains_of(built.program.inputs, built.variables, built.domain)
+    boxes = boxes_of(built.program.inputs, built.variables, built.domain)
     found = guided_chords(
         lambda *points: [values[i] for values in [run(*points)] for i in leaves],
         [p[:1] for p in built.program.inputs],
@@ -1612,7 +1614,7 @@ def check_module(seed: int) -> str:
     except cx.NotTraceable:
         return "not traceable"
     certificate = certify_program(program)
-    errors = walk(program, given(program, (0,), {}, lambda _: True), explain).errors
+    errors = walk(program, placeholder_facts(program, (0,), {}, lambda _: True), explain).errors
     if errors:
         raise Violation(f"a rule failed on Scribbler({seed}): {errors[0]!r}\n{model.plan}") from errors[0]
     if not certificate.convex:

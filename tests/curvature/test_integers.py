@@ -14,7 +14,7 @@ import convexnet as cx
 from convexnet.constraints.required_signs import derive
 from convexnet.curvature import certify_program, explain, trace
 from convexnet.curvature.facts import known, typed, unknown
-from convexnet.curvature.premises import given
+from convexnet.curvature.premises import placeholder_facts
 from convexnet.curvature.value_bounds import bounds_of
 from convexnet.curvature.walk import walk
 from tests.curvature.oracles import SAMPLES
@@ -137,7 +137,7 @@ def test_curvature_is_what_chords_show(name: str) -> None:
     function, expected, tensors = FORWARDS[name]
     model = Held(function, **tensors)
     program = trace(model, torch.zeros(2, 2))
-    found = walk(program, given(program, (0,), {}, lambda _: True), explain)
+    found = walk(program, placeholder_facts(program, (0,), {}, lambda _: True), explain)
     certificate = certify_program(program)
     assert not found.errors
     assert certificate.curvature == expected

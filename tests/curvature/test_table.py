@@ -31,6 +31,7 @@ from convexnet.curvature.rules.pointwise import LINE, Pointwise, Profile
 from convexnet.curvature.rules.reductions import Reduction, Window
 from convexnet.curvature.rules.shapes import Moved
 from convexnet.curvature.table import ROWS, TABLE, build, shape_only
+from convexnet.form import operators
 from tests.curvature import oracles, test_attacks
 from tests.curvature.oracles import INF, SAMPLES, C, Fixed, Moving, Range, Sample, X, s
 from tests.modules import Function
@@ -495,6 +496,25 @@ def test_the_recipe_of_contributing_works_as_typed(seed: int, monkeypatch: pytes
     monkeypatch.setitem(TABLE, name, build([(name, rule)])[name])
     assert cx.certify(model, torch.zeros(2, 4)).convex
     run()
+
+    def energy() -> Function:  # anew: what was found out about a module is remembered
+        return Function(lambda x: torch.special.i0(2 * x - 1).sum(1) - x.sum(1))
+
+    box = cx.Box(-2.0, 2.0, shape=2)
+    whole = cx.minimise(energy(), box)
+    assert "special_i0" in whole.message
+    lowering = next(block for block in text.split("```") if block.startswith("text\ndef i0(")).removeprefix("text\n")
+    scope = dict(vars(operators))
+    exec(lowering, scope)
+    monkeypatch.setitem(operators.LOWERED, name, scope["i0"])
+    opened = cx.minimise(energy(), box)
+    assert "special_i0" not in opened.message
+    grid = energy()(torch.linspace(-2, 2, 4001, dtype=torch.float64)[:, None].expand(-1, 2)).min()
+    for found in (whole, opened):
+        assert bool(found.converged)
+        assert found.lower_bound.item() <= grid.item() <= found.value.item() + 1e-5
+    with pytest.raises(cx.NotCertified, match=r"(?s)special_i0.*no cone"):
+        cx.to_cvxpy(energy(), pytest.importorskip("cvxpy").Variable(2))
 
 
 # --- the rules are not all silence -----------------------------------------------------------------------------------

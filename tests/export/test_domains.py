@@ -108,3 +108,17 @@ def test_what_nothing_reads_does_not_bound_the_variable(part: Callable[[Tensor],
         cost = cx.to_cvxpy(Function(function).double(), y)
         assert cp.Problem(cp.Minimize(cost)).solve(solver="CLARABEL") == pytest.approx(least, abs=1e-6)
         np.testing.assert_allclose(y.value, -0.5, atol=1e-5)
+
+
+@pytest.mark.parametrize("bounds", [(-np.inf, np.inf), (-np.inf, 1.0), (0.0, np.inf), (-1.0, 1.0)])
+def test_what_is_not_convex_is_refused_on_every_box(bounds: tuple[float, float]) -> None:
+    """The search for a pole at an end steps inside of the box, and there is no step inside of an infinite end."""
+    model, box = Function(lambda y: y.sin().sum(1)).double(), cx.Box(*bounds, shape=2)
+    with pytest.raises(cx.NotCertified, match="sin"):
+        cx.to_lp(model, box)
+
+
+def test_a_pole_at_the_finite_end_of_half_a_line() -> None:
+    y = cp.Variable(3, nonneg=True)
+    cost = cx.to_cvxpy(Function(lambda y: (y.reciprocal() + y).sum(1)).double(), y)
+    assert cp.Problem(cp.Minimize(cost)).solve(solver="CLARABEL") == pytest.approx(6.0, abs=1e-6)

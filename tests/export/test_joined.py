@@ -49,6 +49,10 @@ PAIRS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Any], Any]]] = {
         lambda y: y[:, 5:] * (y[:, :5] / y[:, 5:]).exp(),
         lambda y: None,
     ),
+    "negative powers of products": (
+        lambda y: 1 / y[:, :3].prod(1) + y[:, 3:].prod(-1) ** -2.0,
+        lambda y: cp.inv_prod(y[:3]) + cp.square(cp.inv_prod(y[3:])),
+    ),
 }
 
 
@@ -176,6 +180,8 @@ def test_other_choices_are_not_lowered(function: Callable[[Tensor], Tensor]) -> 
         lambda y: y[:, :3] * y[:, 3:].log(),
         lambda y: y[:, :3] * (y[:, 3:] / y[:, :3]).exp().square(),
         lambda y: y[:, :3] ** 3 / y[:, 3:],
+        lambda y: y.prod(1) ** 2,
+        lambda y: y.prod(1).sqrt(),
     ],
 )
 def test_other_products_are_no_perspectives(function: Callable[[Tensor], Tensor]) -> None:

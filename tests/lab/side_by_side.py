@@ -22,10 +22,10 @@ from convexnet.lab.cli import show_runs
 from convexnet.lab.models import architectures
 from convexnet.lab.runs import one_by_one
 from convexnet.lab.runs import run as runs
+from convexnet.lab.runs import sweep as sweeping
 from convexnet.lab.runs.jobs import Job
 from convexnet.lab.runs.place import Place, Tick
 from convexnet.lab.runs.records import Row, read_records
-from convexnet.lab.runs.sweep import sweep as sweep_jobs
 from convexnet.lab.runs.verdict import Verdict
 from convexnet.lab.studies import fig2
 from convexnet.lab.studies.study import Study
@@ -58,7 +58,7 @@ def noting(file: Path) -> Study:
 
 def sweep(folder: Path) -> int:
     """One sweep; the status is how many jobs failed."""
-    outcome = sweep_jobs(noting(folder / "notes"), JOBS, small.place(folder / "runs"), folder / "results")
+    outcome = sweeping.sweep(noting(folder / "notes"), JOBS, small.place(folder / "runs"), folder / "results")
     for job, error in outcome.failed:
         print(f"{job.name}: {error}", file=sys.stderr)
     return len(outcome.failed)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
-import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from convexnet.lab.cli import main
 from convexnet.lab.cli.app import app
 from convexnet.lab.models import architectures
 from convexnet.lab.models import registry as models
@@ -22,9 +23,7 @@ from convexnet.lab.studies import parity, study_named, table1
 from convexnet.lab.studies import queue as study_queue
 from convexnet.lab.studies.queue import QUEUE, Entry, Pace, states, work_of
 from tests.lab import small
-from tests.processes import HANGING
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.processes import Forge
 
 
 def test_every_run_is_in_one_line_and_in_its_study() -> None:
@@ -107,34 +106,34 @@ def test_hours_are_those_of_the_nearest_records() -> None:
     assert Pace([near, {**seed, "recipe": {**early, "batch": 1}}]).hours(job)[1].startswith("records of")
 
 
-STOPPED = """
-import sys
-from tests.lab import small
-from convexnet.lab.models import architectures
-from convexnet.lab.studies import queue as study_queue
-from convexnet.lab.cli import main
-architectures.HIDDEN = small.HIDDEN
-jobs = [small.job("mlp", epochs=2000)]
-study_queue.QUEUE = (study_queue.Entry(1, "table1", "long", lambda: jobs),)
-main()
-"""
+def stopped(number: str) -> None:
+    """In a process of its own: a queue of one long run, which is sent a signal in its second epoch."""
+    jobs = [small.job("mlp", epochs=2000)]
+    architectures.HIDDEN = small.HIDDEN
+    study_queue.QUEUE = (Entry(1, "table1", "long", lambda: jobs),)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background a shell has it ignored
+    write = sys.stdout.write
+
+    def told(text: str) -> int:
+        if "epoch 2 of" in text:
+            os.kill(os.getpid(), int(number))
+        return write(text)
+
+    sys.stdout.write = told
+    main()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_stop_leaves_a_checkpoint(number: signal.Signals, tmp_path: Path) -> None:
-    words = ["study", "queue", "--out", str(tmp_path / "results"), "--runs", str(tmp_path / "runs")]
-    with subprocess.Popen(
-        [sys.executable, "-c", STOPPED, *words], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as child:
-        assert child.stdout is not None
-        for line in child.stdout:
-            if "epoch 2 of" in line:
-                child.send_signal(number)
-                break
-        said = child.communicate(timeout=HANGING)[1]
-    assert child.returncode == 128 + number, said
-    assert "Stopped after a checkpoint" in said
-    assert "the same command goes on" in said
+def test_a_stop_leaves_a_checkpoint(number: signal.Signals, tmp_path: Path, forge: Forge) -> None:
+    words = ["study", "queue", "--out", "results", "--runs", "runs"]
+    ended = forge.run(
+        "tests.lab.test_study_queue:stopped", str(int(number)), folder=tmp_path, argv=["convexnet", *words]
+    )
+    assert ended.returncode == 128 + number, ended.stderr
+    assert "epoch 2 of" in ended.stdout
+    assert "epoch 2000 of" not in ended.stdout
+    assert "Stopped after a checkpoint" in ended.stderr
+    assert "the same command goes on" in ended.stderr
     assert list((tmp_path / "runs").rglob("checkpoint.pt"))
     assert not (tmp_path / "results").exists()
 

@@ -30,8 +30,8 @@ from convexnet.curvature.arguments import chosen
 from convexnet.curvature.call import Call, Refusal
 from convexnet.curvature.facts import CONCAVE, CONVEX, UNKNOWN, Fact, constant
 from convexnet.curvature.fields import aligned_rows, batched, compact, core, elementwise, uniform
-from convexnet.curvature.findings import Finding, findings_of, not_finite, proved, rewritten
-from convexnet.curvature.premises import apart, given
+from convexnet.curvature.findings import Finding, findings_of, is_proved, not_finite, rewritten
+from convexnet.curvature.premises import placeholder_facts, unshared
 from convexnet.curvature.table import is_batch_norm, row_of
 from convexnet.curvature.tracing.graph import base_name, called, module_path, parents, source_line
 from convexnet.curvature.tracing.trace import Program, Source, trace
@@ -70,15 +70,14 @@ def derive_program(program: Program, model: nn.Module, wrt: int | Sequence[int] 
     broken = (*not_finite(program), *rewritten(program))
     if broken:
         raise NotCertified("\n".join([f"{program.model} cannot be made convex:", *map(str, broken)]), broken)
-    facts = given(
-        program, variables, {}, apart(program, lambda source: trains(source) or source.name in program.captured)
-    )
+    known = unshared(program, lambda source: trains(source) or source.name in program.captured)
+    facts = placeholder_facts(program, variables, {}, known)
     read = partly(reads(program, Known(facts)))
     done = twice(program, facts, model, read)
-    if read and not proved(done.walked):  # what nobody reads may hide behind an operator that says too little
+    if read and not is_proved(done.walked):  # what nobody reads may hide behind an operator that says too little
         done = twice(program, facts, model, {})
     done.check()
-    if not proved(done.walked):
+    if not is_proved(done.walked):
         findings = done.findings(program)
         head = f"{program.model} cannot be made convex by the signs of its parameters alone:"
         raise NotCertified("\n".join([head, *map(str, findings)]), tuple(findings))
@@ -137,10 +136,10 @@ def opposed(name: str, uses: Sequence[str] = ()) -> str:
 def twice(program: Program, facts: Callable[[str], Fact], model: nn.Module, read: dict[fx.Node, Tensor]) -> Attempt:
     """Walk once, and once more with what is needed of each result where that does not come out convex."""
     first = attempt(program, facts, model, {}, read)
-    if proved(first.walked):
+    if is_proved(first.walked):
         return first
     second = attempt(program, facts, model, needed(program, facts), read)
-    return second if proved(second.walked) else first
+    return second if is_proved(second.walked) else first
 
 
 def attempt(

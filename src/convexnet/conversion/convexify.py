@@ -216,10 +216,11 @@ def watched(model: nn.Module, inputs: tuple[Tensor, ...]) -> Seen:
 
 # --- advice ----------------------------------------------------------------------------------------------------------
 
-FUNCTIONS = {kind.__name__.lower(): f"nn.{kind.__name__}" for kind in EXCHANGED} | {
-    "layer_norm": "nn.LayerNorm", "group_norm": "nn.GroupNorm", "instance_norm": "nn.InstanceNorm2d",
-    "rms_norm": "nn.RMSNorm", "leaky_relu": "nn.LeakyReLU", "log_sigmoid": "nn.LogSigmoid",
-}  # fmt: skip
+CLASSES = {
+    kind.__name__.removesuffix("2d").lower(): f"nn.{kind.__name__}"
+    for kind in (*EXCHANGED, nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm2d, nn.RMSNorm)
+}
+"""How a module is written that a function of its name has, without underscores."""
 
 
 def is_channel_gate(module: nn.Module) -> bool:
@@ -255,9 +256,10 @@ def advice(finding: Finding, model: nn.Module, last: set[int]) -> Finding:
             pooled, removed = "", f"replace={{{place}: convexnet.nn.removed}} removes the gate"
         remedy = f"no rewrite of gates is assumed: {pooled}{removed}"
         return replaced(finding, remedy=remedy)
-    if operator in FUNCTIONS and not isinstance(module, EXCHANGED):
+    written = CLASSES.get(operator.replace("_", ""))
+    if written is not None and not isinstance(module, EXCHANGED):
         remedy = f"it is called as a function in the forward of {kind.__qualname__}: make it a module ("
-        return replaced(finding, remedy=f"{remedy}{FUNCTIONS[operator]}()), which convexify can replace")
+        return replaced(finding, remedy=f"{remedy}{written}()), which convexify can replace")
     if finding.path:
         return replaced(finding, remedy=f"{finding.remedy}; or exchange the module: replace={{{place}: factory}}")
     return finding

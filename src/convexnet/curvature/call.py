@@ -16,6 +16,10 @@ Result = Fact | tuple[Fact, ...]
 Rule = Callable[["Call"], Result]
 
 
+class Lost(Exception):
+    """The expression is none that a kind of values covers."""
+
+
 @dataclass
 class Refusal(Exception):
     """Raised by a rule that can say nothing about a call; the walk turns it into an unknown fact and a finding.

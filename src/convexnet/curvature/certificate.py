@@ -11,8 +11,8 @@ from torch import Tensor, fx, nn
 from convexnet.curvature import explain
 from convexnet.curvature.arguments import chosen
 from convexnet.curvature.facts import AFFINE, CONCAVE, CONSTANT, CONVEX, UNKNOWN
-from convexnet.curvature.findings import Finding, drawn, findings_of, not_finite, proved, rewritten
-from convexnet.curvature.premises import Domain, apart, domains_of, given, is_weight
+from convexnet.curvature.findings import Finding, findings_of, has_draws, is_proved, not_finite, rewritten
+from convexnet.curvature.premises import Domain, boxes_of, is_weight, placeholder_facts, unshared
 from convexnet.curvature.tracing.graph import base_name, module_path, source_line
 from convexnet.curvature.tracing.trace import Program, trace
 from convexnet.curvature.walk import walk
@@ -168,20 +168,22 @@ def certify_program(program: Program, wrt: int | Sequence[int] | None = None, do
         'convex'
     """
     variables = chosen(program.inputs, wrt)
-    boxes = domains_of(program.inputs, variables, domain)
+    boxes = boxes_of(program.inputs, variables, domain)
     broken = (*not_finite(program), *rewritten(program))
     parameters = any(is_weight(program, source) for source in program.sources.values())
-    unknown_parameters = given(program, variables, boxes, apart(program, lambda source: is_weight(program, source)))
+    unknown_parameters = placeholder_facts(
+        program, variables, boxes, unshared(program, lambda source: is_weight(program, source))
+    )
     found = walk(program, unknown_parameters, explain, fast=parameters)
     scope = ALL
-    if found.stopped or not proved(found) or any(b.node.graph is not program.graph for b in found.blames):
+    if found.stopped or not is_proved(found) or any(b.node.graph is not program.graph for b in found.blames):
         if parameters:
-            found = walk(program, given(program, variables, boxes, lambda _: True), explain, fast=False)
+            found = walk(program, placeholder_facts(program, variables, boxes, lambda _: True), explain, fast=False)
             scope = HERE
     findings = (*broken, *findings_of(program, found))
     outputs = {path: fact.curvature for path, fact in found.facts.items() if not fact.integral}
-    curvature = join(outputs.values())
-    if broken or drawn(program, found):
+    curvature = join_curvatures(outputs.values())
+    if broken or has_draws(program, found):
         curvature, outputs = UNKNOWN, dict.fromkeys(outputs, UNKNOWN)
     return Certificate(
         convex=not findings and curvature in (CONSTANT, AFFINE, CONVEX),
@@ -236,7 +238,7 @@ def _rounded(node: fx.Node) -> str:
     )
 
 
-def join(curvatures: Iterable[str]) -> str:
+def join_curvatures(curvatures: Iterable[str]) -> str:
     """The least curvature that covers all of the given ones."""
     kinds = set(curvatures)
     if UNKNOWN in kinds or {CONVEX, CONCAVE} <= kinds:

@@ -37,7 +37,7 @@ def tensor_fact(value: Tensor) -> Fact:
     return replace(constant(value.shape), value=value, undefined=True, nonconvex=nothing, nonconcave=nothing)
 
 
-def computed(call: Call) -> Any:
+def compute(call: Call) -> Any:
     """The result of an operator all of whose arguments are known: facts, or a Python number."""
     mutable = is_mutable(call.operator)
 

@@ -58,7 +58,7 @@ class Finding:
         return "\n".join(lines)
 
 
-def aligned(fact: Fact) -> bool:
+def is_row_by_row(fact: Fact) -> bool:
     """Whether row i of an output depends on row i of the batch only."""
     rows = core(fact.rows)
     if not bool(rows.any()):
@@ -122,9 +122,9 @@ def findings_of(program: Program, found: Walk) -> tuple[Finding, ...]:
     findings: list[Finding] = []
     if not real:
         findings.append(Finding("", "", "output", "", "the model has no floating-point output", "return real tensors"))
-    bad = {p: f for p, f in real.items() if f.curvature not in (CONSTANT, AFFINE, CONVEX) or not aligned(f)}
+    bad = {p: f for p, f in real.items() if f.curvature not in (CONSTANT, AFFINE, CONVEX) or not is_row_by_row(f)}
     guilty: dict[str, set[fx.Node]] = {path: ancestors(leaves[path]) for path in bad}
-    cone = set[fx.Node]().union(*guilty.values(), drawn(program, found))
+    cone = set[fx.Node]().union(*guilty.values(), has_draws(program, found))
     inlined = {blame.node for blame in (*found.turns, *found.blames) if blame.node.graph is not program.graph}
     numbers = {node: i for i, (node, _) in enumerate(found.steps)}
     steps = {step.node: step for step in (*found.turns, *found.blames) if step.node in cone or step.node in inlined}
@@ -140,7 +140,7 @@ def findings_of(program: Program, found: Walk) -> tuple[Finding, ...]:
     return tuple(findings)
 
 
-def drawn(program: Program, found: Walk) -> set[fx.Node]:
+def has_draws(program: Program, found: Walk) -> set[fx.Node]:
     """The random draws whose elements an output is computed from, whatever comes of them; all those of regions."""
     read = behind(leaf for _, leaf in program.outputs if isinstance(leaf, fx.Node)) if found.drawn else set[fx.Node]()
     return {node for node in found.drawn if node in read or node.graph is not program.graph}
@@ -157,7 +157,7 @@ def of_output(path: str, fact: Fact, node: fx.Node, step: int) -> Finding:
     if not fact.shape or fact.shape[0] != BATCH:
         reason = f"its shape is {tuple(fact.shape)} for two samples: the first dimension is not the batch"
         remedy = "keep the batch in the first dimension: one row for each sample"
-    elif not aligned(fact):
+    elif not is_row_by_row(fact):
         reason = "its row i depends on other rows of the batch than row i, so it is not a function of one sample"
         remedy = "keep the batch in the first dimension, and do not reorder or reduce it"
     elif fact.curvature == CONCAVE:
@@ -169,7 +169,7 @@ def of_output(path: str, fact: Fact, node: fx.Node, step: int) -> Finding:
     return Finding(module_path(node), source_line(node), path, argument, reason, remedy, step)
 
 
-def proved(found: Walk) -> bool:
+def is_proved(found: Walk) -> bool:
     """Whether every floating output is convex, row by row."""
     real = [fact for fact in found.facts.values() if not fact.integral]
-    return bool(real) and all(aligned(f) and f.curvature in (CONSTANT, AFFINE, CONVEX) for f in real)
+    return bool(real) and all(is_row_by_row(f) and f.curvature in (CONSTANT, AFFINE, CONVEX) for f in real)

@@ -41,7 +41,7 @@ CLASH = Refusal(
 )
 
 
-def spoiled(call: Call) -> tuple[Refusal, Tensor] | None:
+def mark_nonfinite(call: Call) -> tuple[Refusal, Tensor] | None:
     """Which elements of the result of an operator on what varies are made of a number that is none, and why."""
     everything = uniform(True, call.shape, torch.bool)
     row, numbers = row_of(call.name), list(settings(call))

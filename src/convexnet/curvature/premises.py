@@ -24,13 +24,13 @@ def is_weight(program: Program, source: Source) -> bool:
     return source.kind == "parameter" or source.name in program.captured
 
 
-def apart(program: Program, moves: Callable[[Source], bool]) -> Callable[[Source], bool]:
+def unshared(program: Program, moves: Callable[[Source], bool]) -> Callable[[Source], bool]:
     """Which tensors of a model lie in no memory of one that `moves`; a buffer may share it with a parameter."""
     memory = {place(s.tensor) for s in program.sources.values() if s.tensor is not None and moves(s)}
     return lambda source: source.tensor is None or place(source.tensor) not in memory
 
 
-def domains_of(inputs: Sequence[Tensor], variables: Sequence[int], domain: Domain) -> dict[int, Box]:
+def boxes_of(inputs: Sequence[Tensor], variables: Sequence[int], domain: Domain) -> dict[int, Box]:
     """The box of each chosen input that has one; of a box for each sample, the one that holds them all."""
     if domain is None:
         return {}
@@ -51,7 +51,7 @@ def domains_of(inputs: Sequence[Tensor], variables: Sequence[int], domain: Domai
     return boxes
 
 
-def given(
+def placeholder_facts(
     program: Program, variables: Sequence[int], boxes: Mapping[int, Box], known_here: Callable[[Source], bool]
 ) -> Callable[[str], Fact]:
     """The facts of the placeholders: chosen inputs vary, other inputs are constants of unknown value, and so are the

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from convexnet.curvature.call import Call, Result, Rule
 
@@ -28,6 +28,16 @@ class Kind:
     @property
     def is_move(self) -> bool:
         """Whether each element of a result is an element of an argument, or a constant."""
+        return False
+
+    @property
+    def is_view(self) -> bool:
+        """Whether the result has the elements of the argument, in their order."""
+        return False
+
+    @property
+    def adds_nothing(self) -> bool:
+        """Whether it moves elements, and no setting says what else stands among them: of zeros it makes zeros."""
         return False
 
     @property
@@ -89,6 +99,12 @@ class Row:
         asked: what convexity requires of the weights: a sign; to be a slope, or a share, in [0, 1]; or the signs of a
             recurrent network.
         divisor: the place of the argument that it divides by.
+        added: the place of the argument that is added to its products.
+        jet: what it makes of a value with two derivatives (`jets`), by the value and the call, where it is a function
+            of one number and no arithmetic.
+        arithmetic: it is a sum, product, power, exponential or logarithm; `interpreter` says which.
+        recoverable: what its rule loses, those that read the result may make up for. That is also so of what is
+            affine, of reductions, and of functions of one number with derivatives.
         shape_only: places of arguments of which it takes the shape or the type, and no element. The result has the
             type of such an argument, or does not depend on it.
         draws: the place of the flag that makes it draw random numbers.
@@ -108,6 +124,10 @@ class Row:
     weights: tuple[int, ...] = ()
     asked: Asked = "sign"
     divisor: int | None = None
+    added: int | None = None
+    jet: Callable[[Any, Call], Any] | None = None
+    arithmetic: bool = False
+    recoverable: bool = False
     shape_only: tuple[int, ...] = ()
     draws: int | None = None
     takes_numbers: bool = False
@@ -159,6 +179,26 @@ class Row:
     def multiplies(self) -> bool:
         """Whether its result is proportional to its weights."""
         return self.is_affine and bool(self.weights) and self.asked == "sign"
+
+    @property
+    def is_view(self) -> bool:
+        """Whether the result has the elements of the argument, in their order."""
+        return self.kind.is_view
+
+    @property
+    def adds_nothing(self) -> bool:
+        """Whether it moves elements, and no setting says what else stands among them: of zeros it makes zeros."""
+        return self.kind.adds_nothing
+
+    @property
+    def is_smooth(self) -> bool:
+        """Whether it is a function of one number with derivatives, or the arithmetic that combines such."""
+        return self.arithmetic or self.jet is not None
+
+    @property
+    def may_be_settled(self) -> bool:
+        """Whether those that read a result may make up for what its rule loses."""
+        return self.recoverable or self.is_smooth or self.is_affine
 
     @property
     def run(self) -> Rule:

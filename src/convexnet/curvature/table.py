@@ -13,9 +13,10 @@ Long because it is the table.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from convexnet.curvature.call import Call, Result, Rule
+from convexnet.curvature.patterns import jets
 from convexnet.curvature.row import Extremum, Joint, Linear, Row, Sum
 from convexnet.curvature.rules import (
     arithmetic,
@@ -42,6 +43,7 @@ from convexnet.curvature.rules.profiles import (
     hardtanh,
     leaky_relu,
     relu,
+    relu6,
     rrelu,
     softplus,
     softshrink,
@@ -103,11 +105,17 @@ SIGN = Profile(rising=LINE, nonneg=RIGHT, nonpos=LEFT, image=(-1.0, 1.0), exact=
 ABOVE_MINUS_ONE = ((math.nextafter(-1.0, 0.0), INF),)
 
 NORM = Reduction("up", position=2, moves="by size", allows=norm_order)
+RESHAPED = Placed(shapes.reshaped, plain=True, drops=False, repeats=False, in_order=True)
 COPIED = Placed(arithmetic.identity, drops=False, repeats=False)
 OWN_AND_OTHERS = "non-decreasing in one element and non-increasing in the others"
 NEITHER_WAY = "neither non-decreasing nor non-increasing"
 SPREAD = Reduction("up", moves="both")
 ATTENTION = "attention multiplies quantities that depend on the input, and normalises them by a softmax"
+
+
+def of_one(function: Callable[[jets.Jet], jets.Jet]) -> Callable[[jets.Jet, Call], jets.Jet]:
+    """The jet of a function without settings."""
+    return lambda x, call: function(x)
 
 
 def last(call: Call) -> Sequence[int]:
@@ -135,50 +143,55 @@ ACTIVATION_REMEDY = "use ReLU, LeakyReLU, ELU (alpha <= 1), CELU or Softplus"
 ROWS: tuple[tuple[str, Rule | Row], ...] = (
     # --- pointwise -------------------------------------------------------------------------------------------------
     ("relu", Pointwise(relu)),
-    ("relu6", Pointwise(lambda: hardtanh(0.0, 6.0))),
+    ("relu6", Pointwise(relu6)),
     ("leaky_relu", Pointwise(leaky_relu)),
     ("rrelu", Row(Pointwise(rrelu), draws=3)),
     ("elu", Pointwise(elu)),
     ("celu", Pointwise(celu)),
     ("selu", Pointwise(SELU)),
-    ("softplus", Pointwise(softplus, powers.positive)),
+    ("softplus", Row(Pointwise(softplus, powers.positive), jet=jets.softened)),
     ("hardtanh", Row(Pointwise(hardtanh), takes_infinity=True)),
     ("threshold", Pointwise(threshold)),
     ("softshrink", Pointwise(softshrink)),
     ("hardshrink", Pointwise(hardshrink)),
     ("gelu", Pointwise(gelu)),
-    ("silu", Pointwise(SILU)),
+    ("silu", Row(Pointwise(SILU), jet=of_one(jets.silu))),
     ("mish", Pointwise(MISH)),
     ("hardswish", Pointwise(HARDSWISH)),
     ("hardsigmoid", Pointwise(HARDSIGMOID)),
-    *((name, Pointwise(SIGMOID, powers.log_concave)) for name in ("sigmoid", "special_expit")),
-    ("tanh", Pointwise(S_SHAPED)),
-    *((name, Pointwise(S_SHAPED)) for name in ("erf", "special_erf")),
+    *((name, Row(Pointwise(SIGMOID, powers.log_concave), jet=of_one(jets.sigmoid))) for name in (
+        "sigmoid", "special_expit")),
+    ("tanh", Row(Pointwise(S_SHAPED), jet=of_one(jets.tanh))),
+    *((name, Row(Pointwise(S_SHAPED), jet=of_one(jets.erf))) for name in ("erf", "special_erf")),
     ("atan", Pointwise(S_SHAPED)),
     ("asinh", Pointwise(S_SHAPED)),
-    ("sinh", Pointwise(CUBIC)),
-    ("cosh", Pointwise(COSH, powers.log_convex)),
-    ("log_sigmoid", Pointwise(CONCAVE)),
+    ("sinh", Row(Pointwise(CUBIC), jet=of_one(jets.sinh))),
+    ("cosh", Row(Pointwise(COSH, powers.log_convex), jet=of_one(jets.cosh))),
+    ("log_sigmoid", Row(Pointwise(CONCAVE), jet=of_one(jets.log_sigmoid))),
     ("abs", Pointwise(ABS)),
-    ("exp", Pointwise(powers.EXP, powers.exponential(1.0))),
-    *((name, Pointwise(powers.EXP, powers.exponential(math.log(2.0)))) for name in ("exp2", "special_exp2")),
-    *((name, Pointwise(EXPM1)) for name in ("expm1", "special_expm1")),
-    ("log", Row(
-        Pointwise(special_functions.LOG, powers.logarithm(1.0)), undefined=Beyond(POSITIVE), instead=LOG_SUM_EXP)),
-    *((name, Row(Pointwise(special_functions.LOG, powers.logarithm(1 / math.log(base))), undefined=Beyond(POSITIVE)))
+    ("exp", Row(Pointwise(powers.EXP, powers.exponential(1.0)), arithmetic=True)),
+    *((name, Row(Pointwise(powers.EXP, powers.exponential(math.log(2.0))), jet=of_one(jets.exp2))) for name in (
+        "exp2", "special_exp2")),
+    *((name, Row(Pointwise(EXPM1), arithmetic=True)) for name in ("expm1", "special_expm1")),
+    ("log", Row(Pointwise(special_functions.LOG, powers.logarithm(1.0)), undefined=Beyond(POSITIVE), arithmetic=True,
+        instead=LOG_SUM_EXP)),
+    *((name, Row(
+        Pointwise(special_functions.LOG, powers.logarithm(1 / math.log(base))), undefined=Beyond(POSITIVE),
+        jet=of_one(jets.log_to(base))))
       for name, base in (("log2", 2.0), ("log10", 10.0))),
-    *((name, Row(Pointwise(LOG1P, powers.log1p), undefined=Beyond(ABOVE_MINUS_ONE))) for name in (
+    *((name, Row(Pointwise(LOG1P, powers.log1p), undefined=Beyond(ABOVE_MINUS_ONE), arithmetic=True)) for name in (
         "log1p", "special_log1p")),
     *((name, Row(Pointwise(LGAMMA), undefined=Beyond(POSITIVE))) for name in ("lgamma", "special_gammaln")),
     *((name, Row(Pointwise(DIGAMMA), undefined=Beyond(POSITIVE))) for name in (
         "digamma", "special_digamma", "special_psi")),
     *((name, Row(special_functions.polygamma, undefined=special_functions.no_positive_number)) for name in (
         "polygamma", "special_polygamma")),
-    *((name, Pointwise(ERFC, powers.falling_log_concave)) for name in ("erfc", "special_erfc")),
+    *((name, Row(Pointwise(ERFC, powers.falling_log_concave), jet=of_one(jets.erfc))) for name in (
+        "erfc", "special_erfc")),
     ("special_erfcx", Pointwise(ERFCX, powers.log_convex)),
     ("special_ndtr", Pointwise(SIGMOID, powers.log_concave)),
     ("special_log_ndtr", Pointwise(CONCAVE)),
-    ("special_entr", Row(Pointwise(ENTROPY), undefined=Beyond(RIGHT))),
+    ("special_entr", Row(Pointwise(ENTROPY), undefined=Beyond(RIGHT), arithmetic=True)),
     ("sin", Pointwise(WAVE)),
     ("cos", Pointwise(WAVE)),
     ("sign", Row(Pointwise(SIGN), forgives=True)),
@@ -188,8 +201,8 @@ ROWS: tuple[tuple[str, Rule | Row], ...] = (
     # --- over dimensions -------------------------------------------------------------------------------------------
     ("sum", Reduction("straight")),
     ("mean", Reduction("straight")),
-    ("amax", Reduction("up", exact=True)),
-    ("amin", Reduction("down", exact=True)),
+    ("amax", Row(Reduction("up", exact=True), recoverable=True)),
+    ("amin", Row(Reduction("down", exact=True), recoverable=True)),
     ("logsumexp", Row(Reduction("up", homogeneous=False), steepest=1.0)),
     ("linalg_vector_norm", Row(NORM, takes_infinity=True, undefined=undefined.has_no_order, steepest=1.0)),
     ("norm", Row(NORM, takes_infinity=True, undefined=undefined.has_no_order, steepest=1.0)),
@@ -211,10 +224,12 @@ ROWS: tuple[tuple[str, Rule | Row], ...] = (
     ("upsample_bicubic2d", Window(signed=True)),
     ("_upsample_bicubic2d_aa", Window(signed=True)),
     # --- moved -----------------------------------------------------------------------------------------------------
+    *((name, Moved(drops=False, repeats=False, in_order=True)) for name in (
+        "flatten", "unflatten", "ravel", "squeeze", "unsqueeze", "atleast_1d", "atleast_2d", "real", "resolve_conj",
+        "resolve_neg")),
     *((name, Moved(drops=False, repeats=False)) for name in (
-        "flatten", "unflatten", "ravel", "permute", "transpose", "t", "numpy_T", "mT", "mH", "adjoint", "movedim",
-        "swapaxes", "squeeze", "unsqueeze", "atleast_1d", "atleast_2d", "atleast_3d", "flip", "fliplr", "flipud",
-        "roll", "rot90", "hstack", "vstack", "dstack", "column_stack", "real", "resolve_conj", "resolve_neg")),
+        "permute", "transpose", "t", "numpy_T", "mT", "mH", "adjoint", "movedim", "swapaxes", "atleast_3d", "flip",
+        "fliplr", "flipud", "roll", "rot90", "hstack", "vstack", "dstack", "column_stack")),
     *((name, Moved(drops=False)) for name in ("expand", "broadcast_to", "broadcast_tensors", "repeat", "tile")),
     ("expand_as", Row(Moved(drops=False), shape_only=(1,))),
     *((name, Moved(repeats=False)) for name in (
@@ -229,9 +244,8 @@ ROWS: tuple[tuple[str, Rule | Row], ...] = (
     ("take_along_dim", Moved(picks=(1, "indices"))),
     ("repeat_interleave", Moved(picks=(1, "repeats"))),
     ("tensor_split", Moved(repeats=False, picks=(1, "tensor_indices_or_sections"))),
-    *((name, Placed(shapes.reshaped, drops=False, repeats=False)) for name in ("view", "_unsafe_view", "reshape")),
-    *((name, Row(Placed(shapes.reshaped, drops=False, repeats=False), shape_only=(1,))) for name in (
-        "view_as", "reshape_as")),
+    *((name, RESHAPED) for name in ("view", "_unsafe_view", "reshape")),
+    *((name, Row(RESHAPED, shape_only=(1,))) for name in ("view_as", "reshape_as")),
     *((name, Moved(drops=False, repeats=False, as_float=True)) for name in (
         "pixel_shuffle", "pixel_unshuffle", "channel_shuffle")),
     *((name, Moved(repeats=False, fills=True)) for name in ("tril", "triu", "diag")),
@@ -249,26 +263,27 @@ ROWS: tuple[tuple[str, Rule | Row], ...] = (
     ("copy", Row(Placed(shapes.copy), shape_only=(0,))),
     ("masked_fill", Row(Placed(shapes.masked_fill), takes_numbers=True)),
     ("where", Row(Placed(shapes.where), takes_numbers=True)),
-    ("cat", Placed(shapes.cat, drops=False, repeats=False)),
-    ("stack", Placed(shapes.stack, drops=False, repeats=False)),
+    ("cat", Placed(shapes.cat, plain=True, drops=False, repeats=False)),
+    ("stack", Placed(shapes.stack, plain=True, drops=False, repeats=False)),
     ("pad", Placed(shapes.pad)),
     ("constant_pad_nd", Placed(shapes.pad)),
     # --- sums, products, powers --------------------------------------------------------------------------------------
-    ("add", Row(Sum(arithmetic.add), takes_numbers=True, takes_infinity=True)),
-    ("sub", Row(Sum(arithmetic.sub, (1, -1)), takes_numbers=True, takes_infinity=True)),
-    ("rsub", Row(Sum(arithmetic.rsub, (-1, 1)), takes_numbers=True, takes_infinity=True)),
-    ("neg", Linear(arithmetic.neg)),
-    ("mul", Row(Linear(arithmetic.mul), weights=(0, 1), takes_numbers=True)),
-    ("div", Row(Linear(arithmetic.div), divisor=1, takes_numbers=True, undefined=undefined.divides_by_zero)),
-    ("addcmul", Row(Linear(arithmetic.addcmul), weights=(1, 2), takes_numbers=True)),
+    ("add", Row(Sum(arithmetic.add), takes_numbers=True, takes_infinity=True, arithmetic=True)),
+    ("sub", Row(Sum(arithmetic.sub, (1, -1)), takes_numbers=True, takes_infinity=True, arithmetic=True)),
+    ("rsub", Row(Sum(arithmetic.rsub, (-1, 1)), takes_numbers=True, takes_infinity=True, arithmetic=True)),
+    ("neg", Row(Linear(arithmetic.neg), arithmetic=True)),
+    ("mul", Row(Linear(arithmetic.mul), weights=(0, 1), takes_numbers=True, arithmetic=True)),
+    ("div", Row(
+        Linear(arithmetic.div), divisor=1, takes_numbers=True, arithmetic=True, undefined=undefined.divides_by_zero)),
+    ("addcmul", Row(Linear(arithmetic.addcmul), weights=(1, 2), added=0, takes_numbers=True)),
     ("lerp", Row(Linear(arithmetic.lerp), weights=(2,), asked="share", takes_numbers=True)),
-    ("square", Power(2.0)),
-    ("sqrt", Row(Power(0.5), undefined=Beyond(RIGHT), instead=VECTOR_NORM)),
-    ("rsqrt", Row(Power(-0.5), undefined=Beyond(POSITIVE))),
-    ("reciprocal", Row(Power(-1.0), undefined=Beyond(POSITIVE + NEGATIVE))),
-    ("pow", Row(arithmetic.pow_, undefined=undefined.power_undefined)),
-    ("prod", prod),
-    *((name, special_functions.xlogy) for name in ("xlogy", "special_xlogy")),
+    ("square", Row(Power(2.0), arithmetic=True)),
+    ("sqrt", Row(Power(0.5), undefined=Beyond(RIGHT), arithmetic=True, instead=VECTOR_NORM)),
+    ("rsqrt", Row(Power(-0.5), undefined=Beyond(POSITIVE), arithmetic=True)),
+    ("reciprocal", Row(Power(-1.0), undefined=Beyond(POSITIVE + NEGATIVE), arithmetic=True)),
+    ("pow", Row(arithmetic.pow_, undefined=undefined.power_undefined, arithmetic=True)),
+    ("prod", Row(prod, recoverable=True)),
+    *((name, Row(special_functions.xlogy, arithmetic=True)) for name in ("xlogy", "special_xlogy")),
     # --- maxima and choices ------------------------------------------------------------------------------------------
     ("maximum", Extremum(arithmetic.maximum, "convex")),
     ("minimum", Extremum(arithmetic.minimum, "concave")),
@@ -282,27 +297,27 @@ ROWS: tuple[tuple[str, Rule | Row], ...] = (
         "log_softmax", "_log_softmax")),
     ("cdist", Row(Joint(layers.cdist, "convex", NEITHER_WAY), takes_infinity=True, steepest=1.0)),
     # --- weighted linear maps ----------------------------------------------------------------------------------------
-    ("linear", Row(Linear(layers.linear), weights=(1,))),
+    ("linear", Row(Linear(layers.linear), weights=(1,), added=2)),
     *((name, Row(Linear(layers.matmul), weights=(0, 1))) for name in ("matmul", "mm", "bmm", "mv", "dot")),
-    *((name, Row(Linear(layers.addmm), weights=(1, 2))) for name in ("addmm", "baddbmm", "addmv")),
+    *((name, Row(Linear(layers.addmm), weights=(1, 2), added=0)) for name in ("addmm", "baddbmm", "addmv")),
     ("einsum", Row(Linear(layers.einsum), weights=(1,))),
     ("outer", Row(Linear(layers.outer), weights=(0, 1))),
     *((name, Row(Linear(layers.paired), weights=(0, 1))) for name in ("inner", "vdot", "linalg_vecdot", "tensordot")),
-    ("bilinear", layers.bilinear_form),
+    ("bilinear", Row(layers.bilinear_form, added=3)),
     # --- matrices ----------------------------------------------------------------------------------------------------
     ("linalg_matrix_norm", Row(matrices.matrix_norm, takes_infinity=True)),
     ("linalg_norm", Row(matrices.norm, takes_infinity=True)),
-    ("linalg_svdvals", matrices.svdvals),
-    ("linalg_eigvalsh", matrices.eigvalsh),
+    ("linalg_svdvals", Row(matrices.svdvals, recoverable=True)),
+    ("linalg_eigvalsh", Row(matrices.eigvalsh, recoverable=True)),
     ("linalg_eigh", matrices.eigh),
     ("logdet", matrices.logdet),
     ("linalg_slogdet", matrices.slogdet),
-    *((name, matrices.det) for name in ("det", "linalg_det")),
-    *((name, matrices.inverse) for name in ("linalg_inv", "inverse")),
+    *((name, Row(matrices.det, recoverable=True)) for name in ("det", "linalg_det")),
+    *((name, Row(matrices.inverse, recoverable=True)) for name in ("linalg_inv", "inverse")),
     # --- convolutions and batch normalisation ------------------------------------------------------------------------
-    *((f"conv{n}d", Row(Linear(layers.conv), weights=(1,))) for n in (1, 2, 3)),
-    *((f"conv_transpose{n}d", Row(Linear(layers.conv_transpose), weights=(1,))) for n in (1, 2, 3)),
-    ("convolution", Row(Linear(layers.convolution_generic), weights=(1,))),
+    *((f"conv{n}d", Row(Linear(layers.conv), weights=(1,), added=2)) for n in (1, 2, 3)),
+    *((f"conv_transpose{n}d", Row(Linear(layers.conv_transpose), weights=(1,), added=2)) for n in (1, 2, 3)),
+    ("convolution", Row(Linear(layers.convolution_generic), weights=(1,), added=2)),
     ("batch_norm", Row(Linear(layers.batch_norm), weights=(1,))),
     ("_native_batch_norm_legit_no_training", Row(Linear(layers.batch_norm_functional), weights=(1,))),
     ("embedding", layers.embedding),

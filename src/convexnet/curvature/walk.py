@@ -14,15 +14,16 @@ import torch
 from torch import Tensor, fx
 
 from convexnet.curvature.call import Call, Refusal, Result
-from convexnet.curvature.constant_folding import attribute, beyond, computed, exact, tensor_fact
+from convexnet.curvature.constant_folding import attribute, beyond, compute, exact, tensor_fact
 from convexnet.curvature.facts import CONSTANT, UNKNOWN, Fact, constant, typed, unknown
 from convexnet.curvature.fields import core, elementwise, is_aligned, level, uniform, where_any
-from convexnet.curvature.nonfinite import NAN, marked, over_holes, spoiled, with_infinities
+from convexnet.curvature.nonfinite import NAN, mark_nonfinite, marked, over_holes, with_infinities
 from convexnet.curvature.patterns.comparisons import Choice, Pick, choices
 from convexnet.curvature.patterns.compositions import refined
-from convexnet.curvature.patterns.expressions import THROUGH, duplicates, recorded
+from convexnet.curvature.patterns.expressions import duplicates, recorded
 from convexnet.curvature.patterns.quadratic_forms import quadratic
 from convexnet.curvature.patterns.shifted_logsumexp import unshifted
+from convexnet.curvature.row import Row
 from convexnet.curvature.rules.matrices import sum_of_spectrum
 from convexnet.curvature.rules.opaque_operators import UNRULED, Opaque, unreal
 from convexnet.curvature.rules.sorting import ordered
@@ -159,7 +160,7 @@ class _Runner:
 
     def may_be_settled(self, node: fx.Node, call: Call) -> bool:
         """Whether those that read a result, or the operator itself as a choice, may make up for what it loses."""
-        return call.name in THROUGH or node in self.parts
+        return row_of(call.name).may_be_settled or node in self.parts
 
     def step(self, node: fx.Node, lookup: Callable[[Any], Any]) -> Any:
         args: Any = fx.map_arg(node.args, lookup)
@@ -205,7 +206,7 @@ class _Runner:
             if any(tuple(r.shape) != tuple(shape) for r, shape in zip(results, call.shapes, strict=True)):
                 raise TypeError("the shapes differ")
             told = tuple(typed(r, dtype, undefined) for r, dtype in zip(results, call.dtypes, strict=True))
-            return recorded(call, told)
+            return recorded(call, row, told)
         except (TypeError, ValueError) as error:
             self.found.errors.append(error)
             lost = self.blame(node, call, Refusal(f"its rule does not cover this call ({error})", UNRULED))
@@ -258,7 +259,7 @@ class _Runner:
             return self.blame(node, call, unreal(node.meta.get("val")))
         try:
             if at_hand:
-                return computed(call)
+                return compute(call)
             if call.unread:
                 raise UNREAD
             if row.forgives and any(fact.undefined for fact in facts):
@@ -273,14 +274,14 @@ class _Runner:
             if not moving:
                 return beyond(call)
             known_here = refusal.known_of(call)
-            result = None if known_here is None else refined(call, known_here)
-            result = found_again(call, result) if moving else result
+            result = None if known_here is None else refined(call, row, known_here)
+            result = found_again(call, row, result) if moving else result
             if result is None or where_any(result.unknown):
                 lost = self.blame(node, call, refusal)
                 if isinstance(lost, Fact) and row.is_affine:  # sums and products are defined where their terms are
                     lost = replace(lost, undefined=False)
                 return lost if result is None else result
-        spoil = spoiled(call) if moving else None
+        spoil = mark_nonfinite(call) if moving else None
         fine = not any(where_any(f.unknown) for f in facts if not f.constant)
         if spoil is not None:
             if fine:
@@ -288,7 +289,7 @@ class _Runner:
             return marked(result, spoil[1])
         result = with_infinities(call, result) if moving else result
         if moving and isinstance(result, Fact):
-            result = found_again(call, refined(call, result)) or result
+            result = found_again(call, row, refined(call, row, result)) or result
         results = result if isinstance(result, tuple) else (result,)
         promise = results[0].order is not None or results[0].size is not None
         lost = any(where_any(r.unknown) for r in results[:1])
@@ -324,11 +325,11 @@ class _Runner:
         return results[0] if len(results) == 1 else results
 
 
-def found_again(call: Call, result: Fact | None) -> Fact | None:
+def found_again(call: Call, row: Row, result: Fact | None) -> Fact | None:
     """The result of a call that its rule lost, if the expression behind it is of a known kind."""
     if result is not None and not where_any(result.unknown):
         return result
-    for found in (quadratic(call), sum_of_spectrum(call)):
+    for found in (quadratic(call, row), sum_of_spectrum(call, row.rule)):
         if found is not None:
             return found
     return None if result is None else unshifted(call, result)

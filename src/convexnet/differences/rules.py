@@ -20,12 +20,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from convexnet.curvature.call import Refusal
-from convexnet.curvature.call import Rule as Calculus
 from convexnet.curvature.row import Row
-from convexnet.curvature.rules import arithmetic, layers, shapes
-from convexnet.curvature.rules.arithmetic import PRODUCT
+from convexnet.curvature.rules import arithmetic, layers, profiles, shapes
+from convexnet.curvature.rules.arithmetic import LARGEST, PRODUCT, SMALLEST
+from convexnet.curvature.rules.pointwise import Pointwise
 from convexnet.curvature.rules.reductions import Window
 from convexnet.curvature.rules.shapes import Moved
+from convexnet.curvature.table import ABS, HARDSIGMOID
 from convexnet.curvature.table import TABLE as KNOWN
 from convexnet.differences.arithmetic import (
     Difference,
@@ -275,26 +276,13 @@ def max_pool(call: Operation) -> Difference:
     return reduce(larger, (Difference(p[..., *at], q[..., *at]) for at in itertools.product(*spans)))
 
 
-PIECEWISE_LINEAR: tuple[tuple[str, Rule], ...] = (
-    ("relu", lambda call: larger(call.x, 0.0)),
-    ("relu6", lambda call: between(call.x, 0.0, 6.0)),
-    ("abs", lambda call: larger(call.x, negated(call.x))),
-    ("leaky_relu", lambda call: bent(call.x, float(call.arg(1, "negative_slope", 0.01)))),
-    ("threshold", threshold),
-    ("hardtanh", lambda call: between(call.x, call.arg(1, "min_val", -1.0), call.arg(2, "max_val", 1.0))),
-    ("hardsigmoid", lambda call: scaled(between(plus(call.x, 3.0), 0.0, 6.0), 1 / 6)),
-    ("clamp", lambda call: between(call.x, call.arg(1, "min"), call.arg(2, "max"))),
-    ("clamp_min", lambda call: between(call.x, call.arg(1, "min"), None)),
-    ("clamp_max", lambda call: between(call.x, None, call.arg(1, "max"))),
-    ("amax", lambda call: extremum(call, 1)),
-    ("amin", lambda call: extremum(call, -1)),
-    ("detach", moved),
+WITHOUT_ROW: tuple[tuple[str, Rule], ...] = (
     ("sym_size", lambda call: call.x.p.shape[call.args[1]]),
     ("sym_numel", lambda call: call.x.p.numel()),
 )
-"""By operator, where the calculus has one rule for many."""
+"""By operator: those that the calculus has no row for."""
 
-COUNTERPARTS: dict[Calculus, Rule] = {
+COUNTERPARTS: dict[Any, Rule] = {
     # --- linear, with weights of any sign ----------------------------------------------------------------------------
     **dict.fromkeys((layers.linear, layers.conv, layers.conv_transpose, layers.convolution_generic), weighted),
     **dict.fromkeys((arithmetic.mul, layers.matmul, layers.outer), product),
@@ -310,6 +298,17 @@ COUNTERPARTS: dict[Calculus, Rule] = {
     arithmetic.rsub: subtracted_from,
     arithmetic.neg: lambda call: negated(call.x),
     # --- piecewise linear --------------------------------------------------------------------------------------------
+    profiles.relu: lambda call: larger(call.x, 0.0),
+    profiles.relu6: lambda call: between(call.x, 0.0, 6.0),
+    ABS: lambda call: larger(call.x, negated(call.x)),
+    profiles.leaky_relu: lambda call: bent(call.x, float(call.arg(1, "negative_slope", 0.01))),
+    profiles.threshold: threshold,
+    profiles.hardtanh: lambda call: between(call.x, call.arg(1, "min_val", -1.0), call.arg(2, "max_val", 1.0)),
+    HARDSIGMOID: lambda call: scaled(between(plus(call.x, 3.0), 0.0, 6.0), 1 / 6),
+    arithmetic.clamped: lambda call: between(call.x, call.arg(1, "min"), call.arg(2, "max")),
+    arithmetic.clamped_above: lambda call: between(call.x, None, call.arg(1, "max")),
+    LARGEST: lambda call: extremum(call, 1),
+    SMALLEST: lambda call: extremum(call, -1),
     arithmetic.prelu: prelu,
     arithmetic.maximum: lambda call: larger(call.args[0], call.args[1]),
     arithmetic.minimum: lambda call: extremum(call, -1),
@@ -325,12 +324,12 @@ COUNTERPARTS: dict[Calculus, Rule] = {
     shapes.masked_fill: lambda call: where(call, (1, 2, 0)),
     shapes.pad: pad,
 }
-"""By the rule of the calculus."""
+"""By the rule of the calculus, or by what it says of a function of one number."""
 
 
 def rule_of(row: Row) -> Rule | None:
     """How a difference passes through an operator that is known by its row; None: in no way that is known."""
-    own = COUNTERPARTS.get(row.run)
+    own = COUNTERPARTS.get(row.rule.profile if isinstance(row.rule, Pointwise) else row.run)
     if own is not None or not row.keeps_signs:
         return max_pool if isinstance(row.rule, Window) and row.rule.bends == "up" else own
     if isinstance(row.rule, Window):
@@ -346,4 +345,4 @@ def build(rows: Sequence[tuple[str, Rule]]) -> dict[str, Rule]:
     return table
 
 
-TABLE = {name: rule for name, row in KNOWN.items() if (rule := rule_of(row))} | build(PIECEWISE_LINEAR)
+TABLE = {name: rule for name, row in KNOWN.items() if (rule := rule_of(row))} | build(WITHOUT_ROW)

@@ -180,8 +180,9 @@ def certified(program: Program, variable: int, domain: Box | None) -> Certificat
     certificate = certify_program(program, variable, domain)
     if not certificate.convex:
         lo, hi = domain.lo.double(), domain.hi.double()
-        room = torch.where(lo < hi, 8 * EPS, 0.0)
-        inside = Box(lo + room * lo.abs() + room.sign() * TINY, hi - room * hi.abs() - room.sign() * TINY)
+        apart = lo < hi
+        low, high = (torch.where(apart & end.isfinite(), 8 * EPS * end.abs() + TINY, 0.0) for end in (lo, hi))
+        inside = Box(lo + low, hi - high)
         opened = certify_program(program, variable, inside)
         certificate = opened if opened.convex else certificate
     return certificate

@@ -387,7 +387,7 @@ CURVES: dict[str, Cone] = {
     "elu": of_elu,
     "squared": of_square,
     "power": of_power,
-    "inverse": of_inverse,
+    "negative power": of_inverse,
     "root": of_root,
     "minus log": of_log,
     "entropy": of_entropy,

@@ -23,7 +23,7 @@ from convexnet.form.atoms import Smooth
 from convexnet.form.perspective import Perspective
 from convexnet.form.quadratic import Degrees, Quadratic
 from convexnet.form.rows import Atoms, Row, beside
-from convexnet.form.smooth import Curve, entropy, exponential, huber, softplus, square
+from convexnet.form.smooth import Curve, entropy, exponential, huber, minus_log, softplus, square
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,8 @@ def joined(
 
 
 def perspectives(node: fx.Node, same: Mapping[fx.Node, int]) -> Iterator[Joined]:
-    """x log(x), x log(x / t), t exp(x / t), x² / t, sums of squares over t, and log(1 + exp(x))."""
+    """x log(x), x log(x / t), t exp(x / t), x² / t, sums of squares over t, log(1 + exp(x)), and negative powers of
+    products."""
 
     def equal(a: Any, b: Any) -> bool:
         return a is b or (isinstance(a, fx.Node) and isinstance(b, fx.Node) and same[a] == same[b])
@@ -99,6 +100,10 @@ def perspectives(node: fx.Node, same: Mapping[fx.Node, int]) -> Iterator[Joined]
         x = exponent_of(args[0] if args else None, calls(node, "log"))
         if x is not None:
             yield Joined(of(softplus(1.0)), (x,))
+    exponent = negative_power(node)
+    factors: tuple[Any, ...] = settings(args[0]) if exponent and args and calls(args[0], "prod") else ()
+    if len(factors) in (2, 3):
+        yield Joined(of_product(exponent, *factors[1:]), (factors[0],))
     if calls(node, "div") and len(args) == 2 and isinstance(args[1], fx.Node):
         total, t = args
         dims: Any = None
@@ -133,6 +138,25 @@ def exponent_of(node: Any, beside_one: bool) -> Any:
         terms = settings(node) if calls(node, "add") else ()
         node = next((b for a, b in (terms, terms[::-1]) if a == 1), None) if len(terms) == 2 else None
     return settings(node)[0] if calls(node, "exp") else None
+
+
+def negative_power(node: fx.Node) -> float:
+    """The exponent, if this is a negative power; else 0."""
+    if calls(node, "pow") and len(settings(node)) == 2:
+        exponent = node.args[1]
+    else:
+        exponent = -1 if calls(node, "reciprocal") else 0
+    return float(exponent) if isinstance(exponent, (int, float)) and exponent < 0 else 0.0
+
+
+def of_product(exponent: float, dim: int, keepdim: bool = False) -> Row:
+    """x_1^p ... x_n^p for p < 0 and positive numbers: the exponential of a sum of negative logarithms."""
+
+    def lowered(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        logs = z(args[0], Smooth(minus_log())).sum([dim % args[0].ndim], keepdim=keepdim)
+        return z(-exponent * logs, Smooth(exponential()))
+
+    return lowered
 
 
 def of(curve: Curve, sign: float = 1.0) -> Row:

@@ -13,7 +13,9 @@ from typing import Any, final
 import torch
 from torch import Tensor, fx
 
-from convexnet.curvature.patterns.quadratic_forms import PRODUCTS
+from convexnet.curvature.patterns.quadratic_forms import is_product as multiplies
+from convexnet.curvature.rules.arithmetic import mul
+from convexnet.curvature.table import row_of
 from convexnet.curvature.tracing.graph import base_name
 from convexnet.form.atoms import Atom
 from convexnet.form.execution import Applied, execute
@@ -208,11 +210,12 @@ class Degrees:
 
 def is_product(node: fx.Node, moving: Collection[fx.Node]) -> bool:
     """Whether a node multiplies two quantities that depend on the variable, and are not the same."""
-    if node.op != "call_function" or base_name(node.target) not in PRODUCTS:
+    if node.op != "call_function" or not multiplies(row := row_of(base_name(node.target))):
         return False
     read: list[fx.Node] = []
-    fx.map_arg(node.args, lambda part: read.append(part) if part in moving else None)
-    return len(read) == 2 and (read[0] is not read[1] or base_name(node.target) != "mul")
+    factors = (arg for place, arg in enumerate(node.args) if place != row.added)
+    fx.map_arg(tuple(factors), lambda part: read.append(part) if part in moving else None)
+    return len(read) == 2 and (read[0] is not read[1] or not row.runs(mul))
 
 
 def runner(root: fx.Node, chain: Sequence[fx.Node], env: Mapping[fx.Node, Any]) -> Run:

@@ -111,7 +111,7 @@ def power(p: float) -> Curve:
 def inverse(p: float) -> Curve:
     """a^p for p < 0 and a > 0."""
     return Curve(
-        "inverse",
+        "negative power",
         lambda a: a**p,
         lambda a: p * a ** (p - 1),
         lambda a: p * (p - 1) * a ** (p - 2),

@@ -176,9 +176,9 @@ class Chords:
             others=tuple(p[row].clone() for i, p in enumerate(x) if i not in self.variables),
             output=output,
         )
-        self.best = self.confirmed(found, [p[row] for p in x], [p[row] for p in y]) or self.best
+        self.best = self.confirm(found, [p[row] for p in x], [p[row] for p in y]) or self.best
 
-    def confirmed(self, found: Counterexample, x: Sequence[Tensor], y: Sequence[Tensor]) -> Counterexample | None:
+    def confirm(self, found: Counterexample, x: Sequence[Tensor], y: Sequence[Tensor]) -> Counterexample | None:
         """The same chord with its points in a batch of their own, so that no other row can influence them; None if the
         violation is not there, or may be rounding.
 

@@ -18,7 +18,7 @@ from convexnet.arrays import as_size
 from convexnet.curvature.adversary.chords import Chords, Counterexample, column, default
 from convexnet.curvature.adversary.guided_search import guided
 from convexnet.curvature.arguments import as_example, chosen, copied, unwrapped
-from convexnet.curvature.premises import Domain, domains_of
+from convexnet.curvature.premises import Domain, boxes_of
 from convexnet.curvature.tracing.restored_state import TRACING, evaluating
 from convexnet.curvature.tracing.traceable_models import check_modes, check_modules, check_tensors
 from convexnet.domains import Box
@@ -73,7 +73,7 @@ def falsify(
     source = unwrapped(model)
     inputs = as_example(example)
     variables = chosen(inputs, wrt)
-    boxes = domains_of([tensor[:1] for tensor in inputs], variables, domain)
+    boxes = boxes_of([tensor[:1] for tensor in inputs], variables, domain)
     budget, seed = as_size(budget, "budget"), as_size(seed, "seed", 0)
     with TRACING:  # while another thread traces the model, its tensors are others
         check_modes(source)

@@ -26,12 +26,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx
 
-from convexnet.curvature.call import Call
+from convexnet.curvature.call import Call, Lost
 from convexnet.curvature.facts import INF, Fact, as_fact
 from convexnet.curvature.fields import Shape, core, elementwise, level
 from convexnet.curvature.patterns import piecewise as pw
 from convexnet.curvature.patterns import univariate
-from convexnet.curvature.patterns.interpreter import Lost, combined, is_arithmetic
+from convexnet.curvature.patterns.interpreter import combined, is_arithmetic
 from convexnet.curvature.patterns.piecewise import Piecewise, Unfit
 from convexnet.curvature.row import Sum
 from convexnet.curvature.rules.arithmetic import LARGEST, SMALLEST, extremum, identity

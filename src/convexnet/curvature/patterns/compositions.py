@@ -16,16 +16,18 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from convexnet.curvature.call import Call
+from convexnet.curvature.call import Call, Lost
 from convexnet.curvature.facts import AFFINE, Fact, as_fact
 from convexnet.curvature.fields import core, elementwise, where_any
 from convexnet.curvature.patterns import power_log_exp_sums as terms
 from convexnet.curvature.patterns import univariate
-from convexnet.curvature.patterns.expressions import SMOOTH, evaluate, made_by
-from convexnet.curvature.patterns.interpreter import Lost, combined
+from convexnet.curvature.patterns.expressions import evaluate, is_smooth, made_as
+from convexnet.curvature.patterns.interpreter import combined
 from convexnet.curvature.patterns.intervals import ONE, ZERO, Interval, interval
+from convexnet.curvature.patterns.jets import UNIT, Jet
 from convexnet.curvature.patterns.power_log_exp_sums import Rebase, Terms
-from convexnet.curvature.patterns.univariate import UNIT, Jet, Shape, Variable
+from convexnet.curvature.patterns.univariate import Shape, Variable
+from convexnet.curvature.row import Row
 
 ELEMENTS = 4096
 """For how many elements with bounds of their own a proof is made."""
@@ -33,9 +35,9 @@ STEPS, TRIES = 24, 3
 """How often an expression is opened further, and as a function of how many quantities it is looked at."""
 
 
-def refined(call: Call, result: Fact) -> Fact:
+def refined(call: Call, row: Row, result: Fact) -> Fact:
     """The result of a call, where its rule lost it, with what its expression as a whole says."""
-    if call.name not in SMOOTH or not where_any(result.unknown) or result.constant:
+    if not row.is_smooth or not where_any(result.unknown) or result.constant:
         return result
     tries = TRIES
     for variables in frontiers(call):
@@ -58,7 +60,7 @@ def frontiers(call: Call) -> Iterator[list[Fact]]:
     if not (alone and len(found) == 1):
         yield list(found.values())
     for _ in range(STEPS):
-        open_ones = [fact for fact in found.values() if made_by(fact, *SMOOTH) is not None]
+        open_ones = [fact for fact in found.values() if made_as(fact, is_smooth) is not None]
         if not open_ones:
             return
         deepest = max(open_ones, key=lambda fact: fact.made.depth)

@@ -8,7 +8,7 @@ and the same fact (see `walk`), so that facts are compared by identity, never by
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,50 +18,26 @@ from torch import fx
 from convexnet.curvature.call import Call
 from convexnet.curvature.facts import Fact
 from convexnet.curvature.fields import core
+from convexnet.curvature.row import Row
 
 DEPTH = 16
 """The longest chain of calls that is looked back on."""
 SMALL = 1 << 14
 """How many numbers the fields of a fact may store for its call to be kept."""
 
-VIEWS = frozenset(("unsqueeze", "squeeze", "view", "reshape", "_unsafe_view", "flatten", "unflatten", "view_as"))
-MOVES = frozenset(
-    ("permute", "transpose", "t", "mT", "numpy_T", "movedim", "swapaxes", "expand", "expand_as", "broadcast_to",
-     "slice", "select", "narrow", "flip", "roll", "diagonal", "diag_embed", "cat", "stack", "tril", "triu", "repeat",
-     "tile", "index_select", "index")
-)  # fmt: skip
-LINEAR = frozenset(
-    ("mul", "div", "add", "sub", "rsub", "neg", "linear", "matmul", "mm", "bmm", "mv", "dot", "addmm", "einsum", "sum",
-     "mean", "conv1d", "conv2d")
-)  # fmt: skip
-"""Operators that are affine in what varies, where only one factor does."""
-SMOOTH = frozenset(
-    ("mul", "div", "add", "sub", "rsub", "neg", "reciprocal", "square", "sqrt", "rsqrt", "pow", "exp", "exp2", "expm1",
-     "log", "log2", "log10", "log1p", "sigmoid", "tanh", "erf", "erfc", "softplus", "log_sigmoid", "xlogy", "sinh",
-     "cosh", "atan", "special_entr", "special_xlogy", "special_expit", "special_erf", "special_log1p", "silu")
-)  # fmt: skip
-"""Functions of one number, and the arithmetic that combines them."""
-WHOLE = frozenset(("prod", "amax", "amin", "logsumexp", "linalg_svdvals", "linalg_eigvalsh", "max", "min", "bilinear",
-                   "linalg_vecdot"))  # fmt: skip
-KEPT = VIEWS | MOVES | LINEAR | SMOOTH | WHOLE
-THROUGH = SMOOTH | VIEWS | MOVES | frozenset(
-    ("sum", "mean", "prod", "amax", "amin", "linalg_svdvals", "linalg_eigvalsh", "det", "linalg_det", "linalg_inv",
-     "inverse", "matmul", "bmm", "linear", "einsum")
-)  # fmt: skip
-"""Operators after which something lost may be found again."""
-
 
 @dataclass(frozen=True, eq=False)
 class Made:
-    """The call that made a tensor, and the length of the longest chain of calls behind it."""
+    """The call that made a tensor, the row of its operator, and the length of the longest chain of calls behind it."""
 
     call: Call
+    row: Row
     depth: int
 
 
-def recorded(call: Call, results: tuple[Fact, ...]) -> tuple[Fact, ...]:
+def recorded(call: Call, row: Row, results: tuple[Fact, ...]) -> tuple[Fact, ...]:
     """The results of a call, with the call."""
-    if len(results) != 1 or call.name not in KEPT or results[0].constant or results[0].made is not None:
+    if len(results) != 1 or results[0].constant or results[0].made is not None:
         return results
     (result,) = results
     if any(result is fact for fact in call.facts()):
@@ -69,33 +45,26 @@ def recorded(call: Call, results: tuple[Fact, ...]) -> tuple[Fact, ...]:
     if sum(core(field).numel() for field in result.fields()) > SMALL:
         return results
     depth = 1 + max((fact.made.depth for fact in call.facts() if fact.made is not None), default=0)
-    return results if depth > DEPTH else (replace(result, made=Made(call, depth)),)
+    return results if depth > DEPTH else (replace(result, made=Made(call, row, depth)),)
 
 
 def made_by(fact: Any, *names: str) -> Call | None:
     """The call that made a fact, if it is one of these operators."""
-    if not isinstance(fact, Fact) or fact.made is None:
-        return None
-    call: Call = fact.made.call
-    return call if call.name in names else None
+    return made_as(fact, lambda made: made.call.name in names)
 
 
-def leaves(facts: Sequence[Fact], through: frozenset[str]) -> list[Fact]:
-    """The varying tensors that these are made of by operators of a kind."""
-    found: dict[int, Fact] = {}
-    seen: set[int] = set()
-    pending = list(facts)
-    while pending:
-        fact = pending.pop()
-        if id(fact) in seen or fact.constant:
-            continue
-        seen.add(id(fact))
-        call = made_by(fact, *through)
-        if call is None:
-            found[id(fact)] = fact
-        else:
-            pending += call.facts()
-    return list(found.values())
+def made_as(fact: Any, kind: Callable[[Made], bool]) -> Call | None:
+    """The call that made a fact, if it is of a kind."""
+    made: Made | None = fact.made if isinstance(fact, Fact) else None
+    return made.call if made is not None and kind(made) else None
+
+
+def is_view(made: Made) -> bool:
+    return made.row.is_view
+
+
+def is_smooth(made: Made) -> bool:
+    return made.row.is_smooth
 
 
 def evaluate(fact: Fact, given: Callable[[Fact], Any], apply: Callable[[Call, Mapping[int, Any]], Any]) -> Any:
@@ -117,7 +86,7 @@ def evaluate(fact: Fact, given: Callable[[Fact], Any], apply: Callable[[Call, Ma
 
 def views_of(fact: Fact) -> Fact:
     """The tensor that this one is a view of, with its elements in the same order."""
-    while (call := made_by(fact, *VIEWS)) is not None:
+    while (call := made_as(fact, is_view)) is not None:
         fact = call.x
     return fact
 

@@ -10,14 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol, Self, TypeVar
 
-from convexnet.curvature.call import Call
+from convexnet.curvature.call import Call, Lost
 from convexnet.curvature.facts import Fact
 from convexnet.curvature.rules.arithmetic import Power
 from convexnet.curvature.table import row_of
-
-
-class Lost(Exception):
-    """The expression is none that a kind of values covers."""
 
 
 class Value(Protocol):

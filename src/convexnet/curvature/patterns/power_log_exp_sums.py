@@ -13,10 +13,10 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from convexnet.curvature.call import Call
+from convexnet.curvature.call import Call, Lost
 from convexnet.curvature.facts import INF, Fact
 from convexnet.curvature.patterns.expressions import evaluate
-from convexnet.curvature.patterns.interpreter import Lost, combined
+from convexnet.curvature.patterns.interpreter import combined
 from convexnet.curvature.patterns.intervals import Interval, interval
 from convexnet.curvature.patterns.univariate import Shape, at_number
 

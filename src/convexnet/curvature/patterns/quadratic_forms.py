@@ -3,6 +3,8 @@
 The expression is taken apart: what is linear before the product, the product, and what is linear after it. Applied to
 the unit vectors this gives the Hessian of each result, which has to be positive semidefinite (see `semidefinite`).
 Numbers of float32 that pass through one weighted operator are exact in float64; elsewhere an error is granted.
+
+Long because a form is taken apart, applied and proved in one thought.
 """
 
 from __future__ import annotations
@@ -16,18 +18,17 @@ from torch import Tensor
 from convexnet.curvature.call import Call
 from convexnet.curvature.facts import AFFINE, INF, Fact, as_fact, unknown
 from convexnet.curvature.fields import BATCH, aligned_rows, core, is_aligned, uniform
-from convexnet.curvature.patterns.expressions import LINEAR, MOVES, VIEWS, made_by
+from convexnet.curvature.patterns.expressions import Made, made_as
 from convexnet.curvature.patterns.semidefinite import is_semidefinite
+from convexnet.curvature.row import Row, Sum
+from convexnet.curvature.rules.arithmetic import mul, neg
+from convexnet.curvature.rules.layers import batch_norm, batch_norm_functional, bilinear_form
+from convexnet.curvature.rules.reductions import Reduction
 
-PRODUCTS = frozenset(("mul", "matmul", "bmm", "einsum", "bilinear", "linalg_vecdot"))
-AFTER = frozenset(("sum", "mean", "mul", "div", "neg", "linear", "matmul", "bmm", "mm")) | VIEWS | MOVES
-"""Operators that may come after the product."""
 MOST = 48
 """The largest number of elements of a sample for which Hessians are made."""
 LOOSE = 1e-10
 """Relative error granted to what passes through several weighted operators: a hundred times what can be."""
-WEIGHTED = frozenset(("mul", "div", "linear", "matmul", "mm", "bmm", "mv", "addmm", "einsum", "sum", "mean", "conv1d",
-                      "conv2d"))  # fmt: skip
 
 
 class Nonlinear(Exception):
@@ -40,15 +41,35 @@ def varying(call: Call) -> list[Fact]:
 
 def is_linear(fact: Fact) -> bool:
     """Whether a tensor was made by an operator that is affine in what varies."""
-    call = made_by(fact, *(LINEAR | VIEWS | MOVES))
-    if call is None or any(isinstance(arg, torch.dtype) for arg in call.args):
+    return made_as(fact, makes_linear) is not None
+
+
+def makes_linear(made: Made) -> bool:
+    call, row = made.call, made.row
+    if not is_straight(row) or converts(call):
         return False
     moving = varying(call)
-    if call.name in ("div", "rsub") and not (isinstance(call.args[0], Fact) and not call.args[0].constant):
+    if row.added is not None and len(call.args) > row.added and any(call.args[row.added] is fact for fact in moving):
         return False
-    if call.name == "div" and (call.kwargs or len(moving) != 1):
+    if row.divisor is not None and (call.kwargs or len(moving) != 1 or moving[0] is not call.args[0]):
         return False
-    return len(moving) == 1 or call.name in ("add", "sub", "cat", "stack")
+    return len(moving) == 1 or isinstance(row.rule, Sum) or row.is_move
+
+
+def is_straight(row: Row) -> bool:
+    """Whether an operator moves elements, or adds and weighs them, as far as it is understood here."""
+    if row.is_move or isinstance(row.rule, Reduction):
+        return row.adds_nothing or (row.is_affine and not row.is_move)
+    return row.is_affine and (isinstance(row.rule, Sum) or row.runs(neg) or row.divisor is not None or is_product(row))
+
+
+def is_product(row: Row) -> bool:
+    """Whether an operator multiplies two of its arguments, and may add a third."""
+    return row.runs(bilinear_form) or (row.multiplies and not row.runs(batch_norm, batch_norm_functional))
+
+
+def converts(call: Call) -> bool:
+    return any(isinstance(arg, torch.dtype) for arg in (*call.args, *call.kwargs.values()))
 
 
 @dataclass
@@ -69,28 +90,30 @@ class Linear:
         if id(fact) not in self.done:
             if not is_linear(fact):
                 raise Nonlinear
-            call: Call = fact.made.call
-            found = self.apply(call)
-            self.note(call)
+            found = self.apply(fact.made)
+            self.note(fact.made)
             self.done[id(fact)] = found.abs() if self.absolute else found
         return self.done[id(fact)]
 
-    def note(self, call: Call) -> None:
+    def note(self, made: Made) -> None:
         """Whether what a call computed of a unit vector is exact."""
+        call, row = made.call, made.row
         moving = varying(call)
-        if call.name in ("add", "sub", "rsub"):
+        if isinstance(row.rule, Sum):
             self.weighted += call.arg(2, "alpha", 1) != 1
             self.exact = self.exact and not (self.weighted and len(moving) > 1)
-        elif call.name in WEIGHTED:
+        elif not (row.is_move or row.runs(neg)):
             self.weighted += 1
             few = (self.of(moving[0]) != 0).reshape(-1).sum() <= BATCH
-            alone = call.name in ("mul", "div") or bool(few)
+            alone = row.divisor is not None or row.runs(mul) or bool(few)
             self.exact = self.exact and alone and self.weighted <= 1
 
-    def apply(self, call: Call) -> Tensor:
-        if call.name in ("add", "sub", "rsub"):
+    def apply(self, made: Made) -> Tensor:
+        call, row = made.call, made.row
+        if isinstance(row.rule, Sum):
             alpha = float(call.arg(2, "alpha", 1))
-            signs = {"add": (1.0, alpha), "sub": (1.0, -alpha), "rsub": (-alpha, 1.0)}[call.name]
+            first, second = row.rule.signs
+            signs = (first * alpha, second) if first < 0 else (first, second * alpha)
             total = torch.zeros(tuple(call.shape), dtype=torch.float64)
             for sign, arg in zip(signs, call.args[:2], strict=True):
                 part = as_fact(arg)
@@ -99,9 +122,8 @@ class Linear:
                 else:
                     total = total + (abs(sign) if self.absolute else sign) * self.of(part)
             return total
-        bias = {"linear": 2, "conv1d": 2, "conv2d": 2, "addmm": 0}.get(call.name)
-        dropped = call.args[bias] if bias is not None and len(call.args) > bias else None
-        return call.run(lambda fact: self.number(fact, fact is dropped or call.name in ("cat", "stack")))
+        dropped = call.args[row.added] if row.added is not None and len(call.args) > row.added else None
+        return call.run(lambda fact: self.number(fact, fact is dropped or row.is_move))
 
     def number(self, fact: Fact, dropped: bool) -> Tensor:
         if not fact.constant:
@@ -123,7 +145,7 @@ class Form:
     product: Call
     a: Fact
     b: Fact
-    after: list[Call]
+    after: list[Made]
 
     def __call__(self, a: Tensor, b: Tensor, absolute: bool) -> Tensor:
         sides = iter((a, b))
@@ -132,9 +154,9 @@ class Form:
             return next(sides) if not fact.constant else self.constant(fact, absolute)
 
         value = self.product.run(first)
-        for call in self.after:
+        for made in self.after:
             given = value
-            value = call.run(lambda fact, v=given: v if not fact.constant else self.constant(fact, absolute))
+            value = made.call.run(lambda fact, v=given: v if not fact.constant else self.constant(fact, absolute))
             value = value.abs() if absolute else value
         return value.double()
 
@@ -146,27 +168,25 @@ class Form:
         return fact.value.double().abs() if absolute else fact.value.double()
 
 
-def taken_apart(call: Call) -> Form | None:
+def taken_apart(call: Call, row: Row) -> Form | None:
     """The last product of two varying quantities in an expression, if all that follows is linear."""
-    after: list[Call] = []
+    after: list[Made] = []
     while True:
         moving = varying(call)
-        if call.name in PRODUCTS and len(moving) == 2 and call.kwargs.get("rounding_mode") is None:
-            if call.name == "mul" and not after:
+        plain = row.added is None or len(call.args) <= row.added or call.args[row.added] is None
+        if is_product(row) and len(moving) == 2 and plain:
+            if row.runs(mul) and not after:
                 return None  # no sum follows: of one element each
-            if call.name == "bilinear" and len(call.args) > 3 and call.args[3] is not None:
-                return None
             return Form(call, moving[0], moving[1], after)
-        bias = call.name == "linear" and len(call.args) > 2
-        if call.name not in AFTER or len(moving) != 1 or bias or any(isinstance(arg, torch.dtype) for arg in call.args):
+        if not is_straight(row) or isinstance(row.rule, Sum) or len(moving) != 1 or not plain or converts(call):
             return None
-        if call.name == "div" and (call.kwargs or as_fact(call.arg(0, "self")).constant):
+        if row.divisor is not None and (call.kwargs or as_fact(call.arg(0, "self")).constant):
             return None
-        after.insert(0, call)
-        inner = made_by(moving[0], *(PRODUCTS | AFTER))
-        if inner is None:
+        after.insert(0, Made(call, row, 0))
+        made: Made | None = moving[0].made
+        if made is None:
             return None
-        call = inner
+        call, row = made.call, made.row
 
 
 def root_of(form: Form) -> Fact | None:
@@ -184,11 +204,11 @@ def root_of(form: Form) -> Fact | None:
     return None
 
 
-def quadratic(call: Call) -> Fact | None:
+def quadratic(call: Call, row: Row) -> Fact | None:
     """The fact of a quadratic form; None if the expression is none, or is of no sign."""
-    if call.name not in PRODUCTS | AFTER or not call.floating or len(call.shapes) != 1:
+    if not (is_product(row) or is_straight(row)) or not call.floating or len(call.shapes) != 1:
         return None
-    form = taken_apart(call)
+    form = taken_apart(call, row)
     root = None if form is None else root_of(form)
     if form is None or root is None or root.curvature != AFFINE or not by_row(root):
         return None
@@ -241,9 +261,7 @@ def certified(call: Call, form: Form, root: Fact) -> Fact | None:
     radius = torch.zeros_like(hessian)
     if m > MOST:
         return None
-    single = (
-        exact and len(form.after) <= 1 and all(c.name in ("sum", "squeeze", "unsqueeze", "view") for c in form.after)
-    )
+    single = exact and len(form.after) <= 1 and all(made.row.is_view or made.call.name == "sum" for made in form.after)
     for i in range(n):
         for j in range(n):
             value = form(values[i][0], values[j][1], False)
@@ -268,8 +286,8 @@ def terms(form: Form, a: Tensor, b: Tensor) -> Tensor:
     marks = {id(fact): (fact.value != 0).double() for fact in form.product.facts() if fact.constant}
     sides = iter(((a != 0).double(), (b != 0).double()))
     value = form.product.run(lambda fact: marks[id(fact)] if fact.constant else next(sides))
-    for call in form.after:
-        value = call.run(lambda fact, v=value: v if not fact.constant else form.constant(fact, True))
+    for made in form.after:
+        value = made.call.run(lambda fact, v=value: v if not fact.constant else form.constant(fact, True))
     return value
 
 

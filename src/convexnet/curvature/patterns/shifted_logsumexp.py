@@ -12,14 +12,12 @@ from dataclasses import replace
 from convexnet.curvature.call import Call
 from convexnet.curvature.facts import Fact, as_fact
 from convexnet.curvature.fields import where_any
-from convexnet.curvature.patterns.expressions import VIEWS, made_by, views_of
+from convexnet.curvature.patterns.expressions import Made, made_as, made_by, views_of
 from convexnet.curvature.rules.linear import total
+from convexnet.curvature.rules.reductions import Reduction
 
 TERMS = 8
 """The longest sum that is looked at."""
-AFTER_EXP = frozenset(("sum", "mean", "mul", "div", "matmul", "linear", *VIEWS))
-"""Operators of degree one, with one varying argument, between the exponential and the logarithm."""
-
 Term = tuple[Fact, int]
 
 
@@ -61,26 +59,40 @@ def terms_of(terms: Sequence[Term], call: Call) -> list[Term]:
 
 def without(whole: Fact, shift: Fact) -> Fact | None:
     """F(x) for F(x - m), where F is a maximum or a log-sum-exp, and m is constant over what F runs over."""
-    chain: list[Call] = []
-    while True:
-        call = made_by(whole, "log", "logsumexp", "amax", "exp", *AFTER_EXP)
-        if call is None:
-            break
-        moving = [fact for fact in call.facts() if not fact.constant]
-        if len(moving) != 1 or moving[0] is not call.args[0]:
+    chain: list[Made] = []
+    while made_as(whole, is_step) is not None:
+        made: Made = whole.made
+        moving = [fact for fact in made.call.facts() if not fact.constant]
+        if len(moving) != 1 or moving[0] is not made.call.args[0]:
             return None
-        chain.insert(0, call)
+        chain.insert(0, made)
         whole = moving[0]
-    names = [call.name for call in chain if call.name not in VIEWS]
+    steps = [made for made in chain if not made.row.is_view]
+    names = [made.call.name for made in steps]
     if names not in (["logsumexp"], ["amax"]) and not (
-        len(names) >= 3 and names[0] == "exp" and names[-1] == "log" and set(names[1:-1]) <= AFTER_EXP
+        names[:1] == ["exp"] and names[-1] == "log" and all(map(scales, steps[1:-1]))
     ):
         return None
     x = difference(whole, shift, chain)
     return None if x is None else replayed(chain, x)
 
 
-def difference(fact: Fact, shift: Fact, chain: Sequence[Call]) -> Fact | None:
+def is_step(made: Made) -> bool:
+    """Whether a call may stand in a log-sum-exp that is written out, or is one, or a maximum."""
+    return made.call.name in ("exp", "log") or over(made) or scales(made)
+
+
+def scales(made: Made) -> bool:
+    """Whether a call is of degree one, and may stand between the exponential and the logarithm."""
+    return made.row.is_view or (made.row.is_affine and over(made)) or made.call.name in ("mul", "div")
+
+
+def over(made: Made) -> bool:
+    """Whether a call is over dimensions."""
+    return isinstance(made.row.rule, Reduction)
+
+
+def difference(fact: Fact, shift: Fact, chain: Sequence[Made]) -> Fact | None:
     """x, if a tensor is x - m for the m at hand, and if m is constant over the dimensions that are summed over."""
     call = made_by(fact, "sub")
     if call is None or call.arg(2, "alpha", 1) != 1 or not isinstance(call.args[1], Fact):
@@ -91,14 +103,10 @@ def difference(fact: Fact, shift: Fact, chain: Sequence[Call]) -> Fact | None:
     rank = len(call.shape)
     if len(m.shape) != rank:
         return None
-    over = [call_ for call_ in chain if call_.name in ("sum", "mean", "logsumexp", "amax", "matmul", "linear")]
-    if (
-        len(over) != 1
-        or over[0].name in ("matmul", "linear")
-        or any(c.name in VIEWS for c in chain[: chain.index(over[0])])
-    ):
+    at = [place for place, made in enumerate(chain) if over(made)]
+    if len(at) != 1 or any(made.row.is_view for made in chain[: at[0]]):
         return None
-    dims = over[0].arg(1, "dim")
+    dims = chain[at[0]].call.arg(1, "dim")
     if dims is None:
         return None
     places = {int(d) % rank for d in ([dims] if isinstance(dims, int) else dims)}
@@ -107,12 +115,10 @@ def difference(fact: Fact, shift: Fact, chain: Sequence[Call]) -> Fact | None:
     return x if fits else None
 
 
-def replayed(chain: Sequence[Call], x: Fact) -> Fact | None:
+def replayed(chain: Sequence[Made], x: Fact) -> Fact | None:
     """The calls of a chain, on another argument."""
-    from convexnet.curvature.table import TABLE
-
-    for call in chain:
-        result = TABLE[call.name].rule(replace(call, args=(x, *call.args[1:])))
+    for made in chain:
+        result = made.row.rule(replace(made.call, args=(x, *made.call.args[1:])))
         if not isinstance(result, Fact):
             return None
         x = result

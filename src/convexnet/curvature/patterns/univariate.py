@@ -7,168 +7,32 @@ many pieces of a bounded range as it takes. Neither looks at samples of the func
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from convexnet.curvature.call import Call, Refusal
+from convexnet.curvature.call import Call, Lost, Refusal
 from convexnet.curvature.facts import INF, Fact, Influence, as_fact, compose
 from convexnet.curvature.fields import batched, core, elementwise, settled, uniform
 from convexnet.curvature.patterns.expressions import evaluate
-from convexnet.curvature.patterns.interpreter import Lost, combined
-from convexnet.curvature.patterns.intervals import Interval, interval
+from convexnet.curvature.patterns.interpreter import combined
+from convexnet.curvature.patterns.intervals import Interval
+from convexnet.curvature.patterns.jets import Jet, constant_jet
+from convexnet.curvature.table import row_of
 
 PIECES = (1, 8, 64, 512)
 LARGEST = 1 << 15
 """How many pieces of all elements together are looked at."""
 
 
-@dataclass(frozen=True)
-class Jet:
-    """Value, first and second derivative."""
-
-    f: Interval
-    d: Interval
-    dd: Interval
-
-    def through(self, g: Interval, gd: Interval, gdd: Interval) -> Jet:
-        """The chain rule."""
-        return Jet(g, gd * self.d, gdd * self.d.square() + gd * self.dd)
-
-    def __add__(self, other: Jet) -> Jet:
-        return Jet(self.f + other.f, self.d + other.d, self.dd + other.dd)
-
-    def __neg__(self) -> Jet:
-        return Jet(-self.f, -self.d, -self.dd)
-
-    def __mul__(self, other: Jet) -> Jet:
-        cross = self.d * other.d
-        parts = (
-            self.f * other.f,
-            self.f * other.d + self.d * other.f,
-            self.f * other.dd + cross + cross + self.dd * other.f,
-        )
-        whole = ~(self.is_lost | other.is_lost)  # of which a product with zero would know everything
-        return Jet(*parts) if bool(whole.all()) else Jet(*(told(part, whole) for part in parts))
-
-    @property
-    def is_lost(self) -> Tensor:
-        """Where nothing is known, as of a function that is not defined throughout."""
-        parts = torch.broadcast_tensors(*(end for part in (self.d, self.dd) for end in (part.lo, part.hi)))
-        return torch.stack(parts).isinf().all(0)
-
-    def exp(self, rate: float = 1.0) -> Jet:
-        x = self if rate == 1.0 else self * constant_jet(about(rate))
-        g = x.f.rising(torch.exp, floor=0.0)
-        return x.through(g, g, g)
-
-    def log(self, of: object = None, shift: float = 0.0) -> Jet:
-        slope = self.f.reciprocal()
-        defined = self.f.lo >= 0
-        return self.through(*(told(part, defined) for part in (self.f.rising(torch.log), slope, -slope.square())))
-
-    def inverse(self) -> Jet:
-        g = self.f.reciprocal()
-        defined = (self.f.lo > 0) | (self.f.hi < 0)
-        return self.through(*(told(part, defined) for part in (g, -g.square(), g * g.square() * 2.0)))
-
-    def power(self, exponent: float, of: object = None) -> Jet:
-        r = exponent
-        if r in (0, 1):
-            return self if r else UNIT
-        if r == 2:
-            return self.through(self.f.square(), self.f + self.f, interval(2.0))
-        if float(r).is_integer():  # which are defined, and may be negative, on both sides of zero
-            if r < 0:
-                return self.power(-r).inverse()
-            if r > 64:
-                raise Lost
-            return self * self.power(r - 1) if r <= 8 else self.power(r // 2).power(2) * self.power(r % 2)
-        return (self.log() * constant_jet(interval(float(r)))).exp()
-
-
-def constant_jet(value: Interval) -> Jet:
-    zero = interval(0.0)
-    return Jet(value, zero, zero)
-
-
-# --- functions and their derivatives ---------------------------------------------------------------------------------
-
-
-def told(part: Interval, defined: Tensor) -> Interval:
-    """An interval, and the whole line where the function is not defined throughout."""
-    return Interval(torch.where(defined, part.lo, -INF), torch.where(defined, part.hi, INF))
-
-
-def sigmoid_of(x: Interval) -> tuple[Interval, Interval]:
-    """The logistic function at x and at -x."""
-    return x.rising(torch.sigmoid, 0.0, 1.0), (-x).rising(torch.sigmoid, 0.0, 1.0)
-
-
-def sigmoid(x: Jet) -> Jet:
-    s, t = sigmoid_of(x.f)
-    return x.through(s, s * t, s * t * (t - s))
-
-
-def softplus(x: Jet, beta: float = 1.0, threshold: float = 20.0) -> Jet:
-    if beta <= 0 or threshold < 20:
-        raise Lost
-    y = x * constant_jet(interval(float(beta)))
-    s, t = sigmoid_of(y.f)
-    g = y.f.rising(lambda v: torch.where(v > 40, v, v.exp().log1p()), floor=0.0)
-    return y.through(g, s, s * t) * constant_jet(interval(float(beta)).reciprocal())
-
-
-def tanh(x: Jet) -> Jet:
-    t = x.f.rising(torch.tanh, -1.0, 1.0)
-    slope = (interval(1.0) - t.square()).clipped(0.0, 1.0)
-    return x.through(t, slope, -(t * slope * 2.0))
-
-
-def erf(x: Jet) -> Jet:
-    g = x.f.rising(torch.erf, -1.0, 1.0)
-    slope = (-x.f.square()).rising(torch.exp, floor=0.0) * about(2 / math.sqrt(math.pi))
-    return x.through(g, slope, -(x.f * slope * 2.0))
-
-
-def hyperbolic(x: Jet, odd: bool) -> Jet:
-    half = constant_jet(interval(0.5))
-    up, down = x.exp(), (-x).exp()
-    return (up + (-down if odd else down)) * half
-
-
-def about(value: float) -> Interval:
-    """A number that float64 holds nearly."""
-    return Interval(*(torch.tensor(value * (1 + sign * 1e-15), dtype=torch.float64) for sign in (-1.0, 1.0)))
-
-
-UNIT = constant_jet(interval(1.0))
-FUNCTIONS: Mapping[str, Callable[[Jet], Jet]] = {
-    "exp2": lambda x: x.exp(math.log(2.0)),
-    "log2": lambda x: x.log() * constant_jet(about(1 / math.log(2.0))),
-    "log10": lambda x: x.log() * constant_jet(about(1 / math.log(10.0))),
-    "sigmoid": sigmoid,
-    "expit": sigmoid,
-    "silu": lambda x: x * sigmoid(x),
-    "tanh": tanh,
-    "erf": erf,
-    "erfc": lambda x: UNIT + -erf(x),
-    "log_sigmoid": lambda x: -softplus(-x),
-    "sinh": lambda x: hyperbolic(x, odd=True),
-    "cosh": lambda x: hyperbolic(x, odd=False),
-}
-
-
 def function(name: str, call: Call, value: Callable[[object], Jet]) -> Jet:
     """A call that is no arithmetic."""
-    if name == "softplus":
-        return softplus(value(call.args[0]), call.arg(1, "beta", 1.0), call.arg(2, "threshold", 20.0))
-    if name not in FUNCTIONS:
+    jet = row_of(call.name).jet
+    if jet is None:
         raise Lost
-    return FUNCTIONS[name](value(call.args[0]))
+    return jet(value(call.args[0]), call)
 
 
 # --- proofs ----------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from convexnet.curvature.call import Call, Refusal, Result
+from convexnet.curvature.call import Call, Refusal, Result, Rule
 from convexnet.curvature.facts import INF, Fact, Influence, as_fact, compose, unknown
 from convexnet.curvature.fields import Shape, batched, core, elementwise, uniform
 from convexnet.curvature.patterns.expressions import made_by
@@ -101,9 +101,9 @@ def eigh(call: Call) -> Result:
     return values, unknown(call.shapes[1], varies=uniform(not call.x.constant, call.shapes[1], torch.bool))
 
 
-def sum_of_spectrum(call: Call) -> Fact | None:
+def sum_of_spectrum(call: Call, rule: Rule) -> Fact | None:
     """Sums of the largest singular values or eigenvalues, and extrema of all (Overton & Womersley 1993)."""
-    if call.name not in ("sum", "mean", "amax", "amin") or not isinstance(call.args[0], Fact):
+    if not isinstance(rule, Reduction) or not (rule.is_affine or rule.exact) or not isinstance(call.args[0], Fact):
         return None
     x, first, last = call.x, 0, call.x.shape[-1] if call.x.shape else 0
     part = made_by(x, "slice")
@@ -124,9 +124,9 @@ def sum_of_spectrum(call: Call) -> Fact | None:
     source = values.x
     if bool((source.nonconvex | source.nonconcave).any()):
         return None
-    n, ascending, extremum = x.shape[-1], values.name == "linalg_eigvalsh", call.name[:2] == "am"
-    largest = (last == n and call.name != "amin") if ascending else (first == 0 and call.name != "amin")
-    smallest = ascending and first == 0 and call.name != "amax"
+    n, ascending, extremum = x.shape[-1], values.name == "linalg_eigvalsh", rule.exact
+    largest = (last == n if ascending else first == 0) and rule.bends != "down"
+    smallest = ascending and first == 0 and rule.bends != "up"
     if not (largest or smallest) or (extremum and not ascending and not largest):
         return None
     result = Reduction("up", moves="both")(call)

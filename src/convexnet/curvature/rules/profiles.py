@@ -31,6 +31,10 @@ def leaky_relu(negative_slope: float = 0.01, *_: Any) -> Profile:
     )
 
 
+def relu6() -> Profile:
+    return hardtanh(0.0, 6.0)
+
+
 def rrelu(lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False, *_: Any) -> Profile:
     if training:
         return Profile(note="it draws random slopes: this is rrelu in training mode")

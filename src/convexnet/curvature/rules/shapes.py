@@ -1,6 +1,8 @@
 """The third kind of operator: elements are moved, copied, dropped, or joined with constants.
 
 Such an operator is its own rule: run on each field of a fact, it puts every element's fact where the element goes.
+
+Long because rules that move elements and what is moved with them are read together.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ class Moving(Kind):
 
     drops: bool = True  # it may leave elements of an argument out
     repeats: bool = True  # it may use an element many times
+    in_order: bool = False  # it keeps all elements, in their order
 
     @property
     def is_affine(self) -> bool:
@@ -40,12 +43,21 @@ class Moving(Kind):
     def is_move(self) -> bool:
         return True
 
+    @property
+    def is_view(self) -> bool:
+        return self.in_order
+
 
 @dataclass(frozen=True)
 class Placed(Moving):
     """Elements are moved by a function of their own."""
 
     run: Rule
+    plain: bool = False  # no setting says what else stands among them, or converts them
+
+    @property
+    def adds_nothing(self) -> bool:
+        return self.plain
 
     def __call__(self, call: Call) -> Result:
         return self.run(call)
@@ -63,6 +75,10 @@ class Moved(Moving):
     as_float: bool = False  # the operator has no boolean or integer kernel
     picks: tuple[int, str] | None = None  # the argument that says which elements are meant, in tensors of integers
     anywhere: bool = False  # which may be the numbers of another input
+
+    @property
+    def adds_nothing(self) -> bool:
+        return True
 
     def __call__(self, call: Call) -> Result:
         if any(isinstance(arg, torch.dtype) for arg in call.args) or call.arg(3, "accumulate") is True:

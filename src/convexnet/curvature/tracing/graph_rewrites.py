@@ -10,7 +10,7 @@ from torch import Tensor, fx
 from convexnet.curvature.tracing.graph import argument, calls
 
 
-def simplified(graph: fx.Graph) -> fx.Graph:
+def simplify(graph: fx.Graph) -> fx.Graph:
     """A graph in which what has a name is called by it: sqrt(Σ x²) is a norm, and log Σ exp(x) a log-sum-exp.
 
     And sign(z) |z| is z: PyTorch writes LP pooling that way, and its result is a norm.

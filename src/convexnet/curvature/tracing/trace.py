@@ -23,7 +23,7 @@ from convexnet.curvature.rules.opaque_operators import is_transform
 from convexnet.curvature.tracing.caught_errors import Caught
 from convexnet.curvature.tracing.faithfulness import check_faithful
 from convexnet.curvature.tracing.graph import base_name, hidden_write, source_line, without_idle_dropout, writes_through
-from convexnet.curvature.tracing.graph_rewrites import simplified
+from convexnet.curvature.tracing.graph_rewrites import simplify
 from convexnet.curvature.tracing.restored_state import TRACING, Generators, evaluating, quiet
 from convexnet.curvature.tracing.trace_errors import REGISTER, explain
 from convexnet.curvature.tracing.traceable_models import CLOSURE, check_model, strays
@@ -168,7 +168,7 @@ def program_of(
 ) -> Program:
     """An exported program as the calculus walks it."""
     return Program(
-        graph=simplified(exported.graph),
+        graph=simplify(exported.graph),
         sources=sources(exported, inputs),
         outputs=leaves(exported),
         inputs=inputs,

@@ -1,0 +1,173 @@
+"""Jets: a function of one number with its first two derivatives, each enclosed in an interval.
+
+`interpreter` adds and multiplies them. The functions here are those that are no sums, products, powers, exponentials or
+logarithms; the row of an operator names its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from convexnet.curvature.call import Call, Lost
+from convexnet.curvature.facts import INF
+from convexnet.curvature.patterns.intervals import Interval, interval
+
+
+@dataclass(frozen=True)
+class Jet:
+    """Value, first and second derivative."""
+
+    f: Interval
+    d: Interval
+    dd: Interval
+
+    def through(self, g: Interval, gd: Interval, gdd: Interval) -> Jet:
+        """The chain rule."""
+        return Jet(g, gd * self.d, gdd * self.d.square() + gd * self.dd)
+
+    def __add__(self, other: Jet) -> Jet:
+        return Jet(self.f + other.f, self.d + other.d, self.dd + other.dd)
+
+    def __neg__(self) -> Jet:
+        return Jet(-self.f, -self.d, -self.dd)
+
+    def __mul__(self, other: Jet) -> Jet:
+        cross = self.d * other.d
+        parts = (
+            self.f * other.f,
+            self.f * other.d + self.d * other.f,
+            self.f * other.dd + cross + cross + self.dd * other.f,
+        )
+        whole = ~(self.is_lost | other.is_lost)  # of which a product with zero would know everything
+        return Jet(*parts) if bool(whole.all()) else Jet(*(told(part, whole) for part in parts))
+
+    @property
+    def is_lost(self) -> Tensor:
+        """Where nothing is known, as of a function that is not defined throughout."""
+        parts = torch.broadcast_tensors(*(end for part in (self.d, self.dd) for end in (part.lo, part.hi)))
+        return torch.stack(parts).isinf().all(0)
+
+    def exp(self, rate: float = 1.0) -> Jet:
+        x = self if rate == 1.0 else self * constant_jet(about(rate))
+        g = x.f.rising(torch.exp, floor=0.0)
+        return x.through(g, g, g)
+
+    def log(self, of: object = None, shift: float = 0.0) -> Jet:
+        slope = self.f.reciprocal()
+        defined = self.f.lo >= 0
+        return self.through(*(told(part, defined) for part in (self.f.rising(torch.log), slope, -slope.square())))
+
+    def inverse(self) -> Jet:
+        g = self.f.reciprocal()
+        defined = (self.f.lo > 0) | (self.f.hi < 0)
+        return self.through(*(told(part, defined) for part in (g, -g.square(), g * g.square() * 2.0)))
+
+    def power(self, exponent: float, of: object = None) -> Jet:
+        r = exponent
+        if r in (0, 1):
+            return self if r else UNIT
+        if r == 2:
+            return self.through(self.f.square(), self.f + self.f, interval(2.0))
+        if float(r).is_integer():  # which are defined, and may be negative, on both sides of zero
+            if r < 0:
+                return self.power(-r).inverse()
+            if r > 64:
+                raise Lost
+            return self * self.power(r - 1) if r <= 8 else self.power(r // 2).power(2) * self.power(r % 2)
+        return (self.log() * constant_jet(interval(float(r)))).exp()
+
+
+def constant_jet(value: Interval) -> Jet:
+    zero = interval(0.0)
+    return Jet(value, zero, zero)
+
+
+# --- functions and their derivatives ---------------------------------------------------------------------------------
+
+
+def told(part: Interval, defined: Tensor) -> Interval:
+    """An interval, and the whole line where the function is not defined throughout."""
+    return Interval(torch.where(defined, part.lo, -INF), torch.where(defined, part.hi, INF))
+
+
+def sigmoid_of(x: Interval) -> tuple[Interval, Interval]:
+    """The logistic function at x and at -x."""
+    return x.rising(torch.sigmoid, 0.0, 1.0), (-x).rising(torch.sigmoid, 0.0, 1.0)
+
+
+def sigmoid(x: Jet) -> Jet:
+    s, t = sigmoid_of(x.f)
+    return x.through(s, s * t, s * t * (t - s))
+
+
+def softplus(x: Jet, beta: float = 1.0, threshold: float = 20.0) -> Jet:
+    if beta <= 0 or threshold < 20:
+        raise Lost
+    y = x * constant_jet(interval(float(beta)))
+    s, t = sigmoid_of(y.f)
+    g = y.f.rising(lambda v: torch.where(v > 40, v, v.exp().log1p()), floor=0.0)
+    return y.through(g, s, s * t) * constant_jet(interval(float(beta)).reciprocal())
+
+
+def tanh(x: Jet) -> Jet:
+    t = x.f.rising(torch.tanh, -1.0, 1.0)
+    slope = (interval(1.0) - t.square()).clipped(0.0, 1.0)
+    return x.through(t, slope, -(t * slope * 2.0))
+
+
+def erf(x: Jet) -> Jet:
+    g = x.f.rising(torch.erf, -1.0, 1.0)
+    slope = (-x.f.square()).rising(torch.exp, floor=0.0) * about(2 / math.sqrt(math.pi))
+    return x.through(g, slope, -(x.f * slope * 2.0))
+
+
+def hyperbolic(x: Jet, odd: bool) -> Jet:
+    half = constant_jet(interval(0.5))
+    up, down = x.exp(), (-x).exp()
+    return (up + (-down if odd else down)) * half
+
+
+def about(value: float) -> Interval:
+    """A number that float64 holds nearly."""
+    return Interval(*(torch.tensor(value * (1 + sign * 1e-15), dtype=torch.float64) for sign in (-1.0, 1.0)))
+
+
+UNIT = constant_jet(interval(1.0))
+
+
+def exp2(x: Jet) -> Jet:
+    return x.exp(math.log(2.0))
+
+
+def log_to(base: float) -> Callable[[Jet], Jet]:
+    return lambda x: x.log() * constant_jet(about(1 / math.log(base)))
+
+
+def silu(x: Jet) -> Jet:
+    return x * sigmoid(x)
+
+
+def erfc(x: Jet) -> Jet:
+    return UNIT + -erf(x)
+
+
+def log_sigmoid(x: Jet) -> Jet:
+    return -softplus(-x)
+
+
+def sinh(x: Jet) -> Jet:
+    return hyperbolic(x, odd=True)
+
+
+def cosh(x: Jet) -> Jet:
+    return hyperbolic(x, odd=False)
+
+
+def softened(x: Jet, call: Call) -> Jet:
+    """softplus, with its settings."""
+    return softplus(x, call.arg(1, "beta", 1.0), call.arg(2, "threshold", 20.0))
