@@ -1,4 +1,4 @@
-"""Write a file whole or not at all."""
+"""Write a file whole or not at all, for records, logs and pages; checkpoints have a writer of their own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a wrong use of the laboratory raises; commands print it as one line."""
+"""`UsageError`: raised for a wrong use of the laboratory, and printed by the commands as one line."""
 
 from __future__ import annotations
 

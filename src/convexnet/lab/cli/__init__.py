@@ -1,4 +1,8 @@
-"""The command `convexnet`; everything heavy is imported only once it is known that the extra is there."""
+"""The command `convexnet`: its entry point `main`, and the words for a missing extra.
+
+Everything heavy is imported once a command needs it. `app.py` has the subcommands; the files `show_*.py` do their work
+on a terminal; what it is done with is in the other rooms.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m convexnet.lab.cli`: torchrun starts modules, not commands."""
+"""`python -m convexnet.lab.cli`, for torchrun, which starts modules and not commands."""
 
 from convexnet.lab.cli import main
 

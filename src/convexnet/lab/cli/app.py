@@ -1,4 +1,4 @@
-"""The subcommands of `convexnet`."""
+"""The subcommands of `convexnet`: `demo`, `certify` and `predict`; the others are added from files of their own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the options of the command line may be, so that `--help` can say it without importing what they choose from.
+"""The values that options of the command line may have, for `--help`, which imports nothing that they choose from.
 
 The tests compare each with the place that it comes from.
 """

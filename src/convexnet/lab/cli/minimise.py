@@ -1,4 +1,4 @@
-"""The subcommand `minimise`: the least value of a saved network, from the command line."""
+"""The subcommand `minimise`: its options; `show_minimum.py` does what they say."""
 
 from __future__ import annotations
 

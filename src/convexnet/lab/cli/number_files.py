@@ -1,4 +1,4 @@
-"""Arrays of numbers from the files that a command names: .npy, .npz and .csv."""
+"""Arrays of numbers from .npy, .npz and .csv files, for the options of `minimise` that take a file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options that several commands have, and checks of their values that import nothing heavy."""
+"""Options that `train` and `study` share, and checks of their values that import nothing heavy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The subcommands of experiments: `train`, `report`, and those of `study`."""
+"""The subcommand `report`; `register` also adds `train` and the group `study` to the application."""
 
 from __future__ import annotations
 

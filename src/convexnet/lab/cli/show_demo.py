@@ -1,4 +1,4 @@
-"""The demo from start to end on a terminal."""
+"""The demo from start to end on a terminal: training, the table, and the page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The least value of a saved network: from the words of a command to a solution, and that in a table or a file."""
+"""Minimise a saved network for the subcommand `minimise`: from its options to a solution, in a table or a file."""
 
 from __future__ import annotations
 

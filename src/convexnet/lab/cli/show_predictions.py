@@ -1,4 +1,4 @@
-"""Predictions of a saved network on a terminal."""
+"""Print the classes that a saved network predicts, for the subcommand `predict`."""
 
 from __future__ import annotations
 

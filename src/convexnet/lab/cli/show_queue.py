@@ -1,4 +1,4 @@
-"""The queue of long runs on a terminal: what is done and what waits, and a line for every epoch in a file."""
+"""Show the queue of long runs on a terminal, or run it with a line in a file for every epoch (`study queue`)."""
 
 from __future__ import annotations
 

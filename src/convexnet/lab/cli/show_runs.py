@@ -1,4 +1,4 @@
-"""Training and studies on a terminal: bars while they run, tables when they are done."""
+"""Run `train`, `study run` and the queue on a terminal: bars while they run, tables when they are done."""
 
 from __future__ import annotations
 

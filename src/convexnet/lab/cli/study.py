@@ -1,4 +1,4 @@
-"""The subcommands of `convexnet study`: `list`, `run`, `queue`."""
+"""The subcommands of `convexnet study`: `list`, `run` and `queue`."""
 
 from __future__ import annotations
 

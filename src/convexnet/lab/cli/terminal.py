@@ -1,4 +1,4 @@
-"""What all subcommands do on a terminal: certificates in colour, clean stops, errors in a line."""
+"""What all subcommands use on a terminal: certificates in colour, clean stops, errors in a line, completed options."""
 
 from __future__ import annotations
 

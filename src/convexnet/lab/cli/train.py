@@ -1,4 +1,4 @@
-"""The subcommand `train`: one network, on a data set or on a folder of one's own."""
+"""The subcommand `train`: its options, and the job that they make; one network on a data set or on your own images."""
 
 from __future__ import annotations
 

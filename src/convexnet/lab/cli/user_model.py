@@ -1,4 +1,4 @@
-"""Bring in a user's model and the example it is certified at; every mistake becomes one or two clear lines."""
+"""Import or load a user's model, and make the example to certify it at; every mistake is one or two clear lines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The files of a data set: looked for, compared with their published checksums, and named where something is wrong."""
+"""Find the files of a data set and compare them with their published checksums; errors that name what is wrong."""
 
 from __future__ import annotations
 

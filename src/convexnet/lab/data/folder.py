@@ -1,4 +1,4 @@
-"""A folder of images: every real file once, what is in it, and what stands for the content of all."""
+"""Read a folder of images: list every real file once, decode one, and take a fingerprint of all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What takes long to compute and is the same every time, kept in files of the user's cache folder.
+"""Keep in the user's cache folder what takes long to compute and is the same every time: whitenings, fingerprints.
 
 The folder is that of the variable CONVEXNET_CACHE, or `convexnet` in the user's cache folder. It may be deleted at any
 time: what is missing, damaged or cannot be written is computed again, and nothing else depends on it.

@@ -1,4 +1,4 @@
-"""`load`: a data set by its name, split, and with wrong labels where that is asked for."""
+"""`load`: read a data set by its name, split it, and make labels wrong where that is asked for; used by every run."""
 
 from __future__ import annotations
 

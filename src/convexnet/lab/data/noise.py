@@ -1,4 +1,4 @@
-"""Wrong labels: drawn at random, with or without the true class among the draws, or given by people (CIFAR-10N)."""
+"""Make labels wrong: at random, with or without the true class among the draws, or as people did (CIFAR-10N)."""
 
 from __future__ import annotations
 

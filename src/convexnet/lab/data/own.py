@@ -1,4 +1,4 @@
-"""A user's own images: a folder with a folder for each class, or arrays in an .npz file."""
+"""Read a user's own images: a folder with a folder for each class (`folder:PATH`), or arrays (`npz:PATH`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a data set is: three parts with used and true labels, and what has to be said of it."""
+"""The classes `DataSet`, `Part` and `Split`: three parts with used and true labels, and remarks about them."""
 
 from __future__ import annotations
 

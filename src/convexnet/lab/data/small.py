@@ -1,4 +1,4 @@
-"""Data that need no file: scikit-learn's digits, and a two-dimensional toy."""
+"""Data that need no download: scikit-learn's digits, and two crescents in the plane."""
 
 from __future__ import annotations
 

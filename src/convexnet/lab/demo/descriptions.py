@@ -1,4 +1,4 @@
-"""How the networks of the demo were made and trained, in words that follow the options that were chosen."""
+"""Describe in words how the networks of the demo were made and trained, by the options that were chosen."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the page and the terminal say, computed from the measurements: no sentence here assumes an outcome."""
+"""The sentences of the demo's page and of its terminal, computed from what was measured: none assumes an outcome."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The demo's page: one file, no requests, no script; every sentence and caption computed from the measurements."""
+"""Build the demo's page: one file, no requests, no script; sentences and captions come from the measurements."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The demo's pictures, each drawn twice (light and dark) as SVG with a transparent ground.
+"""Draw the pictures of the demo's page, each twice (light and dark), as SVG with a transparent ground.
 
 Every panel is a picture of its own, narrow enough to be read on a telephone; the page puts them side by side.
 """

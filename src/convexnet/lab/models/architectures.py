@@ -1,4 +1,4 @@
-"""How the networks of experiments are made, ordinary ones and their convex counterparts."""
+"""Make the built-in networks of experiments, ordinary ones and their convex counterparts, for the registry."""
 
 from __future__ import annotations
 

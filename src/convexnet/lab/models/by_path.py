@@ -1,4 +1,4 @@
-"""A network named by its import path; every mistake becomes one or two clear lines."""
+"""Import a network by its path, `MODULE:FACTORY`, for `train` and `certify`; mistakes are one or two clear lines."""
 
 from __future__ import annotations
 

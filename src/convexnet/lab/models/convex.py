@@ -1,4 +1,7 @@
-"""What experiments do to convex networks, and two functions set by hand."""
+"""How a recipe makes a network convex: `Convex`, the arguments of `convexify`, and what leaves BatchNorm's scales free.
+
+Recipes hold a `Convex`; `architectures.py` and `foreign.py` follow it; the training loop asks for `without_scales`.
+"""
 
 from __future__ import annotations
 

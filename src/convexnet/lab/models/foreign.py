@@ -1,4 +1,4 @@
-"""Networks that are not built in: models of timm by name, and a user's own by import path."""
+"""Make networks that are not built in, for the registry: models of timm by name, a user's own by import path."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The networks that experiments train, by name."""
+"""The networks that experiments train, by name: the one list, from which `build` makes a network for its data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Saved networks: as `train` writes them, and as commands take them, certified without a shape, asked for classes."""
+"""Save a trained network with its first step, the shape of a sample and the names of its classes, and read it again.
+
+`runs` saves; the commands `certify`, `minimise` and `predict` need such a file alone.
+"""
 
 from __future__ import annotations
 

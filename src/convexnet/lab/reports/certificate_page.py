@@ -1,4 +1,4 @@
-"""A certificate as a page of its own, for somebody who has no terminal."""
+"""Write a certificate as an HTML page of its own, for `convexnet certify --html`."""
 
 from __future__ import annotations
 

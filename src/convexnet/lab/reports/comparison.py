@@ -1,4 +1,7 @@
-"""Our numbers beside the paper's: means over seeds with confidence intervals, and what sets a run apart from theirs."""
+"""Make the tables of studies: our numbers beside the paper's, as means over seeds with confidence intervals.
+
+A line says what sets its runs apart from the paper's.
+"""
 
 from __future__ import annotations
 

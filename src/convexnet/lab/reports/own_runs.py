@@ -1,4 +1,4 @@
-"""The report of runs that belong to no study, such as those of `convexnet train`: a table and curves, side by side."""
+"""Report runs that belong to no study, such as those of `convexnet train`: a table and curves, side by side."""
 
 from __future__ import annotations
 

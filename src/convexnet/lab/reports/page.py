@@ -1,4 +1,4 @@
-"""What a page is made of: sections of tables and pictures, for HTML and for Markdown alike."""
+"""The classes `Panel`, `Table` and `Section`: what pages are made of, as HTML and as Markdown."""
 
 from __future__ import annotations
 

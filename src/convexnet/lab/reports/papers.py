@@ -1,4 +1,4 @@
-"""The numbers of the documents that studies stand beside, in percent, as printed; gaps are recomputed from them."""
+"""The numbers that papers print, in percent, for the tables of studies; gaps are computed from them again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures as SVG, each drawn twice (light and dark), with a transparent ground.
+"""Draw a picture as SVG twice (light and dark), with a transparent ground, for reports, studies and the demo.
 
 Every panel is a picture of its own, narrow enough to be read on a telephone; the page puts them side by side.
 """

@@ -1,4 +1,4 @@
-"""Pictures of networks in the plane and on a line, from their outputs alone."""
+"""Draw networks in the plane and on a line, from their outputs alone, for figures 2 and 3 and the demo."""
 
 from __future__ import annotations
 

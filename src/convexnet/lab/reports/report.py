@@ -1,4 +1,4 @@
-"""The report of studies: one self-contained HTML page, and the same as Markdown with its pictures beside it."""
+"""Write the report of studies: one self-contained HTML page, and the same as Markdown with its pictures beside it."""
 
 from __future__ import annotations
 

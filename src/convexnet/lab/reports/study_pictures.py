@@ -1,4 +1,4 @@
-"""Pictures of studies, drawn from their records alone."""
+"""Draw the pictures of studies from their records alone: curves, calibration, gain against gap, bars."""
 
 from __future__ import annotations
 

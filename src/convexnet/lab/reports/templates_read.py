@@ -1,4 +1,4 @@
-"""The templates of the pages, which come with the package."""
+"""Load the HTML templates of the pages, which come with the package."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The colours of pages and pictures, light and dark."""
+"""The colours of pages and pictures, light and dark, by name."""
 
 from __future__ import annotations
 

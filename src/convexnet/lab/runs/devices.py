@@ -1,4 +1,4 @@
-"""The processes and devices of a run: Lightning's Fabric, on this machine or under `torchrun`."""
+"""Start the processes and devices of a run by Lightning's Fabric, on this machine or under `torchrun`."""
 
 from __future__ import annotations
 

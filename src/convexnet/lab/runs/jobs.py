@@ -1,4 +1,4 @@
-"""A job: everything that decides one run, as plain data, and the key under which its record is found again."""
+"""The class `Job`: everything that decides one run, as plain data, and the key under which its record is found."""
 
 from __future__ import annotations
 

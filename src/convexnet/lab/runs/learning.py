@@ -1,4 +1,4 @@
-"""Any learner, driven to its end, and the record of it.
+"""Drive any learner to its end, and write the record of it.
 
 A learner that is not a classifier gets checkpoints, resuming, logs, bars and a record from `learn`: a study's `run`
 makes the learner from the job and says which columns the record has besides those that every record has.

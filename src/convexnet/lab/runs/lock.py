@@ -1,4 +1,4 @@
-"""A run folder belongs to one process at a time, by a lock of the kernel's: it is free as soon as that process dies."""
+"""Lock the folder of a run, so that it belongs to one process at a time; the kernel frees it when that process ends."""
 
 from __future__ import annotations
 

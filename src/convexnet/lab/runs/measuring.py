@@ -1,4 +1,7 @@
-"""What a network gives for the parts of its data, in batches of as many samples as there is memory for."""
+"""Evaluate a network on the parts of its data, in batches of as many samples as memory allows, at the end of a run.
+
+`metrics.py` makes figures of the outputs.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The fixed affine first step of a run, and the data behind it."""
+"""Make the fixed affine first step of a run from its training part, and put the data behind it.
+
+`models/first_step.py` has the steps; a whitening that takes long is kept for the next run.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The jobs of a sweep on a Ray cluster."""
+"""Run the jobs of a sweep on a Ray cluster, for `study run --ray`."""
 
 from __future__ import annotations
 

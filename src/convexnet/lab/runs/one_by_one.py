@@ -1,4 +1,4 @@
-"""Jobs one by one, in this process: each claimed, run where it has no record, recorded, and its folder removed."""
+"""Run jobs one by one in this process: claim each, run it where it has no record, record it, remove its folder."""
 
 from __future__ import annotations
 

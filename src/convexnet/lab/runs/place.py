@@ -1,4 +1,4 @@
-"""Where a job runs and what it may use; nothing here changes what is measured."""
+"""The class `Place`: where a job runs and what it may use; nothing in it changes what is measured."""
 
 from __future__ import annotations
 

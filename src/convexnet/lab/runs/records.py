@@ -1,4 +1,4 @@
-"""Records: one JSON object a line, with what is needed to measure the same thing again."""
+"""Read, append and find records: one JSON object a line, with what is needed to measure the same thing again."""
 
 from __future__ import annotations
 

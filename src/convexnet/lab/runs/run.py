@@ -1,4 +1,4 @@
-"""Run a job: load, build, train or resume, measure, certify; and the record of it."""
+"""Run one job: load, build, train or resume, measure, certify, and make its record."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run the jobs of a study: one after another, or on a Ray cluster; the same records either way."""
+"""Run the jobs of a study, one after another or on a Ray cluster; the records are the same either way."""
 
 from __future__ import annotations
 

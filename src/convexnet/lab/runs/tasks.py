@@ -1,7 +1,6 @@
-"""What is learnt: the loss of targets of any shape, what a network decides, and what is measured of it.
+"""The two tasks that come with the laboratory: classification and regression, with their losses and columns.
 
-A network is trained by one loop, whatever it learns; what differs is a `Task`. Classification is one, and `regression`
-another. Training, the choice of the best epoch and the record ask the task alone what its outputs mean.
+What a task is, says `convexnet.lab.training.task`; a run is for classes unless its study hands it another task.
 """
 
 from __future__ import annotations

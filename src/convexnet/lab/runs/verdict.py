@@ -1,4 +1,4 @@
-"""What may be said of a network's convexity in a record: proved or not, kept by what, and how much it restricts."""
+"""What the record of a run says of convexity: proved or not, kept by what, and how much of the network it restricts."""
 
 from __future__ import annotations
 

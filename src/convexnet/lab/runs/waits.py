@@ -1,4 +1,4 @@
-"""Jobs that depend on jobs: which of a sweep may start, because those that it needs are done."""
+"""Let jobs wait for the jobs that they need: which jobs of a sweep may start, for sweeps here and on Ray."""
 
 from __future__ import annotations
 

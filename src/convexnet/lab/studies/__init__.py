@@ -1,4 +1,7 @@
-"""The studies: one readable file for each table or figure of a document, and each ablation of ours."""
+"""The studies: one readable file for each table or figure of a document, and each ablation of ours.
+
+`STUDIES` lists them, `study.py` says what a study is, and `queue.py` ranks the long runs of all of them.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decision boundaries in the plane: an ordinary network, one convex output, two convex outputs (Figs 2 and 3)."""
+"""Train networks in the plane for Figs 2 and 3 and the demo: ordinary, and convex with one or two outputs."""
 
 from __future__ import annotations
 

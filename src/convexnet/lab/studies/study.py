@@ -1,4 +1,4 @@
-"""What a study is, and how large one can be run."""
+"""The class `Study`, and how a recipe is shortened where a study is run at less than its full size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one driver: it lets any learner advance, and writes checkpoints, logs and bars on the way.
+"""Drive any learner: let it advance, and write checkpoints, logs and bars on the way.
 
 What a learner is, `convexnet.learner` says. The driver knows nothing of networks, epochs or data. A run that is killed
 at any moment goes on from its last checkpoint; Ctrl-C and SIGTERM write one first.

@@ -1,7 +1,7 @@
-"""One visible training loop, for ordinary and convex networks and for whatever they learn.
+"""The training loop over batches, for ordinary and convex networks and for whatever they learn.
 
-`steps` is the loop over batches. The learner that calls it, with devices, early stopping and a state inside an epoch,
-is `Training` in `convexnet.lab.training.experiment`.
+`steps` is the loop. The learner that calls it, with devices, early stopping and a state inside an epoch, is `Training`
+in `convexnet.lab.training.experiment`.
 """
 
 from __future__ import annotations

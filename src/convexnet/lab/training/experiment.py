@@ -1,7 +1,7 @@
-"""Training as an experiment: on any device through Lightning Fabric, with early stopping and averages.
+"""`Training`, the learner of a network: on any device through Lightning Fabric, with early stopping and averages.
 
-A `Training` is a learner: it advances by a few seconds of steps, and its state says where in an epoch it is. Whoever
-drives it (`convexnet.lab.training.driver`) writes checkpoints, logs and bars.
+It advances by a few seconds of steps, and its state says where in an epoch it is. Whoever drives it
+(`convexnet.lab.training.driver`) writes checkpoints, logs and bars; `convexnet.lab.runs.run` makes it from a job.
 """
 
 from __future__ import annotations

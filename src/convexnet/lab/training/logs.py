@@ -1,4 +1,4 @@
-"""What a run writes while it trains: its curve as CSV, and for TensorBoard."""
+"""Write what a run logs while it trains: its curve as CSV, and events for TensorBoard."""
 
 from __future__ import annotations
 

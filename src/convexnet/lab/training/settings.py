@@ -1,4 +1,7 @@
-"""Settings as plain data: what differs from the defaults, a key for it, and what two of them do not share."""
+"""Compare settings, which are dataclasses: what differs from the defaults, a key, what two do not share.
+
+Jobs are found by such a key, and checkpoints of other settings are refused with the differences.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, as a run takes them: noted, and obeyed as soon as everything is written."""
+"""Note Ctrl-C and SIGTERM while a run trains, and stop it as soon as everything is written."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What is learnt: a loss, what outputs decide, and what is measured and recorded of it.
+"""What a task is: a loss, what outputs decide, the score that chooses the best epoch, the columns of its record.
 
 A network is trained by one loop, whatever it learns; what differs is a `Task`. Training and the choice of the best
-epoch ask the task alone what its outputs mean.
+epoch ask the task alone what its outputs mean. `convexnet.lab.runs.tasks` has classification and regression.
 """
 
 from __future__ import annotations
