@@ -73,6 +73,14 @@ def test_the_function_stays_and_both_signs_are_seen(name: str, seed: int) -> Non
 def test_what_it_does_to_an_argument() -> None:
     x = torch.tensor([[1.0, -2.0]])
     assert BothSigns(nn.ReLU())(x).tolist() == [[1.0, 0.0, 0.0, 2.0]]
+    # An activation that works in place gives both signs of what it was given, too.
+    for act in (nn.ReLU, nn.ELU, nn.LeakyReLU, nn.CELU):
+        kept = x.clone()
+        assert torch.equal(BothSigns(act(inplace=True))(kept), BothSigns(act())(x))
+        inside = nn.Sequential(nn.Linear(2, 2), BothSigns(act(inplace=True))).eval()
+        unit = cx.certify(inside, x)
+        assert unit.convex
+        assert any("neg" in row for row in str(unit).splitlines() if row.endswith("affine"))
     # Behind a layer whose result is convex and not affine, the second half is concave: refused where it is weighed.
     model = nn.Sequential(nn.ReLU(), BothSigns(nn.LeakyReLU()), nn.Linear(4, 1))
     with torch.no_grad():

@@ -1005,6 +1005,11 @@ class QuickGELU(nn.Module):
         return x * torch.sigmoid(1.702 * x)
 
 
+class InPlaceSwish(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mul_(torch.sigmoid(x))
+
+
 class Containers(nn.Module):
     """Activations in a list, in a dictionary, and one object at two places."""
 
@@ -1052,6 +1057,7 @@ def test_every_activation_becomes_the_same(activation: str) -> None:
     [
         pytest.param(lambda: vectors(nn.Identity(), OwnGELU), {"2"}, id="a subclass"),
         pytest.param(lambda: vectors(nn.Identity(), QuickGELU), {"2"}, id="a user's own"),
+        pytest.param(lambda: vectors(nn.Identity(), InPlaceSwish), {"2"}, id="a user's own, in place"),
         pytest.param(lambda: images(nn.Identity(), QuickGELU), {"2", "4"}, id="a user's own, on images"),
         pytest.param(lambda: images(nn.Identity(), tl.GELUTanh), {"2", "4"}, id="timm's GELUTanh"),
         pytest.param(lambda: images(nn.Identity(), tl.Swish), {"2", "4"}, id="timm's Swish"),

@@ -28,4 +28,5 @@ class BothSigns(nn.Module):
         self.activation = activation
 
     def forward(self, inputs: Tensor) -> Tensor:
-        return torch.cat([self.activation(inputs), self.activation(-inputs)], dim=1)
+        opposite = -inputs  # before an activation with inplace=True changes the inputs
+        return torch.cat([self.activation(inputs), self.activation(opposite)], dim=1)
