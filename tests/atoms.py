@@ -38,7 +38,7 @@ from convexnet.curvature.fields import BATCH
 from convexnet.curvature.tracing.trace import Program, trace
 from convexnet.form.atoms import Atom
 from convexnet.form.matrices import Pieces
-from convexnet.form.program import Opened, values_of
+from convexnet.form.program import OpenedProgram, values_of
 from convexnet.form.smooth import NO_CONE
 from convexnet.form.sparse import Sample, form_of
 from convexnet.form.tightness import check_tight
@@ -331,11 +331,11 @@ def output_of(program: Program, output: int) -> Program:
     return replace(program, outputs=(program.outputs[output],))
 
 
-def opened(program: Program, parameters: tuple[int, ...] | None) -> Opened:
-    return Opened(program, 0, parameters, paired=parameters is not None).valued(values_of(program))
+def opened(program: Program, parameters: tuple[int, ...] | None) -> OpenedProgram:
+    return OpenedProgram(program, 0, parameters, paired=parameters is not None).valued(values_of(program))
 
 
-def is_fast(row: Row, program: Opened, everywhere: bool) -> bool:
+def is_fast(row: Row, program: OpenedProgram, everywhere: bool) -> bool:
     """Whether `minimise` opens a program at its atoms, or takes its values and tangents alone."""
     inputs, bounds = [torch.zeros(BATCH, *row.shape, dtype=torch.float64)], row.bounds
     lo, hi = (end.flatten().expand(BATCH, -1).double() for end in (bounds.lo, bounds.hi))
@@ -348,7 +348,7 @@ def is_fast(row: Row, program: Opened, everywhere: bool) -> bool:
     return is_supported(layers, lo, hi, 1 if whole else 3)
 
 
-def exporters(program: Opened, domain: cx.Box | None) -> tuple[tuple[str, ...], str]:
+def exporters(program: OpenedProgram, domain: cx.Box | None) -> tuple[tuple[str, ...], str]:
     """The exporters that take a program, and why none does."""
     try:
         sample = Sample(program, [tensor[:1] for tensor in program.program.inputs], BATCH)

@@ -13,7 +13,7 @@ import torch
 import convexnet as cx
 from convexnet.curvature import certify_program
 from convexnet.curvature.fields import BATCH
-from convexnet.form.program import Opened
+from convexnet.form.program import OpenedProgram
 from convexnet.form.sparse import Form, Sample, form_of
 from convexnet.form.tightness import check_tight
 from tests.curvature.fuzz import Built, anything, convex
@@ -35,7 +35,7 @@ def exportable(built: Built) -> tuple[Sample, Form] | None:
         return None
     if not certify_program(program, variable).convex:
         return None
-    sender = Sample(Opened(program, variable, (), paired=True), [x[:1] for x in program.inputs], BATCH)
+    sender = Sample(OpenedProgram(program, variable, (), paired=True), [x[:1] for x in program.inputs], BATCH)
     return sender, form_of(sender)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from convexnet.curvature.tracing.trace import trace
 from convexnet.form.epigraph import EpigraphForm
 from convexnet.form.matrices import Pieces
-from convexnet.form.program import Opened
+from convexnet.form.program import OpenedProgram
 from convexnet.solve.functions.matrix_free import MatrixFree
 from convexnet.solve.functions.problem import Problem
 from convexnet.solve.solvers.highs import solve_lp
@@ -32,7 +32,7 @@ def both(name: str, seed: int) -> tuple[EpigraphForm, MatrixFree, nn.Module, lis
 
 def forms_of(model: nn.Module, inputs: list[Tensor]) -> tuple[EpigraphForm, MatrixFree]:
     """Both forms of a network that is convex in its last input."""
-    opened = Opened(trace(model, tuple(inputs), any_batch=True), len(inputs) - 1)
+    opened = OpenedProgram(trace(model, tuple(inputs), any_batch=True), len(inputs) - 1)
     return Pieces(opened).form(inputs), MatrixFree(opened, inputs)
 
 

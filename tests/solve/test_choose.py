@@ -9,7 +9,7 @@ from torch import Tensor, nn
 import convexnet as cx
 from convexnet.choices import SOLVERS as NAMES
 from convexnet.curvature.tracing.trace import trace
-from convexnet.form.program import Opened
+from convexnet.form.program import OpenedProgram
 from convexnet.solve.functions.black_box import WholeProgram
 from convexnet.solve.solvers.choose import MATRICES
 
@@ -131,8 +131,7 @@ def test_a_kink_on_the_border_of_the_domain_makes_no_false_bound(name: str, star
     assert float(found.lower_bound) <= least + 1e-8  # x is rounded to float32
     border = torch.full((1, 1), -1.0, dtype=torch.float64)
     for centre in (None, torch.zeros(1, 1, dtype=torch.float64)):
-        value, slope = WholeProgram(Opened(trace(net, border, any_batch=True), 0), [border], centre=centre).subgradient(
-            border
-        )
+        opened = OpenedProgram(trace(net, border, any_batch=True), 0)
+        value, slope = WholeProgram(opened, [border], centre=centre).subgradient(border)
         above = float(value + slope[0, 0] * 2) - least
         assert (above > 0.1) == (centre is None)  # the negative control: without care the tangent cuts through f

@@ -12,7 +12,7 @@ from convexnet.curvature.call import Refusal
 from convexnet.curvature.tracing.trace import trace
 from convexnet.form.atoms import Kinks
 from convexnet.form.grouped import Largest
-from convexnet.form.program import Opened
+from convexnet.form.program import OpenedProgram
 from convexnet.solve.functions.black_box import WholeProgram
 from convexnet.solve.functions.problem import Problem
 from convexnet.solve.solvers.admm import ADMM, project_on_epigraph
@@ -122,7 +122,7 @@ def test_smooth_networks(solver: str, seed: int) -> None:
     model, inputs = curved(seed)
     form, layers = forms_of(model, inputs)
     lo, hi = boxes(BATCH, form.size, seed)
-    plain = WholeProgram(Opened(trace(model, tuple(inputs), any_batch=True), 0), inputs)
+    plain = WholeProgram(OpenedProgram(trace(model, tuple(inputs), any_batch=True), 0), inputs)
     all_found = [solved(make(), Problem(f, lo, hi), tol, most) for f in (form, layers, plain)]
     for found in all_found:
         assert not bool(found.open(tol).any())
@@ -194,4 +194,4 @@ def test_gates_that_make_the_bound(solver: str, common_seed: int) -> None:
     slopes = offer.evidence(torch.arange(form.batch)).slopes
     assert slopes is not None
     g, b = form.minorant(slopes, form.arguments(offer.y))
-    assert torch.allclose(problem.least(g, b), offer.bound, rtol=1e-9, atol=1e-9)
+    assert torch.allclose(problem.proved_minimum(g, b), offer.bound, rtol=1e-9, atol=1e-9)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 import convexnet as cx
 from convexnet.curvature.tracing.trace import trace
-from convexnet.form.program import Opened
+from convexnet.form.program import OpenedProgram
 from convexnet.solve.functions.matrix_free import MatrixFree
 from convexnet.solve.functions.smoothing import smooth_function
 from tests.solve.networks import NETWORKS
@@ -142,7 +142,7 @@ def test_an_input_too_large_for_matrices(seed: int) -> None:
     model = Large().double().eval()
     inputs = [torch.randn(2, 3, 64, 64, dtype=torch.float64)]
     cx.constrain(model, inputs[0], method="absolute")
-    layers = MatrixFree(Opened(trace(model, tuple(inputs), any_batch=True), 0), inputs)
+    layers = MatrixFree(OpenedProgram(trace(model, tuple(inputs), any_batch=True), 0), inputs)
     y, far = torch.randn(2, 2, layers.size, dtype=torch.float64)
     value, g = layers.subgradient(y)
     assert close(value, at(model, inputs, y))
@@ -155,7 +155,7 @@ def test_a_constant_function() -> None:
             return 0 * y.relu().sum(1) + 3.0
 
     y = torch.randn(2, 3, dtype=torch.float64)
-    layers = MatrixFree(Opened(trace(Constant(), (y,), any_batch=True), 0), (y,))
+    layers = MatrixFree(OpenedProgram(trace(Constant(), (y,), any_batch=True), 0), (y,))
     assert layers.value(y).tolist() == [3.0, 3.0]
     assert layers.subgradient(y)[1].unique().tolist() == [0.0]
 

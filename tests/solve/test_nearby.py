@@ -9,7 +9,7 @@ from torch import Tensor, nn
 import convexnet as cx
 from convexnet.curvature.tracing.trace import trace
 from convexnet.form.matrices import Pieces, rescale_maps
-from convexnet.form.program import Opened
+from convexnet.form.program import OpenedProgram
 from convexnet.solve.derivatives.minimum import Minimum
 from convexnet.solve.functions.black_box import PrivateCopy
 from convexnet.solve.functions.matrix_free import MatrixFree
@@ -36,7 +36,7 @@ def test_maps_of_other_samples_are_read_again_as_they_are(alike: bool) -> None:
     g = torch.Generator().manual_seed(1)
     batches = [torch.randn(size, 5, generator=g).double() for size in (1, 3, 1, 4)]
     batches += [torch.zeros(2, 5).double(), torch.randn(2, 5, generator=g).double()]
-    opened = Opened(trace(net, (batches[1], torch.zeros(3, 4).double()), any_batch=True), 1)
+    opened = OpenedProgram(trace(net, (batches[1], torch.zeros(3, 4).double()), any_batch=True), 1)
     pieces = Pieces(opened)
     for c in batches:
         inputs, y = [c, torch.zeros(len(c), 4).double()], torch.randn(len(c), 4, generator=g).double()
@@ -99,7 +99,7 @@ class Squares(nn.Module):
 def test_only_the_square_of_one_coordinate_is_strongly_convex() -> None:
     c = torch.tensor([[1.0, 0.0], [1.0, 1e-10], [2.0, 0.0], [0.0, 1e-10]]).double()
     inputs = [c, torch.zeros(4, 2).double()]
-    opened = Opened(trace(Squares(), tuple(inputs), any_batch=True), 1)
+    opened = OpenedProgram(trace(Squares(), tuple(inputs), any_batch=True), 1)
     found = strong_convexity(opened, inputs, Pieces(opened).form(inputs))
     assert found is not None
     right = torch.tensor([[2.0, 18.0], [0.0, 18.0], [8.0, 18.0], [0.0, 18.0]]).double()
@@ -116,7 +116,7 @@ class Far(nn.Module):
 
 def test_a_large_constant_does_not_make_a_square_steeper() -> None:
     y = torch.zeros(2, 1).double()
-    opened = Opened(trace(Far(), y, any_batch=True), 0)
+    opened = OpenedProgram(trace(Far(), y, any_batch=True), 0)
     found = strong_convexity(opened, [y], Pieces(opened).form([y]))
     assert found is not None
     assert torch.allclose(found, torch.full_like(found, 2e-18), rtol=1e-5, atol=0.0)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 import convexnet as cx
 from convexnet.curvature.tracing.trace import trace
 from convexnet.form.matrices import Pieces
-from convexnet.form.program import Opened
+from convexnet.form.program import OpenedProgram
 from convexnet.solve.derivatives import vertices
 from convexnet.solve.derivatives.vertices import held_at_vertices
 from convexnet.solve.functions.problem import Problem
@@ -73,7 +73,7 @@ def test_a_degenerate_vertex_is_left_alone(again: bool) -> None:
 
     y = torch.full((2, 2), 0.01).double()
     lo, hi = torch.full_like(y, -1.0), torch.full_like(y, 1.0)
-    form = Pieces(Opened(trace(Ends(), y, any_batch=True), 0)).form([y])
+    form = Pieces(OpenedProgram(trace(Ends(), y, any_batch=True), 0)).form([y])
     found = initial_found(Problem(form, lo, hi))
     found.y, found.scale = y.clone(), torch.ones(2).double()
     slopes = torch.tensor([[0.5, 0.6, 0.55 if again else 1.0]]).double().expand(2, 3)

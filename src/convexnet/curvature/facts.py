@@ -1,4 +1,4 @@
-"""What is known about each element of a tensor, and the composition theorem.
+"""What is known about each element of a tensor.
 
 A `Fact` stores, for every element of one tensor in the traced program, what is known about that element *as a
 function of the chosen inputs*. The three masks are stored as obstructions, so that the fact of the constant 0 is zero
@@ -20,41 +20,27 @@ number, 0/0) the value is NaN, and so is nearly everything computed from it. `un
 points, also of a tensor that does not vary. An operator that makes a number of NaN (`sign` makes 0) may rest nothing on
 the bounds of such an argument.
 
-Every field has the tensor's full shape, but costs only what it says; see `fields`.
-
-Long because what a fact says and the one theorem that it passes through are read together.
+Every field has the tensor's full shape, but costs only what it says; see `fields`. What an operator makes of the facts
+of its arguments is in `composition`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from convexnet.curvature.fields import (
-    Shape,
-    aligned_rows,
-    core,
-    either,
-    elementwise,
-    is_aligned,
-    join_rows,
-    level,
-    uniform,
-    where_any,
-    widened,
-)
+from convexnet.curvature.fields import Shape, core, elementwise, level, uniform, where_any, widened
 from convexnet.curvature.value_bounds import REAL, bounds_of, range_of
 
 if TYPE_CHECKING:
     from convexnet.curvature.rules.sorting import Order
 
 INF = math.inf
-Reach = Callable[[Tensor], Tensor]
 
 CONSTANT, AFFINE, CONVEX, CONCAVE, UNKNOWN = "constant", "affine", "convex", "concave", "unknown"
 
@@ -258,88 +244,3 @@ def viewed(fact: Fact, move: Callable[[Tensor], Tensor]) -> Fact:
 
 
 FIELDS = ("nonconvex", "nonconcave", "varies", "rows", "lo", "hi")
-
-
-# --- the composition theorem -----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Influence:
-    """How one argument moves a result.
-
-    `up(mask)` marks the elements of the result that some marked element of the argument can move *in its own
-    direction* (the result may rise when that element rises), `down(mask)` those it can move *against* it. None: never.
-    `by_row` says that dimension 0 is the batch before and after, and that the operator acts on each row alone.
-    """
-
-    fact: Fact
-    up: Reach | None = None
-    down: Reach | None = None
-    by_row: bool = False
-
-    def touches(self, mask: Tensor, shape: Shape) -> Tensor:
-        """Elements of the result that depend on a marked element at all."""
-        return self.reach(mask, mask, shape)
-
-    def reach(self, rising: Tensor, falling: Tensor, shape: Shape) -> Tensor:
-        """Elements moved upwards by a `rising` element, or against a `falling` one."""
-        found = uniform(False, shape, torch.bool)
-        for move, mask in ((self.up, rising), (self.down, falling)):
-            if move is not None and where_any(mask):
-                found = either(found, widened(move(mask), shape))
-        return found
-
-
-def compose(
-    influences: Iterable[Influence], shape: Shape, not_concave: Tensor | None = None, not_convex: Tensor | None = None
-) -> Fact:
-    """The composition theorem (Boyd & Vandenberghe, Convex Optimization, 3.2.4), for every operator at once.
-
-    h(g_1, g_2, ...) is convex if h is convex and each argument g_i is convex where h may rise with it and concave
-    where h may fall with it; so it is affine where h may do both, and anything at all where h ignores it. With the
-    inequality signs of h turned, the same for concave.
-
-    Args:
-        influences: each argument, and how it moves the result.
-        shape: the result's shape.
-        not_concave: mask of the elements where h itself may fail to be *concave*; None: nowhere.
-        not_convex: mask of the elements where h itself may fail to be *convex*.
-
-    Returns:
-        The result's fact; its bounds are the whole line, for the caller to narrow.
-    """
-    nothing = uniform(False, shape, torch.bool)
-    nonconvex, nonconcave, varies = nothing, nothing, nothing
-    rows = uniform(0, shape, torch.uint8)
-    for influence in influences:
-        g = influence.fact
-        nonconvex = either(nonconvex, influence.reach(g.nonconvex, g.nonconcave, shape))
-        nonconcave = either(nonconcave, influence.reach(g.nonconcave, g.nonconvex, shape))
-        varies = either(varies, influence.touches(g.varies, shape))
-        rows = join_rows(rows, rows_of(influence, shape), shape)
-    if not_convex is not None:  # a constant argument gives a constant result, however h bends
-        nonconvex = either(nonconvex, elementwise(torch.logical_and, shape, not_convex, varies))
-    if not_concave is not None:
-        nonconcave = either(nonconcave, elementwise(torch.logical_and, shape, not_concave, varies))
-    line = uniform(-INF, shape, torch.float64), uniform(INF, shape, torch.float64)
-    return Fact(nonconvex, nonconcave, varies, rows, *line)
-
-
-def rows_of(influence: Influence, shape: Shape) -> Tensor:
-    """The rows of the batch that reach a result through one argument."""
-    rows = influence.fact.rows
-    if level(rows) == 0:
-        return uniform(0, shape, torch.uint8)
-    if influence.by_row and is_aligned(rows):
-        return aligned_rows(shape)
-    return spread_rows(rows, lambda mask: influence.touches(mask, shape))
-
-
-def spread_rows(rows: Tensor, reach: Reach) -> Tensor:
-    """Send the two row bits through a reach."""
-    inner = core(rows)
-    parts: list[Tensor] = []
-    for bit in (1, 2):
-        reached = reach(((inner & bit) > 0).expand(rows.shape))
-        parts.append(elementwise(lambda mask, b=bit: mask.to(torch.uint8) * b, reached.shape, reached))
-    return join_rows(parts[0], parts[1], parts[0].shape)

@@ -19,8 +19,8 @@ from convexnet.curvature.facts import CONSTANT, UNKNOWN, Fact, constant, typed, 
 from convexnet.curvature.fields import core, elementwise, is_aligned, level, uniform, where_any
 from convexnet.curvature.nonfinite import NAN, mark_nonfinite, marked, over_holes, with_infinities
 from convexnet.curvature.patterns.comparisons import Choice, Pick, choices
-from convexnet.curvature.patterns.compositions import refined
 from convexnet.curvature.patterns.expressions import duplicates, recorded
+from convexnet.curvature.patterns.one_number_and_perspectives import refined
 from convexnet.curvature.patterns.quadratic_forms import quadratic
 from convexnet.curvature.patterns.shifted_logsumexp import unshifted
 from convexnet.curvature.row import Row

@@ -21,7 +21,7 @@ from convexnet.curvature.tracing.trace_errors import in_short
 from convexnet.domains import Box
 from convexnet.errors import NotTraceable
 from convexnet.form.inputs import with_floats
-from convexnet.form.program import Gate, Opened, values_of
+from convexnet.form.program import Gate, OpenedProgram, values_of
 from convexnet.form.refusals import refuse
 from convexnet.form.rows import SIMPLER
 from convexnet.form.smooth import NO_CONE
@@ -153,7 +153,7 @@ def read(
     if program is None:  # it runs at the size it was traced with
         program, rows = fixed, BATCH
     try:
-        opened = Opened(program, variable, parameters, paired=True).valued(values_of(program))
+        opened = OpenedProgram(program, variable, parameters, paired=True).valued(values_of(program))
         sample = Sample(opened, inputs, rows)
         atoms = [(cut.node, cut.atom) for cut in sample.cuts if not isinstance(cut.atom, Gate)]
         bent = [node for node, atom in atoms if linear and not (atom.piecewise_linear or atom.polyhedral)]

@@ -23,7 +23,7 @@ from convexnet.curvature.tracing.trace import TRACING, Program
 from convexnet.form.atoms import Atom
 from convexnet.form.epigraph import EpigraphForm
 from convexnet.form.linear_maps import Map
-from convexnet.form.program import Gate, Met, Opened, atom_of, value_of
+from convexnet.form.program import Gate, Met, OpenedProgram, atom_of, value_of
 
 LARGEST = 20_000_000
 """Entries of a map that is stored as a matrix."""
@@ -77,7 +77,7 @@ class Arrivals:
         rows: how many samples the program needs at least.
     """
 
-    def __init__(self, opened: Opened, inputs: Sequence[Tensor], rows: int = 1) -> None:
+    def __init__(self, opened: OpenedProgram, inputs: Sequence[Tensor], rows: int = 1) -> None:
         self.opened = opened
         self.inputs = list(inputs)
         self.device = inputs[0].device
@@ -164,7 +164,7 @@ class Pieces:
     Several threads may ask for forms: what is kept is never changed, and whichever was stored last serves all.
     """
 
-    def __init__(self, opened: Opened) -> None:
+    def __init__(self, opened: OpenedProgram) -> None:
         self.opened = opened
         self.last: Matrices | None = None
         self.base: list[Tensor] | None = None
@@ -258,7 +258,7 @@ def signed_sizes(m: Map) -> tuple[Tensor, Tensor]:
     return right @ above.T + left @ below.T, right @ below.T + left @ above.T
 
 
-def rescale_maps(opened: Opened, inputs: Sequence[Tensor], known: Matrices) -> Matrices | None:
+def rescale_maps(opened: OpenedProgram, inputs: Sequence[Tensor], known: Matrices) -> Matrices | None:
     """The maps for other samples where only the scales of columns have changed; None where more has.
 
     One run tells: y and all results are leaves of it, and two random combinations of what arrives at a target are
@@ -350,7 +350,7 @@ def epigraph_form(program: Program, variable: int, inputs: Sequence[Tensor]) -> 
         >>> torch.allclose(form.value(y.double()), net.double()(y.double())[:, 0])
         True
     """
-    return Pieces(Opened(program, variable)).form(inputs)
+    return Pieces(OpenedProgram(program, variable)).form(inputs)
 
 
 @cache

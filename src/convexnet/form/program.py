@@ -71,7 +71,7 @@ class Kinds:
     cells: int
 
 
-class Opened:
+class OpenedProgram:
     """A traced program whose atoms can be exchanged.
 
     Several threads may run one: what it finds out about itself does not depend on the inputs, and is stored as a whole.
@@ -121,7 +121,7 @@ class Opened:
         self.found: Kinds | None = None
         self.kept: dict[str, Any] = {}  # room for what is computed from what is fixed
 
-    def valued(self, values: Mapping[int, Tensor]) -> Opened:
+    def valued(self, values: Mapping[int, Tensor]) -> OpenedProgram:
         """The same program for given values of the model's tensors, by the `id` of each."""
         made = copy.copy(self)
         made.values, made.fixed, made.found, made.kept = values, {}, None, {}
@@ -276,10 +276,10 @@ class Opened:
         """What the operators on what moves are; found when it is first asked for."""
         if self.found is None:
             with torch.no_grad():
-                self.found = self.sorted()
+                self.found = self.classify()
         return self.found
 
-    def sorted(self) -> Kinds:
+    def classify(self) -> Kinds:
         """Run the program on the example, for the shapes, and ask the rule of each operator on what moves."""
         env: dict[fx.Node, Any] = {}
         facts: dict[fx.Node, Any] = {}
@@ -466,7 +466,7 @@ def atom_of(a: Tensor, atom: Met) -> Atom:
 
 
 def value_of(a: Tensor, atom: Met = 0.0) -> Tensor:
-    """The atom itself, as an argument of `Opened.run`."""
+    """The atom itself, as an argument of `OpenedProgram.run`."""
     if isinstance(atom, Gate):
         return a * atom.factor
     if isinstance(atom, Atom):

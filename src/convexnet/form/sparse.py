@@ -20,7 +20,7 @@ from torch import Tensor, fx
 from convexnet.curvature.call import Refusal
 from convexnet.extras import need
 from convexnet.form.matrices import Arrivals, Cut
-from convexnet.form.program import Gate, Opened, value_of
+from convexnet.form.program import Gate, OpenedProgram, value_of
 from convexnet.form.refusals import refuse
 
 ROWS = 256
@@ -55,7 +55,7 @@ class Sample:
         NotCertified: operators without a form, each with its source line and a remedy.
     """
 
-    def __init__(self, opened: Opened, inputs: Sequence[Tensor], rows: int | None = None) -> None:
+    def __init__(self, opened: OpenedProgram, inputs: Sequence[Tensor], rows: int | None = None) -> None:
         self.opened, self.inputs = opened, list(inputs)
         self.rows, self.closed = rows or 1, rows is not None
         refuse(opened.program.model, opened.kinds().closed)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from convexnet.curvature.tracing.trace import TRACING
 from convexnet.form.epigraph import EpigraphForm
-from convexnet.form.program import Opened
+from convexnet.form.program import OpenedProgram
 from convexnet.solve.arguments import Arguments
 from convexnet.solve.compiled import Reading
 from convexnet.solve.derivatives.attach import attach_derivatives
@@ -148,7 +148,7 @@ def judge(problem: Problem, found: Found, x: Tensor, value: Tensor, proof: Tenso
 
 
 def move_where_defined(
-    own: OwnForward, problem: Problem, found: Found, x: Tensor, value: Tensor, opened: Opened
+    own: OwnForward, problem: Problem, found: Found, x: Tensor, value: Tensor, opened: OpenedProgram
 ) -> tuple[Tensor, Tensor]:
     """Points, and the module's values there, a little inside of where it gives no number, as y log(y) at 0: the atoms
     that were searched have the limit there."""
@@ -173,7 +173,7 @@ def with_points_only(found: Found, y: Tensor) -> Found:
     return replace(found, y=y, evidence={}, kept={})
 
 
-def evaluate_in_parts(own: OwnForward, y: Tensor, opened: Opened) -> Tensor:
+def evaluate_in_parts(own: OwnForward, y: Tensor, opened: OpenedProgram) -> Tensor:
     """The module's values at y (B, n), of as many samples at a time as memory allows."""
     size = max(1, PART // max(1, 8 * count_cells(opened)))
     if len(y) <= size:
@@ -215,7 +215,7 @@ def with_zero_gradients(y: Tensor, tensors: Sequence[Tensor]) -> Tensor:
         return y + sum(nothing) if nothing else y
 
 
-def opened_of(reading: Reading, derivative: str) -> Opened:
+def opened_of(reading: Reading, derivative: str) -> OpenedProgram:
     if reading.opened is None:
         raise ValueError(f"derivative={derivative!r} needs a forward that does not read the size of its batch")
     return reading.opened

@@ -25,7 +25,7 @@ from convexnet.curvature.tracing.trace import TRACING, Program, for_two_rows, tr
 from convexnet.domains import Box
 from convexnet.errors import NotTraceable
 from convexnet.form.matrices import Pieces
-from convexnet.form.program import Opened, tensors_of, values_of
+from convexnet.form.program import OpenedProgram, tensors_of, values_of
 from convexnet.solve.fingerprint import fingerprint_of
 from convexnet.solve.functions.black_box import PrivateCopy
 
@@ -49,7 +49,7 @@ class Reading:
 
     program: Program
     structure: Hashable
-    opened: Opened | None
+    opened: OpenedProgram | None
     pieces: Pieces | None
     certificate: Certificate
     variable: int
@@ -146,7 +146,7 @@ def new_reading(
         program = owned(trace(module, tuple(inputs)))
         certificate = certify_program(program, variable)
     values = values_of(program)
-    opened = None if whole is None else Opened(owned(whole), variable).valued(values)
+    opened = None if whole is None else OpenedProgram(owned(whole), variable).valued(values)
     pieces = None if opened is None else Pieces(opened)
     return Reading(program, structure, opened, pieces, certificate, variable, values)
 

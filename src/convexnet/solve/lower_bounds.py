@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from convexnet.form.atoms import Atom, Kinks, Smooth
-from convexnet.form.program import Opened
+from convexnet.form.program import OpenedProgram
 from convexnet.form.quadratic import Quadratic
 from convexnet.form.sum_of_largest import SumLargest
 from convexnet.solve.functions.black_box import WholeProgram
@@ -59,7 +59,7 @@ class Plane:
         """As if nothing had been rounded."""
         return replace(self, error=0 * self.error, slack=0 * self.slack, bare=True)
 
-    def least(self, lo: Tensor, hi: Tensor, strong: Tensor | None = None) -> Tensor:
+    def proved_minimum(self, lo: Tensor, hi: Tensor, strong: Tensor | None = None) -> Tensor:
         """What it is at least for lo <= y <= hi, (B,); −inf where nothing is known.
 
         Args:
@@ -347,10 +347,10 @@ def prove_bounds(problem: Problem, found: Found) -> tuple[Tensor, Tensor]:
             some = problem if len(index) == problem.batch else replace(problem, f=problem.exact).rows(index)
             evidence = pick_rows(found.evidence[kind], index) if kind != "none" else Evidence(touch=found.y[index])
             plane, strong = planes_of_evidence(some, evidence, found.y[index])
-            new = plane.least(some.lo, some.hi, strong)
+            new = plane.proved_minimum(some.lo, some.hi, strong)
             better = new > bound[index]
             bound[index[better]] = new[better]
-            lost = plane.exactly().least(some.lo, some.hi, strong) - new
+            lost = plane.exactly().proved_minimum(some.lo, some.hi, strong) - new
             error[index[better]] = lost[better]
     return bound, error
 
@@ -359,7 +359,7 @@ PART = 256 * 2**20
 """Bytes that one part of a batch may take."""
 
 
-def count_cells(opened: Opened) -> int:
+def count_cells(opened: OpenedProgram) -> int:
     """How many numbers the program makes of a batch of two."""
     return opened.kinds().cells
 

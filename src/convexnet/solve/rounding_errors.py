@@ -32,7 +32,7 @@ from convexnet.curvature.rules.pointwise import Pointwise
 from convexnet.curvature.rules.reductions import Reduction, Window
 from convexnet.curvature.rules.shapes import Moving
 from convexnet.curvature.table import row_of
-from convexnet.form.program import Opened
+from convexnet.form.program import OpenedProgram
 
 UNIT = 2.0**-53
 """The relative error of one operation in float64."""
@@ -166,7 +166,7 @@ Sizes = dict[int, tuple[Tensor, Tensor | None]]
 
 
 @dataclass
-class Call:
+class TrackedCall:
     """An operator on tracked numbers."""
 
     name: str
@@ -203,7 +203,7 @@ class Call:
         return [part for part in parts if isinstance(part, Tensor) and part.is_floating_point()]
 
 
-Errors = Callable[[Call], list[Tensor]]
+Errors = Callable[[TrackedCall], list[Tensor]]
 
 
 @dataclass
@@ -247,7 +247,7 @@ class Rounding:
         results: list[Any] = list(out) if several else [out]
         # A constant may have been cast as well, and then lifts nothing: the lowest precision counts.
         unit = max(cast, *(part.unit for part in tracked))
-        call = Call(name, function, args, kwargs, results, unit, sizes=self.sizes)
+        call = TrackedCall(name, function, args, kwargs, results, unit, sizes=self.sizes)
         errors = errors_of(name)(call)
         if doubtful is not None:
             errors = [chosen_in_doubt(call, doubtful, errors[0])]
@@ -288,7 +288,7 @@ LARGEST = 4_000_000
 """Entries of a tensor whose absolute values are kept."""
 
 
-def analysis_of(opened: Opened) -> Rounding:
+def analysis_of(opened: OpenedProgram) -> Rounding:
     """A running error analysis of a program, in which absolute values of weights are kept from run to run."""
     sizes: Sizes = opened.kept.setdefault("sizes", {})
     for held in opened.fixed.values():
@@ -316,7 +316,7 @@ def cast_unit(name: str, args: Sequence[Any], parts: Sequence[Any]) -> float:
 # --- the rules ------------------------------------------------------------------------------------------------------
 
 
-def moved(call: Call) -> list[Tensor]:
+def moved(call: TrackedCall) -> list[Tensor]:
     """Entries are moved; constants among them have no error."""
     zero = call.run(lambda part: torch.zeros_like(value_of(part)) if is_real(value_of(part)) else part)
     out = call.run(lambda part: error_of(part) + 0.0 if isinstance(part, Tracked) else zeroed(part))
@@ -334,16 +334,16 @@ def zeroed(part: Any) -> Any:
     return torch.zeros_like(part) if is_real(part) else part
 
 
-def cast(call: Call) -> list[Tensor]:
+def cast(call: TrackedCall) -> list[Tensor]:
     (x,) = call.tracked()[:1]
     extra = 2 * call.unit * call.results[0].detach().abs() if call.unit > x.unit else 0.0
     return [x.error + extra]
 
 
-def summed(inner: Callable[[Call], float]) -> Errors:
+def summed(inner: Callable[[TrackedCall], float]) -> Errors:
     """An operator whose results are sums of products of its arguments, with inner(call) terms."""
 
-    def errors(call: Call) -> list[Tensor]:
+    def errors(call: TrackedCall) -> list[Tensor]:
         call.lengths = max(1.0, inner(call))
         kappa = (call.lengths + 4) * call.unit
 
@@ -356,7 +356,7 @@ def summed(inner: Callable[[Call], float]) -> Errors:
         least = torch.full((), UNDERFLOW, dtype=torch.float64, device=call.results[0].device)
         return [torch.add(least, value, alpha=kappa) for value in replace(call, kwargs=kwargs).run(size)]
 
-    def counted(call: Call) -> list[Tensor]:
+    def counted(call: TrackedCall) -> list[Tensor]:
         found = errors(call)
         sizes = [
             t.numel() / max(1, t.shape[0] if t.ndim else 1) for t in [*call.tensors(), *call.results] if is_real(t)
@@ -367,13 +367,13 @@ def summed(inner: Callable[[Call], float]) -> Errors:
     return counted
 
 
-def widest(call: Call) -> float:
+def widest(call: TrackedCall) -> float:
     """An upper bound for the terms of a sum that is carried back: a weight's entries by its smaller side."""
     weights = [part for part in tracked_arguments([list(call.args), call.kwargs]) if is_real(part) and part.ndim > 1]
     return float(max((part.numel() / max(1, min(part.shape[:2])) for part in weights), default=math.inf))
 
 
-def added(call: Call) -> list[Tensor]:
+def added(call: TrackedCall) -> list[Tensor]:
     """Two terms, one of them times alpha: the second; the first, where it is the one that is subtracted (rsub)."""
     a, b = call.args[:2]
     alpha = abs(float(call.argument(2, "alpha", 1.0)))
@@ -395,23 +395,23 @@ def absolute(part: Any) -> Any:
     return value.detach().abs() if isinstance(value, Tensor) else abs(value)
 
 
-def negated(call: Call) -> list[Tensor]:
+def negated(call: TrackedCall) -> list[Tensor]:
     return [call.args[0].error]
 
 
-def multiplied(call: Call) -> list[Tensor]:
+def multiplied(call: TrackedCall) -> list[Tensor]:
     a, b = call.args[:2]
     total = error_of(a) * absolute(b) + error_of(b) * absolute(a) + error_of(a) * error_of(b)
     return [total + 2 * call.unit * call.results[0].detach().abs() + UNDERFLOW]
 
 
-def divided(call: Call) -> list[Tensor]:
+def divided(call: TrackedCall) -> list[Tensor]:
     a, b = call.args[:2]
     size = absolute(b)
     return [error_of(a) / size + 2 * call.unit * call.results[0].detach().abs() + UNDERFLOW]
 
 
-def addcmul(call: Call) -> list[Tensor]:
+def addcmul(call: TrackedCall) -> list[Tensor]:
     a, b, c = call.args[:3]
     value = abs(float(call.argument(3, "value", 1.0)))
     part = error_of(b) * absolute(c) + error_of(c) * absolute(b)
@@ -419,14 +419,14 @@ def addcmul(call: Call) -> list[Tensor]:
     return [error_of(a) + value * part + 4 * call.unit * size + UNDERFLOW]
 
 
-def lerp(call: Call) -> list[Tensor]:
+def lerp(call: TrackedCall) -> list[Tensor]:
     a, b, share = call.args[:3]
     rest, share = 1 + absolute(share), absolute(share)
     size = absolute(a) * rest + absolute(b) * share
     return [error_of(a) * rest + error_of(b) * share + 6 * call.unit * size + UNDERFLOW]
 
 
-def normalised(call: Call) -> list[Tensor]:
+def normalised(call: TrackedCall) -> list[Tensor]:
     """Batch norm in eval mode: (x − mean) weight / sqrt(var + eps) + bias."""
     kappa = 10 * call.unit
     x, weight, bias, mean, var = call.args[:5]
@@ -437,7 +437,7 @@ def normalised(call: Call) -> list[Tensor]:
     return [kappa * first, *[torch.zeros_like(part) for part in rest]]
 
 
-def interpolated(call: Call) -> list[Tensor]:
+def interpolated(call: TrackedCall) -> list[Tensor]:
     """Bicubic interpolation: coefficients of both signs, whose absolute values add up to less than 2 in each window."""
     (x,) = call.tracked()[:1]
     call.lengths = float(x.shape[-1] * x.shape[-2])
@@ -445,7 +445,7 @@ def interpolated(call: Call) -> list[Tensor]:
     return [size[..., None, None].expand(call.results[0].shape) + 0.0]
 
 
-def pointwise(call: Call) -> list[Tensor]:
+def pointwise(call: TrackedCall) -> list[Tensor]:
     """A function of single entries, by its derivative there, and by what it is where the error ends: a kink in between
     may be as steep as either side. In a^x the entries are those of the exponent."""
     places = [i for i, arg in enumerate(call.args) if isinstance(arg, Tracked)]
@@ -470,7 +470,7 @@ def pointwise(call: Call) -> list[Tensor]:
     return [moved.detach() + 8 * call.unit * size + short + UNDERFLOW]
 
 
-def softplus_short(call: Call) -> float:
+def softplus_short(call: TrackedCall) -> float:
     beta, limit = float(call.argument(1, "beta", 1.0)), float(call.argument(2, "threshold", 20.0))
     return math.log1p(math.exp(-limit)) / beta
 
@@ -478,7 +478,7 @@ def softplus_short(call: Call) -> float:
 def within(steep: float | Callable[[Tensor], Tensor]) -> Errors:
     """An operator of which no result moves by more than `steep` times what any of its arguments moves."""
 
-    def errors(call: Call) -> list[Tensor]:
+    def errors(call: TrackedCall) -> list[Tensor]:
         call.lengths = float(max(t.numel() for t in call.tensors()))
         total: Any = 0.0
         for part in call.tracked():
@@ -500,12 +500,12 @@ def within(steep: float | Callable[[Tensor], Tensor]) -> Errors:
     return errors
 
 
-def limited(call: Call) -> list[Tensor]:
+def limited(call: TrackedCall) -> list[Tensor]:
     """A clamp, whose limits may be tensors."""
     return pointwise(call) if len(call.tracked()) == 1 else within(1.0)(call)
 
 
-def sloped(call: Call) -> list[Tensor]:
+def sloped(call: TrackedCall) -> list[Tensor]:
     """A PReLU, whose slopes may be of any size."""
     slope = call.args[1]
     if isinstance(slope, Tracked):
@@ -517,7 +517,7 @@ MOST = 512
 """Results of an operator without a rule of its own up to which its derivatives are computed one by one."""
 
 
-def by_jacobian(call: Call) -> list[Tensor]:
+def by_jacobian(call: TrackedCall) -> list[Tensor]:
     """Any other operator, by its derivatives; one with many results has an error without an end."""
     tracked = list({id(part): part for part in call.tracked()}.values())
     if sum(value.numel() for value in call.results if is_real(value)) > MOST:
@@ -549,20 +549,20 @@ def by_jacobian(call: Call) -> list[Tensor]:
     return found
 
 
-def chosen_in_doubt(call: Call, doubt: Tensor, error: Tensor) -> Tensor:
+def chosen_in_doubt(call: TrackedCall, doubt: Tensor, error: Tensor) -> Tensor:
     """Where it is in doubt which of two numbers is taken, the error is that of either and what they are apart."""
     one, other = call.args[1:3] if row_of(call.name).runs(shapes.where) else (call.args[2], call.args[0])
     apart = absolute(value_of(one) - value_of(other)) + error_of(one) + error_of(other)
     return error + torch.where(doubt, apart, 0.0)
 
 
-def jumps(call: Call) -> list[Tensor]:
+def jumps(call: TrackedCall) -> list[Tensor]:
     """A sign: off by no more than two where the number may be of the other sign."""
     (x,) = call.tracked()[:1]
     return [torch.where((x.value.detach().abs() <= x.error) & (x.error > 0), 2.0, 0.0) + 0 * x.error]
 
 
-def loss(call: Call) -> list[Tensor]:
+def loss(call: TrackedCall) -> list[Tensor]:
     """A loss, by its derivatives. Its terms may cancel, and are no larger than this makes them of targets and weights;
     at its kinks it is no steeper."""
     found = by_jacobian(call)
@@ -584,28 +584,28 @@ def farthest(x: Tensor) -> Tensor:
     return 2 * x.abs().reshape(len(x), -1).amax(1)
 
 
-def all_but_first(call: Call) -> float:
+def all_but_first(call: TrackedCall) -> float:
     return float(max(t.numel() // max(1, t.shape[0] if t.ndim else 1) for t in call.tensors()))
 
 
-def entries(call: Call) -> float:
+def entries(call: TrackedCall) -> float:
     return float(max(t.numel() for t in call.tensors()))
 
 
-def of_matrix(place: int) -> Callable[[Call], float]:
+def of_matrix(place: int) -> Callable[[TrackedCall], float]:
     return lambda call: float(value_of(call.args[place]).shape[-1])
 
 
-def kernel(call: Call) -> float:
+def kernel(call: TrackedCall) -> float:
     return float(value_of(call.args[1])[0].numel())
 
 
-def kernel_transposed(call: Call) -> float:
+def kernel_transposed(call: TrackedCall) -> float:
     weight = value_of(call.args[1])
     return float(weight.numel() // weight.shape[1])
 
 
-def kernel_either(call: Call) -> float:
+def kernel_either(call: TrackedCall) -> float:
     return max(kernel(call), kernel_transposed(call))
 
 

@@ -12,7 +12,7 @@ from convexnet.curvature.call import Refusal
 from convexnet.errors import NotCertified
 from convexnet.form.epigraph import EpigraphForm
 from convexnet.form.matrices import Pieces, TooLarge
-from convexnet.form.program import Opened
+from convexnet.form.program import OpenedProgram
 from convexnet.solve.arguments import Arguments, explain_wrong_batch, output_of
 from convexnet.solve.compiled import Reading
 from convexnet.solve.functions.black_box import WholeProgram
@@ -109,7 +109,7 @@ def problem_of(reading: Reading, asked: Arguments, everywhere: bool) -> tuple[Pr
 
 
 def open_functions(
-    opened: Opened, pieces: Pieces, inputs: list[Tensor], size: int, solver: str
+    opened: OpenedProgram, pieces: Pieces, inputs: list[Tensor], size: int, solver: str
 ) -> tuple[EpigraphForm | MatrixFree, MatrixFree, str]:
     """The functions of `size` variables as matrices, or without where these are too large; the functions as they are
     written; and what was too large for a solver that asks for matrices. All of them without what is constant.
@@ -133,7 +133,7 @@ def open_functions(
     return layers, layers, closed
 
 
-def takes_any_batch(opened: Opened, inputs: Sequence[Tensor]) -> bool:
+def takes_any_batch(opened: OpenedProgram, inputs: Sequence[Tensor]) -> bool:
     """Whether no operator has settings that fit to a batch of two only."""
     try:
         MatrixFree(opened, inputs).centred()
@@ -147,5 +147,5 @@ def whole_program(reading: Reading, asked: Arguments, centre: Tensor | None, sin
     opened = reading.opened
     if opened is not None and not single:
         return WholeProgram(opened, asked.inputs, centre=centre)
-    pairs = Opened(reading.program, asked.variable).valued(reading.values)
+    pairs = OpenedProgram(reading.program, asked.variable).valued(reading.values)
     return WholeProgram(pairs, asked.inputs, pairs=True, centre=centre)

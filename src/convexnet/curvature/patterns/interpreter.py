@@ -1,8 +1,8 @@
 """An expression as arithmetic on values of some kind: what its calls say, read once for all kinds.
 
 A tensor that is a function of one number is followed as a sum of terms (`power_log_exp_sums`), as a jet in intervals
-(`univariate`) or piece by piece (`piecewise`), and one of two by its degree of homogeneity (`compositions`). Which
-operator is which sum, product, power, exponential or logarithm is said here.
+(`univariate`) or piece by piece (`piecewise`), and one of two by its degree of homogeneity
+(`one_number_and_perspectives`). Which operator is which sum, product, power, exponential or logarithm is said here.
 """
 
 from __future__ import annotations

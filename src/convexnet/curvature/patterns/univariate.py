@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from convexnet.curvature.call import Call, Lost, Refusal
-from convexnet.curvature.facts import INF, Fact, Influence, as_fact, compose
+from convexnet.curvature.composition import Influence, compose
+from convexnet.curvature.facts import INF, Fact, as_fact
 from convexnet.curvature.fields import batched, core, elementwise, settled, uniform
 from convexnet.curvature.patterns.expressions import evaluate
 from convexnet.curvature.patterns.interpreter import combined

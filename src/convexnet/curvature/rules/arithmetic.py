@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from convexnet.curvature.call import Call, Refusal, Result
-from convexnet.curvature.facts import INF, Fact, Influence, as_fact, compose, known, viewed
+from convexnet.curvature.composition import Influence, compose
+from convexnet.curvature.facts import INF, Fact, as_fact, known, viewed
 from convexnet.curvature.fields import Shape, batched, core, elementwise, uniform, where_any
 from convexnet.curvature.row import Kind
 from convexnet.curvature.rules.linear import bilinear, total

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from convexnet.curvature.call import Call, Refusal, Result
-from convexnet.curvature.facts import Fact, Influence, compose, constant, known, unknown, viewed
+from convexnet.curvature.composition import Influence, compose
+from convexnet.curvature.facts import Fact, constant, known, unknown, viewed
 from convexnet.curvature.fields import Shape, core, uniform, where_any, widened
 from convexnet.curvature.rules.arithmetic import PRODUCT, as_fact, product
 from convexnet.curvature.rules.linear import bilinear, convolution, total

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from convexnet.curvature.facts import INF, Fact, Influence, Reach, compose, spread_rows
+from convexnet.curvature.composition import Influence, Reach, compose, spread_rows
+from convexnet.curvature.facts import INF, Fact
 from convexnet.curvature.fields import Shape, batched, core, elementwise, join_rows, level, uniform, where_any, widened
 from convexnet.curvature.rules.pairings import Convolution, Form, Product, Signs, negative_part, positive_part
 from convexnet.curvature.rules.powers import of_product, of_sum, scaled

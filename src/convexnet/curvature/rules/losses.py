@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from convexnet.curvature.call import Call, Refusal, Result
-from convexnet.curvature.facts import INF, Fact, Influence, as_fact, compose, constant, viewed
+from convexnet.curvature.composition import Influence, compose
+from convexnet.curvature.facts import INF, Fact, as_fact, constant, viewed
 from convexnet.curvature.fields import Shape, batched, core, elementwise, uniform, where_any
 from convexnet.curvature.rules.arithmetic import div, extremum, product, raised
 from convexnet.curvature.rules.linear import EPS, total

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from convexnet.curvature.call import Call, Refusal, Result, Rule
-from convexnet.curvature.facts import INF, Fact, Influence, as_fact, compose, unknown
+from convexnet.curvature.composition import Influence, compose
+from convexnet.curvature.facts import INF, Fact, as_fact, unknown
 from convexnet.curvature.fields import Shape, batched, core, elementwise, uniform
 from convexnet.curvature.patterns.expressions import made_by
 from convexnet.curvature.patterns.semidefinite import is_semidefinite

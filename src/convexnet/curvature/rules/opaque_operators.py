@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from convexnet.curvature.call import Call, Refusal, Result
-from convexnet.curvature.facts import Fact, constant, spread_rows, unknown
+from convexnet.curvature.composition import spread_rows
+from convexnet.curvature.facts import Fact, constant, unknown
 from convexnet.curvature.fields import core, join_rows, uniform, where_any
 from convexnet.curvature.row import Kind
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from convexnet.curvature.facts import Fact, Reach
+from convexnet.curvature.composition import Reach
+from convexnet.curvature.facts import Fact
 from convexnet.curvature.fields import Shape, batched, compact, core, elementwise, extremes, level, uniform, where_any
 
 SLAB = 1 << 17

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from convexnet.curvature.call import Call
-from convexnet.curvature.facts import INF, Fact, Influence, compose, constant
+from convexnet.curvature.composition import Influence, compose
+from convexnet.curvature.facts import INF, Fact, constant
 from convexnet.curvature.fields import batched, core, either, elementwise, level, settled, uniform
 from convexnet.curvature.row import Kind
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from convexnet.curvature.call import Call, Refusal, Result
-from convexnet.curvature.facts import INF, Fact, Influence, Reach, compose, unknown
+from convexnet.curvature.composition import Influence, Reach, compose
+from convexnet.curvature.facts import INF, Fact, unknown
 from convexnet.curvature.fields import batched, compact, core, elementwise, level, settled, uniform, where_any
 from convexnet.curvature.row import Kind
 from convexnet.curvature.rules.linear import EPS, TINY, clip_sign

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from convexnet.curvature.call import Call, Refusal, Result
-from convexnet.curvature.facts import INF, Fact, Influence, Reach, as_fact, compose, unknown, viewed
+from convexnet.curvature.composition import Influence, Reach, compose
+from convexnet.curvature.facts import INF, Fact, as_fact, unknown, viewed
 from convexnet.curvature.fields import compact, core, elementwise, level, settled, uniform
 from convexnet.curvature.rules.arithmetic import product
 from convexnet.curvature.rules.linear import EPS, TINY, clip_sign, total

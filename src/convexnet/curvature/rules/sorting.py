@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from convexnet.curvature.call import Call, Result
-from convexnet.curvature.facts import Fact, Influence, Reach, as_fact, compose, unknown, viewed
+from convexnet.curvature.composition import Influence, Reach, compose
+from convexnet.curvature.facts import Fact, as_fact, unknown, viewed
 from convexnet.curvature.fields import Shape, compact, core, level, uniform
 from convexnet.curvature.row import Row
 from convexnet.curvature.rules import arithmetic, layers

@@ -12,7 +12,7 @@ from torch.autograd import forward_ad
 from convexnet.curvature.tracing.graph import base_name, module_path, source_line
 from convexnet.domains import Box
 from convexnet.form.epigraph import EpigraphForm
-from convexnet.form.program import Opened
+from convexnet.form.program import OpenedProgram
 from convexnet.solve.compiled import Reading
 from convexnet.solve.functions.matrix_free import MatrixFree
 from convexnet.solve.functions.problem import Function
@@ -57,7 +57,7 @@ def has_tangent(tensor: Tensor) -> bool:
     return forward_ad.unpack_dual(tensor).tangent is not None
 
 
-def explain_no_second(opened: Opened, inputs: Sequence[Tensor], k: int, sample: int) -> str:
+def explain_no_second(opened: OpenedProgram, inputs: Sequence[Tensor], k: int, sample: int) -> str:
     """The error for a second derivative that does not exist: a sample sits on the kink of atom k."""
     where = opened.origins([tensor[:1] for tensor in inputs])[k]
     return (
@@ -67,7 +67,7 @@ def explain_no_second(opened: Opened, inputs: Sequence[Tensor], k: int, sample: 
     )
 
 
-def many_meet(opened: Opened, inputs: Sequence[Tensor], sample: int, rows: Sequence[tuple[int, int]]) -> str:
+def many_meet(opened: OpenedProgram, inputs: Sequence[Tensor], sample: int, rows: Sequence[tuple[int, int]]) -> str:
     """Why a minimiser has no derivative: more kinks and bounds meet there, by the number of an atom (-1: the domain)
     and the place in it, than are needed to hold it."""
     origins = opened.origins([tensor[:1] for tensor in inputs])

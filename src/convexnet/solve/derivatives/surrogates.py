@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from convexnet.form.atoms import Atom
-from convexnet.form.program import Opened, atom_of
+from convexnet.form.program import OpenedProgram, atom_of
 from convexnet.solve.derivatives.implicit import vector_jacobian
 from convexnet.solve.functions.matrix_free import unchanged
 from convexnet.solve.functions.problem import Problem
@@ -31,7 +31,7 @@ STEPS, RATE, MOMENTUM = 30, 0.01, 0.9
 """Of unrolled descent, for a box of width 1: in one of another width, the rate is multiplied by its square."""
 
 
-def smoothed_values(opened: Opened, units: Sequence[Tensor]) -> Callable[..., Tensor]:
+def smoothed_values(opened: OpenedProgram, units: Sequence[Tensor]) -> Callable[..., Tensor]:
     """The smoothed functions: (inputs, tensors in the place of the model's) -> values (B,).
 
     Args:
@@ -67,7 +67,7 @@ def barrier_hessian(y: Tensor, lo: Tensor, hi: Tensor, size: Tensor) -> tuple[Te
 
 
 def unroll_descent(
-    opened: Opened, inputs: Sequence[Tensor], live: Mapping[int, Tensor], problem: Problem, start: Tensor | None
+    opened: OpenedProgram, inputs: Sequence[Tensor], live: Mapping[int, Tensor], problem: Problem, start: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Where descent with momentum comes to, (B, n), and the value there; gradients go through all steps.
 
@@ -92,7 +92,7 @@ def unroll_descent(
         return y, opened.run(inputs_with(inputs, opened, y), unchanged, live).expand(len(y))
 
 
-def inputs_with(inputs: Sequence[Tensor], opened: Opened, y: Tensor) -> list[Tensor]:
+def inputs_with(inputs: Sequence[Tensor], opened: OpenedProgram, y: Tensor) -> list[Tensor]:
     """The inputs with y (B, n) in its place."""
     found = list(inputs)
     found[opened.variable] = y.view(inputs[opened.variable].shape)

@@ -15,7 +15,7 @@ from convexnet.curvature.arguments import copied, in_float64
 from convexnet.curvature.tracing.restored_state import Generators, in_eval_mode, tensors_of
 from convexnet.curvature.tracing.traceable_models import attributes
 from convexnet.form.execution import Applied
-from convexnet.form.program import Opened
+from convexnet.form.program import OpenedProgram
 from convexnet.solve.rounding_errors import Tracked, analysis_of
 
 INSIDE = 1e-9
@@ -46,7 +46,7 @@ class WholeProgram:
     """
 
     def __init__(
-        self, opened: Opened, inputs: Sequence[Tensor], pairs: bool = False, centre: Tensor | None = None
+        self, opened: OpenedProgram, inputs: Sequence[Tensor], pairs: bool = False, centre: Tensor | None = None
     ) -> None:
         self.opened = opened
         self.inputs = [in_float64(tensor.detach()) for tensor in inputs]

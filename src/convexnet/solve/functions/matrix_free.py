@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx
 
 from convexnet.form.atoms import Atom
-from convexnet.form.program import Opened, atom_of, value_of
+from convexnet.form.program import OpenedProgram, atom_of, value_of
 
 Choice = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
 """(k, a_k (B, in_k), what arrives (B, out_k)) -> multipliers (B, in_k) of the arguments and an intercept (B,)."""
@@ -70,7 +70,7 @@ class MatrixFree:
 
     def __init__(
         self,
-        opened: Opened,
+        opened: OpenedProgram,
         inputs: Sequence[Tensor],
         atoms: Sequence[Atom] | None = None,
         shift: Tensor | None = None,
@@ -252,7 +252,7 @@ def replace_gradient(a: Tensor, z: Tensor, pulled: Callable[[Tensor], Tensor]) -
     return ReplacedGradient.apply(a, z, pulled)
 
 
-def atoms_of(opened: Opened, inputs: Sequence[Tensor]) -> list[Atom]:
+def atoms_of(opened: OpenedProgram, inputs: Sequence[Tensor]) -> list[Atom]:
     """The atoms of a program, with which of their arguments are convex or concave: those that see results of others."""
     found: list[Atom] = []
     leaves: list[Tensor] = []

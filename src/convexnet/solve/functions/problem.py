@@ -77,7 +77,7 @@ class Problem:
         """`inside`, for points of some samples only."""
         return torch.minimum(torch.maximum(y, self.lo[rows]), self.hi[rows])
 
-    def least(self, g: Tensor, b: Tensor, at: Tensor | None = None) -> Tensor:
+    def proved_minimum(self, g: Tensor, b: Tensor, at: Tensor | None = None) -> Tensor:
         """The least value within the bounds of g y + b, which lies below f: a lower bound, (B,).
 
         Args:
@@ -96,7 +96,7 @@ class Problem:
 
     def tangent(self, y: Tensor, value: Tensor, g: Tensor) -> Tensor:
         """The bound from a subgradient g at y, (B,)."""
-        return self.least(g, value - (g * y).sum(1), y)
+        return self.proved_minimum(g, value - (g * y).sum(1), y)
 
     def converted(self, dtype: torch.dtype) -> Problem:
         """The same bounds in another precision; the functions stay as they are."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from convexnet.form.atoms import Atom, Smooth
 from convexnet.form.epigraph import EpigraphForm
-from convexnet.form.program import Opened, atom_of, value_of
+from convexnet.form.program import OpenedProgram, atom_of, value_of
 
 SHARE = 1e-6
 """What is taken off, for the rounding of the derivatives."""
@@ -22,7 +22,7 @@ MANY = 2000
 """Rows up to which they are differentiated one by one."""
 
 
-def strong_convexity(opened: Opened, inputs: Sequence[Tensor], form: EpigraphForm) -> Tensor | None:
+def strong_convexity(opened: OpenedProgram, inputs: Sequence[Tensor], form: EpigraphForm) -> Tensor | None:
     """c (B, n) with f(y) − ½ Σ c_j y_j² convex, from squares of single coordinates; None where there are none.
 
     Args:

@@ -127,7 +127,7 @@ class ADMM:
         scaled = state.rho * (state.point - copy)
         parts = scaled[:, n : n + r].split([c.shape[1] for c in form.constants], 1)
         multipliers, (g, b) = form.fit(dict(enumerate(parts)), list(parts))
-        value, bound = problem.f.value(y), Problem(form, state.below, state.above).least(g, b)
+        value, bound = problem.f.value(y), Problem(form, state.below, state.above).proved_minimum(g, b)
         self.restart(state, copy, value - bound)
 
         def evidence(rows: Tensor) -> Evidence:

@@ -98,7 +98,7 @@ class Bundle:
         y = found.y
         value, g = problem.f.subgradient(y)
         h = value - (g * y).sum(1)
-        bound = torch.fmax(found.bound, problem.least(g, h))
+        bound = torch.fmax(found.bound, problem.proved_minimum(g, h))
         return State(
             g[:, None], h[:, None], y[:, None], y, value, bound, y, self.level + 0 * y[:, :1], REACH + 0 * y[:, :1]
         )
@@ -109,7 +109,7 @@ class Bundle:
         state.reach = 2 * state.reach
         y, weights, pulling = low_point(state, lo, hi)
         g = torch.einsum("bm,bmn->bn", weights, state.slopes)
-        bound = problem.least(g, (weights * state.offsets).sum(1))
+        bound = problem.proved_minimum(g, (weights * state.offsets).sum(1))
         shares, touched = weights, state.points
         state.bound = torch.fmax(state.bound, bound)
         state.y = problem.inside(y)
@@ -121,7 +121,7 @@ class Bundle:
         better = value < state.value
         state.value = torch.where(better, value, state.value)
         state.best = torch.where(better[:, None], state.y, state.best)
-        alone = problem.least(slope, state.offsets[:, -1])
+        alone = problem.proved_minimum(slope, state.offsets[:, -1])
         state.bound = torch.fmax(state.bound, alone)
         here = state.y
 

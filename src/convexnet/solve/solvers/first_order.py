@@ -77,11 +77,11 @@ class Descent:
 
     def bound(self, problem: Problem, at: Sweep) -> Tensor:
         """The better of the bounds from the average and from the last minorant."""
-        return torch.fmax(problem.least(self.g, self.b[:, 0]), problem.least(at.g, at.b))
+        return torch.fmax(problem.proved_minimum(self.g, self.b[:, 0]), problem.proved_minimum(at.g, at.b))
 
     def evidence(self, problem: Problem, at: Sweep, point: Tensor) -> Callable[[Tensor], Evidence]:
         """What the better bound is made of."""
-        last = (problem.least(at.g, at.b) > problem.least(self.g, self.b[:, 0]))[:, None]
+        last = (problem.proved_minimum(at.g, at.b) > problem.proved_minimum(self.g, self.b[:, 0]))[:, None]
         multipliers, touching = self.multipliers or at.multipliers, self.touching or at.arguments
         points, weights = self.points, self.weights
 
@@ -102,7 +102,7 @@ class Descent:
 def gap_parts(problem: Problem, at: Sweep, y: Tensor) -> tuple[Tensor, Tensor]:
     """What smoothing costs at y, and what is missing to a minimum, (B, 1) each."""
     touching = at.b + (at.g * y).sum(1)
-    return (at.value - touching)[:, None], (touching - problem.least(at.g, at.b))[:, None]
+    return (at.value - touching)[:, None], (touching - problem.proved_minimum(at.g, at.b))[:, None]
 
 
 def starting_state(problem: Problem, found: Found) -> Descent:

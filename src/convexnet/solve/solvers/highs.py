@@ -137,7 +137,7 @@ def solve_exactly(problem: Problem, found: Found, budget: Budget) -> None:
         bound, evidence = torch.full_like(value, -torch.inf), None
         if solution.dual_valid:
             chosen, (g, b) = few.fit(multipliers_of(few, solution.row_dual), few.arguments(y.cpu()))
-            bound = part.least(g.to(y), b.to(y))
+            bound = part.proved_minimum(g.to(y), b.to(y))
             slopes = [slope.to(y) for slope in few.slopes_from(chosen)]
             evidence = Evidence(touch=y, slopes=slopes)
         found.note(index, y, value, bound, None if evidence is None else lambda _, made=evidence: made)

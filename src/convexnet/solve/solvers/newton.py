@@ -150,7 +150,7 @@ class Newton:
                 smooth = any(atom.smooth for atom in form.atoms)
                 where = few.f.arguments(touch) if smooth else [a[rows].double() for a in arguments]
                 _, (g, b) = few.f.fit(wanted, where)
-                bound = few.least(g, b, touch)
+                bound = few.proved_minimum(g, b, touch)
                 value, bound = size[rows] * few.f.value(point), size[rows] * bound
                 return problem.inside_rows(rows, middle[rows] + radius[rows] * point), value, bound
 
@@ -170,7 +170,7 @@ class Newton:
         """The point as one of the problem, and the bound from the affine function g y + b on the cube, which touches
         the curves of f at `goal`."""
         value = state.form.value(y)
-        bound = Problem(state.form, state.below, state.above, state.strong).least(g, b, goal)
+        bound = Problem(state.form, state.below, state.above, state.strong).proved_minimum(g, b, goal)
         state.point = torch.where((value < state.value)[:, None], y, state.point)
         state.value, state.bound = torch.fmin(state.value, value), torch.fmax(state.bound, bound)
         point = problem.inside(state.middle + state.radius * y)

@@ -115,7 +115,7 @@ class PDHG:
         y = problem.inside(primal[0] * state.columns[0])
         wanted = dict(enumerate(program.multipliers(times(dual, state.rows))))
         multipliers, (g, b) = program.f.fit(wanted, list(wanted.values()))
-        value, bound = problem.f.value(y), problem.least(g, b)
+        value, bound = problem.f.value(y), problem.proved_minimum(g, b)
         self.restart(program, state, value - bound)
         f = problem.f
 
