@@ -73,8 +73,8 @@ def answer(
     name = used[0] if len(used) == 1 else f"{used[0]}, then {', '.join(used[1:])}"
     far = (made.gap / made.scale.clamp(min=1e-300))[~converged]
     why = f"largest gap {float(far.max()) if len(far) else 0.0:.2g} of the size of f"
-    lost_by_x = (x.double() != found.y).any(1) & (value > found.value)
-    rounded = None if asked.dtype == torch.float64 else (asked.dtype, ~found.open(tol) & ~converged & lost_by_x)
+    moved = (x.double() != found.y).any(1)
+    rounded = None if asked.dtype == torch.float64 else (asked.dtype, ~found.open(tol) & ~converged & moved)
     sides = torch.where((asked.hi - asked.lo).isfinite(), asked.hi - asked.lo, 0.0)
     side = float(sides[~converged].amax()) if bool((~converged).any()) and sides.shape[1] else 0.0
     unbounded = ~converged & ~made.other & ~made.proof.isfinite()
