@@ -421,6 +421,35 @@ def test_what_is_undefined_inside_the_domain_is_refused(function: Callable[[Tens
     assert cx.certify(Function(lambda x: x.square() / x), torch.ones(2, 4), domain=inside).convex
 
 
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x.square() + 0 * (x * x).log(),
+        lambda x: 0 * (x.exp() - 1).square().log(),
+        lambda x: 0 * (1 - (1 - x * x)).log2(),
+        lambda x: 0 * (x * x).rsqrt(),
+        lambda x: 0 * torch.log1p(x * x - 1),
+        lambda x: (x * x - 0.25).sqrt().square(),
+        lambda x: (x * x - 0.25) ** 0.25 * (x * x - 0.25) ** 0.75,
+        lambda x: torch.zeros(4, dtype=x.dtype) / (x * x),
+        lambda x: torch.addcdiv(x, torch.zeros(4, dtype=x.dtype), x.abs()),
+        lambda x: x.tan().sort(1)[0] @ torch.zeros(4, 4, dtype=x.dtype),
+        lambda x: x.index_add(1, torch.tensor([0, 1, 2, 3]), 1 / x, alpha=0),
+    ],
+)
+@pytest.mark.parametrize("box", [None, cx.Box(-1.0, 1.0, shape=(4,))])
+def test_a_hole_in_the_midst_is_not_hidden_by_what_is_flat_there(
+    function: Callable[[Tensor], Tensor], box: cx.Box | None
+) -> None:
+    """Zero is reached in the midst of the domain by a convex quantity that is never negative."""
+    assert cx.certify(Function(function), torch.ones(2, 4), domain=box).curvature == "unknown"
+
+
+@pytest.mark.parametrize("function", [lambda x: x * x.log(), lambda x: (1 - x) * (1 - x).log()])
+def test_a_hole_at_the_edge_of_the_domain_is_none(function: Callable[[Tensor], Tensor]) -> None:
+    assert cx.certify(Function(function), torch.ones(2, 4), domain=cx.Box(0.0, 1.0, shape=(4,))).convex
+
+
 # --- minima, and what is not exported --------------------------------------------------------------------------------
 
 MINIMA: dict[str, tuple[Callable[[Tensor], Tensor], float, float, float]] = {

@@ -210,6 +210,15 @@ def typed(fact: Fact, dtype: torch.dtype | None, undefined: bool = False) -> Fac
     return replace(fact, integral=integral, undefined=undefined, lo=lo, hi=hi)
 
 
+def has_holes(fact: Fact) -> bool:
+    """Whether elements of no curvature may be undefined; of sorted ones, and of those with a size, it is what they
+    are made of that says so."""
+    if fact.constant or not fact.undefined or not where_any(fact.unknown):
+        return False
+    behind = fact.size if fact.order is None else fact.order.source
+    return behind is None or where_any(behind.unknown)
+
+
 def constant(shape: Shape, rows: Tensor | None = None) -> Fact:
     """The fact of a tensor that does not depend on the chosen inputs and of whose value nothing is known."""
     no = uniform(False, shape, torch.bool)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from convexnet.curvature.call import Call, Refusal, Result
-from convexnet.curvature.facts import Fact, as_fact
+from convexnet.curvature.facts import Fact, as_fact, has_holes
 from convexnet.curvature.fields import either, elementwise, extremes, settled, uniform, where_any
 from convexnet.curvature.row import Sum
 from convexnet.curvature.rules.opaque_operators import elementwise_operator
@@ -89,16 +89,23 @@ def over_holes(call: Call, result: Result) -> Result:
     mask = uniform(False, call.shape, torch.bool)
     place = 2 if call.name == "addcdiv" else row.divisor
     if place is not None and not (divisor := as_fact(call.args[place])).constant:
-        around = elementwise(lambda lo, hi: (lo < 0) & (hi > 0), divisor.shape, divisor.lo, divisor.hi)
-        mask = around.expand(tuple(call.shape))  # a numerator of zero hides the pole
+        if not divisor.is_positive:
+            mask = may_cross_zero(divisor).expand(tuple(call.shape))  # a numerator of zero hides the pole
     for fact in call.read():
-        if not fact.undefined or fact.constant or fact.order is not None or fact.size is not None:
-            continue
-        hole = fact.unknown
-        if where_any(hole):
+        if has_holes(fact):
+            hole = fact.unknown
             part = hole.expand(tuple(call.shape)) if elementwise_one else uniform(True, call.shape, torch.bool)
             mask = either(mask, part)
     return marked(result, mask) if where_any(mask) else result
+
+
+def may_cross_zero(fact: Fact) -> Tensor:
+    """Mask of the elements that may be zero in the midst of the domain: a concave one that is never negative is zero
+    at its edge only, and a convex one that is never positive."""
+    ends = fact.lo, fact.hi, fact.nonconcave, fact.nonconvex
+    return elementwise(
+        lambda lo, hi, up, down: ((lo < 0) | ((lo == 0) & up)) & ((hi > 0) | ((hi == 0) & down)), fact.shape, *ends
+    )
 
 
 def may_be_no_factor(fact: Fact, divisor: bool) -> bool:

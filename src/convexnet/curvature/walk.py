@@ -265,7 +265,7 @@ class _Runner:
             if row.forgives and any(fact.undefined for fact in facts):
                 raise GAP
             sums = ordered(call, row) if any(fact.order is not None for fact in facts) else None
-            result = over_holes(call, row.rule(call)) if sums is None else sums
+            result = over_holes(call, row.rule(call) if sums is None else sums)
         except (RuntimeError, TypeError, ValueError, IndexError) as error:  # never let a gap in a rule pass, or crash
             self.found.errors.append(error)
             cause = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

@@ -58,8 +58,11 @@ class Jet:
         return x.through(g, g, g)
 
     def log(self, of: object = None, shift: float = 0.0) -> Jet:
+        straight = (self.dd.lo == 0) & (self.dd.hi == 0)  # and then it is zero at an end of the range, if at all
+        return self.logarithm((self.f.lo > 0) | ((self.f.lo == 0) & straight))
+
+    def logarithm(self, defined: Tensor) -> Jet:
         slope = self.f.reciprocal()
-        defined = self.f.lo >= 0
         return self.through(*(told(part, defined) for part in (self.f.rising(torch.log), slope, -slope.square())))
 
     def inverse(self) -> Jet:
@@ -79,7 +82,9 @@ class Jet:
             if r > 64:
                 raise Lost
             return self * self.power(r - 1) if r <= 8 else self.power(r // 2).power(2) * self.power(r % 2)
-        return (self.log() * constant_jet(interval(float(r)))).exp()
+        return (
+            self.logarithm(self.f.lo >= 0) * constant_jet(interval(float(r)))
+        ).exp()  # at zero it is zero, or infinite
 
 
 def constant_jet(value: Interval) -> Jet:

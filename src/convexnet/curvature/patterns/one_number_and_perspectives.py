@@ -9,7 +9,7 @@ relative entropy x log(x / y), y exp(x / y), x y / (x + y).
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from convexnet.curvature.call import Call, Lost
-from convexnet.curvature.facts import AFFINE, Fact, as_fact
+from convexnet.curvature.facts import AFFINE, Fact, as_fact, has_holes
 from convexnet.curvature.fields import core, elementwise, where_any
 from convexnet.curvature.patterns import power_log_exp_sums as terms
 from convexnet.curvature.patterns import univariate
@@ -88,12 +88,26 @@ def function_of_one(call: Call, u: Fact, result: Fact) -> Fact:
     bounds = bounds_on(call, u)
     if bounds is None or (u.undefined and where_any(u.unknown)):  # then there may be gaps between its points
         return result
+    if any(has_holes(fact) for fact in call.read()):
+        bounds = beyond_turns(u, call.shape, *bounds)
     jets: dict[int, Callable[[Interval], Jet]] = {id(u): itself}
     for shape in shapes(call, {id(u): terms.VARIABLE}, jets, bounds, u.curvature == AFFINE):
         result = joined(result, univariate.composed([u], shape, call.shape))
         if not where_any(result.unknown):
             break
     return result
+
+
+def beyond_turns(u: Fact, shape: Sequence[int], lo: Tensor, hi: Tensor) -> tuple[Tensor, Tensor]:
+    """Bounds with a number to spare where they may be reached in the midst of the domain: there a function that is not
+    defined at a bound has a hole. A concave quantity is least, and a convex one largest, at the domain's edge only."""
+    inside = (core(mask.expand(tuple(shape))) for mask in (u.nonconcave, u.nonconvex))
+    ends = ((lo, -torch.inf), (hi, torch.inf))
+    lo, hi = (
+        torch.where(mask, end.nextafter(torch.full_like(end, line)), end)
+        for mask, (end, line) in zip(inside, ends, strict=True)
+    )
+    return lo, hi
 
 
 def itself(at: Interval) -> Jet:

@@ -31,15 +31,16 @@ class Terms:
 
     of: Mapping[Key, Interval]
     pole: bool = False  # it was divided by x somewhere, or a logarithm taken: at zero it is undefined
+    half: bool = False  # a root or a logarithm was taken: below zero it is undefined, also where the terms are not
 
     def __add__(self, other: Terms) -> Terms:
         found = dict(self.of)
         for key, c in other.of.items():
             found[key] = found[key] + c if key in found else c
-        return cleaned(found, self.pole or other.pole)
+        return cleaned(found, self.pole or other.pole, self.half or other.half)
 
     def __neg__(self) -> Terms:
-        return Terms({key: -c for key, c in self.of.items()}, self.pole)
+        return Terms({key: -c for key, c in self.of.items()}, self.pole, self.half)
 
     def __mul__(self, other: Terms) -> Terms:
         for zero, factor in ((self, other), (other, self)):
@@ -50,7 +51,7 @@ class Terms:
             for (a2, b2, k2), c2 in other.of.items():
                 key = added(a, a2), b + b2, added(k, k2)
                 found[key] = found[key] + c * c2 if key in found else c * c2
-        return cleaned(found, self.pole or other.pole)
+        return cleaned(found, self.pole or other.pole, self.half or other.half)
 
     def derivative(self) -> Terms:
         found = Terms({})
@@ -70,7 +71,7 @@ class Terms:
 
     def exp(self) -> Terms:
         """Of k x + c, and of logarithms with a number in front."""
-        result = Terms(number(interval(1.0)).of, self.pole)
+        result = Terms(number(interval(1.0)).of, self.pole, self.half)
         for (a, b, k), c in self.of.items():
             exact = c.lo.numel() > 0 and bool((c.lo == c.hi).all()) and bool((c.lo == c.lo.flatten()[0]).all())
             if (a, b, k) == (0.0, 0, 0.0):
@@ -98,7 +99,7 @@ class Terms:
     def log(self, of: object, shift: float = 0.0) -> Terms:
         """Of one positive term."""
         a, k, c = self.positive(of, shift)
-        found = Terms(number(c.rising(torch.log)).of, self.pole)
+        found = Terms(number(c.rising(torch.log)).of, self.pole, self.half or not is_even(a))
         if a:
             found = found + Terms({(0.0, 1, 0.0): interval(a)}, pole=True)
         return found + Terms({(1.0, 0, 0.0): interval(k)}) if k else found
@@ -106,20 +107,26 @@ class Terms:
     def power(self, exponent: float, of: object) -> Terms:
         r = exponent
         if r == -1 and set(self.of) <= {(0.0, 0, 0.0)}:
-            return Terms(number(self.single[1].reciprocal()).of, self.pole)
+            return Terms(number(self.single[1].reciprocal()).of, self.pole, self.half)
         if r.is_integer() and 0 <= r <= 6:
-            result = self if r else Terms(number(interval(1.0)).of, self.pole)
+            result = self if r else Terms(number(interval(1.0)).of, self.pole, self.half)
             for _ in range(int(r) - 1):
                 result = result * self
             return result
         a, k, c = self.positive(of)
-        if not r.is_integer() and a.is_integer() and a % 2 == 0 and a != 0:
+        if not r.is_integer() and is_even(a) and a != 0:
             raise Lost  # the root of x^2 is |x|
         factor = c if r == 1 else (c.rising(torch.log) * r).rising(torch.exp, floor=0.0)
         if Fraction(a) * Fraction(r) != Fraction(a * r) or Fraction(k) * Fraction(r) != Fraction(k * r):
             raise Lost
         factor = factor if bool((c.lo != 1).any()) or bool((c.hi != 1).any()) else c
-        return Terms({(a * r, 0, k * r): factor}, self.pole or a * r < 0)
+        return Terms(
+            {(a * r, 0, k * r): factor}, self.pole or a * r < 0, self.half or not (r.is_integer() or is_even(a))
+        )
+
+
+def is_even(a: float) -> bool:
+    return a % 2 == 0
 
 
 def added(a: float, b: float) -> float:
@@ -129,11 +136,11 @@ def added(a: float, b: float) -> float:
     return a + b
 
 
-def cleaned(found: Mapping[Key, Interval], pole: bool = False) -> Terms:
+def cleaned(found: Mapping[Key, Interval], pole: bool = False, half: bool = False) -> Terms:
     kept = {key: c for key, c in found.items() if bool((c.lo != 0).any()) or bool((c.hi != 0).any())}
     if len(kept) > MOST:
         raise Lost
-    return Terms(kept, pole)
+    return Terms(kept, pole, half)
 
 
 def number(value: Interval) -> Terms:
@@ -180,6 +187,8 @@ def shape_of(terms: Terms, lo: Tensor, hi: Tensor) -> Shape:
         logarithm = any(b > 0 for _, b, _ in terms.of) and not any(a < 0 for a, _, _ in terms.of)
         strict = lo >= 0 if logarithm else (lo > 0) | (hi < 0)  # what is computed at zero has the zero's sign
         rising, falling, convex, concave = (mask & strict for mask in (rising, falling, convex, concave))
+    if terms.half:
+        rising, falling, convex, concave = (mask & (lo >= 0) for mask in (rising, falling, convex, concave))
     return Shape(convex, concave, rising, falling)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from convexnet.curvature.call import Call, Refusal, Result
 from convexnet.curvature.composition import Influence, Reach, compose
 from convexnet.curvature.facts import INF, Fact, as_fact, unknown, viewed
-from convexnet.curvature.fields import compact, core, elementwise, level, settled, uniform
+from convexnet.curvature.fields import compact, core, elementwise, level, settled, uniform, where_any
 from convexnet.curvature.rules.arithmetic import product
 from convexnet.curvature.rules.linear import EPS, TINY, clip_sign, total
 from convexnet.curvature.rules.reductions import Bends, above, below
@@ -186,7 +186,8 @@ def index_add(call: Call) -> Fact:
     """self, with alpha times each element of `source` added at its index."""
     index = indexed(call, 2, "index")
     own, source, alpha = call.x, call.args[3], call.arg(4, "alpha", 1)
-    if alpha != 1:
+    hidden = alpha == 0 and source.undefined and where_any(source.unknown)  # zero times what may be NaN
+    if alpha != 1 and not hidden:
         source = product(source, as_fact(alpha), source.shape)
     plain = replace(call, args=(own, call.args[1], index, source), kwargs={})
     return placed(plain, runner(plain, index), picks=(index,))
