@@ -208,7 +208,7 @@ Errors = Callable[[TrackedCall], list[Tensor]]
 
 @dataclass
 class Rounding:
-    """Executes operators on tracked numbers, as `Opened.run` asks for.
+    """Executes operators on tracked numbers, as `OpenedProgram.run` asks for.
 
     Attributes:
         lengths: how many roundings a slope that is carried back through all of them may have.

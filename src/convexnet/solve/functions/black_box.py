@@ -40,7 +40,7 @@ class WholeProgram:
     Example:
         >>> from convexnet.curvature.tracing.trace import trace
         >>> y = torch.zeros(2, 1)
-        >>> f = WholeProgram(Opened(trace(nn.ReLU(), y, any_batch=True), 0), [y])
+        >>> f = WholeProgram(OpenedProgram(trace(nn.ReLU(), y, any_batch=True), 0), [y])
         >>> [part.tolist() for part in f.subgradient(torch.tensor([[1.0], [-1.0]]).double())]
         [[1.0, 0.0], [[1.0], [0.0]]]
     """

@@ -61,7 +61,7 @@ class MatrixFree:
         >>> for p in net.parameters():
         ...     _ = nn.init.ones_(p)
         >>> y = torch.zeros(1, 2)
-        >>> layers = MatrixFree(Opened(trace(net, y, any_batch=True), 0), (y,))  # 2 relu(y_1 + y_2)
+        >>> layers = MatrixFree(OpenedProgram(trace(net, y, any_batch=True), 0), (y,))  # 2 relu(y_1 + y_2)
         >>> [part.tolist() for part in layers.subgradient(torch.tensor([[1.0, 2.0]]))]
         [[6.0], [[2.0, 2.0]]]
         >>> [part.tolist() for part in layers.minorant([torch.full((1, 2), 0.25)], layers.arguments(y))]
