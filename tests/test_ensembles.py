@@ -21,8 +21,8 @@ from convexnet.ensembles import (
     MixtureOfExperts,
     boost,
     fuse,
+    learners,
     oracle_accuracy,
-    training,
 )
 from convexnet.learner import Learner, run
 
@@ -178,7 +178,7 @@ def test_interrupted_and_resumed_to_the_same_bits(
     whole, result = make()
     assert isinstance(whole, Learner)
     expected = run(whole)
-    monkeypatch.setattr(training, "SLICE", 0.0)
+    monkeypatch.setattr(learners, "SLICE", 0.0)
     learner, resumed = make()
     found: list[Any] = []
     turn = 0

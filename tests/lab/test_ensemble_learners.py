@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import convexnet as cx
-from convexnet.ensembles import ExpectationMaximisation, MixtureOfExperts, training
+from convexnet.ensembles import ExpectationMaximisation, MixtureOfExperts, learners
 from convexnet.lab.training.checkpoints import CheckpointError
 from convexnet.lab.training.driver import LOG, Keeping, drive
 from convexnet.learner import Point
@@ -25,7 +25,7 @@ def learner() -> ExpectationMaximisation:
 
 
 def test_a_mixture_that_was_killed_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "SLICE", 0.0)
+    monkeypatch.setattr(learners, "SLICE", 0.0)
     whole = learner()
     expected = drive(whole, Keeping(tmp_path / "whole", SETTINGS)).curve
 

@@ -11,15 +11,8 @@ from torch.nn import functional as F
 
 from convexnet.ensembles.certificates import GATED, VOTING, Certificates, certificates_of
 from convexnet.ensembles.gating import GateTraining
-from convexnet.ensembles.outputs import (
-    as_experts,
-    as_outputs,
-    log_gate,
-    log_probabilities,
-    logits_of_all,
-    mixed,
-    oracle_accuracy,
-)
+from convexnet.ensembles.outputs import as_experts, gated, logits_of_all, oracle_accuracy
+from convexnet.ensembles.samples import is_weighting
 from convexnet.ensembles.training import History, nothing
 from convexnet.learner import Point, run
 
@@ -60,7 +53,7 @@ class Boosted(nn.Module):
         found = torch.as_tensor(weights, dtype=torch.float32).detach().clone()
         if found.shape != (len(self.experts),):
             raise ValueError(f"weights have the shape {tuple(found.shape)}, and there are {len(self.experts)} experts")
-        if not bool(found.isfinite().all()) or bool((found < 0).any()) or not bool((found > 0).any()):
+        if not is_weighting(found):
             raise ValueError("weights must be finite and not negative, and one of them positive")
         if gate is not None and not isinstance(gate, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"the gate must be an nn.Module or None, not {type(gate).__name__}")
@@ -69,12 +62,11 @@ class Boosted(nn.Module):
         self.history: History | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        logits = logits_of_all(self.experts, x)
-        single = logits.shape[2] == 1
         if self.gate is not None:
-            return as_outputs(mixed(log_gate(self.gate, x, len(self.experts)), log_probabilities(logits)), single)
+            return gated(self.experts, self.gate, x)
+        logits = logits_of_all(self.experts, x)
         shares = (self.weights / self.weights.sum()).to(logits)[:, None]
-        if single:
+        if logits.shape[2] == 1:
             return ((2 * (logits > 0).to(logits) - 1) * shares).sum(1)
         return (F.one_hot(logits.argmax(2), logits.shape[2]).to(logits) * shares).sum(1)
 

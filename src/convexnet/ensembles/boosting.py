@@ -8,32 +8,28 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from convexnet.ensembles.boosted import Boosted
+from convexnet.ensembles.learners import Epochs
 from convexnet.ensembles.outputs import classes_of, device_of, evaluating, log_probabilities, logits_of, predict
 from convexnet.ensembles.samples import inputs_of, samples_of
 from convexnet.ensembles.training import (
     History,
-    Slices,
-    batches,
     check_counts,
     check_rate,
-    cosine,
     derived_seed,
     drawing,
     go_back,
     nothing,
     optimiser_of,
-    penalised,
     snapshot,
-    train_mode,
 )
 from convexnet.learner import Point, run
 
 
-class Boosting(Slices):
+class Boosting(Epochs):
     """SAMME: experts one after another, each on samples weighted by what those before it got wrong. A learner.
 
     An expert of weighted error e among K classes has the weight α = log((1 - e) / e) + log(K - 1); the weights of the
@@ -92,7 +88,6 @@ class Boosting(Slices):
         self.experts: list[nn.Module] = []
         self.alphas: list[float] = []
         self.stopped, self.remarks = "", []
-        self.epoch, self.position, self.sum = 0, 0, 0.0
         self.expert, self.optimiser = self.made(0)
         inputs = inputs_of(x, self.expert)
         if rounds > len(inputs):
@@ -156,38 +151,29 @@ class Boosting(Slices):
             self.expert, self.optimiser = self.made(len(self.experts))
             go_back(self.expert, self.optimiser, state["current"])
 
-    def unit(self) -> Point | None:
-        """Take one step; the measurements of an epoch, where it ends one."""
-        number = len(self.experts)
-        parts = batches(len(self.samples), self.batch, derived_seed(self.seed, "order", number, self.epoch))
-        rows, device = parts[self.position], device_of(self.expert)
-        done = self.epoch + self.position / len(parts)
-        for group in self.optimiser.param_groups:
-            group["lr"] = cosine(self.top, done / self.epochs)
-        train_mode(self.expert)
-        with drawing(derived_seed(self.seed, "draws", number, self.epoch, self.position), device):
-            logits = logits_of(self.expert, self.samples.x[rows].to(device), "the expert")
-            losses = F.nll_loss(log_probabilities(logits), self.samples.y[rows].to(device), reduction="none")
-            loss = (losses * self.weights[rows].to(losses)).mean()
-            whole = loss
-            if self.penalty:
-                squares = [parameter.square().sum() for parameter in penalised(self.expert)]
-                whole = loss + self.penalty / 2 * torch.stack(squares).sum()
-            self.optimiser.zero_grad()
-            whole.backward()
-            self.optimiser.step()
-        self.sum += float(loss.detach()) * len(rows)
-        self.position += 1
-        return self.ended() if self.position == len(parts) else None
+    @property
+    def model(self) -> nn.Module:
+        """Return the expert of this round."""
+        return self.expert
+
+    @property
+    def name(self) -> str:
+        """Return what an error calls it."""
+        return f"expert {len(self.experts)}"
+
+    def seed_for(self, what: str, *where: int) -> int:
+        """Return the seed of what is drawn somewhere in this round."""
+        return derived_seed(self.seed, what, len(self.experts), *where)
+
+    def loss_of(self, rows: Tensor, device: torch.device) -> Tensor:
+        """Return the weighted mean loss of a batch."""
+        logits = logits_of(self.expert, self.samples.x[rows].to(device), "the expert")
+        losses = F.nll_loss(log_probabilities(logits), self.samples.y[rows].to(device), reduction="none")
+        return (losses * self.weights[rows].to(losses)).mean()
 
     def ended(self) -> Point:
         """Close an epoch, and after the last one the round."""
-        loss, number = self.sum / len(self.samples), len(self.experts)
-        if not math.isfinite(loss):
-            raise ValueError(
-                f"the loss of expert {number} is {loss} in epoch {self.epoch + 1}: try a smaller learning_rate"
-            )
-        self.epoch, self.position, self.sum = self.epoch + 1, 0, 0.0
+        loss, number = self.close_epoch(), len(self.experts)
         point: Point = {"epoch": float(number * self.epochs + self.epoch), "round": number + 1.0, "loss": loss}
         return {**point, **self.judged()} if self.epoch == self.epochs else point
 

@@ -9,21 +9,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from convexnet.ensembles.learners import Slices
 from convexnet.ensembles.outputs import ROWS, device_of, evaluating, joint
 from convexnet.ensembles.samples import inputs_of, samples_of
 from convexnet.ensembles.training import (
-    Slices,
     batches,
     check_counts,
     check_rate,
     derived_seed,
-    drawing,
+    descend,
     go_back,
     optimiser_of,
     penalised,
     snapshot,
     total,
-    train_mode,
 )
 from convexnet.learner import Point
 
@@ -116,7 +115,7 @@ class ExpectationMaximisation(Slices):
         self.remarks = []
         # where it is: an iteration, the step that is tried in it, and the batch of that step
         self.iteration, self.attempt, self.position = 0, 0, 0
-        self.rate, self.stalled, self.most_used = self.top, 0, 1
+        self.rate, self.stalled = self.top, 0
         self.kept: dict[str, Any] | None = None
         self.order: tuple[int, list[Tensor]] | None = None
         self.objective, self.cost, self.shares = self.evaluated()
@@ -173,21 +172,16 @@ class ExpectationMaximisation(Slices):
 
     def step(self, number: int, rows: Tensor) -> None:
         """Take one step on a batch."""
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.rate
-        train_mode(self.mixture)
         x, y = self.samples.x[rows].to(self.device), self.samples.y[rows]
         weights = self.samples.weights[rows].to(self.device)
-        with drawing(derived_seed(self.seed, "draws", self.iteration, number), self.device):
+
+        def loss_of() -> Tensor:
             log_joint = joint(*self.mixture.log_parts(x), y)
             shares = self.shares["responsibilities"][rows].to(log_joint)
-            loss = -(weights * (shares * log_joint).sum(1)).mean()
-            if self.penalty:
-                squares = [parameter.square().sum() for parameter in penalised(self.mixture)]
-                loss = loss + self.penalty / 2 * torch.stack(squares).sum()
-            self.optimiser.zero_grad()
-            loss.backward()
-            self.optimiser.step()
+            return -(weights * (shares * log_joint).sum(1)).mean()
+
+        seed = derived_seed(self.seed, "draws", self.iteration, number)
+        descend(self.mixture, self.optimiser, self.rate, seed, self.device, loss_of, self.penalty)
 
     def evaluated(self) -> tuple[float, float, dict[str, Tensor]]:
         """Return the penalised mean log-likelihood, the penalty, and responsibilities and gate of all samples."""
@@ -232,19 +226,14 @@ class ExpectationMaximisation(Slices):
         gates, weights = self.shares["gates"].double(), self.samples.weights.double()
         received = (weights[:, None] * self.shares["responsibilities"].double()).sum(0)
         entropy = -(gates * gates.clamp(min=1e-30).log()).sum(1)
-        used = sorted(set(gates[weights > 0].argmax(1).tolist()))
         first = f"(first in iteration {self.iteration})"
         for index in (received < EMPTY).nonzero()[:, 0].tolist():
             self.remark(f"expert {index} receives no data", first)
-        # A gate may begin so and learn: it has collapsed if it has known better, or ends so.
-        self.most_used = max(self.most_used, len(used))
-        if len(received) > 1 and len(used) == 1 and (self.most_used > 1 or self.done):
-            self.remark("the gate collapses:", f"it prefers expert {used[0]} for all samples {first}")
         return {
             "iteration": float(self.iteration),
             "log_likelihood": self.objective,
             "penalty": self.cost,
             "least_share": float(received.min() / received.sum()),
-            "experts_used": float(len(used)),
+            "experts_used": float(self.count_used(gates[weights > 0], first)),
             "gate_entropy": float((weights * entropy).mean()),
         }

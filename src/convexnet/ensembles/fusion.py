@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from convexnet.curvature import certify
 from convexnet.ensembles.outputs import as_experts, evaluating, logits_of_all
+from convexnet.ensembles.samples import is_weighting
 from convexnet.errors import NotCertified, meant
 from convexnet.memory import example_of, remember_example
 
@@ -132,6 +133,6 @@ def shares_of(weights: Sequence[float] | Tensor | None, count: int, how: str) ->
     found = torch.as_tensor(weights, dtype=torch.float64).detach().cpu()
     if found.shape != (count,):
         raise ValueError(f"weights have the shape {tuple(found.shape)}, and there are {count} experts")
-    if not bool(found.isfinite().all()) or bool((found < 0).any()) or not bool((found > 0).any()):
+    if not is_weighting(found):
         raise ValueError("weights must be finite and not negative, and one of them positive: others are not convex")
     return (found / found.sum()).float()

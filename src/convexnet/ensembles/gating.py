@@ -8,33 +8,32 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from convexnet.ensembles.learners import Epochs
 from convexnet.ensembles.outputs import (
     ROWS,
     as_experts,
+    as_gate,
     device_of,
     evaluating,
     log_gate,
     log_probabilities,
+    mixed,
     predict,
+    stacked,
 )
 from convexnet.ensembles.samples import inputs_of, samples_of
 from convexnet.ensembles.training import (
-    Slices,
-    batches,
     check_counts,
     check_rate,
-    cosine,
     derived_seed,
-    drawing,
     go_back,
     optimiser_of,
     snapshot,
-    train_mode,
 )
 from convexnet.learner import Point
 
 
-class GateTraining(Slices):
+class GateTraining(Epochs):
     """Training of a gate over frozen experts: a learner.
 
     The loss is -Σ_i w_i log Σ_j g_j(x_i) p_j(y_i | x_i). What the experts compute in eval mode is computed once; the
@@ -83,13 +82,8 @@ class GateTraining(Slices):
         check_rate(learning_rate)
         members = as_experts(experts)
         inputs = inputs_of(x, members)
-        if not isinstance(gate, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(f"the gate must be an nn.Module, not {type(gate).__name__}")
-        logits = [predict(expert, inputs) for expert in members]
-        widths = sorted({each.shape[1] for each in logits})
-        if len(widths) > 1:
-            raise ValueError(f"the experts have {widths} outputs: an ensemble needs the same number")
-        found = log_probabilities(torch.stack(logits, 1))
+        gate = as_gate(gate)
+        found = log_probabilities(stacked([predict(expert, inputs) for expert in members]))
         self.samples = samples_of(inputs, y, sample_weight, found.shape[2])
         self.experts, self.gate, self.device = found, gate, device_of(gate)
         with evaluating(gate):
@@ -97,7 +91,6 @@ class GateTraining(Slices):
         self.epochs, self.batch, self.seed, self.top = epochs, batch, seed, float(learning_rate)
         self.optimiser = optimiser_of(gate, self.top)
         self.remarks = []
-        self.epoch, self.position, self.sum, self.most_used = 0, 0, 0.0, 1
 
     @property
     def done(self) -> bool:
@@ -116,51 +109,37 @@ class GateTraining(Slices):
         self.epoch, self.position, self.most_used = state["where"]
         self.sum, self.remarks = state["sum"], list(state["remarks"])
 
-    def unit(self) -> Point | None:
-        """Take one step; the measurements of an epoch, where it ends one."""
-        parts = batches(len(self.samples), self.batch, derived_seed(self.seed, "gate order", self.epoch))
-        rows = parts[self.position]
-        done = self.epoch + self.position / len(parts)
-        for group in self.optimiser.param_groups:
-            group["lr"] = cosine(self.top, done / self.epochs)
-        train_mode(self.gate)
-        with drawing(derived_seed(self.seed, "gate draws", self.epoch, self.position), self.device):
-            gates = log_gate(self.gate, self.samples.x[rows].to(self.device), self.experts.shape[1])
-            chosen = self.experts[rows, :, self.samples.y[rows]].to(gates)
-            losses = -torch.logsumexp(gates + chosen, 1)
-            loss = (losses * self.samples.weights[rows].to(gates)).mean()
-            self.optimiser.zero_grad()
-            loss.backward()
-            self.optimiser.step()
-        self.sum += float(loss.detach()) * len(rows)
-        self.position += 1
-        return self.measured() if self.position == len(parts) else None
+    @property
+    def model(self) -> nn.Module:
+        """Return the gate."""
+        return self.gate
 
-    def measured(self) -> Point:
+    @property
+    def name(self) -> str:
+        """Return what an error calls it."""
+        return "the gate"
+
+    def seed_for(self, what: str, *where: int) -> int:
+        """Return the seed of what is drawn somewhere."""
+        return derived_seed(self.seed, f"gate {what}", *where)
+
+    def loss_of(self, rows: Tensor, device: torch.device) -> Tensor:
+        """Return the weighted mean loss of a batch."""
+        gates = log_gate(self.gate, self.samples.x[rows].to(device), self.experts.shape[1])
+        chosen = self.experts[rows, :, self.samples.y[rows]].to(gates)
+        losses = -torch.logsumexp(gates + chosen, 1)
+        return (losses * self.samples.weights[rows].to(gates)).mean()
+
+    def ended(self) -> Point:
         """Close an epoch, and measure."""
+        parts = self.samples.x.split(ROWS)
         with evaluating(self.gate):
-            gates = torch.cat(
-                [log_gate(self.gate, part.to(self.device), self.experts.shape[1]).cpu() for part in self.x_parts()]
-            )
-        right = torch.logsumexp(gates[:, :, None] + self.experts, 1).argmax(1) == self.samples.y
-        used = sorted(set(gates.argmax(1).tolist()))
-        loss = self.sum / len(self.samples)
-        if loss != loss or loss == float("inf"):
-            raise ValueError(f"the loss of the gate is {loss} in epoch {self.epoch + 1}: try a smaller learning_rate")
-        self.epoch, self.position, self.sum = self.epoch + 1, 0, 0.0
-        # A gate may begin so and learn: it has collapsed if it has known better, or ends so.
-        self.most_used = max(self.most_used, len(used))
-        if gates.shape[1] > 1 and len(used) == 1 and (self.most_used > 1 or self.done):
-            self.remark(
-                "the gate collapses:", f"it prefers expert {used[0]} for all samples (first in epoch {self.epoch})"
-            )
+            gates = torch.cat([log_gate(self.gate, x.to(self.device), self.experts.shape[1]).cpu() for x in parts])
+        right = mixed(gates, self.experts).argmax(1) == self.samples.y
+        loss = self.close_epoch()
         return {
             "epoch": float(self.epoch),
             "gate_loss": loss,
             "gate_accuracy": float(right.double().mean()),
-            "experts_used": float(len(used)),
+            "experts_used": float(self.count_used(gates, f"(first in epoch {self.epoch})")),
         }
-
-    def x_parts(self) -> tuple[Tensor, ...]:
-        """Return the inputs, some rows at a time."""
-        return self.samples.x.split(ROWS)

@@ -11,13 +11,13 @@ from convexnet.ensembles.certificates import GATED, Certificates, certificates_o
 from convexnet.ensembles.em import ExpectationMaximisation
 from convexnet.ensembles.outputs import (
     as_experts,
-    as_outputs,
+    as_gate,
     evaluating,
+    gated,
     joint,
     log_gate,
     log_probabilities,
     logits_of_all,
-    mixed,
     oracle_accuracy,
 )
 from convexnet.ensembles.training import History, nothing
@@ -60,18 +60,14 @@ class MixtureOfExperts(nn.Module):
     def __init__(self, experts: Iterable[nn.Module], gate: nn.Module) -> None:
         super().__init__()
         self.experts = as_experts(experts)
-        if not isinstance(gate, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(f"the gate must be an nn.Module, not {type(gate).__name__}")
-        self.gate = gate
+        self.gate = as_gate(gate)
 
     def log_parts(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return log g (B, experts) and log p (B, experts, classes)."""
         return log_gate(self.gate, x, len(self.experts)), log_probabilities(logits_of_all(self.experts, x))
 
     def forward(self, x: Tensor) -> Tensor:
-        logits = logits_of_all(self.experts, x)
-        found = mixed(log_gate(self.gate, x, len(self.experts)), log_probabilities(logits))
-        return as_outputs(found, single=logits.shape[2] == 1)
+        return gated(self.experts, self.gate, x)
 
     def gates(self, x: Tensor) -> Tensor:
         """Return g(x), (B, experts), in eval mode and without gradients.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +34,17 @@ def as_experts(experts: Iterable[nn.Module]) -> nn.ModuleList:
     if not found:
         raise ValueError("an ensemble needs at least one expert")
     return nn.ModuleList(found)
+
+
+def as_gate(gate: nn.Module) -> nn.Module:
+    """Return a gate.
+
+    Raises:
+        TypeError: it is not a module.
+    """
+    if not isinstance(gate, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"the gate must be an nn.Module, not {type(gate).__name__}")
+    return gate
 
 
 def logits_of(expert: nn.Module, x: Tensor, name: str) -> Tensor:
@@ -75,11 +86,24 @@ def logits_of_all(experts: Iterable[nn.Module], x: Tensor) -> Tensor:
         >>> logits_of_all([nn.Linear(2, 1), nn.Linear(2, 1)], torch.zeros(3, 2)).shape
         torch.Size([3, 2, 1])
     """
-    found = [logits_of(expert, x, f"expert {index}") for index, expert in enumerate(experts)]
-    widths = [logits.shape[1] for logits in found]
+    return stacked([logits_of(expert, x, f"expert {index}") for index, expert in enumerate(experts)])
+
+
+def stacked(logits: Sequence[Tensor]) -> Tensor:
+    """Return the outputs (B, K) of each expert as (B, experts, K).
+
+    Raises:
+        ValueError: the experts have different numbers of outputs.
+
+    Example:
+        >>> stacked([torch.zeros(3, 1), torch.zeros(3, 2)])
+        Traceback (most recent call last):
+        ValueError: the experts have 1, 2 outputs: an ensemble needs the same number
+    """
+    widths = [part.shape[1] for part in logits]
     if len(set(widths)) > 1:
         raise ValueError(f"the experts have {', '.join(map(str, widths))} outputs: an ensemble needs the same number")
-    return torch.stack(found, 1)
+    return torch.stack(list(logits), 1)
 
 
 def log_gate(gate: nn.Module, x: Tensor, count: int) -> Tensor:
@@ -129,6 +153,18 @@ def as_outputs(log_probability: Tensor, single: bool) -> Tensor:
         tensor([[0.]])
     """
     return log_probability[:, 1:] - log_probability[:, :1] if single else log_probability
+
+
+def gated(experts: nn.ModuleList, gate: nn.Module, x: Tensor) -> Tensor:
+    """Return what experts and a gate make of x (B, ...): log-probabilities (B, K), or the logit (B, 1) of class 1.
+
+    Example:
+        >>> gated(as_experts([nn.Linear(2, 3)]), nn.Linear(2, 1), torch.zeros(4, 2)).shape
+        torch.Size([4, 3])
+    """
+    logits = logits_of_all(experts, x)
+    found = mixed(log_gate(gate, x, len(experts)), log_probabilities(logits))
+    return as_outputs(found, single=logits.shape[2] == 1)
 
 
 @contextlib.contextmanager

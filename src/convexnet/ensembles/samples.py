@@ -88,6 +88,16 @@ def samples_of(x: Any, y: Any, weights: Any, classes: int) -> Samples:
     return Samples(inputs, labels, counted)
 
 
+def is_weighting(found: Tensor) -> bool:
+    """Whether weights are finite and not negative, and one of them positive.
+
+    Example:
+        >>> is_weighting(torch.tensor([0.0, 1.0])), is_weighting(torch.zeros(2))
+        (True, False)
+    """
+    return bool(found.isfinite().all()) and not bool((found < 0).any()) and bool((found > 0).any())
+
+
 def weights_of(weights: Any, count: int) -> Tensor:
     """Return sample weights (N,) in float32 with a mean of 1.
 
@@ -103,6 +113,6 @@ def weights_of(weights: Any, count: int) -> Tensor:
     found = as_tensor(weights, "sample_weight").detach().cpu().double()
     if found.shape != (count,):
         raise ValueError(f"sample_weight has the shape {tuple(found.shape)}, and there are {count} samples")
-    if not bool(found.isfinite().all()) or bool((found < 0).any()) or not bool((found > 0).any()):
+    if not is_weighting(found):
         raise ValueError("sample_weight must be finite and not negative, and positive for some samples")
     return (found / found.mean()).float()

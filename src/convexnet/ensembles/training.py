@@ -1,4 +1,4 @@
-"""What the learners of this room share: checked samples, batches by number, constraints, and what is kept of a run."""
+"""What learners here share: batches by number, constraints, one step of an optimiser, and what is kept of a run."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import contextlib
 import copy
 import hashlib
 import math
-import time
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,9 +17,6 @@ from convexnet.constraints import Cone
 from convexnet.constraints.constrain import Kept
 from convexnet.learner import Point
 from convexnet.memory import CONSTRAINT, recall
-
-SLICE = 2.0
-"""Seconds of work in one advance, about; one batch at least. It changes nothing of what is learnt."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +131,36 @@ def penalised(model: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in model.parameters() if parameter.requires_grad and parameter.ndim > 1]
 
 
+def descend(
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    rate: float,
+    seed: int,
+    device: torch.device,
+    loss_of: Callable[[], Tensor],
+    penalty: float = 0.0,
+) -> float:
+    """Take one step of an optimiser down a loss and penalty/2 ‖θ‖², in training mode; return the loss alone.
+
+    Example:
+        >>> net = nn.Linear(1, 1)
+        >>> descend(net, torch.optim.SGD(net.parameters()), 0.1, 0, torch.device("cpu"), lambda: net.bias.sum() * 0)
+        0.0
+    """
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+    train_mode(model)
+    with drawing(seed, device):
+        loss = whole = loss_of()
+        if penalty:
+            squares = [parameter.square().sum() for parameter in penalised(model)]
+            whole = loss + penalty / 2 * torch.stack(squares).sum()
+        optimiser.zero_grad()
+        whole.backward()
+        optimiser.step()
+    return float(loss.detach())
+
+
 def snapshot(model: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Any]:
     """Return copies of all tensors of a model and an optimiser, to go back to.
 
@@ -154,35 +180,6 @@ def go_back(model: nn.Module, optimiser: torch.optim.Optimizer, kept: dict[str, 
     model.load_state_dict(kept["model"])
     # An optimiser takes over the tensors it is given, and would change those of the snapshot.
     optimiser.load_state_dict(copy.deepcopy(kept["optimiser"]))
-
-
-class Slices:
-    """A learner that works in units of one batch, or one evaluation, for about `SLICE` seconds at a time."""
-
-    remarks: list[str]
-
-    @property
-    def done(self) -> bool:
-        """Return whether there is nothing left to do."""
-        raise NotImplementedError
-
-    def unit(self) -> Point | None:
-        """Do one unit of work."""
-        raise NotImplementedError
-
-    def advance(self) -> Point | None:
-        """Work for about two seconds, or to the next measurement, which is returned."""
-        until = time.monotonic() + SLICE
-        while not self.done:
-            point = self.unit()
-            if point is not None or time.monotonic() >= until:
-                return point
-        return None
-
-    def remark(self, subject: str, text: str) -> None:
-        """Keep a sentence, the first one that begins so."""
-        if not any(known.startswith(f"{subject} ") for known in self.remarks):
-            self.remarks.append(f"{subject} {text}")
 
 
 def check_counts(**numbers: Any) -> None:
