@@ -87,8 +87,7 @@ def over_holes(call: Call, result: Result) -> Result:
     if not elementwise_one and not row.weights:
         return result
     mask = uniform(False, call.shape, torch.bool)
-    place = 2 if call.name == "addcdiv" else row.divisor
-    if place is not None and not (divisor := as_fact(call.args[place])).constant:
+    if row.pole is not None and not (divisor := as_fact(call.args[row.pole])).constant:
         if not divisor.is_positive:
             mask = may_cross_zero(divisor).expand(tuple(call.shape))  # a numerator of zero hides the pole
     for fact in call.read():

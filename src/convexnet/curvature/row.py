@@ -99,6 +99,7 @@ class Row:
         asked: what convexity requires of the weights: a sign; to be a slope, or a share, in [0, 1]; or the signs of a
             recurrent network.
         divisor: the place of the argument that it divides by.
+        denominator: the place of the argument that only one of its terms is divided by.
         added: the place of the argument that is added to its products.
         jet: what it makes of a value with two derivatives (`jets`), by the value and the call, where it is a function
             of one number and no arithmetic.
@@ -124,6 +125,7 @@ class Row:
     weights: tuple[int, ...] = ()
     asked: Asked = "sign"
     divisor: int | None = None
+    denominator: int | None = None
     added: int | None = None
     jet: Callable[[Any, Call], Any] | None = None
     arithmetic: bool = False
@@ -174,6 +176,11 @@ class Row:
         if self.divisor is not None:
             return (0, self.divisor)
         return tuple(range(self.weights[0] + 1)) if len(self.weights) == 1 else self.weights
+
+    @property
+    def pole(self) -> int | None:
+        """The place of the argument at whose zeros it is not defined."""
+        return self.divisor if self.denominator is None else self.denominator
 
     @property
     def multiplies(self) -> bool:

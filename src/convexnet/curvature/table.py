@@ -328,7 +328,7 @@ ROWS: tuple[tuple[str, Rule | Row], ...] = (
     ("fmax", Row(Extremum(arithmetic.maximum, "convex"), forgives=True)),
     ("fmin", Row(Extremum(arithmetic.minimum, "concave"), forgives=True)),
     ("nan_to_num", Row(losses.finite_alone, forgives=True)),
-    ("addcdiv", Row(losses.addcdiv, undefined=undefined.adds_quotient)),
+    ("addcdiv", Row(losses.addcdiv, denominator=2, undefined=undefined.adds_quotient)),
     *((name, Row(Joint(losses.log_add_exp, "convex"), steepest=1.0)) for name in ("logaddexp", "logaddexp2")),
     ("hypot", Row(Joint(losses.hypot, "convex", "increasing in the absolute values of its arguments"), steepest=1.0)),
     ("pairwise_distance", Row(Joint(losses.pairwise_distance, "convex", NEITHER_WAY), steepest=1.0)),

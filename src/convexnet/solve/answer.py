@@ -75,8 +75,8 @@ def answer(
     why = f"largest gap {float(far.max()) if len(far) else 0.0:.2g} of the size of f"
     moved = (x.double() != found.y).any(1)
     rounded = None if asked.dtype == torch.float64 else (asked.dtype, ~found.open(tol) & ~converged & moved)
-    sides = torch.where((asked.hi - asked.lo).isfinite(), asked.hi - asked.lo, 0.0)
-    side = float(sides[~converged].amax()) if bool((~converged).any()) and sides.shape[1] else 0.0
+    sides = (asked.hi - asked.lo)[~converged]
+    side = float(sides[sides.isfinite()].amax()) if bool(sides.isfinite().any()) else 0.0
     unbounded = ~converged & ~made.other & ~made.proof.isfinite()
     if bool(unbounded.any()):
         unbounded &= is_unbounded(problem, found)

@@ -96,7 +96,7 @@ def find_held(form: EpigraphForm, found: Found, slopes: list[Tensor], lo: Tensor
     Source: Hintermueller, Ito & Kunisch (2002), The primal-dual active set strategy as a semismooth Newton method.
     """
     y = found.y
-    units, steep = argument_units(form, y, form.arguments(y), lo, hi)
+    units, steep = argument_units(form, y, lo, hi)
     g = form.gradient(form.pull(slopes_at(form, slopes, form.arguments(y)))[0])
     width = (hi - lo).clamp(max=1e12)
     scale = torch.where(width > 0, width, 1.0)
@@ -343,7 +343,7 @@ def settle_slopes(atom: Atom, slope: Tensor, index: Tensor, mask: Tensor, a: Ten
 
 
 def argument_units(
-    form: EpigraphForm, y: Tensor, arguments: list[Tensor], lo: Tensor, hi: Tensor, points: int = 4
+    form: EpigraphForm, y: Tensor, lo: Tensor, hi: Tensor, points: int = 4
 ) -> tuple[list[Tensor], Tensor]:
     """The size (B, in_k) of each argument in the box, the mean of |a| over a few points that are nothing special, and
     that of the slopes along each coordinate there, (B, n)."""

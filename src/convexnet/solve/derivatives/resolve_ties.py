@@ -46,7 +46,7 @@ def untie(at: Minimum, held: Held, sample: int, to_x: Tensor) -> None:
     assert part.slopes is not None
     y, lo, hi = held.y[index], at.lo[index], at.hi[index]
     slopes = slopes_at(form, part.slopes, form.arguments(y))
-    units, _ = argument_units(form, y, form.arguments(y), lo, hi)
+    units, _ = argument_units(form, y, lo, hi)
     width = (hi - lo).clamp(max=1e12)
     local = local_program(form, slopes, y, lo, hi, units, torch.where(width > 0, width, 1.0))
     weights: Array | None = None
