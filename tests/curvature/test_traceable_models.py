@@ -258,7 +258,9 @@ def in_place(layer: nn.Linear) -> None:
 def test_weights_that_are_clipped_in_the_forward(how: Callable[[nn.Linear], None]) -> None:
     model = Clipping(how)
     before = model.layer.weight.detach().clone()
-    with pytest.raises(cx.NotTraceable, match=r"(?s)test_accepted.py:\d+ in .*layer.weight through .data.*attach"):
+    with pytest.raises(
+        cx.NotTraceable, match=r"(?s)test_traceable_models.py:\d+ in .*layer.weight through .data.*attach"
+    ):
         cx.certify(model, ROWS)
     assert torch.equal(model.layer.weight.detach(), before)
 
