@@ -127,7 +127,7 @@ def stopped(number: str) -> None:
 def test_a_stop_leaves_a_checkpoint(number: signal.Signals, tmp_path: Path, forge: Forge) -> None:
     words = ["study", "queue", "--out", "results", "--runs", "runs"]
     ended = forge.run(
-        "tests.lab.test_study_queue:stopped", str(int(number)), folder=tmp_path, argv=["convexnet", *words]
+        "tests.lab.studies.test_queue:stopped", str(int(number)), folder=tmp_path, argv=["convexnet", *words]
     )
     assert ended.returncode == 128 + number, ended.stderr
     assert "epoch 2 of" in ended.stdout
