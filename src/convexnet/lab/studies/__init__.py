@@ -7,7 +7,19 @@ from __future__ import annotations
 
 import difflib
 
-from convexnet.lab.studies import appendix_c, constraint_ablation, fig2, fig3, parity, table1, table4
+from convexnet.lab.studies import (
+    appendix_c,
+    constraint_ablation,
+    fig1,
+    fig2,
+    fig3,
+    human_noise,
+    noise,
+    parity,
+    table1,
+    table3,
+    table4,
+)
 from convexnet.lab.studies.study import Study
 
 STUDIES: tuple[Study, ...] = (
@@ -18,6 +30,10 @@ STUDIES: tuple[Study, ...] = (
     fig3.STUDY,
     appendix_c.STUDY,
     parity.STUDY,
+    noise.STUDY,
+    table3.STUDY,
+    fig1.STUDY,
+    human_noise.STUDY,
 )
 """In the order of a report. A new study is one file and one line here."""
 

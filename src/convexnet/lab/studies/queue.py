@@ -16,7 +16,18 @@ from convexnet.lab.runs.dependencies import Work, recorded
 from convexnet.lab.runs.jobs import Job
 from convexnet.lab.runs.lock import in_use
 from convexnet.lab.runs.records import Row
-from convexnet.lab.studies import appendix_c, constraint_ablation, parity, study_named, table1, table4
+from convexnet.lab.studies import (
+    appendix_c,
+    constraint_ablation,
+    fig1,
+    human_noise,
+    noise,
+    parity,
+    study_named,
+    table1,
+    table3,
+    table4,
+)
 from convexnet.lab.training.checkpoints import NAME
 from convexnet.lab.training.driver import LOG
 from convexnet.lab.training.recipes import Recipe
@@ -55,15 +66,35 @@ QUEUE: tuple[Entry, ...] = (
     Entry(1, "parity", "six networks on two sets, 60 epochs, 3 seeds", lambda: parity.plan("full", SEEDS)),
     Entry(
         2,
+        "noise",
+        "40, 80 and 0 % of labels drawn anew, matched training accuracy, starts; 20 epochs, 3 seeds",
+        lambda: noise.plan("full", SEEDS),
+    ),
+    Entry(3, "noise", "20, 60 and 100 % of labels drawn anew, 20 epochs, 3 seeds", lambda: noise.longer(SEEDS)),
+    Entry(4, "human-noise", "CIFAR-10N with the MLPs, 20 epochs, 3 seeds", lambda: human_noise.mlps(SEEDS)),
+    Entry(
+        5,
+        "fig1",
+        f"a quarter of AllConv at 0 and 50 %, at most {fig1.LENGTH} epochs, and the MLPs at 100 %, 1 seed",
+        lambda: fig1.longer(range(1)),
+    ),
+    Entry(
+        6,
+        "table3",
+        f"the MLPs on the hold-out at 20 to 100 %, at most {table3.MLP_EPOCHS} epochs, 3 seeds",
+        lambda: table3.longer(SEEDS),
+    ),
+    Entry(
+        7,
         "constraint-ablation",
         "one change at a time, 100 epochs, 3 seeds",
         lambda: constraint_ablation.plan("full", SEEDS),
     ),
-    Entry(3, "table1", "paper-text with its early stopping, three sets, 3 seeds", lambda: text(table1.plan)),
-    Entry(4, "table4", "paper-text with its early stopping, three sets, 3 seeds", lambda: text(table4.plan)),
-    Entry(5, "appendix-c", "paper-text, the hold-out set, 5 seeds", five_seeds),
-    Entry(6, "table1", f"paper-code, {table1.FLAT} epochs, three sets, 3 seeds", lambda: table1.flattened(SEEDS)),
-    Entry(7, "table4", f"paper-code, {table1.FLAT} epochs, three sets, 3 seeds", lambda: table4.flattened(SEEDS)),
+    Entry(8, "table1", "paper-text with its early stopping, three sets, 3 seeds", lambda: text(table1.plan)),
+    Entry(9, "table4", "paper-text with its early stopping, three sets, 3 seeds", lambda: text(table4.plan)),
+    Entry(10, "appendix-c", "paper-text, the hold-out set, 5 seeds", five_seeds),
+    Entry(11, "table1", f"paper-code, {table1.FLAT} epochs, three sets, 3 seeds", lambda: table1.flattened(SEEDS)),
+    Entry(12, "table4", f"paper-code, {table1.FLAT} epochs, three sets, 3 seeds", lambda: table4.flattened(SEEDS)),
 )
 """In the order in which it is run. A new long run is one line here."""
 
