@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -94,6 +95,31 @@ def test_an_undone_step_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -
     assert same(model, before)
     assert [point["undone"] for point in found] == [learner.HALVINGS + 1] * 2
     assert found[0]["log_likelihood"] == found[1]["log_likelihood"]
+
+
+def test_statistics_that_spoil_every_step_do_not_end_it() -> None:
+    """They move at any rate; a step that would be undone at all of them is repeated with the statistics held."""
+
+    def deep() -> nn.Module:
+        layers: list[nn.Module] = []
+        for width in (2, 8, 8):
+            layers += [nn.Linear(width, 8), nn.BatchNorm1d(8), nn.ELU()]
+        return nn.Sequential(*layers, nn.Linear(8, 1))
+
+    x, y = points()
+    model = mixture(deep)
+    # The head undoes what untrained statistics do: any move of these lowers the likelihood.
+    model.fit_em(x, y, iterations=15, batch=80, learning_rate=0.03)
+    for part in model.modules():
+        if isinstance(part, nn.BatchNorm1d):
+            part.running_var.mul_(4.0)  # pyright: ignore[reportOptionalMemberAccess]
+            part.weight.data.mul_(2.0)
+    history = model.fit_em(x, y, iterations=4, batch=80, learning_rate=1e-4)
+    found = history.log_likelihood
+    assert all(after > before for before, after in itertools.pairwise(found)), found
+    assert not history.remarks
+    assert {point["rate"] for point in history.points} == {1e-4}
+    assert max(point["undone"] for point in history.points) == 1
 
 
 def test_the_penalty_is_part_of_what_never_falls() -> None:
