@@ -68,6 +68,12 @@ STUDIES = (
         "A9",
     ),
     (
+        "fig4",
+        "A mixture of convex experts on a V-shape",
+        "Sivaprasad et al. 2021, figure 4",
+        "A7",
+    ),
+    (
         "appendix-c",
         "Confidence intervals over five seeds; gain against gap",
         "Sivaprasad et al. 2021, appendix C and figure 5b",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 
-from convexnet.lab.studies import appendix_c, constraint_ablation, fig2, fig3, parity, table1, table4
+from convexnet.lab.studies import appendix_c, constraint_ablation, fig2, fig3, fig4, parity, table1, table4
 from convexnet.lab.studies.study import Study
 
 STUDIES: tuple[Study, ...] = (
@@ -16,6 +16,7 @@ STUDIES: tuple[Study, ...] = (
     constraint_ablation.STUDY,
     fig2.STUDY,
     fig3.STUDY,
+    fig4.STUDY,
     appendix_c.STUDY,
     parity.STUDY,
 )
