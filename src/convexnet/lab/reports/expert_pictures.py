@@ -94,6 +94,7 @@ def middle(here: Tensor) -> tuple[int, int]:
     left = here.clone()
     while True:
         inner = left.clone()
+        inner[0], inner[-1], inner[:, 0], inner[:, -1] = False, False, False, False
         inner[1:] &= left[:-1]
         inner[:-1] &= left[1:]
         inner[:, 1:] &= left[:, :-1]

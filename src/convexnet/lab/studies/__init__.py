@@ -7,7 +7,18 @@ from __future__ import annotations
 
 import difflib
 
-from convexnet.lab.studies import appendix_c, constraint_ablation, fig2, fig3, fig4, parity, table1, table4
+from convexnet.lab.studies import (
+    appendix_c,
+    appendix_e,
+    constraint_ablation,
+    fig2,
+    fig3,
+    fig4,
+    fig5,
+    parity,
+    table1,
+    table4,
+)
 from convexnet.lab.studies.study import Study
 
 STUDIES: tuple[Study, ...] = (
@@ -17,6 +28,8 @@ STUDIES: tuple[Study, ...] = (
     fig2.STUDY,
     fig3.STUDY,
     fig4.STUDY,
+    fig5.STUDY,
+    appendix_e.STUDY,
     appendix_c.STUDY,
     parity.STUDY,
 )

@@ -134,7 +134,7 @@ def sections(rows: Sequence[Row]) -> list[Section]:
         first = next((row for row in own if "partition" in row), None)
         if first is not None and name.startswith("ioc-"):
             panels += drawn(first, title)
-    columns = ("network", "test", "preferred expert alone", "log-likelihood", "experts used", "pieces")
+    columns = ("network", "test", "preferred alone", "log-likelihood", "experts used", "pieces")
     caption = (
         "Test accuracy on 2000 fresh points of the mixture, and of the expert that the gate prefers taken alone, in "
         "percent; mean log-likelihood of the training points in nats; seed by seed, experts that the gate prefers "
