@@ -20,6 +20,8 @@ from convexnet.lab.studies import (
     appendix_c,
     constraint_ablation,
     fig1,
+    fig4,
+    fig5,
     human_noise,
     noise,
     parity,
@@ -28,6 +30,7 @@ from convexnet.lab.studies import (
     table3,
     table4,
 )
+from convexnet.lab.studies.mixtures import experts_of, is_mixture
 from convexnet.lab.training.checkpoints import NAME
 from convexnet.lab.training.driver import LOG
 from convexnet.lab.training.recipes import Recipe
@@ -40,7 +43,7 @@ class Entry:
     """A line of the queue.
 
     Attributes:
-        rank: 1 is first.
+        rank: 1 is first; several lines may share one.
         study: its name.
         what: it is, in words; the length is stated here where it is not the source's.
         jobs: made when the queue is read.
@@ -64,6 +67,13 @@ def five_seeds() -> list[Job]:
 
 QUEUE: tuple[Entry, ...] = (
     Entry(1, "parity", "six networks on two sets, 60 epochs, 3 seeds", lambda: parity.plan("full", SEEDS)),
+    Entry(1, "fig4", "mixtures in the plane, 3 seeds", lambda: fig4.plan("full", SEEDS)),
+    Entry(
+        1,
+        "fig5",
+        f"1 to 10 experts of 3 x 128 on the hold-out set, {fig5.NARROW.epochs} iterations, 3 seeds",
+        lambda: fig5.narrow(SEEDS),
+    ),
     Entry(
         2,
         "noise",
@@ -103,7 +113,7 @@ def work_of(rank: int | None = None, only: str = "") -> list[tuple[Entry, list[W
     """The jobs of each line, without those that an earlier line has.
 
     Args:
-        rank: of the one line that is wanted; None: all.
+        rank: of the lines that are wanted; None: all.
         only: leave out the jobs that do not have this in their name.
 
     Raises:
@@ -118,7 +128,8 @@ def work_of(rank: int | None = None, only: str = "") -> list[tuple[Entry, list[W
         if rank in (None, entry.rank):
             found.append((entry, [(study, job) for job in own.values() if only in job.name]))
     if not found:
-        raise ValueError(f"there is no rank {rank}; there are {', '.join(str(entry.rank) for entry in QUEUE)}")
+        ranks = ", ".join(map(str, sorted({entry.rank for entry in QUEUE})))
+        raise ValueError(f"there is no rank {rank}; there are {ranks}")
     if not any(work for _, work in found):
         raise ValueError(f"no run of the queue has {only!r} in its name; `convexnet study queue --list` names some")
     return found
@@ -187,7 +198,13 @@ def same_recipe(row: Row, recipe: Recipe) -> bool:
     return {**found, "convex": {**default["convex"], **(found["convex"] or {})}} == wanted
 
 
-IMAGES: Mapping[str, int] = {"mnist": 54_000, "fashion-mnist": 54_000, "cifar10-holdout": 36_000}
+IMAGES: Mapping[str, int] = {
+    "mnist": 54_000,
+    "fashion-mnist": 54_000,
+    "cifar10-holdout": 36_000,
+    "cifar10-holdout-animals": 36_000,
+    "vee": 1_000,
+}
 """To train on, without the validation part."""
 
 STOPS = 150
@@ -197,11 +214,22 @@ GUESS = 4.0
 """Seconds for 10,000 images on one core, where there is no record to tell: a 3x800 MLP on 784 pixels."""
 
 
+def networks_in(model: str) -> int:
+    """How many networks see every image: the experts of a mixture, or 1.
+
+    Example:
+        >>> networks_in("ioc-mixture-5"), networks_in("mlp")
+        (5, 1)
+    """
+    return experts_of(model)[1] if is_mixture(model) else 1
+
+
 class Pace:
     """How long a job takes on one core, from the records that are nearest to it."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
-        self.rows = [row for row in rows if row.get("train_samples") and row.get("epochs")]
+        seen = [row for row in rows if row.get("train_samples") and row.get("epochs")]
+        self.rows = [{**row, "train_samples": row["train_samples"] * networks_in(row["model"])} for row in seen]
 
     def hours(self, job: Job) -> tuple[float, str]:
         """The hours, and what they are estimated from.
@@ -210,7 +238,7 @@ class Pace:
             >>> Pace([]).hours(parity.plan("full", range(1))[0])
             (0.36, 'a guess')
         """
-        images = job.train_samples or IMAGES.get(job.dataset, 50_000)
+        images = (job.train_samples or IMAGES.get(job.dataset, 50_000)) * networks_in(job.model)
         own = [row for row in self.rows if (row["model"], row["dataset"]) == (job.model, job.dataset)]
         if same := [row for row in own if same_recipe(row, job.recipe)]:
             taken = median(core_seconds(row) * images / row["train_samples"] for row in same)
