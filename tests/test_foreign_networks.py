@@ -711,7 +711,7 @@ GATE = "multiplies two quantities that both depend on the input"
 POOLED = (
     r"replace=\{torchvision\.ops\.misc\.SqueezeExcitation: convexnet\.nn\.PooledSum\.like\}.*convexnet\.nn\.removed"
 )
-HERE = r"test_foreign\.py"
+HERE = r"test_foreign_networks\.py"
 REFUSED = {
     "ViT": Refused(
         vit, (3, 16, 16), "encoder.layers.encoder_layer_0.self_attention", "aten.scaled_dot_product_attention",
