@@ -29,7 +29,7 @@ from convexnet.lab.training.signals import Stopped
 from tests.lab import small
 from tests.lab.data import test_streamed
 from tests.lab.runs import test_tasks
-from tests.lab.training import killed, test_learners
+from tests.lab.training import killed, kmeans, test_learners
 from tests.processes import ended, fork
 
 Made = Callable[[Path], Row]
@@ -47,7 +47,7 @@ def regression(folder: Path) -> Row:
 
 def clustering(folder: Path) -> Row:
     """A learner that is no network."""
-    return test_learners.cluster(test_learners.JOBS[0], small.place(folder), lambda job, point: None)
+    return kmeans.cluster(test_learners.JOBS[0], small.place(folder), lambda job, point: None)
 
 
 def streamed(folder: Path) -> Row:
