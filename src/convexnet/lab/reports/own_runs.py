@@ -216,9 +216,20 @@ def batches(rows: Sequence[Row], names: Sequence[str]) -> Iterable[tuple[str, li
     for dataset in dict.fromkeys(row["dataset"] for row, _ in pairs):
         own = [pair for pair in pairs if pair[0]["dataset"] == dataset]
         for first in range(0, len(own), len(COLOURS)):
-            last = min(first + len(COLOURS), len(own))
-            which = f", runs {first + 1} to {last} of {len(own)}" if len(own) > len(COLOURS) else ""
-            yield f"{dataset}{which}", own[first:last]
+            some = own[first : first + len(COLOURS)]
+            yield f"{dataset}{which_of(first + 1, first + len(some), len(own))}", some
+
+
+def which_of(first: int, last: int, count: int) -> str:
+    """Return which of some runs a picture shows, where it does not show all.
+
+    Example:
+        >>> which_of(1, 4, 4), which_of(1, 4, 5), which_of(5, 5, 5)
+        ('', ', runs 1 to 4 of 5', ', run 5 of 5')
+    """
+    if (first, last) == (1, count):
+        return ""
+    return f", run {first} of {count}" if first == last else f", runs {first} to {last} of {count}"
 
 
 def drawn(
