@@ -21,10 +21,12 @@ from typing import Any
 
 import torch
 
+from convexnet.ensembles import learners
 from convexnet.lab.models import architectures
 from convexnet.lab.runs import run as runs
 from convexnet.lab.runs.records import Row
 from convexnet.lab.runs.verdict import Verdict
+from convexnet.lab.studies import fig4
 from convexnet.lab.training import experiment
 from convexnet.lab.training.checkpoints import NAME
 from convexnet.lab.training.signals import Stopped
@@ -58,6 +60,14 @@ def streamed(folder: Path) -> Row:
     return runs.run(replace(job, recipe=replace(job.recipe, epochs=2)), small.place(folder, workers=1))
 
 
+def mixture(folder: Path) -> Row:
+    """Experts and a gate by EM: several modules behind one optimiser; an advance is one batch."""
+    learners.SLICE = 0.0
+    (job, *_) = [job for job in fig4.STUDY.jobs("smoke") if job.model == "ioc-mixture-2"]
+    how = replace(job.recipe, epochs=2, hidden=(4, 4))
+    return fig4.STUDY.run(replace(job, recipe=how), small.place(folder), lambda job, point: None)
+
+
 PHOTOGRAPHS = "photographs"
 
 KINDS: Mapping[str, Made] = {
@@ -65,6 +75,7 @@ KINDS: Mapping[str, Made] = {
     "regression": regression,
     "clustering": clustering,
     "streamed": streamed,
+    "mixture": mixture,
 }
 """Every kind of learner and of data there is; a new one is a line here."""
 
