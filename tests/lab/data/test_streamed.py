@@ -239,6 +239,8 @@ def test_killed_and_resumed(
         "tests.lab.training.killed:stream", str(tmp_path / "parts"), str(photographs), str(seed), folder=tmp_path
     )
     assert done.returncode == 0, done.stderr
+    left = [tuple(map(int, line.split())) for line in done.stdout.splitlines()]  # epochs, and batches of the next one
+    assert left[0] in ((1, 1), (1, 2)), "the first kill is in the midst of an epoch"
     resumed = json.loads((tmp_path / "parts" / "row.json").read_text(encoding="utf-8"))
     assert resumed["resumed_after"]
     assert small.same(resumed) == small.same(whole[1])

@@ -179,13 +179,28 @@ def test_a_table_is_a_card_on_a_phone(pages: dict[str, Path], browser: Any) -> N
     assert shown["dashes"] == 0
 
 
+@pytest.mark.browser
+def test_a_lone_picture_is_not_stretched(pages: dict[str, Path], browser: Any) -> None:
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    page = context.new_page()
+    page.goto(pages["own"].as_uri())
+    stretched = page.evaluate(
+        """() => [...document.querySelectorAll('.panels > figure:only-child img')]
+             .map(e => e.closest('figure').offsetWidth / e.getAttribute('width'))"""
+    )
+    context.close()
+    assert stretched
+    assert max(stretched) < 1.4
+
+
 def test_runs_are_told_apart(pages: dict[str, Path]) -> None:
     text = pages["own"].read_text(encoding="utf-8")
     assert "<title>convexnet: runs</title>" in text
     assert "papers" not in text
     for label in ("MLP, ours, seed 0, epochs 2", "IOC-MLP, ours, seed 2, epochs 4", "inertia", "−12.5"):
         assert label in text
-    assert "runs 5 to 5 of 5" in text, "four runs a picture"
+    assert "runs 1 to 4 of 5" in text, "four runs a picture"
+    assert "run 5 of 5" in text
     plain = pages["own"].with_suffix(".md").read_text(encoding="utf-8")
     assert "Orange: MLP, ours, seed 0, epochs 2; blue: IOC-MLP" in plain
 
