@@ -18,6 +18,7 @@ from convexnet.lab.studies import (
     parity,
     table1,
     table4,
+    table6,
 )
 from convexnet.lab.studies.study import Study
 
@@ -30,6 +31,7 @@ STUDIES: tuple[Study, ...] = (
     fig4.STUDY,
     fig5.STUDY,
     appendix_e.STUDY,
+    table6.STUDY,
     appendix_c.STUDY,
     parity.STUDY,
 )

@@ -25,6 +25,7 @@ from convexnet.lab.studies import (
     study_named,
     table1,
     table4,
+    table6,
 )
 from convexnet.lab.studies.mixtures import experts_of, is_mixture
 from convexnet.lab.training.checkpoints import NAME
@@ -69,6 +70,12 @@ QUEUE: tuple[Entry, ...] = (
         "fig5",
         f"1 to 10 experts of 3 x 128 on the hold-out set, {fig5.NARROW.epochs} iterations, 3 seeds",
         lambda: fig5.narrow(SEEDS),
+    ),
+    Entry(
+        2,
+        "table6",
+        f"three boosted MLPs of {table6.EPOCHS} epochs and their gate, hold-out set, 3 seeds",
+        lambda: table6.boosted_mlps(SEEDS),
     ),
     Entry(
         2,
