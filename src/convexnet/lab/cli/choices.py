@@ -27,13 +27,19 @@ NOISES = (
 )
 """Data sets and wrong labels: `convexnet.lab.data`."""
 
+LOSSES = ("cross-entropy", "label-smoothing", "gce", "sce", "elr")
+"""`convexnet.lab.training.robust_losses`, and the recipe's `smoothing`."""
+
 RECIPES = ("paper-text", "paper-code", "ours")
 """`convexnet.lab.training.recipes`."""
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 """Of Lightning Fabric."""
 
-MODELS = ("mlp", "mlp-signs", "relu-mlp", "ficnn", "ioc-mlp", "ioc-shallow", "allconv", "ioc-allconv")
+MODELS = (
+    *("mlp", "mlp-signs", "relu-mlp", "ficnn", "ioc-mlp", "ioc-shallow", "allconv", "ioc-allconv"),
+    *("allconv-quarter", "ioc-allconv-quarter", "densenet", "ioc-densenet"),
+)
 """`convexnet.lab.models.registry`."""
 
 STUDIES = (
@@ -102,6 +108,30 @@ STUDIES = (
         "Six networks of one budget: ordinary, regularised, convex, and one hidden layer",
         "ours; Sivaprasad et al. 2021, section 4.1",
         "A2",
+    ),
+    (
+        "noise",
+        "Wrong labels: is it convexity, or underfitting, that resists?",
+        "ours; Sivaprasad et al. 2021, table 3 and section 4.1",
+        "A4",
+    ),
+    (
+        "table3",
+        "Labels that are drawn anew, at the peak and at convergence",
+        "Sivaprasad et al. 2021, table 3",
+        "A4",
+    ),
+    (
+        "fig1",
+        "Loss and accuracy on true, random and half random labels",
+        "Sivaprasad et al. 2021, figure 1",
+        "A4, A11",
+    ),
+    (
+        "human-noise",
+        "Labels as people give them, at three levels",
+        "ours; Wei et al. 2022; Sivaprasad et al. 2021, table 3",
+        "A4",
     ),
 )
 """Name, title, source and rows of docs/systems.md: `convexnet.lab.studies`."""

@@ -11,12 +11,16 @@ from convexnet.lab.studies import (
     appendix_c,
     appendix_e,
     constraint_ablation,
+    fig1,
     fig2,
     fig3,
     fig4,
     fig5,
+    human_noise,
+    noise,
     parity,
     table1,
+    table3,
     table4,
     table6,
 )
@@ -34,6 +38,10 @@ STUDIES: tuple[Study, ...] = (
     table6.STUDY,
     appendix_c.STUDY,
     parity.STUDY,
+    noise.STUDY,
+    table3.STUDY,
+    fig1.STUDY,
+    human_noise.STUDY,
 )
 """In the order of a report. A new study is one file and one line here."""
 

@@ -33,7 +33,7 @@ from convexnet.lab.runs.jobs import Job
 from convexnet.lab.runs.normalising import in_memory
 from convexnet.lab.runs.place import Place, Tick
 from convexnet.lab.runs.records import Row
-from convexnet.lab.runs.run import loaded, record, taught
+from convexnet.lab.runs.run import loaded, record, train_model
 from convexnet.lab.studies.mixtures import CONVEX, ORDINARY, Mixed, binary, experts_of, is_mixture, mix
 from convexnet.lab.studies.study import Study
 from convexnet.lab.training.recipes import Recipe
@@ -117,7 +117,7 @@ def run(job: Job, place: Place, tick: Tick) -> Row:
     two = binary(raw, positive, job.dataset, classnames)
     if not is_mixture(job.model):
         start = build(job.model, two.shape, 1, job.recipe, job.seed)
-        return record(taught(job, place, tick, start, two, convex=False))
+        return record(train_model(job, place, tick, start, two, convex=False))
     found = mix(job, place, tick, two, expert=PLAIN)
     return {**found.row, **seen(found, raw)} if experts_of(job.model) == (True, MOST) else found.row
 

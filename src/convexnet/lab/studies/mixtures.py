@@ -20,7 +20,7 @@ from convexnet.lab.models.registry import build
 from convexnet.lab.runs import records
 from convexnet.lab.runs.jobs import Job
 from convexnet.lab.runs.learning import NETWORK, common, keeping
-from convexnet.lab.runs.measuring import measured, outputs
+from convexnet.lab.runs.measuring import measure_network, outputs
 from convexnet.lab.runs.normalising import in_memory, normalised
 from convexnet.lab.runs.place import Place, Tick
 from convexnet.lab.runs.records import Row
@@ -129,7 +129,11 @@ class Mixing:
         wanted = ["validation"]
         if number % self.every == 0 or self.done:
             wanted += ["train", "test"]
-        point = {"epoch": float(number), **found, **measured(self.em.mixture, self.data, wanted, classification())}
+        point = {
+            "epoch": float(number),
+            **found,
+            **measure_network(self.em.mixture, self.data, wanted, classification()),
+        }
         right = point.get("validation_accuracy")
         if right is not None and (self.best is None or right > self.best.accuracy):
             weights = {name: value.clone() for name, value in self.em.mixture.state_dict().items()}
