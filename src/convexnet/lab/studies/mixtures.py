@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections import OrderedDict
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from convexnet.ensembles import ExpectationMaximisation, MixtureOfExperts
 from convexnet.ensembles.outputs import classes_of, evaluating, predict
 from convexnet.ensembles.training import keeps_statistics
-from convexnet.lab.data import DataSet, Split
+from convexnet.lab.data import DataError, DataSet, Split
 from convexnet.lab.models.convex import drawn_from
 from convexnet.lab.models.registry import build
 from convexnet.lab.runs import records
@@ -99,6 +100,15 @@ def settle(model: nn.Module, inputs: Tensor, rows: int = 1024) -> None:
         part.training = training
 
 
+@contextlib.contextmanager
+def failing(job: Job, kind: Callable[[str], Exception]) -> Generator[None]:
+    """Name the job where its samples or its loss make no sense, and let a sweep go on with the next one."""
+    try:
+        yield
+    except ValueError as error:
+        raise kind(f"{job.name}: {error}") from error
+
+
 class Mixing:
     """EM with a measurement after each iteration, and the weights of the best one by validation. A learner."""
 
@@ -168,23 +178,24 @@ def mix(job: Job, place: Place, tick: Tick, raw: DataSet, *, expert: str = "mlp"
 
     Raises:
         CheckpointError, Stopped: as `convexnet.lab.runs.learning.learn`.
-        ValueError: fewer samples than experts, or a class without samples.
+        DataError: fewer samples than experts, a class without samples, or experts that give NaN from the beginning.
     """
     data, step = normalised(raw, job)
     train, how = in_memory(data.train), job.recipe
     mixture = mixture_of(job, data.shape, expert, gate)
     settle(mixture, train.images)
-    em = ExpectationMaximisation(
-        mixture,
-        train.images,
-        train.labels,
-        iterations=how.epochs,
-        batch=how.batch,
-        learning_rate=how.learning_rate,
-        penalty=how.weight_decay,
-        patience=how.patience or PATIENCE,
-        seed=job.seed,
-    )
+    with failing(job, DataError):
+        em = ExpectationMaximisation(
+            mixture,
+            train.images,
+            train.labels,
+            iterations=how.epochs,
+            batch=how.batch,
+            learning_rate=how.learning_rate,
+            penalty=how.weight_decay,
+            patience=how.patience or PATIENCE,
+            seed=job.seed,
+        )
     learner = Mixing(em, data, job.measure_every)
     driven = drive(learner, keeping(job, place), lambda point: tick(job, point))
     mixture.eval()
@@ -280,11 +291,6 @@ def binary(raw: DataSet, positive: tuple[int, ...], name: str, classnames: tuple
         note=raw.note,
         fingerprint=raw.fingerprint,
     )
-
-
-def behind_step(mixed: Mixed) -> nn.Module:
-    """The mixture behind its fixed first step: samples as they are -> the logit of class 1."""
-    return nn.Sequential(OrderedDict(whiten=mixed.step, mixture=mixed.mixture)).eval()
 
 
 @torch.no_grad()

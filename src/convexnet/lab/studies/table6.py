@@ -13,8 +13,7 @@ SAMME's weights, which is convex and certified.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
@@ -39,6 +38,7 @@ from convexnet.lab.runs.place import Place, Tick
 from convexnet.lab.runs.records import Row, hardware
 from convexnet.lab.runs.run import complete, loaded, save
 from convexnet.lab.runs.verdict import verdict
+from convexnet.lab.studies.mixtures import failing
 from convexnet.lab.studies.study import Study
 from convexnet.lab.training.checkpoints import epoch_seed
 from convexnet.lab.training.driver import drive
@@ -123,15 +123,6 @@ def gate_of(kind: str, shape: Sequence[int], experts: int, seed: int) -> nn.Modu
 
 
 # --- runs ------------------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def failing(job: Job, kind: Callable[[str], Exception]) -> Generator[None]:
-    """Name the job where its samples or its loss make no sense, and let a sweep go on with the next one."""
-    try:
-        yield
-    except ValueError as error:
-        raise kind(f"{job.name}: {error}") from error
 
 
 def run(job: Job, place: Place, tick: Tick) -> Row:
