@@ -244,6 +244,8 @@ def columns(learner: Mixing, curve: list[Point], job: Job) -> Row:
         "certified": whole.certified,
         "parameters": sum(parameter.numel() for parameter in mixture.parameters()),
         "log_likelihood": em.objective,
+        # An expert's set {f <= 0} is convex, and class 0 is what it gives to it: which class that is, matters.
+        "convex_class": data.classnames[0],
         "falls": sum(after["log_likelihood"] < before["log_likelihood"] for before, after in pairwise(curve)),
         "remarks": list(em.remarks),
         **of_experts(mixture, test, data.shape),
