@@ -90,8 +90,8 @@ TITLES: Mapping[str, str] = MappingProxyType(
         "cifar10-animals": "CIFAR-10, animals or not",
         "cifar10-holdout-animals": "CIFAR-10, hold-out, animals or not",
         "digits": "digits (smoke test)",
-        "digits-odd": "digits, odd or even (smoke test)",
         "fashion-mnist-tops": "Fashion-MNIST, tops",
+        "digits-odd": "digits, odd or even (smoke test)",
     }
 )
 """What tables call a data set."""
