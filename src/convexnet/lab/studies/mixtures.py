@@ -18,7 +18,6 @@ from convexnet.ensembles.training import keeps_statistics
 from convexnet.lab.data import DataError, DataSet, Split
 from convexnet.lab.models.convex import drawn_from
 from convexnet.lab.models.registry import build
-from convexnet.lab.runs import records
 from convexnet.lab.runs.jobs import Job
 from convexnet.lab.runs.learning import NETWORK, common, keeping
 from convexnet.lab.runs.measuring import measure_network, outputs
@@ -269,7 +268,6 @@ def of_experts(mixture: MixtureOfExperts, test: Split, shape: tuple[int, ...]) -
         "accuracy_where_preferred": [float(one.double().mean()) if len(one) else None for one in within],
         "preferred_alone_accuracy": float(right.gather(0, chosen[None])[0].double().mean()),
         "oracle_accuracy": float(right.any(0).double().mean()),
-        "hardware": records.hardware(),
     }
 
 

@@ -35,7 +35,7 @@ from convexnet.lab.runs.learning import NETWORK, common, keeping, needed
 from convexnet.lab.runs.metrics import accuracies, calibration
 from convexnet.lab.runs.normalising import behind, in_memory, normalised
 from convexnet.lab.runs.place import Place, Tick
-from convexnet.lab.runs.records import Row, hardware
+from convexnet.lab.runs.records import Row
 from convexnet.lab.runs.run import complete, loaded, save
 from convexnet.lab.runs.verdict import verdict
 from convexnet.lab.studies.mixtures import failing
@@ -113,11 +113,7 @@ def gate_of(kind: str, shape: Sequence[int], experts: int, seed: int) -> nn.Modu
         layers: list[nn.Module] = []
         width = shape[0]
         for channels, stride in ((96, 1), (96, 2), (192, 2)):
-            layers += [
-                nn.Conv2d(width, channels, 3, stride=stride, padding=1),
-                nn.BatchNorm2d(channels),
-                nn.ReLU(),
-            ]
+            layers += [nn.Conv2d(width, channels, 3, stride=stride, padding=1), nn.BatchNorm2d(channels), nn.ReLU()]
             width = channels
         return nn.Sequential(*layers, nn.Conv2d(width, experts, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
@@ -213,9 +209,6 @@ def columns(boosted: Boosted, data: DataSet, job: Job) -> Row:
     proofs = [verdict(expert, example) for expert in boosted.experts]
     fused = fuse(boosted.experts, weights=boosted.weights, example=example)
 
-    def right(part: Split) -> list[float]:
-        return [accuracy(expert, part) for expert in boosted.experts]
-
     answers = predict(boosted, train.images), predict(boosted, test.images)
     figures = accuracies(answers[0], train.labels, train.clean, answers[1], test.labels, running=0.0)
     return {
@@ -235,13 +228,12 @@ def columns(boosted: Boosted, data: DataSet, job: Job) -> Row:
         "experts_certified": sum(proof.certified for proof in proofs),
         "experts_tier": sorted({proof.tier or "none" for proof in proofs if proof.certified}),
         "ensemble": boosted.certificates(example).ensemble,
-        "expert_train_accuracy": right(train),
-        "expert_accuracy": right(test),
+        "expert_train_accuracy": [accuracy(expert, train) for expert in boosted.experts],
+        "expert_accuracy": [accuracy(expert, test) for expert in boosted.experts],
         "oracle_accuracy": oracle_accuracy(boosted.experts, test.images, test.labels),
         "oracle_train_accuracy": oracle_accuracy(boosted.experts, train.images, train.labels),
         "fused_accuracy": accuracy(fused, test),
         "fused_certified": verdict(fused, example).certified,
-        "hardware": hardware(),
     }
 
 
