@@ -92,6 +92,12 @@ STUDIES = (
         "A12",
     ),
     (
+        "table6",
+        "Boosted convex experts, a gate, and the oracle",
+        "Sivaprasad et al. 2021, table 6",
+        "A8",
+    ),
+    (
         "appendix-c",
         "Confidence intervals over five seeds; gain against gap",
         "Sivaprasad et al. 2021, appendix C and figure 5b",

@@ -22,6 +22,7 @@ from convexnet.lab.studies import (
     table1,
     table3,
     table4,
+    table6,
 )
 from convexnet.lab.studies.study import Study
 
@@ -34,6 +35,7 @@ STUDIES: tuple[Study, ...] = (
     fig4.STUDY,
     fig5.STUDY,
     appendix_e.STUDY,
+    table6.STUDY,
     appendix_c.STUDY,
     parity.STUDY,
     noise.STUDY,

@@ -29,6 +29,7 @@ from convexnet.lab.studies import (
     table1,
     table3,
     table4,
+    table6,
 )
 from convexnet.lab.studies.mixtures import experts_of, is_mixture
 from convexnet.lab.training.checkpoints import NAME
@@ -69,18 +70,24 @@ QUEUE: tuple[Entry, ...] = (
     Entry(1, "parity", "six networks on two sets, 60 epochs, 3 seeds", lambda: parity.plan("full", SEEDS)),
     Entry(1, "fig4", "mixtures in the plane, 3 seeds", lambda: fig4.plan("full", SEEDS)),
     Entry(
-        1,
-        "fig5",
-        f"1 to 10 experts of 3 x 128 on the hold-out set, {fig5.NARROW.epochs} iterations, 3 seeds",
-        lambda: fig5.narrow(SEEDS),
-    ),
-    Entry(
         2,
         "noise",
         "40, 80 and 0 % of labels drawn anew, matched training accuracy, starts; 20 epochs, 3 seeds",
         lambda: noise.plan("full", SEEDS),
     ),
+    Entry(
+        2,
+        "fig5",
+        f"1 to 10 experts of 3 x 128 on the hold-out set, {fig5.NARROW.epochs} iterations, 3 seeds",
+        lambda: fig5.narrow(SEEDS),
+    ),
     Entry(3, "noise", "20, 60 and 100 % of labels drawn anew, 20 epochs, 3 seeds", lambda: noise.longer(SEEDS)),
+    Entry(
+        3,
+        "table6",
+        f"three boosted MLPs of {table6.EPOCHS} epochs and their gate, hold-out set, 3 seeds",
+        lambda: table6.boosted_mlps(SEEDS),
+    ),
     Entry(4, "human-noise", "CIFAR-10N with the MLPs, 20 epochs, 3 seeds", lambda: human_noise.mlps(SEEDS)),
     Entry(
         5,
