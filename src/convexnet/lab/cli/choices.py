@@ -39,6 +39,7 @@ PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 MODELS = (
     *("mlp", "mlp-signs", "relu-mlp", "ficnn", "ioc-mlp", "ioc-shallow", "allconv", "ioc-allconv"),
     *("allconv-quarter", "ioc-allconv-quarter", "densenet", "ioc-densenet"),
+    *("densenet-16", "ioc-densenet-16", "rnn", "ioc-rnn", "icrnn"),
 )
 """`convexnet.lab.models.registry`."""
 
@@ -108,6 +109,18 @@ STUDIES = (
         "Labels as people give them, at three levels",
         "ours; Wei et al. 2022; Sivaprasad et al. 2021, table 3",
         "A4",
+    ),
+    (
+        "fig6",
+        "Calibration of three architectures, before and after temperature scaling",
+        "Sivaprasad et al. 2021, figure 6",
+        "A10",
+    ),
+    (
+        "recurrent",
+        "Recurrent networks on MNIST, row by row",
+        "ours; Sivaprasad et al. 2021, section 5",
+        "A13",
     ),
 )
 """Name, title, source and rows of docs/systems.md: `convexnet.lab.studies`."""

@@ -13,9 +13,11 @@ from convexnet.lab.studies import (
     fig1,
     fig2,
     fig3,
+    fig6,
     human_noise,
     noise,
     parity,
+    recurrent,
     table1,
     table3,
     table4,
@@ -34,6 +36,8 @@ STUDIES: tuple[Study, ...] = (
     table3.STUDY,
     fig1.STUDY,
     human_noise.STUDY,
+    fig6.STUDY,
+    recurrent.STUDY,
 )
 """In the order of a report. A new study is one file and one line here."""
 
