@@ -122,5 +122,23 @@ STUDIES = (
         "ours; Sivaprasad et al. 2021, section 5",
         "A13",
     ),
+    (
+        "polyhedral",
+        "Polyhedra, the convex quadratic and XOR in the plane",
+        "Sivaprasad et al. 2021, sections 2 and 3.1",
+        "A9",
+    ),
+    (
+        "table2",
+        "AllConv and DenseNet with their counterparts",
+        "Sivaprasad et al. 2021, table 2",
+        "A3",
+    ),
+    (
+        "report-mlp",
+        "The report's own MLP and its counterpart, Adam at 1e-5",
+        "Singh 2022, section 5.1",
+        "A2",
+    ),
 )
 """Name, title, source and rows of docs/systems.md: `convexnet.lab.studies`."""

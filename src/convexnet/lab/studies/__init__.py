@@ -17,8 +17,11 @@ from convexnet.lab.studies import (
     human_noise,
     noise,
     parity,
+    polyhedral,
     recurrent,
+    report_mlp,
     table1,
+    table2,
     table3,
     table4,
 )
@@ -38,6 +41,9 @@ STUDIES: tuple[Study, ...] = (
     human_noise.STUDY,
     fig6.STUDY,
     recurrent.STUDY,
+    polyhedral.STUDY,
+    table2.STUDY,
+    report_mlp.STUDY,
 )
 """In the order of a report. A new study is one file and one line here."""
 
