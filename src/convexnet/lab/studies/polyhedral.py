@@ -2,12 +2,14 @@
 
     convexnet study run polyhedral
 
-A polyhedral classifier gives one class the region max_k (w_k x + b_k) <= 0, an intersection of half-planes. The paper's
-quadratic is convex where w1, w2 >= 0 and |w3| <= 2 sqrt(w1 w2); here it is the sum of squares of affine functions,
-which are all of these. Both fail where a class is a union of regions that no convex set joins, "e.g. XOR", as the paper says.
-That depends on which XOR: of four points (two at opposite corners of a square are one class) a strip along a diagonal
-holds one class and spares the other, so that a polyhedron does solve it. Of four quadrants none does: a strip reaches
-5/6 there, at a width where its sides cut the axes at two thirds. Two convex outputs solve both.
+A polyhedral classifier gives one class the region max_k (w_k x + b_k) <= 0, an intersection of half-planes. The
+paper's quadratic is convex where w1, w2 >= 0 and |w3| <= 2 sqrt(w1 w2); here it is the sum of squares of affine
+functions, which are all of these. Both fail where a class is a union of regions that no convex set joins, "e.g. XOR",
+as the paper says. That depends on which XOR: of four points (two at opposite corners of a square are one class) a
+strip along a diagonal holds one class and spares the other, so that a polyhedron does solve it. Of four quadrants
+none does: a strip reaches 5/6 there, at a width where its sides cut the axes at two thirds. Two convex outputs solve
+both.
+
 
 Points are drawn from the seed; each network takes seconds on one core, so the two-core setting is the full one.
 """

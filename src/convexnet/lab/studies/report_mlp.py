@@ -4,8 +4,8 @@
     convexnet study run report-mlp --full --data-dir DATA    # 30 epochs on CIFAR-10 and on the hold-out
 
 The report re-implements the paper's MLP "as a POC", gives its rate alone, "did not run this for many epochs", and
-prints no number. Thirty epochs, batches of 128, mean and spread of the images are ours. ReLU becomes ELU, and after each step
-every weight behind the first layer, scales of BatchNorm included, that is negative becomes exp(w - 5).
+prints no number. Thirty epochs, batches of 128, mean and spread of the images are ours. ReLU becomes ELU, and after
+each step every weight behind the first layer, scales of BatchNorm included, that is negative becomes exp(w - 5).
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@
     convexnet study run table2 --full --data-dir DATA    # as in the paper, in its text's recipe; needs a GPU
 
 On two cores an epoch of All-CNN-C takes nine minutes. What they can finish (`convexnet study queue`) is a quarter of
-its width, and a DenseNet of depth 16, each with its counterpart on the hold-out; the runs are those of Fig. 1 and Fig. 6.
+its width, and a DenseNet of depth 16, each with its counterpart on the hold-out; the runs are those of Fig. 1 and
+Fig. 6.
 """
 
 from __future__ import annotations
