@@ -75,6 +75,24 @@ STUDIES = (
         "A9",
     ),
     (
+        "fig4",
+        "A mixture of convex experts on a V-shape",
+        "Sivaprasad et al. 2021, figure 4",
+        "A7",
+    ),
+    (
+        "fig5",
+        "Animals against the rest by one to ten convex experts",
+        "Sivaprasad et al. 2021, figure 5a",
+        "A7",
+    ),
+    (
+        "appendix-e",
+        "Mean images of what each of ten experts sees",
+        "Sivaprasad et al. 2021, appendix E",
+        "A12",
+    ),
+    (
         "appendix-c",
         "Confidence intervals over five seeds; gain against gap",
         "Sivaprasad et al. 2021, appendix C and figure 5b",

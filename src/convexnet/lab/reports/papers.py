@@ -101,8 +101,11 @@ TITLES: Mapping[str, str] = MappingProxyType(
         "cifar10": "CIFAR-10",
         "cifar10-holdout": "CIFAR-10, hold-out",
         "cifar100": "CIFAR-100",
+        "cifar10-animals": "CIFAR-10, animals or not",
+        "cifar10-holdout-animals": "CIFAR-10, hold-out, animals or not",
         "digits": "digits (smoke test)",
         "fashion-mnist-tops": "Fashion-MNIST, tops",
+        "digits-odd": "digits, odd or even (smoke test)",
     }
 )
 """What tables call a data set."""

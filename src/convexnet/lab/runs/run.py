@@ -20,7 +20,7 @@ from convexnet.lab.runs import metrics, records
 from convexnet.lab.runs.devices import agreement, launched
 from convexnet.lab.runs.jobs import Job
 from convexnet.lab.runs.learning import NETWORK, common, keeping
-from convexnet.lab.runs.measuring import few_inputs, measured, measured_part, outputs
+from convexnet.lab.runs.measuring import few_inputs, measure_network, measured_part, outputs
 from convexnet.lab.runs.normalising import normalised
 from convexnet.lab.runs.place import Place, Tick
 from convexnet.lab.runs.records import Row
@@ -98,10 +98,10 @@ def trained(job: Job, place: Place, tick: Tick = lambda job, point: None) -> Tra
     fabric = launched(place, job.recipe.precision)
     raw = loaded(job, place)
     model = build(job.model, raw.shape, raw.classes, job.recipe, job.seed)
-    return taught(job, place, tick, model, raw, fabric=fabric, convex=model_named(job.model).convex)
+    return train_model(job, place, tick, model, raw, fabric=fabric, convex=model_named(job.model).convex)
 
 
-def taught(
+def train_model(
     job: Job,
     place: Place,
     tick: Tick,
@@ -142,7 +142,7 @@ def taught(
         wanted = ["validation"]
         if number % job.measure_every == 0 or number == job.recipe.epochs:
             wanted += ["train", "test"]
-        return measured(network, data, wanted, learnt)
+        return measure_network(network, data, wanted, learnt)
 
     course = Course(given.to(fabric.device), job.recipe, fabric, transform, job.seed, measure, learnt, weights)
     training = prepared(model, torch.zeros(2, *data.shape, device=fabric.device), course, convex=convex)

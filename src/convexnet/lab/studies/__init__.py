@@ -9,10 +9,13 @@ import difflib
 
 from convexnet.lab.studies import (
     appendix_c,
+    appendix_e,
     constraint_ablation,
     fig1,
     fig2,
     fig3,
+    fig4,
+    fig5,
     fig6,
     human_noise,
     noise,
@@ -33,6 +36,9 @@ STUDIES: tuple[Study, ...] = (
     constraint_ablation.STUDY,
     fig2.STUDY,
     fig3.STUDY,
+    fig4.STUDY,
+    fig5.STUDY,
+    appendix_e.STUDY,
     appendix_c.STUDY,
     parity.STUDY,
     noise.STUDY,

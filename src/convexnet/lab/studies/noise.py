@@ -222,7 +222,7 @@ def run(job: Job, place: Place, tick: Tick) -> Row:
         raw = runs.loaded(job, place)
         model = build(job.model, raw.shape, raw.classes, job.recipe, job.seed)
         model.__dict__.pop(CONSTRAINT, None)  # nothing keeps it from here on, and its record must not say so
-        return runs.record(runs.taught(job, place, tick, model, raw, convex=False))
+        return runs.record(runs.train_model(job, place, tick, model, raw, convex=False))
     if job.variant != ORDINARY:
         return runs.run(job, place, tick)
     found = runs.trained(job, place, tick)
@@ -248,7 +248,7 @@ def one_output(job: Job, place: Place, tick: Tick) -> Row:
     data = halved(raw, inside=bool(rest), noise=job.noise, seed=job.seed)
     model = build(job.model, data.shape, 1, job.recipe, job.seed)
     convex = model_named(job.model).convex
-    return runs.record(runs.taught(job, place, tick, model, data, convex=convex))
+    return runs.record(runs.train_model(job, place, tick, model, data, convex=convex))
 
 
 def halved(raw: DataSet, *, inside: bool, noise: float, seed: int) -> DataSet:

@@ -35,7 +35,7 @@ from convexnet.lab.runs.jobs import Job
 from convexnet.lab.runs.metrics import classes_of
 from convexnet.lab.runs.place import Place, Tick
 from convexnet.lab.runs.records import Row
-from convexnet.lab.runs.run import record, taught
+from convexnet.lab.runs.run import record, train_model
 from convexnet.lab.studies.fig2 import MAP, packed, unpacked
 from convexnet.lab.studies.study import Study
 from convexnet.lab.training.epoch import predict
@@ -172,7 +172,7 @@ def run(job: Job, place: Place, tick: Tick) -> Row:
         classnames=("A", "B"),
         note="points of our own",
     )
-    found = taught(job, place, tick, model, data, convex=convex)
+    found = train_model(job, place, tick, model, data, convex=convex)
     drawn: Row = {}
     if not job.seed:
         drawn["regions"] = packed(classes_of(predict(found.network, plane_pictures.grid(MAP))).bool())

@@ -33,7 +33,7 @@ from convexnet.lab.training.recipes import FAMILIES, RECIPES, Recipe, recipe
 from convexnet.lab.training.settings import differences
 from tests.lab import small
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def row(job: Job, **changes: Any) -> dict[str, Any]:
