@@ -26,6 +26,7 @@ from convexnet.lab.studies import (
     human_noise,
     noise,
     parity,
+    polyhedral,
     recurrent,
     report_mlp,
     study_named,
@@ -76,6 +77,7 @@ def holdout_of_the_report() -> list[Job]:
 QUEUE: tuple[Entry, ...] = (
     Entry(1, "parity", "six networks on two sets, 60 epochs, 3 seeds", lambda: parity.plan("full", SEEDS)),
     Entry(1, "recurrent", "MNIST row by row, 20 epochs, 3 seeds", lambda: recurrent.plan("full", SEEDS)),
+    Entry(1, "polyhedral", "toys in the plane, 3 seeds", lambda: polyhedral.plan("full", SEEDS)),
     Entry(1, "fig4", "mixtures in the plane, 3 seeds", lambda: fig4.plan("full", SEEDS)),
     Entry(
         1,
