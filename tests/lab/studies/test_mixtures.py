@@ -16,7 +16,7 @@ from convexnet.ensembles import MixtureOfExperts, learners
 from convexnet.lab.data import DataError, DataSet, Split, load
 from convexnet.lab.reports import expert_pictures
 from convexnet.lab.runs.jobs import Job
-from convexnet.lab.runs.one_by_one import RECORD
+from convexnet.lab.runs.serial import RECORD
 from convexnet.lab.studies import fig4, fig5, table6
 from convexnet.lab.studies.mixtures import Mixed, binary, mix, preferred, settle
 from convexnet.learner import Point

@@ -16,10 +16,15 @@ from convexnet.lab.studies import (
     fig3,
     fig4,
     fig5,
+    fig6,
     human_noise,
     noise,
     parity,
+    polyhedral,
+    recurrent,
+    report_mlp,
     table1,
+    table2,
     table3,
     table4,
     table6,
@@ -42,6 +47,11 @@ STUDIES: tuple[Study, ...] = (
     table3.STUDY,
     fig1.STUDY,
     human_noise.STUDY,
+    fig6.STUDY,
+    recurrent.STUDY,
+    polyhedral.STUDY,
+    table2.STUDY,
+    report_mlp.STUDY,
 )
 """In the order of a report. A new study is one file and one line here."""
 

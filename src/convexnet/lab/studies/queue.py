@@ -22,9 +22,13 @@ from convexnet.lab.studies import (
     fig1,
     fig4,
     fig5,
+    fig6,
     human_noise,
     noise,
     parity,
+    polyhedral,
+    recurrent,
+    report_mlp,
     study_named,
     table1,
     table3,
@@ -66,8 +70,15 @@ def five_seeds() -> list[Job]:
     return [job for job in text(appendix_c.plan, range(5)) if job.dataset == "cifar10-holdout"]
 
 
+def holdout_of_the_report() -> list[Job]:
+    """The hold-out's part of the report's MLP."""
+    return [job for job in report_mlp.plan("full", SEEDS) if job.dataset == "cifar10-holdout"]
+
+
 QUEUE: tuple[Entry, ...] = (
     Entry(1, "parity", "six networks on two sets, 60 epochs, 3 seeds", lambda: parity.plan("full", SEEDS)),
+    Entry(1, "recurrent", "MNIST row by row, 20 epochs, 3 seeds", lambda: recurrent.plan("full", SEEDS)),
+    Entry(1, "polyhedral", "toys in the plane, 3 seeds", lambda: polyhedral.plan("full", SEEDS)),
     Entry(1, "fig4", "mixtures in the plane, 3 seeds", lambda: fig4.plan("full", SEEDS)),
     Entry(
         2,
@@ -95,6 +106,8 @@ QUEUE: tuple[Entry, ...] = (
         f"a quarter of AllConv at 0 and 50 %, at most {fig1.LENGTH} epochs, and the MLPs at 100 %, 1 seed",
         lambda: fig1.longer(range(1)),
     ),
+    Entry(5, "fig6", "three architectures on the hold-out, 1 seed", lambda: fig6.longer(range(1))),
+    Entry(6, "report-mlp", "the hold-out, 30 epochs, 3 seeds", holdout_of_the_report),
     Entry(
         6,
         "table3",
