@@ -231,7 +231,9 @@ def test_a_long_curve_is_thinned() -> None:
     assert kept[-1]["epoch"] == 1300
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "ioc-allconv")) for name in MODELS]
+)
 def test_models_are_built_from_the_seed_alone(name: str) -> None:
     for kind in RECIPES:
         how = replace(recipe(kind, convex=MODELS[name].convex, family=MODELS[name].family), epochs=1)
