@@ -98,7 +98,7 @@ def test_gradients_of_each_sample_at_once(name: str) -> None:
         )
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", some(NETWORKS, 5, "second derivatives"))
 def test_gradients_of_gradients(name: str) -> None:
     """What unrolled learning needs, against finite differences."""
     net, inputs = built(name, 2)
@@ -151,7 +151,7 @@ def test_averages_of_weights_stay_convex(name: str) -> None:
     assert not torch.equal(average.module(*inputs), net(*inputs))
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", some(NETWORKS, 5, "baked"))
 def test_baked(name: str) -> None:
     net, inputs = built(name)
     plain = cx.bake(net)

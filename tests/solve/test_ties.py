@@ -212,7 +212,7 @@ CASES: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], tuple[float, ...], li
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", some(CASES, 8, "written out"))
 def test_written_out(name: str) -> None:
     f, b, expected = CASES[name]
     model = Written(f, *b)
