@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from convexnet.constraints.constrain import Kept
-from convexnet.constraints.required_signs import derive_program
+from convexnet.constraints.required_signs import intervals_for
 from convexnet.constraints.sets import Interval
-from convexnet.curvature.arguments import unwrapped
+from convexnet.curvature.arguments import unwrap
 from convexnet.curvature.certificate import ALL, certify_program
 from convexnet.curvature.tracing.restored_state import calling
 from convexnet.curvature.tracing.trace import Program, trace
@@ -70,7 +70,7 @@ def verdict(model: nn.Module, example: Tensor | Sequence[Tensor]) -> Verdict:
         >>> verdict(net, torch.zeros(2, 2)).tier
         'T2'
     """
-    model = unwrapped(model)
+    model = unwrap(model)
     program = trace(model, example)  # once for both: it is most of what they cost
     certificate = certify_program(program)
     first = certificate.findings[0] if certificate.findings else None
@@ -115,12 +115,12 @@ def keeps(model: nn.Module, program: Program, scope: str) -> bool:
         if kept is not None:
             recorded |= {f"{path}.{name}".lstrip("."): interval for name, interval in kept.intervals.items()}
     try:
-        needed = derive_program(program, model)
+        needed = intervals_for(program, model)
     except NotCertified:
         return False  # convex at these weights, but no signs of its parameters would keep it so
-    return all(name in recorded and inside(recorded[name], interval) for name, interval in needed.items())
+    return all(name in recorded and is_within_cone(recorded[name], interval) for name, interval in needed.items())
 
 
-def inside(inner: Interval, outer: Interval) -> bool:
+def is_within_cone(inner: Interval, outer: Interval) -> bool:
     """Whether one interval lies in another, entry by entry."""
     return bool((inner.lo >= outer.lo).all() and (inner.hi <= outer.hi).all())
