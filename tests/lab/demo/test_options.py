@@ -42,6 +42,7 @@ from convexnet.lab.runs.place import Place
 from convexnet.lab.studies import plane
 from convexnet.lab.training.checkpoints import epoch_seed
 from convexnet.lab.training.epoch import predict
+from tests.drawing import some
 from tests.lab import small
 
 TINY = replace(demo.RECIPE, epochs=2, batch=64, hidden=(16, 16, 16))
@@ -339,7 +340,7 @@ def least(model: nn.Module, layer: str) -> float:
     return float(cast(Any, model.get_submodule(f"network.layers.{layer}")).weight.detach().min())
 
 
-@pytest.mark.parametrize("method", ["exponentiate", "softplus"])
+@pytest.mark.parametrize("method", ["softplus", pytest.param("exponentiate", marks=pytest.mark.slow)])
 def test_free_scales_that_turn_negative_are_counted_and_end_the_proof(method: str, tmp_path: Path) -> None:
     free = contest(tmp_path, Convex(method=method, free_gamma=True), learning_rate=0.5)
     later = torch.cat([free.model.get_parameter(f"network.layers.norm{layer}.weight").detach() for layer in (2, 3)])
@@ -437,7 +438,7 @@ class Folded(nn.Module):
         return inputs.abs()
 
 
-@pytest.mark.parametrize("how", WHITENINGS)
+@pytest.mark.parametrize("how", some(WHITENINGS, 1, "whitenings"))
 def test_whitening_is_inside_the_certificate(how: str, tmp_path: Path) -> None:
     run = contest(tmp_path, Convex(whiten=how, widen_first=2.0), learning_rate=1e-3)
     assert run.certified
