@@ -27,6 +27,7 @@ from convexnet.ensembles import (
     oracle_accuracy,
 )
 from convexnet.learner import Learner, run
+from tests.drawing import some
 
 PLANE = torch.zeros(1, 2)
 
@@ -68,7 +69,7 @@ def log_likelihood(model: nn.Module, x: Tensor, y: Tensor) -> float:
     return float(nn.functional.logsigmoid(signed).mean())
 
 
-@pytest.mark.parametrize("make", [ordinary, *map(cone, ("clip", "exponentiate", "softplus"))])
+@pytest.mark.parametrize("make", [ordinary, *some(map(cone, ("clip", "exponentiate", "softplus")), 1, "cones")])
 def test_the_likelihood_never_falls(make: Callable[[], nn.Module]) -> None:
     """At a rate that is far too high, so that steps are undone; under dropout, BatchNorm and constraints."""
     x, y = points()

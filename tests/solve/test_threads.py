@@ -89,7 +89,7 @@ def attack(count: int, blind: bool) -> None:
             assert torch.allclose(mine, single, rtol=1e-4, atol=1e-6 * float(single.abs().max()))
 
 
-@pytest.mark.parametrize("blind", [False, True])
+@pytest.mark.parametrize("blind", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_sixteen_threads(blind: bool) -> None:
     attack(16, blind)
 

@@ -15,6 +15,7 @@ from typer.testing import CliRunner, Result
 import convexnet as cx
 from convexnet.lab.cli.app import app
 from convexnet.memory import CLASSNAMES, remember_example
+from tests.drawing import some
 
 
 @pytest.fixture
@@ -183,7 +184,7 @@ def test_whole_numbers_are_numbers(folder: Path) -> None:
 BOUNDS = [["--box", "-1,1", "--box", "0,0.5", "--box", "-2,-1"], ["--box", "bounds.csv"], ["--box", "bounds.npy"]]
 
 
-@pytest.mark.parametrize("words", BOUNDS, ids=str)
+@pytest.mark.parametrize("words", some(BOUNDS, 2, "bounds"), ids=str)
 def test_bounds_of_each_coordinate(folder: Path, words: list[str]) -> None:
     found, x, _ = values([*words, "--given", "plain.csv"])
     box = cx.Box([-1.0, 0.0, -2.0], [1.0, 0.5, -1.0])

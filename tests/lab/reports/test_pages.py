@@ -134,7 +134,9 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("name", ["study", "own", "convex", "not-convex"])
+@pytest.mark.parametrize(
+    "name", ["study", "convex", *(pytest.param(name, marks=pytest.mark.slow) for name in ("own", "not-convex"))]
+)
 def test_nothing_is_cut_off(name: str, pages: dict[str, Path], browser: Any, tmp_path: Path) -> None:
     for screen, scheme in (("phone", "light"), ("desk", "dark")):  # colours move nothing: all four in the slow test
         looked_at(browser, pages[name], screen, scheme, tmp_path)
