@@ -66,7 +66,7 @@ def problem_of(reading: Reading, asked: Arguments, everywhere: bool) -> tuple[Pr
     lo, hi = asked.lo, asked.hi
     single = False
     if reading.pieces is None or reading.opened is None:
-        closed = "its forward reads the size of its batch"
+        closed = "its forward, or an operator of torch in it, reads the size of its batch"
     else:
         try:
             f, layers, closed = open_functions(reading.opened, reading.pieces, inputs, lo.shape[1], asked.solver)

@@ -98,7 +98,7 @@ def find_held(form: EpigraphForm, found: Found, slopes: list[Tensor], lo: Tensor
     y = found.y
     units, steep = argument_units(form, y, lo, hi)
     g = form.gradient(form.pull(slopes_at(form, slopes, form.arguments(y)))[0])
-    width = (hi - lo).clamp(max=1e12)
+    width = hi - lo
     scale = torch.where(width > 0, width, 1.0)
     low = ((y - lo) / scale < g / steep) | (width == 0)
     high = ((hi - y) / scale < -g / steep) & ~low
@@ -152,7 +152,7 @@ def hold_at(
     arguments = form.arguments(y)
     slopes = slopes_at(form, slopes, arguments)
     chosen, arriving = form.pull(slopes)
-    width = (hi - lo).clamp(max=1e12)
+    width = hi - lo
     scale = torch.where(width > 0, width, 1.0)
     free = (~(low | high)).to(y)
     picked: list[Tensor | None] = []
@@ -244,7 +244,7 @@ def hold_at(
         for k, index, mask in held
         if isinstance(form.atoms[k], Norm) and index is not None and mask is not None
     }
-    near = (there - y).abs().amax(1) <= NEAR * torch.where(width < 1e12, width, 1.0).amax(1)
+    near = (there - y).abs().amax(1) <= NEAR * width.amax(1)
     there = torch.where((sure & near)[:, None], torch.minimum(torch.maximum(there, lo), hi), y)
     along = along[..., 0] if smooth else torch.zeros_like(y)
     fixed = width == 0

@@ -8,12 +8,11 @@ from torch import Tensor
 from convexnet.form.atoms import Atom
 from convexnet.form.grouped import Norm
 from convexnet.form.program import value_of
-from convexnet.solve.derivatives.active_set import Held, find_held, slopes_at
+from convexnet.solve.derivatives.active_set import Held, slopes_at
 from convexnet.solve.derivatives.implicit import vector_jacobian
 from convexnet.solve.derivatives.minimum import Gradients, Minimum, bound_gradient
 from convexnet.solve.derivatives.refusals import cannot_tell
 from convexnet.solve.derivatives.resolve_ties import untie
-from convexnet.solve.solvers.incumbents import pick_rows
 
 
 def pull_back(at: Minimum, tensors: list[Tensor], to_x: Tensor | None, to_value: Tensor | None) -> Gradients:
@@ -52,30 +51,22 @@ def find_held_precisely(at: Minimum, to_x: Tensor) -> Held:
     left = (~held.sure).nonzero()[:, 0]
     if len(left):
         at.focus(left)
-        held.put(left, find_held_rows(at, left, to_x))
+        held.put(left, at.holding(left, to_x))
     for quick in (True, False):
         doubtful = (~held.sure).nonzero()[:, 0]
         if len(doubtful):
             at.settle(doubtful, quick)
-            held.put(doubtful, find_held_rows(at, doubtful, to_x))
+            held.put(doubtful, at.holding(doubtful, to_x))
     tied = (held.tied & (to_x != 0).any(1)).nonzero()[:, 0]
     if len(tied):
         at.settle(tied)
-        held.put(tied, find_held_rows(at, tied, to_x))
+        held.put(tied, at.holding(tied, to_x))
         for sample in tied[held.tied[tied]].tolist():
             untie(at, held, sample, to_x[sample])
     unsure = (~held.sure & ~held.tied & (to_x != 0).any(1)).nonzero()[:, 0]
     if len(unsure):
         raise RuntimeError(cannot_tell(int(unsure[0])))
     return held
-
-
-def find_held_rows(at: Minimum, rows: Tensor, to_x: Tensor) -> Held:
-    """What holds the minimisers of some samples, by what is known of them."""
-    whole = len(rows) == len(at.lo)
-    form, part = (at.form(), at.found) if whole else (at.form().rows(rows), pick_rows(at.found, rows))
-    assert part.slopes is not None
-    return find_held(form, part, part.slopes, at.lo[rows], at.hi[rows], to_x[rows])
 
 
 def gradients_through_program(
