@@ -28,8 +28,11 @@ def pull_back(at: Minimum, tensors: list[Tensor], to_x: Tensor | None, to_value:
         assert slopes is not None
         to_lo, to_hi = torch.zeros_like(at.lo), torch.zeros_like(at.lo)
         if to_value is not None:
-            smooth = any(atom.smooth for atom in form.atoms)
-            g = form.gradient(form.pull(slopes_at(form, slopes, form.arguments(at.found.y)) if smooth else slopes)[0])
+            g = None if held is None else held.slope
+            if g is None:
+                smooth = any(atom.smooth for atom in form.atoms)
+                own = slopes_at(form, slopes, form.arguments(at.found.y)) if smooth else slopes
+                g = form.gradient(form.pull(own)[0])
             share = to_value.double()[:, None]
             to_lo, to_hi = to_lo + share * g.clamp(min=0), to_hi + share * g.clamp(max=0)
         if held is not None:

@@ -151,7 +151,9 @@ class Minimum:
 
     def without_ends(self, rows: Tensor, held: Held, lo: Tensor, hi: Tensor) -> Held:
         """The same, not sure where the end of what is near seems to hold a minimiser."""
-        held.sure &= ~(held.low & (lo > self.lo[rows]) | held.high & (hi < self.hi[rows])).any(1)
+        beyond = (held.low & (lo > self.lo[rows]) | held.high & (hi < self.hi[rows])).any(1)
+        if bool(beyond.any()):
+            held.sure, held.slope = held.sure & ~beyond, None
         return held
 
 
@@ -161,7 +163,9 @@ def join_held(parts: Sequence[Held]) -> Held:
     for each in fields(Held):
         held = [getattr(part, each.name) for part in parts]
         if isinstance(held[0], Tensor):
-            made[each.name] = torch.cat(held)
+            made[each.name] = None if any(part is None for part in held) else torch.cat(held)
+        elif held[0] is None:
+            made[each.name] = None
         elif isinstance(held[0], list):
             made[each.name] = [torch.cat(some) for some in zip(*held, strict=True)]
         else:
