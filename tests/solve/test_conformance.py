@@ -20,6 +20,7 @@ from convexnet.form.operators import LOWERED
 from tests.curvature.oracles import SAMPLES, Fixed, Moving, Sample
 from tests.drawing import some
 from tests.solve.energies import NAMES, checked, drawn, exchanged, finite, specs
+from tests.solve.odd_arguments import drawn_oddly
 
 slow = pytest.mark.slow
 
@@ -284,3 +285,10 @@ def test_steps_are_told_and_may_end_it(capsys: pytest.CaptureFixture[str]) -> No
     loose = cx.minimise(net, box(-1, 1, 3), atol=1e9)
     assert int(loose.steps) < len(seen)
     assert bool(loose.converged)
+
+
+def test_layers_with_unusual_settings_and_other_inputs_of_every_type() -> None:
+    energies = [energy for seed in range(12) if (energy := drawn_oddly(seed)) is not None]
+    for energy in energies:
+        checked(energy, apart=False)
+    assert len(energies) >= 6

@@ -42,16 +42,20 @@ CUT_OFF = """() => {
   if (wide > innerWidth) found.push(`the page is ${wide} wide, the screen ${innerWidth}`);
   const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   while (walker.nextNode()) {
-    const node = walker.currentNode, words = node.textContent.trim().slice(0, 60);
+    const node = walker.currentNode, text = node.textContent;
     const head = node.parentElement.closest('thead');
-    if (!words || head && getComputedStyle(head).position === 'absolute') continue;  // there for screen readers alone
+    if (!text.trim() || head && getComputedStyle(head).position === 'absolute') continue;  // for screen readers alone
+    let edge = innerWidth;
+    for (let e = node.parentElement; e; e = e.parentElement)
+      if (getComputedStyle(e).overflowX !== 'visible') edge = Math.min(edge, e.getBoundingClientRect().right);
     const range = document.createRange();
     range.selectNodeContents(node);
-    for (const box of range.getClientRects()) {
-      let edge = innerWidth;
-      for (let e = node.parentElement; e; e = e.parentElement)
-        if (getComputedStyle(e).overflowX !== 'visible') edge = Math.min(edge, e.getBoundingClientRect().right);
-      if (box.width > 1 && box.right > edge + 1) found.push(`${words} ends at ${box.right}, its box at ${edge}`);
+    if (Array.from(range.getClientRects()).every(box => box.right <= edge + 1)) continue;
+    for (const word of text.matchAll(/\\S+/g)) {  // blanks at the end of a line hang beyond it, and nobody misses them
+      range.setStart(node, word.index);
+      range.setEnd(node, word.index + word[0].length);
+      for (const box of range.getClientRects())
+        if (box.width > 1 && box.right > edge + 1) found.push(`${word[0]} ends at ${box.right}, its box at ${edge}`);
     }
   }
   for (const image of document.images)
