@@ -122,10 +122,10 @@ def function_of(name: str) -> Callable[..., Piecewise] | None:
             return pw.chosen
         case "masked_fill":
             return lambda f, mask, value: pw.chosen(mask, value, f)
-        case "to" | "_to_copy" | "clone" | "detach" | "lift_fresh_copy" | "alias" | "contiguous" | "positive":
+        case "positive":
             return lambda f: f
         case _:
-            return None
+            return (lambda f: f) if row_of(name).runs(identity) else None
 
 
 def is_step(node: fx.Node) -> bool:
