@@ -278,6 +278,21 @@ class Total(nn.Module):
         return self.wide(z.double())[self.output]  # the constants of the rows are of float64
 
 
+class Tilted(Total):
+    """Besides, a slope against that of the sum at a point of a box."""
+
+    def __init__(self, row: Row, output: int, seed: int, box: tuple[float, float]) -> None:
+        super().__init__(row, output)
+        share = torch.rand(1, *row.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        at = (box[0] + (box[1] - box[0]) * share).requires_grad_()
+        (slope,) = torch.autograd.grad(super().forward(at).sum(), at)
+        self.slope: Tensor
+        self.register_buffer("slope", -0.9 * slope[0])  # of an affine one something is left
+
+    def forward(self, z: Tensor) -> Tensor:
+        return super().forward(z) + (z.double() * self.slope).flatten(1).sum(1)
+
+
 def split(z: Tensor, shapes: list[tuple[int, ...]]) -> list[Tensor]:
     """The arguments that an input holds."""
     if len(shapes) == 1:

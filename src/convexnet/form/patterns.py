@@ -20,10 +20,11 @@ from convexnet.curvature.patterns.comparisons import UNCLEAR, Choice, choices, n
 from convexnet.curvature.tracing.graph import calls
 from convexnet.curvature.tracing.graph_rewrites import is_square
 from convexnet.form.atoms import Smooth
+from convexnet.form.means import mean_of
 from convexnet.form.perspective import Perspective
 from convexnet.form.quadratic import Degrees, Quadratic
 from convexnet.form.rows import Atoms, Row, beside
-from convexnet.form.smooth import Curve, entropy, exponential, huber, minus_log, softplus, square
+from convexnet.form.smooth import Curve, entropy, exponential, huber, minus_log, softplus, square, x_exp
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,8 @@ def joined(
 
 
 def perspectives(node: fx.Node, same: Mapping[fx.Node, int]) -> Iterator[Joined]:
-    """x log(x), x log(x / t), t exp(x / t), x² / t, sums of squares over t, log(1 + exp(x)), and negative powers of
-    products."""
+    """x log(x), x exp(x), x log(x / t), t exp(x / t), x² / t, sums of squares over t, log(1 + exp(x)), negative powers
+    of products, and means."""
 
     def equal(a: Any, b: Any) -> bool:
         return a is b or (isinstance(a, fx.Node) and isinstance(b, fx.Node) and same[a] == same[b])
@@ -89,6 +90,8 @@ def perspectives(node: fx.Node, same: Mapping[fx.Node, int]) -> Iterator[Joined]
     if calls(node, "mul"):
         for a, b in (args[:2], args[1::-1]):
             inside = settings(settings(b)[0]) if calls(b, "exp") and calls(settings(b)[0], "div") else ()
+            if calls(b, "exp") and equal(settings(b)[0], a):
+                yield Joined(of(x_exp()), (a,))
             if calls(b, "log"):
                 own, sign = (settings(a)[0], -1.0) if calls(a, "neg") else (a, 1.0)
                 for x, t in ratios(settings(b)[0]):
@@ -100,6 +103,9 @@ def perspectives(node: fx.Node, same: Mapping[fx.Node, int]) -> Iterator[Joined]
         x = exponent_of(args[0] if args else None, calls(node, "log"))
         if x is not None:
             yield Joined(of(softplus(1.0)), (x,))
+    mean = mean_of(node)
+    if mean is not None:
+        yield Joined(mean[0], mean[1:])
     exponent = negative_power(node)
     factors: tuple[Any, ...] = settings(args[0]) if exponent and args and calls(args[0], "prod") else ()
     if len(factors) in (2, 3):
