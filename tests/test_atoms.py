@@ -28,6 +28,8 @@ from tests.atoms import (
     written,
 )
 
+pytestmark = pytest.mark.filterwarnings("ignore:Solution may be inaccurate", "ignore:.*is being approximated")
+
 AS_A_WHOLE = "on its values and tangents alone"
 
 

@@ -23,7 +23,7 @@ import convexnet as cx
 from tests.modules import Function
 
 cp = pytest.importorskip("cvxpy")
-pytestmark = pytest.mark.filterwarnings("ignore:Solution may be inaccurate")
+pytestmark = pytest.mark.filterwarnings("ignore:Solution may be inaccurate", "ignore:.*is being approximated")
 
 K: dict[str, Any] = {"dim": -1, "keepdim": True}
 inf = math.inf

@@ -23,7 +23,9 @@ pytestmark = pytest.mark.filterwarnings(
 TRIES = 40
 """Energies that are drawn of an operator, most of which are not convex with either sign."""
 
-NO_ENERGY = ("max_pool3d_with_indices",)
+CONELESS = ("lgamma", "special_gammaln", "special_log_ndtr")
+OTHERWISE = ("sort",)
+"""Sums of what it makes are convex for weights in order only, as `test_agreement` has them."""
 
 
 def optima_of(energy: Drawn) -> list[float] | None:
@@ -79,7 +81,13 @@ def compare(name: str, count: int) -> int:
     return met
 
 
+@pytest.mark.parametrize("name", sorted(LOWERED)[::24])
+def test_a_sample_of_optima_agrees(name: str) -> None:
+    assert compare(name, 1)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(LOWERED))
 def test_optima_agree(name: str) -> None:
-    print(name, compare(name, 2))
+    met = compare(name, 2)
+    assert (met <= 0) == (name in CONELESS + OTHERWISE)
