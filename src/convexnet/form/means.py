@@ -17,10 +17,10 @@ from torch import fx
 
 from convexnet.curvature.rules.arithmetic import Power
 from convexnet.curvature.table import row_of
-from convexnet.curvature.tracing.graph import base_name, calls
+from convexnet.curvature.tracing.graph import base_name, is_call_of
 from convexnet.form.atoms import Smooth
 from convexnet.form.perspective import Perspective
-from convexnet.form.rows import Atoms, Row, beside, dims_of
+from convexnet.form.rows import Atoms, Row, dims_of, stack_last
 from convexnet.form.smooth import Curve, minus_power_sum, minus_root
 
 MOST = 64
@@ -32,17 +32,21 @@ CLOSE = Fraction(1, 2**40)
 
 def mean_of(node: fx.Node) -> tuple[Row, fx.Node] | None:
     """The row of a mean, and the node that it is of."""
-    if calls(node, "exp"):
+    if is_call_of(node, "exp"):
         inner = first_of(node)
-        logs = first_of(inner) if calls(inner, "mean") else None
-        found = reduced_by(inner) if calls(logs, "log") else None
+        logs = first_of(inner) if is_call_of(inner, "mean") else None
+        found = reduced_by(inner) if is_call_of(logs, "log") else None
         return None if found is None else (geometric(1.0, *found[:2]), first_of(logs))
     inner, outer = power_of(node)
-    found = reduced_by(inner) if calls(inner, "prod") or calls(inner, "sum") or calls(inner, "mean") else None
+    found = (
+        reduced_by(inner)
+        if is_call_of(inner, "prod") or is_call_of(inner, "sum") or is_call_of(inner, "mean")
+        else None
+    )
     if found is None:
         return None
     dims, keepdim, count = found
-    if calls(inner, "prod"):
+    if is_call_of(inner, "prod"):
         exponent = Fraction(outer) * count  # exactly: what is left out grows with the logarithm of the mean
         short = 1 - exponent if 0 <= 1 - exponent <= CLOSE else Fraction(0)
         if not 0 < exponent <= 1 or not (short or Fraction(float(exponent)) == exponent):
@@ -51,7 +55,7 @@ def mean_of(node: fx.Node) -> tuple[Row, fx.Node] | None:
     x, exponent = power_of(inner.args[0])
     if exponent >= 1 or Fraction(exponent) * Fraction(outer) != 1:
         return None
-    return power_sums(exponent, dims, keepdim, 1 / count if calls(inner, "mean") else 1.0), x
+    return power_sums(exponent, dims, keepdim, 1 / count if is_call_of(inner, "mean") else 1.0), x
 
 
 def reduced_by(node: fx.Node) -> tuple[list[int], bool, int] | None:
@@ -75,14 +79,14 @@ def first_of(node: Any) -> Any:
 
 def power_of(node: Any) -> tuple[Any, float]:
     """x and p, if this is x^p; None and 0 otherwise. A product with 1, as in `1 / x`, is passed over."""
-    if calls(node, "mul") and len(node.args) == 2 and isinstance(node.args[1], (int, float)) and node.args[1] == 1:
+    if is_call_of(node, "mul") and len(node.args) == 2 and isinstance(node.args[1], (int, float)) and node.args[1] == 1:
         node = node.args[0]
     if not isinstance(node, fx.Node) or node.op != "call_function" or node.kwargs:
         return None, 0.0
     rule = row_of(base_name(node.target)).rule
     if isinstance(rule, Power):
         return node.args[0], rule.exponent
-    exponent = node.args[1] if calls(node, "pow") and len(node.args) == 2 else None
+    exponent = node.args[1] if is_call_of(node, "pow") and len(node.args) == 2 else None
     return (node.args[0], float(exponent)) if isinstance(exponent, (int, float)) else (None, 0.0)
 
 
@@ -136,7 +140,9 @@ def tree(z: Atoms, parts: Sequence[Any], curve: Callable[[int, int], Curve]) -> 
         following: dict[int, tuple[Any, int]] = {}
         for kind in dict.fromkeys((a, b) for (_, a), (_, b) in pairs):
             which = [i for i, ((_, a), (_, b)) in enumerate(pairs) if (a, b) == kind]
-            both = beside(beside(*(pairs[i][0][0] for i in which)), beside(*(pairs[i][1][0] for i in which)))
+            both = stack_last(
+                stack_last(*(pairs[i][0][0] for i in which)), stack_last(*(pairs[i][1][0] for i in which))
+            )
             means = -z(both, Perspective(curve(*kind)))
             for place, i in enumerate(which):
                 following[i] = means.narrow(-1, place, 1).squeeze(-1), sum(kind)

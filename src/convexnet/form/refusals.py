@@ -28,7 +28,7 @@ def without_row(name: str) -> Refusal:
     return Refusal(reason, row.instead or SIMPLER)
 
 
-def refuse(model: str, refusals: Iterable[tuple[fx.Node, Refusal]]) -> None:
+def raise_refusals(model: str, refusals: Iterable[tuple[fx.Node, Refusal]]) -> None:
     """Raise the error that names each operator with its place, if there is anything.
 
     Raises:
