@@ -124,10 +124,10 @@ def piecewise_function_of(name: str) -> Callable[..., Piecewise] | None:
             return pw.choose
         case "masked_fill":
             return lambda f, mask, value: pw.choose(mask, value, f)
-        case "to" | "_to_copy" | "clone" | "detach" | "lift_fresh_copy" | "alias" | "contiguous" | "positive":
+        case "positive":
             return lambda f: f
         case _:
-            return None
+            return (lambda f: f) if row_of(name).runs(identity) else None
 
 
 def is_comparison(node: fx.Node) -> bool:
