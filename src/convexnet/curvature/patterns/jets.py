@@ -50,7 +50,9 @@ class Jet:
         )
         whole = ~(self.is_lost | other.is_lost)  # of which a product with zero would know everything
         fixed = self.fixed and other.fixed
-        return Jet(*parts, fixed) if bool(whole.all()) else Jet(*(told(part, whole) for part in parts), fixed)
+        return (
+            Jet(*parts, fixed=fixed) if bool(whole.all()) else Jet(*(told(part, whole) for part in parts), fixed=fixed)
+        )
 
     @property
     def is_lost(self) -> Tensor:
