@@ -168,8 +168,8 @@ def in_their_own_type(value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return value, value
 
 
-def unchecked(fact: Fact, dtype: torch.dtype | None, undefined: bool = False) -> Fact:
-    del undefined
+def unchecked(fact: Fact, dtype: torch.dtype | None, undefined: bool = False, moved: bool = False) -> Fact:
+    del undefined, moved
     return replace(fact, integral=dtype is None or not dtype.is_floating_point)
 
 

@@ -15,7 +15,16 @@ from torch import Tensor, fx
 
 from convexnet.curvature.call import Call, Refusal, Result
 from convexnet.curvature.constant_folding import attribute, beyond, compute, exact, tensor_fact
-from convexnet.curvature.facts import CONSTANT, UNKNOWN, Fact, constant, typed, unknown
+from convexnet.curvature.facts import (
+    CONSTANT,
+    UNKNOWN,
+    Fact,
+    constant,
+    has_moved,
+    signed_zeros,
+    typed,
+    unknown,
+)
 from convexnet.curvature.fields import core, elementwise, is_aligned, level, uniform, where_any
 from convexnet.curvature.nonfinite import NAN, mark_nonfinite, marked, over_holes, with_infinities
 from convexnet.curvature.patterns.comparisons import Choice, Pick, choices
@@ -189,7 +198,7 @@ class _Runner:
         found = self.plans[node].settled(lookup)
         if found is None:
             return None
-        fact, origins = found
+        fact, origins = replace(found[0], moved=True), found[1]
         if not where_any(fact.unknown):
             self.settled.add(node)
         if mixes(fact) and not any(mixes(origin) for origin in origins):
@@ -202,10 +211,14 @@ class _Runner:
         row = row_of(call.name)
         undefined = isinstance(row.rule, Opaque) or any(fact.undefined for fact in call.read())
         undefined = undefined or (row.undefined is not None and row.undefined(call))
+        moved = any(has_moved(fact) for fact in call.read())
         try:
             if any(tuple(r.shape) != tuple(shape) for r, shape in zip(results, call.shapes, strict=True)):
                 raise TypeError("the shapes differ")
-            told = tuple(typed(r, dtype, undefined) for r, dtype in zip(results, call.dtypes, strict=True))
+            told = tuple(
+                typed(r, dtype, undefined, moved and r.value is None)
+                for r, dtype in zip(results, call.dtypes, strict=True)
+            )
             return recorded(call, row, told)
         except (TypeError, ValueError) as error:
             self.found.errors.append(error)
@@ -252,9 +265,13 @@ class _Runner:
             return constant(call.shape)
         moving = any(not fact.constant for fact in facts)
         at_hand = all(fact.value is not None for fact in facts)
+        row = row_of(call.name)
+        if row.minds_zero and any(where_any(signed_zeros(fact)) for fact in facts):
+            return self.blame(node, call, ZERO)
         if not moving and not at_hand and not exact(call, node):
             return beyond(call)
-        row = row_of(call.name)
+        if row.minds_zero and any(where_any(signed_zeros(fact)) for fact in facts):
+            return self.blame(node, call, ZERO)
         if moving and not call.floating and call.name in TABLE and not isinstance(row.rule, Opaque):
             return self.blame(node, call, unreal(node.meta.get("val")))
         try:
@@ -271,7 +288,7 @@ class _Runner:
             cause = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
             return self.blame(node, call, Refusal(f"its rule does not cover this call ({cause})", UNRULED))
         except Refusal as refusal:
-            if not moving:
+            if not moving and not any(where_any(signed_zeros(fact)) for fact in facts):
                 return beyond(call)
             known_here = refusal.known_of(call)
             result = None if known_here is None else refined(call, row, known_here)
@@ -318,7 +335,7 @@ class _Runner:
         facts = call.facts()
         if always or not any(where_any(f.unknown) for f in facts):
             self.found.blames.append(replace(blamed(node, call, refusal), final=always))
-        rows = 3 if any(where_any(f.rows) for f in facts) else 0
+        rows = 3 if any(f.moved or where_any(f.rows) for f in facts) else 0
         results = tuple(
             replace(unknown(shape, uniform(rows, shape, torch.uint8)), undefined=True) for shape in call.shapes
         )
@@ -344,6 +361,10 @@ UNREAD = Refusal(
 GAP = Refusal(
     "it replaces NaN by a number, and its argument may be undefined at some points",
     "keep the arguments of powers, logarithms and quotients where these are defined",
+)
+ZERO = Refusal(
+    "it makes different numbers of 0 and -0, and its argument may be either, with the sign of the input",
+    "keep its argument away from zero: add a small positive number",
 )
 MIXING = Refusal(
     "it mixes the rows of the batch: the samples influence each other, and the output is not a function of one sample",

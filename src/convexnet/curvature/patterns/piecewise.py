@@ -551,5 +551,5 @@ def shape_of(f: Piecewise, low: End, high: End) -> Shape:
         nonneg=firm[0],
         nonpos=firm[1],
         blurred=(nonneg or nonpos) and not any(firm),
-        noisy=any(set(floor) - {ONE} for floor in floors),
+        noisy=any(floor and (len(spans) > 1 or set(floor) != {ONE}) for floor in floors),
     )
