@@ -12,7 +12,7 @@ from convexnet.choices import DerivativeName, SolverName
 from convexnet.curvature.tracing.trace import TRACING
 from convexnet.domains import Box
 from convexnet.errors import NotTraceable
-from convexnet.solve.answer import answer
+from convexnet.solve.answer import assemble_solution
 from convexnet.solve.arguments import Arguments, tracing_error, validate_arguments
 from convexnet.solve.compiled import reading_of
 from convexnet.solve.derivatives.attach import sources_of, wants_gradients
@@ -22,7 +22,7 @@ from convexnet.solve.functions.problem import Problem
 from convexnet.solve.solution import Solution
 from convexnet.solve.solver_functions import check_certified, problem_of
 from convexnet.solve.solvers.choose import choose_solver, rescue_open, run_solver
-from convexnet.solve.solvers.incumbents import Found, initial_found, pick_rows
+from convexnet.solve.solvers.incumbents import Incumbents, initial_incumbents, pick_rows
 from convexnet.solve.solvers.loop import Progress
 
 
@@ -131,41 +131,41 @@ def minimise(
                 wrt=wrt, atol=atol, derivative=derivative, verbose=verbose, callback=callback,
             )  # fmt: skip
     with TRACING:  # while another thread traces the module, its tensors are others
-        asked = validate_arguments(
+        arguments = validate_arguments(
             f, domain, given, start, wrt, tol=tol, atol=atol, solver=solver, max_steps=max_steps,
             time_limit=time_limit, derivative=derivative, callback=callback, verbose=verbose,
         )  # fmt: skip
     try:
-        reading = reading_of(asked.module, asked.inputs, asked.variable)
+        reading = reading_of(arguments.module, arguments.inputs, arguments.variable)
     except NotTraceable as error:
-        raise tracing_error(asked, error) from error.__cause__
-    everywhere = check_certified(reading, asked)
-    own = sources_of(reading, asked.module)
+        raise tracing_error(arguments, error) from error.__cause__
+    everywhere = check_certified(reading, arguments)
+    own = sources_of(reading, arguments.module)
     check_transforms(own)
-    keep = wants_gradients(own, asked.inputs, domain)
+    keep = wants_gradients(own, arguments.inputs, domain)
     exact = keep and derivative == "exact"
     with torch.no_grad():
-        problem, closed = problem_of(reading, asked, everywhere)
+        problem, closed = problem_of(reading, arguments, everywhere)
         if exact:
-            check_derivatives(reading, problem.f, solver, asked.inputs, domain)
-        found, used = solve(problem, asked, closed)
+            check_derivatives(reading, problem.f, solver, arguments.inputs, domain)
+        found, used = solve(problem, arguments, closed)
         if exact:
             refine_smooth(problem, found)
-        return answer(reading, asked, problem, found, used, own if keep else None, closed)
+        return assemble_solution(reading, arguments, problem, found, used, own if keep else None, closed)
 
 
-def solve(problem: Problem, asked: Arguments, closed: str) -> tuple[Found, list[str]]:
+def solve(problem: Problem, arguments: Arguments, closed: str) -> tuple[Incumbents, list[str]]:
     """Solve the batch in parts that fit into memory; returns what was found, and which solvers did it.
 
     Args:
         problem: the functions.
-        asked: the solver, the starting points and the budget.
+        arguments: the solver, the starting points and the budget.
         closed: why the functions are not opened, if they are not.
     """
-    name, size = choose_solver(asked.solver, problem, closed)
-    found = initial_found(problem, asked.atol)
-    if asked.start is not None:
-        y = problem.inside(asked.start)
+    name, size = choose_solver(arguments.solver, problem, closed)
+    found = initial_incumbents(problem, arguments.atol)
+    if arguments.start is not None:
+        y = problem.inside(arguments.start)
         value = problem.f.value(y)
         everyone = torch.arange(problem.batch, device=y.device)
         found.note(everyone, y, value, torch.full_like(value, -torch.inf))
@@ -175,11 +175,11 @@ def solve(problem: Problem, asked: Arguments, closed: str) -> tuple[Found, list[
         whole = len(rows) == problem.batch
         part = problem if whole else problem.rows(rows)
         piece = found if whole else pick_rows(found, rows)
-        run_solver(name, part, piece, asked.budget)
-        if asked.solver == "auto":
-            used += [more for more in rescue_open(part, piece, asked.budget) if more not in used]
+        run_solver(name, part, piece, arguments.budget)
+        if arguments.solver == "auto":
+            used += [more for more in rescue_open(part, piece, arguments.budget) if more not in used]
         if not whole:
             found.put(rows, piece)
-        if asked.budget.watch is not None and asked.budget.watch.stopped:
+        if arguments.budget.watch is not None and arguments.budget.watch.stopped:
             break
     return found, used

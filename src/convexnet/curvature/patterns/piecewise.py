@@ -46,7 +46,7 @@ def number(value: float | Fraction) -> Sum:
     return {ONE: value} if value else {}
 
 
-def added(a: Sum, b: Sum, factor: int = 1) -> Sum:
+def add_multiple(a: Sum, b: Sum, factor: int = 1) -> Sum:
     found = dict(a)
     for key, value in b.items():
         new = found.pop(key, Fraction(0)) + factor * value
@@ -55,17 +55,17 @@ def added(a: Sum, b: Sum, factor: int = 1) -> Sum:
     return found
 
 
-def times(a: Sum, b: Sum) -> Sum:
+def multiply(a: Sum, b: Sum) -> Sum:
     found: Sum = {}
     if len(a) * len(b) > MOST:
         raise Unfit
     for (n, atoms), value in a.items():
         for (m, others), other in b.items():
-            found = added(found, {(n + m, tuple(sorted((*atoms, *others)))): value * other})
+            found = add_multiple(found, {(n + m, tuple(sorted((*atoms, *others)))): value * other})
     return found
 
 
-def frozen(inner: Sum) -> tuple[tuple[Key, Fraction], ...]:
+def as_key(inner: Sum) -> tuple[tuple[Key, Fraction], ...]:
     return tuple(sorted(inner.items()))
 
 
@@ -83,17 +83,17 @@ def atom(kind: str, inner: Sum) -> Sum:
             return number(1 / value)
         if kind != "exp" and value <= 0:
             raise Unfit
-    return {(0, ((kind, frozen(inner)),)): Fraction(1)}
+    return {(0, ((kind, as_key(inner)),)): Fraction(1)}
 
 
-def at(a: Sum, u: Fraction) -> Sum:
+def value_at(a: Sum, u: Fraction) -> Sum:
     """The value at a point: a sum without u."""
     found: Sum = {}
     for (n, atoms), value in a.items():
         part = number(value * u**n)
         for kind, inner in atoms:
-            part = times(part, atom(kind, at(dict(inner), u)))
-        found = added(found, part)
+            part = multiply(part, atom(kind, value_at(dict(inner), u)))
+        found = add_multiple(found, part)
     return found
 
 
@@ -102,16 +102,16 @@ def slope(a: Sum) -> Sum:
     found: Sum = {}
     for (n, atoms), value in a.items():
         if n:
-            found = added(found, {(n - 1, atoms): value * n})
+            found = add_multiple(found, {(n - 1, atoms): value * n})
         for i, (kind, inner) in enumerate(atoms):
             own = slope(dict(inner))
             if kind == "log":
-                own = times(own, atom("inv", dict(inner)))
+                own = multiply(own, atom("inv", dict(inner)))
             elif kind == "exp":
-                own = times(own, atom("exp", dict(inner)))
+                own = multiply(own, atom("exp", dict(inner)))
             else:
-                own = times(times(own, number(-1)), times(atom("inv", dict(inner)), atom("inv", dict(inner))))
-            found = added(found, times({(n, (*atoms[:i], *atoms[i + 1 :])): value}, own))
+                own = multiply(multiply(own, number(-1)), multiply(atom("inv", dict(inner)), atom("inv", dict(inner))))
+            found = add_multiple(found, multiply({(n, (*atoms[:i], *atoms[i + 1 :])): value}, own))
     return found
 
 
@@ -153,7 +153,7 @@ def polynomial(a: Sum) -> list[Fraction] | None:
     return [a.get((n, ()), Fraction(0)) for n in range(3)]
 
 
-def least(coefficients: Sequence[Fraction], low: End, high: End) -> Fraction | None:
+def least_value(coefficients: Sequence[Fraction], low: End, high: End) -> Fraction | None:
     """The least value of a quadratic polynomial over an interval; None: it has none."""
     c, b, a = coefficients
     points = [end for end in (low, high) if end is not None]
@@ -170,11 +170,11 @@ def least(coefficients: Sequence[Fraction], low: End, high: End) -> Fraction | N
     return min(c + b * p + a * p * p for p in points)
 
 
-def never_below(a: Sum, low: End, high: End) -> bool:
+def is_nonnegative(a: Sum, low: End, high: End) -> bool:
     """Whether a sum is known not to be negative over an interval."""
     coefficients = polynomial(a)
     if coefficients is not None:
-        found = least(coefficients, low, high)
+        found = least_value(coefficients, low, high)
         return found is not None and found >= 0
     return all(value * term_sign(n, atoms, low, high) > 0 for (n, atoms), value in a.items())
 
@@ -185,25 +185,25 @@ def term_sign(n: int, atoms: Sequence[Atom], low: End, high: End) -> int:
     if n % 2:
         found = 1 if low is not None and low >= 0 else -1 if high is not None and high <= 0 else 0
     for kind, inner in atoms:
-        if kind == "inv" and not positive(dict(inner), low, high):
+        if kind == "inv" and not is_positive(dict(inner), low, high):
             found = 0
         if kind == "log":
             found = 0
     return found
 
 
-def positive(a: Sum, low: End, high: End) -> bool:
+def is_positive(a: Sum, low: End, high: End) -> bool:
     """Whether a sum is known to be positive over a closed interval."""
     coefficients = polynomial(a)
-    found = None if coefficients is None else least(coefficients, low, high)
+    found = None if coefficients is None else least_value(coefficients, low, high)
     return found is not None and found > 0
 
 
-def defined(a: Sum, low: End, high: End) -> bool:
+def is_defined(a: Sum, low: End, high: End) -> bool:
     """Whether logarithms and reciprocals in it are of positive numbers, over a closed interval."""
     for _, atoms in a:
         for kind, inner in atoms:
-            if (kind != "exp" and not positive(dict(inner), low, high)) or not defined(dict(inner), low, high):
+            if (kind != "exp" and not is_positive(dict(inner), low, high)) or not is_defined(dict(inner), low, high):
                 return False
     return True
 
@@ -343,7 +343,7 @@ class Piecewise:
             return self.of_atoms("inv")
         if not exponent.is_integer() or not 0 <= exponent <= 4:
             raise Unfit
-        return reduce(operator.mul, [self] * int(exponent), level(1))
+        return reduce(operator.mul, [self] * int(exponent), constant_function(1))
 
     def exp(self) -> Piecewise:
         return self.of_atoms("exp")
@@ -381,15 +381,15 @@ def joined(
     return Piecewise(f.breaks, pieces, points, errors)
 
 
-def whole(f: Piecewise, g: Piecewise, result: Piecewise) -> Piecewise:
+def require_defined(f: Piecewise, g: Piecewise, result: Piecewise) -> Piecewise:
     """The result, where logarithms and reciprocals stay in it: 0 log(u) is undefined where log(u) is."""
-    before = (a + b for a, b in zip(*(map(poles, h.split(result.breaks).pieces) for h in (f, g)), strict=True))
-    if any(set(parts) - set(poles(piece)) for parts, piece in zip(before, result.pieces, strict=True)):
+    before = (a + b for a, b in zip(*(map(poles_of, h.split(result.breaks).pieces) for h in (f, g)), strict=True))
+    if any(set(parts) - set(poles_of(piece)) for parts, piece in zip(before, result.pieces, strict=True)):
         raise Unfit
     return result
 
 
-def poles(a: Sum) -> list[Atom]:
+def poles_of(a: Sum) -> list[Atom]:
     """The logarithms and reciprocals in a sum."""
     return [part for _, atoms in a for part in atoms if part[0] != "exp"]
 
@@ -445,7 +445,7 @@ def middle(low: End, high: End) -> Fraction:
     return (low + high) / 2
 
 
-def compared(f: Piecewise, g: Piecewise, holds: Callable[[int, int], bool]) -> Piecewise:
+def compare(f: Piecewise, g: Piecewise, holds: Callable[[int, int], bool]) -> Piecewise:
     """1 where a comparison of f and g holds, else 0."""
     return held(signs(f + -g), holds)
 
@@ -454,7 +454,7 @@ def held(found: Piecewise, holds: Callable[[int, int], bool]) -> Piecewise:
     return found.mapped(lambda s: s if s == UNSURE else number(int(holds(int(s.get(ONE, Fraction(0))), 0))))
 
 
-def chosen(mask: Piecewise, f: Piecewise, g: Piecewise) -> Piecewise:
+def choose(mask: Piecewise, f: Piecewise, g: Piecewise) -> Piecewise:
     """f where the mask is not zero, else g."""
     breaks = sorted({*mask.breaks, *f.breaks, *g.breaks})
     mask, f, g = mask.split(breaks), f.split(breaks), g.split(breaks)
@@ -527,14 +527,14 @@ def shape_of(f: Piecewise, low: End, high: End) -> Shape:
     turns: list[int] = []
     for point, b in zip(f.points, f.breaks, strict=True):
         here = [(piece, left == b) for piece, left, right in spans if b in (left, right)]
-        if any(added(at(piece, b), point, -1) for piece, _ in here):
+        if any(add_multiple(value_at(piece, b), point, -1) for piece, _ in here):
             return Shape()
         if len(here) == 2:
             before, after = sorted(here, key=lambda item: item[1])
-            turns.append(sign_of(added(at(slope(after[0]), b), at(slope(before[0]), b), -1)))
+            turns.append(sign_of(add_multiple(value_at(slope(after[0]), b), value_at(slope(before[0]), b), -1)))
 
     def all_of(change: Callable[[Sum], Sum], sign: int) -> bool:
-        return all(never_below(times(change(p), number(sign)), left, right) for p, left, right in spans)
+        return all(is_nonnegative(multiply(change(p), number(sign)), left, right) for p, left, right in spans)
 
     def kept(sign: int) -> bool:
         """Whether it has a sign also as it is computed."""
