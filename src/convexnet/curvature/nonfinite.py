@@ -201,7 +201,7 @@ def real_settings(call: Call) -> Iterator[float]:
                 yield float(item)
 
 
-def marked(result: Result, mask: Tensor) -> Result:
+def mark_unknown(result: Result, mask: Tensor) -> Result:
     """A result some of whose elements nothing is known of: a product with zero does not say of which row its NaN is."""
     first, *others = result if isinstance(result, tuple) else (result,)
     bent = (either(field, mask) for field in (first.nonconvex, first.nonconcave, first.varies))

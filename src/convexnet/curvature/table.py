@@ -186,7 +186,7 @@ ROWS: tuple[tuple[str, Rule | Row], ...] = (
         "digamma", "special_digamma", "special_psi")),
     *((name, Row(special_functions.polygamma, undefined=special_functions.no_positive_number, minds_zero=True))
       for name in ("polygamma", "special_polygamma")),
-    *((name, Row(Pointwise(ERFC, powers.falling_log_concave), jet=of_one(jets.erfc))) for name in (
+    *((name, Row(Pointwise(ERFC, powers.falling_log_concave_fact), jet=of_one(jets.erfc))) for name in (
         "erfc", "special_erfc")),
     ("special_erfcx", Pointwise(ERFCX, powers.log_convex_fact)),
     ("special_ndtr", Pointwise(SIGMOID, powers.log_concave_fact)),
@@ -423,7 +423,7 @@ def refuse_unlisted(call: Call) -> Result:
     raise refuse_unruled(call.name)
 
 
-UNLISTED = Row(unlisted, minds_zero=True)
+UNLISTED = Row(refuse_unlisted, minds_zero=True)
 
 
 def row_of(name: str) -> Row:

@@ -14,7 +14,13 @@ import torch
 from torch import Tensor, fx
 
 from convexnet.curvature.call import Call, Refusal, Result
-from convexnet.curvature.constant_folding import attribute, beyond, compute, exact, tensor_fact
+from convexnet.curvature.constant_folding import (
+    fact_of_attribute,
+    fact_without_rule,
+    fold,
+    is_in_real_arithmetic,
+    tensor_fact,
+)
 from convexnet.curvature.facts import (
     CONSTANT,
     UNKNOWN,
@@ -221,7 +227,7 @@ class _Runner:
                 typed(r, dtype, undefined, moved and r.value is None)
                 for r, dtype in zip(results, call.dtypes, strict=True)
             )
-            return recorded(call, row, told)
+            return with_call(call, row, told)
         except (TypeError, ValueError) as error:
             self.found.errors.append(error)
             lost = self.blame(node, call, Refusal(f"its rule does not cover this call ({error})", UNRULED))
@@ -270,10 +276,8 @@ class _Runner:
         row = row_of(call.name)
         if row.minds_zero and any(where_any(signed_zeros(fact)) for fact in facts):
             return self.blame(node, call, ZERO)
-        if not moving and not at_hand and not exact(call, node):
-            return beyond(call)
-        if row.minds_zero and any(where_any(signed_zeros(fact)) for fact in facts):
-            return self.blame(node, call, ZERO)
+        if not moving and not at_hand and not is_in_real_arithmetic(call, node):
+            return fact_without_rule(call)
         if moving and not call.floating and call.name in TABLE and not isinstance(row.rule, Opaque):
             return self.blame(node, call, explain_not_real(node.meta.get("val")))
         try:
@@ -291,7 +295,7 @@ class _Runner:
             return self.blame(node, call, Refusal(f"its rule does not cover this call ({cause})", UNRULED))
         except Refusal as refusal:
             if not moving and not any(where_any(signed_zeros(fact)) for fact in facts):
-                return beyond(call)
+                return fact_without_rule(call)
             known_here = refusal.known_of(call)
             result = None if known_here is None else refine(call, row, known_here)
             result = refine_by_patterns(call, row, result) if moving else result
@@ -336,7 +340,7 @@ class _Runner:
             raise _Stop
         facts = call.facts()
         if always or not any(where_any(f.unknown) for f in facts):
-            self.found.blames.append(replace(blamed(node, call, refusal), final=always))
+            self.found.blames.append(replace(make_blame(node, call, refusal), final=always))
         rows = 3 if any(f.moved or where_any(f.rows) for f in facts) else 0
         results = tuple(
             replace(unknown(shape, uniform(rows, shape, torch.uint8)), undefined=True) for shape in call.shapes

@@ -28,7 +28,7 @@ from torch import Tensor, fx
 
 from convexnet.curvature.call import Call, Lost
 from convexnet.curvature.facts import INF, Fact, as_fact
-from convexnet.curvature.fields import Shape, core, elementwise, level, settled
+from convexnet.curvature.fields import Shape, core, elementwise, from_core, level
 from convexnet.curvature.patterns import piecewise as pw
 from convexnet.curvature.patterns import univariate
 from convexnet.curvature.patterns.interpreter import combine, is_arithmetic
@@ -70,13 +70,13 @@ def comparison(name: str) -> Callable[..., Any] | None:
 
 
 def leaky(f: Piecewise, slope: Piecewise | None = None) -> Piecewise:
-    slope = pw.level(0.01) if slope is None else slope
+    slope = pw.constant_function(0.01) if slope is None else slope
     return above_zero(f, f, slope * f)
 
 
 def above_zero(f: Piecewise, above: Piecewise, below: Piecewise) -> Piecewise:
     """One of two functions that meet where f is zero: it does not matter which, where it is unsure."""
-    return pw.chosen(pw.held(pw.signs(f, exact=True), operator.gt), above, below)
+    return pw.choose(pw.held(pw.sign_function(f, exact=True), operator.gt), above, below)
 
 
 def elu(f: Piecewise, alpha: Piecewise | None = None) -> Piecewise:
@@ -182,7 +182,7 @@ class Choice:
         best: tuple[Fact, tuple[Fact, ...]] | None = None
         for root in self.roots(fact_of):
             try:
-                found, blurred = self.of_one(root, fact_of) or (None, False)
+                found, blurred = self.as_function_of(root, fact_of) or (None, False)
             except UNCLEAR:
                 continue
             if found is not None and best is not None:  # another way to write it knows its sign
@@ -224,7 +224,7 @@ class Choice:
 
     # --- as a function of one number ---------------------------------------------------------------------------------
 
-    def of_one(self, root: fx.Node, fact_of: Callable[[fx.Node], Any]) -> tuple[Fact, bool] | None:
+    def as_function_of(self, root: fx.Node, fact_of: Callable[[fx.Node], Any]) -> tuple[Fact, bool] | None:
         """What is known of the result as a function of the root; and whether rounding hides a sign that it has."""
         u, shape = fact_of(root), tuple(self.node.meta["val"].shape)
         if u.undefined or u.constant or torch.broadcast_shapes(u.shape, shape) != shape:
@@ -365,11 +365,13 @@ class Choice:
         self, ratio: Fraction, compared: Sequence[Any], sides: Sequence[Any], fact_of: Callable[[fx.Node], Any]
     ) -> bool:
         """Whether the rounding of what is compared is no more than that of the two sides, when it decides."""
-        error, size = ([self.linear(part, fact_of, absolute=True) for part in parts] for parts in (compared, sides))
+        error, size = (
+            [self.linear_form(part, fact_of, absolute=True) for part in parts] for parts in (compared, sides)
+        )
         largest = max([Fraction(1), *(value for form in size for value in form.values())])
         return all(abs(ratio) * value <= pw.CLEAR * largest for form in error for value in form.values())
 
-    def linear(self, value: Any, fact_of: Callable[[fx.Node], Any], absolute: bool = False) -> dict[Any, Fraction]:
+    def linear_form(self, value: Any, fact_of: Callable[[fx.Node], Any], absolute: bool = False) -> dict[Any, Fraction]:
         """A quantity as a sum of multiples of others, and of a number under the key None; `absolute`: of the absolute
         values of all that is added up."""
         found = self.combination(value, fact_of, absolute)
@@ -387,12 +389,12 @@ class Choice:
         name, args = base_name(value.target), value.args
         if value in self.inner and not value.kwargs and types_of(value)[0] is not torch.bool:
             if name == "add" or name == "sub":
-                a, b = (self.linear(arg, fact_of, absolute) for arg in args[:2])
-                return subtracted(a, {key: -v for key, v in b.items()} if name == "add" or absolute else b)
+                a, b = (self.linear_form(arg, fact_of, absolute) for arg in args[:2])
+                return subtract_forms(a, {key: -v for key, v in b.items()} if name == "add" or absolute else b)
             if name == "neg":
-                return subtracted({}, self.linear(args[0], fact_of, absolute))
+                return subtract_forms({}, self.linear_form(args[0], fact_of, absolute))
             if name == "mul":
-                a, b = (self.linear(arg, fact_of, absolute) for arg in args[:2])
+                a, b = (self.linear_form(arg, fact_of, absolute) for arg in args[:2])
                 a, b = (a, b) if set(b) <= {None} else (b, a)
                 if set(b) <= {None}:
                     return {key: v * b[None] for key, v in a.items()} if b else {}
@@ -431,8 +433,8 @@ def compose_by_kind(u: Fact, shape: Shape, shapes: Sequence[pw.Shape], which: Te
 
     moves = univariate.Shape(*map(marks, ("convex", "concave", "rising", "falling")))
     u = u.expanded(shape)
-    result = univariate.composed([u], moves, shape)
-    noisy = settled(marks("noisy"), shape)  # what cancels is constant in exact arithmetic only
+    result = univariate.compose_univariate([u], moves, shape)
+    noisy = from_core(marks("noisy"), shape)  # what cancels is constant in exact arithmetic only
     moving = elementwise(torch.logical_or, shape, result.varies, elementwise(torch.logical_and, shape, noisy, u.varies))
     result = replace(result, varies=moving)
     lo = elementwise(lambda m: torch.where(m, 0.0, -INF).double(), shape, marks("nonneg"))

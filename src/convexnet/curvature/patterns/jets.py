@@ -33,7 +33,7 @@ class Jet:
         d, dd = gd * self.d, gdd * self.d.square() + gd * self.dd
         if defined is None or self.fixed or bool(defined.all()):
             return Jet(g, d, dd, self.fixed)
-        return Jet(told(g, defined), told(d, defined), told(dd, defined))
+        return Jet(whole_line_unless(g, defined), whole_line_unless(d, defined), whole_line_unless(dd, defined))
 
     def __add__(self, other: Jet) -> Jet:
         return Jet(self.f + other.f, self.d + other.d, self.dd + other.dd, self.fixed and other.fixed)
@@ -51,7 +51,9 @@ class Jet:
         whole = ~(self.is_lost | other.is_lost)  # of which a product with zero would know everything
         fixed = self.fixed and other.fixed
         return (
-            Jet(*parts, fixed=fixed) if bool(whole.all()) else Jet(*(told(part, whole) for part in parts), fixed=fixed)
+            Jet(*parts, fixed=fixed)
+            if bool(whole.all())
+            else Jet(*(whole_line_unless(part, whole) for part in parts), fixed=fixed)
         )
 
     @property
@@ -71,13 +73,13 @@ class Jet:
 
     def logarithm(self, defined: Tensor) -> Jet:
         slope = self.f.reciprocal()
-        parts = (told(part, defined) for part in (self.f.rising(torch.log), slope, -slope.square()))
+        parts = (whole_line_unless(part, defined) for part in (self.f.rising(torch.log), slope, -slope.square()))
         return self.through(*parts, defined=defined)
 
     def inverse(self) -> Jet:
         g = self.f.reciprocal()
         defined = (self.f.lo > 0) | (self.f.hi < 0)
-        parts = (told(part, defined) for part in (g, -g.square(), g * g.square() * 2.0))
+        parts = (whole_line_unless(part, defined) for part in (g, -g.square(), g * g.square() * 2.0))
         return self.through(*parts, defined=defined)
 
     def power(self, exponent: float, of: object = None) -> Jet:

@@ -221,7 +221,7 @@ class Rounding:
 
     def of(self, a: Sum) -> Sum:
         """What the errors of a sum are relative to."""
-        return added(self.floor, absolute(a)) if self.relative else self.floor
+        return add_multiple(self.floor, absolute(a)) if self.relative else self.floor
 
     def plus(self, a: Sum, other: Rounding, b: Sum) -> Rounding:
         """Of a + b."""
@@ -229,11 +229,11 @@ class Rounding:
             return other
         if not b and not other.floor:
             return self
-        return Rounding(True, added(self.of(a), other.of(b)))
+        return Rounding(True, add_multiple(self.of(a), other.of(b)))
 
     def times(self, a: Sum, other: Rounding, b: Sum) -> Rounding:
         """Of a b."""
-        floor = added(times(absolute(b), self.floor), times(absolute(a), other.floor))
+        floor = add_multiple(multiply(absolute(b), self.floor), multiply(absolute(a), other.floor))
         exact = is_power_of_two(a) or is_power_of_two(b)
         return Rounding(self.relative or other.relative or not exact, floor)
 
@@ -275,9 +275,9 @@ def is_firm(a: Sum, sign: int, floor: Sum, low: End, high: End, near: Fraction =
     value, error = polynomial(a), polynomial(floor)
     if value is None or error is None:
         return False
-    if low is not None and not at(a, low):
+    if low is not None and not value_at(a, low):
         low += near * (1 + abs(low))
-    if high is not None and not at(a, high):
+    if high is not None and not value_at(a, high):
         high -= near * (1 + abs(high))
     for side in (1, -1):  # of zero, where u is its absolute value, or less that
         left = Fraction(0) if side > 0 and (low is None or low < 0) else low
@@ -285,7 +285,7 @@ def is_firm(a: Sum, sign: int, floor: Sum, low: End, high: End, near: Fraction =
         if left is None or right is None or left <= right:
             signs_ = (1, side, 1)
             rest = [sign * v - ROUNDED * e * turn for v, e, turn in zip(value, error, signs_, strict=True)]
-            found = least(rest, left, right)
+            found = least_value(rest, left, right)
             if found is None or found < 0:
                 return False
     return True
@@ -317,7 +317,7 @@ class Piecewise:
             raise Unfit
         own = dict(zip(self.breaks, self.points, strict=True))
         places = [0, *(sum(b <= left for b in self.breaks) for left in joined)]
-        points = tuple(own[b] if b in own else at(self.piece_at(b), b) for b in joined)
+        points = tuple(own[b] if b in own else value_at(self.piece_at(b), b) for b in joined)
         pieces, errors = tuple(self.pieces[i] for i in places), tuple(self.errors[i] for i in places)
         return Piecewise(tuple(joined), pieces, points, errors)
 
@@ -330,13 +330,13 @@ class Piecewise:
         return list(pairwise(ends))
 
     def __add__(self, other: Piecewise) -> Piecewise:
-        return whole(self, other, joined(added, Rounding.plus, self, other))
+        return require_defined(self, other, join_pieces(add_multiple, Rounding.plus, self, other))
 
     def __neg__(self) -> Piecewise:
-        return self.mapped(lambda s: added({}, s, -1), self.errors)
+        return self.mapped(lambda s: add_multiple({}, s, -1), self.errors)
 
     def __mul__(self, other: Piecewise) -> Piecewise:
-        return whole(self, other, joined(times, Rounding.times, self, other))
+        return require_defined(self, other, join_pieces(multiply, Rounding.times, self, other))
 
     def power(self, exponent: float, of: object = None) -> Piecewise:
         if exponent == -1:
@@ -364,11 +364,11 @@ class Piecewise:
 U = Piecewise((), ({(1, ()): Fraction(1)},), (), (Rounding(),))
 
 
-def level(value: float | Fraction) -> Piecewise:
+def constant_function(value: float | Fraction) -> Piecewise:
     return Piecewise((), (number(value),), (), (Rounding(),))
 
 
-def joined(
+def join_pieces(
     change: Callable[[Sum, Sum], Sum],
     error: Callable[[Rounding, Sum, Rounding, Sum], Rounding],
     f: Piecewise,
@@ -394,7 +394,7 @@ def poles_of(a: Sum) -> list[Atom]:
     return [part for _, atoms in a for part in atoms if part[0] != "exp"]
 
 
-def signs(f: Piecewise, exact: bool = False) -> Piecewise:
+def sign_function(f: Piecewise, exact: bool = False) -> Piecewise:
     """-1, 0 or 1: the sign, with thresholds where it changes; `exact`: in exact arithmetic, and never unsure."""
     roots: list[Fraction] = []
     for piece in f.pieces:
@@ -406,7 +406,7 @@ def signs(f: Piecewise, exact: bool = False) -> Piecewise:
         roots += roots_of(coefficients)
     f = f.split(roots)
     middles = [middle(low, high) for low, high in f.intervals()]
-    found = [0 if p == UNSURE else sign_of(at(p, u)) for p, u in zip(f.pieces, middles, strict=True)]
+    found = [0 if p == UNSURE else sign_of(value_at(p, u)) for p, u in zip(f.pieces, middles, strict=True)]
     points = tuple(UNSURE if p == UNSURE else number(sign_of(p)) for p in f.points)
     unsure = [p == UNSURE or not (exact or is_sure(f, i, found)) for i, p in enumerate(f.pieces)]
     pieces = tuple(UNSURE if doubt else number(sign) for sign, doubt in zip(found, unsure, strict=True))
@@ -419,7 +419,7 @@ def is_sure(f: Piecewise, i: int, found: Sequence[int]) -> bool:
     if not floor:
         return True
     for end, beyond in ((low, i - 1), (high, i + 1)):
-        if end is not None and not at(piece, end) and found[beyond] != -found[i]:
+        if end is not None and not value_at(piece, end) and found[beyond] != -found[i]:
             return False
     return found[i] != 0 and is_firm(piece, found[i], floor, low, high)
 
@@ -447,7 +447,7 @@ def middle(low: End, high: End) -> Fraction:
 
 def compare(f: Piecewise, g: Piecewise, holds: Callable[[int, int], bool]) -> Piecewise:
     """1 where a comparison of f and g holds, else 0."""
-    return held(signs(f + -g), holds)
+    return held(sign_function(f + -g), holds)
 
 
 def held(found: Piecewise, holds: Callable[[int, int], bool]) -> Piecewise:
@@ -470,14 +470,14 @@ def choose(mask: Piecewise, f: Piecewise, g: Piecewise) -> Piecewise:
 
 def joint(a: Rounding, b: Rounding) -> Rounding:
     """Of one of two, whichever it is."""
-    return Rounding(a.relative or b.relative, added(a.floor, b.floor))
+    return Rounding(a.relative or b.relative, add_multiple(a.floor, b.floor))
 
 
 def extremum(f: Piecewise, g: Piecewise, holds: Callable[[int, int], bool]) -> Piecewise:
     """The one of f and g of which a comparison holds: as exact as they are, also where it is unsure which it is."""
     apart = f + -g
-    found = chosen(held(signs(apart, exact=True), holds), f, g)
-    f, g, firm = (part.split(found.breaks) for part in (f, g, signs(apart)))
+    found = choose(held(sign_function(apart, exact=True), holds), f, g)
+    f, g, firm = (part.split(found.breaks) for part in (f, g, sign_function(apart)))
     either = map(joint, f.errors, g.errors)
     errors = (both if s == UNSURE else e for s, both, e in zip(firm.pieces, either, found.errors, strict=True))
     return replace(found, errors=tuple(errors))
@@ -491,7 +491,7 @@ def smaller(f: Piecewise, g: Piecewise) -> Piecewise:
     return extremum(f, g, lambda a, b: a < b)
 
 
-def size(f: Piecewise) -> Piecewise:
+def absolute_value(f: Piecewise) -> Piecewise:
     return extremum(f, -f, lambda a, b: a >= b)
 
 
@@ -522,7 +522,7 @@ def shape_of(f: Piecewise, low: End, high: End) -> Shape:
         if left is None or right is None or left < right:
             spans.append((piece, left, right))
             floors.append(error.floor)
-    if not spans or not all(defined(*span) for span in spans):
+    if not spans or not all(is_defined(*span) for span in spans):
         return Shape()
     turns: list[int] = []
     for point, b in zip(f.points, f.breaks, strict=True):

@@ -47,7 +47,7 @@ class Terms:
             if key in found:
                 cancelled = cancelled or cancels(found[key], c, alone)
             found[key] = found[key] + c if key in found else c
-        return cleaned(found, self.pole or other.pole, self.half or other.half, cancelled)
+        return without_zeros(found, self.pole or other.pole, self.half or other.half, cancelled)
 
     def __neg__(self) -> Terms:
         return Terms({key: -c for key, c in self.of.items()}, self.pole, self.half, self.cancelled)
@@ -64,7 +64,7 @@ class Terms:
             for (a2, b2, k2), c2 in other.of.items():
                 key = add_exponents(a, a2), b + b2, add_exponents(k, k2)
                 found[key] = found[key] + c * c2 if key in found else c * c2
-        return cleaned(found, self.pole or other.pole, self.half or other.half, cancelled)
+        return without_zeros(found, self.pole or other.pole, self.half or other.half, cancelled)
 
     @property
     def is_number(self) -> bool:
@@ -178,7 +178,9 @@ def cancels(a: Interval, b: Interval, alone: bool) -> bool:
     return not alone or not bool((alike | (least >= KEPT * sum(parts))).all())
 
 
-def cleaned(found: Mapping[Key, Interval], pole: bool = False, half: bool = False, cancelled: bool = False) -> Terms:
+def without_zeros(
+    found: Mapping[Key, Interval], pole: bool = False, half: bool = False, cancelled: bool = False
+) -> Terms:
     kept = {key: c for key, c in found.items() if bool((c.lo != 0).any()) or bool((c.hi != 0).any())}
     if len(kept) > MOST:
         raise Lost
