@@ -516,12 +516,14 @@ def shape_of(f: Piecewise, low: End, high: End) -> Shape:
     """What a function is over [low, high]. Of one that is not continuous nothing is claimed."""
     spans: list[tuple[Sum, End, End]] = []
     floors: list[Sum] = []
+    rounded: list[set[Key]] = []  # what the errors are relative to
     for piece, error, (left, right) in zip(f.pieces, f.errors, f.intervals(), strict=True):
         left = low if left is None or (low is not None and left < low) else left
         right = high if right is None or (high is not None and right > high) else right
         if left is None or right is None or left < right:
             spans.append((piece, left, right))
             floors.append(error.floor)
+            rounded.append(set(error.floor) | set(piece if error.relative else {}))
     if not spans or not all(is_defined(*span) for span in spans):
         return Shape()
     turns: list[int] = []
@@ -551,5 +553,5 @@ def shape_of(f: Piecewise, low: End, high: End) -> Shape:
         nonneg=firm[0],
         nonpos=firm[1],
         blurred=(nonneg or nonpos) and not any(firm),
-        noisy=any(floor and (len(spans) > 1 or set(floor) != {ONE}) for floor in floors),
+        noisy=any(keys and (len(spans) > 1 or keys != {ONE}) for keys in rounded),
     )
