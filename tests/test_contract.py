@@ -131,8 +131,8 @@ SOLVE: dict[str, set[str]] = {
     "derivatives": {"functions", "solvers", "compiled", "arguments"},
     "solver_functions": {"functions", "solvers", "lower_bounds", "compiled", "arguments"},
 }
-"""The same inside of `solve`, from the bottom up; `answer` and `minimise` come last and may know all of it."""
-SOLVE["answer"] = {*SOLVE}
+"""The same inside of `solve`, from the bottom up; `assemble_solution` and `minimise` come last and may know it."""
+SOLVE["assemble_solution"] = {*SOLVE}
 SOLVE["minimise"] = {*SOLVE}
 
 LAB: dict[str, set[str]] = {
