@@ -2,6 +2,8 @@
 
 It advances by a few seconds of steps, and its state says where in an epoch it is. Whoever drives it
 (`convexnet.lab.training.driver`) writes checkpoints, logs and bars; `convexnet.lab.runs.run` makes it from a job.
+
+Long because what advances a network, what it has to remember, and what puts it back are one state.
 """
 
 from __future__ import annotations
