@@ -17,27 +17,35 @@ if TYPE_CHECKING:
     from convexnet.conversion import Change, bake, changes, convexify
     from convexnet.curvature import Certificate, Finding, certify
     from convexnet.curvature.adversary.falsify import Counterexample, falsify
-    from convexnet.domains import Box
+    from convexnet.domains import Ball, Box, Cube, Free, Orthant, Polyhedron, Product, Simplex
     from convexnet.errors import ConvexNetError, NotCertified, NotTraceable
     from convexnet.export import to_cvxpy, to_lp
-    from convexnet.solve import Solution, minimise
+    from convexnet.solve import Solution, at_most, minimise
     from convexnet.split import split
     from convexnet.storage import load, save
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Ball",
     "Box",
     "Certificate",
     "Change",
     "Cone",
     "ConvexNetError",
     "Counterexample",
+    "Cube",
     "Finding",
+    "Free",
     "NotCertified",
     "NotTraceable",
+    "Orthant",
+    "Polyhedron",
+    "Product",
+    "Simplex",
     "Solution",
     "__version__",
+    "at_most",
     "bake",
     "certify",
     "changes",
@@ -55,16 +63,24 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Ball": "domains",
     "Box": "domains",
     "Certificate": "curvature",
     "Change": "conversion",
     "Cone": "constraints",
     "ConvexNetError": "errors",
     "Counterexample": "curvature.adversary.falsify",
+    "Cube": "domains",
     "Finding": "curvature",
+    "Free": "domains",
     "NotCertified": "errors",
     "NotTraceable": "errors",
+    "Orthant": "domains",
+    "Polyhedron": "domains",
+    "Product": "domains",
+    "Simplex": "domains",
     "Solution": "solve",
+    "at_most": "solve",
     "bake": "conversion",
     "certify": "curvature",
     "changes": "conversion",

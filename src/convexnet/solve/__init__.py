@@ -6,7 +6,8 @@ methods, the loop they run in and the choice among them), `lower_bounds` with `r
 floating point), `derivatives`.
 """
 
+from convexnet.solve.constrained.at_most import at_most
 from convexnet.solve.minimise import minimise
 from convexnet.solve.solution import Solution
 
-__all__ = ["Solution", "minimise"]
+__all__ = ["Solution", "at_most", "minimise"]

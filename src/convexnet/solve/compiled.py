@@ -85,8 +85,17 @@ class Reading:
         return self.local[key]
 
 
-def reading_of(module: nn.Module, inputs: Sequence[Tensor], variable: int) -> Reading:
+def reading_of(
+    module: nn.Module, inputs: Sequence[Tensor], variable: int, owner: nn.Module | None = None, kind: Hashable = None
+) -> Reading:
     """The reading of a module for inputs of these shapes, new or kept.
+
+    Args:
+        module: what is read.
+        inputs: a batch of each.
+        variable: the number of the one that is minimised over.
+        owner: with whom the reading is kept; itself, where it lasts.
+        kind: what tells the module from others of that owner.
 
     Raises:
         NotTraceable: `torch.export` cannot turn the module into one program.
@@ -99,18 +108,19 @@ def reading_of(module: nn.Module, inputs: Sequence[Tensor], variable: int) -> Re
     """
     kinds = tuple((tuple(t.shape[1:]), t.dtype, t.device) for t in inputs)
     with TRACING:
-        kept = KEPT.setdefault(module, {})
+        kept = KEPT.setdefault(owner or module, {})
+        name = (variable, kinds, kind)
         structure = fingerprint_of(module)
-        reading = kept.get((variable, kinds))
+        reading = kept.get(name)
         if reading is None or reading.structure != structure:
             with as_parameters(module) as originals:
                 reading = new_reading(module, inputs, variable, structure, originals)
             if originals:  # which are there for this call only
-                kept.pop((variable, kinds), None)
+                kept.pop(name, None)
             else:
-                reading = kept[variable, kinds] = replace(reading, itself=PrivateCopy(module))
+                reading = kept[name] = replace(reading, itself=PrivateCopy(module))
         elif not reading.unchanged():
-            reading = kept[variable, kinds] = replace(reading.refreshed(), itself=PrivateCopy(module))
+            reading = kept[name] = replace(reading.refreshed(), itself=PrivateCopy(module))
         return reading
 
 
