@@ -116,7 +116,9 @@ def verdict(case: Case, module: Any) -> str:
     try:
         certificate = cx.certify(network, example, wrt=case.wrt)
     except cx.NotTraceable as error:
-        return f"not traceable: {str(error).splitlines()[0]}"
+        # The first line is torch's own reason; those after it say where, and what to do.
+        first, *rest = (line.strip() for line in str(error).splitlines())
+        return "\n  ".join(["NOT TRACEABLE", *(rest or [first])])
     if certificate.convex:
         return certificate.headline()
     finding = certificate.findings[0]

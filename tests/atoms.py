@@ -40,7 +40,7 @@ from convexnet.form.atoms import Atom
 from convexnet.form.matrices import Pieces
 from convexnet.form.program import OpenedProgram, values_of
 from convexnet.form.smooth import NO_CONE
-from convexnet.form.sparse import Sample, form_of
+from convexnet.form.sparse import Sample, sparse_form
 from convexnet.form.tightness import check_tight
 from convexnet.solve.lower_bounds import is_supported
 from convexnet.solve.solver_functions import open_functions
@@ -352,7 +352,7 @@ def exporters(program: OpenedProgram, domain: cx.Box | None) -> tuple[tuple[str,
     """The exporters that take a program, and why none does."""
     try:
         sample = Sample(program, [tensor[:1] for tensor in program.program.inputs], BATCH)
-        check_tight(form_of(sample), "", domain)
+        check_tight(sparse_form(sample), "", domain)
     except cx.NotCertified as error:
         finding = error.findings[0]
         return (), f"{finding.operator.removeprefix('aten.')}: {finding.reason}"

@@ -123,7 +123,7 @@ def laboratory(folder: str) -> None:
 
     The store by which they meet is this process's, as torchrun's is its agent's: its port is taken while they run.
     """
-    from tests.lab import parallel
+    from tests.lab.runs import parallel
 
     waiting, telling = os.pipe()
 

@@ -31,7 +31,7 @@ IMPORTED = (
     "torch._inductor.codecache",
     "torch.distributed.fsdp", "torch.distributed.optim", "torch.nn.parallel", "torch.distributed.checkpoint.state_dict",
     "convexnet", "convexnet.lab.cli.app", "convexnet.lab.runs.run", "convexnet.lab.studies", "convexnet.lab.demo.page",
-    "tests.lab.killed", "tests.lab.parallel", "tests.distributed",
+    "tests.lab.training.killed", "tests.lab.runs.parallel", "tests.distributed",
 )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -94,6 +95,26 @@ def test_an_undone_step_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -
     assert same(model, before)
     assert [point["undone"] for point in found] == [learner.HALVINGS + 1] * 2
     assert found[0]["log_likelihood"] == found[1]["log_likelihood"]
+
+
+def test_statistics_that_spoil_every_step_do_not_end_it() -> None:
+    """They move at any rate; a step that would be undone at all of them is repeated with the statistics held."""
+    x, y = points()
+    model = mixture(cone("clip"))
+    model.fit_em(x, y, iterations=10, batch=80, learning_rate=0.03)
+    for part in model.modules():
+        if isinstance(part, nn.BatchNorm1d):
+            assert part.running_mean is not None
+            assert part.running_var is not None
+            # The same function, but not with the statistics of the samples, which the first pass would put there.
+            part.momentum = 1.0
+            part.running_mean += 3 * part.running_var.sqrt()
+            part.bias.data += 3 * part.weight.data
+    history = model.fit_em(x, y, iterations=3, batch=80, learning_rate=1e-4)
+    found = history.log_likelihood
+    assert all(after > before for before, after in itertools.pairwise(found)), found
+    assert not any(remark.startswith("stopped") for remark in history.remarks)
+    assert {(point["rate"], point["undone"]) for point in history.points} == {(1e-4, 1.0)}
 
 
 def test_the_penalty_is_part_of_what_never_falls() -> None:

@@ -24,8 +24,8 @@ from torch.nn.utils import parametrizations
 import convexnet as cx
 from convexnet.curvature.adversary.falsify import default_double
 from convexnet.curvature.call import Refusal
-from convexnet.differences.arithmetic import Difference, Operation, difference, inside, parts
-from convexnet.differences.rules import TABLE, WITHOUT_ROW, Rule, build, moved
+from convexnet.differences.arithmetic import Difference, Operation, as_difference, items_of, parts_of
+from convexnet.differences.rules import TABLE, WITHOUT_ROW, Rule, build, move
 from convexnet.memory import example_of, remember_example
 from convexnet.split import LIMIT, Split, shifted, split
 from tests.curvature.oracles import SAMPLES, Fixed, Moving, Sample
@@ -497,7 +497,7 @@ def results(rule: Rule, name: str, sample: Sample, guise: str, draws: dict[Any, 
     args, kwargs = made(sample, guise, draws)
     out = rule(Operation(getattr(torch.ops.aten, name), name, tuple(args), kwargs))
     listed = out if isinstance(out, tuple) else (out,)
-    found = [parts(item)[:2] for item in listed]
+    found = [parts_of(item)[:2] for item in listed]
     return [(p, torch.zeros_like(p) if q is None else q) for p, q in found]
 
 
@@ -553,14 +553,14 @@ def attack(rule: Rule, name: str, sample: Sample, guise: str) -> str:
 
 def real(sample: Sample) -> bool:
     """Whether something in a sample varies."""
-    return any(isinstance(item, Moving) for item in inside((sample.args, tuple(sample.kwargs.values()))))
+    return any(isinstance(item, Moving) for item in items_of((sample.args, tuple(sample.kwargs.values()))))
 
 
 @pytest.mark.parametrize("name", [name for name in TABLE if name not in SIZES])
 def test_a_row_keeps_value_and_convexity(name: str) -> None:
     passed = 0
     for sample in filter(real, SAMPLES[name]):
-        if any(isinstance(item, torch.dtype) and item != torch.float64 for item in inside(sample.args)):
+        if any(isinstance(item, torch.dtype) and item != torch.float64 for item in items_of(sample.args)):
             continue  # casts to whole numbers and views of bits: the program's own types show them
         if sample.kwargs.get("dtype", torch.float64) != torch.float64:
             continue
@@ -579,7 +579,7 @@ WRONG: dict[str, tuple[str, Rule, str]] = {
     "a maximum that forgets q": ("relu", lambda call: Difference(torch.maximum(call.x.p, total_q(call))), "value"),
     "weights that are not parted": (
         "mul",
-        lambda call: difference(call.args[0]).moved(lambda part: part * call.args[1]),
+        lambda call: as_difference(call.args[0]).moved(lambda part: part * call.args[1]),
         "monotonicity",
     ),
     "a difference left to cancel": ("abs", lambda call: Difference((call.x.p - total_q(call)).abs()), "monotonicity"),
@@ -591,7 +591,7 @@ WRONG: dict[str, tuple[str, Rule, str]] = {
         ),
         "convexity",
     ),
-    "a border in p and q": ("constant_pad_nd", moved, "value"),
+    "a border in p and q": ("constant_pad_nd", move, "value"),
 }
 
 

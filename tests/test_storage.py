@@ -33,8 +33,8 @@ from torch.utils.hooks import RemovableHandle
 
 import convexnet as cx
 from convexnet.storage import file, load, save
-from convexnet.storage.modules import Draft, described, rebuilt
-from convexnet.storage.tensors import packed, unpacked
+from convexnet.storage.modules import Draft, describe_model, rebuild_model
+from convexnet.storage.tensors import pack, unpack
 from convexnet.storage.trust import import_trusted, path_of
 from convexnet.storage.values import TAGS, Source, decode, encode
 from tests.modules import Function
@@ -420,9 +420,9 @@ BYTES = torch.arange(16, dtype=torch.uint8)
 @example([BYTES.view(torch.float16)[1:3], BYTES.view(torch.float32)[1:2]])  # starts between two float32
 def test_views_of_one_block_come_back(views: list[Tensor]) -> None:
     """They have the same bits, and writing to one changes the others as it did before."""
-    stored, places = packed(views, ["a"] * len(views))
+    stored, places = pack(views, ["a"] * len(views))
     places = [{**place, "requires_grad": False} for place in json.loads(json.dumps(places))]
-    again = unpacked(places, list(stored), stored.__getitem__, torch.device("cpu"))
+    again = unpack(places, list(stored), stored.__getitem__, torch.device("cpu"))
     for i in range(-1, len(views)):
         if i >= 0:
             for tensor in (views[i], again[i]):
@@ -525,9 +525,9 @@ def test_gradients_and_the_model_itself_are_left_alone(tmp_path: Path) -> None:
     net = Everything()
     net(ROWS).sum().backward()
     tensors = [(p, p.grad, bits(p), p._version) for p in net.parameters()]
-    recipe, _ = described(net)
+    recipe, _ = describe_model(net)
     again = there_and_back(net, tmp_path)
-    assert described(net)[0] == recipe
+    assert describe_model(net)[0] == recipe
     for before, p in zip(tensors, net.parameters(), strict=True):
         assert before[0] is p
         assert before[1] is p.grad
@@ -784,10 +784,10 @@ HOSTILE = [
 
 def from_recipe(model: nn.Module, change: Callable[[Any], Any], allow: Any = ()) -> nn.Module:
     """What a file with a changed recipe gives, without writing it."""
-    recipe, tensors = described(model)
+    recipe, tensors = describe_model(model)
     recipe = json.loads(json.dumps(recipe))
     change(recipe)
-    return rebuilt(recipe, list(tensors), tensors.__getitem__, allow, torch.device("cpu"))
+    return rebuild_model(recipe, list(tensors), tensors.__getitem__, allow, torch.device("cpu"))
 
 
 DISTRUST = r"does not trust|does not exist here|which is not a|has no "
@@ -930,11 +930,11 @@ def test_attributes_do_not_stand_in_for_methods() -> None:
     names = [name for name, member in members.items() if callable(member) and not name.startswith("__")]
     assert {"register_buffer", "flatten_parameters", "_register_load_state_dict_pre_hook", "forward"} < {*names}
     net = nn.Sequential(computed_recurrent(), parametrised(), hooked())
-    recipe, tensors = described(net)
+    recipe, tensors = describe_model(net)
     for entry in recipe["modules"]:
         for name in names:
             entry["attributes"].append([name, {"function": "tests.test_storage:fails"}])
-    loaded = rebuilt(recipe, list(tensors), tensors.__getitem__, (HERE,), torch.device("cpu"))
+    loaded = rebuild_model(recipe, list(tensors), tensors.__getitem__, (HERE,), torch.device("cpu"))
     with pytest.raises(AssertionError, match="was called"):
         loaded(STEPS)
 
@@ -1205,6 +1205,6 @@ def test_without_safetensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_tensors_and_file_belong_together() -> None:
     place = {"in": "a", "dtype": "float32", "shape": [2], "requires_grad": False}
     cpu = torch.device("cpu")
-    assert torch.equal(unpacked([place], ["a"], lambda _: torch.ones(2), cpu)[0], torch.ones(2))
+    assert torch.equal(unpack([place], ["a"], lambda _: torch.ones(2), cpu)[0], torch.ones(2))
     with pytest.raises(ValueError, match=r"'b' is in the file"):
-        unpacked([place], ["a", "b"], lambda _: torch.ones(2), cpu)
+        unpack([place], ["a", "b"], lambda _: torch.ones(2), cpu)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from convexnet.curvature.arguments import as_example, two_rows, unwrapped
+from convexnet.curvature.arguments import as_example, two_rows, unwrap
 from convexnet.curvature.tracing.restored_state import calling
 
 EXAMPLE = "_convexnet_example"
@@ -61,13 +61,13 @@ def example_of(model: nn.Module, example: Tensor | Sequence[Tensor] | None = Non
     """
     if example is not None:
         return tuple(two_rows(tensor) for tensor in as_example(example))
-    inner = unwrapped(model)
+    inner = unwrap(model)
     recorded = recall(inner, EXAMPLE)
     if recorded is not None:
         device = next((p.device for p in inner.parameters()), torch.device("cpu"))
         return tuple(torch.zeros(2, *shape, dtype=dtype, device=device) for shape, dtype in recorded)
-    for guess in guesses(inner):
-        if runs(inner, guess):
+    for guess in guess_inputs(inner):
+        if accepts_batch(inner, guess):
             return (guess,)
     raise ValueError(
         f"{type(inner).__name__} has no recorded example (constrain and convexify record one), and none can be guessed "
@@ -75,7 +75,7 @@ def example_of(model: nn.Module, example: Tensor | Sequence[Tensor] | None = Non
     )
 
 
-def guesses(model: nn.Module) -> Iterator[Tensor]:
+def guess_inputs(model: nn.Module) -> Iterator[Tensor]:
     """Inputs that the first layer with weights would take."""
     for layer in model.modules():
         if isinstance(layer, (nn.Linear, nn.BatchNorm1d)):
@@ -89,7 +89,7 @@ def guesses(model: nn.Module) -> Iterator[Tensor]:
             return
 
 
-def runs(model: nn.Module, guess: Tensor) -> bool:
+def accepts_batch(model: nn.Module, guess: Tensor) -> bool:
     """Whether a batch passes through a model."""
     try:
         with calling(model):

@@ -18,12 +18,12 @@ from torch import Tensor, nn
 
 from convexnet.curvature import certify
 from convexnet.curvature.adversary.falsify import default_double
-from convexnet.curvature.arguments import chosen, copied, unwrapped
-from convexnet.curvature.findings import Finding, not_finite, rewritten
-from convexnet.curvature.tracing.restored_state import evaluating, in_eval_mode, surroundings
+from convexnet.curvature.arguments import chosen_inputs, copy_module, unwrap
+from convexnet.curvature.findings import Finding, not_finite, state_findings
+from convexnet.curvature.tracing.restored_state import evaluating, in_eval_mode, restored_settings
 from convexnet.curvature.tracing.traceable_models import check_model
-from convexnet.differences.arithmetic import parts
-from convexnet.differences.convex_part import ConvexPart, traced
+from convexnet.differences.arithmetic import parts_of
+from convexnet.differences.convex_part import ConvexPart, trace_for_rows
 from convexnet.errors import NotCertified, NotTraceable
 from convexnet.memory import example_of, remember_example
 
@@ -96,10 +96,10 @@ def split(model: nn.Module, example: Tensor | Sequence[Tensor] | None = None) ->
         >>> certify(p, x).convex, certify(q, x).convex
         (True, True)
     """
-    p, inputs = decomposed(model, example)
+    p, inputs = decompose(model, example)
     q = p.other("q")
     for part in (p, q):
-        proved(part, inputs)
+        require_certificate(part, inputs)
     pair = Split(p, q)
     pair.error = p.error
     return pair
@@ -128,24 +128,24 @@ def shifted(model: nn.Module, example: Tensor | Sequence[Tensor] | None = None) 
         >>> torch.allclose(convex(x).softmax(1), net(x).softmax(1).double(), atol=1e-6)
         True
     """
-    module, inputs = decomposed(model, example, shift=True)
-    proved(module, inputs)
+    module, inputs = decompose(model, example, shift=True)
+    require_certificate(module, inputs)
     return module
 
 
 # --- how -------------------------------------------------------------------------------------------------------------
 
 
-def decomposed(
+def decompose(
     model: nn.Module, example: Tensor | Sequence[Tensor] | None, shift: bool = False
 ) -> tuple[ConvexPart, tuple[Tensor, ...]]:
     """The part p (or the shifted logits) with its measured error, and the inputs it was made on."""
-    inner = unwrapped(model)
+    inner = unwrap(model)
     inputs = tuple(x.double() if x.is_floating_point() else x for x in example_of(inner, example))
-    chosen(inputs, None)  # some input must be real
+    chosen_inputs(inputs, None)  # some input must be real
     twin = in_float64(inner)
-    program, rows = traced(twin, inputs)
-    refuse(program.model, (*not_finite(program), *rewritten(program)))
+    program, rows = trace_for_rows(twin, inputs)
+    refuse(program.model, (*not_finite(program), *state_findings(program)))
     part = ConvexPart(program, rows, "p")
     findings: list[Finding] = []
     with torch.no_grad():
@@ -161,9 +161,9 @@ def decomposed(
                 f"{program.model} returns {tuple(logits.shape[1:])} numbers a sample: a common shift of the "
                 "logits needs two or more classes, as (B, K)"
             )
-    part.error = measured(twin, part, inputs)
+    part.error = measure_error(twin, part, inputs)
     if not part.error <= LIMIT:
-        if not alike(twin, inputs):
+        if not is_row_independent(twin, inputs):
             raise NotTraceable(
                 f"{program.model} gives a row other values in a batch of another size: it is not a function of one "
                 "sample"
@@ -180,7 +180,7 @@ def in_float64(model: nn.Module) -> nn.Module:
     """A frozen copy in float64 and eval mode."""
     check_model(model)
     with evaluating(model):
-        twin = copied(model)
+        twin = copy_module(model)
     return twin.double().requires_grad_(False)
 
 
@@ -192,7 +192,7 @@ def refuse(model: str, findings: Sequence[Finding]) -> None:
         )
 
 
-def proved(part: ConvexPart, inputs: Sequence[Tensor]) -> None:
+def require_certificate(part: ConvexPart, inputs: Sequence[Tensor]) -> None:
     """Require the certificate of a part."""
     certificate = certify(part, tuple(inputs))
     if not certificate:
@@ -204,19 +204,19 @@ def proved(part: ConvexPart, inputs: Sequence[Tensor]) -> None:
 
 
 @torch.no_grad()
-def measured(model: nn.Module, part: ConvexPart, inputs: Sequence[Tensor]) -> float:
+def measure_error(model: nn.Module, part: ConvexPart, inputs: Sequence[Tensor]) -> float:
     """The largest |f − (p − q)| / (1 + |f|) on the samples; of shifted logits, |f − s| after centring both."""
     worst: list[Tensor] = []
     generator = torch.Generator().manual_seed(0)
     for size in BATCHES:
-        batch = [sample(tensor, size, generator) for tensor in inputs]
+        batch = [sample_batch(tensor, size, generator) for tensor in inputs]
         try:
-            f = value(model, batch)
+            f = value_in_float64(model, batch)
             if part.wanted == "shifted":
                 logits = part(*batch)
                 difference = (logits - logits.mean(1, keepdim=True)) - (f - f.mean(1, keepdim=True))
             else:
-                p, q, _ = parts(part.difference(batch))
+                p, q, _ = parts_of(part.difference(batch))
                 difference = f - (p if q is None else p - q)
         except RuntimeError as error:
             cause = str(error).strip().splitlines()[0][:300]
@@ -227,27 +227,27 @@ def measured(model: nn.Module, part: ConvexPart, inputs: Sequence[Tensor]) -> fl
     return float(torch.stack(worst).max())
 
 
-def value(model: nn.Module, batch: Sequence[Tensor]) -> Tensor:
+def value_in_float64(model: nn.Module, batch: Sequence[Tensor]) -> Tensor:
     """The model in float64, including the tensors that its forward makes."""
-    with surroundings(), in_eval_mode(model), default_double():
+    with restored_settings(), in_eval_mode(model), default_double():
         return model(*batch)
 
 
 @torch.no_grad()
-def alike(model: nn.Module, inputs: Sequence[Tensor]) -> bool:
+def is_row_independent(model: nn.Module, inputs: Sequence[Tensor]) -> bool:
     """Whether a model gives the last rows of a batch the values that they have alone.
 
     Values that overflow say nothing: which of them are infinite and which are not numbers depends on the order in which
     products are added up, and that on the size of the batch.
     """
-    batch = [sample(tensor, max(BATCHES), torch.Generator().manual_seed(0)) for tensor in inputs]
-    whole = value(model, batch)
-    found = [(value(model, [tensor[-size:] for tensor in batch]), whole[-size:]) for size in BATCHES]
+    batch = [sample_batch(tensor, max(BATCHES), torch.Generator().manual_seed(0)) for tensor in inputs]
+    whole = value_in_float64(model, batch)
+    found = [(value_in_float64(model, [tensor[-size:] for tensor in batch]), whole[-size:]) for size in BATCHES]
     finite = [(few.isfinite() & many.isfinite(), few, many) for few, many in found]
     return all(torch.allclose(few[mask], many[mask], rtol=1e-6, atol=1e-6) for mask, few, many in finite)
 
 
-def sample(tensor: Tensor, size: int, generator: torch.Generator) -> Tensor:
+def sample_batch(tensor: Tensor, size: int, generator: torch.Generator) -> Tensor:
     """A batch like an input: its own rows, or draws (and zeros first). What is not floating is repeated."""
     rows = tensor[torch.arange(size, device=tensor.device) % tensor.shape[0]]
     if size == tensor.shape[0] or not tensor.is_floating_point():

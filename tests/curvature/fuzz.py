@@ -36,7 +36,7 @@ from torch import Tensor, fx, nn
 import convexnet as cx
 from convexnet.curvature import Program, certify_program, explain, trace
 from convexnet.curvature.adversary.falsify import guided_chords
-from convexnet.curvature.arguments import chosen
+from convexnet.curvature.arguments import chosen_inputs
 from convexnet.curvature.facts import Fact
 from convexnet.curvature.premises import boxes_of, placeholder_facts
 from convexnet.curvature.tracing.trace import Source
@@ -85,7 +85,7 @@ class Built:
 
     @property
     def variables(self) -> tuple[int, ...]:
-        return chosen(self.program.inputs, self.wrt)
+        return chosen_inputs(self.program.inputs, self.wrt)
 
 
 @dataclass

@@ -13,7 +13,15 @@ from torch.nn import functional as F
 
 import convexnet as cx
 from convexnet.curvature.tracing import faithfulness as faithful
-from convexnet.curvature.tracing.bytecode_suspicions import AGAIN, BATCHES, GRADIENTS, SIZES, TRACED, TYPES, suspicions
+from convexnet.curvature.tracing.bytecode_suspicions import (
+    AGAIN,
+    BATCHES,
+    GRADIENTS,
+    SIZES,
+    TRACED,
+    TYPES,
+    find_suspicions,
+)
 from tests.modules import Function
 
 NAN, INF = math.nan, math.inf
@@ -160,7 +168,7 @@ def test_a_program_that_is_another_function_is_refused(
     model = make()
     before = {key: list(value) if isinstance(value, list) else value for key, value in vars(model).items()}
     monkeypatch.setattr(faithful, "CHEAP", cheap)
-    assert reason in suspicions(model)
+    assert reason in find_suspicions(model)
     with pytest.raises(cx.NotTraceable, match=words):
         cx.certify(model, ROWS)
     assert {key: before[key] for key in ("n", "seen") if key in before} == {
@@ -182,7 +190,7 @@ def test_a_forward_that_counts_its_rows_is_refused_where_forwards_take_long(
     monkeypatch.setattr(faithful, "CHEAP", 0.0)
     count = COUNTS[name]
     model = Function(lambda x: x.abs() * (4.0 - count(x)))
-    assert SIZES not in suspicions(model)
+    assert SIZES not in find_suspicions(model)
     with pytest.raises(cx.NotTraceable, match="in a batch of 1"):
         cx.certify(model, ROWS)
 
@@ -279,10 +287,10 @@ def test_what_the_code_of_a_forward_does_is_seen() -> None:
                 parts.append(x)
             return torch.cat(parts, 1)
 
-    assert suspicions(Stack()) == frozenset()
-    assert suspicions(nn.Sequential(nn.Linear(2, 2), nn.TransformerEncoderLayer(4, 2))) == frozenset()
+    assert find_suspicions(Stack()) == frozenset()
+    assert find_suspicions(nn.Sequential(nn.Linear(2, 2), nn.TransformerEncoderLayer(4, 2))) == frozenset()
     compiling = torch.compiler.is_compiling
-    assert TRACED in suspicions(Function(lambda x: x if compiling() else -x))
+    assert TRACED in find_suspicions(Function(lambda x: x if compiling() else -x))
 
 
 # --- numbers that are none -------------------------------------------------------------------------------------------

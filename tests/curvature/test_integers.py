@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import convexnet as cx
-from convexnet.constraints.required_signs import derive
+from convexnet.constraints.required_signs import derive_intervals
 from convexnet.curvature import certify_program, explain, trace
 from convexnet.curvature.facts import known, typed, unknown
 from convexnet.curvature.premises import placeholder_facts
@@ -262,9 +262,9 @@ def test_constrain_asks_the_elements_that_are_read() -> None:
     """`select` by a number that a buffer holds: the rows of the last layer are asked through it."""
     model = Held(lambda m, x: both(F.linear(x, m.w))[:, m.k.item()], w=nn.Parameter(torch.ones(2, 2)), k=T(2))
     with pytest.raises(cx.NotCertified):
-        derive(model, torch.zeros(2, 2))
+        derive_intervals(model, torch.zeros(2, 2))
     model.register_buffer("k", T(1))
-    assert derive(model, torch.zeros(2, 2)) == {}
+    assert derive_intervals(model, torch.zeros(2, 2)) == {}
 
 
 @pytest.mark.parametrize("name", HEADS)

@@ -688,15 +688,15 @@ BEND = "convex is false"
 WRONG: dict[str, tuple[str, Sample, Rule, str]] = {
     "GELU is called convex": ("gelu", s(X(2, 3)), Pointwise(Profile(convex=LINE, rising=LINE)), BEND),
     "max pooling is called affine": ("max_pool2d", s(X(2, 2, 4, 4), [2, 2]), Window(), "concave is false"),
-    "the least is called the largest": ("amin", s(X(2, 3), [1]), Reduction("up", exact=True), BEND),
+    "the least is called the largest": ("amin", s(X(2, 3), [1]), Reduction("convex", exact=True), BEND),
     "signs of a filter are ignored": ("conv2d", s(X(2, 2, 3, 4), C(2, 2, 2, 2)), with_absolute_weights, BEND),
     "signs of a matrix are ignored": ("linear", s(X(2, 3), C(4, 3)), with_absolute_weights, BEND),
     "softplus that jumps is called convex": (
         "softplus", s(X(2, 3), 1.0, 1.0), Pointwise(lambda *_: Profile(convex=LINE, rising=LINE)), BEND),
     "a square is called rising": ("square", s(X(2, 3)), Pointwise(Profile(convex=LINE, rising=LINE)), BEND),
     "a norm of order 1/2 is called convex": (
-        "linalg_vector_norm", s(X(2, 3), 0.5), Reduction("up", position=2, moves="by size"), BEND),
-    "the variance of convex quantities is called convex": ("var", s(X(2, 3), [1]), Reduction("up"), BEND),
+        "linalg_vector_norm", s(X(2, 3), 0.5), Reduction("convex", position=2, moves="by size"), BEND),
+    "the variance of convex quantities is called convex": ("var", s(X(2, 3), [1]), Reduction("convex"), BEND),
     "an upper bound is too low": (
         "relu", s(X(2, 3)), altered("relu", lambda f: f.bounded(f.lo, f.hi.double() - 1e-3)), "upper bound"),
     "a lower bound is too high": (

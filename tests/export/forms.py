@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 from convexnet.form.atoms import Atom
-from convexnet.form.sparse import Form
+from convexnet.form.sparse import SparseForm
 
 
-def evaluated(form: Form, y: Any, raised: Callable[[Any], Any] = lambda z: z) -> Any:
+def evaluated(form: SparseForm, y: Any, raised: Callable[[Any], Any] = lambda z: z) -> Any:
     """The output at y (n,), flattened, with every atom at its value, or at what is made of it."""
     values = [np.asarray(y)]
     for k, cut in enumerate(form.cuts):
@@ -24,7 +24,7 @@ def evaluated(form: Form, y: Any, raised: Callable[[Any], Any] = lambda z: z) ->
     return arriving(form, len(form.cuts), values)
 
 
-def arriving(form: Form, target: int, values: list[Any]) -> Any:
+def arriving(form: SparseForm, target: int, values: list[Any]) -> Any:
     total = form.constants[target].copy()
     for source, matrix in form.incoming(target):
         total += matrix @ values[source]

@@ -14,7 +14,7 @@ import convexnet as cx
 from convexnet.curvature import certify_program
 from convexnet.curvature.fields import BATCH
 from convexnet.form.program import OpenedProgram
-from convexnet.form.sparse import Form, Sample, form_of
+from convexnet.form.sparse import Sample, SparseForm, sparse_form
 from convexnet.form.tightness import check_tight
 from tests.curvature.fuzz import Built, anything, convex
 from tests.export.forms import evaluated
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
-def exportable(built: Built) -> tuple[Sample, Form] | None:
+def exportable(built: Built) -> tuple[Sample, SparseForm] | None:
     """The form of a program of one output that is convex in one input everywhere, if it has one."""
     program = built.program
     real = [i for i, tensor in enumerate(program.inputs) if tensor.is_floating_point()]
@@ -36,7 +36,7 @@ def exportable(built: Built) -> tuple[Sample, Form] | None:
     if not certify_program(program, variable).convex:
         return None
     sender = Sample(OpenedProgram(program, variable, (), paired=True), [x[:1] for x in program.inputs], BATCH)
-    return sender, form_of(sender)
+    return sender, sparse_form(sender)
 
 
 def assert_right(built: Built, seed: int, solve: bool) -> str:
@@ -95,9 +95,9 @@ def test_a_wrong_form_is_found() -> None:
     model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU(), torch.nn.Linear(3, 1)).double()
     with torch.no_grad():
         model[2].weight.abs_()
-    from convexnet.export.arguments import read
+    from convexnet.export.arguments import read_form
 
-    form, sender = read(model, (torch.zeros(1, 2, dtype=torch.float64),), ())
+    form, sender = read_form(model, (torch.zeros(1, 2, dtype=torch.float64),), ())
     y = np.array([0.4, -0.7])
     expected = sender.value(sender.inputs, torch.tensor(y)).detach().numpy()
     np.testing.assert_allclose(evaluated(form, y), expected, rtol=1e-12)

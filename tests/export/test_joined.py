@@ -11,7 +11,7 @@ from torch import Tensor
 
 import convexnet as cx
 from convexnet.curvature.tracing.trace import trace
-from convexnet.form.program import OpenedProgram, value_of, values_of
+from convexnet.form.program import OpenedProgram, apply_atom, values_of
 from tests.modules import Function
 
 cp = pytest.importorskip("cvxpy")
@@ -118,7 +118,7 @@ def test_quadratic_forms_are_minimised_and_exported() -> None:
 )
 def test_other_products_are_no_quadratic_forms(function: Callable[[Tensor], Tensor]) -> None:
     program = trace(Function(function), (torch.ones(2, 3).double(),), any_batch=True)
-    assert not OpenedProgram(program, 0).valued(values_of(program)).kinds().joined
+    assert not OpenedProgram(program, 0).valued(values_of(program)).kinds().patterns
 
 
 CHOICES: dict[str, Callable[[Tensor], Tensor]] = {
@@ -143,8 +143,8 @@ def test_choices_are_the_same_function_when_they_are_lowered(seed: int) -> None:
         program = trace(Function(function), (y[:2],), any_batch=True)
         opened = OpenedProgram(program, 0).valued(values_of(program))
         assert not opened.kinds().closed, name
-        assert opened.kinds().joined, name
-        torch.testing.assert_close(opened.results([y], value_of), function(y), rtol=1e-13, atol=1e-13)
+        assert opened.kinds().patterns, name
+        torch.testing.assert_close(opened.results([y], apply_atom), function(y), rtol=1e-13, atol=1e-13)
 
 
 def test_choices_are_minimised_and_exported() -> None:
@@ -170,7 +170,7 @@ def test_choices_are_minimised_and_exported() -> None:
 )
 def test_other_choices_are_not_lowered(function: Callable[[Tensor], Tensor]) -> None:
     program = trace(Function(function), (torch.zeros(2, 3).double(),), any_batch=True)
-    assert not OpenedProgram(program, 0).valued(values_of(program)).kinds().joined
+    assert not OpenedProgram(program, 0).valued(values_of(program)).kinds().patterns
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_other_choices_are_not_lowered(function: Callable[[Tensor], Tensor]) -> 
 )
 def test_other_products_are_no_perspectives(function: Callable[[Tensor], Tensor]) -> None:
     program = trace(Function(function), (torch.ones(2, 6).double(),), any_batch=True)
-    assert not OpenedProgram(program, 0).valued(values_of(program)).kinds().joined
+    assert not OpenedProgram(program, 0).valued(values_of(program)).kinds().patterns
 
 
 def test_thresholds_that_are_given_stay_what_they_are() -> None:

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import convexnet as cx
-from convexnet.export.arguments import read
-from convexnet.form.sparse import Form
+from convexnet.export.arguments import read_form
+from convexnet.form.sparse import SparseForm
 from convexnet.form.tightness import check_tight
 from tests.export.forms import evaluated
 from tests.modules import Function
@@ -154,8 +154,8 @@ def test_nonsense_is_named() -> None:
 # --- tightness -------------------------------------------------------------------------------------------------------
 
 
-def form_of(function: Callable[[Tensor], Tensor]) -> Form:
-    return read(Function(function), (torch.zeros(1, 2, dtype=torch.float64),), ())[0]
+def form_of(function: Callable[[Tensor], Tensor]) -> SparseForm:
+    return read_form(Function(function), (torch.zeros(1, 2, dtype=torch.float64),), ())[0]
 
 
 @pytest.mark.parametrize(

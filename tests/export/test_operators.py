@@ -18,7 +18,7 @@ from convexnet.form.atoms import Atom, Kinks, Smooth
 from convexnet.form.grouped import Largest, LogSumExp, Norm
 from convexnet.form.operators import LOWERED, OFFSETS, build
 from convexnet.form.perspective import Perspective
-from convexnet.form.program import OpenedProgram, value_of
+from convexnet.form.program import OpenedProgram, apply_atom
 from convexnet.form.rows import Atoms
 from convexnet.form.smooth import (
     NO_CONE,
@@ -36,7 +36,7 @@ from convexnet.form.smooth import (
     square,
 )
 from convexnet.form.sparse import Sample as OneSample
-from convexnet.form.sparse import form_of
+from convexnet.form.sparse import sparse_form
 from convexnet.form.sum_of_largest import SumLargest
 from tests.curvature.oracles import SAMPLES, Fixed, Moving, Sample
 from tests.export.forms import evaluated
@@ -86,7 +86,7 @@ def test_lowered_operators_are_what_they_are_in_pytorch(name: str, paired: bool,
             continue  # there is no batch
         try:
             moving = [isinstance(value, Moving) for value in sample.args]
-            found = first(LOWERED[name](Atoms(value_of, paired, moving), args, kwargs))
+            found = first(LOWERED[name](Atoms(apply_atom, paired, moving), args, kwargs))
         except Refusal as refusal:
             refused.append(refusal.remedy)
             continue
@@ -186,7 +186,7 @@ def test_forms_compute_the_program(name: str, closed: bool, seed: int) -> None:
     model = Called(name, samples[skipped], generator)
     y = torch.randn(1, 4, generator=generator, dtype=torch.float64).expand(BATCH, 4)
     program = trace(model, y, any_batch=not closed)
-    form = form_of(OneSample(OpenedProgram(program, 0, (), paired=True), (y[:1],), BATCH if closed else None))
+    form = sparse_form(OneSample(OpenedProgram(program, 0, (), paired=True), (y[:1],), BATCH if closed else None))
     for _ in range(5):
         y = 2 * torch.randn(1, 4, generator=generator, dtype=torch.float64).expand(BATCH, 4)
         np.testing.assert_allclose(evaluated(form, y[0].numpy()), model(y)[0].numpy(), rtol=1e-9, atol=1e-9)

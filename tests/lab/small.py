@@ -48,6 +48,7 @@ RESUMED = {
     },
     "computed weights": {"convex": Convex(method="softplus")},
     "wrong labels": {"noise": 40.0, "batch": 50},
+    "a loss that remembers, and convergence": {"loss": "elr", "noise": 40.0, "converged": 1e-3},
     "momentum, in steps": {"optimiser": "sgd", "schedule": "steps", "milestones": (1,), "decay": 0.1},
 }
 """Settings under which a resumed run must equal one that was not stopped."""

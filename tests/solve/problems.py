@@ -14,7 +14,7 @@ from convexnet.form.program import OpenedProgram
 from convexnet.solve.functions.matrix_free import MatrixFree
 from convexnet.solve.functions.problem import Problem
 from convexnet.solve.solvers.highs import solve_lp
-from convexnet.solve.solvers.incumbents import Found, initial_found
+from convexnet.solve.solvers.incumbents import Incumbents, initial_incumbents
 from convexnet.solve.solvers.loop import Budget, Solver, run_loop
 from tests.solve.networks import shared
 
@@ -57,9 +57,9 @@ def optima(name: str, seed: int) -> tuple[float, ...]:
     return tuple(solve_lp(form, sample, lo[sample], hi[sample])[1] for sample in range(BATCH))
 
 
-def solved(solver: Solver, problem: Problem, tol: float, most: int) -> Found:
+def solved(solver: Solver, problem: Problem, tol: float, most: int) -> Incumbents:
     """What a solver finds in a number of steps."""
-    found = initial_found(problem)
+    found = initial_incumbents(problem)
     run_loop(solver, problem, found, Budget(tol, most))
     return found
 

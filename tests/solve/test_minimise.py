@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 import convexnet as cx
 from convexnet.choices import SOLVERS as NAMES
-from convexnet.solve.solvers.incumbents import signs
+from convexnet.solve.solvers.incumbents import sign_patterns
 from tests.solve.networks import CURVED, FAMILIES, LIBRARY, MIXED, NETWORKS, built, shared
 
 BATCH = 3
@@ -61,7 +61,7 @@ def sizes(model: nn.Module, given: tuple[Tensor, ...], box: cx.Box, x: Tensor) -
     length = far.flatten(1).amax(1).reshape(-1, *[1] * (x.ndim - 1))
     here = at(model, given, x)
     best = torch.zeros_like(here)
-    for sign in signs(box.shape.numel(), x.flatten(1)):
+    for sign in sign_patterns(box.shape.numel(), x.flatten(1)):
         moved = (x + sign.view(box.shape) * torch.minimum(hi - lo, far)).clamp(lo, hi) - x
         best = torch.maximum(best, length.flatten() * (at(model, given, x + moved / length) - here))
     return best

@@ -10,7 +10,7 @@ import convexnet as cx
 from convexnet.curvature.tracing.trace import trace
 from convexnet.form.matrices import Pieces, rescale_maps
 from convexnet.form.program import OpenedProgram
-from convexnet.solve.derivatives.minimum import Minimum
+from convexnet.solve.derivatives.minimum import SavedMinimum
 from convexnet.solve.functions.black_box import PrivateCopy
 from convexnet.solve.functions.matrix_free import MatrixFree
 from convexnet.solve.functions.strong_convexity import strong_convexity
@@ -79,10 +79,10 @@ def test_kinks_nearby_tell_the_derivatives_of_a_loose_solution(monkeypatch: pyte
     exact = gradients(1e-12)
     settled: list[int] = []
 
-    def settle(self: Minimum, rows: Tensor | None = None, quick: bool = False) -> None:
+    def settle(self: SavedMinimum, rows: Tensor | None = None, quick: bool = False) -> None:
         settled.append(len(x) if rows is None else len(rows))
 
-    monkeypatch.setattr(Minimum, "settle", settle)
+    monkeypatch.setattr(SavedMinimum, "settle", settle)
     loose = gradients(1e-4)
     assert sum(settled) == 0
     for a, b in zip(exact, loose, strict=True):

@@ -14,7 +14,7 @@ from convexnet.form.linear_maps import Map
 from convexnet.form.matrices import epigraph_form
 from convexnet.solve.functions.problem import Problem
 from convexnet.solve.solvers.highs import solve_lp
-from convexnet.solve.solvers.incumbents import Found, initial_found
+from convexnet.solve.solvers.incumbents import Incumbents, initial_incumbents
 from convexnet.solve.solvers.loop import Budget, run_loop
 from convexnet.solve.solvers.newton import Newton
 from tests.solve.networks import NETWORKS, shared
@@ -22,10 +22,10 @@ from tests.solve.networks import NETWORKS, shared
 BATCH = 5
 
 
-def newton(form: EpigraphForm, lo: Tensor, hi: Tensor, tol: float, rough: bool = True) -> Found:
+def newton(form: EpigraphForm, lo: Tensor, hi: Tensor, tol: float, rough: bool = True) -> Incumbents:
     """What path following alone finds on a box."""
     problem = Problem(form, lo.expand(form.batch, form.size), hi.expand(form.batch, form.size))
-    found = initial_found(problem)
+    found = initial_incumbents(problem)
     run_loop(Newton(rough), problem, found, Budget(tol))
     return found
 

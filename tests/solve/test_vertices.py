@@ -13,7 +13,7 @@ from convexnet.form.program import OpenedProgram
 from convexnet.solve.derivatives import vertices
 from convexnet.solve.derivatives.vertices import held_at_vertices
 from convexnet.solve.functions.problem import Problem
-from convexnet.solve.solvers.incumbents import Evidence, initial_found
+from convexnet.solve.solvers.incumbents import Evidence, initial_incumbents
 
 
 class Deep(nn.Module):
@@ -74,7 +74,7 @@ def test_a_degenerate_vertex_is_left_alone(again: bool) -> None:
     y = torch.full((2, 2), 0.01).double()
     lo, hi = torch.full_like(y, -1.0), torch.full_like(y, 1.0)
     form = Pieces(OpenedProgram(trace(Ends(), y, any_batch=True), 0)).form([y])
-    found = initial_found(Problem(form, lo, hi))
+    found = initial_incumbents(Problem(form, lo, hi))
     found.y, found.scale = y.clone(), torch.ones(2).double()
     slopes = torch.tensor([[0.5, 0.6, 0.55 if again else 1.0]]).double().expand(2, 3)
     found.keep(torch.arange(2), Evidence(slopes=[slopes]))

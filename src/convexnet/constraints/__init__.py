@@ -9,5 +9,5 @@ from), `elements_read` (which elements the outputs depend on), `required_signs` 
 
 from convexnet.constraints.cone import Cone as Cone
 from convexnet.constraints.constrain import constrain as constrain
-from convexnet.constraints.required_signs import derive as derive
+from convexnet.constraints.required_signs import derive_intervals as derive_intervals
 from convexnet.constraints.sets import Interval as Interval

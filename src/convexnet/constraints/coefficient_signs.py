@@ -26,7 +26,7 @@ INF = float("inf")
 
 
 @dataclass(frozen=True)
-class Demand:
+class RequiredBounds:
     """Bounds that a coefficient must keep, each broadcasting to its shape; infinite where nothing is asked."""
 
     place: tuple[int, ...]  # among the call's arguments: (1,), or (2, 5) for the sixth tensor of a list
@@ -35,7 +35,7 @@ class Demand:
     hi: Tensor
 
 
-def demands(call: Call, wanted: int, read: Tensor | None = None) -> Iterator[Demand]:
+def required_bounds(call: Call, wanted: int, read: Tensor | None = None) -> Iterator[RequiredBounds]:
     """Yield the signs an operator requires of its coefficients, except where the sign is right for all parameters.
 
     Args:
@@ -44,21 +44,21 @@ def demands(call: Call, wanted: int, read: Tensor | None = None) -> Iterator[Dem
         read: mask of the elements of the result that matter; None: all do.
     """
     row = row_of(call.name)
-    if row.asked == "recurrent signs":
-        yield from of_rnn(call)
+    if row.requires == "recurrent signs":
+        yield from recurrent_weight_bounds(call)
         return
-    for place, coefficient, moving in pairs(call):
-        if row.asked == "slope":
-            asked = of_slope(moving, coefficient, wanted, read)
-        elif row.asked == "share":
-            asked = of_blend(call, coefficient, read)
+    for place, coefficient, moving in coefficients_with_arguments(call):
+        if row.requires == "slope":
+            asked = prelu_slope_bounds(moving, coefficient, wanted, read)
+        elif row.requires == "share":
+            asked = lerp_weight_bounds(call, coefficient, read)
         else:
-            asked = of_signs(call, coefficient, moving, wanted, read)
+            asked = sign_bounds(call, coefficient, moving, wanted, read)
         if asked is not None:
-            yield Demand(place, coefficient, *asked)
+            yield RequiredBounds(place, coefficient, *asked)
 
 
-def pairs(call: Call) -> Iterator[tuple[tuple[int, ...], Fact, Fact]]:
+def coefficients_with_arguments(call: Call) -> Iterator[tuple[tuple[int, ...], Fact, Fact]]:
     """Each coefficient of a call with its place, and the argument that it multiplies."""
     for position in row_of(call.name).weights:
         found = call.args[position] if position < len(call.args) else None
@@ -66,19 +66,19 @@ def pairs(call: Call) -> Iterator[tuple[tuple[int, ...], Fact, Fact]]:
         for index, fact in enumerate(found if listed else [found]):
             if not isinstance(fact, Fact) or not fact.constant or fact.integral:
                 continue
-            partner = multiplied(call, position, index)
+            partner = multiplied_argument(call, position, index)
             if partner is not None and not partner.constant:
                 yield ((position, index) if listed else (position,)), fact, partner
 
 
-def multiplied(call: Call, position: int, index: int) -> Fact | None:
+def multiplied_argument(call: Call, position: int, index: int) -> Fact | None:
     """The argument that a coefficient multiplies."""
     if isinstance(call.args[position], (list, tuple)):
         operands: Sequence[Any] = call.args[position]
         return operands[1 - index] if len(operands) == 2 else None
     row = row_of(call.name)
     partner = call.args[sum(row.weights) - position] if len(row.weights) == 2 else call.args[0]
-    if row.asked == "share":
+    if row.requires == "share":
         partner = next((arg for arg in call.args[:2] if isinstance(arg, Fact) and not arg.constant), None)
     return partner if isinstance(partner, Fact) else None
 
@@ -86,7 +86,9 @@ def multiplied(call: Call, position: int, index: int) -> Fact | None:
 # --- signs -----------------------------------------------------------------------------------------------------------
 
 
-def of_signs(call: Call, coefficient: Fact, x: Fact, wanted: int, read: Tensor | None) -> tuple[Tensor, Tensor] | None:
+def sign_bounds(
+    call: Call, coefficient: Fact, x: Fact, wanted: int, read: Tensor | None
+) -> tuple[Tensor, Tensor] | None:
     """>= 0 where the coefficient meets what must keep its curvature, <= 0 where it meets what must turn it.
 
     What is convex in some elements and concave in others is brought to the wanted curvature, convex if none is
@@ -96,8 +98,8 @@ def of_signs(call: Call, coefficient: Fact, x: Fact, wanted: int, read: Tensor |
     if not nonconcave and not nonconvex:
         return None
     nothing = torch.zeros([1] * len(coefficient.shape), dtype=torch.bool)
-    up = meets(call, coefficient, x, x.nonconcave, read) if nonconcave else nothing
-    down = meets(call, coefficient, x, x.nonconvex, read) if nonconvex else nothing
+    up = coefficients_that_meet(call, coefficient, x, x.nonconcave, read) if nonconcave else nothing
+    down = coefficients_that_meet(call, coefficient, x, x.nonconvex, read) if nonconvex else nothing
     if coefficient.value is None:  # what is zero for all parameters is asked nothing
         may_differ = (core(coefficient.lo) < 0) | (core(coefficient.hi) > 0)
         up, down = up & may_differ, down & may_differ
@@ -112,7 +114,7 @@ def of_signs(call: Call, coefficient: Fact, x: Fact, wanted: int, read: Tensor |
     return torch.where(rise, 0.0, -INF).double(), torch.where(fall, 0.0, INF).double()
 
 
-def meets(call: Call, coefficient: Fact, x: Fact, mask: Tensor, read: Tensor | None) -> Tensor:
+def coefficients_that_meet(call: Call, coefficient: Fact, x: Fact, mask: Tensor, read: Tensor | None) -> Tensor:
     """Mask of the coefficients that multiply a marked element of `x` for a result that is read.
 
     It broadcasts to their shape.
@@ -127,7 +129,7 @@ def meets(call: Call, coefficient: Fact, x: Fact, mask: Tensor, read: Tensor | N
         both = inner if read is None else core(compact(mask & read))
         return both.movedim(1, 0).flatten(1).any(1)
     if read is None and row_of(call.name).runs(conv) and all(length == 1 for length in inner.shape[2:]):
-        return channels(call, coefficient, inner.expand(-1, x.shape[1], *inner.shape[2:]).flatten(1).any(0))
+        return taps_that_meet(call, coefficient, inner.expand(-1, x.shape[1], *inner.shape[2:]).flatten(1).any(0))
     with torch.enable_grad():
         variable = torch.zeros(coefficient.shape, requires_grad=True)
 
@@ -152,7 +154,7 @@ def unbroadcast(mask: Tensor, shape: Sequence[int]) -> Tensor:
     return mask.expand(tuple(shape))
 
 
-def channels(call: Call, coefficient: Fact, marked: Tensor) -> Tensor:
+def taps_that_meet(call: Call, coefficient: Fact, marked: Tensor) -> Tensor:
     """The taps of a convolution that meet marked channels: those of each group, at the offsets that ever see data."""
     out, width, *kernel = coefficient.shape
     groups = call.x.shape[1] // width
@@ -173,13 +175,13 @@ def channels(call: Call, coefficient: Fact, marked: Tensor) -> Tensor:
 # --- slopes, blends, recurrent weights -------------------------------------------------------------------------------
 
 
-def of_slope(x: Fact, slope: Fact, wanted: int, read: Tensor | None) -> tuple[Tensor, Tensor] | None:
+def prelu_slope_bounds(x: Fact, slope: Fact, wanted: int, read: Tensor | None) -> tuple[Tensor, Tensor] | None:
     """PReLU is convex for slopes up to 1 (concave from 1 on), and non-decreasing for slopes from 0 on."""
     falls = core(x.lo) < 0  # elsewhere the slope is never used
     bent = core(x.nonconcave) | core(x.nonconvex)
     if read is not None:
         falls, bent = core(compact(falls & read)), core(compact(bent & read))
-    needs, bent = of_channels(falls, x, slope), of_channels(bent, x, slope)
+    needs, bent = prelu_slopes_that_meet(falls, x, slope), prelu_slopes_that_meet(bent, x, slope)
     rises = needs & bent
     concave = wanted < 0 or (wanted == 0 and where_any(x.nonconvex) and not where_any(x.nonconcave))
     low = torch.where(needs, 1.0, -INF) if concave else torch.where(rises, 0.0, -INF)
@@ -191,7 +193,7 @@ def of_slope(x: Fact, slope: Fact, wanted: int, read: Tensor | None) -> tuple[Te
     return low.double(), high.double()
 
 
-def of_channels(mask: Tensor, x: Fact, slope: Fact) -> Tensor:
+def prelu_slopes_that_meet(mask: Tensor, x: Fact, slope: Fact) -> Tensor:
     """Mask of the slopes of a PReLU that meet a marked element; it broadcasts to their shape."""
     if slope.shape.numel() == 1:
         return mask.any().reshape([1] * len(slope.shape))
@@ -200,7 +202,7 @@ def of_channels(mask: Tensor, x: Fact, slope: Fact) -> Tensor:
     return mask.expand(-1, x.shape[1], *mask.shape[2:]).movedim(1, 0).flatten(1).any(1)
 
 
-def of_blend(call: Call, weight: Fact, read: Tensor | None) -> tuple[Tensor, Tensor] | None:
+def lerp_weight_bounds(call: Call, weight: Fact, read: Tensor | None) -> tuple[Tensor, Tensor] | None:
     """start + w (end - start): w in [0, 1] where both ends are convex."""
     start, end = call.args[:2]
     if not isinstance(start, Fact) or not isinstance(end, Fact):
@@ -215,7 +217,7 @@ def of_blend(call: Call, weight: Fact, read: Tensor | None) -> tuple[Tensor, Ten
     return torch.where(asked, lo, -INF).double(), torch.where(asked, hi, INF).double()
 
 
-def of_rnn(call: Call) -> Iterator[Demand]:
+def recurrent_weight_bounds(call: Call) -> Iterator[RequiredBounds]:
     """A ReLU RNN: recurrent weights, and the input weights of every layer that sees a layer below, are >= 0."""
     x = call.args[0]
     if not isinstance(x, Fact) or where_any(x.nonconvex):
@@ -240,4 +242,4 @@ def of_rnn(call: Call) -> Iterator[Demand]:
     for place, weight, mask in asked:
         if bool((mask & (core(weight.lo) < 0)).any()):
             lo = torch.where(mask, 0.0, -INF).double()
-            yield Demand(place, weight, lo, torch.full_like(lo, INF))
+            yield RequiredBounds(place, weight, lo, torch.full_like(lo, INF))

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from convexnet.constraints.optimizer_parameters import Holding, tensors
-from convexnet.constraints.parametrised import is_parametrised, owner, value_of
+from convexnet.constraints.optimizer_parameters import Holding, tensors_held
+from convexnet.constraints.parametrised import current_parameter, is_parametrised, owner_of
 from convexnet.constraints.sets import Interval, Method, is_computed, project
 
 
@@ -73,10 +73,10 @@ class Cone:
             [(1, 8)]
         """
         self._check_there()
-        return [value_of(self.model, name) for name in self.intervals]
+        return [current_parameter(self.model, name) for name in self.intervals]
 
     def _check_there(self) -> None:
-        gone = set(self.intervals) - set(still_there(self.model, self.intervals))
+        gone = set(self.intervals) - set(existing_intervals(self.model, self.intervals))
         if gone:
             name = min(gone)
             raise ValueError(f"{name} was replaced or removed after the model was constrained: constrain it again")
@@ -98,7 +98,7 @@ class Cone:
             return
         try:
             for name, interval in self.intervals.items():
-                self._bring_inside(value_of(self.model, name), interval)
+                self._bring_inside(current_parameter(self.model, name), interval)
         except (AttributeError, RuntimeError):
             self._check_there()  # which says so, if the model is not what it was; else the error is another
             raise
@@ -124,7 +124,7 @@ class Cone:
         if is_computed(self.method):
             self._check_shards()
         pairs = zip(self.intervals.values(), self.tensors(), strict=True)
-        sizes = [interval.excess(gathered(tensor)) for interval, tensor in pairs]
+        sizes = [interval.excess(gather_shards(tensor)) for interval, tensor in pairs]
         return float(torch.stack(sizes).max()) + 0.0 if sizes else 0.0
 
     def attach(self, optimizer: torch.optim.Optimizer, *others: torch.optim.Optimizer) -> Cone:
@@ -172,13 +172,13 @@ class Cone:
                 holding = Holding()
                 self._holdings.append(holding)
                 self._attached[each] = each.register_step_post_hook(partial(self._after_step, holding))
-        held = {id(p) for p in tensors(self._attached)}
+        held = {id(p) for p in tensors_held(self._attached)}
         self._unheld = [p for name in self.intervals for p in self._behind(name) if id(p) not in held]
         return self
 
     def _check_held(self, optimizers: Collection[torch.optim.Optimizer]) -> None:
         """Every constrained parameter that trains is held by these optimisers or by those attached before."""
-        own, every = ({id(p) for p in tensors(group)} for group in (optimizers, [*optimizers, *self._attached]))
+        own, every = ({id(p) for p in tensors_held(group)} for group in (optimizers, [*optimizers, *self._attached]))
         training = {name: {id(p) for p in self._behind(name) if p.requires_grad} for name in self.intervals}
         missing = [name for name, behind in training.items() if behind - every]
         if not any(id(p) in own for name in self.intervals for p in self._behind(name)):
@@ -192,7 +192,7 @@ class Cone:
 
     def _behind(self, name: str) -> list[nn.Parameter]:
         """The parameters that a constrained weight is, or is computed from."""
-        module, leaf = owner(self.model, name)
+        module, leaf = owner_of(self.model, name)
         if is_parametrised(self.model, name):
             computed: nn.Module = module.parametrizations[leaf]  # pyright: ignore
             return list(computed.parameters())
@@ -206,7 +206,7 @@ class Cone:
                 for each in self._holdings:  # what the model has instead may be in another optimiser
                     each.seen = []
             try:
-                holding.look(optimizer, self.intervals, partial(owner, self.model))
+                holding.update(optimizer, self.intervals, partial(owner_of, self.model))
             except AttributeError:
                 self._check_there()
                 raise
@@ -222,7 +222,7 @@ class Cone:
         """Say once that a parameter which was frozen trains now, and that nothing projects it."""
         if not any(p.requires_grad for p in self._unheld):
             return
-        held = {id(p) for p in tensors(self._attached)}
+        held = {id(p) for p in tensors_held(self._attached)}
         thawed = {id(p) for p in self._unheld if p.requires_grad}
         self._unheld = [p for p in self._unheld if id(p) not in thawed]
         names = [n for n in self.intervals if any(id(p) in thawed and id(p) not in held for p in self._behind(n))]
@@ -255,7 +255,7 @@ class Cone:
         if self.method.elementwise:
             return
         # the parameters behind a computed weight are looked at, for the weight itself cannot be computed from shards
-        sharded = (n for n in self.intervals if any(is_sharded(p) for p in owner(self.model, n)[0].parameters()))
+        sharded = (n for n in self.intervals if any(is_sharded(p) for p in owner_of(self.model, n)[0].parameters()))
         for name in sharded:
             what = "computes weights from free parameters" if is_computed(self.method) else "looks at a whole tensor"
             raise ValueError(
@@ -284,17 +284,17 @@ def is_sharded(tensor: Tensor) -> bool:
     return type(tensor).__name__ == "DTensor" or type(getattr(tensor, "data", None)).__name__ == "DTensor"
 
 
-def gathered(tensor: Any) -> Tensor:
+def gather_shards(tensor: Any) -> Tensor:
     """The whole of a parameter of which this process may hold a part."""
     return tensor.full_tensor() if is_sharded(tensor) else tensor
 
 
-def still_there(model: nn.Module, intervals: Mapping[str, Interval]) -> dict[str, Interval]:
+def existing_intervals(model: nn.Module, intervals: Mapping[str, Interval]) -> dict[str, Interval]:
     """The intervals whose parameters still exist and have the shape they had: layers may have been exchanged since."""
     found: dict[str, Interval] = {}
     for name, interval in intervals.items():
         try:
-            shape = value_of(model, name).shape
+            shape = current_parameter(model, name).shape
             if torch.broadcast_shapes(shape, interval.lo.shape, interval.hi.shape) == shape:
                 found[name] = interval
         except (AttributeError, RuntimeError):

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from convexnet.choices import MethodName
-from convexnet.constraints.cone import Cone, still_there
+from convexnet.constraints.cone import Cone, existing_intervals
 from convexnet.constraints.parametrised import check_computable, parametrise, unparametrise
-from convexnet.constraints.required_signs import derive, opposed
+from convexnet.constraints.required_signs import derive_intervals, explain_opposite_uses
 from convexnet.constraints.sets import Interval, Method, is_computed, method_of
-from convexnet.curvature.arguments import as_example, unwrapped
+from convexnet.curvature.arguments import as_example, unwrap
 from convexnet.errors import NotCertified
 from convexnet.memory import CONSTRAINT, ONLY, part_of, recall, remember_example
 
@@ -78,7 +78,7 @@ def constrain(
         >>> constrain(net, torch.zeros(1, 2), method="clip").parameters
         ('3.weight', '5.weight')
     """
-    inner = unwrapped(model)
+    inner = unwrap(model)
     kept: Kept | None = recall(inner, CONSTRAINT)
     how = method_of(method, epsilon, kept.method if kept else method_inside(inner))
     if wrt is None and kept is not None:
@@ -99,7 +99,7 @@ def constrain(
             )
         intervals = {f"{path}.{n}": interval for path, part in parts.items() for n, interval in part.intervals.items()}
         return Cone(inner, intervals, next(iter(methods.values())), only)
-    return remember_constraint(inner, derive(inner, example, wrt), how, example, wrt)
+    return remember_constraint(inner, derive_intervals(inner, example, wrt), how, example, wrt)
 
 
 def method_inside(model: nn.Module) -> Method | None:
@@ -128,11 +128,11 @@ def remember_constraint(
         True
     """
     kept: Kept | None = recall(model, CONSTRAINT)
-    intervals = still_there(model, kept.intervals) if kept else {}
+    intervals = existing_intervals(model, kept.intervals) if kept else {}
     for name, interval in found.items():
         intervals[name] = interval.meet(intervals[name]) if name in intervals else interval
         if intervals[name].conflict:
-            raise NotCertified(opposed(name))
+            raise NotCertified(explain_opposite_uses(name))
     if is_computed(method):
         check_computable(model, intervals)
     if kept and kept.method != method:
@@ -153,7 +153,7 @@ def _after_load(module: nn.Module, _: Any) -> None:
     """Loaded weights are projected; the hook finds the constraint on the module, so that copies keep their own."""
     kept: Kept | None = recall(module, CONSTRAINT)
     if kept is not None:
-        Cone(module, still_there(module, kept.intervals), kept.method).project()
+        Cone(module, existing_intervals(module, kept.intervals), kept.method).project()
 
 
 def check_dense(model: nn.Module) -> None:

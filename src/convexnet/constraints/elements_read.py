@@ -24,7 +24,7 @@ from convexnet.curvature.rules.pointwise import Pointwise
 from convexnet.curvature.rules.reductions import Reduction, Window
 from convexnet.curvature.rules.shapes import Moved, Moving, fresh, reshaped
 from convexnet.curvature.table import is_batch_norm, row_of
-from convexnet.curvature.tracing.graph import base_name, executed
+from convexnet.curvature.tracing.graph import base_name, execute_node
 from convexnet.curvature.tracing.trace import Program
 
 Known = Callable[[fx.Node], Tensor | None]
@@ -34,7 +34,7 @@ Reads = dict[fx.Node, dict[int, Tensor]]
 """For each node, and each of its results that somebody reads: a boolean mask of its shape, True where it is read."""
 
 
-def reads(program: Program, known: Known) -> Reads:
+def find_elements_read(program: Program, known: Known) -> Reads:
     """What the outputs read of every result of a program.
 
     Example:
@@ -42,7 +42,7 @@ def reads(program: Program, known: Known) -> Reads:
         >>> class First(torch.nn.Linear):
         ...     def forward(self, x):
         ...         return super().forward(x)[:, :1]
-        >>> found = reads(trace(First(2, 3), torch.zeros(1, 2)), lambda node: None)
+        >>> found = find_elements_read(trace(First(2, 3), torch.zeros(1, 2)), lambda node: None)
         >>> [mask[0].tolist() for node in found for mask in found[node].values()]
         [[True], [True, False, False]]
     """
@@ -58,18 +58,18 @@ def reads(program: Program, known: Known) -> Reads:
             source, index = node.args
             assert isinstance(source, fx.Node)
             assert isinstance(index, int)
-            add(found, source, index, found[node].get(0))
+            join_reads(found, source, index, found[node].get(0))
             continue
         for argument in dict.fromkeys(node.all_input_nodes):
             value = argument.meta.get("val")
             if not isinstance(value, Tensor):
                 read_whole(found, argument)
             elif argument.op == "call_function":
-                add(found, argument, 0, of_argument(node, argument, found[node], known))
+                join_reads(found, argument, 0, read_of_argument(node, argument, found[node], known))
     return found
 
 
-def partly(found: Reads) -> dict[fx.Node, Tensor]:
+def masks_of_partial_reads(found: Reads) -> dict[fx.Node, Tensor]:
     """The masks of those first results that are read in part."""
     return {node: read[0] for node, read in found.items() if 0 in read and not is_whole(read[0])}
 
@@ -87,7 +87,7 @@ def read_whole(found: Reads, node: fx.Node) -> None:
         found.setdefault(node, {})[index] = torch.ones(()).bool().expand(shape)
 
 
-def add(found: Reads, node: fx.Node, index: int, mask: Tensor | None) -> None:
+def join_reads(found: Reads, node: fx.Node, index: int, mask: Tensor | None) -> None:
     """Join what one reader reads of a result to what the others do; None is all of it."""
     shapes = shapes_of(node)
     whole = torch.ones(()).bool().expand(shapes[index] if index < len(shapes) else ())
@@ -106,7 +106,7 @@ def is_whole(mask: Tensor) -> bool:
     return not any(mask.stride()) and (mask.numel() == 0 or bool(mask.flatten()[0]))
 
 
-def of_argument(node: fx.Node, argument: fx.Node, read: dict[int, Tensor], known: Known) -> Tensor | None:
+def read_of_argument(node: fx.Node, argument: fx.Node, read: dict[int, Tensor], known: Known) -> Tensor | None:
     """What of an argument is needed for the elements of a result that are read; None: all of it."""
     name = base_name(node.target)
     row = row_of(name)
@@ -116,24 +116,24 @@ def of_argument(node: fx.Node, argument: fx.Node, read: dict[int, Tensor], known
     straight = row.is_affine and isinstance(rule, (Moving, Reduction, Window)) and not copies
     try:
         if is_batch_norm(name):
-            return through_norm(node, argument, read, known)
+            return read_through_norm(node, argument, read, known)
         if row.runs(fresh) and node.args[0] is argument:
             return torch.zeros(argument.meta["val"].shape, dtype=torch.bool)
         if straight or row.multiplies:
             leaves_out = isinstance(rule, Moving) and rule.drops
-            drops = leaves_out or any(bool((nonzero(n, known) == 0).any()) for n in factors(node, argument))
-            return by_gradient(node, argument, read, known) if drops or not whole else None
+            drops = leaves_out or any(bool((nonzero_factors(n, known) == 0).any()) for n in factors_of(node, argument))
+            return read_by_gradient(node, argument, read, known) if drops or not whole else None
         if whole or set(read) != {0}:
             return None
         shape = argument.meta["val"].shape
-        slopes = row.asked == "slope" and argument is node.args[0]
+        slopes = row.requires == "slope" and argument is node.args[0]
         if isinstance(rule, Pointwise) or copies or slopes or torch.Tag.pointwise in node.target.tags:  # pyright: ignore
             return unbroadcast(read[0], shape)
         if name in ("max", "min"):
             single = len(node.all_input_nodes) == 1
-            return along(node, 1, read[0], shape) if single else unbroadcast(read[0], shape)
+            return read_along_dims(node, 1, read[0], shape) if single else unbroadcast(read[0], shape)
         if isinstance(rule, Reduction):
-            return along(node, rule.position, read[0], shape)
+            return read_along_dims(node, rule.position, read[0], shape)
         if isinstance(rule, Window):
             lead = len(shape) - next(int(c) for c in name if c in "123")
             return read[0].flatten(lead).any(lead).reshape(*shape[:lead], *[1] * (len(shape) - lead)).expand(shape)
@@ -142,25 +142,25 @@ def of_argument(node: fx.Node, argument: fx.Node, read: dict[int, Tensor], known
     return None
 
 
-def through_norm(node: fx.Node, argument: fx.Node, read: dict[int, Tensor], known: Known) -> Tensor | None:
+def read_through_norm(node: fx.Node, argument: fx.Node, read: dict[int, Tensor], known: Known) -> Tensor | None:
     """What a BatchNorm in eval mode reads: element by element, except in channels whose scale is known to be zero."""
     gamma = node.args[1]
     if argument is not node.args[0] or set(read) != {0}:
         return None
     if not isinstance(gamma, fx.Node):
         return read[0]
-    scale = nonzero(gamma, known) != 0
+    scale = nonzero_factors(gamma, known) != 0
     return read[0] & scale.reshape(-1, *[1] * (read[0].ndim - 2))
 
 
-def factors(node: fx.Node, argument: fx.Node) -> list[fx.Node]:
+def factors_of(node: fx.Node, argument: fx.Node) -> list[fx.Node]:
     """What multiplies an argument in an operator with coefficients."""
     listed = [node.args[place] for place in row_of(base_name(node.target)).weights if place < len(node.args)]
     flat = [part for found in listed for part in (found if isinstance(found, (list, tuple)) else [found])]
     return [part for part in flat if isinstance(part, fx.Node) and part is not argument]
 
 
-def nonzero(node: fx.Node, known: Known) -> Tensor:
+def nonzero_factors(node: fx.Node, known: Known) -> Tensor:
     """1 where a factor may be other than zero, 0 where it is zero for all parameters: known zeros, and their products.
 
     Example:
@@ -171,7 +171,7 @@ def nonzero(node: fx.Node, known: Known) -> Tensor:
         >>> mask = next(n for n in program.graph.nodes if "mask" in n.name)
         >>> product = next(n for n in program.graph.nodes if n.name == "mul")
         >>> known = lambda node: layer.weight_mask if node is mask else None
-        >>> int(nonzero(product, known).sum())
+        >>> int(nonzero_factors(product, known).sum())
         4
     """
     value, shape = known(node), shapes_of(node)[0]
@@ -179,21 +179,21 @@ def nonzero(node: fx.Node, known: Known) -> Tensor:
         return (value != 0).double().expand(shape)
     name = base_name(node.target) if node.op == "call_function" else ""
     if name == "mul":
-        parts = [nonzero(n, known) for n in node.args if isinstance(n, fx.Node)]
+        parts = [nonzero_factors(n, known) for n in node.args if isinstance(n, fx.Node)]
         return torch.stack([part.expand(shape) for part in parts]).prod(0)
     row = row_of(name)
     if row.runs(identity, reshaped) or (isinstance(row.rule, Moved) and len(node.all_input_nodes) == 1):
         (source,) = node.all_input_nodes
-        moved = executed(node, lambda _: nonzero(source, known))
+        moved = execute_node(node, lambda _: nonzero_factors(source, known))
         if isinstance(moved, Tensor):
             return moved.double()
     return torch.ones(()).double().expand(shape)
 
 
-def by_gradient(node: fx.Node, argument: fx.Node, read: dict[int, Tensor], known: Known) -> Tensor | None:
+def read_by_gradient(node: fx.Node, argument: fx.Node, read: dict[int, Tensor], known: Known) -> Tensor | None:
     """Of an operator that is linear in an argument: the elements whose coefficient in what is read is not zero."""
     variable = torch.zeros(argument.meta["val"].shape, dtype=torch.float64, requires_grad=True)
-    multiplying = factors(node, argument)
+    multiplying = factors_of(node, argument)
 
     def exchange(other: Any) -> Any:
         if other is argument:
@@ -206,10 +206,10 @@ def by_gradient(node: fx.Node, argument: fx.Node, read: dict[int, Tensor], known
             if fixed is None:
                 raise ValueError(f"{other} is not known")
             return fixed.to(value.dtype)
-        return nonzero(other, known) if other in multiplying else torch.ones(value.shape, dtype=torch.float64)
+        return nonzero_factors(other, known) if other in multiplying else torch.ones(value.shape, dtype=torch.float64)
 
     with torch.enable_grad():
-        out = executed(node, exchange)
+        out = execute_node(node, exchange)
         parts: Sequence[Tensor] = out if isinstance(out, (list, tuple)) else (out,)
         total = torch.stack([(part * read[i].double()).sum() for i, part in enumerate(parts) if i in read]).sum()
         if not total.requires_grad:
@@ -218,7 +218,7 @@ def by_gradient(node: fx.Node, argument: fx.Node, read: dict[int, Tensor], known
     return gradient != 0
 
 
-def along(node: fx.Node, position: int, mask: Tensor, shape: Sequence[int]) -> Tensor:
+def read_along_dims(node: fx.Node, position: int, mask: Tensor, shape: Sequence[int]) -> Tensor:
     """What a reduction over dimensions reads: all along these, for each element of its result that is read."""
     given: Any = node.args[position] if len(node.args) > position else node.kwargs.get("dim")
     listed: Iterable[int] = [given] if isinstance(given, int) else given or range(len(shape))

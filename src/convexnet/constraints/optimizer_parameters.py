@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from convexnet.constraints.sets import Interval
 
 
-def tensors(optimizers: Iterable[torch.optim.Optimizer]) -> list[Tensor]:
+def tensors_held(optimizers: Iterable[torch.optim.Optimizer]) -> list[Tensor]:
     """Return what optimisers hold now, in all their groups.
 
     Example:
         >>> layer = nn.Linear(2, 1)
-        >>> [tuple(p.shape) for p in tensors([torch.optim.SGD([layer.weight]), torch.optim.SGD([layer.bias])])]
+        >>> [tuple(p.shape) for p in tensors_held([torch.optim.SGD([layer.weight]), torch.optim.SGD([layer.bias])])]
         [(1, 2), (1,)]
     """
     return [p for each in optimizers for group in each.param_groups for p in group["params"]]
@@ -57,18 +57,18 @@ class Holding:
 
     def is_current(self, optimizer: torch.optim.Optimizer) -> bool:
         """Whether the optimiser holds the tensors that it held at the last look, and the model still has its part."""
-        held = tensors([optimizer])
+        held = tensors_held([optimizer])
         same = len(held) == len(self.seen) and all(a is b for a, b in zip(held, self.seen, strict=True))
         return same and not self.is_exchanged
 
-    def look(
+    def update(
         self,
         optimizer: torch.optim.Optimizer,
         intervals: Mapping[str, Interval],
         owner: Callable[[str], tuple[nn.Module, str]],
     ) -> None:
         """Find what the optimiser holds of the parameters that have these names now."""
-        self.seen = tensors([optimizer])
+        self.seen = tensors_held([optimizer])
         held, found = {id(p) for p in self.seen}, list[Constrained]()
         for name, interval in intervals.items():
             module, leaf = owner(name)

@@ -109,20 +109,20 @@ class Parametrised(nn.Module):
         return size + torch.log(-torch.expm1(-size)) if isinstance(self.method, Softplus) else size.log()
 
 
-def owner(model: nn.Module, name: str) -> tuple[nn.Module, str]:
+def owner_of(model: nn.Module, name: str) -> tuple[nn.Module, str]:
     """The module that holds a parameter, and the parameter's name in it."""
     path, _, leaf = name.rpartition(".")
     return model.get_submodule(path), leaf
 
 
-def value_of(model: nn.Module, name: str) -> Any:
+def current_parameter(model: nn.Module, name: str) -> Any:
     """A parameter by its name, as it is now if it is a computed one."""
-    return getattr(*owner(model, name))
+    return getattr(*owner_of(model, name))
 
 
 def is_parametrised(model: nn.Module, name: str) -> bool:
     """Whether a parameter is computed by a `Parametrised`."""
-    module, leaf = owner(model, name)
+    module, leaf = owner_of(model, name)
     if not parametrize.is_parametrized(module, leaf):
         return False
     return any(isinstance(part, Parametrised) for part in module.parametrizations[leaf])  # pyright: ignore
@@ -137,7 +137,7 @@ def check_computable(model: nn.Module, names: Mapping[str, Interval]) -> None:
             "method that projects after the step ('exponentiate', 'clip', 'absolute', 'shift')"
         )
     for name in names:
-        if isinstance(owner(model, name)[0], nn.RNNBase):
+        if isinstance(owner_of(model, name)[0], nn.RNNBase):
             raise ValueError(
                 f"{name} is in a flat list that its RNN keeps, which softplus and exp cannot enter: use a method that "
                 "projects after the step ('exponentiate', 'clip', 'absolute', 'shift')"
@@ -147,7 +147,7 @@ def check_computable(model: nn.Module, names: Mapping[str, Interval]) -> None:
         paths.setdefault(id(parameter), []).append(name)
     modules = {id(module): path for path, module in model.named_modules(remove_duplicate=True)}
     for shared in paths.values():
-        owners = {modules[id(owner(model, name)[0])] for name in shared}
+        owners = {modules[id(owner_of(model, name)[0])] for name in shared}
         if len(owners) > 1 and set(shared) & set(names):
             raise ValueError(
                 f"{' and '.join(shared)} are one parameter, which softplus and exp cannot keep shared: use a method "
@@ -159,7 +159,7 @@ def parametrise(model: nn.Module, intervals: Mapping[str, Interval], method: Met
     """Make the parameters that train computed ones, and bring them inside first."""
     for name, interval in intervals.items():
         if not is_parametrised(model, name):
-            module, leaf = owner(model, name)
+            module, leaf = owner_of(model, name)
             parameter = module.get_parameter(leaf)
             if not parameter.requires_grad:
                 continue  # it stays where it is
@@ -171,7 +171,7 @@ def parametrise(model: nn.Module, intervals: Mapping[str, Interval], method: Met
 
 def unparametrise(model: nn.Module, names: Mapping[str, Interval]) -> None:
     """Make them plain parameters again, with the values they have; optimisers keep holding them."""
-    for module in {owner(model, name)[0] for name in names if is_parametrised(model, name)}:
+    for module in {owner_of(model, name)[0] for name in names if is_parametrised(model, name)}:
         plain_again(module)
 
 

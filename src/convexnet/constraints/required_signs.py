@@ -21,25 +21,25 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from convexnet.constraints.coefficient_signs import Demand, demands
-from convexnet.constraints.elements_read import nonzero, partly, reads
+from convexnet.constraints.coefficient_signs import RequiredBounds, required_bounds
+from convexnet.constraints.elements_read import find_elements_read, masks_of_partial_reads, nonzero_factors
 from convexnet.constraints.sets import Interval
-from convexnet.constraints.to_parameters import NUMBER, Known, Unreachable, push_back, value_of
+from convexnet.constraints.to_parameters import NUMBER, Known, Unreachable, constant_value, push_back
 from convexnet.curvature import explain
-from convexnet.curvature.arguments import chosen
+from convexnet.curvature.arguments import chosen_inputs
 from convexnet.curvature.call import Call, Refusal
 from convexnet.curvature.facts import CONCAVE, CONVEX, UNKNOWN, Fact, constant
 from convexnet.curvature.fields import aligned_rows, batched, compact, core, elementwise, uniform
-from convexnet.curvature.findings import Finding, findings_of, is_proved, not_finite, rewritten
+from convexnet.curvature.findings import Finding, findings_of, is_proved, not_finite, state_findings
 from convexnet.curvature.premises import placeholder_facts, unshared
 from convexnet.curvature.table import is_batch_norm, row_of
-from convexnet.curvature.tracing.graph import base_name, called, module_path, parents, source_line
+from convexnet.curvature.tracing.graph import base_name, call_of_node, module_path, parents, source_line
 from convexnet.curvature.tracing.trace import Program, Source, trace
 from convexnet.curvature.walk import Walk, walk
 from convexnet.errors import NotCertified
 
 
-def derive(
+def derive_intervals(
     model: nn.Module, example: Tensor | Sequence[Tensor], wrt: int | Sequence[int] | None = None
 ) -> dict[str, Interval]:
     """The intervals that make a model convex for all values of its trainable parameters inside them, by name.
@@ -50,32 +50,32 @@ def derive(
 
     Example:
         >>> net = nn.Sequential(nn.Linear(2, 4), nn.Linear(4, 4), nn.PReLU(), nn.Linear(4, 1))
-        >>> for name, interval in derive(net, torch.zeros(1, 2)).items():
+        >>> for name, interval in derive_intervals(net, torch.zeros(1, 2)).items():
         ...     print(name, interval.lo.unique().tolist(), interval.hi.unique().tolist())
         2.weight [-inf] [1.0]
         3.weight [0.0] [inf]
     """
-    return derive_program(trace(model, example), model, wrt)
+    return intervals_for(trace(model, example), model, wrt)
 
 
-def derive_program(program: Program, model: nn.Module, wrt: int | Sequence[int] | None = None) -> dict[str, Interval]:
-    """`derive` for a program that is already traced.
+def intervals_for(program: Program, model: nn.Module, wrt: int | Sequence[int] | None = None) -> dict[str, Interval]:
+    """`derive_intervals` for a program that is already traced.
 
     Example:
         >>> net = nn.Sequential(nn.ReLU(), nn.Linear(2, 1))
-        >>> list(derive_program(trace(net, torch.zeros(1, 2)), net))
+        >>> list(intervals_for(trace(net, torch.zeros(1, 2)), net))
         ['1.weight']
     """
-    variables = chosen(program.inputs, wrt)
-    broken = (*not_finite(program), *rewritten(program))
+    variables = chosen_inputs(program.inputs, wrt)
+    broken = (*not_finite(program), *state_findings(program))
     if broken:
         raise NotCertified("\n".join([f"{program.model} cannot be made convex:", *map(str, broken)]), broken)
     known = unshared(program, lambda source: trains(source) or source.name in program.captured)
     facts = placeholder_facts(program, variables, {}, known)
-    read = partly(reads(program, Known(facts)))
-    done = twice(program, facts, model, read)
+    read = masks_of_partial_reads(find_elements_read(program, Known(facts)))
+    done = try_twice(program, facts, model, read)
     if read and not is_proved(done.walked):  # what nobody reads may hide behind an operator that says too little
-        done = twice(program, facts, model, {})
+        done = try_twice(program, facts, model, {})
     done.check()
     if not is_proved(done.walked):
         findings = done.findings(program)
@@ -104,7 +104,7 @@ class Attempt:
         """Opposite demands on one parameter, and frozen parameters that violate, are errors of their own."""
         for name, interval in self.intervals.items():
             if interval.conflict:
-                raise NotCertified(opposed(name, self.uses[name]))
+                raise NotCertified(explain_opposite_uses(name, self.uses[name]))
         for name, tensor in self.frozen.items():
             interval = self.intervals[name]
             what = "non-negative" if interval.nonnegative else "inside its interval"
@@ -123,7 +123,7 @@ class Attempt:
         return out
 
 
-def opposed(name: str, uses: Sequence[str] = ()) -> str:
+def explain_opposite_uses(name: str, uses: Sequence[str] = ()) -> str:
     """What to say about a parameter whose uses ask for opposite signs."""
     places = " and ".join(dict.fromkeys(uses))
     used = f"is used at {places}" if " and " in places else f"is used more than once in {places}"
@@ -133,12 +133,12 @@ def opposed(name: str, uses: Sequence[str] = ()) -> str:
     )
 
 
-def twice(program: Program, facts: Callable[[str], Fact], model: nn.Module, read: dict[fx.Node, Tensor]) -> Attempt:
+def try_twice(program: Program, facts: Callable[[str], Fact], model: nn.Module, read: dict[fx.Node, Tensor]) -> Attempt:
     """Walk once, and once more with what is needed of each result where that does not come out convex."""
     first = attempt(program, facts, model, {}, read)
     if is_proved(first.walked):
         return first
-    second = attempt(program, facts, model, needed(program, facts), read)
+    second = attempt(program, facts, model, needed_curvatures(program, facts), read)
     return second if is_proved(second.walked) else first
 
 
@@ -157,17 +157,17 @@ def attempt(
     found = Attempt({id(p): name for name, p in model.named_parameters()})
 
     def ask(call: Call, node: fx.Node) -> Call:
-        call = forgetful(call)
+        call = forget_running_means(call)
         call = with_zeros(call, node, Known(facts))
-        for demand in demands(call, needs.get(node, 0), read.get(node)):
-            call = satisfied(program, facts, found, call, node, demand)
+        for demand in required_bounds(call, needs.get(node, 0), read.get(node)):
+            call = satisfy_bounds(program, facts, found, call, node, demand)
         return call
 
     found.walked = walk(program, facts, explain, before=ask)
     return found
 
 
-def forgetful(call: Call) -> Call:
+def forget_running_means(call: Call) -> Call:
     """Training moves the running mean of a BatchNorm, and nothing may rest on where it is now."""
     if is_batch_norm(call.name) and isinstance(call.args[3], Fact):
         return replace(call, args=(*call.args[:3], constant(call.args[3].shape), *call.args[4:]))
@@ -184,15 +184,15 @@ def with_zeros(call: Call, node: fx.Node, known: Callable[[fx.Node], Tensor | No
             continue
         if fact.value is not None or not fact.constant:
             continue
-        free = nonzero(origin, known) != 0
+        free = nonzero_factors(origin, known) != 0
         if not bool(free.all()):
             lo, hi = (torch.where(free, bound.double(), 0.0) for bound in (fact.lo, fact.hi))
             args[place] = fact.bounded(compact(lo), compact(hi))
     return replace(call, args=tuple(args))
 
 
-def satisfied(
-    program: Program, facts: Callable[[str], Fact], found: Attempt, call: Call, node: fx.Node, demand: Demand
+def satisfy_bounds(
+    program: Program, facts: Callable[[str], Fact], found: Attempt, call: Call, node: fx.Node, demand: RequiredBounds
 ) -> Call:
     """The call with a coefficient that does as asked, if the parameters behind it can be made to."""
     origin: object = node.args
@@ -216,7 +216,7 @@ def satisfied(
         name = found.names[id(source.tensor)]
         found.uses.setdefault(name, []).append(module_path(node) or "the model's own forward")
         before = found.intervals.get(name)
-        found.intervals[name] = smallest(interval if before is None else interval.meet(before))
+        found.intervals[name] = compact_interval(interval if before is None else interval.meet(before))
         if not source.tensor.requires_grad and not interval.contains(source.tensor):
             found.frozen[name] = source.tensor
     weight = demand.coefficient
@@ -237,7 +237,7 @@ def field_of(bound: Tensor, shape: Sequence[int]) -> Tensor:
     return compact(bound.expand(tuple(shape)), shape)
 
 
-def smallest(interval: Interval) -> Interval:
+def compact_interval(interval: Interval) -> Interval:
     """The interval with its bounds at size 1 along dimensions where they do not differ."""
     bounds = torch.broadcast_tensors(interval.lo, interval.hi)
     return Interval(*(core(compact(bound.clone())).clone() for bound in bounds))
@@ -246,7 +246,7 @@ def smallest(interval: Interval) -> Interval:
 # --- what a tensor is needed as --------------------------------------------------------------------------------------
 
 
-def needed(program: Program, facts: Callable[[str], Fact]) -> dict[fx.Node, int]:
+def needed_curvatures(program: Program, facts: Callable[[str], Fact]) -> dict[fx.Node, int]:
     """For each operator: +1 if its result must be convex for the outputs to be, -1 if concave, 0 if that is open.
 
     Found backwards from the outputs, by asking each rule what it makes of a convex and of a concave argument. What a
@@ -266,13 +266,13 @@ def needed(program: Program, facts: Callable[[str], Fact]) -> dict[fx.Node, int]
         own = next(iter(want)) if len(want) == 1 and want != {0} else 1  # where that is open: as the outputs
         for argument in moving.intersection(parents(node)):
             listed = node.target is operator.getitem
-            value = own if listed else direction(facts, moving, node, argument, own)
+            value = own if listed else needed_of(facts, moving, node, argument, own)
             if value:
                 wants.setdefault(argument, set()).add(value)
     return {node: next(iter(want)) for node, want in wants.items() if len(want) == 1}
 
 
-def direction(facts: Callable[[str], Fact], moving: set[fx.Node], node: fx.Node, argument: fx.Node, own: int) -> int:
+def needed_of(facts: Callable[[str], Fact], moving: set[fx.Node], node: fx.Node, argument: fx.Node, own: int) -> int:
     """What an operator needs one argument as, if its result is needed as `own`."""
     row = row_of(base_name(node.target))
     if not all(isinstance(n.meta.get("val"), (Tensor, *NUMBER)) for n in node.all_input_nodes):
@@ -282,7 +282,7 @@ def direction(facts: Callable[[str], Fact], moving: set[fx.Node], node: fx.Node,
 
         def fact(n: fx.Node, bends: str = bends) -> Any:
             if not isinstance(n.meta["val"], Tensor):
-                value = value_of(facts, n)
+                value = constant_value(facts, n)
                 return constant(()) if value is None else value
             shape = n.meta["val"].shape
             if n.op == "placeholder":
@@ -300,7 +300,7 @@ def direction(facts: Callable[[str], Fact], moving: set[fx.Node], node: fx.Node,
 
         args: Any = fx.map_arg(node.args, table.__getitem__)
         kwargs: Any = fx.map_arg(node.kwargs, table.__getitem__)
-        call, _ = called(node, args, kwargs)
+        call, _ = call_of_node(node, args, kwargs)
         if call.unread:
             return 0
         try:

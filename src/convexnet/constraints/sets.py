@@ -68,7 +68,7 @@ class Interval:
         """The bounds in the type and on the device of a weight; remembered, for they are asked for after every step."""
         key = like.device, like.dtype
         if key not in self._moved:
-            rounded = inward(self.lo, like.dtype, INF), inward(self.hi, like.dtype, -INF)
+            rounded = round_inward(self.lo, like.dtype, INF), round_inward(self.hi, like.dtype, -INF)
             self._moved[key] = tuple(bound.to(like.device) for bound in rounded)
         return self._moved[key]
 
@@ -116,7 +116,7 @@ class Interval:
         return bool(self.excess(weight) == 0)
 
 
-def inward(bound: Tensor, dtype: torch.dtype, towards: float) -> Tensor:
+def round_inward(bound: Tensor, dtype: torch.dtype, towards: float) -> Tensor:
     """A float64 bound in another type, rounded to the side that is inside."""
     near = bound.to(dtype)
     outside = near.double() < bound if towards > 0 else near.double() > bound

@@ -19,10 +19,10 @@ from convexnet.curvature.facts import Fact
 from convexnet.curvature.rules import arithmetic, layers
 from convexnet.curvature.rules.shapes import Moved, cat, reshaped, stack
 from convexnet.curvature.table import row_of
-from convexnet.curvature.tracing.graph import base_name, executed, is_real, parents, results_of
+from convexnet.curvature.tracing.graph import base_name, execute_node, is_real, parents, results_of
 from convexnet.curvature.tracing.trace import Program, Source
 
-Asked = dict[str, tuple[Source, Interval]]
+ParameterIntervals = dict[str, tuple[Source, Interval]]
 NUMBER = (int, float, torch.SymInt, torch.SymFloat, torch.SymBool)
 """What a program has for a number that it reads from a tensor."""
 
@@ -31,7 +31,7 @@ class Unreachable(Exception):
     """A bound on a computed coefficient cannot be turned into bounds on parameters."""
 
 
-def push_back(program: Program, facts: Callable[[str], Fact], node: fx.Node, interval: Interval) -> Asked:
+def push_back(program: Program, facts: Callable[[str], Fact], node: fx.Node, interval: Interval) -> ParameterIntervals:
     """The intervals of the parameters that keep a coefficient in its own.
 
     Args:
@@ -46,12 +46,14 @@ def push_back(program: Program, facts: Callable[[str], Fact], node: fx.Node, int
     Raises:
         Unreachable: the coefficient is computed in a way that no rule here inverts, or depends on an input.
     """
-    found: Asked = {}
-    reach(program, Known(facts), node, interval, found)
+    found: ParameterIntervals = {}
+    push_back_through(program, Known(facts), node, interval, found)
     return found
 
 
-def reach(program: Program, known: Known, node: fx.Node, interval: Interval, found: Asked) -> None:
+def push_back_through(
+    program: Program, known: Known, node: fx.Node, interval: Interval, found: ParameterIntervals
+) -> None:
     if node.op == "placeholder":
         source = program.sources[str(node.target)]
         if source.kind != "parameter" or source.tensor is None:
@@ -76,20 +78,20 @@ def reach(program: Program, known: Known, node: fx.Node, interval: Interval, fou
     if (
         row.runs(arithmetic.identity) and is_real(node) and is_real(node.all_input_nodes[0])
     ):  # casts round, and keep signs
-        reach(program, known, node.all_input_nodes[0], interval, found)
+        push_back_through(program, known, node.all_input_nodes[0], interval, found)
         return
     if isinstance(row.rule, Moved) or row.runs(reshaped, cat, stack):
         for argument in parents(node):
             if is_real(argument):
-                reach(program, known, argument, origins(known, node, argument, interval), found)
+                push_back_through(program, known, argument, origins(known, node, argument, interval), found)
         return
     step = STEPS.get(row.run)
     if step is None:
         raise Unreachable(f"it is computed by aten.{name}")
     for argument, asked in step(known, node, interval):
         shape = tuple(results_of(argument)[0][0])
-        bounds = Interval(narrowed(asked.lo, shape, max), narrowed(asked.hi, shape, min))
-        reach(program, known, argument, bounds, found)
+        bounds = Interval(unbroadcast_bound(asked.lo, shape, max), unbroadcast_bound(asked.hi, shape, min))
+        push_back_through(program, known, argument, bounds, found)
 
 
 def origins(known: Known, node: fx.Node, argument: fx.Node, interval: Interval) -> Interval:
@@ -110,7 +112,7 @@ def origins(known: Known, node: fx.Node, argument: fx.Node, interval: Interval) 
         return picks
 
     try:
-        where = executed(node, exchange)
+        where = execute_node(node, exchange)
     except (RuntimeError, TypeError, IndexError) as error:
         raise Unreachable(f"it is computed by aten.{base_name(node.target)}") from error
     if not isinstance(where, Tensor):
@@ -125,7 +127,7 @@ def origins(known: Known, node: fx.Node, argument: fx.Node, interval: Interval) 
     return Interval(*bounds)
 
 
-def narrowed(bound: Tensor, shape: tuple[int, ...], keep: Callable[[float, float], float]) -> Tensor:
+def unbroadcast_bound(bound: Tensor, shape: tuple[int, ...], keep: Callable[[float, float], float]) -> Tensor:
     """A bound on a broadcast result, as a bound on the argument that was broadcast."""
     while bound.ndim > len(shape):
         bound = bound.amax(0) if keep is max else bound.amin(0)
@@ -135,7 +137,7 @@ def narrowed(bound: Tensor, shape: tuple[int, ...], keep: Callable[[float, float
     return bound
 
 
-def value_of(facts: Callable[[str], Fact], value: Any, seen: dict[fx.Node, Any] | None = None) -> Any:
+def constant_value(facts: Callable[[str], Fact], value: Any, seen: dict[fx.Node, Any] | None = None) -> Any:
     """The value of an argument that does not depend on anything that moves, as the model computes it: integers stay
     integers, which wrap around and divide in their own way. None of an argument that does. `seen` are values found
     before, to look at each operator once."""
@@ -143,11 +145,11 @@ def value_of(facts: Callable[[str], Fact], value: Any, seen: dict[fx.Node, Any] 
         return value if isinstance(value, (int, float)) else None
     seen = {} if seen is None else seen
     if value not in seen:
-        seen[value] = computed(facts, value, seen)
+        seen[value] = compute_node(facts, value, seen)
     return seen[value]
 
 
-def computed(facts: Callable[[str], Fact], value: fx.Node, seen: dict[fx.Node, Any]) -> Any:
+def compute_node(facts: Callable[[str], Fact], value: fx.Node, seen: dict[fx.Node, Any]) -> Any:
     """The value of a node, from those of the elements that it reads."""
     if value.op == "placeholder":
         return facts(str(value.target)).value
@@ -157,7 +159,7 @@ def computed(facts: Callable[[str], Fact], value: fx.Node, seen: dict[fx.Node, A
         return None
     parts: dict[fx.Node, Any] = {}
     for part in parents(value):
-        parts[part] = value_of(facts, part, seen)
+        parts[part] = constant_value(facts, part, seen)
         if parts[part] is None:
             return None
     for other in value.all_input_nodes:
@@ -167,7 +169,7 @@ def computed(facts: Callable[[str], Fact], value: fx.Node, seen: dict[fx.Node, A
                 return None
             parts[other] = torch.zeros((), dtype=like.dtype).expand(tuple(like.shape))
     try:
-        return executed(value, parts.__getitem__)
+        return execute_node(value, parts.__getitem__)
     except (RuntimeError, TypeError, IndexError, ValueError):
         return None
 
@@ -181,7 +183,7 @@ class Known:
 
     def exactly(self, value: Any) -> Any:
         """The value in its own type; None of an argument that training changes, or that depends on an input."""
-        return value_of(self.facts, value, self.seen)
+        return constant_value(self.facts, value, self.seen)
 
     def __call__(self, value: Any) -> Tensor | None:
         """The value as real numbers."""
@@ -191,12 +193,12 @@ class Known:
         return found.double() if isinstance(found, Tensor) else None
 
 
-def of_negation(known: Known, node: fx.Node, interval: Interval) -> list[tuple[fx.Node, Interval]]:
+def through_negation(known: Known, node: fx.Node, interval: Interval) -> list[tuple[fx.Node, Interval]]:
     (argument,) = node.all_input_nodes
     return [(argument, Interval(-interval.hi, -interval.lo))]
 
 
-def of_sum(known: Known, node: fx.Node, interval: Interval, sign: int = 1) -> list[tuple[fx.Node, Interval]]:
+def through_sum(known: Known, node: fx.Node, interval: Interval, sign: int = 1) -> list[tuple[fx.Node, Interval]]:
     """c + w >= b for w >= b - c; v + w >= 0 for v, w >= 0."""
     a, b = node.args[:2]
     if node.kwargs.get("alpha", 1) != 1 or len(node.args) > 2:
@@ -213,35 +215,35 @@ def of_sum(known: Known, node: fx.Node, interval: Interval, sign: int = 1) -> li
     return [(part, asked) for part, asked in ((a, interval), (b, turned)) if isinstance(part, fx.Node)]
 
 
-def of_difference(known: Known, node: fx.Node, interval: Interval) -> list[tuple[fx.Node, Interval]]:
-    return of_sum(known, node, interval, sign=-1)
+def through_difference(known: Known, node: fx.Node, interval: Interval) -> list[tuple[fx.Node, Interval]]:
+    return through_sum(known, node, interval, sign=-1)
 
 
-def of_reverse_difference(known: Known, node: fx.Node, interval: Interval) -> list[tuple[fx.Node, Interval]]:
+def through_reverse_difference(known: Known, node: fx.Node, interval: Interval) -> list[tuple[fx.Node, Interval]]:
     """rsub(a, b) is b - a."""
-    return of_sum(known, node, Interval(-interval.hi, -interval.lo), sign=-1)
+    return through_sum(known, node, Interval(-interval.hi, -interval.lo), sign=-1)
 
 
-def of_product(known: Known, node: fx.Node, interval: Interval) -> list[tuple[fx.Node, Interval]]:
+def through_product(known: Known, node: fx.Node, interval: Interval) -> list[tuple[fx.Node, Interval]]:
     """c w >= b for w >= b/c; v w >= 0 for v, w >= 0."""
     a, b = node.args[:2]
     for one, other in ((a, b), (b, a)):
         value = known(one)
         if value is not None and isinstance(other, fx.Node):
-            return [(other, divided(interval, value))]
+            return [(other, divide_interval(interval, value))]
     check_signs(interval)
     size = Interval.above(0.0, interval.where)
     return [(part, asked) for part, asked in ((a, size), (b, interval)) if isinstance(part, fx.Node)]
 
 
-def of_quotient(known: Known, node: fx.Node, interval: Interval) -> list[tuple[fx.Node, Interval]]:
+def through_quotient(known: Known, node: fx.Node, interval: Interval) -> list[tuple[fx.Node, Interval]]:
     value = known(node.args[1])
     if value is None or not isinstance(node.args[0], fx.Node):
         raise Unreachable("it is a quotient of parameters")
-    return [(node.args[0], divided(interval, 1.0 / value))]
+    return [(node.args[0], divide_interval(interval, 1.0 / value))]
 
 
-def divided(interval: Interval, value: Tensor) -> Interval:
+def divide_interval(interval: Interval, value: Tensor) -> Interval:
     """The interval of w for which value * w lies in the given one; free where the value is zero."""
     check_signs(interval, "a multiple of a parameter")  # other bounds would be rounded
     lo, hi = interval.lo / value, interval.hi / value
@@ -250,7 +252,7 @@ def divided(interval: Interval, value: Tensor) -> Interval:
     return Interval(lo.masked_fill(free, -INF), hi.masked_fill(free, INF))
 
 
-def of_matrix_product(known: Known, node: fx.Node, interval: Interval) -> list[tuple[fx.Node, Interval]]:
+def through_matrix_product(known: Known, node: fx.Node, interval: Interval) -> list[tuple[fx.Node, Interval]]:
     """A B >= 0 for A, B >= 0: all of both, whichever entries of the product are asked for."""
     check_signs(interval)
     a, b = (part for part in node.args[:2])
@@ -275,12 +277,12 @@ Step = Callable[[Known, fx.Node, Interval], list[tuple[fx.Node, Interval]]]
 """The arguments of an operator, and where each must lie for the result to lie in an interval."""
 
 STEPS: Mapping[Rule, Step] = {
-    arithmetic.neg: of_negation,
-    arithmetic.add: of_sum,
-    arithmetic.sub: of_difference,
-    arithmetic.rsub: of_reverse_difference,
-    arithmetic.mul: of_product,
-    arithmetic.div: of_quotient,
-    layers.matmul: of_matrix_product,
+    arithmetic.neg: through_negation,
+    arithmetic.add: through_sum,
+    arithmetic.sub: through_difference,
+    arithmetic.rsub: through_reverse_difference,
+    arithmetic.mul: through_product,
+    arithmetic.div: through_quotient,
+    layers.matmul: through_matrix_product,
 }
 """By the rule of an operator."""

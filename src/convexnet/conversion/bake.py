@@ -11,13 +11,13 @@ from torch.utils import _pytree as pytree
 
 from convexnet.constraints.parametrised import plain_again
 from convexnet.conversion.rewrites import with_what_follows
-from convexnet.curvature.arguments import copied, unwrapped
+from convexnet.curvature.arguments import copy_module, unwrap
 from convexnet.curvature.rules.shapes import Moved, reshaped
 from convexnet.curvature.table import is_batch_norm, row_of
 from convexnet.curvature.tracing.graph import base_name, functional
-from convexnet.curvature.tracing.restored_state import in_eval_mode, surroundings
+from convexnet.curvature.tracing.restored_state import in_eval_mode, restored_settings
 from convexnet.curvature.tracing.trace import Program, trace
-from convexnet.curvature.tracing.trace_errors import evaluated
+from convexnet.curvature.tracing.trace_errors import evaluate_in_float64
 from convexnet.errors import ConvexNetError
 from convexnet.memory import CONSTRAINT, ONLY, example_of
 from convexnet.nn.heads import FreeHead
@@ -58,16 +58,16 @@ def bake(model: nn.Module, example: Tensor | Sequence[Tensor] | None = None) -> 
           (4): Linear(in_features=8, out_features=2, bias=True)
         )
     """
-    inner = unwrapped(model)
+    inner = unwrap(model)
     inputs = example_of(inner, example)
-    plain = copied(inner)
+    plain = copy_module(inner)
     plain.eval()
     for key in (CONSTRAINT, ONLY):
         plain.__dict__.pop(key, None)
     for module in list(plain.modules()):
         module.__dict__.pop(CONSTRAINT, None)
         plain_again(module)
-    plain = exchanged(plain, {id(m): new for m in plain.modules() if (new := plain_of(m)) is not None})
+    plain = exchange_modules(plain, {id(m): new for m in plain.modules() if (new := plain_of(m)) is not None})
     program = trace(plain, inputs)
     folded: dict[int, nn.Module] = {}
     for node in program.graph.nodes:
@@ -75,12 +75,12 @@ def bake(model: nn.Module, example: Tensor | Sequence[Tensor] | None = None) -> 
             norm = norm_of(plain, program, node)
             if norm is not None and id(norm) not in folded:
                 folded[id(norm)] = fold(plain, program, node, norm)
-    plain = exchanged(plain, folded).eval()
+    plain = exchange_modules(plain, folded).eval()
     check_same(inner, plain, inputs)
     return plain
 
 
-def exchanged(model: nn.Module, new: dict[int, nn.Module]) -> nn.Module:
+def exchange_modules(model: nn.Module, new: dict[int, nn.Module]) -> nn.Module:
     """The model with some of its modules exchanged, in place."""
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
@@ -170,7 +170,7 @@ def units_at(layer: nn.Module, node: fx.Node) -> int:
     return node.meta["val"].ndim - 1 if isinstance(layer, nn.Linear) else 1
 
 
-def carries(chain: Sequence[fx.Node], start: fx.Node, dim: int, end: int) -> bool:
+def keeps_units(chain: Sequence[fx.Node], start: fx.Node, dim: int, end: int) -> bool:
     """Whether moving elements brings unit i, at place i of one dimension, to place i of another."""
     shape = start.meta["val"].shape
     numbers = torch.arange(shape[dim]).view([-1 if d == dim else 1 for d in range(len(shape))]).expand(shape)
@@ -189,7 +189,7 @@ def layer_before(model: nn.Module, program: Program, node: fx.Node) -> nn.Module
     if not isinstance(source, fx.Node) or len(source.users) != 1:
         return None
     layer = layer_of(model, program, source)
-    return layer if layer is not None and carries(chain, source, units_at(layer, source), 1) else None
+    return layer if layer is not None and keeps_units(chain, source, units_at(layer, source), 1) else None
 
 
 def layer_after(model: nn.Module, program: Program, node: fx.Node) -> nn.Module | None:
@@ -202,7 +202,7 @@ def layer_after(model: nn.Module, program: Program, node: fx.Node) -> nn.Module 
     if len(source.users) != 1 or (user := next(iter(source.users))).args[0] is not source:
         return None
     layer = layer_of(model, program, user)
-    if layer is None or not carries(chain, start, 1, units_at(layer, source)):
+    if layer is None or not keeps_units(chain, start, 1, units_at(layer, source)):
         return None
     if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d):
         padded = layer.padding == "same" if isinstance(layer.padding, str) else any(layer.padding)
@@ -242,8 +242,8 @@ def check_same(model: nn.Module, plain: nn.Module, inputs: Sequence[Tensor]) -> 
         torch.randn(t.shape, generator=generator, dtype=torch.float64).to(t.device) if t.is_floating_point() else t
         for t in inputs
     ]
-    with surroundings(), torch.no_grad():
-        one, other = (flat(called(copied(net).double(), probes)) for net in (model, plain))
+    with restored_settings(), torch.no_grad():
+        one, other = (flatten_outputs(outputs_of(copy_module(net).double(), probes)) for net in (model, plain))
     for a, b in zip(one, other, strict=True):
         size = float(a.abs().max()) if a.numel() else 0.0
         worst = float((a - b).abs().max()) if a.numel() else 0.0
@@ -255,11 +255,11 @@ def check_same(model: nn.Module, plain: nn.Module, inputs: Sequence[Tensor]) -> 
             )
 
 
-def called(model: nn.Module, inputs: Sequence[Tensor]) -> object:
+def outputs_of(model: nn.Module, inputs: Sequence[Tensor]) -> object:
     """What a copy makes of some inputs, in eval mode."""
     with in_eval_mode(model):
-        return evaluated(model, inputs)
+        return evaluate_in_float64(model, inputs)
 
 
-def flat(value: object) -> list[Tensor]:
+def flatten_outputs(value: object) -> list[Tensor]:
     return [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor) and leaf.is_floating_point()]

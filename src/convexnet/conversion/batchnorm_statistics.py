@@ -69,7 +69,7 @@ def probe_of(example: tuple[Tensor, ...]) -> Probe:
 
 
 @contextmanager
-def hooked(model: nn.Module) -> Generator[ExitStack]:
+def hooks_in_eval(model: nn.Module) -> Generator[ExitStack]:
     """Eval mode without gradients; handles of hooks that are entered are removed afterwards."""
     with torch.no_grad(), evaluating(model), ExitStack() as stack:
         yield stack
@@ -85,7 +85,7 @@ def summary(tensor: Tensor) -> tuple[Any, ...]:
 def inputs_of_norms(model: nn.Module, probe: Probe) -> dict[str, tuple[Any, ...]]:
     """A summary of what each BatchNorm of a model sees on a few rows, in eval mode; none if the forward fails."""
     found: dict[str, tuple[Any, ...]] = {}
-    with hooked(model) as stack:
+    with hooks_in_eval(model) as stack:
         for path, norm in norms_of(model).items():
 
             def note(_: nn.Module, args: tuple[Any, ...], path: str = path) -> None:
@@ -104,7 +104,7 @@ def norms_of(model: nn.Module) -> dict[str, BatchNorm]:
     return {p: m for p, m in model.named_modules() if isinstance(m, BatchNorm) and m.running_var is not None}
 
 
-def estimate(model: nn.Module, probe: Probe, before: Mapping[str, tuple[Any, ...]]) -> int:
+def estimate_statistics(model: nn.Module, probe: Probe, before: Mapping[str, tuple[Any, ...]]) -> int:
     """Give each BatchNorm that sees something else than before the statistics of the probe; return how many did.
 
     In one forward: what a norm sees is what the layers before it make of the probe with their new statistics. If that
@@ -114,10 +114,10 @@ def estimate(model: nn.Module, probe: Probe, before: Mapping[str, tuple[Any, ...
         >>> net = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
         >>> probe = probe_of((torch.randn(100, 2),))
         >>> before = inputs_of_norms(net, probe)
-        >>> estimate(net, probe, before), bool((net[1].running_var == 1).all())
+        >>> estimate_statistics(net, probe, before), bool((net[1].running_var == 1).all())
         (0, True)
         >>> _ = net[0].weight.data.mul_(10.0)
-        >>> estimate(net, probe, before), bool((net[1].running_var == 1).any())
+        >>> estimate_statistics(net, probe, before), bool((net[1].running_var == 1).any())
         (1, False)
     """
     now, norms = inputs_of_norms(model, probe), norms_of(model)
@@ -125,7 +125,7 @@ def estimate(model: nn.Module, probe: Probe, before: Mapping[str, tuple[Any, ...
     if not changed:
         return 0
     saved = [{name: buffer.clone() for name, buffer in norm.named_buffers()} for norm in changed]
-    with hooked(model):
+    with hooks_in_eval(model):
         for norm in changed:
             norm.reset_running_stats()
             norm.momentum = None  # the mean over its calls; the old value comes back with the other attributes
@@ -142,7 +142,7 @@ def estimate(model: nn.Module, probe: Probe, before: Mapping[str, tuple[Any, ...
     return 0
 
 
-def overflow(model: nn.Module, example: tuple[Tensor, ...], probe: Probe) -> str | None:
+def find_overflow(model: nn.Module, example: tuple[Tensor, ...], probe: Probe) -> str | None:
     """Where a model overflows, on the example or the probe.
 
     Returns:
@@ -151,11 +151,11 @@ def overflow(model: nn.Module, example: tuple[Tensor, ...], probe: Probe) -> str
     Example:
         >>> net = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
         >>> _ = net[1].weight.data.fill_(3e38)
-        >>> overflow(net, (torch.zeros(1, 2),), probe_of((torch.zeros(1, 2),)))
+        >>> find_overflow(net, (torch.zeros(1, 2),), probe_of((torch.zeros(1, 2),)))
         '1'
     """
     paths: list[str] = []
-    with hooked(model) as stack:
+    with hooks_in_eval(model) as stack:
         for path, module in model.named_modules():
 
             def note(_: nn.Module, __: object, result: object, path: str = path) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from convexnet.curvature.arguments import unwrapped
+from convexnet.curvature.arguments import unwrap
 from convexnet.memory import CHANGES, recall
 
 
@@ -46,11 +46,11 @@ def changes(model: nn.Module) -> tuple[Change, ...]:
         >>> changes(net)
         ()
     """
-    found: tuple[Change, ...] | None = recall(unwrapped(model), CHANGES)
+    found: tuple[Change, ...] | None = recall(unwrap(model), CHANGES)
     return found or ()
 
 
-def placed(model: nn.Module, path: str, new: nn.Module) -> nn.Module:
+def with_module_at(model: nn.Module, path: str, new: nn.Module) -> nn.Module:
     """The model with another module at a path; the other module itself where the path is that of the whole."""
     if not path:
         return new
@@ -59,7 +59,7 @@ def placed(model: nn.Module, path: str, new: nn.Module) -> nn.Module:
     return model
 
 
-def described(module: nn.Module) -> str:
+def describe_module(module: nn.Module) -> str:
     """A module in one line."""
     text = str(module)
     return text if "\n" not in text else f"{type(module).__name__}(...)"

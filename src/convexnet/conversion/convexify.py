@@ -11,14 +11,20 @@ from torch import Tensor, nn
 
 from convexnet.choices import HEADS, INITS, NORMS, ActivationName, HeadName, InitName, MethodName, NormName
 from convexnet.constraints.constrain import remember_constraint
-from convexnet.constraints.required_signs import derive_program
+from convexnet.constraints.required_signs import intervals_for
 from convexnet.constraints.sets import method_of
-from convexnet.conversion.batchnorm_statistics import Probe, estimate, inputs_of_norms, overflow, probe_of
-from convexnet.conversion.changes import placed
+from convexnet.conversion.batchnorm_statistics import (
+    Probe,
+    estimate_statistics,
+    find_overflow,
+    inputs_of_norms,
+    probe_of,
+)
+from convexnet.conversion.changes import with_module_at
 from convexnet.conversion.head import free_head
 from convexnet.conversion.rewrites import ACTIVATIONS, EXCHANGED, SQUASHING, Rewriter, Seen, watch
 from convexnet.conversion.widen import widen_first as widen
-from convexnet.curvature.arguments import as_example, copied, two_rows, unwrapped
+from convexnet.curvature.arguments import as_example, copy_module, two_rows, unwrap
 from convexnet.curvature.findings import Finding
 from convexnet.curvature.tracing.trace import TRACING, trace
 from convexnet.curvature.tracing.traceable_models import check_modules, check_tensors
@@ -102,23 +108,23 @@ def convexify(
         >>> certify(ioc, torch.zeros(1, 4)).convex
         True
     """
-    check("activation", activation, (*ACTIVATIONS, None))
-    check("norm", norm, NORMS)
-    check("head", head, HEADS)
-    check("init", init, (*INITS, None))
+    check_choice("activation", activation, (*ACTIVATIONS, None))
+    check_choice("norm", norm, NORMS)
+    check_choice("head", head, HEADS)
+    check_choice("init", init, (*INITS, None))
     if only == "":
         raise ValueError("only must name a submodule; leave it None to convert the whole model")
     how = method_of(method, epsilon)
     inputs = as_example(example)
     check_replacements(replace)
     with TRACING:  # while another thread traces the model, its tensors are others
-        check_tensors(unwrapped(model))
-        check_modules(unwrapped(model))
-        whole = copied(unwrapped(model))
+        check_tensors(unwrap(model))
+        check_modules(unwrap(model))
+        whole = copy_module(unwrap(model))
     probe = probe_of(inputs)
     before = inputs_of_norms(whole, probe)
     target, seen = (whole, inputs) if only is None else part_of(whole, only, inputs)
-    rewriter = Rewriter(activation, norm, dict(replace), watched(target, seen))
+    rewriter = Rewriter(activation, norm, dict(replace), watch_example(target, seen))
     new = rewriter.rewrite(target)
     found = rewriter.found
     unused = [kind.__name__ for kind in replace if kind not in rewriter.used]
@@ -132,11 +138,11 @@ def convexify(
         new, change = free_head(new, program)
         found.append(change)
         program = trace(new, seen)
-    whole = placed(whole, only or "", new)
+    whole = with_module_at(whole, only or "", new)
     try:
-        intervals = derive_program(program, new, wrt)
+        intervals = intervals_for(program, new, wrt)
     except NotCertified as error:
-        raise advised(error, new, rewriter) from None
+        raise advise_findings(error, new, rewriter) from None
     if init is not None:
         masks = {name: interval.lo == 0 for name, interval in intervals.items()}
         initialise(new, masks, init, activation or "elu")
@@ -150,15 +156,15 @@ def convexify(
     else:
         whole.__dict__[ONLY] = tuple(dict.fromkeys((*(recall(whole, ONLY) or ()), only)))
         remember_example(whole, inputs)
-    renewed = estimate(whole, probe, before)
-    warnings.warn(loss_of_accuracy(renewed, probe), UserWarning, stacklevel=2)
-    layer = overflow(whole, inputs, probe)
+    renewed = estimate_statistics(whole, probe, before)
+    warnings.warn(explain_lost_accuracy(renewed, probe), UserWarning, stacklevel=2)
+    layer = find_overflow(whole, inputs, probe)
     if layer is not None:
-        warnings.warn(loss_of_numbers(layer, init), UserWarning, stacklevel=2)
+        warnings.warn(explain_overflow(layer, init), UserWarning, stacklevel=2)
     return whole
 
 
-def loss_of_accuracy(renewed: int, probe: Probe) -> str:
+def explain_lost_accuracy(renewed: int, probe: Probe) -> str:
     """What a conversion warns of: it says what became of BatchNorm's statistics where they are new."""
     text = "convexify projects weights that were trained without the constraint: accuracy is not preserved, train again"
     if not renewed:
@@ -171,7 +177,7 @@ def loss_of_accuracy(renewed: int, probe: Probe) -> str:
     )
 
 
-def loss_of_numbers(layer: str, init: str | None) -> str:
+def explain_overflow(layer: str, init: str | None) -> str:
     """What to say of a network whose outputs overflow."""
     remedy = (
         "put a BatchNorm after its layers"
@@ -184,7 +190,7 @@ def loss_of_numbers(layer: str, init: str | None) -> str:
     )
 
 
-def check(name: str, value: object, allowed: Sequence[object]) -> None:
+def check_choice(name: str, value: object, allowed: Sequence[object]) -> None:
     """A keyword must have one of its values."""
     if value not in allowed:
         near = meant(value, [word for word in allowed if isinstance(word, str)])
@@ -206,7 +212,7 @@ def check_replacements(replace: Mapping[type[nn.Module], Callable[[nn.Module], n
             )
 
 
-def watched(model: nn.Module, inputs: tuple[Tensor, ...]) -> Seen:
+def watch_example(model: nn.Module, inputs: tuple[Tensor, ...]) -> Seen:
     """What the modules do on the example; if the forward fails, tracing will say why."""
     try:
         return watch(model, tuple(two_rows(tensor) for tensor in inputs))
@@ -228,15 +234,15 @@ def is_channel_gate(module: nn.Module) -> bool:
     return any(isinstance(part, nn.Conv1d | nn.Conv2d | nn.Conv3d) for part in module.modules())
 
 
-def advised(error: NotCertified, model: nn.Module, rewriter: Rewriter) -> NotCertified:
+def advise_findings(error: NotCertified, model: nn.Module, rewriter: Rewriter) -> NotCertified:
     """The same findings with what convexify can do about each."""
-    findings = [f if not isinstance(f, Finding) else advice(f, model, rewriter.seen.last) for f in error.findings]
+    findings = [f if not isinstance(f, Finding) else advise(f, model, rewriter.seen.last) for f in error.findings]
     head = f"{type(model).__name__} cannot be converted: {len(findings)} step{'' if len(findings) == 1 else 's'} in it "
     head += "that no rule replaces"
     return NotCertified("\n".join([head, *map(str, findings)]), tuple(findings))
 
 
-def advice(finding: Finding, model: nn.Module, last: set[int]) -> Finding:
+def advise(finding: Finding, model: nn.Module, last: set[int]) -> Finding:
     """One finding, with a remedy in terms of `convexify`."""
     operator = finding.operator.removeprefix("aten.")
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import fx, nn
 
-from convexnet.conversion.changes import Change, described, placed
+from convexnet.conversion.changes import Change, describe_module, with_module_at
 from convexnet.curvature.tracing.graph import base_name
 from convexnet.curvature.tracing.trace import Program
 from convexnet.nn.heads import FreeHead
@@ -30,7 +30,9 @@ def free_head(model: nn.Module, program: Program) -> tuple[nn.Module, Change]:
     path, _, leaf = (source.name if source is not None and source.kind == "parameter" else "").rpartition(".")
     old = model.get_submodule(path)
     if type(old) is not nn.Linear or leaf != "weight":
-        raise ValueError(f"head='free' needs a plain nn.Linear at the end; {path or 'the model'} is {described(old)}")
+        raise ValueError(
+            f"head='free' needs a plain nn.Linear at the end; {path or 'the model'} is {describe_module(old)}"
+        )
     assert isinstance(weight, fx.Node)
     if len(weight.users) > 1:
         raise ValueError(f"head='free': {path or 'the model itself'} is used more than once")
@@ -38,5 +40,7 @@ def free_head(model: nn.Module, program: Program) -> tuple[nn.Module, Change]:
     new = FreeHead(old.in_features, old.out_features, biased)
     new.to(old.weight.device, old.weight.dtype).train(old.training)
     new.load_state_dict(old.state_dict())
-    change = Change(path, described(old), described(new), "head='free': its weights count relative to their minimum")
-    return placed(model, path, new), change
+    change = Change(
+        path, describe_module(old), describe_module(new), "head='free': its weights count relative to their minimum"
+    )
+    return with_module_at(model, path, new), change

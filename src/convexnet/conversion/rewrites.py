@@ -18,7 +18,7 @@ from torch.nn.utils import parametrize
 from torch.utils import _pytree as pytree
 
 from convexnet.choices import ActivationName
-from convexnet.conversion.changes import Change, described
+from convexnet.conversion.changes import Change, describe_module
 from convexnet.curvature import certify
 from convexnet.curvature.tracing.restored_state import calling, in_eval_mode
 from convexnet.errors import ConvexNetError
@@ -108,7 +108,7 @@ class Rewriter:
                 return self.record(path, module, new, "the caller's own replacement")
         new = self.of_activation(module)
         if new is not None:
-            if described(new) == described(module):
+            if describe_module(new) == describe_module(module):
                 return module
             reason = (
                 f"an IOC network's activation is {self.activation}"
@@ -120,7 +120,7 @@ class Rewriter:
         return module if new is None else self.record(path, module, new, REASON_NORM)
 
     def record(self, path: str, before: nn.Module, after: nn.Module, reason: str) -> nn.Module:
-        self.found.append(Change(path, described(before), described(after), reason))
+        self.found.append(Change(path, describe_module(before), describe_module(after), reason))
         stayed = {id(module) for module in before.modules()}
         for module in after.modules():  # what stays, as the dropout of a fused norm, has a mode of its own
             if id(module) not in stayed:

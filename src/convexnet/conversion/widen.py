@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from convexnet.conversion.changes import Change, described
+from convexnet.conversion.changes import Change, describe_module
 from convexnet.curvature.row import Sum
 from convexnet.curvature.rules.arithmetic import dropout, identity
 from convexnet.curvature.rules.pointwise import Pointwise
@@ -102,16 +102,16 @@ class Plan:
             self.consume(*found, origin)
         elif is_batch_norm(name):
             if found is not None:
-                self.edits[found[0]] = lambda: widened_norm(found[1], origin)
+                self.edits[found[0]] = lambda: widen_norm(found[1], origin)
             self.origins[node] = origin
         elif name in ("mul", "add") and (affine := self.affine_of(node)) is not None:
-            self.edits[affine[0]] = lambda: widened_norm(affine[1], origin)
+            self.edits[affine[0]] = lambda: widen_norm(affine[1], origin)
             self.origins[node] = origin
         elif name == "flatten" and int(node.args[1] if len(node.args) > 1 else 0) == 1:  # pyright: ignore
             inner = torch.Size(read[0].meta["val"].shape[2:]).numel()
-            places = unsigned(origin)[:, None] * inner + torch.arange(inner)
+            places = unit_numbers(origin)[:, None] * inner + torch.arange(inner)
             self.origins[node] = torch.where((origin < 0)[:, None], -1 - places, places).flatten()
-        elif name in ("mean", "amax") and read[0].meta["val"].ndim > 2 and kept_dims(node):
+        elif name in ("mean", "amax") and read[0].meta["val"].ndim > 2 and is_over_positions(node):
             self.origins[node] = origin
         elif name == "cat" and int(node.args[1] if len(node.args) > 1 else 0) == 1:  # pyright: ignore
             self.origins[node] = self.joined(node)
@@ -142,7 +142,7 @@ class Plan:
             parent, _, child = path.rpartition(".")
             doubled = BothSigns(module).train(module.training)
             self.model.get_submodule(parent).add_module(child, doubled)
-            self.changes.append(Change(path, described(module), described(doubled), f"widen_first={SIGNS}"))
+            self.changes.append(Change(path, describe_module(module), describe_module(doubled), f"widen_first={SIGNS}"))
 
         self.edits[path] = apply
         self.turned = True
@@ -179,22 +179,24 @@ class Plan:
         origin = torch.arange(new) % old
         if isinstance(module, nn.Linear) and node.meta["val"].ndim != 2:
             raise ValueError(f"widen_first follows units in dimension 1; {path} has them in the last of several")
-        before = described(module)
+        before = describe_module(module)
         self.first, self.origins[node] = path, origin
 
         def apply() -> None:
-            widened_outputs(module, new)
-            self.changes.append(Change(path, before, described(module), f"widen_first={self.factor:g}"))
+            widen_outputs(module, new)
+            self.changes.append(Change(path, before, describe_module(module), f"widen_first={self.factor:g}"))
 
         if new != old:
             self.edits[path] = apply
 
     def consume(self, path: str, module: nn.Module, origin: Tensor) -> None:
         if not isinstance(module, tuple(LAYERS.values())) or getattr(module, "groups", 1) != 1:
-            raise ValueError(f"widen_first cannot widen the input of {path} ({described(module)}): build it wider")
+            raise ValueError(
+                f"widen_first cannot widen the input of {path} ({describe_module(module)}): build it wider"
+            )
         if path in self.edits:
             raise ValueError(f"widen_first: {path} is used twice")
-        self.edits[path] = lambda: widened_inputs(module, origin)
+        self.edits[path] = lambda: widen_inputs(module, origin)
 
     def joined(self, node: fx.Node) -> Tensor:
         parts: Any = node.args[0]
@@ -207,17 +209,17 @@ class Plan:
         return torch.cat(columns)
 
 
-def unsigned(origin: Tensor) -> Tensor:
+def unit_numbers(origin: Tensor) -> Tensor:
     """The numbers of the units that channels come from, whichever sign of them they see.
 
     Example:
-        >>> unsigned(torch.tensor([0, 1, -1, -2]))
+        >>> unit_numbers(torch.tensor([0, 1, -1, -2]))
         tensor([0, 1, 0, 1])
     """
     return torch.where(origin < 0, -1 - origin, origin)
 
 
-def kept_dims(node: fx.Node) -> bool:
+def is_over_positions(node: fx.Node) -> bool:
     """Whether a mean runs over positions only."""
     dims: Any = node.args[1] if len(node.args) > 1 else None
     return dims is not None and all(d % node.all_input_nodes[0].meta["val"].ndim >= 2 for d in dims)
@@ -229,7 +231,7 @@ def is_per_channel(node: fx.Node) -> bool:
     return isinstance(value, Tensor) and value.ndim > 0 and value.numel() > 1
 
 
-def replaced(module: nn.Module, tensors: Mapping[str, Tensor | None]) -> None:
+def replace_parameters(module: nn.Module, tensors: Mapping[str, Tensor | None]) -> None:
     """New parameters and buffers of other shapes."""
     for name, value in tensors.items():
         old = getattr(module, name, None)
@@ -242,11 +244,11 @@ def replaced(module: nn.Module, tensors: Mapping[str, Tensor | None]) -> None:
 
 
 @torch.no_grad()
-def widened_outputs(module: nn.Module, width: int) -> None:
+def widen_outputs(module: nn.Module, width: int) -> None:
     """The old units, and new ones with the layer's own initialisation."""
     old: dict[str, Tensor] = {name: p.detach().clone() for name, p in module.named_parameters(recurse=False)}
     count = old["weight"].shape[0]
-    replaced(module, {n: v.new_empty(width, *v.shape[1:]) for n, v in old.items()})
+    replace_parameters(module, {n: v.new_empty(width, *v.shape[1:]) for n, v in old.items()})
     setattr(module, "out_features" if isinstance(module, nn.Linear) else "out_channels", width)
     module.reset_parameters()  # pyright: ignore
     for name, value in old.items():
@@ -254,22 +256,24 @@ def widened_outputs(module: nn.Module, width: int) -> None:
 
 
 @torch.no_grad()
-def widened_inputs(module: nn.Module, origin: Tensor) -> None:
+def widen_inputs(module: nn.Module, origin: Tensor) -> None:
     """The columns of the old units, shared among their copies."""
     weight: Tensor = module.weight  # pyright: ignore
     shares = torch.bincount(origin[origin >= 0], minlength=weight.shape[1]).to(weight)
     scaled = weight / shares.view(1, -1, *[1] * (weight.ndim - 2))
-    columns = scaled[:, unsigned(origin).to(weight.device)].clone()
+    columns = scaled[:, unit_numbers(origin).to(weight.device)].clone()
     columns[:, (origin < 0).to(weight.device)] = 0.0
-    replaced(module, {"weight": columns})
+    replace_parameters(module, {"weight": columns})
     setattr(module, "in_features" if isinstance(module, nn.Linear) else "in_channels", len(origin))
 
 
 @torch.no_grad()
-def widened_norm(module: nn.Module, origin: Tensor) -> None:
+def widen_norm(module: nn.Module, origin: Tensor) -> None:
     names = ("weight", "bias", "running_mean", "running_var")
     values = {n: getattr(module, n, None) for n in names}
-    places = unsigned(origin)
-    replaced(module, {n: None if v is None else v.detach()[places.to(v.device)].clone() for n, v in values.items()})
+    places = unit_numbers(origin)
+    replace_parameters(
+        module, {n: None if v is None else v.detach()[places.to(v.device)].clone() for n, v in values.items()}
+    )
     if hasattr(module, "num_features"):
         module.num_features = len(origin)  # pyright: ignore

@@ -53,7 +53,7 @@ def as_example(example: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
     return tuple(plain)
 
 
-def chosen(inputs: Sequence[Tensor], wrt: int | Sequence[int] | None) -> tuple[int, ...]:
+def chosen_inputs(inputs: Sequence[Tensor], wrt: int | Sequence[int] | None) -> tuple[int, ...]:
     """The numbers of the inputs that convexity is asked in; all floating ones where `wrt` is None."""
     floating = [i for i, tensor in enumerate(inputs) if tensor.is_floating_point()]
     if wrt is None:
@@ -79,7 +79,7 @@ def chosen(inputs: Sequence[Tensor], wrt: int | Sequence[int] | None) -> tuple[i
     return tuple(dict.fromkeys(indices))
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
+def unwrap(model: nn.Module) -> nn.Module:
     """The module inside `torch.compile`, DistributedDataParallel and Lightning Fabric wrappers; anything but a module
     is an error."""
     if not isinstance(model, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -111,12 +111,12 @@ def in_float64(value: Any) -> Any:
     return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
-def real(value: Any) -> Any:
+def as_real(value: Any) -> Any:
     """Integers and booleans of a tensor as real numbers, in float64: as integers they would wrap around."""
     return value.double() if isinstance(value, Tensor) and not value.is_complex() else value
 
 
-def copied(model: nn.Module) -> nn.Module:
+def copy_module(model: nn.Module) -> nn.Module:
     """A deep copy, or an error that names what cannot be copied.
 
     Raises:

@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass
 from torch import Tensor, fx, nn
 
 from convexnet.curvature import explain
-from convexnet.curvature.arguments import chosen
+from convexnet.curvature.arguments import chosen_inputs
 from convexnet.curvature.facts import AFFINE, CONCAVE, CONSTANT, CONVEX, UNKNOWN
-from convexnet.curvature.findings import Finding, findings_of, has_draws, is_proved, not_finite, rewritten
+from convexnet.curvature.findings import Finding, findings_of, has_draws, is_proved, not_finite, state_findings
 from convexnet.curvature.premises import Domain, boxes_of, is_weight, placeholder_facts, unshared
 from convexnet.curvature.tracing.graph import base_name, module_path, source_line
 from convexnet.curvature.tracing.trace import Program, trace
@@ -167,9 +167,9 @@ def certify_program(program: Program, wrt: int | Sequence[int] | None = None, do
         >>> certify_program(trace(torch.nn.ReLU(), torch.zeros(1, 2))).curvature
         'convex'
     """
-    variables = chosen(program.inputs, wrt)
+    variables = chosen_inputs(program.inputs, wrt)
     boxes = boxes_of(program.inputs, variables, domain)
-    broken = (*not_finite(program), *rewritten(program))
+    broken = (*not_finite(program), *state_findings(program))
     parameters = any(is_weight(program, source) for source in program.sources.values())
     unknown_parameters = placeholder_facts(
         program, variables, boxes, unshared(program, lambda source: is_weight(program, source))

@@ -18,17 +18,20 @@ OUTPUTS = 8
 def render(certificate: Certificate) -> str:
     """The report that `str(certificate)` prints."""
     shapes = ", ".join("(B" + "".join(f", {n}" for n in shape) + ")" for shape in certificate.shapes)
-    about = [f"input{'s' if len(certificate.shapes) > 1 else ''} {shapes}", counted(certificate.operators, "operator")]
+    about = [
+        f"input{'s' if len(certificate.shapes) > 1 else ''} {shapes}",
+        count_in_words(certificate.operators, "operator"),
+    ]
     if certificate.domain:
         about.append(certificate.domain)
     about.append("eval mode, real arithmetic")
-    findings = merged(certificate.findings)
+    findings = merge_findings(certificate.findings)
     lines = [certificate.headline(), "  " + " · ".join(about), "", *table(certificate, findings)]
     if len(certificate.outputs) > 1:
         listed = list(certificate.outputs.items())
         lines += ["", *(f"  {path} is {curvature}" for path, curvature in listed[:OUTPUTS])]
         if len(listed) > OUTPUTS:
-            lines.append(f"  ... and {counted(len(listed) - OUTPUTS, 'more output')}")
+            lines.append(f"  ... and {count_in_words(len(listed) - OUTPUTS, 'more output')}")
     for note in dict.fromkeys(certificate.notes):
         lines += ["", *textwrap.wrap(f"note: {note}", WIDTH, initial_indent="  ", subsequent_indent="        ")]
     for number, (finding, times) in enumerate(findings, 1):
@@ -38,11 +41,11 @@ def render(certificate: Certificate) -> str:
     return "\n".join(lines)
 
 
-def counted(number: int, noun: str) -> str:
+def count_in_words(number: int, noun: str) -> str:
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
-def merged(findings: tuple[Finding, ...]) -> list[tuple[Finding, int]]:
+def merge_findings(findings: tuple[Finding, ...]) -> list[tuple[Finding, int]]:
     """The findings, each listed once, with how often it occurs with the same operator, reason and argument."""
     found: dict[tuple[str, ...], tuple[Finding, int]] = {}
     for finding in findings:
@@ -64,7 +67,7 @@ def table(certificate: Certificate, findings: list[tuple[Finding, int]]) -> list
             rows.append((step.path, step.operator, step.result, mark))
     if not rows:
         return ["  nothing depends on the input"]
-    kept = shown([row[2].split(",")[0] for row in rows], [row[3] for row in rows])
+    kept = rows_to_print([row[2].split(",")[0] for row in rows], [row[3] for row in rows])
     first = min(44, max(len("layer"), *(len(rows[i][0]) for i in kept)))
     second = min(34, max(len("operator"), 16 if len(kept) < len(rows) else 0, *(len(rows[i][1]) for i in kept)))
     lines = [f"  {'layer':<{first}}  {'operator':<{second}}  known after it"]
@@ -72,7 +75,7 @@ def table(certificate: Certificate, findings: list[tuple[Finding, int]]) -> list
     for i in [*kept, len(rows)]:
         if i > previous + 1:
             last = rows[i - 1][2]
-            lines.append(f"  {'...':<{first}}  {counted(i - previous - 1, 'more row'):<{second}}  {last}")
+            lines.append(f"  {'...':<{first}}  {count_in_words(i - previous - 1, 'more row'):<{second}}  {last}")
         if i < len(rows):
             path, operator, result, mark = rows[i]
             arrow = f"   <- {mark}" if mark else ""
@@ -89,7 +92,7 @@ def clip(text: str, width: int) -> str:
     return f"{text[:head]}...{text[len(text) - (width - 3 - head) :]}"
 
 
-def shown(curvatures: list[str], marks: list[int]) -> list[int]:
+def rows_to_print(curvatures: list[str], marks: list[int]) -> list[int]:
     """Which rows to print: the ends, the changes and the findings; of unknown rows after a finding only the changes."""
     n = len(curvatures)
     dull = [i for i in range(1, n) if curvatures[i] == curvatures[i - 1] == "unknown" and not marks[i]]

@@ -18,7 +18,7 @@ from convexnet.curvature.tracing.graph import is_mutable
 from convexnet.curvature.value_bounds import is_finite
 
 
-def attribute(module: torch.nn.Module, path: str) -> Any:
+def fact_of_attribute(module: torch.nn.Module, path: str) -> Any:
     value: Any = module
     for part in path.split("."):
         value = getattr(value, part)
@@ -37,7 +37,7 @@ def tensor_fact(value: Tensor) -> Fact:
     return replace(constant(value.shape), value=value, undefined=True, nonconvex=nothing, nonconcave=nothing)
 
 
-def compute(call: Call) -> Any:
+def fold(call: Call) -> Any:
     """The result of an operator all of whose arguments are known: facts, or a Python number."""
     mutable = is_mutable(call.operator)
 
@@ -57,7 +57,7 @@ def compute(call: Call) -> Any:
     return tuple(result(part, dtype) for part, dtype in zip(out, call.dtypes, strict=True))
 
 
-def beyond(call: Call) -> Result:
+def fact_without_rule(call: Call) -> Result:
     """The result of an operator on what does not vary, of which no rule speaks: constant, and perhaps undefined."""
     within = (0.0, 1.0) if call.name == "one_hot" else None
     result = Opaque("", within=within, elementwise=row_of(call.name).runs(identity))(call)
@@ -69,7 +69,7 @@ def beyond(call: Call) -> Result:
     return replace(result, undefined=True)
 
 
-def exact(call: Call, node: fx.Node) -> bool:
+def is_in_real_arithmetic(call: Call, node: fx.Node) -> bool:
     """Whether the rules, which are about real numbers, speak of this call of constants: integers wrap and casts of
     them cut, and complex numbers have no sign. Moving elements is always exact."""
     row = row_of(call.name)

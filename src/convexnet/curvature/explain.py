@@ -10,13 +10,20 @@ from collections.abc import Sequence
 from typing import Any
 
 from convexnet.curvature.call import Call, Refusal
-from convexnet.curvature.explain_weights import SEPARATE, bend, joined, of_weights, place, weights_of
+from convexnet.curvature.explain_weights import (
+    SEPARATE,
+    curvature_in_words,
+    curvatures_in_words,
+    explain_weights,
+    index_in_words,
+    weights_of,
+)
 from convexnet.curvature.facts import AFFINE, CONSTANT, CONVEX, INF, Fact, as_fact
 from convexnet.curvature.fields import core, where_any
 from convexnet.curvature.row import Joint, Sum
-from convexnet.curvature.rules.arithmetic import Power, clamped, clamped_above
+from convexnet.curvature.rules.arithmetic import Power, clamp_above, clamp_below
 from convexnet.curvature.rules.opaque_operators import Opaque
-from convexnet.curvature.rules.pointwise import Pointwise, Profile, outside
+from convexnet.curvature.rules.pointwise import Pointwise, Profile, is_outside
 from convexnet.curvature.rules.profiles import clamp, power
 from convexnet.curvature.rules.reductions import Reduction, Window
 from convexnet.curvature.rules.undefined import Beyond
@@ -33,26 +40,27 @@ def explain(call: Call) -> Refusal:
     """The reason and the remedy for a call whose result is unknown though its arguments were not."""
     row = row_of(call.name)
     rule = row.rule
-    if not joined(call):
-        return of_constants(call)
+    if not curvatures_in_words(call):
+        return explain_constants(call)
     if isinstance(rule, Opaque):
-        return of_opaque(call, rule)
+        return explain_opaque(call, rule)
     profile, x = function_of(call)
     if profile is not None and x is not None:
-        return of_function(call.name, profile, x)
-    if row.asked == "slope":
-        return of_prelu(call)
-    if row.asked == "recurrent signs":
-        return of_rnn(call)
-    if row.asked == "share" and as_fact(call.args[2]).value is None:
+        return explain_function(call.name, profile, x)
+    if row.requires == "slope":
+        return explain_prelu(call)
+    if row.requires == "recurrent signs":
+        return explain_rnn(call)
+    if row.requires == "share" and as_fact(call.args[2]).value is None:
         return Refusal(
-            f"its weight is not known to lie in [0, 1], and its ends are {joined(call)}", "use a constant weight"
+            f"its weight is not known to lie in [0, 1], and its ends are {curvatures_in_words(call)}",
+            "use a constant weight",
         )
     weight = weights_of(call)
     if weight is not None:
-        return of_weights(call, weight)
+        return explain_weights(call, weight)
     if isinstance(rule, (Reduction, Window)):
-        return of_reduction(call, rule)
+        return explain_reduction(call, rule)
     if isinstance(rule, Sum):
         return Refusal(
             "it adds a convex and a concave quantity, or subtracts two of the same curvature, and the result is "
@@ -60,9 +68,11 @@ def explain(call: Call) -> Refusal:
             "let at most one of the two be non-affine, or add quantities of one curvature",
         )
     if isinstance(rule, Joint):
-        return Refusal(f"{call.name} of {joined(call)} may be neither: it is {rule.curvature} and {rule.moves}", KEEP)
+        return Refusal(
+            f"{call.name} of {curvatures_in_words(call)} may be neither: it is {rule.curvature} and {rule.moves}", KEEP
+        )
     return Refusal(
-        f"{call.name} of {joined(call)} is not covered by the composition theorem",
+        f"{call.name} of {curvatures_in_words(call)} is not covered by the composition theorem",
         "combine convex quantities only by sums, maxima and non-negative multiples",
     )
 
@@ -84,7 +94,7 @@ def function_of(call: Call) -> tuple[Profile | None, Fact | None]:
         return power(2.0), call.x
     if call.name == "div" and as_fact(call.args[0]).constant and as_fact(call.args[1]).curvature != AFFINE:
         return power(-1.0), as_fact(call.args[1])
-    if row.runs(clamped, clamped_above):
+    if row.runs(clamp_below, clamp_above):
         names = ("min", "max") if call.name == "clamp" else (call.name.removeprefix("clamp_"),)
         ends = {name: call.arg(i + 1, name) for i, name in enumerate(names)}
         if not any(isinstance(end, Fact) for end in ends.values()):
@@ -99,7 +109,7 @@ def number(value: Any) -> float | None:
     return float(value)
 
 
-def of_function(name: str, profile: Profile, x: Fact) -> Refusal:
+def explain_function(name: str, profile: Profile, x: Fact) -> Refusal:
     """Why a function of one number breaks convexity at this argument."""
     called = {"div": "1/x", "mul": "x * x"}.get(name, name)
     low, high = float(core(x.lo).min()), float(core(x.hi).max())
@@ -112,15 +122,15 @@ def of_function(name: str, profile: Profile, x: Fact) -> Refusal:
             f"{name} is a real number above {start} only, and {known}",
             "add a constant, or say with a domain how low the input may be",
         )
-    not_concave, not_convex = where_any(outside(x, profile.concave)), where_any(outside(x, profile.convex))
+    not_concave, not_convex = where_any(is_outside(x, profile.concave)), where_any(is_outside(x, profile.convex))
     remedy = ACTIVATION_REMEDY if isinstance(row.rule, Pointwise) else KEEP
     if not_concave and not_convex:
         note = f": {profile.note}" if profile.note else ""
         return Refusal(f"{called} is neither convex nor concave{span}{note}", remedy)
     own = "concave" if not_convex else "convex" if not_concave else "affine"
-    falls = where_any(outside(x, profile.rising))
+    falls = where_any(is_outside(x, profile.rising))
     moves = "non-decreasing" if not falls else "not non-decreasing"
-    reason = f"{called} is {own} and {moves}{span}, but its argument is {bend(x)}, not affine"
+    reason = f"{called} is {own} and {moves}{span}, but its argument is {curvature_in_words(x)}, not affine"
     if remedy == KEEP:
         return Refusal(reason, KEEP)
     if falls and x.curvature == CONVEX and own == "convex":
@@ -131,7 +141,7 @@ def of_function(name: str, profile: Profile, x: Fact) -> Refusal:
     return Refusal(reason, f"here, after a nonlinearity, {ACTIVATION_REMEDY}")
 
 
-def of_constants(call: Call) -> Refusal:
+def explain_constants(call: Call) -> Refusal:
     """Why the result may vary although no argument does."""
     if row_of(call.name).undefined is not None:
         return POLE
@@ -141,7 +151,7 @@ def of_constants(call: Call) -> Refusal:
     )
 
 
-def of_opaque(call: Call, rule: Opaque) -> Refusal:
+def explain_opaque(call: Call, rule: Opaque) -> Refusal:
     """The reason of an operator about which nothing is claimed; it is about the first argument."""
     facts = call.facts()
     if rule.reason and not facts[0].constant:
@@ -152,7 +162,7 @@ def of_opaque(call: Call, rule: Opaque) -> Refusal:
     )
 
 
-def of_prelu(call: Call) -> Refusal:
+def explain_prelu(call: Call) -> Refusal:
     """PReLU at slopes that are known, or may be anything."""
     slope = call.args[1]
     if slope.value is None:
@@ -160,7 +170,7 @@ def of_prelu(call: Call) -> Refusal:
     elif bool(((slope.value < 0) | (slope.value > 1)).any()):
         wrong = "a slope lies outside [0, 1]"
     else:
-        bends = bend(call.x)
+        bends = curvature_in_words(call.x)
         return Refusal(f"PReLU is convex and non-decreasing, but its argument is {bends}, not affine", KEEP)
     return Refusal(
         f"{wrong}, and PReLU is convex and non-decreasing only for slopes in between",
@@ -171,19 +181,18 @@ def of_prelu(call: Call) -> Refusal:
 # --- functions of many numbers ---------------------------------------------------------------------------------------
 
 
-def of_reduction(call: Call, rule: Reduction | Window) -> Refusal:
+def explain_reduction(call: Call, rule: Reduction | Window) -> Refusal:
     """Sums, averages, maxima and norms."""
     wrong = rule.allows(call) if isinstance(rule, Reduction) else ""
     if isinstance(rule, Window) and call.name.startswith("avg_pool") and call.arg(6, "divisor_override") is not None:
         wrong = "its divisor is not the size of the window"
     if wrong:
         return Refusal(wrong, "use an order from 1" if isinstance(rule, Reduction) else "leave out divisor_override")
-    bends = bend(call.x)
+    bends = curvature_in_words(call.x)
     if isinstance(rule, Window) and rule.signed:
         return Refusal(f"{call.name} is linear with coefficients of either sign, and its argument is {bends}", KEEP)
-    if rule.bends == "straight":
+    if rule.curvature == "affine":
         return Refusal(f"{call.name} adds elements that are {bends}: the sum is neither", SEPARATE)
-    own = {"up": "convex", "down": "concave"}[rule.bends]
     moves = rule.moves if isinstance(rule, Reduction) else "up"
     how = {
         "up": "non-decreasing in every element",
@@ -192,10 +201,10 @@ def of_reduction(call: Call, rule: Reduction | Window) -> Refusal:
     }[moves]
     low = "" if moves != "by size" else " and may be negative" if call.x.goes_below_zero else " and non-negative"
     remedy = KEEP if moves != "by size" else "give it an affine argument, or a convex one that is non-negative"
-    return Refusal(f"{call.name} is {own} and {how}, but its argument is {bends}{low}", remedy)
+    return Refusal(f"{call.name} is {rule.curvature} and {how}, but its argument is {bends}{low}", remedy)
 
 
-def of_rnn(call: Call) -> Refusal:
+def explain_rnn(call: Call) -> Refusal:
     """Which of a ReLU RNN's weights are negative where they must not be: all but the first layer's input weights."""
     whole = isinstance(call.args[2], (list, tuple))
     flat: Sequence[Any] = call.args[2] if whole else call.args[2:]
@@ -222,10 +231,12 @@ def of_rnn(call: Call) -> Refusal:
         return Refusal(f"{each}, and {' and '.join(wrong)} are negative", remedy)
     if unsure:
         return Refusal(f"{each}, and its weights are not known to be non-negative", remedy)
-    return Refusal(f"{each}, and its arguments are {joined(call)}", "start it from affine or convex quantities")
+    return Refusal(
+        f"{each}, and its arguments are {curvatures_in_words(call)}", "start it from affine or convex quantities"
+    )
 
 
-def turned(call: Call) -> Refusal:
+def explain_turn(call: Call) -> Refusal:
     """Words for a step that makes concave elements of convex ones: no loss yet, but often the cause of a later one."""
     weight = weights_of(call)
     if weight is not None and weight.value is not None:
@@ -233,8 +244,8 @@ def turned(call: Call) -> Refusal:
         if count:
             return Refusal(
                 f"{count:,} of {weight.value.numel():,} coefficients are negative (least "
-                f"{float(weight.value.min()):.3g} at {place(weight.value)}), and its argument is "
-                f"{joined(call)}: those elements are now concave, and the output needs them to be convex",
+                f"{float(weight.value.min()):.3g} at {index_in_words(weight.value)}), and its argument is "
+                f"{curvatures_in_words(call)}: those elements are now concave, and the output needs them to be convex",
                 "make the coefficients that meet non-affine elements non-negative",
             )
     return Refusal(

@@ -12,15 +12,15 @@ from convexnet.curvature.table import row_of
 SEPARATE = "keep the two kinds apart, or make all of them convex"
 
 
-def joined(call: Call) -> str:
+def curvatures_in_words(call: Call) -> str:
     """The curvatures of the arguments that vary."""
-    found = dict.fromkeys(bend(fact) for fact in call.facts() if fact.curvature != CONSTANT)
+    found = dict.fromkeys(curvature_in_words(fact) for fact in call.facts() if fact.curvature != CONSTANT)
     if len(found) > 1:
         found.pop(AFFINE, None)  # an affine argument is never the obstacle
     return " and ".join(found)
 
 
-def bend(fact: Fact) -> str:
+def curvature_in_words(fact: Fact) -> str:
     return "partly convex and partly concave" if fact.curvature == UNKNOWN else fact.curvature
 
 
@@ -35,11 +35,11 @@ def weights_of(call: Call) -> Fact | None:
     return constants[-1] if constants else None
 
 
-def of_weights(call: Call, weight: Fact) -> Refusal:
+def explain_weights(call: Call, weight: Fact) -> Refusal:
     """How many coefficients have the wrong sign, and the worst of them."""
-    bends = joined(call)
+    bends = curvatures_in_words(call)
     if weight.value is None:
-        return of_unknown_weights(bends, weight)
+        return explain_unknown_weights(bends, weight)
     value = weight.value
     down = bends == CONCAVE
     wrong = value > 0 if down else value < 0
@@ -56,12 +56,12 @@ def of_weights(call: Call, weight: Fact) -> Refusal:
     )
     return Refusal(
         f"{count:,} of {value.numel():,} coefficients {verb} {name} ({'greatest' if down else 'least'} {worst:.3g} at "
-        f"{place(where)}), and its argument is {bends}, not affine: {multiple}",
+        f"{index_in_words(where)}), and its argument is {bends}, not affine: {multiple}",
         "give it a convex argument" if down else "make the coefficients that meet non-affine elements non-negative",
     )
 
 
-def of_unknown_weights(bends: str, weight: Fact) -> Refusal:
+def explain_unknown_weights(bends: str, weight: Fact) -> Refusal:
     """Coefficients whose values are not known: parameters, other inputs, and what is computed from them."""
     signed = weight.goes_below_zero and weight.goes_above_zero and not weight.integral
     known = "of unknown sign" if signed else "whose value is not known"
@@ -78,7 +78,7 @@ def of_unknown_weights(bends: str, weight: Fact) -> Refusal:
     )
 
 
-def place(value: Tensor) -> str:
+def index_in_words(value: Tensor) -> str:
     """The index of the smallest entry."""
     flat = int(value.reshape(-1).argmin())
     index: list[int] = []

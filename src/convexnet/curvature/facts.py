@@ -150,7 +150,7 @@ class Fact:
 
     def bounded(self, lo: Tensor, hi: Tensor) -> Fact:
         """The same fact with other bounds; a bound that overflowed, or is not a number, says no more than it knows."""
-        return replace(self, lo=told(lo, -1.0), hi=told(hi, 1.0))
+        return replace(self, lo=valid_bound(lo, -1.0), hi=valid_bound(hi, 1.0))
 
     def with_degree(self, degree: float) -> Fact:
         """The same fact with another degree of power-convexity."""
@@ -169,7 +169,7 @@ class Fact:
         return self.nonconvex, self.nonconcave, self.varies, self.rows, self.lo, self.hi
 
 
-def told(bound: Tensor, sign: float) -> Tensor:
+def valid_bound(bound: Tensor, sign: float) -> Tensor:
     """A lower (-1) or upper (+1) bound without NaN, and without an infinity that would exclude every number."""
     value = level(bound)
     largest = torch.finfo(torch.float64).max

@@ -74,7 +74,7 @@ def spread(inner: Tensor, shape: Shape) -> Tensor:
     return inner if inner.shape == shape else inner.expand(shape)
 
 
-def settled(inner: Tensor, shape: Shape) -> Tensor:
+def from_core(inner: Tensor, shape: Shape) -> Tensor:
     """A core as a field; one number becomes a uniform field."""
     if inner.numel() == 1 and inner.dtype in (torch.bool, torch.uint8, torch.float64):
         return uniform(inner.item(), shape, inner.dtype)
@@ -88,7 +88,7 @@ def compact(field: Tensor, shape: Shape | None = None) -> Tensor:
     for dim, length in enumerate(inner.shape):
         if length > 1 and bool((inner == inner.narrow(dim, 0, 1)).all()):
             inner = inner.narrow(dim, 0, 1)
-    return settled(inner.clone() if inner.numel() < field.numel() else inner, shape)
+    return from_core(inner.clone() if inner.numel() < field.numel() else inner, shape)
 
 
 def elementwise(function: Callable[..., Tensor], shape: Shape, *fields: Tensor) -> Tensor:
@@ -107,7 +107,7 @@ def elementwise(function: Callable[..., Tensor], shape: Shape, *fields: Tensor) 
     result = function(*inners)
     if key is not None and result.dtype in (torch.bool, torch.uint8, torch.float64):
         _results[key] = result.item(), result.dtype
-    return settled(result, shape)
+    return from_core(result, shape)
 
 
 def either(a: Tensor, b: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import fx
 
 from convexnet.curvature.facts import AFFINE, CONCAVE, CONSTANT, CONVEX, UNKNOWN, Fact
 from convexnet.curvature.fields import BATCH, core
-from convexnet.curvature.tracing.graph import ancestors, base_name, behind, module_path, source_line
+from convexnet.curvature.tracing.graph import ancestors, base_name, module_path, nodes_behind, source_line
 from convexnet.curvature.tracing.trace import Program
 from convexnet.curvature.value_bounds import is_finite
 from convexnet.curvature.walk import Walk
@@ -91,7 +91,7 @@ def not_finite(program: Program) -> tuple[Finding, ...]:
     return tuple(found)
 
 
-def rewritten(program: Program) -> tuple[Finding, ...]:
+def state_findings(program: Program) -> tuple[Finding, ...]:
     """A finding for each thing that makes the next call another function: random numbers that are not torch's, and
     buffers that the outputs depend on and that the forward changes."""
     drawn = tuple(
@@ -142,7 +142,11 @@ def findings_of(program: Program, found: Walk) -> tuple[Finding, ...]:
 
 def has_draws(program: Program, found: Walk) -> set[fx.Node]:
     """The random draws whose elements an output is computed from, whatever comes of them; all those of regions."""
-    read = behind(leaf for _, leaf in program.outputs if isinstance(leaf, fx.Node)) if found.drawn else set[fx.Node]()
+    read = (
+        nodes_behind(leaf for _, leaf in program.outputs if isinstance(leaf, fx.Node))
+        if found.drawn
+        else set[fx.Node]()
+    )
     return {node for node in found.drawn if node in read or node.graph is not program.graph}
 
 

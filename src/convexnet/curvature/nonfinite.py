@@ -18,7 +18,7 @@ from torch import Tensor
 
 from convexnet.curvature.call import Call, Refusal, Result
 from convexnet.curvature.facts import Fact, as_fact, has_holes
-from convexnet.curvature.fields import either, elementwise, extremes, settled, uniform, where_any
+from convexnet.curvature.fields import either, elementwise, extremes, from_core, uniform, where_any
 from convexnet.curvature.row import Sum
 from convexnet.curvature.rules.opaque_operators import elementwise_operator
 from convexnet.curvature.rules.reductions import Reduction
@@ -44,10 +44,12 @@ CLASH = Refusal(
 def mark_nonfinite(call: Call) -> tuple[Refusal, Tensor] | None:
     """Which elements of the result of an operator on what varies are made of a number that is none, and why."""
     everything = uniform(True, call.shape, torch.bool)
-    row, numbers = row_of(call.name), list(settings(call))
+    row, numbers = row_of(call.name), list(real_settings(call))
     if any(math.isnan(number) for number in numbers):
         return NAN, everything
-    if any(math.isinf(number) for number in numbers) and (not (row.takes_infinity or row.is_move) or excludes(call)):
+    if any(math.isinf(number) for number in numbers) and (
+        not (row.takes_infinity or row.is_move) or excludes_all_numbers(call)
+    ):
         return INFINITE, everything
     if row.divisor is not None and 0.0 in numbers:
         return INFINITE, everything
@@ -70,11 +72,11 @@ def mark_nonfinite(call: Call) -> tuple[Refusal, Tensor] | None:
             mask = either(mask, bad.expand(tuple(call.shape)) if elementwise_operator(call) else everything)
     if where_any(mask):
         return reason, mask
-    clash = clashes(call)
+    clash = infinity_clashes(call)
     return (CLASH, clash) if where_any(clash) else None
 
 
-def over_holes(call: Call, result: Result) -> Result:
+def forget_over_holes(call: Call, result: Result) -> Result:
     """A result without what its rule says of elements made of some that are not defined in the midst of others.
 
     An argument of no curvature that may be undefined has such holes, as 1/x has one: of a zero in its place, or of
@@ -95,7 +97,7 @@ def over_holes(call: Call, result: Result) -> Result:
             hole = fact.unknown
             part = hole.expand(tuple(call.shape)) if elementwise_one else uniform(True, call.shape, torch.bool)
             mask = either(mask, part)
-    return marked(result, mask) if where_any(mask) else result
+    return mark_unknown(result, mask) if where_any(mask) else result
 
 
 def may_cross_zero(fact: Fact) -> Tensor:
@@ -113,7 +115,7 @@ def may_be_no_factor(fact: Fact, divisor: bool) -> bool:
     return not (low > 0 or high < 0) if divisor else not (-math.inf < low and high < math.inf)
 
 
-def clashes(call: Call) -> Tensor:
+def infinity_clashes(call: Call) -> Tensor:
     """Elements that are zero times an infinity, or an infinity minus another."""
     shape = tuple(call.shape)
     nothing, everything = uniform(False, shape, torch.bool), uniform(True, shape, torch.bool)
@@ -179,7 +181,7 @@ NOTHING = {"degree": 1.0, "concavity": math.nan, "exponent": math.nan, "positive
 LARGEST = torch.finfo(torch.float64).max
 
 
-def excludes(call: Call) -> bool:
+def excludes_all_numbers(call: Call) -> bool:
     """Whether a range that is given holds no number."""
     if not call.name.startswith(("clamp", "hardtanh")):
         return False
@@ -189,7 +191,7 @@ def excludes(call: Call) -> bool:
     return low == math.inf or high == -math.inf
 
 
-def settings(call: Call) -> Iterator[float]:
+def real_settings(call: Call) -> Iterator[float]:
     """The real numbers among the arguments."""
     for value in (*call.args, *call.kwargs.values()):
         for item in value if isinstance(value, (list, tuple)) else (value,):
@@ -199,11 +201,11 @@ def settings(call: Call) -> Iterator[float]:
                 yield float(item)
 
 
-def marked(result: Result, mask: Tensor) -> Result:
+def mark_unknown(result: Result, mask: Tensor) -> Result:
     """A result some of whose elements nothing is known of."""
     first, *others = result if isinstance(result, tuple) else (result,)
     bent = (either(field, mask) for field in (first.nonconvex, first.nonconcave, first.varies))
-    line = (settled(torch.tensor(end, dtype=torch.float64), first.shape) for end in (-math.inf, math.inf))
+    line = (from_core(torch.tensor(end, dtype=torch.float64), first.shape) for end in (-math.inf, math.inf))
     names = ("nonconvex", "nonconcave", "varies", "lo", "hi")
     first = replace(first, **dict(zip(names, (*bent, *line), strict=True)), undefined=True, **NOTHING)
     return (first, *others) if isinstance(result, tuple) else first

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from convexnet.curvature.facts import Fact, constant, known
 from convexnet.curvature.fields import aligned_rows, compact, uniform
-from convexnet.curvature.tracing.trace import Program, Source, place
+from convexnet.curvature.tracing.trace import Program, Source, memory_of
 from convexnet.domains import Box
 
 Domain = Box | Sequence[Box | None] | None
@@ -26,8 +26,8 @@ def is_weight(program: Program, source: Source) -> bool:
 
 def unshared(program: Program, moves: Callable[[Source], bool]) -> Callable[[Source], bool]:
     """Which tensors of a model lie in no memory of one that `moves`; a buffer may share it with a parameter."""
-    memory = {place(s.tensor) for s in program.sources.values() if s.tensor is not None and moves(s)}
-    return lambda source: source.tensor is None or place(source.tensor) not in memory
+    memory = {memory_of(s.tensor) for s in program.sources.values() if s.tensor is not None and moves(s)}
+    return lambda source: source.tensor is None or memory_of(source.tensor) not in memory
 
 
 def boxes_of(inputs: Sequence[Tensor], variables: Sequence[int], domain: Domain) -> dict[int, Box]:

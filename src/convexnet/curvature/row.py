@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from convexnet.curvature.call import Call, Result, Rule
 
-Asked = Literal["sign", "slope", "share", "recurrent signs"]
+Requirement = Literal["sign", "slope", "share", "recurrent signs"]
 
 
 class Kind:
@@ -123,7 +123,7 @@ class Row:
 
     rule: Rule
     weights: tuple[int, ...] = ()
-    asked: Asked = "sign"
+    requires: Requirement = "sign"
     divisor: int | None = None
     denominator: int | None = None
     added: int | None = None
@@ -185,7 +185,7 @@ class Row:
     @property
     def multiplies(self) -> bool:
         """Whether its result is proportional to its weights."""
-        return self.is_affine and bool(self.weights) and self.asked == "sign"
+        return self.is_affine and bool(self.weights) and self.requires == "sign"
 
     @property
     def is_view(self) -> bool:
@@ -203,7 +203,7 @@ class Row:
         return self.arithmetic or self.jet is not None
 
     @property
-    def may_be_settled(self) -> bool:
+    def may_be_refined(self) -> bool:
         """Whether those that read a result may make up for what its rule loses."""
         return self.recoverable or self.is_smooth or self.is_affine
 

@@ -31,7 +31,7 @@ from convexnet.curvature.rules import (
     undefined,
 )
 from convexnet.curvature.rules.arithmetic import Power
-from convexnet.curvature.rules.opaque_operators import Opaque, unruled
+from convexnet.curvature.rules.opaque_operators import Opaque, refuse_unruled
 from convexnet.curvature.rules.pointwise import HALVES, INF, LEFT, LINE, NEGATIVE, POSITIVE, RIGHT, Pointwise, Profile
 from convexnet.curvature.rules.profiles import (
     IDENTITY,
@@ -104,12 +104,12 @@ MISH = dip(-2.256375, 1.490565, -1.192431207, -0.308843413)
 SIGN = Profile(rising=LINE, nonneg=RIGHT, nonpos=LEFT, image=(-1.0, 1.0), exact=True, note=STEP.note)
 ABOVE_MINUS_ONE = ((math.nextafter(-1.0, 0.0), INF),)
 
-NORM = Reduction("up", position=2, moves="by size", allows=norm_order)
+NORM = Reduction("convex", position=2, moves="by size", allows=norm_order)
 RESHAPED = Placed(shapes.reshaped, plain=True, drops=False, repeats=False, in_order=True)
 COPIED = Placed(arithmetic.identity, drops=False, repeats=False)
 OWN_AND_OTHERS = "non-decreasing in one element and non-increasing in the others"
 NEITHER_WAY = "neither non-decreasing nor non-increasing"
-SPREAD = Reduction("up", moves="both")
+SPREAD = Reduction("convex", moves="both")
 ATTENTION = "attention multiplies quantities that depend on the input, and normalises them by a softmax"
 
 
@@ -149,7 +149,7 @@ ROWS: tuple[tuple[str, Rule | Row], ...] = (
     ("elu", Pointwise(elu)),
     ("celu", Pointwise(celu)),
     ("selu", Pointwise(SELU)),
-    ("softplus", Row(Pointwise(softplus, powers.positive), jet=jets.softened)),
+    ("softplus", Row(Pointwise(softplus, powers.positive_fact), jet=jets.softplus_of_call)),
     ("hardtanh", Row(Pointwise(hardtanh), takes_infinity=True)),
     ("threshold", Pointwise(threshold)),
     ("softshrink", Pointwise(softshrink)),
@@ -159,37 +159,37 @@ ROWS: tuple[tuple[str, Rule | Row], ...] = (
     ("mish", Pointwise(MISH)),
     ("hardswish", Pointwise(HARDSWISH)),
     ("hardsigmoid", Pointwise(HARDSIGMOID)),
-    *((name, Row(Pointwise(SIGMOID, powers.log_concave), jet=of_one(jets.sigmoid))) for name in (
+    *((name, Row(Pointwise(SIGMOID, powers.log_concave_fact), jet=of_one(jets.sigmoid))) for name in (
         "sigmoid", "special_expit")),
     ("tanh", Row(Pointwise(S_SHAPED), jet=of_one(jets.tanh))),
     *((name, Row(Pointwise(S_SHAPED), jet=of_one(jets.erf))) for name in ("erf", "special_erf")),
     ("atan", Pointwise(S_SHAPED)),
     ("asinh", Pointwise(S_SHAPED)),
     ("sinh", Row(Pointwise(CUBIC), jet=of_one(jets.sinh))),
-    ("cosh", Row(Pointwise(COSH, powers.log_convex), jet=of_one(jets.cosh))),
+    ("cosh", Row(Pointwise(COSH, powers.log_convex_fact), jet=of_one(jets.cosh))),
     ("log_sigmoid", Row(Pointwise(CONCAVE), jet=of_one(jets.log_sigmoid))),
     ("abs", Pointwise(ABS)),
-    ("exp", Row(Pointwise(powers.EXP, powers.exponential(1.0)), arithmetic=True)),
-    *((name, Row(Pointwise(powers.EXP, powers.exponential(math.log(2.0))), jet=of_one(jets.exp2))) for name in (
+    ("exp", Row(Pointwise(powers.EXP, powers.exponential_fact(1.0)), arithmetic=True)),
+    *((name, Row(Pointwise(powers.EXP, powers.exponential_fact(math.log(2.0))), jet=of_one(jets.exp2))) for name in (
         "exp2", "special_exp2")),
     *((name, Row(Pointwise(EXPM1), arithmetic=True)) for name in ("expm1", "special_expm1")),
-    ("log", Row(Pointwise(special_functions.LOG, powers.logarithm(1.0)), undefined=Beyond(POSITIVE), arithmetic=True,
-        instead=LOG_SUM_EXP)),
+    ("log", Row(Pointwise(special_functions.LOG, powers.logarithm_fact(1.0)), undefined=Beyond(POSITIVE),
+        arithmetic=True, instead=LOG_SUM_EXP)),
     *((name, Row(
-        Pointwise(special_functions.LOG, powers.logarithm(1 / math.log(base))), undefined=Beyond(POSITIVE),
-        jet=of_one(jets.log_to(base))))
+        Pointwise(special_functions.LOG, powers.logarithm_fact(1 / math.log(base))), undefined=Beyond(POSITIVE),
+        jet=of_one(jets.log_of_base(base))))
       for name, base in (("log2", 2.0), ("log10", 10.0))),
-    *((name, Row(Pointwise(LOG1P, powers.log1p), undefined=Beyond(ABOVE_MINUS_ONE), arithmetic=True)) for name in (
+    *((name, Row(Pointwise(LOG1P, powers.log1p_fact), undefined=Beyond(ABOVE_MINUS_ONE), arithmetic=True)) for name in (
         "log1p", "special_log1p")),
     *((name, Row(Pointwise(LGAMMA), undefined=Beyond(POSITIVE))) for name in ("lgamma", "special_gammaln")),
     *((name, Row(Pointwise(DIGAMMA), undefined=Beyond(POSITIVE))) for name in (
         "digamma", "special_digamma", "special_psi")),
     *((name, Row(special_functions.polygamma, undefined=special_functions.no_positive_number)) for name in (
         "polygamma", "special_polygamma")),
-    *((name, Row(Pointwise(ERFC, powers.falling_log_concave), jet=of_one(jets.erfc))) for name in (
+    *((name, Row(Pointwise(ERFC, powers.falling_log_concave_fact), jet=of_one(jets.erfc))) for name in (
         "erfc", "special_erfc")),
-    ("special_erfcx", Pointwise(ERFCX, powers.log_convex)),
-    ("special_ndtr", Pointwise(SIGMOID, powers.log_concave)),
+    ("special_erfcx", Pointwise(ERFCX, powers.log_convex_fact)),
+    ("special_ndtr", Pointwise(SIGMOID, powers.log_concave_fact)),
     ("special_log_ndtr", Pointwise(CONCAVE)),
     ("special_entr", Row(Pointwise(ENTROPY), undefined=Beyond(RIGHT), arithmetic=True)),
     ("sin", Pointwise(WAVE)),
@@ -199,21 +199,22 @@ ROWS: tuple[tuple[str, Rule | Row], ...] = (
     ("ceil", Pointwise(STEP)),
     ("round", Pointwise(STEP)),
     # --- over dimensions -------------------------------------------------------------------------------------------
-    ("sum", Reduction("straight")),
-    ("mean", Reduction("straight")),
-    ("amax", Row(Reduction("up", exact=True), recoverable=True)),
-    ("amin", Row(Reduction("down", exact=True), recoverable=True)),
-    ("logsumexp", Row(Reduction("up", homogeneous=False), steepest=1.0)),
+    ("sum", Reduction("affine")),
+    ("mean", Reduction("affine")),
+    ("amax", Row(Reduction("convex", exact=True), recoverable=True)),
+    ("amin", Row(Reduction("concave", exact=True), recoverable=True)),
+    ("logsumexp", Row(Reduction("convex", homogeneous=False), steepest=1.0)),
     ("linalg_vector_norm", Row(NORM, takes_infinity=True, undefined=undefined.has_no_order, steepest=1.0)),
     ("norm", Row(NORM, takes_infinity=True, undefined=undefined.has_no_order, steepest=1.0)),
-    ("var", Row(Reduction("up", moves="both"), undefined=undefined.of_few, instead=MEAN_OF_SQUARES)),
-    ("std", Row(Reduction("up", moves="both"), undefined=undefined.of_few, steepest=1.0, instead=NORM_OF_DIFFERENCES)),
+    ("var", Row(Reduction("convex", moves="both"), undefined=undefined.of_few, instead=MEAN_OF_SQUARES)),
+    ("std", Row(Reduction("convex", moves="both"), undefined=undefined.of_few, steepest=1.0,
+        instead=NORM_OF_DIFFERENCES)),
     # --- over windows ----------------------------------------------------------------------------------------------
-    *((name.format(n), Window("up")) for n in (1, 2, 3) for name in (
+    *((name.format(n), Window("convex")) for n in (1, 2, 3) for name in (
         "max_pool{}d", "adaptive_max_pool{}d")),
-    ("max_pool1d_with_indices", Window("up")),
-    ("max_pool2d_with_indices", Window("up")),
-    ("max_pool3d_with_indices", Window("up")),
+    ("max_pool1d_with_indices", Window("convex")),
+    ("max_pool2d_with_indices", Window("convex")),
+    ("max_pool3d_with_indices", Window("convex")),
     *((name.format(n), Window()) for n in (1, 2, 3) for name in ("avg_pool{}d", "adaptive_avg_pool{}d")),
     ("_adaptive_avg_pool2d", Window()),
     ("_adaptive_avg_pool3d", Window()),
@@ -276,7 +277,7 @@ ROWS: tuple[tuple[str, Rule | Row], ...] = (
     ("div", Row(
         Linear(arithmetic.div), divisor=1, takes_numbers=True, arithmetic=True, undefined=undefined.divides_by_zero)),
     ("addcmul", Row(Linear(arithmetic.addcmul), weights=(1, 2), added=0, takes_numbers=True)),
-    ("lerp", Row(Linear(arithmetic.lerp), weights=(2,), asked="share", takes_numbers=True)),
+    ("lerp", Row(Linear(arithmetic.lerp), weights=(2,), requires="share", takes_numbers=True)),
     ("square", Row(Power(2.0), arithmetic=True)),
     ("sqrt", Row(Power(0.5), undefined=Beyond(RIGHT), arithmetic=True, instead=VECTOR_NORM)),
     ("rsqrt", Row(Power(-0.5), undefined=Beyond(POSITIVE), arithmetic=True)),
@@ -289,10 +290,10 @@ ROWS: tuple[tuple[str, Rule | Row], ...] = (
     ("minimum", Extremum(arithmetic.minimum, "concave")),
     ("max", Extremum(arithmetic.largest, "convex")),
     ("min", Extremum(arithmetic.smallest, "concave")),
-    ("clamp", Row(Extremum(arithmetic.clamped, "convex"), takes_numbers=True, takes_infinity=True)),
-    ("clamp_min", Row(Extremum(arithmetic.clamped, "convex"), takes_numbers=True, takes_infinity=True)),
-    ("clamp_max", Row(Extremum(arithmetic.clamped_above, "concave"), takes_numbers=True, takes_infinity=True)),
-    *((name, Row(arithmetic.prelu, weights=(1,), asked="slope")) for name in ("prelu", "_prelu_kernel")),
+    ("clamp", Row(Extremum(arithmetic.clamp_below, "convex"), takes_numbers=True, takes_infinity=True)),
+    ("clamp_min", Row(Extremum(arithmetic.clamp_below, "convex"), takes_numbers=True, takes_infinity=True)),
+    ("clamp_max", Row(Extremum(arithmetic.clamp_above, "concave"), takes_numbers=True, takes_infinity=True)),
+    *((name, Row(arithmetic.prelu, weights=(1,), requires="slope")) for name in ("prelu", "_prelu_kernel")),
     *((name, Row(Joint(arithmetic.log_softmax, "concave", OWN_AND_OTHERS), steepest=2.0)) for name in (
         "log_softmax", "_log_softmax")),
     ("cdist", Row(Joint(layers.cdist, "convex", NEITHER_WAY), takes_infinity=True, steepest=1.0)),
@@ -302,7 +303,8 @@ ROWS: tuple[tuple[str, Rule | Row], ...] = (
     *((name, Row(Linear(layers.addmm), weights=(1, 2), added=0)) for name in ("addmm", "baddbmm", "addmv")),
     ("einsum", Row(Linear(layers.einsum), weights=(1,))),
     ("outer", Row(Linear(layers.outer), weights=(0, 1))),
-    *((name, Row(Linear(layers.paired), weights=(0, 1))) for name in ("inner", "vdot", "linalg_vecdot", "tensordot")),
+    *((name, Row(Linear(layers.sum_of_paired_products), weights=(0, 1))) for name in (
+        "inner", "vdot", "linalg_vecdot", "tensordot")),
     ("bilinear", Row(layers.bilinear_form, added=3)),
     # --- matrices ----------------------------------------------------------------------------------------------------
     ("linalg_matrix_norm", Row(matrices.matrix_norm, takes_infinity=True)),
@@ -322,27 +324,28 @@ ROWS: tuple[tuple[str, Rule | Row], ...] = (
     ("_native_batch_norm_legit_no_training", Row(Linear(layers.batch_norm_functional), weights=(1,))),
     ("embedding", layers.embedding),
     # --- recurrent ---------------------------------------------------------------------------------------------------
-    ("rnn_relu", Row(layers.rnn_relu, weights=(2,), asked="recurrent signs", instead=STEPS)),
-    ("rnn_relu_cell", Row(layers.rnn_relu_cell, weights=(2, 3), asked="recurrent signs")),
+    ("rnn_relu", Row(layers.rnn_relu, weights=(2,), requires="recurrent signs", instead=STEPS)),
+    ("rnn_relu_cell", Row(layers.rnn_relu_cell, weights=(2, 3), requires="recurrent signs")),
     # --- of two or three tensors, element by element -----------------------------------------------------------------
     ("fmax", Row(Extremum(arithmetic.maximum, "convex"), forgives=True)),
     ("fmin", Row(Extremum(arithmetic.minimum, "concave"), forgives=True)),
-    ("nan_to_num", Row(losses.finite_alone, forgives=True)),
+    ("nan_to_num", Row(losses.nan_to_num, forgives=True)),
     ("addcdiv", Row(losses.addcdiv, denominator=2, undefined=undefined.adds_quotient)),
     *((name, Row(Joint(losses.log_add_exp, "convex"), steepest=1.0)) for name in ("logaddexp", "logaddexp2")),
     ("hypot", Row(Joint(losses.hypot, "convex", "increasing in the absolute values of its arguments"), steepest=1.0)),
     ("pairwise_distance", Row(Joint(losses.pairwise_distance, "convex", NEITHER_WAY), steepest=1.0)),
     # --- two reductions at once --------------------------------------------------------------------------------------
-    ("var_mean", Row(losses.Both((SPREAD, "var"), (Reduction("straight"), "mean")), undefined=undefined.of_few)),
+    ("var_mean", Row(losses.Both((SPREAD, "var"), (Reduction("affine"), "mean")), undefined=undefined.of_few)),
     ("std_mean", Row(
-        losses.Both((SPREAD, "std"), (Reduction("straight"), "mean")), undefined=undefined.of_few, steepest=1.0)),
+        losses.Both((SPREAD, "std"), (Reduction("affine"), "mean")), undefined=undefined.of_few, steepest=1.0)),
     ("aminmax", Row(
-        losses.Both((Reduction("down", exact=True), "amin"), (Reduction("up", exact=True), "amax")), steepest=1.0)),
+        losses.Both((Reduction("concave", exact=True), "amin"), (Reduction("convex", exact=True), "amax")),
+        steepest=1.0)),
     # --- at known places ---------------------------------------------------------------------------------------------
     ("cumsum", scans_and_scatters.Running()),
-    ("cummax", Row(scans_and_scatters.Running("up"), steepest=1.0)),
-    ("cummin", Row(scans_and_scatters.Running("down"), steepest=1.0)),
-    ("logcumsumexp", Row(scans_and_scatters.Running("up", homogeneous=False), steepest=1.0)),
+    ("cummax", Row(scans_and_scatters.Running("convex"), steepest=1.0)),
+    ("cummin", Row(scans_and_scatters.Running("concave"), steepest=1.0)),
+    ("logcumsumexp", Row(scans_and_scatters.Running("convex", homogeneous=False), steepest=1.0)),
     ("diff", scans_and_scatters.diff),
     ("index_add", scans_and_scatters.index_add),
     ("scatter", scans_and_scatters.scatter),
@@ -414,12 +417,12 @@ def build(rows: Sequence[tuple[str, Rule | Row]]) -> dict[str, Row]:
 TABLE = build(ROWS)
 
 
-def unlisted(call: Call) -> Result:
+def refuse_unlisted(call: Call) -> Result:
     """The rule of an operator that is not in the table: nothing is known, and nothing assumed."""
-    raise unruled(call.name)
+    raise refuse_unruled(call.name)
 
 
-UNLISTED = Row(unlisted)
+UNLISTED = Row(refuse_unlisted)
 
 
 def row_of(name: str) -> Row:

@@ -14,21 +14,27 @@ import torch
 from torch import Tensor, fx
 
 from convexnet.curvature.call import Call, Refusal, Result
-from convexnet.curvature.constant_folding import attribute, beyond, compute, exact, tensor_fact
+from convexnet.curvature.constant_folding import (
+    fact_of_attribute,
+    fact_without_rule,
+    fold,
+    is_in_real_arithmetic,
+    tensor_fact,
+)
 from convexnet.curvature.facts import CONSTANT, UNKNOWN, Fact, constant, typed, unknown
 from convexnet.curvature.fields import core, elementwise, is_aligned, level, uniform, where_any
-from convexnet.curvature.nonfinite import NAN, mark_nonfinite, marked, over_holes, with_infinities
-from convexnet.curvature.patterns.comparisons import Choice, Pick, choices
-from convexnet.curvature.patterns.expressions import duplicates, recorded
-from convexnet.curvature.patterns.one_number_and_perspectives import refined
-from convexnet.curvature.patterns.quadratic_forms import quadratic
-from convexnet.curvature.patterns.shifted_logsumexp import unshifted
+from convexnet.curvature.nonfinite import NAN, forget_over_holes, mark_nonfinite, mark_unknown, with_infinities
+from convexnet.curvature.patterns.comparisons import Choice, Pick, find_choices
+from convexnet.curvature.patterns.expressions import duplicates, with_call
+from convexnet.curvature.patterns.one_number_and_perspectives import refine
+from convexnet.curvature.patterns.quadratic_forms import quadratic_fact
+from convexnet.curvature.patterns.shifted_logsumexp import cancel_shift
 from convexnet.curvature.row import Row
 from convexnet.curvature.rules.matrices import sum_of_spectrum
-from convexnet.curvature.rules.opaque_operators import UNRULED, Opaque, unreal
-from convexnet.curvature.rules.sorting import ordered
+from convexnet.curvature.rules.opaque_operators import UNRULED, Opaque, explain_not_real
+from convexnet.curvature.rules.sorting import refine_sorted
 from convexnet.curvature.table import TABLE, row_of
-from convexnet.curvature.tracing.graph import ancestors, called, draws, types_of
+from convexnet.curvature.tracing.graph import ancestors, call_of_node, draws, types_of
 from convexnet.curvature.tracing.trace import Program
 from convexnet.curvature.value_bounds import is_finite
 
@@ -63,7 +69,7 @@ class Words(Protocol):
 
     def explain(self, call: Call) -> Refusal: ...
 
-    def turned(self, call: Call) -> Refusal: ...
+    def explain_turn(self, call: Call) -> Refusal: ...
 
 
 class _Stop(Exception):
@@ -111,7 +117,7 @@ class _Runner:
     fast: bool
     before: Callable[[Call, fx.Node], Call] | None
     constants: frozenset[str]  # placeholders of tensors that the forward makes or holds
-    settled: set[fx.Node] = field(default_factory=set[fx.Node])  # that make something known of what was not
+    refined: set[fx.Node] = field(default_factory=set[fx.Node])  # that make something known of what was not
     plans: dict[fx.Node, Choice | Pick] = field(default_factory=dict[fx.Node, Choice | Pick])
     parts: set[fx.Node] = field(default_factory=set[fx.Node])  # of choices
 
@@ -120,10 +126,10 @@ class _Runner:
         (output,) = (node for node in graph.nodes if node.op == "output")
         same = duplicates(graph)
         last = last_uses(graph, output, same)
-        plans = choices(list(last))
+        plans = find_choices(list(last))
         self.plans |= plans
         self.parts.update(*(plan.inner for plan in plans.values()))
-        last = kept_for(plans, last)
+        last = values_kept(plans, last)
         env: dict[fx.Node, Any] = {}
 
         def lookup(value: Any) -> Any:
@@ -135,15 +141,17 @@ class _Runner:
             if node.op == "placeholder":
                 env[node] = self.placed(given(str(node.target)), node)
             elif node.op == "get_attr":
-                env[node] = attribute(module, str(node.target))
+                env[node] = fact_of_attribute(module, str(node.target))
             elif node.op == "call_function":
-                env[node] = self.again(node, env[same[node]]) if same.get(node) in env else self.step(node, lookup)
+                env[node] = (
+                    self.repeated_result(node, env[same[node]]) if same.get(node) in env else self.step(node, lookup)
+                )
             for done in last[node]:
                 env.pop(done, None)
         self.take_back(last)
         return lookup
 
-    def again(self, node: fx.Node, result: Any) -> Any:
+    def repeated_result(self, node: fx.Node, result: Any) -> Any:
         """The result of a call that was made before."""
         if isinstance(result, Fact) and result.curvature != CONSTANT:
             self.found.steps.append((node, describe(result)))
@@ -155,12 +163,12 @@ class _Runner:
         cleared: dict[fx.Node, bool] = {}
         for node in reversed(list(needed)):
             users = [user for user in node.users if user in needed or user.op == "output"]
-            cleared[node] = node in self.settled or (bool(users) and all(cleared.get(user, False) for user in users))
+            cleared[node] = node in self.refined or (bool(users) and all(cleared.get(user, False) for user in users))
         self.found.blames[:] = [b for b in self.found.blames if b.final or not cleared.get(b.node, False)]
 
-    def may_be_settled(self, node: fx.Node, call: Call) -> bool:
+    def may_be_refined(self, node: fx.Node, call: Call) -> bool:
         """Whether those that read a result, or the operator itself as a choice, may make up for what it loses."""
-        return row_of(call.name).may_be_settled or node in self.parts
+        return row_of(call.name).may_be_refined or node in self.parts
 
     def step(self, node: fx.Node, lookup: Callable[[Any], Any]) -> Any:
         args: Any = fx.map_arg(node.args, lookup)
@@ -171,7 +179,7 @@ class _Runner:
         if inlined is not None:
             return inlined
         listed = isinstance(node.meta.get("val"), (list, tuple))
-        call, _ = called(node, args, kwargs)
+        call, _ = call_of_node(node, args, kwargs)
         result: Any = self.apply(self.before(call, node) if self.before else call, node)
         if not isinstance(result, (Fact, tuple)):
             return result  # a number that is known
@@ -186,12 +194,12 @@ class _Runner:
 
     def chosen(self, node: fx.Node, call: Call, lookup: Callable[[Any], Any]) -> tuple[Fact, ...] | None:
         """The result of a choice by comparison, if more is known of it as such (see `comparisons`)."""
-        found = self.plans[node].settled(lookup)
+        found = self.plans[node].find_fact(lookup)
         if found is None:
             return None
         fact, origins = found
         if not where_any(fact.unknown):
-            self.settled.add(node)
+            self.refined.add(node)
         if mixes(fact) and not any(mixes(origin) for origin in origins):
             self.blame(node, call, MIXING, always=True)
         return (fact,)
@@ -206,7 +214,7 @@ class _Runner:
             if any(tuple(r.shape) != tuple(shape) for r, shape in zip(results, call.shapes, strict=True)):
                 raise TypeError("the shapes differ")
             told = tuple(typed(r, dtype, undefined) for r, dtype in zip(results, call.dtypes, strict=True))
-            return recorded(call, row, told)
+            return with_call(call, row, told)
         except (TypeError, ValueError) as error:
             self.found.errors.append(error)
             lost = self.blame(node, call, Refusal(f"its rule does not cover this call ({error})", UNRULED))
@@ -242,7 +250,7 @@ class _Runner:
     def apply(self, call: Call, node: fx.Node) -> Result:
         """One operator: computed where everything is known, else by its rule; blamed where it breaks something."""
         facts = call.read()
-        if self.fast and not self.may_be_settled(node, call):
+        if self.fast and not self.may_be_refined(node, call):
             if any(where_any(fact.unknown) and fact.order is None and fact.size is None for fact in facts):
                 raise _Stop
         if draws(node):
@@ -252,30 +260,30 @@ class _Runner:
             return constant(call.shape)
         moving = any(not fact.constant for fact in facts)
         at_hand = all(fact.value is not None for fact in facts)
-        if not moving and not at_hand and not exact(call, node):
-            return beyond(call)
+        if not moving and not at_hand and not is_in_real_arithmetic(call, node):
+            return fact_without_rule(call)
         row = row_of(call.name)
         if moving and not call.floating and call.name in TABLE and not isinstance(row.rule, Opaque):
-            return self.blame(node, call, unreal(node.meta.get("val")))
+            return self.blame(node, call, explain_not_real(node.meta.get("val")))
         try:
             if at_hand:
-                return compute(call)
+                return fold(call)
             if call.unread:
                 raise UNREAD
             if row.forgives and any(fact.undefined for fact in facts):
                 raise GAP
-            sums = ordered(call, row) if any(fact.order is not None for fact in facts) else None
-            result = over_holes(call, row.rule(call) if sums is None else sums)
+            sums = refine_sorted(call, row) if any(fact.order is not None for fact in facts) else None
+            result = forget_over_holes(call, row.rule(call) if sums is None else sums)
         except (RuntimeError, TypeError, ValueError, IndexError) as error:  # never let a gap in a rule pass, or crash
             self.found.errors.append(error)
             cause = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
             return self.blame(node, call, Refusal(f"its rule does not cover this call ({cause})", UNRULED))
         except Refusal as refusal:
             if not moving:
-                return beyond(call)
+                return fact_without_rule(call)
             known_here = refusal.known_of(call)
-            result = None if known_here is None else refined(call, row, known_here)
-            result = found_again(call, row, result) if moving else result
+            result = None if known_here is None else refine(call, row, known_here)
+            result = refine_by_patterns(call, row, result) if moving else result
             if result is None or where_any(result.unknown):
                 lost = self.blame(node, call, refusal)
                 if isinstance(lost, Fact) and row.is_affine:  # sums and products are defined where their terms are
@@ -286,10 +294,10 @@ class _Runner:
         if spoil is not None:
             if fine:
                 self.blame(node, call, spoil[0], always=True)
-            return marked(result, spoil[1])
+            return mark_unknown(result, spoil[1])
         result = with_infinities(call, result) if moving else result
         if moving and isinstance(result, Fact):
-            result = found_again(call, row, refined(call, row, result)) or result
+            result = refine_by_patterns(call, row, refine(call, row, result)) or result
         results = result if isinstance(result, tuple) else (result,)
         promise = results[0].order is not None or results[0].size is not None
         lost = any(where_any(r.unknown) for r in results[:1])
@@ -297,10 +305,10 @@ class _Runner:
             self.blame(node, call, MIXING, always=True)
         if not lost:
             if not fine:
-                self.settled.add(node)
+                self.refined.add(node)
             if has_concave(results[0]) and not any(has_concave(f) for f in facts) and not self.fast:
                 if any(where_any(f.nonconcave) for f in facts):
-                    self.found.turns.append(blamed(node, call, self.words.turned(call)))
+                    self.found.turns.append(make_blame(node, call, self.words.explain_turn(call)))
             return result
         if not any(where_any(f.unknown) for f in facts):
             self.blame(node, call, self.words.explain(call), promise=promise)
@@ -313,11 +321,11 @@ class _Runner:
 
         `always`: it is noted in any case, and stands; `promise`: the result says what those that read it may use.
         """
-        if self.fast and (always or not (promise or self.may_be_settled(node, call))):
+        if self.fast and (always or not (promise or self.may_be_refined(node, call))):
             raise _Stop
         facts = call.facts()
         if always or not any(where_any(f.unknown) for f in facts):
-            self.found.blames.append(replace(blamed(node, call, refusal), final=always))
+            self.found.blames.append(replace(make_blame(node, call, refusal), final=always))
         rows = 3 if any(where_any(f.rows) for f in facts) else 0
         results = tuple(
             replace(unknown(shape, uniform(rows, shape, torch.uint8)), undefined=True) for shape in call.shapes
@@ -325,14 +333,14 @@ class _Runner:
         return results[0] if len(results) == 1 else results
 
 
-def found_again(call: Call, row: Row, result: Fact | None) -> Fact | None:
+def refine_by_patterns(call: Call, row: Row, result: Fact | None) -> Fact | None:
     """The result of a call that its rule lost, if the expression behind it is of a known kind."""
     if result is not None and not where_any(result.unknown):
         return result
-    for found in (quadratic(call, row), sum_of_spectrum(call, row.rule)):
+    for found in (quadratic_fact(call, row), sum_of_spectrum(call, row.rule)):
         if found is not None:
             return found
-    return None if result is None else unshifted(call, result)
+    return None if result is None else cancel_shift(call, result)
 
 
 RANDOM = Refusal("it draws random numbers", "make the forward deterministic in eval mode")
@@ -360,7 +368,7 @@ def is_cast(node: fx.Node) -> bool:
     return after > before
 
 
-def blamed(node: fx.Node, call: Call, refusal: Refusal) -> Blame:
+def make_blame(node: fx.Node, call: Call, refusal: Refusal) -> Blame:
     argument = "; ".join(describe(f) for f in call.facts() if f.curvature != CONSTANT) or "nothing that varies"
     return Blame(node, refusal.reason, refusal.remedy, argument)
 
@@ -375,7 +383,7 @@ def mixes(fact: Fact) -> bool:
     return not is_aligned(fact.rows) and level(fact.rows) != 0 and bool((core(fact.rows) == 3).any())
 
 
-def kept_for(
+def values_kept(
     plans: Mapping[fx.Node, Choice | Pick], last: dict[fx.Node, list[fx.Node]]
 ) -> dict[fx.Node, list[fx.Node]]:
     """The values that can be dropped after each node, where choices need what they are computed from."""

@@ -5,6 +5,6 @@ operator), `convex_part` (the traced network, executed on differences). `split` 
 """
 
 from convexnet.differences.arithmetic import Difference
-from convexnet.differences.convex_part import ConvexPart, traced
+from convexnet.differences.convex_part import ConvexPart, trace_for_rows
 
-__all__ = ["ConvexPart", "Difference", "traced"]
+__all__ = ["ConvexPart", "Difference", "trace_for_rows"]

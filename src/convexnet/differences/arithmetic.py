@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convexnet.curvature.arguments import real
+from convexnet.curvature.arguments import as_real
 
 Move = Callable[[Tensor], Tensor]
 
@@ -39,42 +39,42 @@ class Difference:
 Value = Difference | Tensor | float
 
 
-def parts(value: Value) -> tuple[Any, Tensor | None, bool]:
+def parts_of(value: Value) -> tuple[Any, Tensor | None, bool]:
     """p, q and whether p − q is affine; what does not depend on the inputs is its own p."""
-    return (value.p, value.q, value.affine) if isinstance(value, Difference) else (real(value), None, True)
+    return (value.p, value.q, value.affine) if isinstance(value, Difference) else (as_real(value), None, True)
 
 
-def difference(value: Any) -> Difference:
-    return value if isinstance(value, Difference) else Difference(real(value), None, True)
+def as_difference(value: Any) -> Difference:
+    return value if isinstance(value, Difference) else Difference(as_real(value), None, True)
 
 
-def total(a: Any, b: Any) -> Any:
+def add_parts(a: Any, b: Any) -> Any:
     """a + b, where None is zero."""
     return b if a is None else (a if b is None else a + b)
 
 
 def plus(a: Value, b: Value) -> Difference:
-    (p1, q1, straight1), (p2, q2, straight2) = parts(a), parts(b)
-    p, q = p1 + p2, total(q1, q2)
+    (p1, q1, straight1), (p2, q2, straight2) = parts_of(a), parts_of(b)
+    p, q = p1 + p2, add_parts(q1, q2)
     if q is not None and q.shape != p.shape:
         p, q = torch.broadcast_tensors(p, q)
     return Difference(p, q, straight1 and straight2)
 
 
-def negated(x: Difference) -> Difference:
+def negate(x: Difference) -> Difference:
     if x.affine:
         return replace(x, p=-x.p)
     return Difference(torch.zeros_like(x.p) if x.q is None else x.q, x.p)
 
 
-def scaled(x: Difference, factor: Tensor | float) -> Difference:
+def multiply(x: Difference, factor: Tensor | float) -> Difference:
     """A multiple, elementwise with broadcasting."""
     if isinstance(factor, Tensor):
         return bilinear(x, factor, torch.mul)
     if factor == 1:
         return x
     if factor < 0 and not x.affine:
-        return scaled(negated(x), -factor)
+        return multiply(negate(x), -factor)
     return x.moved(lambda part: part * factor)
 
 
@@ -92,8 +92,8 @@ def bilinear(x: Difference, w: Tensor, run: Callable[[Tensor, Tensor], Tensor]) 
 
 def larger(a: Value, b: Value) -> Difference:
     """max(a, b), elementwise with broadcasting."""
-    (p1, q1, _), (p2, q2, _) = parts(a), parts(b)
-    left, right, q = total(p1, q2), total(p2, q1), total(q1, q2)
+    (p1, q1, _), (p2, q2, _) = parts_of(a), parts_of(b)
+    left, right, q = add_parts(p1, q2), add_parts(p2, q1), add_parts(q1, q2)
     if isinstance(right, Tensor):
         p = torch.maximum(left, right)
     else:  # a number; relu has the gradient of relu at its kink, where the other two share it
@@ -105,7 +105,7 @@ def larger(a: Value, b: Value) -> Difference:
 
 def smaller(a: Difference, b: Value) -> Difference:
     """min(a, b) = −max(−a, −b)."""
-    return negated(larger(negated(a), negated(b) if isinstance(b, Difference) else -real(b)))
+    return negate(larger(negate(a), negate(b) if isinstance(b, Difference) else -as_real(b)))
 
 
 def between(x: Difference, low: Value | None, high: Value | None) -> Difference:
@@ -114,9 +114,9 @@ def between(x: Difference, low: Value | None, high: Value | None) -> Difference:
     return x if high is None else smaller(x, high)
 
 
-def bent(x: Difference, slope: Tensor | float) -> Difference:
+def leaky(x: Difference, slope: Tensor | float) -> Difference:
     """x above zero, slope · x below: slope · x + (1 − slope) relu(x), for slopes of any sign and size."""
-    return plus(scaled(x, slope), scaled(larger(x, 0.0), 1 - slope))
+    return plus(multiply(x, slope), multiply(larger(x, 0.0), 1 - slope))
 
 
 def largest(x: Difference, dims: Sequence[int], keepdim: bool) -> Difference:
@@ -155,26 +155,26 @@ class Operation:
     @property
     def x(self) -> Difference:
         """The first argument."""
-        return difference(self.args[0])
+        return as_difference(self.args[0])
 
     def run(self, exchange: Callable[[Any], Any]) -> Any:
         """Execute the operator with every tensor and difference exchanged."""
         return self.operator(
-            *(exchanged(arg, exchange) for arg in self.args),
-            **{key: exchanged(value, exchange) for key, value in self.kwargs.items()},
+            *(exchange_differences(arg, exchange) for arg in self.args),
+            **{key: exchange_differences(value, exchange) for key, value in self.kwargs.items()},
         )
 
 
-def exchanged(value: Any, exchange: Callable[[Any], Any]) -> Any:
+def exchange_differences(value: Any, exchange: Callable[[Any], Any]) -> Any:
     if isinstance(value, (list, tuple)):
-        return [exchanged(item, exchange) for item in value]
+        return [exchange_differences(item, exchange) for item in value]
     return exchange(value) if isinstance(value, (Difference, Tensor)) else value
 
 
-def inside(value: Any) -> Iterable[Any]:
+def items_of(value: Any) -> Iterable[Any]:
     """The items of nested lists."""
     if isinstance(value, (list, tuple)):
         for item in value:
-            yield from inside(item)
+            yield from items_of(item)
     else:
         yield value

@@ -22,20 +22,20 @@ from convexnet.curvature.arguments import in_float64
 from convexnet.curvature.call import Refusal
 from convexnet.curvature.fields import BATCH
 from convexnet.curvature.findings import Finding
-from convexnet.curvature.rules.opaque_operators import Opaque, unreal, unruled
+from convexnet.curvature.rules.opaque_operators import Opaque, explain_not_real, refuse_unruled
 from convexnet.curvature.table import TABLE as KNOWN
 from convexnet.curvature.table import row_of, shape_only
 from convexnet.curvature.tracing.graph import base_name, draws, functional, module_path, results_of, source_line
 from convexnet.curvature.tracing.trace import Program
 from convexnet.curvature.walk import RANDOM, last_uses
-from convexnet.differences.arithmetic import Difference, Operation, inside, parts
+from convexnet.differences.arithmetic import Difference, Operation, items_of, parts_of
 from convexnet.differences.rules import TABLE
 from convexnet.errors import NotTraceable
 
 Wanted = Literal["p", "q", "shifted"]
 
 
-def traced(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Program, int | None]:
+def trace_for_rows(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Program, int | None]:
     """The program of a model, and the number of rows it is for: None, any number, where that can be traced.
 
     Raises:
@@ -88,7 +88,7 @@ class ConvexPart(nn.Module):
             values[node] = self.graph.node_copy(node, values.__getitem__)
             values[node].meta = {
                 "floating": results_of(node)[1][0],
-                "unreal": unreal(node.meta.get("val")),
+                "unreal": explain_not_real(node.meta.get("val")),
                 "tensor": isinstance(node.meta.get("val"), Tensor),
                 "listed": isinstance(node.meta.get("val"), (list, tuple)),
                 "place": (module_path(node), source_line(node)),
@@ -119,7 +119,7 @@ class ConvexPart(nn.Module):
         if self.rows is None or count == self.rows:
             return self.executed(inputs, refused)
         places = torch.arange(-(-count // self.rows) * self.rows).clamp(max=count - 1).split(self.rows)
-        found = [parts(self.executed([x[at] for x in inputs], refused)) for at in places]
+        found = [parts_of(self.executed([x[at] for x in inputs], refused)) for at in places]
         p = torch.cat([piece[0] for piece in found])[:count]
         below = [piece[1] for piece in found if piece[1] is not None]
         return Difference(p, torch.cat(below)[:count] if below else None)
@@ -137,7 +137,7 @@ class ConvexPart(nn.Module):
                 env[node.name] = getattr(self.tensors, node.name, None)  # None: the program of a region
             else:
                 try:
-                    env[node.name] = step(node, env)
+                    env[node.name] = execute_node(node, env)
                 except Refusal as refusal:
                     if refused is None:
                         raise
@@ -156,7 +156,7 @@ class ConvexPart(nn.Module):
         return part
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        p, q, _ = parts(self.difference(inputs))
+        p, q, _ = parts_of(self.difference(inputs))
         q = torch.zeros_like(p) if q is None else q
         if self.wanted == "shifted":
             others = 1.0 - torch.eye(q.shape[1], dtype=q.dtype, device=q.device)
@@ -177,15 +177,15 @@ def only_output(program: Program) -> fx.Node:
     return output
 
 
-def step(node: fx.Node, env: dict[str, Any]) -> Any:
+def execute_node(node: fx.Node, env: dict[str, Any]) -> Any:
     """One operator: executed as it is on constants, by its rule on differences."""
     args: Any = fx.map_arg(node.args, lambda other: env[other.name])
     kwargs: Any = fx.map_arg(node.kwargs, lambda other: env[other.name])
-    values = list(inside((args, tuple(kwargs.values()))))
+    values = list(items_of((args, tuple(kwargs.values()))))
     if any(value is LOST for value in values):
         return LOST
     unread = shape_only(base_name(node.target))
-    read = list(inside(([arg for i, arg in enumerate(args) if i not in unread], tuple(kwargs.values()))))
+    read = list(items_of(([arg for i, arg in enumerate(args) if i not in unread], tuple(kwargs.values()))))
     if node.target is operator.getitem:
         if isinstance(args[0], tuple) and args[1] >= len(args[0]):
             raise INDICES
@@ -197,9 +197,9 @@ def step(node: fx.Node, env: dict[str, Any]) -> Any:
         if not any(isinstance(value, Difference) for value in read):
             if draws(node):
                 raise RANDOM
-            return constant(node, tuple(arg.p if isinstance(arg, Difference) else arg for arg in args), kwargs)
+            return execute_constant(node, tuple(arg.p if isinstance(arg, Difference) else arg for arg in args), kwargs)
         if name not in TABLE:
-            raise RANDOM if draws(node) else unsplit(name)
+            raise RANDOM if draws(node) else explain_no_row(name)
         if not node.meta["floating"]:
             raise node.meta["unreal"]
         run = functional(node.target, name)  # writes in place are left only where nobody else can see them
@@ -210,9 +210,9 @@ def step(node: fx.Node, env: dict[str, Any]) -> Any:
     return (result,) if node.meta["listed"] and isinstance(result, Difference) else result
 
 
-def constant(node: fx.Node, args: Any, kwargs: Mapping[str, Any]) -> Any:
+def execute_constant(node: fx.Node, args: Any, kwargs: Mapping[str, Any]) -> Any:
     """An operator on what does not depend on the inputs, in float64."""
-    values = list(inside((args, tuple(kwargs.values()))))
+    values = list(items_of((args, tuple(kwargs.values()))))
     tensors = any(isinstance(value, Tensor) for value in values)
     if base_name(node.target) == "item" and node.meta["floating"]:  # a tensor still, for the part is traced itself
         return args[0].double().reshape(())
@@ -226,13 +226,13 @@ def constant(node: fx.Node, args: Any, kwargs: Mapping[str, Any]) -> Any:
     return in_float64(result)
 
 
-def unsplit(name: str) -> Refusal:
+def explain_no_row(name: str) -> Refusal:
     """Why an operator has no row."""
     row = row_of(name)
     if isinstance(row.rule, Opaque) and row.rule.reason:
         return Refusal(row.rule.reason, row.rule.remedy)
     if name not in KNOWN:
-        return unruled(name)
+        return refuse_unruled(name)
     if name.startswith("rnn_relu"):
         return Refusal("it is a whole recurrent network in one operator", "write its steps with nn.Linear and nn.ReLU")
     return Refusal(

@@ -32,28 +32,28 @@ from convexnet.differences.arithmetic import (
     Difference,
     Operation,
     Value,
-    bent,
+    add_parts,
+    as_difference,
     between,
     bilinear,
-    difference,
-    inside,
+    items_of,
     larger,
     largest,
-    negated,
-    parts,
+    leaky,
+    multiply,
+    negate,
+    parts_of,
     plus,
-    scaled,
     smaller,
-    total,
 )
 
 Rule = Callable[[Operation], Any]
 
 
-def moved(call: Operation, indexed: bool = False) -> Any:
+def move(call: Operation, indexed: bool = False) -> Any:
     """Operators that are linear in all their tensors, with non-negative coefficients: once on p and once on q. Where
     elements are picked by index (`indexed`), tensors of whole numbers are indices and go to both."""
-    given = [v for v in inside((call.args, tuple(call.kwargs.values()))) if isinstance(v, Difference)]
+    given = [v for v in items_of((call.args, tuple(call.kwargs.values()))) if isinstance(v, Difference)]
     straight = all(v.affine for v in given)
 
     def upper(value: Any) -> Any:
@@ -62,7 +62,7 @@ def moved(call: Operation, indexed: bool = False) -> Any:
     def lower(value: Any) -> Any:
         if indexed and isinstance(value, Tensor) and not value.is_floating_point():
             return value
-        p, q, _ = parts(value)
+        p, q, _ = parts_of(value)
         return q if q is not None else torch.zeros_like(p)
 
     p = call.run(upper)
@@ -72,17 +72,17 @@ def moved(call: Operation, indexed: bool = False) -> Any:
     return tuple(Difference(*pair, straight) for pair in zip(p, [None] * len(p) if q is None else q, strict=True))
 
 
-def picked(call: Operation) -> Any:
-    return moved(call, indexed=True)
+def gather(call: Operation) -> Any:
+    return move(call, indexed=True)
 
 
-def averaged(call: Operation) -> Any:
+def average(call: Operation) -> Any:
     if call.name.startswith("avg_pool") and (call.arg(6, "divisor_override") or 1) < 0:
         raise Refusal("its divisor is negative", "leave out divisor_override")
-    return moved(call)
+    return move(call)
 
 
-def reshaped(call: Operation) -> Difference:
+def reshape(call: Operation) -> Difference:
     """Views; p and q need not lie in memory as the model's own value does."""
     shape = call.args[1].p.shape if isinstance(call.args[1], Difference) else call.args[1]
     shape = shape.shape if isinstance(shape, Tensor) else shape
@@ -107,15 +107,15 @@ def fresh(call: Operation) -> Value:
 
 
 def copy(call: Operation) -> Difference:
-    return difference(call.args[1]).moved(lambda part: part.expand(call.x.p.shape))
+    return as_difference(call.args[1]).moved(lambda part: part.expand(call.x.p.shape))
 
 
 def where(call: Operation, order: tuple[int, int, int] = (0, 1, 2)) -> Difference:
     """a where the mask is set, else b. The mask is constant: a comparison with the input is refused."""
     mask, a, b = (call.args[i] for i in order)
-    (p1, q1, straight1), (p2, q2, straight2) = parts(a), parts(b)
+    (p1, q1, straight1), (p2, q2, straight2) = parts_of(a), parts_of(b)
     p = torch.where(mask, p1, p2)
-    q = None if q1 is None and q2 is None else torch.where(mask, total(q1, 0.0), total(q2, 0.0)).expand_as(p)
+    q = None if q1 is None and q2 is None else torch.where(mask, add_parts(q1, 0.0), add_parts(q2, 0.0)).expand_as(p)
     return Difference(p, q, straight1 and straight2)
 
 
@@ -128,12 +128,12 @@ def pad(call: Operation) -> Difference:
 def add(call: Operation, sign: float = 1.0) -> Difference:
     a, b = call.args[:2]
     factor = sign * call.arg(2, "alpha", 1)
-    return plus(a, scaled(b, factor) if isinstance(b, Difference) else b * factor)
+    return plus(a, multiply(b, factor) if isinstance(b, Difference) else b * factor)
 
 
-def subtracted_from(call: Operation) -> Difference:
+def rsub(call: Operation) -> Difference:
     """aten.rsub(x, other): other − x."""
-    return plus(call.args[1], scaled(call.x, -float(call.arg(2, "alpha", 1))))
+    return plus(call.args[1], multiply(call.x, -float(call.arg(2, "alpha", 1))))
 
 
 def product(call: Operation, at: int = 0) -> Difference:
@@ -142,40 +142,42 @@ def product(call: Operation, at: int = 0) -> Difference:
     if isinstance(a, Difference) and isinstance(b, Difference):
         raise Refusal(PRODUCT, "let only one of the two factors depend on the input: no gate, no attention")
     if not isinstance(a, Difference):
-        return scaled(b, float(a)) if isinstance(a, (int, float)) else bilinear(b, a, lambda v, c: call.operator(c, v))
-    return scaled(a, float(b)) if isinstance(b, (int, float)) else bilinear(a, b, call.operator)
+        return (
+            multiply(b, float(a)) if isinstance(a, (int, float)) else bilinear(b, a, lambda v, c: call.operator(c, v))
+        )
+    return multiply(a, float(b)) if isinstance(b, (int, float)) else bilinear(a, b, call.operator)
 
 
 def quotient(call: Operation) -> Difference:
     a, b = call.args[:2]
     if isinstance(b, Difference) or call.kwargs.get("rounding_mode") is not None:
         raise Refusal("it rounds, or divides by a quantity that depends on the input", "divide by a constant")
-    return scaled(a, 1.0 / b)
+    return multiply(a, 1.0 / b)
 
 
 def sum_of_products(call: Operation) -> Difference:
     """addmm, baddbmm, addmv: beta M + alpha (A @ B)."""
     if any(isinstance(value, Difference) for value in call.args[1:3]):
-        result: Value = scaled(product(replace(call, operator=torch.matmul), at=1), call.arg(4, "alpha", 1))
+        result: Value = multiply(product(replace(call, operator=torch.matmul), at=1), call.arg(4, "alpha", 1))
     else:
         result = torch.matmul(*call.args[1:3]) * call.arg(4, "alpha", 1)
-    return plus(result, scaled(difference(call.args[0]), call.arg(3, "beta", 1)))
+    return plus(result, multiply(as_difference(call.args[0]), call.arg(3, "beta", 1)))
 
 
-def added_product(call: Operation) -> Value:
+def addcmul(call: Operation) -> Value:
     """addcmul: a + value b c."""
     a, b, c = call.args[:3]
     if not isinstance(b, Difference) and not isinstance(c, Difference):
         return plus(a, b * c * call.arg(3, "value", 1))
-    return plus(a, scaled(product(replace(call, operator=torch.mul), at=1), call.arg(3, "value", 1)))
+    return plus(a, multiply(product(replace(call, operator=torch.mul), at=1), call.arg(3, "value", 1)))
 
 
-def blended(call: Operation) -> Difference:
+def lerp(call: Operation) -> Difference:
     """lerp: (1 - w) start + w end."""
     start, end, share = call.args[:3]
     if isinstance(share, Difference):
         raise Refusal(PRODUCT, "let the weight not depend on the input")
-    return plus(scaled(difference(start), 1.0 - share), scaled(difference(end), share))
+    return plus(multiply(as_difference(start), 1.0 - share), multiply(as_difference(end), share))
 
 
 def contraction(call: Operation) -> Difference:
@@ -187,12 +189,12 @@ def contraction(call: Operation) -> Difference:
     return product(pair)
 
 
-def paired(call: Operation) -> Difference:
+def contract_pairs(call: Operation) -> Difference:
     """tensordot and the like: two tensors, and settings."""
     return product(replace(call, operator=lambda a, b: call.operator(a, b, *call.args[2:], **call.kwargs)))
 
 
-def weighted(call: Operation) -> Difference:
+def apply_layer(call: Operation) -> Difference:
     """linear and convolutions: arguments x, weight, bias, settings."""
     x, w, bias = call.args[0], call.args[1], call.arg(2, "bias")
     if isinstance(w, Difference) or isinstance(bias, Difference):
@@ -211,14 +213,14 @@ def batch_norm(call: Operation) -> Difference:
     scale = torch.rsqrt(var + eps) if gamma is None else gamma * torch.rsqrt(var + eps)
     shift = -mean * scale if beta is None else beta - mean * scale
     tail = [1] * (x.p.ndim - 2)
-    return plus(scaled(x, scale.reshape(-1, *tail)), shift.reshape(-1, *tail))
+    return plus(multiply(x, scale.reshape(-1, *tail)), shift.reshape(-1, *tail))
 
 
 def prelu(call: Operation) -> Difference:
     x, slope = call.args[:2]
     if isinstance(slope, Difference):
         raise Refusal(PRODUCT, "let the slope not depend on the input")
-    return bent(x, slope if slope.ndim == x.p.ndim else slope.reshape(-1, *[1] * max(0, x.p.ndim - 2)))
+    return leaky(x, slope if slope.ndim == x.p.ndim else slope.reshape(-1, *[1] * max(0, x.p.ndim - 2)))
 
 
 def threshold(call: Operation) -> Difference:
@@ -235,7 +237,7 @@ def extremum(call: Operation, sign: int) -> Difference:
     dims = call.arg(1, "dim")
     dims = [dims] if isinstance(dims, int) else list(dims or range(call.x.p.ndim))
     keepdim = bool(call.arg(2, "keepdim", False))
-    return largest(call.x, dims, keepdim) if sign > 0 else negated(largest(negated(call.x), dims, keepdim))
+    return largest(call.x, dims, keepdim) if sign > 0 else negate(largest(negate(call.x), dims, keepdim))
 
 
 def max_pool(call: Operation) -> Difference:
@@ -284,29 +286,29 @@ WITHOUT_ROW: tuple[tuple[str, Rule], ...] = (
 
 COUNTERPARTS: dict[Any, Rule] = {
     # --- linear, with weights of any sign ----------------------------------------------------------------------------
-    **dict.fromkeys((layers.linear, layers.conv, layers.conv_transpose, layers.convolution_generic), weighted),
+    **dict.fromkeys((layers.linear, layers.conv, layers.conv_transpose, layers.convolution_generic), apply_layer),
     **dict.fromkeys((arithmetic.mul, layers.matmul, layers.outer), product),
     layers.addmm: sum_of_products,
-    arithmetic.addcmul: added_product,
-    arithmetic.lerp: blended,
+    arithmetic.addcmul: addcmul,
+    arithmetic.lerp: lerp,
     layers.einsum: contraction,
-    layers.paired: paired,
+    layers.sum_of_paired_products: contract_pairs,
     arithmetic.div: quotient,
     **dict.fromkeys((layers.batch_norm, layers.batch_norm_functional), batch_norm),
     arithmetic.add: add,
     arithmetic.sub: lambda call: add(call, -1.0),
-    arithmetic.rsub: subtracted_from,
-    arithmetic.neg: lambda call: negated(call.x),
+    arithmetic.rsub: rsub,
+    arithmetic.neg: lambda call: negate(call.x),
     # --- piecewise linear --------------------------------------------------------------------------------------------
     profiles.relu: lambda call: larger(call.x, 0.0),
     profiles.relu6: lambda call: between(call.x, 0.0, 6.0),
-    ABS: lambda call: larger(call.x, negated(call.x)),
-    profiles.leaky_relu: lambda call: bent(call.x, float(call.arg(1, "negative_slope", 0.01))),
+    ABS: lambda call: larger(call.x, negate(call.x)),
+    profiles.leaky_relu: lambda call: leaky(call.x, float(call.arg(1, "negative_slope", 0.01))),
     profiles.threshold: threshold,
     profiles.hardtanh: lambda call: between(call.x, call.arg(1, "min_val", -1.0), call.arg(2, "max_val", 1.0)),
-    HARDSIGMOID: lambda call: scaled(between(plus(call.x, 3.0), 0.0, 6.0), 1 / 6),
-    arithmetic.clamped: lambda call: between(call.x, call.arg(1, "min"), call.arg(2, "max")),
-    arithmetic.clamped_above: lambda call: between(call.x, None, call.arg(1, "max")),
+    HARDSIGMOID: lambda call: multiply(between(plus(call.x, 3.0), 0.0, 6.0), 1 / 6),
+    arithmetic.clamp_below: lambda call: between(call.x, call.arg(1, "min"), call.arg(2, "max")),
+    arithmetic.clamp_above: lambda call: between(call.x, None, call.arg(1, "max")),
     LARGEST: lambda call: extremum(call, 1),
     SMALLEST: lambda call: extremum(call, -1),
     arithmetic.prelu: prelu,
@@ -315,7 +317,7 @@ COUNTERPARTS: dict[Any, Rule] = {
     arithmetic.largest: lambda call: extremum(call, 1),
     arithmetic.smallest: lambda call: extremum(call, -1),
     # --- elements moved by a function of their own -------------------------------------------------------------------
-    shapes.reshaped: reshaped,
+    shapes.reshaped: reshape,
     arithmetic.identity: identity,
     arithmetic.dropout: dropout,
     shapes.fresh: fresh,
@@ -331,10 +333,10 @@ def rule_of(row: Row) -> Rule | None:
     """How a difference passes through an operator that is known by its row; None: in no way that is known."""
     own = COUNTERPARTS.get(row.rule.profile if isinstance(row.rule, Pointwise) else row.run)
     if own is not None or not row.keeps_signs:
-        return max_pool if isinstance(row.rule, Window) and row.rule.bends == "up" else own
+        return max_pool if isinstance(row.rule, Window) and row.rule.curvature == "convex" else own
     if isinstance(row.rule, Window):
-        return averaged
-    return picked if isinstance(row.rule, Moved) and row.rule.picks else moved
+        return average
+    return gather if isinstance(row.rule, Moved) and row.rule.picks else move
 
 
 def build(rows: Sequence[tuple[str, Rule]]) -> dict[str, Rule]:

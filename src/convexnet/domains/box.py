@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from convexnet.arrays import as_size, as_sizes, as_tensor
-from convexnet.domains.domain import Domain, Region, first, flat_bound, room
+from convexnet.domains.domain import Domain, Region, bound_tolerance, first_index, flat_bound
 
 Bound = float | Sequence[Any] | Tensor | Any
 """A number, a (nested) list of numbers, an array or a tensor."""
@@ -58,14 +58,14 @@ class Box(Domain):
         lower, upper = lower.expand(target), upper.expand(target)
         for name, end in (("lo", lower), ("hi", upper)):
             if bool(end.isnan().any()):
-                raise ValueError(f"{name} of the Box is NaN at element {first(end.isnan())}")
+                raise ValueError(f"{name} of the Box is NaN at element {first_index(end.isnan())}")
         if bool((lower > upper).any()):
-            where = first(lower > upper)
-            low, high = told_apart(float(lower[where]), float(upper[where]))
+            where = first_index(lower > upper)
+            low, high = distinct_texts(float(lower[where]), float(upper[where]))
             raise ValueError(f"the Box is empty: lo = {low} > hi = {high} at element {where}")
         endless = (lower == torch.inf) | (upper == -torch.inf)
         if bool(endless.any()):
-            where = first(endless)
+            where = first_index(endless)
             raise ValueError(
                 f"the Box is empty: lo = {float(lower[where])} and hi = {float(upper[where])} at element {where}, and "
                 "no number lies there; -inf below and inf above leave an element free"
@@ -146,12 +146,12 @@ class Box(Domain):
                 f"fix takes values and a mask of shape {tuple(self.shape)}, or (B, ...) of it, for this box{count}; "
                 f"they have {tuple(given.shape)} and {tuple(where.shape)}"
             ) from None
-        room_below, room_above = (room(given, end, own.dtype) for end in (lo, hi))
+        room_below, room_above = (bound_tolerance(given, end, own.dtype) for end in (lo, hi))
         within = (given >= lo - room_below) & (given <= hi + room_above)  # of NaN neither holds
         wrong = where & ~(within & given.isfinite())
         if bool(wrong.any()):
-            at = first(wrong)
-            value, low, high = told_apart(float(given[at]), float(lo[at]), float(hi[at]))
+            at = first_index(wrong)
+            value, low, high = distinct_texts(float(given[at]), float(lo[at]), float(hi[at]))
             raise ValueError(f"the value {value} to fix element {at} to lies outside the box, [{low}, {high}]")
         nearest = torch.minimum(torch.maximum(given, lo), hi).detach()
         given = torch.where((given == nearest) | ~where, given, given + (nearest - given.detach()))
@@ -186,7 +186,7 @@ class Box(Domain):
         own = self.checked(points)
         x = own.double()
         lo, hi = self.lo.detach().to(x.device), self.hi.detach().to(x.device)
-        inside = (x >= lo - room(x, lo, own.dtype)) & (x <= hi + room(x, hi, own.dtype))
+        inside = (x >= lo - bound_tolerance(x, lo, own.dtype)) & (x <= hi + bound_tolerance(x, hi, own.dtype))
         return (inside & x.isfinite()).reshape(len(x), self.shape.numel()).all(1)
 
     def project(self, points: Tensor | Any) -> Tensor:
@@ -247,7 +247,7 @@ def fits(shape: torch.Size, target: torch.Size) -> bool:
     )
 
 
-def told_apart(*numbers: float) -> list[str]:
+def distinct_texts(*numbers: float) -> list[str]:
     """Numbers in few digits, or in all of them where the few are the same."""
     short = [f"{number:g}" for number in numbers]
     differ = len(set(short)) == len({*numbers})

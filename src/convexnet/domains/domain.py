@@ -143,7 +143,7 @@ def flat_bound(bound: Tensor, shape: torch.Size) -> Tensor:
     return bound.reshape(*bound.shape[: bound.ndim - len(shape)], shape.numel())
 
 
-def room(x: Tensor, bound: Tensor, dtype: torch.dtype) -> Tensor:
+def bound_tolerance(x: Tensor, bound: Tensor, dtype: torch.dtype) -> Tensor:
     """By how much a number (float64) may lie beyond a bound: 8 units in the last place of its type, at their size.
 
     At least the smallest numbers of the type: the number beside 0 is one unit in the last place away.
@@ -156,7 +156,7 @@ def room(x: Tensor, bound: Tensor, dtype: torch.dtype) -> Tensor:
     return ULPS * kind.eps * size.clamp(min=kind.smallest_normal)
 
 
-def first(mask: Tensor) -> tuple[int, ...]:
+def first_index(mask: Tensor) -> tuple[int, ...]:
     """The place of the first element that is True."""
     return tuple(int(i) for i in mask.nonzero()[0])
 

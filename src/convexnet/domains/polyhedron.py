@@ -11,7 +11,7 @@ from torch import Tensor
 
 from convexnet.arrays import as_tensor
 from convexnet.domains.box import Bound, Box
-from convexnet.domains.domain import ULPS, Domain, Region, Rows, first
+from convexnet.domains.domain import ULPS, Domain, Region, Rows, first_index
 from convexnet.domains.free import Free
 from convexnet.domains.nearest import Array, Empty, Polytope
 from convexnet.domains.simplex import Simplex
@@ -61,7 +61,8 @@ class Polyhedron(Domain):
             raise ValueError(f"the rows of the Polyhedron have {' and '.join(map(str, sorted(widths)))} columns")
         self.within = Free(widths.pop()) if within is None else within
         right = [rows.right for rows in (self.below, self.equal) if rows is not None]
-        counts = {len(t) for t in right if t.ndim == 2} | ({self.within.batch} - {None})
+        counts = {len(t) for t in right if t.ndim == 2}
+        counts |= set[int]() if self.within.batch is None else {self.within.batch}
         if len(counts - {1}) > 1:
             raise ValueError(f"the parts of the Polyhedron are for {' and '.join(map(str, sorted(counts)))} samples")
         self.batch = max(counts) if counts else None
@@ -284,7 +285,9 @@ def rows_of(matrix: Any, right: Any, names: tuple[str, str], size: int | None, k
         )
     for name, numbers in zip(names, (left, limit), strict=True):
         if not bool(numbers.isfinite().all()):
-            raise ValueError(f"{name} of the Polyhedron is NaN or infinite at element {first(~numbers.isfinite())}")
+            raise ValueError(
+                f"{name} of the Polyhedron is NaN or infinite at element {first_index(~numbers.isfinite())}"
+            )
     return Rows(left, limit, kind)
 
 

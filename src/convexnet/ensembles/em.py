@@ -19,6 +19,7 @@ from convexnet.ensembles.training import (
     derived_seed,
     descend,
     go_back,
+    keeps_statistics,
     optimiser_of,
     penalised,
     snapshot,
@@ -43,6 +44,10 @@ class ExpectationMaximisation(Slices):
     of these the iteration changes nothing. So the likelihood never falls, also under dropout, BatchNorm and
     constraints, where the M-step alone promises nothing. The next iteration begins with twice the rate of a step that
     was not undone, at most the given one.
+
+    The running statistics of BatchNorm move in training mode at any rate, 0 included, so that no smaller one would
+    mend a step that they spoil. The first repetition therefore keeps the rate and holds the statistics as they are;
+    the further ones hold them too.
 
     What is constrained (by `constrain`, `convexify`, or a layer of `convexnet.nn`) is projected after every step.
 
@@ -112,6 +117,7 @@ class ExpectationMaximisation(Slices):
         self.iterations, self.passes, self.batch, self.patience = iterations, passes, batch, patience
         self.top, self.penalty, self.seed = float(learning_rate), float(penalty), seed
         self.optimiser = optimiser_of(mixture, self.top)
+        self.moving = any(keeps_statistics(part) for part in mixture.modules())
         self.remarks = []
         # where it is: an iteration, the step that is tried in it, and the batch of that step
         self.iteration, self.attempt, self.position = 0, 0, 0
@@ -181,7 +187,8 @@ class ExpectationMaximisation(Slices):
             return -(weights * (shares * log_joint).sum(1)).mean()
 
         seed = derived_seed(self.seed, "draws", self.iteration, number)
-        descend(self.mixture, self.optimiser, self.rate, seed, self.device, loss_of, self.penalty)
+        statistics = self.attempt == 0
+        descend(self.mixture, self.optimiser, self.rate, seed, self.device, loss_of, self.penalty, statistics)
 
     def evaluated(self) -> tuple[float, float, dict[str, Tensor]]:
         """Return the penalised mean log-likelihood, the penalty, and responsibilities and gate of all samples."""
@@ -205,11 +212,11 @@ class ExpectationMaximisation(Slices):
         if objective >= self.objective:  # False for NaN
             self.stalled = 0 if objective > self.objective else self.stalled + 1
             self.objective, self.cost, self.shares = objective, cost, shares
-            self.rate = min(self.top, 2 * rate) if undone == 0 else rate
+            self.rate = min(self.top, 2 * rate) if undone == 0 or (undone == 1 and self.moving) else rate
         else:
             go_back(self.mixture, self.optimiser, self.kept)
             undone += 1
-            self.position, self.rate = 0, rate / 2
+            self.position, self.rate = 0, rate if undone == 1 and self.moving else rate / 2
             if undone <= self.HALVINGS:
                 self.attempt = undone
                 return None

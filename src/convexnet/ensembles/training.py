@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase  # pyright: ignore[reportPrivateUsage]
 
 from convexnet.constraints import Cone
 from convexnet.constraints.constrain import Kept
@@ -110,19 +111,37 @@ def optimiser_of(model: nn.Module, rate: float) -> torch.optim.Optimizer:
     return optimiser
 
 
-def train_mode(model: nn.Module) -> None:
-    """Put a model in training mode, except for what is frozen whole: its BatchNorm would go on moving.
+def keeps_statistics(part: nn.Module) -> bool:
+    """Whether a layer has running statistics, which a pass in training mode moves at any learning rate, 0 included.
 
     Example:
-        >>> pair = nn.ModuleList([nn.BatchNorm1d(2).requires_grad_(False), nn.Linear(2, 1)])
+        >>> keeps_statistics(nn.BatchNorm1d(2)), keeps_statistics(nn.LayerNorm(2))
+        (True, False)
+    """
+    return isinstance(part, _NormBase) and part.track_running_stats
+
+
+def train_mode(model: nn.Module, statistics: bool = True) -> None:
+    """Put a model in training mode, except for what is frozen whole: its BatchNorm would go on moving.
+
+    Args:
+        model: any.
+        statistics: False: all layers with running statistics stay in eval mode, and use them as they are.
+
+    Example:
+        >>> pair = nn.ModuleList([nn.BatchNorm1d(2).requires_grad_(False), nn.Linear(2, 1), nn.BatchNorm1d(2)])
         >>> train_mode(pair)
         >>> [part.training for part in pair]
-        [False, True]
+        [False, True, True]
+        >>> train_mode(pair, statistics=False)
+        >>> [part.training for part in pair]
+        [False, True, False]
     """
     model.train()
     for part in model.modules():
         parameters = list(part.parameters())
-        if parameters and not any(parameter.requires_grad for parameter in parameters):
+        frozen = bool(parameters) and not any(parameter.requires_grad for parameter in parameters)
+        if frozen or (not statistics and keeps_statistics(part)):
             part.eval()
 
 
@@ -139,8 +158,11 @@ def descend(
     device: torch.device,
     loss_of: Callable[[], Tensor],
     penalty: float = 0.0,
+    statistics: bool = True,
 ) -> float:
     """Take one step of an optimiser down a loss and penalty/2 ‖θ‖², in training mode; return the loss alone.
+
+    Without `statistics`, BatchNorm's stay as they are (`train_mode`).
 
     Example:
         >>> net = nn.Linear(1, 1)
@@ -149,7 +171,7 @@ def descend(
     """
     for group in optimiser.param_groups:
         group["lr"] = rate
-    train_mode(model)
+    train_mode(model, statistics)
     with drawing(seed, device):
         loss = whole = loss_of()
         if penalty:

@@ -22,10 +22,10 @@ from convexnet.domains import Box
 from convexnet.errors import NotTraceable
 from convexnet.form.inputs import with_floats
 from convexnet.form.program import Gate, OpenedProgram, values_of
-from convexnet.form.refusals import refuse
+from convexnet.form.refusals import raise_refusals
 from convexnet.form.rows import SIMPLER
 from convexnet.form.smooth import NO_CONE
-from convexnet.form.sparse import Form, Sample, form_of
+from convexnet.form.sparse import Sample, SparseForm, sparse_form
 from convexnet.memory import EXAMPLE, recall
 
 
@@ -56,7 +56,7 @@ def variable_of(wrt: Any, others: int) -> int:
     return int(wrt) % (others + 1)
 
 
-def arranged(model: nn.Module, given: Sequence[Tensor], shape: Sequence[int], variable: int) -> tuple[Tensor, ...]:
+def sample_inputs(model: nn.Module, given: Sequence[Tensor], shape: Sequence[int], variable: int) -> tuple[Tensor, ...]:
     """The inputs of one sample, (1, ...) each, the variable as zeros.
 
     `given` may come with a batch dimension of 1 or without one, and a flat variable may stand for one of the shape that
@@ -81,12 +81,12 @@ def arranged(model: nn.Module, given: Sequence[Tensor], shape: Sequence[int], va
     if given and all(t.ndim > 0 and t.shape[0] == 1 for t in given):
         batches.append(given)
     tried = [inputs_of(rows, s) for rows in batches for s in shapes]
-    best = min(tried, key=lambda inputs: numbers(model, inputs))
+    best = min(tried, key=lambda inputs: count_outputs(model, inputs))
     many = [i for i, t in enumerate(given) if t.ndim > 0 and t.shape[0] > 1]
     for batched in (many, [i for i in many if given[i].ndim > 1]):
         first = [t[:1] if i in batched else t[None] for i, t in enumerate(given)]
-        alone = min(numbers(model, inputs_of(first, s)) for s in shapes)
-        if batched and alone < numbers(model, best):
+        alone = min(count_outputs(model, inputs_of(first, s)) for s in shapes)
+        if batched and alone < count_outputs(model, best):
             own = given[batched[0]].shape
             name = "given" if len(given) == 1 else f"given[{batched[0]}]"
             raise ValueError(
@@ -96,7 +96,7 @@ def arranged(model: nn.Module, given: Sequence[Tensor], shape: Sequence[int], va
     return best
 
 
-def numbers(model: nn.Module, inputs: Sequence[Tensor]) -> float:
+def count_outputs(model: nn.Module, inputs: Sequence[Tensor]) -> float:
     """How many numbers a sample's output has; infinitely many where the model fails."""
     try:
         with calling(model):
@@ -107,14 +107,14 @@ def numbers(model: nn.Module, inputs: Sequence[Tensor]) -> float:
     return out[0].numel() if right else np.inf
 
 
-def read(
+def read_form(
     model: nn.Module,
     inputs: Sequence[Tensor],
     parameters: Collection[int],
     linear: bool = False,
     variable: int = -1,
     domain: Box | None = None,
-) -> tuple[Form, Sample]:
+) -> tuple[SparseForm, Sample]:
     """Certify a model in one of its inputs, the last if none is named, and read its form.
 
     Args:
@@ -144,10 +144,12 @@ def read(
     except NotTraceable:  # its forward reads the size of its batch, or cannot be traced at all
         program = None
     fixed = None if program is None else for_two_rows(model, program)
-    if fixed is None or not certified(fixed, variable, domain).convex:  # what is refused is refused as by `certify`
+    if (
+        fixed is None or not certify_for_export(fixed, variable, domain).convex
+    ):  # what is refused is refused as by `certify`
         fixed = trace(model, inputs)
         check_output(fixed)
-        certified(fixed, variable, domain).require()
+        certify_for_export(fixed, variable, domain).require()
     check_output(fixed)
     rows = None
     if program is None:  # it runs at the size it was traced with
@@ -157,10 +159,12 @@ def read(
         sample = Sample(opened, inputs, rows)
         atoms = [(cut.node, cut.atom) for cut in sample.cuts if not isinstance(cut.atom, Gate)]
         bent = [node for node, atom in atoms if linear and not (atom.piecewise_linear or atom.polyhedral)]
-        refuse(program.model, [(node, Refusal(NOT_LINEAR, LINEAR_REMEDY)) for node in bent])
+        raise_refusals(program.model, [(node, Refusal(NOT_LINEAR, LINEAR_REMEDY)) for node in bent])
         formless = [node for node, atom in atoms if atom.cones == NO_CONE]
-        refuse(program.model, [(node, Refusal("no cone that solvers know describes it", SIMPLER)) for node in formless])
-        return form_of(sample), sample
+        raise_refusals(
+            program.model, [(node, Refusal("no cone that solvers know describes it", SIMPLER)) for node in formless]
+        )
+        return sparse_form(sample), sample
     except RuntimeError as error:
         raise NotTraceable(
             f"{program.model} cannot be evaluated in float64, one sample at a time: {in_short(error)}\n"
@@ -168,7 +172,7 @@ def read(
         ) from error.with_traceback(None)
 
 
-def certified(program: Program, variable: int, domain: Box | None) -> Certificate:
+def certify_for_export(program: Program, variable: int, domain: Box | None) -> Certificate:
     """The certificate of a program everywhere, else on the domain, else inside of it.
 
     The last is for what has a pole at an end, as -log(y) for y >= 0. An exporter writes down atoms, which are convex up

@@ -32,7 +32,7 @@ from convexnet.form.grouped import Largest, LogSumExp, Norm
 from convexnet.form.perspective import Perspective
 from convexnet.form.program import Gate
 from convexnet.form.quadratic import Quadratic
-from convexnet.form.sparse import Form, Sample, Vector
+from convexnet.form.sparse import Sample, SparseForm, Vector
 from convexnet.form.sum_of_largest import SumLargest
 from convexnet.form.tightness import LOWER_BOUND
 
@@ -53,7 +53,7 @@ class Given:
     """
 
     def __init__(
-        self, sample: Sample, form: Form, inputs: Sequence[Tensor], items: Sequence[Any], positive: Sequence[bool]
+        self, sample: Sample, form: SparseForm, inputs: Sequence[Tensor], items: Sequence[Any], positive: Sequence[bool]
     ) -> None:
         self.sample, self.form, self.inputs, self.items = sample, form, list(inputs), list(items)
         self.last: tuple[Any, Any] = (None, None)
@@ -192,7 +192,7 @@ def network(y: Expression, given: Given) -> Expression:
 # --- the conic form --------------------------------------------------------------------------------------------------
 
 
-def canonical(expr: Network, args: Sequence[Expression], solver_context: object = None) -> Graph:
+def canonicalise(expr: Network, args: Sequence[Expression], solver_context: object = None) -> Graph:
     """What CVXPY calls to replace the atom by affine expressions and cones."""
     del solver_context  # every solver that takes the cones takes them in this form
     taken = dict(zip(map(id, expr.given.parameters()), args[1:], strict=True))
@@ -233,7 +233,7 @@ def graph(given: Given, y: Expression, taken: dict[int, Expression]) -> Graph:
             group = cut.atom.group
             places = (free[:, None] * group + np.arange(group)).ravel()
             own, needed = cone_of(cut.atom)(a[places] if mask.any() else a, cut.atom, free)
-            z = z + cp.Constant(placed(free, cut.results)) @ own if mask.any() else own
+            z = z + cp.Constant(placement_matrix(free, cut.results)) @ own if mask.any() else own
             constraints += needed
         sources.append(z)
     return arrives(len(form.cuts)), constraints
@@ -247,20 +247,20 @@ def of_kink(a: Expression, atom: Any, free: Vector) -> Graph:
 
 def of_largest(a: Expression, atom: Any, free: Vector) -> Graph:
     z = cp.Variable(len(free))
-    return z, [cp.Constant(spread(len(free), atom.group)) @ z >= a]
+    return z, [cp.Constant(repeat_matrix(len(free), atom.group)) @ z >= a]
 
 
 def of_sum_largest(a: Expression, atom: Any, free: Vector) -> Graph:
     """k t + Σ p_i, for p_i >= a_i - t and p_i >= 0."""
     t, p = cp.Variable(len(free)), cp.Variable(len(free) * atom.group)
-    spreading = spread(len(free), atom.group)
+    spreading = repeat_matrix(len(free), atom.group)
     return atom.count * t + cp.Constant(spreading.T.tocsr()) @ p, [p >= a - cp.Constant(spreading) @ t, p >= 0]
 
 
 def of_logsumexp(a: Expression, atom: Any, free: Vector) -> Graph:
     """sum_j exp(a_j - z) <= 1."""
     z, u = cp.Variable(len(free)), cp.Variable(len(free) * atom.group)
-    spreading = spread(len(free), atom.group)
+    spreading = repeat_matrix(len(free), atom.group)
     return z, [exponential(a - cp.Constant(spreading) @ z, u), cp.Constant(spreading.T.tocsr()) @ u <= 1]
 
 
@@ -302,19 +302,19 @@ def of_power(a: Expression, atom: Any, free: Vector) -> Graph:
     z, u = cp.Variable(len(free)), cp.Variable(len(free))
     exponent = atom.curve.exponent
     sides = [u >= a, u >= -a] if exponent % 2 == 0 else [u >= a, u >= 0]
-    return z, [*sides, *gm_constrs(u, [z, cp.Constant(np.ones(len(free)))], shares(1 / exponent))]
+    return z, [*sides, *gm_constrs(u, [z, cp.Constant(np.ones(len(free)))], power_cone_shares(1 / exponent))]
 
 
 def of_inverse(a: Expression, atom: Any, free: Vector) -> Graph:
     """1 <= z^s a^(1 - s)."""
     z, p = cp.Variable(len(free)), atom.curve.exponent
-    return z, gm_constrs(cp.Constant(np.ones(len(free))), [z, a], shares(1 / (1 - p)))
+    return z, gm_constrs(cp.Constant(np.ones(len(free))), [z, a], power_cone_shares(1 / (1 - p)))
 
 
 def of_root(a: Expression, atom: Any, free: Vector) -> Graph:
     """t <= a^p, for the t that is -z."""
     t = cp.Variable(len(free))
-    return -t, gm_constrs(t, [a, cp.Constant(np.ones(len(free)))], shares(atom.curve.exponent))
+    return -t, gm_constrs(t, [a, cp.Constant(np.ones(len(free)))], power_cone_shares(atom.curve.exponent))
 
 
 def of_entropy(a: Expression, atom: Any, free: Vector) -> Graph:
@@ -357,7 +357,7 @@ def of_quadratic(a: Expression, atom: Any, free: Vector) -> Graph:
     return z, constraints
 
 
-def shares(first: float) -> tuple[Fraction, Fraction]:
+def power_cone_shares(first: float) -> tuple[Fraction, Fraction]:
     """The weights of a geometric mean, as fractions of small numbers.
 
     Raises:
@@ -407,12 +407,12 @@ def exponential(a: Expression, z: Expression) -> Any:
     return cp.ExpCone(a, cp.Constant(np.ones(a.shape)), z)
 
 
-def spread(count: int, group: int) -> Any:
+def repeat_matrix(count: int, group: int) -> Any:
     """The matrix that repeats each entry for its group."""
     return sparse.kron(sparse.eye(count), np.ones((group, 1))).tocsr()
 
 
-def placed(free: Vector, size: int) -> Any:
+def placement_matrix(free: Vector, size: int) -> Any:
     """The matrix that puts entries in their places, (size, len(free))."""
     return sparse.csr_matrix((np.ones(len(free)), (free, np.arange(len(free)))), (size, len(free)))
 
@@ -421,7 +421,7 @@ def register() -> None:
     """Tell CVXPY of the atoms: how they become cones, and which kinds of cones those are."""
     methods, linear, exponentials, squares = map(as_any, (CANON_METHODS, NONPOS_ATOMS, EXP_ATOMS, SOC_ATOMS))
     for cones, kind in KINDS.items():
-        methods[kind] = canonical
+        methods[kind] = canonicalise
         linear.append(kind)
         exponentials += [kind] if "exp" in cones else []
         squares += [kind] if "soc" in cones else []

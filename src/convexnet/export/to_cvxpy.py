@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from convexnet.arrays import listed_inputs
-from convexnet.curvature.arguments import unwrapped
+from convexnet.curvature.arguments import unwrap
 from convexnet.domains import Box
 from convexnet.errors import NotCertified
-from convexnet.export.arguments import arranged, one_value, read, variable_of
+from convexnet.export.arguments import one_value, read_form, sample_inputs, variable_of
 from convexnet.extras import need
 from convexnet.form.tightness import check_tight
 
@@ -75,18 +75,18 @@ def to_cvxpy(model: nn.Module, variable: Any, given: Any = None, *, wrt: int = -
     need("scipy.sparse")
     from convexnet.export.cvxpy_atom import Given, network
 
-    inner = unwrapped(model)
+    inner = unwrap(model)
     expression = checked_variable(cp, variable)
     listed = listed_inputs(given)
     number = variable_of(wrt, len(listed))
     items = [item if is_expression(cp, item) and item.parameters() else None for item in listed]
     values = [start(cp, item, place, number) for place, item in enumerate(listed)]
-    inputs = arranged(inner, values, expression.shape, number)
+    inputs = sample_inputs(inner, values, expression.shape, number)
     items.insert(number, None)
     parameters = [place for place, item in enumerate(items) if item is not None]
     domain = bounds_of(expression, inputs[number].shape[1:])
     try:
-        form, sample = read(inner, inputs, parameters, variable=number, domain=domain)
+        form, sample = read_form(inner, inputs, parameters, variable=number, domain=domain)
     except NotCertified as error:
         if domain is None:
             error.add_note(NO_DOMAIN)

@@ -10,12 +10,12 @@ import numpy as np
 from torch import Tensor, nn
 
 from convexnet.arrays import listed_inputs
-from convexnet.curvature.arguments import unwrapped
+from convexnet.curvature.arguments import unwrap
 from convexnet.domains import Box
-from convexnet.export.arguments import arranged, one_value, read, variable_of
+from convexnet.export.arguments import one_value, read_form, sample_inputs, variable_of
 from convexnet.extras import need
 from convexnet.form.atoms import Kinks
-from convexnet.form.sparse import Form
+from convexnet.form.sparse import SparseForm
 from convexnet.form.sum_of_largest import SumLargest
 from convexnet.form.tightness import check_tight
 
@@ -66,7 +66,7 @@ def to_lp(model: nn.Module, domain: Box, given: Tensor | Sequence[Any] | Any = N
     """
     need("highspy")
     need("scipy.sparse")
-    inner = unwrapped(model)
+    inner = unwrap(model)
     if not isinstance(domain, Box):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(
             f"the domain is a Box with the shape of one sample, not {type(domain).__name__}: use "
@@ -81,9 +81,9 @@ def to_lp(model: nn.Module, domain: Box, given: Tensor | Sequence[Any] | Any = N
         domain = Box(domain.lo[0], domain.hi[0], domain.shape)
     tensors = [one_value(value, place) for place, value in enumerate(listed_inputs(given))]
     number = variable_of(wrt, len(tensors))
-    inputs = arranged(inner, tensors, domain.shape, number)
+    inputs = sample_inputs(inner, tensors, domain.shape, number)
     bounds = Box(domain.lo.reshape(inputs[number].shape[1:]), domain.hi.reshape(inputs[number].shape[1:]))
-    form, _ = read(inner, inputs, (), linear=True, variable=number, domain=bounds)
+    form, _ = read_form(inner, inputs, (), linear=True, variable=number, domain=bounds)
     if form.shape:
         raise ValueError(
             f"{type(inner).__name__} returns {tuple(form.shape)} numbers for each sample, and a linear program "
@@ -94,7 +94,7 @@ def to_lp(model: nn.Module, domain: Box, given: Tensor | Sequence[Any] | Any = N
     return as_highs(form, domain)
 
 
-def as_highs(form: Form, domain: Box) -> Any:
+def as_highs(form: SparseForm, domain: Box) -> Any:
     """The program as HiGHS holds it."""
     highspy, sparse = need("highspy"), need("scipy.sparse")
     starts = list(itertools.accumulate((cut.results for cut in form.cuts), initial=form.size))
@@ -102,26 +102,26 @@ def as_highs(form: Form, domain: Box) -> Any:
     lower = np.full(width, -np.inf)
     upper = np.full(width, np.inf)
     lower[: form.size], upper[: form.size] = (end.detach().cpu().flatten().numpy() for end in (domain.lo, domain.hi))
-    names = named("y", domain.shape)
+    names = element_names("y", domain.shape)
     rows: list[str] = []
     blocks: list[Rows] = []
     own: list[tuple[int, Any]] = []  # of each block, where its thresholds begin among all of them, and its part there
     thresholds: list[str] = []
     for k, cut in enumerate(form.cuts):
-        names += named(f"z{k + 1}", cut.shape)
+        names += element_names(f"z{k + 1}", cut.shape)
         mask, values = form.fixed[k]
         columns = slice(starts[k], starts[k + 1])
         lower[columns][mask] = upper[columns][mask] = values[mask]
         slope = cut.atom.negative_slope.cpu().numpy() if isinstance(cut.atom, Kinks) else None
         if slope is not None:
             lower[columns][~mask & (slope == 0)] = 0.0
-        a, c = argument(form, k, starts)
+        a, c = affine_argument(form, k, starts)
         group = cut.atom.group
         result = np.repeat(np.arange(cut.results), group)
         z = sparse.csr_matrix((np.ones(cut.results), (np.arange(cut.results), starts[k] + np.arange(cut.results))),
                               (cut.results, width))  # fmt: skip
         free = ~mask[result]
-        of_arguments = chosen(named(f"a{k + 1}", (*cut.shape, *([group] if slope is None else []))), free)
+        of_arguments = names_marked(element_names(f"a{k + 1}", (*cut.shape, *([group] if slope is None else []))), free)
         rows += of_arguments
         if isinstance(cut.atom, SumLargest):
             count = int((~mask).sum())
@@ -130,17 +130,17 @@ def as_highs(form: Form, domain: Box) -> Any:
             start = len(thresholds)
             own.append((start, sparse.hstack([each, sparse.eye(count * group)])))
             own.append((start, sparse.hstack([-cut.atom.count * sparse.eye(count), -each.T])))
-            rows += chosen(named(f"s{k + 1}", cut.shape), ~mask)
-            thresholds += chosen(named(f"t{k + 1}", cut.shape), ~mask)
+            rows += names_marked(element_names(f"s{k + 1}", cut.shape), ~mask)
+            thresholds += names_marked(element_names(f"t{k + 1}", cut.shape), ~mask)
             thresholds += [f"p{name[1:]}" for name in of_arguments]
             continue
         blocks.append(((z[result] - a)[free], c[free]))
         if slope is not None:
             bent = free & (slope != 0)
             blocks.append(((z - sparse.diags(slope) @ a).tocsr()[bent], (slope * c)[bent]))
-            rows += chosen(named(f"s{k + 1}", cut.shape), bent)
+            rows += names_marked(element_names(f"s{k + 1}", cut.shape), bent)
         own += [(0, None)] * (len(blocks) - len(own))
-    cost, offset = argument(form, len(form.cuts), starts)
+    cost, offset = affine_argument(form, len(form.cuts), starts)
     matrix = sparse.vstack([block for block, _ in blocks] or [sparse.csr_matrix((0, width))], format="csc")
     if thresholds:
         parts = [
@@ -177,7 +177,7 @@ def as_highs(form: Form, domain: Box) -> Any:
     return highs
 
 
-def argument(form: Form, target: int, starts: Sequence[int]) -> tuple[Any, Any]:
+def affine_argument(form: SparseForm, target: int, starts: Sequence[int]) -> tuple[Any, Any]:
     """What arrives at a cut or at the output: a sparse matrix over all columns, and constants."""
     sparse = need("scipy.sparse")
     count = len(form.constants[target])
@@ -190,16 +190,16 @@ def argument(form: Form, target: int, starts: Sequence[int]) -> tuple[Any, Any]:
     return total, form.constants[target]
 
 
-def chosen(names: Sequence[str], mask: Any) -> list[str]:
+def names_marked(names: Sequence[str], mask: Any) -> list[str]:
     """The names that are marked."""
     return [name for name, is_marked in zip(names, mask, strict=True) if is_marked]
 
 
-def named(letter: str, shape: Sequence[int]) -> list[str]:
+def element_names(letter: str, shape: Sequence[int]) -> list[str]:
     """Names of a tensor's elements; parentheses, for brackets mean squares in .lp files.
 
     Example:
-        >>> named("y", (1, 2))
+        >>> element_names("y", (1, 2))
         ['y(0,0)', 'y(0,1)']
     """
     places = itertools.product(*map(range, shape))

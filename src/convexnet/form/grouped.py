@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from convexnet.form.atoms import MARGIN, Atom
 
 
-def grouped(x: Tensor, group: int) -> Tensor:
+def split_into_groups(x: Tensor, group: int) -> Tensor:
     """(..., out * group) -> (..., out, group)."""
     return x.unflatten(-1, (-1, group))
 
@@ -24,22 +24,22 @@ class Grouped(Atom):
         self.group = group
 
     def push(self, slopes: Tensor, x: Tensor) -> Tensor:
-        return grouped(slopes * x, self.group).sum(-1)
+        return split_into_groups(slopes * x, self.group).sum(-1)
 
     def pull(self, slopes: Tensor, v: Tensor) -> Tensor:
-        return (grouped(slopes, self.group) * v[..., None]).flatten(-2)
+        return (split_into_groups(slopes, self.group) * v[..., None]).flatten(-2)
 
     def curvature_times(self, v: Tensor, change: Tensor) -> Tensor:
-        return (grouped(change, self.group) * v[..., None]).flatten(-2)
+        return (split_into_groups(change, self.group) * v[..., None]).flatten(-2)
 
     def change_of_slopes(self, curved: Tensor, x: Tensor) -> Tensor:
         return curved * (x - self.mean(curved, x))
 
     def mean(self, curved: Tensor, x: Tensor) -> Tensor:
         """The mean of x in each group, weighed by `curved`, in the place of each of its members."""
-        weight = grouped(curved, self.group)
+        weight = split_into_groups(curved, self.group)
         total = weight.sum(-1, keepdim=True)
-        mean = (weight * grouped(x, self.group)).sum(-1, keepdim=True) / torch.where(total > 0, total, 1.0)
+        mean = (weight * split_into_groups(x, self.group)).sum(-1, keepdim=True) / torch.where(total > 0, total, 1.0)
         return mean.expand(*mean.shape[:-1], self.group).flatten(-2)
 
     def centred(self, curved: Tensor, rows: Tensor) -> Tensor:
@@ -50,21 +50,21 @@ class Grouped(Atom):
 
     def leader(self, slopes: Tensor) -> Tensor:
         """The member of each group that the others are compared with, (..., out): the one with the largest slope."""
-        return grouped(slopes, self.group).argmax(-1)
+        return split_into_groups(slopes, self.group).argmax(-1)
 
     def leading(self, slopes: Tensor) -> Tensor:
         """Which members lead their groups, (..., in)."""
-        parts = grouped(slopes, self.group)
+        parts = split_into_groups(slopes, self.group)
         return torch.zeros_like(parts, dtype=torch.bool).scatter_(-1, self.leader(slopes)[..., None], True).flatten(-2)
 
     def settled(self, slopes: Tensor, holds: Tensor) -> Tensor:
         """Slopes with those that do not hold the minimiser, and do not lead, at the ends of their range."""
-        share = grouped(torch.where(holds | self.leading(slopes), slopes, 0.0), self.group)
+        share = split_into_groups(torch.where(holds | self.leading(slopes), slopes, 0.0), self.group)
         return (share / share.sum(-1, keepdim=True)).flatten(-2)
 
     def tied(self, a: Tensor, slopes: Tensor, close: float) -> Tensor:
         """Which arguments, in their units, are as large as the one that counts in their group."""
-        parts = grouped(a, self.group)
+        parts = split_into_groups(a, self.group)
         return ((parts.amax(-1, keepdim=True) - parts) <= close).flatten(-2)
 
     def loose(self, shares: Tensor, close: float) -> Tensor:
@@ -79,7 +79,7 @@ class Grouped(Atom):
 
     def shares(self, multipliers: Tensor) -> Tensor:
         """The multipliers as shares of what arrives, at least 0 and 1 in sum; equal ones where nothing is given."""
-        parts = grouped(multipliers, self.group).clamp(min=0)
+        parts = split_into_groups(multipliers, self.group).clamp(min=0)
         total = parts.sum(-1, keepdim=True)
         parts = torch.where(total > 0, parts / torch.where(total > 0, total, 1.0), 1 / self.group)
         return parts.flatten(-2)
@@ -97,14 +97,14 @@ class Largest(Grouped):
     piecewise_linear = True
 
     def value(self, a: Tensor) -> Tensor:
-        return grouped(a, self.group).amax(-1)
+        return split_into_groups(a, self.group).amax(-1)
 
     def slopes(self, a: Tensor) -> Tensor:
-        parts = grouped(a, self.group)
+        parts = split_into_groups(a, self.group)
         return F.one_hot(parts.argmax(-1), self.group).to(a.dtype).flatten(-2)
 
     def smoothed(self, a: Tensor, mu: Tensor) -> tuple[Tensor, Tensor]:
-        parts = grouped(a, self.group)
+        parts = split_into_groups(a, self.group)
         below = parts - parts.amax(-1, keepdim=True)  # <= 0
         mu = mu[..., None]
         above = mu.expand(*below.shape[:-1], 1)  # z - max: between mu and group * mu; Newton's method from below
@@ -118,28 +118,30 @@ class Largest(Grouped):
         return (above + parts.amax(-1, keepdim=True)).squeeze(-1), share.flatten(-2)
 
     def curved(self, a: Tensor, z: Tensor, slopes: Tensor, mu: Tensor) -> Tensor:
-        slack = (z[..., None] - grouped(a, self.group)).clamp(min=1e-3 * mu[..., None])
-        return (grouped(slopes, self.group) / slack).flatten(-2)
+        slack = (z[..., None] - split_into_groups(a, self.group)).clamp(min=1e-3 * mu[..., None])
+        return (split_into_groups(slopes, self.group) / slack).flatten(-2)
 
     def fit(self, multipliers: Tensor, a: Tensor, arriving: Tensor) -> tuple[Tensor, Tensor]:
         return self.pull(self.shares(multipliers), arriving), arriving.new_zeros(len(arriving))
 
     def keep_inside(self, old: Tensor, new: Tensor, least: float) -> Tensor:
         new = torch.maximum(new, MARGIN * old).clamp_(min=least)
-        return (grouped(new, self.group) / grouped(new, self.group).sum(-1, keepdim=True)).flatten(-2)
+        return (split_into_groups(new, self.group) / split_into_groups(new, self.group).sum(-1, keepdim=True)).flatten(
+            -2
+        )
 
     def active(self, a: Tensor, slopes: Tensor, unit: Tensor) -> Tensor:
         # The member with the largest share stands for the group's value; the others are compared with it.
-        parts, share = grouped(a, self.group), grouped(slopes, self.group)
-        sure = share - (parts.amax(-1, keepdim=True) - parts) / grouped(unit, self.group)
+        parts, share = split_into_groups(a, self.group), split_into_groups(slopes, self.group)
+        sure = share - (parts.amax(-1, keepdim=True) - parts) / split_into_groups(unit, self.group)
         first = F.one_hot(share.argmax(-1), self.group).bool()
         return torch.where(first, -1.0, sure).flatten(-2)
 
     def in_units(self, unit: Tensor) -> tuple[Atom, Tensor]:
-        return self, grouped(unit, self.group)[..., 0]
+        return self, split_into_groups(unit, self.group)[..., 0]
 
     def typical(self, sizes: Tensor) -> Tensor:
-        mean = grouped(sizes, self.group).mean(-1, keepdim=True)
+        mean = split_into_groups(sizes, self.group).mean(-1, keepdim=True)
         return torch.where(mean > 0, mean, 1.0).expand(-1, self.group).flatten()
 
 
@@ -156,10 +158,10 @@ class LogSumExp(Grouped):
     cones = "exp"
 
     def value(self, a: Tensor) -> Tensor:
-        return grouped(a, self.group).logsumexp(-1)
+        return split_into_groups(a, self.group).logsumexp(-1)
 
     def slopes(self, a: Tensor) -> Tensor:
-        return grouped(a, self.group).softmax(-1).flatten(-2)
+        return split_into_groups(a, self.group).softmax(-1).flatten(-2)
 
     def smoothed(self, a: Tensor, mu: Tensor) -> tuple[Tensor, Tensor]:
         return self.value(a), self.slopes(a)
@@ -169,7 +171,7 @@ class LogSumExp(Grouped):
 
     def fit(self, multipliers: Tensor, a: Tensor, arriving: Tensor) -> tuple[Tensor, Tensor]:
         share = self.slopes(a)
-        rest = self.value(a) - grouped(share * a, self.group).sum(-1)
+        rest = self.value(a) - split_into_groups(share * a, self.group).sum(-1)
         return self.pull(share, arriving), (arriving * rest).sum(1)
 
     def active(self, a: Tensor, slopes: Tensor, unit: Tensor) -> Tensor:
@@ -179,7 +181,7 @@ class LogSumExp(Grouped):
         return new
 
     def in_units(self, unit: Tensor) -> tuple[Atom, Tensor]:
-        return self, torch.ones_like(grouped(unit, self.group)[..., 0])
+        return self, torch.ones_like(split_into_groups(unit, self.group)[..., 0])
 
     def typical(self, sizes: Tensor) -> Tensor:
         return torch.ones_like(sizes)
@@ -219,10 +221,10 @@ class Norm(Atom):
 
     def sums(self, x: Tensor) -> Tensor:
         """The sum over each group, for each of its arguments."""
-        return self.spread(grouped(x, self.group).sum(-1))
+        return self.spread(split_into_groups(x, self.group).sum(-1))
 
     def value(self, a: Tensor) -> Tensor:
-        return torch.linalg.vector_norm(grouped(a, self.group), dim=-1)
+        return torch.linalg.vector_norm(split_into_groups(a, self.group), dim=-1)
 
     def slopes(self, a: Tensor) -> Tensor:
         size = self.spread(self.value(a))
@@ -237,10 +239,10 @@ class Norm(Atom):
         return torch.cat([inverse, (slopes + inverse * a) / 2], -1)
 
     def push(self, slopes: Tensor, x: Tensor) -> Tensor:
-        return grouped(slopes * x, self.group).sum(-1)
+        return split_into_groups(slopes * x, self.group).sum(-1)
 
     def pull(self, slopes: Tensor, v: Tensor) -> Tensor:
-        return (grouped(slopes, self.group) * v[..., None]).flatten(-2)
+        return (split_into_groups(slopes, self.group) * v[..., None]).flatten(-2)
 
     def change_of_slopes(self, curved: Tensor, x: Tensor) -> Tensor:
         return curved.chunk(2, -1)[0] * (x - self.mean(curved, x))
@@ -279,7 +281,7 @@ class Norm(Atom):
         return self.inside(share, torch.ones_like(arriving))
 
     def active(self, a: Tensor, slopes: Tensor, unit: Tensor) -> Tensor:
-        return self.spread(1 - self.value(slopes) - self.value(a) / grouped(unit, self.group)[..., 0])
+        return self.spread(1 - self.value(slopes) - self.value(a) / split_into_groups(unit, self.group)[..., 0])
 
     def map_settings(self, change: Callable[[Tensor], Tensor]) -> Norm:
         return self if self.signs is None else Norm(self.group, change(self.signs))
@@ -288,8 +290,8 @@ class Norm(Atom):
         return Norm(self.group, signs)
 
     def in_units(self, unit: Tensor) -> tuple[Atom, Tensor]:
-        return self, grouped(unit, self.group)[..., 0]
+        return self, split_into_groups(unit, self.group)[..., 0]
 
     def typical(self, sizes: Tensor) -> Tensor:
-        mean = grouped(sizes, self.group).mean(-1, keepdim=True)
+        mean = split_into_groups(sizes, self.group).mean(-1, keepdim=True)
         return torch.where(mean > 0, mean, 1.0).expand(-1, self.group).flatten()

@@ -16,7 +16,7 @@ from torch import Tensor
 from convexnet.curvature.call import Refusal
 from convexnet.form.atoms import Smooth
 from convexnet.form.grouped import LogSumExp
-from convexnet.form.rows import Atoms, Row, argument, reduced
+from convexnet.form.rows import Atoms, Row, argument, atom_over_dims
 from convexnet.form.smooth import exponential, huber, minus_log, softplus, square
 
 
@@ -106,7 +106,7 @@ def cross_entropy(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     share = kept * ((1 - smoothing) * share + smoothing / count)
     if weight is not None:
         share = share * weight.reshape(-1, *[1] * (x.ndim - 2))
-    return reduced(z, LogSumExp, x, [1], keepdim=False) * share.sum(1) - (x * share).sum([1], keepdim=False)
+    return atom_over_dims(z, LogSumExp, x, [1], keepdim=False) * share.sum(1) - (x * share).sum([1], keepdim=False)
 
 
 def check_batch(x: Any, target: Tensor) -> None:

@@ -23,7 +23,7 @@ from convexnet.curvature.tracing.trace import TRACING, Program
 from convexnet.form.atoms import Atom
 from convexnet.form.epigraph import EpigraphForm
 from convexnet.form.linear_maps import Map
-from convexnet.form.program import Gate, Met, OpenedProgram, atom_of, value_of
+from convexnet.form.program import AtCut, Gate, OpenedProgram, apply_atom, atom_of
 
 LARGEST = 20_000_000
 """Entries of a map that is stored as a matrix."""
@@ -64,7 +64,7 @@ class Cut:
         return isinstance(self.atom, Gate)
 
 
-class Reached(Exception):
+class CutReached(Exception):
     """Raised to stop a run at the cut that was asked for."""
 
 
@@ -86,9 +86,9 @@ class Arrivals:
         self.cuts: list[Cut] = []
         met: list[fx.Node] = []
 
-        def record(a: Tensor, atom: Met = 0.0) -> Tensor:
+        def record(a: Tensor, atom: AtCut = 0.0) -> Tensor:
             atom = atom if isinstance(atom, Gate) else atom_of(a, atom)
-            z = value_of(a, atom)
+            z = apply_atom(a, atom)
             self.cuts.append(Cut(atom, z.shape[1:], a[0].numel(), met[-1]))
             return z
 
@@ -117,11 +117,11 @@ class Arrivals:
         inputs[self.opened.variable] = y.reshape(-1, *self.y_shape)
         arrived: list[Tensor] = []
 
-        def replaced(a: Tensor, atom: Met = 0.0) -> Tensor:
+        def replaced(a: Tensor, atom: AtCut = 0.0) -> Tensor:
             k = len(arrived)
             arrived.append(a.flatten(1).expand(len(y), -1))
             if k == until:
-                raise Reached
+                raise CutReached
             if factors is not None and isinstance(atom, Gate):
                 factors.append(atom.factor)
             shape = (len(y), *self.cuts[k].shape)
@@ -129,7 +129,7 @@ class Arrivals:
 
         try:
             out = self.opened.results(inputs, replaced)
-        except Reached:
+        except CutReached:
             return arrived
         return [*arrived, out.reshape(-1, self.out.numel()).expand(len(y), -1)]
 
@@ -230,7 +230,7 @@ class Pieces:
             for target, arrives in enumerate(base):
                 if target >= source and size * arrives.shape[1] > LARGEST:
                     raise TooLarge(f"its map of {size} x {arrives.shape[1]} entries is too large for a matrix")
-            maps.update(maps_from(Source(cut, source, size, base, everyone)))
+            maps.update(maps_from(CutSource(cut, source, size, base, everyone)))
         atoms = [each.atom for each in cut.cuts if isinstance(each.atom, Atom)]
         shapes = tuple(each.shape for each in cut.cuts)
         return Matrices(maps, atoms_with_signs(atoms, maps), shapes, base if self.opened.gated else None)
@@ -274,7 +274,7 @@ def rescale_maps(opened: OpenedProgram, inputs: Sequence[Tensor], known: Matrice
     atoms: list[Atom] = []
     arrived: list[Tensor] = []
 
-    def replaced(a: Tensor, atom: Met = 0.0) -> Tensor:
+    def replaced(a: Tensor, atom: AtCut = 0.0) -> Tensor:
         atoms.append(atom_of(a, atom))
         arrived.append(a.flatten(1).expand(batch, -1))
         return leaves[len(atoms)]
@@ -362,7 +362,7 @@ def prepare_tangents() -> None:
 
 
 @dataclass
-class Source:
+class CutSource:
     """One source of a cut program, y or the results of an atom, and how to look at what depends on it."""
 
     cut: Arrivals
@@ -413,7 +413,7 @@ class Source:
             return {t: derivatives_of_combination(out[t], [x], self.random(t, out[t].shape[1]))[0] for t in targets}
 
 
-def maps_from(source: Source) -> Maps:
+def maps_from(source: CutSource) -> Maps:
     """The maps from one source to every later atom and to the output."""
     probe = source.random(source.number, len(source.everyone), source.size)
     with torch.no_grad():
@@ -426,7 +426,7 @@ def maps_from(source: Source) -> Maps:
     differing: list[int] = []
     for target in targets:
         shared = Map(columns[target].T.contiguous())
-        if same(shared, probe, seen[target]):
+        if sends_probe_to(shared, probe, seen[target]):
             found[target, source.number] = shared
         else:
             differing.append(target)
@@ -441,12 +441,12 @@ def column_scales(sums: Tensor, top: Tensor) -> Tensor:
     return torch.where(top != 0, sums / torch.where(top == 0, 1.0, top), 0.0)
 
 
-def scaled_map(source: Source, target: int, probe: Tensor, seen: Tensor, sums: Tensor) -> Map:
+def scaled_map(source: CutSource, target: int, probe: Tensor, seen: Tensor, sums: Tensor) -> Map:
     """A map whose columns each sample scales; each column is read from the sample in which it is largest."""
     best = sums.abs().argmax(0)
     columns = source.columns(best)[target]
     found = Map(columns.T.contiguous(), column_scales(sums, sums.gather(0, best[None])[0]))
-    if same(found, probe, seen):
+    if sends_probe_to(found, probe, seen):
         return found
     size, everyone = source.size, source.everyone
     if len(everyone) * size * seen.shape[1] > LARGEST:
@@ -458,12 +458,12 @@ def scaled_map(source: Source, target: int, probe: Tensor, seen: Tensor, sums: T
         basis = torch.eye(size, dtype=torch.float64, device=probe.device).repeat(len(everyone), 1)
         each = source.arrives(basis, rows)[target].unflatten(0, (len(everyone), size)).mT.contiguous()
     found = Map(each)
-    if not same(found, probe, seen):
+    if not sends_probe_to(found, probe, seen):
         raise Refusal("it is not made of atoms and affine maps")
     return found
 
 
-def same(m: Map, probe: Tensor, seen: Tensor) -> bool:
+def sends_probe_to(m: Map, probe: Tensor, seen: Tensor) -> bool:
     """Whether a map sends `probe` (B, d) to what is seen (B, h), each row up to rounding of its own entries."""
     scale = None if m.scale is None else m.scale.abs()
     size = Map(m.matrix.abs(), scale)(probe.abs())

@@ -33,12 +33,12 @@ from convexnet.form.rows import (
     Row,
     along_last,
     argument,
-    beside,
+    atom_over_dims,
     dims_of,
     is_array,
     larger,
-    reduced,
     smaller,
+    stack_last,
 )
 from convexnet.form.smooth import (
     Curve,
@@ -121,7 +121,7 @@ def threshold(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
 
 def amax(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
     dims = dims_of(args[0], argument(args, kwargs, 1, "dim"))
-    return reduced(z, Largest, args[0], dims, bool(argument(args, kwargs, 2, "keepdim", False)))
+    return atom_over_dims(z, Largest, args[0], dims, bool(argument(args, kwargs, 2, "keepdim", False)))
 
 
 def amin(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
@@ -146,12 +146,12 @@ def smallest(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
 
 def logsumexp(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
     dims = dims_of(args[0], argument(args, kwargs, 1, "dim"))
-    return reduced(z, LogSumExp, args[0], dims, bool(argument(args, kwargs, 2, "keepdim", False)))
+    return atom_over_dims(z, LogSumExp, args[0], dims, bool(argument(args, kwargs, 2, "keepdim", False)))
 
 
 def log_softmax(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
     dims = dims_of(args[0], argument(args, kwargs, 1, "dim"))
-    return args[0] - reduced(z, LogSumExp, args[0], dims, keepdim=True)
+    return args[0] - atom_over_dims(z, LogSumExp, args[0], dims, keepdim=True)
 
 
 def norm(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
@@ -165,9 +165,9 @@ def vector_norm(z: Atoms, x: Any, order: Any, dims: Sequence[int], keepdim: bool
     """The norm of order 1, 2 or infinity."""
     order = 2.0 if order is None else float(order)
     if order == 2:
-        return reduced(z, Norm, x, dims, keepdim)
+        return atom_over_dims(z, Norm, x, dims, keepdim)
     if order == math.inf:
-        return reduced(z, Largest, z(x, -1.0), dims, keepdim)
+        return atom_over_dims(z, Largest, z(x, -1.0), dims, keepdim)
     if order == 1:
         return z(x, -1.0).sum(dims, keepdim=keepdim)
     raise Refusal(f"the norm of order {order:g} has no form here", "use order 1, 2 or infinity")
@@ -183,7 +183,7 @@ def matrix_norm(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor
     if order not in (1, math.inf):
         raise Refusal(f"the norm of order {order} is one of singular values, which have no form here", "use 'fro'")
     added, left = (rows, columns) if order == 1 else (columns, rows)
-    out = reduced(z, Largest, z(x, -1.0).sum([added], keepdim=True), [left], keepdim=True)
+    out = atom_over_dims(z, Largest, z(x, -1.0).sum([added], keepdim=True), [left], keepdim=True)
     for dim in () if keepdim else sorted((rows, columns), reverse=True):
         out = out.squeeze(dim)
     return out
@@ -229,7 +229,7 @@ def running_logsumexp(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> 
     x, dim = args[0], int(argument(args, kwargs, 1, "dim")) % max(1, args[0].ndim)
     x = x.movedim(dim, -1)
     parts = [along_last(z, LogSumExp, x.narrow(-1, 0, count + 1)) for count in range(x.shape[-1])]
-    return beside(*parts).movedim(-1, dim)
+    return stack_last(*parts).movedim(-1, dim)
 
 
 def max_pool(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any], dims: int) -> Tensor:
@@ -331,7 +331,7 @@ def sorted_elements(z: Atoms, x: Any, dim: int, places: Sequence[int]) -> Any:
     for count in sorted({count for place in places for count in (place, place + 1)}):
         sums[count] = sum_of_largest(z, x, count)
     parts = [sums[place + 1] - sums[place] if place else sums[1] for place in places]
-    return beside(*parts).movedim(-1, dim % x.ndim)
+    return stack_last(*parts).movedim(-1, dim % x.ndim)
 
 
 def sum_of_largest(z: Atoms, x: Any, count: int) -> Any:
@@ -356,12 +356,12 @@ def sort(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Any, No
 
 def log_add_exp2(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
     base = math.log(2.0)
-    return 1 / base * z(beside(base * args[0], base * args[1]), LogSumExp(2))
+    return 1 / base * z(stack_last(base * args[0], base * args[1]), LogSumExp(2))
 
 
 def pairwise(atom: Callable[[int], Atom]) -> Row:
     """An atom of two tensors."""
-    return lambda z, args, kwargs: z(beside(args[0], args[1]), atom(2))
+    return lambda z, args, kwargs: z(stack_last(args[0], args[1]), atom(2))
 
 
 def deviations(x: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Any, list[int], bool, float]:
@@ -400,7 +400,7 @@ def both_ends(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[An
 
 def deviation(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
     off, dims, keepdim, divisor = deviations(args[0], args, kwargs)
-    return reduced(z, Norm, off, dims, keepdim) * divisor**-0.5
+    return atom_over_dims(z, Norm, off, dims, keepdim) * divisor**-0.5
 
 
 # --- smooth operators ------------------------------------------------------------------------------------------------

@@ -16,34 +16,34 @@ import torch
 from torch import fx
 
 from convexnet.curvature.patterns import piecewise as pw
-from convexnet.curvature.patterns.comparisons import UNCLEAR, Choice, choices, numbered
-from convexnet.curvature.tracing.graph import calls
+from convexnet.curvature.patterns.comparisons import UNCLEAR, Choice, find_choices, number_equal_nodes
+from convexnet.curvature.tracing.graph import is_call_of
 from convexnet.curvature.tracing.graph_rewrites import is_square
 from convexnet.form.atoms import Smooth
 from convexnet.form.perspective import Perspective
 from convexnet.form.quadratic import Degrees, Quadratic
-from convexnet.form.rows import Atoms, Row, beside
+from convexnet.form.rows import Atoms, Row, stack_last
 from convexnet.form.smooth import Curve, entropy, exponential, huber, minus_log, softplus, square
 
 
 @dataclass(frozen=True)
-class Joined:
+class Pattern:
     """A row for a node of a program, with the nodes and numbers that it is of."""
 
     row: Row
     args: tuple[Any, ...]
 
 
-def joins(
+def find_patterns(
     output: fx.Node,
     nodes: Sequence[fx.Node],
     moving: Collection[fx.Node],
     fact_of: Callable[[fx.Node], Any],
     degrees: Degrees,
-) -> tuple[dict[fx.Node, Joined], set[fx.Node]]:
+) -> tuple[dict[fx.Node, Pattern], set[fx.Node]]:
     """The nodes that are lowered as a whole, the last ones first, and the nodes that are needed then."""
-    plans, same = choices(list(nodes)), numbered(nodes)
-    needed, found = {output}, dict[fx.Node, Joined]()
+    plans, same = find_choices(list(nodes)), number_equal_nodes(nodes)
+    needed, found = {output}, dict[fx.Node, Pattern]()
     for node in reversed(nodes):
         if node not in needed:
             continue
@@ -51,9 +51,9 @@ def joins(
         if node in moving and node.op == "call_function":
             atom = degrees.atom(node)
             made = (
-                joined(node, moving, plans.get(node), same, fact_of)
+                pattern_of(node, moving, plans.get(node), same, fact_of)
                 if atom is None
-                else Joined(of_form(atom, degrees.env[node].shape[1:]), (degrees.root,))
+                else Pattern(quadratic_row(atom, degrees.env[node].shape[1:]), (degrees.root,))
             )
         if made is not None:
             found[node] = made
@@ -61,69 +61,79 @@ def joins(
     return found, needed
 
 
-def joined(
+def pattern_of(
     node: fx.Node,
     moving: Collection[fx.Node],
     plan: Any,
     same: Mapping[fx.Node, int],
     fact_of: Callable[[fx.Node], Any],
-) -> Joined | None:
+) -> Pattern | None:
     """The row of a node, if it is one of these."""
     made = next(perspectives(node, same), None)
     if made is not None and any(arg in moving for arg in made.args):
         return made
-    return by_choice(plan, moving, fact_of) if isinstance(plan, Choice) else None
+    return piecewise_row(plan, moving, fact_of) if isinstance(plan, Choice) else None
 
 
 # --- perspectives ----------------------------------------------------------------------------------------------------
 
 
-def perspectives(node: fx.Node, same: Mapping[fx.Node, int]) -> Iterator[Joined]:
+def perspectives(node: fx.Node, same: Mapping[fx.Node, int]) -> Iterator[Pattern]:
     """x log(x), x log(x / t), t exp(x / t), x² / t, sums of squares over t, log(1 + exp(x)), and negative powers of
     products."""
 
     def equal(a: Any, b: Any) -> bool:
         return a is b or (isinstance(a, fx.Node) and isinstance(b, fx.Node) and same[a] == same[b])
 
-    args = settings(node)
-    if calls(node, "mul"):
+    args = positional_arguments(node)
+    if is_call_of(node, "mul"):
         for a, b in (args[:2], args[1::-1]):
-            inside = settings(settings(b)[0]) if calls(b, "exp") and calls(settings(b)[0], "div") else ()
-            if calls(b, "log"):
-                own, sign = (settings(a)[0], -1.0) if calls(a, "neg") else (a, 1.0)
-                for x, t in ratios(settings(b)[0]):
+            inside = (
+                positional_arguments(positional_arguments(b)[0])
+                if is_call_of(b, "exp") and is_call_of(positional_arguments(b)[0], "div")
+                else ()
+            )
+            if is_call_of(b, "log"):
+                own, sign = (positional_arguments(a)[0], -1.0) if is_call_of(a, "neg") else (a, 1.0)
+                for x, t in numerator_and_denominator(positional_arguments(b)[0]):
                     if equal(x, own):
-                        yield Joined(of(entropy(), sign), (x,)) if t is None else Joined(pairs(entropy(), sign), (x, t))
+                        yield (
+                            Pattern(unary_row(entropy(), sign), (x,))
+                            if t is None
+                            else Pattern(perspective_row(entropy(), sign), (x, t))
+                        )
             if len(inside) == 2 and equal(inside[1], a):
-                yield Joined(pairs(exponential()), inside)
-    if calls(node, "log") or calls(node, "log1p"):
-        x = exponent_of(args[0] if args else None, calls(node, "log"))
+                yield Pattern(perspective_row(exponential()), inside)
+    if is_call_of(node, "log") or is_call_of(node, "log1p"):
+        x = exponent_of(args[0] if args else None, is_call_of(node, "log"))
         if x is not None:
-            yield Joined(of(softplus(1.0)), (x,))
+            yield Pattern(unary_row(softplus(1.0)), (x,))
     exponent = negative_power(node)
-    factors: tuple[Any, ...] = settings(args[0]) if exponent and args and calls(args[0], "prod") else ()
+    factors: tuple[Any, ...] = (
+        positional_arguments(args[0]) if exponent and args and is_call_of(args[0], "prod") else ()
+    )
     if len(factors) in (2, 3):
-        yield Joined(of_product(exponent, *factors[1:]), (factors[0],))
-    if calls(node, "div") and len(args) == 2 and isinstance(args[1], fx.Node):
+        yield Pattern(product_of_negative_powers(exponent, *factors[1:]), (factors[0],))
+    if is_call_of(node, "div") and len(args) == 2 and isinstance(args[1], fx.Node):
         total, t = args
         dims: Any = None
-        summed = settings(total) if calls(total, "sum") else ()
+        summed = positional_arguments(total) if is_call_of(total, "sum") else ()
         if len(summed) == 2 and summed[1]:
             total, dims = summed
             if rank_of(t) != rank_of(total) - len(dims):
                 return
         if is_square(total):
-            yield Joined(pairs(square(), dims=dims), (settings(total)[0], t))
+            yield Pattern(perspective_row(square(), dims=dims), (positional_arguments(total)[0], t))
 
 
-def settings(node: Any) -> tuple[Any, ...]:
+def positional_arguments(node: Any) -> tuple[Any, ...]:
     """The arguments of a call, if all of them are positional."""
     return node.args if isinstance(node, fx.Node) and not node.kwargs else ()
 
 
-def ratios(inner: Any) -> Iterator[tuple[Any, Any]]:
+def numerator_and_denominator(inner: Any) -> Iterator[tuple[Any, Any]]:
     """x and t, if this is x / t, and itself and None."""
-    if calls(inner, "div") and len(settings(inner)) == 2:
+    if is_call_of(inner, "div") and len(positional_arguments(inner)) == 2:
         yield inner.args[0], inner.args[1]
     yield inner, None
 
@@ -135,21 +145,21 @@ def rank_of(node: Any) -> int:
 def exponent_of(node: Any, beside_one: bool) -> Any:
     """x of exp(x), or of 1 + exp(x)."""
     if beside_one:
-        terms = settings(node) if calls(node, "add") else ()
+        terms = positional_arguments(node) if is_call_of(node, "add") else ()
         node = next((b for a, b in (terms, terms[::-1]) if a == 1), None) if len(terms) == 2 else None
-    return settings(node)[0] if calls(node, "exp") else None
+    return positional_arguments(node)[0] if is_call_of(node, "exp") else None
 
 
 def negative_power(node: fx.Node) -> float:
     """The exponent, if this is a negative power; else 0."""
-    if calls(node, "pow") and len(settings(node)) == 2:
+    if is_call_of(node, "pow") and len(positional_arguments(node)) == 2:
         exponent = node.args[1]
     else:
-        exponent = -1 if calls(node, "reciprocal") else 0
+        exponent = -1 if is_call_of(node, "reciprocal") else 0
     return float(exponent) if isinstance(exponent, (int, float)) and exponent < 0 else 0.0
 
 
-def of_product(exponent: float, dim: int, keepdim: bool = False) -> Row:
+def product_of_negative_powers(exponent: float, dim: int, keepdim: bool = False) -> Row:
     """x_1^p ... x_n^p for p < 0 and positive numbers: the exponential of a sum of negative logarithms."""
 
     def lowered(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
@@ -159,11 +169,11 @@ def of_product(exponent: float, dim: int, keepdim: bool = False) -> Row:
     return lowered
 
 
-def of(curve: Curve, sign: float = 1.0) -> Row:
+def unary_row(curve: Curve, sign: float = 1.0) -> Row:
     return lambda z, args, kwargs: sign * z(args[0], Smooth(curve))
 
 
-def pairs(curve: Curve, sign: float = 1.0, dims: Any = None) -> Row:
+def perspective_row(curve: Curve, sign: float = 1.0, dims: Any = None) -> Row:
     """t f(x / t) of each pair, or their sums over dimensions of x that t does not have."""
 
     def lowered(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
@@ -171,18 +181,18 @@ def pairs(curve: Curve, sign: float = 1.0, dims: Any = None) -> Row:
         listed = sorted(int(dim) % x.ndim for dim in dims or ())
         for dim in listed:
             t = t.unsqueeze(dim)
-        out = sign * z(beside(x, t), Perspective(curve))
+        out = sign * z(stack_last(x, t), Perspective(curve))
         return out.sum(listed, keepdim=False) if listed else out
 
     return lowered
 
 
-def of_form(atom: Quadratic, shape: torch.Size) -> Row:
+def quadratic_row(atom: Quadratic, shape: torch.Size) -> Row:
     """A quadratic form of the variable itself, for each element of a sample's result."""
 
     def lowered(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         y = args[0].flatten(1) if args[0].ndim > 1 else args[0].unsqueeze(-1)
-        a = beside(*[y] * shape.numel()).movedim(-1, 1)
+        a = stack_last(*[y] * shape.numel()).movedim(-1, 1)
         out = z(a if atom.group > 1 else a.squeeze(-1), atom)  # an atom of single arguments takes no dimension away
         return out.unflatten(1, shape) if len(shape) else out.squeeze(1)
 
@@ -192,7 +202,7 @@ def of_form(atom: Quadratic, shape: torch.Size) -> Row:
 # --- choices by comparison -------------------------------------------------------------------------------------------
 
 
-def by_choice(plan: Choice, moving: Collection[fx.Node], fact_of: Callable[[fx.Node], Any]) -> Joined | None:
+def piecewise_row(plan: Choice, moving: Collection[fx.Node], fact_of: Callable[[fx.Node], Any]) -> Pattern | None:
     """A function of one number, piece by piece linear or quadratic, continuous and convex everywhere."""
     shape = tuple(fact_of(plan.node).shape)
     for root in plan.roots(fact_of):
@@ -207,13 +217,13 @@ def by_choice(plan: Choice, moving: Collection[fx.Node], fact_of: Callable[[fx.N
                 pieces = [pw.polynomial(piece) for piece in f.pieces]
                 known = [piece for piece in pieces if piece is not None]
                 if len(known) == len(pieces):
-                    return Joined(by_pieces(f.breaks, known), (root,))
+                    return Pattern(sum_of_pieces(f.breaks, known), (root,))
         except UNCLEAR:
             continue
     return None
 
 
-def by_pieces(breaks: Sequence[Fraction], pieces: Sequence[Sequence[Fraction]]) -> Row:
+def sum_of_pieces(breaks: Sequence[Fraction], pieces: Sequence[Sequence[Fraction]]) -> Row:
     """c + s u, and what is added to it at each break and between two of them: ReLUs, their squares, Huber functions."""
 
     def slope(piece: Sequence[Fraction], u: Fraction) -> Fraction:

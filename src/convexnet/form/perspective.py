@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from convexnet.form.atoms import Atom
-from convexnet.form.grouped import grouped
+from convexnet.form.grouped import split_into_groups
 from convexnet.form.smooth import INSIDE, Curve
 
 
@@ -47,16 +47,16 @@ class Perspective(Atom):
 
     def parts(self, a: Tensor) -> tuple[Tensor, Tensor]:
         """x / t and t, where tangents may touch."""
-        x, t = grouped(a, 2).unbind(-1)
+        x, t = split_into_groups(a, 2).unbind(-1)
         t = t.clamp(min=INSIDE)
         return (x / t).clamp(min=self.curve.touch), t
 
     def outside(self, a: Tensor, room: Tensor) -> Tensor:
         low = torch.tensor([self.curve.low, 0.0], dtype=a.dtype, device=a.device)
-        return (grouped(a, 2) < low - grouped(room, 2)).flatten(-2)
+        return (split_into_groups(a, 2) < low - split_into_groups(room, 2)).flatten(-2)
 
     def value(self, a: Tensor) -> Tensor:
-        x, t = grouped(a, 2).unbind(-1)
+        x, t = split_into_groups(a, 2).unbind(-1)
         return t * self.curve.value(x / t)
 
     def slopes(self, a: Tensor) -> Tensor:
@@ -85,14 +85,14 @@ class Perspective(Atom):
         return self.pull(slopes, arriving), rest
 
     def push(self, slopes: Tensor, x: Tensor) -> Tensor:
-        return grouped(slopes * x, 2).sum(-1)
+        return split_into_groups(slopes * x, 2).sum(-1)
 
     def pull(self, slopes: Tensor, v: Tensor) -> Tensor:
-        return (grouped(slopes, 2) * v[..., None]).flatten(-2)
+        return (split_into_groups(slopes, 2) * v[..., None]).flatten(-2)
 
     def along(self, curved: Tensor, x: Tensor) -> Tensor:
         """h' x, for each of a pair."""
-        return grouped(curved.chunk(2, -1)[1] * x, 2).sum(-1).repeat_interleave(2, -1)
+        return split_into_groups(curved.chunk(2, -1)[1] * x, 2).sum(-1).repeat_interleave(2, -1)
 
     def change_of_slopes(self, curved: Tensor, x: Tensor) -> Tensor:
         steep, h = curved.chunk(2, -1)
@@ -126,8 +126,8 @@ class Perspective(Atom):
         return Perspective(self.curve, signs)
 
     def in_units(self, unit: Tensor) -> tuple[Atom, Tensor]:
-        return self, grouped(unit, 2)[..., 0]
+        return self, split_into_groups(unit, 2)[..., 0]
 
     def typical(self, sizes: Tensor) -> Tensor:
-        mean = grouped(sizes, 2).mean(-1, keepdim=True)
+        mean = split_into_groups(sizes, 2).mean(-1, keepdim=True)
         return torch.where(mean > 0, mean, 1.0).expand(-1, 2).flatten()

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from convexnet.curvature.arguments import in_float64, real
+from convexnet.curvature.arguments import as_real, in_float64
 from convexnet.curvature.call import Refusal
 from convexnet.curvature.table import row_of
 from convexnet.curvature.tracing.graph import ancestors, base_name, module_path, parents, source_line
@@ -28,7 +28,7 @@ from convexnet.form.affinity import fact_of, is_affine
 from convexnet.form.atoms import Atom, Kinks
 from convexnet.form.execution import Applied, execute, own_tensor
 from convexnet.form.operators import LOWERED, OFFSETS
-from convexnet.form.patterns import Joined, joins
+from convexnet.form.patterns import Pattern, find_patterns
 from convexnet.form.quadratic import Degrees
 from convexnet.form.rows import SIMPLER, Atoms
 
@@ -46,7 +46,7 @@ class Gate:
     group = 1
 
 
-Met = float | Tensor | Atom | Gate
+AtCut = float | Tensor | Atom | Gate
 """What is met at a cut: the slope of a kink, another atom, or a gate."""
 
 
@@ -66,7 +66,7 @@ class Kinds:
     affine: frozenset[fx.Node]
     gates: frozenset[fx.Node]
     closed: tuple[tuple[fx.Node, Refusal], ...]
-    joined: Mapping[fx.Node, Joined]
+    patterns: Mapping[fx.Node, Pattern]
     needed: Collection[fx.Node]
     cells: int
 
@@ -184,7 +184,7 @@ class OpenedProgram:
                 else:
                     if meet is not None:
                         meet(node)
-                    env[node] = self.lowered(node, env, atom or value_of, kinds)
+                    env[node] = self.lowered(node, env, atom or apply_atom, kinds)
                 if live is None and node in self.lasting:
                     fresh[node] = env[node]
                 elif still is not None and node not in self.moving:
@@ -197,8 +197,8 @@ class OpenedProgram:
 
     def lowered(self, node: fx.Node, env: Mapping[fx.Node, Any], atom: Callable[..., Any], kinds: Kinds) -> Any:
         """The result of an operator on what moves that is not affine, or a gate."""
-        if node in kinds.joined:
-            return self.whole(node, kinds.joined[node], env, atom)
+        if node in kinds.patterns:
+            return self.whole(node, kinds.patterns[node], env, atom)
         args: Any = fx.map_arg(node.args, env.__getitem__)
         kwargs: Any = fx.map_arg(node.kwargs, env.__getitem__)
         name = base_name(node.target)
@@ -208,14 +208,14 @@ class OpenedProgram:
                 return is_gate(z, name, node.args[0] in self.moving, args)
             if name not in LOWERED:
                 raise Refusal(NEITHER, row_of(name).instead or SIMPLER)
-            return LOWERED[name](z, tuple(map(real, args)), {k: real(v) for k, v in kwargs.items()})
+            return LOWERED[name](z, tuple(map(as_real, args)), {k: as_real(v) for k, v in kwargs.items()})
         except Refusal as refusal:
             raise Refusal(f"{place_of(node)} cannot be opened: {refusal.reason}", refusal.remedy) from None
 
-    def whole(self, node: fx.Node, joined: Joined, env: Mapping[fx.Node, Any], atom: Callable[..., Any]) -> Any:
+    def whole(self, node: fx.Node, joined: Pattern, env: Mapping[fx.Node, Any], atom: Callable[..., Any]) -> Any:
         """The result of several operators that are lowered as one."""
         args: Any = fx.map_arg(joined.args, env.__getitem__)
-        return joined.row(self.atoms(node, atom), tuple(map(real, args)), {})
+        return joined.row(self.atoms(node, atom), tuple(map(as_real, args)), {})
 
     def computed(
         self,
@@ -248,9 +248,9 @@ class OpenedProgram:
         met: list[fx.Node] = []
         found: list[fx.Node] = []
 
-        def noted(a: Tensor, atom: Met = 0.0) -> Tensor:
+        def noted(a: Tensor, atom: AtCut = 0.0) -> Tensor:
             found.append(met[-1])
-            return value_of(a, atom)
+            return apply_atom(a, atom)
 
         with torch.no_grad():
             self.results(inputs, noted, meet=met.append)
@@ -309,7 +309,7 @@ class OpenedProgram:
             return is_affine(node, fx.map_arg((node.args, node.kwargs), facts.__getitem__), env[node])
 
         degrees = Degrees(self.nodes, self.moving, root, straight, env, self.lasting)
-        joined, needed = joins(self.output, self.nodes, self.moving, facts.__getitem__, degrees)
+        joined, needed = find_patterns(self.output, self.nodes, self.moving, facts.__getitem__, degrees)
         for node in self.nodes:
             if node not in needed or node not in self.moving:
                 continue
@@ -357,7 +357,9 @@ class OpenedProgram:
         args: Any = fx.map_arg(node.args, env.__getitem__)
         kwargs: Any = fx.map_arg(node.kwargs, env.__getitem__)
         try:
-            LOWERED[name](self.atoms(node, value_of), tuple(map(real, args)), {k: real(v) for k, v in kwargs.items()})
+            LOWERED[name](
+                self.atoms(node, apply_atom), tuple(map(as_real, args)), {k: as_real(v) for k, v in kwargs.items()}
+            )
         except Refusal as refusal:
             return refusal
         return None
@@ -387,10 +389,10 @@ class OpenedProgram:
         trial.found, trial.fixed, trial.kept = kinds, {}, {}
         for rows in (2, 3):
 
-            def first(a: Tensor, atom: Met = 0.0, rows: int = rows) -> Tensor:
+            def first(a: Tensor, atom: AtCut = 0.0, rows: int = rows) -> Tensor:
                 if a.shape[0] != rows:
                     raise Refusal(ELSEWHERE, "keep the samples in the first dimension")
-                return value_of(a, atom)
+                return apply_atom(a, atom)
 
             try:
                 trial.results([each[torch.arange(rows) % len(each)] for each in self.program.inputs], first)
@@ -457,7 +459,7 @@ def place_of(node: fx.Node) -> str:
     return f"{base_name(node.target)} ({where})" if where else base_name(node.target)
 
 
-def atom_of(a: Tensor, atom: Met) -> Atom:
+def atom_of(a: Tensor, atom: AtCut) -> Atom:
     """The atom of an argument (B, ...): a slope is that of a kink, for each entry of a sample."""
     if isinstance(atom, Atom):
         return atom
@@ -465,7 +467,7 @@ def atom_of(a: Tensor, atom: Met) -> Atom:
     return Kinks(torch.as_tensor(atom, dtype=a.dtype, device=a.device).expand(a[:1].shape)[0].flatten().clone())
 
 
-def value_of(a: Tensor, atom: Met = 0.0) -> Tensor:
+def apply_atom(a: Tensor, atom: AtCut = 0.0) -> Tensor:
     """The atom itself, as an argument of `OpenedProgram.run`."""
     if isinstance(atom, Gate):
         return a * atom.factor

@@ -19,7 +19,7 @@ from convexnet.curvature.table import row_of
 from convexnet.curvature.tracing.graph import base_name
 from convexnet.form.atoms import Atom
 from convexnet.form.execution import Applied, execute
-from convexnet.form.grouped import grouped
+from convexnet.form.grouped import split_into_groups
 
 MOST = 512
 """Variables times results up to which second derivatives are looked for."""
@@ -59,7 +59,7 @@ class Quadratic(Atom):
 
     def times(self, x: Tensor) -> Tensor:
         """H x of each group."""
-        return (self.hessian @ grouped(x, self.group)[..., None]).flatten(-3)
+        return (self.hessian @ split_into_groups(x, self.group)[..., None]).flatten(-3)
 
     def root(self) -> Tensor:
         """R (out, n, n) with R' R = H."""
@@ -67,7 +67,7 @@ class Quadratic(Atom):
         return values.clamp(min=0).sqrt()[..., None] * vectors.mT
 
     def value(self, a: Tensor) -> Tensor:
-        return grouped(a * (self.times(a) / 2 + self.linear.flatten()), self.group).sum(-1) + self.constant
+        return split_into_groups(a * (self.times(a) / 2 + self.linear.flatten()), self.group).sum(-1) + self.constant
 
     def slopes(self, a: Tensor) -> Tensor:
         return self.times(a) + self.linear.flatten()
@@ -82,10 +82,10 @@ class Quadratic(Atom):
         return self.pull(self.slopes(a), arriving), (arriving * (self.value(a) - self.push(self.slopes(a), a))).sum(1)
 
     def push(self, slopes: Tensor, x: Tensor) -> Tensor:
-        return grouped(slopes * x, self.group).sum(-1)
+        return split_into_groups(slopes * x, self.group).sum(-1)
 
     def pull(self, slopes: Tensor, v: Tensor) -> Tensor:
-        return (grouped(slopes, self.group) * v[..., None]).flatten(-2)
+        return (split_into_groups(slopes, self.group) * v[..., None]).flatten(-2)
 
     def change_of_slopes(self, curved: Tensor, x: Tensor) -> Tensor:
         return self.times(x)
@@ -115,7 +115,7 @@ class Quadratic(Atom):
         return Quadratic(change(self.hessian), change(self.linear), change(self.constant), self.run)
 
     def in_units(self, unit: Tensor) -> tuple[Atom, Tensor]:
-        size = grouped(unit, self.group)[..., 0]
+        size = split_into_groups(unit, self.group)[..., 0]
         scaled = self.hessian * size[:, None, None] ** 2, self.linear * size[:, None], self.constant
         return Quadratic(*scaled, self.run), torch.ones_like(size)
 

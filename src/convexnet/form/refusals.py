@@ -12,7 +12,7 @@ from convexnet.curvature.tracing.graph import base_name, module_path, source_lin
 from convexnet.errors import NotCertified
 
 
-def refuse(model: str, refusals: Iterable[tuple[fx.Node, Refusal]]) -> None:
+def raise_refusals(model: str, refusals: Iterable[tuple[fx.Node, Refusal]]) -> None:
     """Raise the error that names each operator with its place, if there is anything.
 
     Raises:

@@ -52,7 +52,7 @@ def argument(args: Sequence[Any], kwargs: dict[str, Any], place: int, name: str,
     return args[place] if len(args) > place else kwargs.get(name, default)
 
 
-def beside(*parts: Any) -> Any:
+def stack_last(*parts: Any) -> Any:
     """Tensors, or what stands for them, along a new last dimension."""
     holder = next((each for each in parts if hasattr(each, "beside")), None)
     return torch.stack(torch.broadcast_tensors(*parts), -1) if holder is None else holder.beside(*parts)
@@ -60,7 +60,7 @@ def beside(*parts: Any) -> Any:
 
 def larger(z: Atoms, a: Any, b: Any) -> Tensor:
     if z.paired and is_array(b):
-        return z(beside(a, b), Largest(2))
+        return z(stack_last(a, b), Largest(2))
     return b + z(a - b)  # the difference has the shape of both together
 
 
@@ -74,7 +74,7 @@ def dims_of(x: Any, dim: Any) -> list[int]:
     return sorted(d % x.ndim for d in dims)
 
 
-def reduced(z: Atoms, atom: Callable[[int], Atom], x: Any, dims: Sequence[int], keepdim: bool) -> Any:
+def atom_over_dims(z: Atoms, atom: Callable[[int], Atom], x: Any, dims: Sequence[int], keepdim: bool) -> Any:
     """An atom of all entries along some dimensions."""
     rank = x.ndim - len(dims)
     out = along_last(z, atom, x.movedim(tuple(dims), tuple(range(rank, x.ndim))).flatten(rank))

@@ -20,8 +20,8 @@ from torch import Tensor, fx
 from convexnet.curvature.call import Refusal
 from convexnet.extras import need
 from convexnet.form.matrices import Arrivals, Cut
-from convexnet.form.program import Gate, OpenedProgram, value_of
-from convexnet.form.refusals import refuse
+from convexnet.form.program import Gate, OpenedProgram, apply_atom
+from convexnet.form.refusals import raise_refusals
 
 ROWS = 256
 """Basis vectors that are sent through a program at once."""
@@ -58,8 +58,8 @@ class Sample:
     def __init__(self, opened: OpenedProgram, inputs: Sequence[Tensor], rows: int | None = None) -> None:
         self.opened, self.inputs = opened, list(inputs)
         self.rows, self.closed = rows or 1, rows is not None
-        refuse(opened.program.model, opened.kinds().closed)
-        self.arrivals = Arrivals(opened, repeated(inputs, self.rows), self.rows)
+        raise_refusals(opened.program.model, opened.kinds().closed)
+        self.arrivals = Arrivals(opened, repeat_rows(inputs, self.rows), self.rows)
         self.cuts, self.size, self.shape_out = self.arrivals.cuts, self.arrivals.n, self.arrivals.out
 
     def send(
@@ -89,30 +89,30 @@ class Sample:
 
     def value(self, given: Sequence[Tensor], y: Tensor) -> Tensor:
         """The program's own value for one sample, y (n,), with gradients."""
-        inputs = repeated(given, self.rows)
+        inputs = repeat_rows(given, self.rows)
         own = inputs[self.opened.variable]
         inputs[self.opened.variable] = y.to(own.device).reshape(1, *own.shape[1:]).expand(own.shape)
-        return self.opened.results(inputs, value_of)[0]
+        return self.opened.results(inputs, apply_atom)[0]
 
     @torch.no_grad()
     def at(self, given: Sequence[Tensor], fixed: Sequence[tuple[Vector, Vector]]) -> tuple[list[Vector], list[Vector]]:
         """The constants c_k and the factors of the gates for another value of the other inputs, (1, ...) each."""
         other = copy.copy(self)
         other.arrivals = copy.copy(self.arrivals)
-        other.arrivals.inputs = repeated(given, self.rows)
+        other.arrivals.inputs = repeat_rows(given, self.rows)
         factors: list[Tensor] = []
         held = {k: torch.as_tensor(values).expand(self.rows, -1) for k, (_, values) in enumerate(fixed)}
         found = other.send(torch.zeros(self.rows, self.size, dtype=torch.float64), held, factors)
         return [a[0].numpy() for a in found], [factor[0].flatten().cpu().numpy() for factor in factors]
 
 
-def repeated(inputs: Sequence[Tensor], count: int) -> list[Tensor]:
+def repeat_rows(inputs: Sequence[Tensor], count: int) -> list[Tensor]:
     """As many equal rows as a run has."""
     return [tensor.expand(count, *tensor.shape[1:]) for tensor in inputs]
 
 
 @dataclass(frozen=True)
-class Form:
+class SparseForm:
     """See the module's docstring.
 
     Attributes:
@@ -139,7 +139,7 @@ class Form:
         return [(source, self.maps[key, source]) for key, source in sorted(self.maps) if key == target]
 
 
-def form_of(sample: Sample) -> Form:
+def sparse_form(sample: Sample) -> SparseForm:
     """Read the maps off a program.
 
     Raises:
@@ -158,7 +158,7 @@ def form_of(sample: Sample) -> Form:
             if any(part.nnz for part in parts):
                 maps[target, source] = sparse.vstack(parts).tocsr()
     read = [*(cut.node.all_input_nodes for cut in cuts), [opened.output]]  # by each cut, and as the output
-    form = Form(
+    form = SparseForm(
         cuts=tuple(cuts),
         maps=maps,
         constants=tuple(a[0].numpy() for a in base),
@@ -171,7 +171,7 @@ def form_of(sample: Sample) -> Form:
     return drop_unread(fold_constants(form))
 
 
-def check_affine(form: Form, sample: Sample) -> None:
+def check_affine(form: SparseForm, sample: Sample) -> None:
     """Compare the maps with the program at random values of every source, for nothing is taken on trust."""
     generator = torch.Generator().manual_seed(0)
     sizes = [form.size, *(cut.results for cut in form.cuts)]
@@ -185,10 +185,10 @@ def check_affine(form: Form, sample: Sample) -> None:
             node = form.cuts[target].node if target < len(form.cuts) else sample.opened.output
             reason = "its argument is not affine in the inputs of this part"
             assert isinstance(node, fx.Node)
-            refuse(sample.opened.program.model, [(node, Refusal(reason, "write it with simpler operators"))])
+            raise_refusals(sample.opened.program.model, [(node, Refusal(reason, "write it with simpler operators"))])
 
 
-def fold_constants(form: Form) -> Form:
+def fold_constants(form: SparseForm) -> SparseForm:
     """The form with results that are constant as constants: units whose weights are all zero need no inequality, and
     may be used where only an exact value may."""
     maps = dict(form.maps)
@@ -213,7 +213,7 @@ def fold_constants(form: Form) -> Form:
     return replace(form, maps=maps, constants=tuple(constants), fixed=tuple(fixed))
 
 
-def drop_unread(form: Form) -> Form:
+def drop_unread(form: SparseForm) -> SparseForm:
     """The form without what no output reads: an inequality z >= φ(a) also says that a is where φ is defined, and the
     network does not say so where its result is not used."""
     maps = dict(form.maps)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from convexnet.form.atoms import MARGIN, Atom
-from convexnet.form.grouped import Grouped, grouped
+from convexnet.form.grouped import Grouped, split_into_groups
 
 STEPS = 50
 """Halvings with which a threshold is found."""
@@ -38,15 +38,15 @@ class SumLargest(Grouped):
         return arguments.reshape(-1, self.group).sum(1) >= self.count
 
     def value(self, a: Tensor) -> Tensor:
-        return grouped(a, self.group).topk(self.count, -1).values.sum(-1)
+        return split_into_groups(a, self.group).topk(self.count, -1).values.sum(-1)
 
     def slopes(self, a: Tensor) -> Tensor:
-        parts = grouped(a, self.group)
+        parts = split_into_groups(a, self.group)
         return torch.zeros_like(parts).scatter_(-1, parts.topk(self.count, -1).indices, 1.0).flatten(-2)
 
     def above(self, a: Tensor, mu: Tensor) -> tuple[Tensor, Tensor]:
         """How far the arguments lie above the threshold at which their slopes add up to k, and the threshold."""
-        parts, mu = grouped(a, self.group), mu[..., None]
+        parts, mu = split_into_groups(a, self.group), mu[..., None]
         ends = parts.topk(self.count + 1, -1).values[..., -2:]
         reach = (self.group**0.5 + 1) * mu
         high, low = ends[..., :1] + reach, ends[..., 1:] - reach
@@ -67,11 +67,15 @@ class SumLargest(Grouped):
         over, _ = self.above(a, mu)
         square = torch.addcmul(4 * mu[..., None] ** 2, over, over)
         relu = (over + square.sqrt()) / 2
-        return (torch.addcmul(relu, over, grouped(slopes, self.group), value=-1) / square).clamp(min=0).flatten(-2)
+        return (
+            (torch.addcmul(relu, over, split_into_groups(slopes, self.group), value=-1) / square)
+            .clamp(min=0)
+            .flatten(-2)
+        )
 
     def shares(self, multipliers: Tensor) -> Tensor:
         """Shares of what arrives, in [0, 1] and k in sum: scaled down where they are more, else lifted."""
-        parts = grouped(multipliers, self.group).clamp(0, 1)
+        parts = split_into_groups(multipliers, self.group).clamp(0, 1)
         total = parts.sum(-1, keepdim=True)
         less = parts * (self.count / torch.where(total > self.count, total, self.count))
         room = self.group - total
@@ -79,7 +83,7 @@ class SumLargest(Grouped):
         return torch.where(total > self.count, less, more).flatten(-2)
 
     def slopes_of(self, multipliers: Tensor, arriving: Tensor) -> Tensor:
-        share = grouped(multipliers, self.group) / torch.where(arriving > 0, arriving, 1.0)[..., None]
+        share = split_into_groups(multipliers, self.group) / torch.where(arriving > 0, arriving, 1.0)[..., None]
         return self.shares(share.flatten(-2))
 
     def fit(self, multipliers: Tensor, a: Tensor, arriving: Tensor) -> tuple[Tensor, Tensor]:
@@ -91,12 +95,12 @@ class SumLargest(Grouped):
 
     def leader(self, slopes: Tensor) -> Tensor:
         """The one nearest to the threshold."""
-        parts = grouped(slopes, self.group)
+        parts = split_into_groups(slopes, self.group)
         return torch.minimum(parts, 1 - parts).argmax(-1)
 
     def over(self, a: Tensor, slopes: Tensor) -> Tensor:
         """How far each argument lies above the leader of its group."""
-        parts = grouped(a, self.group)
+        parts = split_into_groups(a, self.group)
         return (parts - parts.gather(-1, self.leader(slopes)[..., None])).flatten(-2)
 
     def active(self, a: Tensor, slopes: Tensor, unit: Tensor) -> Tensor:
@@ -110,8 +114,8 @@ class SumLargest(Grouped):
         return (shares <= close) | (shares >= 1 - close)
 
     def settled(self, slopes: Tensor, holds: Tensor) -> Tensor:
-        keep = grouped(holds | self.leading(slopes), self.group)
-        parts = grouped(slopes, self.group)
+        keep = split_into_groups(holds | self.leading(slopes), self.group)
+        parts = split_into_groups(slopes, self.group)
         ends = torch.where(keep, 0.0, (parts > 0.5).to(parts))
         some = torch.where(keep, parts, 0.0)
         total, rest = some.sum(-1, keepdim=True), self.count - ends.sum(-1, keepdim=True)
@@ -123,8 +127,8 @@ class SumLargest(Grouped):
         return inside & (over.abs() <= close), inside & side
 
     def in_units(self, unit: Tensor) -> tuple[Atom, Tensor]:
-        return self, grouped(unit, self.group)[..., 0]
+        return self, split_into_groups(unit, self.group)[..., 0]
 
     def typical(self, sizes: Tensor) -> Tensor:
-        mean = grouped(sizes, self.group).mean(-1, keepdim=True)
+        mean = split_into_groups(sizes, self.group).mean(-1, keepdim=True)
         return torch.where(mean > 0, mean, 1.0).expand(-1, self.group).flatten()

@@ -19,11 +19,11 @@ from convexnet.curvature.tracing.graph import base_name
 from convexnet.domains import Box
 from convexnet.extras import need
 from convexnet.form.program import Gate
-from convexnet.form.refusals import refuse
-from convexnet.form.sparse import Form, Vector
+from convexnet.form.refusals import raise_refusals
+from convexnet.form.sparse import SparseForm, Vector
 
 
-def nonneg_results(form: Form, domain: Box | None) -> list[tuple[Vector, Vector]]:
+def nonneg_results(form: SparseForm, domain: Box | None) -> list[tuple[Vector, Vector]]:
     """For each cut: which of its results, and which elements of its argument, are never negative in any solution of
     the inequalities, as far as signs and the domain tell."""
     found: list[tuple[Vector, Vector]] = []
@@ -53,7 +53,7 @@ def least_of(matrix: Any, domain: Box | None) -> Vector:
     return np.bincount(entries.row, np.where(entries.data == 0, 0.0, parts), matrix.shape[0])
 
 
-def check_tight(form: Form, model: str, domain: Box | None = None) -> tuple[bool, ...]:
+def check_tight(form: SparseForm, model: str, domain: Box | None = None) -> tuple[bool, ...]:
     """Show that a solver which may raise the results of atoms gains nothing by it.
 
     Backwards from the output: a result may be used upwards only, and by what comes next only where that rises with it.
@@ -97,7 +97,7 @@ def check_tight(form: Form, model: str, domain: Box | None = None) -> tuple[bool
         mask, _ = form.fixed[k]
         if (down[k] & ~mask).any():
             instead = row_of(base_name(cut.node.target)).instead
-            refuse(model, [(cut.node, Refusal(LOOSE, instead or LOOSE_REMEDY))])
+            raise_refusals(model, [(cut.node, Refusal(LOOSE, instead or LOOSE_REMEDY))])
         group = cut.atom.group
         used_up = np.repeat(up[k] & ~mask, group)
         rising = np.broadcast_to(torch.as_tensor(cut.atom.rises).cpu().numpy(), (cut.results,))

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from convexnet.choices import INITS, InitName
-from convexnet.curvature.arguments import as_example, unwrapped
+from convexnet.curvature.arguments import as_example, unwrap
 from convexnet.curvature.tracing.restored_state import calling
 from convexnet.errors import meant
 from convexnet.initialise.activation_moments import Activation, moments
-from convexnet.initialise.weights import fill_lognormal, identity_, in_full, paper_
+from convexnet.initialise.weights import expand_mask, fill_lognormal, identity_, paper_
 
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)
@@ -63,7 +63,7 @@ def initialise(
         raise ValueError(
             f"unknown initialisation {how!r}{meant(how, INITS)}: choose one of {', '.join(map(repr, INITS))}"
         )
-    chosen = {name: checked(model, name, mask) for name, mask in masks.items()}
+    chosen = {name: checked_mask(model, name, mask) for name, mask in masks.items()}
     constants = moments(activation) if how == "lognormal" else None
 
     for name, (parameter, mask) in chosen.items():
@@ -76,8 +76,8 @@ def initialise(
         module = model.get_submodule(path)
         groups = module.groups if isinstance(module, CONVOLUTIONS) else 1
         transposed = isinstance(module, TRANSPOSED)
-        weight = swapped(parameter, groups) if transposed else parameter
-        where = swapped(mask, groups) if transposed else mask
+        weight = swap_channels(parameter, groups) if transposed else parameter
+        where = swap_channels(mask, groups) if transposed else mask
         if how == "paper":
             paper_(weight, where=where, generator=generator)
         elif how == "identity":
@@ -87,10 +87,10 @@ def initialise(
             fits = isinstance(bias, Tensor) and bias.shape == weight.shape[:1]
             fill_lognormal(weight, bias if fits else None, constants, 0.5, where, generator)
         if transposed:
-            parameter.copy_(swapped(weight, groups))
+            parameter.copy_(swap_channels(weight, groups))
 
 
-def checked(model: nn.Module, name: str, mask: Tensor) -> tuple[nn.Parameter, Tensor]:
+def checked_mask(model: nn.Module, name: str, mask: Tensor) -> tuple[nn.Parameter, Tensor]:
     """The named parameter and its mask in full, or an error that names it."""
     parameter = dict(model.named_parameters(remove_duplicate=False)).get(name)
     if parameter is None:
@@ -102,12 +102,12 @@ def checked(model: nn.Module, name: str, mask: Tensor) -> tuple[nn.Parameter, Te
             f"{name} is what a parametrisation stores, not the weight itself: initialise first, parametrise afterwards"
         )
     try:
-        return parameter, in_full(mask, parameter)
+        return parameter, expand_mask(mask, parameter)
     except (TypeError, ValueError) as error:
         raise type(error)(f"{name}: {error}") from None
 
 
-def swapped(weight: Tensor, groups: int) -> Tensor:
+def swap_channels(weight: Tensor, groups: int) -> Tensor:
     """A copy in which inputs and outputs change places: (in, out / groups, ...) as (out, in / groups, ...), or back."""
     blocks = weight.reshape(groups, -1, *weight.shape[1:])
     return blocks.transpose(1, 2).reshape(-1, blocks.shape[1], *weight.shape[2:]).clone()
@@ -143,7 +143,7 @@ def correlation(model: nn.Module, inputs: Tensor | Sequence[Tensor]) -> dict[str
         >>> {layer: round(value, 1) for layer, value in correlation(net, torch.randn(500, 8)).items()}
         {'0': 0.0, '2': 0.9}
     """
-    inner, batch = unwrapped(model), as_example(inputs)
+    inner, batch = unwrap(model), as_example(inputs)
     found: dict[str, list[float]] = {}
 
     def recorder(path: str) -> Callable[[nn.Module, Any, Tensor], None]:

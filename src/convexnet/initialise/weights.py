@@ -34,11 +34,11 @@ def paper_(
         >>> bool((weight > 0).all()), round(weight.max().item(), 1)
         (True, 0.2)
     """
-    mask = masked(weight, where)
-    fan_out = over_rows(mask.transpose(0, 1)).transpose(0, 1)
-    fresh = scratch(weight).uniform_(-1, 1, generator=generator)
-    fresh *= torch.sqrt(6 / (over_rows(mask) + fan_out).clamp(min=1)).to(fresh.dtype)
-    return write(weight, torch.where(fresh < 0, torch.exp(fresh - epsilon), fresh), mask)
+    mask = mask_in_shape(weight, where)
+    fan_out = entries_per_row(mask.transpose(0, 1)).transpose(0, 1)
+    fresh = random_buffer(weight).uniform_(-1, 1, generator=generator)
+    fresh *= torch.sqrt(6 / (entries_per_row(mask) + fan_out).clamp(min=1)).to(fresh.dtype)
+    return write_weight(weight, torch.where(fresh < 0, torch.exp(fresh - epsilon), fresh), mask)
 
 
 @torch.no_grad()
@@ -94,16 +94,16 @@ def fill_lognormal(
     generator: torch.Generator | None,
 ) -> Tensor:
     """`lognormal_` with the moments of the activation already known."""
-    mask = masked(weight, where)
-    fan_in = over_rows(mask).clamp(min=1)
+    mask = mask_in_shape(weight, where)
+    fan_in = entries_per_row(mask).clamp(min=1)
     mean, variance = lognormal_moments(fan_in, constants, correlation)
     spread = torch.log1p(variance / mean.square())  # of ln w, so that w has this mean and variance
-    fresh = scratch(weight).normal_(generator=generator)
+    fresh = random_buffer(weight).normal_(generator=generator)
     fresh = torch.exp(fresh * spread.sqrt() + (mean.log() - spread / 2)).to(fresh.dtype)
     if bias is not None:
         shift = (-constants.mean * fan_in * mean).flatten().to(bias.dtype)
         bias.copy_(torch.where(mask.flatten(1).any(1), shift, bias))
-    return write(weight, fresh, mask)
+    return write_weight(weight, fresh, mask)
 
 
 def lognormal_moments(fan_in: Tensor, constants: Moments, correlation: float) -> tuple[Tensor, Tensor]:
@@ -161,7 +161,7 @@ def identity_(
     """
     if not noise >= 0:
         raise ValueError(f"noise must be non-negative, not {noise}: it is what is added to non-negative weights")
-    mask = masked(weight, where)
+    mask = mask_in_shape(weight, where)
     if groups < 1 or len(weight) % groups:
         raise ValueError(f"{groups} groups do not divide the {len(weight)} outputs of a weight {tuple(weight.shape)}")
     centre = (slice(None), slice(None), *(side // 2 for side in weight.shape[2:]))
@@ -172,20 +172,20 @@ def identity_(
     outputs = rows.sum(1, keepdim=True).expand_as(rows).reshape(-1, 1)
     period = torch.minimum(outputs, taken.sum(1, keepdim=True)).clamp(min=1)
     hit = taken & (rank % period == row % period)
-    fresh = scratch(weight).uniform_(0, 2 * noise, generator=generator)
-    fresh /= over_rows(mask).clamp(min=1).to(fresh.dtype)
+    fresh = random_buffer(weight).uniform_(0, 2 * noise, generator=generator)
+    fresh /= entries_per_row(mask).clamp(min=1).to(fresh.dtype)
     fresh[centre] += hit / hit.sum(1, keepdim=True).clamp(min=1).sqrt()
-    return write(weight, fresh, mask)
+    return write_weight(weight, fresh, mask)
 
 
-def masked(weight: Tensor, where: Tensor | None) -> Tensor:
+def mask_in_shape(weight: Tensor, where: Tensor | None) -> Tensor:
     """The mask in the weight's shape; everything where there is none."""
     if weight.ndim < 2:
         raise ValueError(f"a weight of shape {tuple(weight.shape)} has no fan-in: it needs (out, in, ...)")
-    return torch.ones_like(weight, dtype=torch.bool) if where is None else in_full(where, weight)
+    return torch.ones_like(weight, dtype=torch.bool) if where is None else expand_mask(where, weight)
 
 
-def in_full(mask: Tensor, weight: Tensor) -> Tensor:
+def expand_mask(mask: Tensor, weight: Tensor) -> Tensor:
     """A mask in the weight's shape, checked."""
     if mask.dtype != torch.bool:
         raise TypeError(f"the mask must be boolean, not {mask.dtype}: write `mask != 0` if that is what it means")
@@ -197,15 +197,15 @@ def in_full(mask: Tensor, weight: Tensor) -> Tensor:
         ) from None
 
 
-def over_rows(mask: Tensor) -> Tensor:
+def entries_per_row(mask: Tensor) -> Tensor:
     """How many entries each row holds, (out, 1, ..., 1) in float64."""
     return mask.flatten(1).sum(1).double().view(-1, *[1] * (mask.ndim - 1))
 
 
-def scratch(weight: Tensor) -> Tensor:
+def random_buffer(weight: Tensor) -> Tensor:
     """Room for random numbers, in single precision at least."""
     return torch.empty_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32))
 
 
-def write(weight: Tensor, fresh: Tensor, mask: Tensor) -> Tensor:
+def write_weight(weight: Tensor, fresh: Tensor, mask: Tensor) -> Tensor:
     return weight.copy_(torch.where(mask, fresh.to(weight.dtype), weight))

@@ -22,44 +22,44 @@ from convexnet.solve.lower_bounds import PART, count_cells, prove_bounds
 from convexnet.solve.search import Search
 from convexnet.solve.solution import Solution, message_of
 from convexnet.solve.solver_functions import whole_program
-from convexnet.solve.solvers.incumbents import Found, pick_rows, rises, signs
+from convexnet.solve.solvers.incumbents import Incumbents, pick_rows, rises, sign_patterns
 
 MUCH = 1e-7
 """The share of a value, or of its rise, up to which what is lost to rounding counts as rounding."""
 
 
-def answer(done: Search, own: list[Tensor] | None) -> Solution:
+def assemble_solution(done: Search, own: list[Tensor] | None) -> Solution:
     """The solution: points in the caller's type, their values by the module, and bounds that are proved; with gradients
     to the module's `own` tensors and to all others, if they are wanted."""
-    reading, asked, problem, found, used, closed = (
-        done.reading, done.asked, done.problem, done.found, done.used, done.closed
+    reading, arguments, problem, found, used, closed = (
+        done.reading, done.arguments, done.problem, done.found, done.used, done.closed
     )  # fmt: skip
-    y, descended, derivative, tol = found.y, found.value, asked.derivative, asked.budget.tol
+    y, descended, derivative, tol = found.y, found.value, arguments.derivative, arguments.budget.tol
     if derivative == "unrolled":
-        opened, ends = opened_of(reading, derivative), (asked.box.lo, asked.box.hi)
-        lo, hi = (flat_bound(end, asked.box.shape, asked.batch).to(y) for end in ends)
+        opened, ends = opened_for_proofs(reading, derivative), (arguments.box.lo, arguments.box.hi)
+        lo, hi = (flat_bound(end, arguments.box.shape, arguments.batch).to(y) for end in ends)
         live = {id(t): as_it_was(t, reading.values.get(id(t), t)) for t in own or []}
-        y, descended = unroll_descent(opened, asked.inputs, live, Problem(problem.f, lo, hi), asked.start)
+        y, descended = unroll_descent(opened, arguments.inputs, live, Problem(problem.f, lo, hi), arguments.start)
         if own is None:
             y, descended = y.detach(), descended.detach()
         else:
-            y, descended = (with_zero_gradients(part, [*asked.inputs, *ends, *own]) for part in (y, descended))
+            y, descended = (with_zero_gradients(part, [*arguments.inputs, *ends, *own]) for part in (y, descended))
         nowhere = torch.zeros_like(found.looked)
         found = replace(found, y=y.detach(), value=descended.detach(), looked=nowhere)
-    x = round_inside(y, asked.lo, asked.hi, asked.dtype)
+    x = round_inside(y, arguments.lo, arguments.hi, arguments.dtype)
     opened = problem.exact.opened
     copy = reading.itself
     if copy is None or copy.worn:
         with TRACING:
-            copy = PrivateCopy(asked.module)
-    itself = OwnForward(copy, asked.inputs, asked.variable, whole_program(reading, asked, None))
+            copy = PrivateCopy(arguments.module)
+    itself = OwnForward(copy, arguments.inputs, arguments.variable, whole_program(reading, arguments, None))
     value = evaluate_in_parts(itself, x.double(), opened)
     x, value = move_where_defined(itself, problem, found, x, value, opened)
     proof, lost = prove_bounds(problem, found)
     made = judge(problem, found, x.double(), value, proof, lost, tol)
     left = (~made.converged & ~made.other).nonzero()[:, 0]
     if len(left):  # where f is flat, nothing but the tangent at x itself is without a slope
-        more, off = prove_bounds(problem.rows(left), with_points_only(pick_rows(found, left), x[left].double()))
+        more, off = prove_bounds(problem.rows(left), without_multipliers(pick_rows(found, left), x[left].double()))
         better = more > proof[left]
         if bool(better.any()):
             proof[left[better]], lost[left[better]] = more[better], off[better]
@@ -69,8 +69,8 @@ def answer(done: Search, own: list[Tensor] | None) -> Solution:
     far = (made.gap / made.scale.clamp(min=1e-300))[~converged]
     why = f"largest gap {float(far.max()) if len(far) else 0.0:.2g} of the size of f"
     moved = (x.double() != found.y).any(1)
-    rounded = None if asked.dtype == torch.float64 else (asked.dtype, ~found.open(tol) & ~converged & moved)
-    sides = (asked.hi - asked.lo)[~converged]
+    rounded = None if arguments.dtype == torch.float64 else (arguments.dtype, ~found.open(tol) & ~converged & moved)
+    sides = (arguments.hi - arguments.lo)[~converged]
     side = float(sides[sides.isfinite()].amax()) if bool(sides.isfinite().any()) else 0.0
     unbounded = ~converged & ~made.other & ~made.proof.isfinite()
     if bool(unbounded.any()):
@@ -82,19 +82,19 @@ def answer(done: Search, own: list[Tensor] | None) -> Solution:
         "converged" if done else "unbounded" if endless else "stopped"
         for done, endless in zip(converged.tolist(), unbounded.tolist(), strict=True)
     )
-    x = x.view(asked.batch, *asked.box.shape)
+    x = x.view(arguments.batch, *arguments.box.shape)
     if derivative == "unrolled":
         x, value = with_gradient_of(x, y), with_gradient_of(value, descended)
     elif own is not None:
         if derivative == "smoothed":
-            opened_of(reading, derivative)
-        x, value = attach_derivatives(reading, problem, asked, own, found, used, x, value)
+            opened_for_proofs(reading, derivative)
+        x, value = attach_derivatives(reading, problem, arguments, own, found, used, x, value)
     return Solution(x, value, made.bound, value, made.gap, converged, status, found.steps, name, message)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What becomes of values and bounds, (B,) each: see `answer`."""
+    """What becomes of values and bounds, (B,) each: see `assemble_solution`."""
 
     other: Tensor
     proof: Tensor
@@ -104,7 +104,9 @@ class Verdict:
     scale: Tensor
 
 
-def judge(problem: Problem, found: Found, x: Tensor, value: Tensor, proof: Tensor, lost: Tensor, tol: float) -> Verdict:
+def judge(
+    problem: Problem, found: Incumbents, x: Tensor, value: Tensor, proof: Tensor, lost: Tensor, tol: float
+) -> Verdict:
     """Which samples have converged. S is looked at as far as it is needed to tell.
 
     Args:
@@ -129,7 +131,7 @@ def judge(problem: Problem, found: Found, x: Tensor, value: Tensor, proof: Tenso
 
     known = found.looked & (found.y == x).all(1)
     made = verdict(torch.where(known, found.scale, 0.0))
-    ways = signs(problem.size, x)
+    ways = sign_patterns(problem.size, x)
     for first in (True, False):
         left = ~made.converged | made.other
         rows = (left & ~known if first else left).nonzero()[:, 0]
@@ -143,7 +145,7 @@ def judge(problem: Problem, found: Found, x: Tensor, value: Tensor, proof: Tenso
 
 
 def move_where_defined(
-    own: OwnForward, problem: Problem, found: Found, x: Tensor, value: Tensor, opened: OpenedProgram
+    own: OwnForward, problem: Problem, found: Incumbents, x: Tensor, value: Tensor, opened: OpenedProgram
 ) -> tuple[Tensor, Tensor]:
     """Points, and the module's values there, a little inside of where it gives no number, as y log(y) at 0: the atoms
     that were searched have the limit there."""
@@ -163,7 +165,7 @@ INWARDS = (1e-15, 1e-12, 1e-9)
 """Shares of the way to the middle of the domain."""
 
 
-def with_points_only(found: Found, y: Tensor) -> Found:
+def without_multipliers(found: Incumbents, y: Tensor) -> Incumbents:
     """The same with points alone as evidence."""
     return replace(found, y=y, evidence={}, kept={})
 
@@ -176,7 +178,7 @@ def evaluate_in_parts(own: OwnForward, y: Tensor, opened: OpenedProgram) -> Tens
     return torch.cat([own.rows(index).value(y[index]) for index in torch.arange(len(y), device=y.device).split(size)])
 
 
-def is_unbounded(problem: Problem, found: Found) -> Tensor:
+def is_unbounded(problem: Problem, found: Incumbents) -> Tensor:
     """For which samples (B,) f certainly has no least value: where it is piecewise linear and falls along a direction
     in which the domain has no end, which its recession function says (the function without its constants)."""
     f = problem.f
@@ -187,7 +189,7 @@ def is_unbounded(problem: Problem, found: Found) -> Tensor:
     down, up = problem.lo.isinf(), problem.hi.isinf()
     endless = nothing
     slope = -f.subgradient(found.y)[1]
-    ways = [slope, *signs(problem.size, slope)[:, None].expand(-1, problem.batch, -1)]
+    ways = [slope, *sign_patterns(problem.size, slope)[:, None].expand(-1, problem.batch, -1)]
     for way in ways:
         way = torch.where((way < 0) & ~down | (way > 0) & ~up, 0.0, way)
         length = way.abs().amax(1, keepdim=True)
@@ -210,7 +212,7 @@ def with_zero_gradients(y: Tensor, tensors: Sequence[Tensor]) -> Tensor:
         return y + sum(nothing) if nothing else y
 
 
-def opened_of(reading: Reading, derivative: str) -> OpenedProgram:
+def opened_for_proofs(reading: Reading, derivative: str) -> OpenedProgram:
     if reading.opened is None:
         raise ValueError(f"derivative={derivative!r} needs a forward that does not read the size of its batch")
     return reading.opened

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from convexnet.arrays import as_tensor, is_real, is_whole, listed_inputs, refuse_transformed
 from convexnet.choices import DERIVATIVES, SOLVERS, DerivativeName, SolverName
-from convexnet.curvature.arguments import unwrapped
+from convexnet.curvature.arguments import unwrap
 from convexnet.curvature.tracing.traceable_models import check_example
 from convexnet.domains import Box, Domain, Region
 from convexnet.errors import NotTraceable, meant
@@ -67,7 +67,7 @@ def validate_arguments(
     subject_to: Sequence[AtMost] = (),
 ) -> Arguments:
     """The arguments of `minimise`, or an error that names the wrong one."""
-    module = unwrapped(f)
+    module = unwrap(f)
     if not isinstance(domain, Domain):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(
             f"the domain must be a convexnet domain, as Box(-1, 1, shape=(3,)), not {type(domain).__name__}"

@@ -31,7 +31,7 @@ from convexnet.solve.functions.black_box import WholeProgram
 from convexnet.solve.functions.matrix_free import MatrixFree, replace_gradient
 from convexnet.solve.functions.problem import Problem
 from convexnet.solve.rounding_errors import Tracked, analysis_of
-from convexnet.solve.solvers.incumbents import Evidence, Found, pick_rows
+from convexnet.solve.solvers.incumbents import Evidence, Incumbents, pick_rows
 
 Guide = Callable[[int, Atom, Tensor, Tensor], tuple[Tensor, Tensor]]
 """(k, atom, a_k (B, in_k), what arrives (B, out_k)) -> multipliers (B, in_k) of the arguments and an intercept (B,)."""
@@ -185,7 +185,7 @@ def affine_minorant(f: MatrixFree, at: Tensor, guide: Guide) -> Plane:
         return Plane(at, value, torch.zeros_like(at), 2.0**-52 * value.abs(), torch.zeros_like(at))
     with torch.enable_grad():
         value, error = out.value.expand(batch), out.error.expand(batch)
-        g, slack = back_to(value, point), back_to(error, start).abs()
+        g, slack = pull_back_to(value, point), pull_back_to(error, start).abs()
     level, total = value.detach(), error.detach()
     for rest, more in zip(rests, errors, strict=True):
         level = level + rest
@@ -241,7 +241,7 @@ def largest_slopes(atom: Atom, a: Tensor) -> Tensor:
     return atom.slopes(a).abs() if atom.smooth else torch.ones_like(a)
 
 
-def back_to(output: Tensor, start: Tensor) -> Tensor:
+def pull_back_to(output: Tensor, start: Tensor) -> Tensor:
     if not output.requires_grad:
         return torch.zeros_like(start)
     ones = torch.ones_like(output)
@@ -290,7 +290,7 @@ def tangent_minorant(f: WholeProgram, at: Tensor) -> Plane:
         return Plane(at, value, torch.zeros_like(at), 2.0**-52 * value.abs(), torch.zeros_like(at))
     value, error = out.value, out.error
     with torch.enable_grad():
-        g, slack = back_to(value, point), back_to(error, start).abs()
+        g, slack = pull_back_to(value, point), pull_back_to(error, start).abs()
     gamma = rounding.lengths * rounding.unit
     level = value.detach()
     total = (1 + 4 * gamma) * error.detach() + 4 * rounding.unit * level.abs()
@@ -327,7 +327,7 @@ def average_planes(plane: Plane, owner: Tensor, weights: Tensor, about: Tensor) 
 # --- the bounds of what was found ------------------------------------------------------------------------------------
 
 
-def prove_bounds(problem: Problem, found: Found) -> tuple[Tensor, Tensor]:
+def prove_bounds(problem: Problem, found: Incumbents) -> tuple[Tensor, Tensor]:
     """Lower bounds (B,) that hold in floating point, and what rounding took off them, (B,).
 
     Args:

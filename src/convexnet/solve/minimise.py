@@ -12,7 +12,7 @@ from convexnet.choices import DerivativeName, SolverName
 from convexnet.curvature.tracing.trace import TRACING
 from convexnet.domains import Domain
 from convexnet.errors import NotTraceable
-from convexnet.solve.answer import answer
+from convexnet.solve.answer import assemble_solution
 from convexnet.solve.arguments import Arguments, tracing_error, validate_arguments
 from convexnet.solve.compiled import reading_of
 from convexnet.solve.constrained.at_most import AtMost
@@ -134,31 +134,31 @@ def minimise(
                 wrt=wrt, atol=atol, subject_to=subject_to, derivative=derivative, verbose=verbose, callback=callback,
             )  # fmt: skip
     with TRACING:  # while another thread traces the module, its tensors are others
-        asked = validate_arguments(
+        arguments = validate_arguments(
             f, domain, given, start, wrt, tol=tol, atol=atol, solver=solver, max_steps=max_steps,
             time_limit=time_limit, derivative=derivative, callback=callback, verbose=verbose, subject_to=subject_to,
         )  # fmt: skip
-    if not asked.region.is_box or asked.subject_to:
-        return minimise_over_region(asked)
-    return minimise_over_box(asked)
+    if not arguments.region.is_box or arguments.subject_to:
+        return minimise_over_region(arguments)
+    return minimise_over_box(arguments)
 
 
-def minimise_over_box(asked: Arguments) -> Solution:
+def minimise_over_box(arguments: Arguments) -> Solution:
     """`minimise` where the domain is a box."""
     try:
-        reading = reading_of(asked.module, asked.inputs, asked.variable)
+        reading = reading_of(arguments.module, arguments.inputs, arguments.variable)
     except NotTraceable as error:
-        raise tracing_error(asked, error) from error.__cause__
-    everywhere = check_certified(reading, asked)
-    own = sources_of(reading, asked.module)
+        raise tracing_error(arguments, error) from error.__cause__
+    everywhere = check_certified(reading, arguments)
+    own = sources_of(reading, arguments.module)
     check_transforms(own)
-    keep = wants_gradients(own, asked.inputs, asked.box)
-    exact = keep and asked.derivative == "exact"
+    keep = wants_gradients(own, arguments.inputs, arguments.box)
+    exact = keep and arguments.derivative == "exact"
     with torch.no_grad():
-        problem, closed = problem_of(reading, asked, everywhere)
+        problem, closed = problem_of(reading, arguments, everywhere)
         if exact:
-            check_derivatives(reading, problem.f, asked.solver, asked.inputs, asked.box)
-        done = Search(asked, reading, problem, closed, *solve(problem, asked, closed))
+            check_derivatives(reading, problem.f, arguments.solver, arguments.inputs, arguments.box)
+        done = Search(arguments, reading, problem, closed, *solve(problem, arguments, closed))
         if exact:
             refine_smooth(problem, done.found)
-        return answer(done, own if keep else None)
+        return assemble_solution(done, own if keep else None)

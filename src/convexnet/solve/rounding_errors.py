@@ -81,16 +81,16 @@ class Tracked:
         return Tracked(value, error + 2 * unit * value.detach().abs(), unit)
 
     def __add__(self, other: Any) -> Tracked:
-        return self.rounded(self.value + value_of(other), self.error + error_of(other), other)
+        return self.rounded(self.value + number_of(other), self.error + error_of(other), other)
 
     def __sub__(self, other: Any) -> Tracked:
-        return self.rounded(self.value - value_of(other), self.error + error_of(other), other)
+        return self.rounded(self.value - number_of(other), self.error + error_of(other), other)
 
     def __rsub__(self, other: Any) -> Tracked:
         return self.rounded(other - self.value, 0.0 + self.error)
 
     def __mul__(self, other: Any) -> Tracked:
-        return self.rounded(self.value * other, self.error * absolute(other))
+        return self.rounded(self.value * other, self.error * absolute_values(other))
 
     def __neg__(self) -> Tracked:
         return Tracked(-self.value, self.error, self.unit)
@@ -120,7 +120,7 @@ class Tracked:
 
     def beside(self, *parts: Any) -> Tracked:
         """Tensors, some of them tracked, along a new last dimension."""
-        value = torch.stack(torch.broadcast_tensors(*map(value_of, parts)), -1)
+        value = torch.stack(torch.broadcast_tensors(*map(number_of, parts)), -1)
         errors = [torch.as_tensor(error_of(part), dtype=value.dtype, device=value.device) for part in parts]
         spread = [error.expand(value.shape[:-1]) for error in errors]
         return Tracked(value, torch.stack(spread, -1), max(getattr(part, "unit", UNIT) for part in parts))
@@ -134,7 +134,7 @@ class Tracked:
         return self.moved(lambda t: t.reshape(*shape))
 
 
-def value_of(number: Any) -> Any:
+def number_of(number: Any) -> Any:
     return number.value if isinstance(number, Tracked) else number
 
 
@@ -199,7 +199,7 @@ class TrackedCall:
 
     def tensors(self) -> list[Tensor]:
         """All floating arguments."""
-        parts = (value_of(part) for part in tracked_arguments([list(self.args), self.kwargs]))
+        parts = (number_of(part) for part in tracked_arguments([list(self.args), self.kwargs]))
         return [part for part in parts if isinstance(part, Tensor) and part.is_floating_point()]
 
 
@@ -230,7 +230,7 @@ class Rounding:
             args, kwargs = map_arguments(args, as_float64), map_arguments(kwargs, as_float64)
         else:
             cast = cast_unit(name, args, ())
-        out = function(*map_arguments(args, value_of), **map_arguments(kwargs, value_of))
+        out = function(*map_arguments(args, number_of), **map_arguments(kwargs, number_of))
         if isinstance(out, Tensor) and out.dtype == torch.bool:
             return self.compared(out, args)
         doubtful: Tensor | None = None
@@ -250,7 +250,7 @@ class Rounding:
         call = TrackedCall(name, function, args, kwargs, results, unit, sizes=self.sizes)
         errors = errors_of(name)(call)
         if doubtful is not None:
-            errors = [chosen_in_doubt(call, doubtful, errors[0])]
+            errors = [errors_of_choice(call, doubtful, errors[0])]
         self.lengths += call.lengths + 2
         self.unit = max(self.unit, unit)
         made = [
@@ -278,7 +278,7 @@ class Rounding:
         if any(isinstance(part, Tracked) for part in args):
             a, b = (*args[:2], 0.0)[:2]
             error = error_of(a) + error_of(b)
-            doubt = doubt | (((value_of(a) - value_of(b)).abs() <= error) & (error > 0))
+            doubt = doubt | (((number_of(a) - number_of(b)).abs() <= error) & (error > 0))
         if bool(doubt.any()):
             self.doubts[id(out)] = out, doubt.expand(out.shape)
         return out
@@ -316,10 +316,10 @@ def cast_unit(name: str, args: Sequence[Any], parts: Sequence[Any]) -> float:
 # --- the rules ------------------------------------------------------------------------------------------------------
 
 
-def moved(call: TrackedCall) -> list[Tensor]:
+def errors_of_move(call: TrackedCall) -> list[Tensor]:
     """Entries are moved; constants among them have no error."""
-    zero = call.run(lambda part: torch.zeros_like(value_of(part)) if is_real(value_of(part)) else part)
-    out = call.run(lambda part: error_of(part) + 0.0 if isinstance(part, Tracked) else zeroed(part))
+    zero = call.run(lambda part: torch.zeros_like(number_of(part)) if is_real(number_of(part)) else part)
+    out = call.run(lambda part: error_of(part) + 0.0 if isinstance(part, Tracked) else no_error(part))
     fan = [value.numel() for value in call.results if is_real(value)]
     rule = row_of(call.name).rule
     repeats = isinstance(rule, Moving) and rule.repeats
@@ -330,17 +330,17 @@ def moved(call: TrackedCall) -> list[Tensor]:
     ]
 
 
-def zeroed(part: Any) -> Any:
+def no_error(part: Any) -> Any:
     return torch.zeros_like(part) if is_real(part) else part
 
 
-def cast(call: TrackedCall) -> list[Tensor]:
+def errors_of_cast(call: TrackedCall) -> list[Tensor]:
     (x,) = call.tracked()[:1]
     extra = 2 * call.unit * call.results[0].detach().abs() if call.unit > x.unit else 0.0
     return [x.error + extra]
 
 
-def summed(inner: Callable[[TrackedCall], float]) -> Errors:
+def errors_of_sum(inner: Callable[[TrackedCall], float]) -> Errors:
     """An operator whose results are sums of products of its arguments, with inner(call) terms."""
 
     def errors(call: TrackedCall) -> list[Tensor]:
@@ -373,7 +373,7 @@ def widest(call: TrackedCall) -> float:
     return float(max((part.numel() / max(1, min(part.shape[:2])) for part in weights), default=math.inf))
 
 
-def added(call: TrackedCall) -> list[Tensor]:
+def errors_of_addition(call: TrackedCall) -> list[Tensor]:
     """Two terms, one of them times alpha: the second; the first, where it is the one that is subtracted (rsub)."""
     a, b = call.args[:2]
     alpha = abs(float(call.argument(2, "alpha", 1.0)))
@@ -384,49 +384,49 @@ def added(call: TrackedCall) -> list[Tensor]:
         return [total]
     rule = row_of(call.name).rule
     a_size, b_size = (alpha, 1.0) if isinstance(rule, Sum) and rule.signs[0] < 0 else (1.0, alpha)
-    size = a_size * absolute(a) + b_size * absolute(b)
+    size = a_size * absolute_values(a) + b_size * absolute_values(b)
     return [a_size * error_of(a) + b_size * error_of(b) + 2 * call.unit * size + 0 * call.results[0].detach()]
 
 
-def absolute(part: Any) -> Any:
-    value = value_of(part)
+def absolute_values(part: Any) -> Any:
+    value = number_of(part)
     if isinstance(value, Tensor) and value.dtype == torch.bool:  # flags that are in no doubt
         return value.double()
     return value.detach().abs() if isinstance(value, Tensor) else abs(value)
 
 
-def negated(call: TrackedCall) -> list[Tensor]:
+def errors_of_negation(call: TrackedCall) -> list[Tensor]:
     return [call.args[0].error]
 
 
-def multiplied(call: TrackedCall) -> list[Tensor]:
+def errors_of_product(call: TrackedCall) -> list[Tensor]:
     a, b = call.args[:2]
-    total = error_of(a) * absolute(b) + error_of(b) * absolute(a) + error_of(a) * error_of(b)
+    total = error_of(a) * absolute_values(b) + error_of(b) * absolute_values(a) + error_of(a) * error_of(b)
     return [total + 2 * call.unit * call.results[0].detach().abs() + UNDERFLOW]
 
 
-def divided(call: TrackedCall) -> list[Tensor]:
+def errors_of_quotient(call: TrackedCall) -> list[Tensor]:
     a, b = call.args[:2]
-    size = absolute(b)
+    size = absolute_values(b)
     return [error_of(a) / size + 2 * call.unit * call.results[0].detach().abs() + UNDERFLOW]
 
 
-def addcmul(call: TrackedCall) -> list[Tensor]:
+def errors_of_addcmul(call: TrackedCall) -> list[Tensor]:
     a, b, c = call.args[:3]
     value = abs(float(call.argument(3, "value", 1.0)))
-    part = error_of(b) * absolute(c) + error_of(c) * absolute(b)
-    size = absolute(a) + value * absolute(b) * absolute(c)
+    part = error_of(b) * absolute_values(c) + error_of(c) * absolute_values(b)
+    size = absolute_values(a) + value * absolute_values(b) * absolute_values(c)
     return [error_of(a) + value * part + 4 * call.unit * size + UNDERFLOW]
 
 
-def lerp(call: TrackedCall) -> list[Tensor]:
+def errors_of_lerp(call: TrackedCall) -> list[Tensor]:
     a, b, share = call.args[:3]
-    rest, share = 1 + absolute(share), absolute(share)
-    size = absolute(a) * rest + absolute(b) * share
+    rest, share = 1 + absolute_values(share), absolute_values(share)
+    size = absolute_values(a) * rest + absolute_values(b) * share
     return [error_of(a) * rest + error_of(b) * share + 6 * call.unit * size + UNDERFLOW]
 
 
-def normalised(call: TrackedCall) -> list[Tensor]:
+def errors_of_batch_norm(call: TrackedCall) -> list[Tensor]:
     """Batch norm in eval mode: (x − mean) weight / sqrt(var + eps) + bias."""
     kappa = 10 * call.unit
     x, weight, bias, mean, var = call.args[:5]
@@ -437,7 +437,7 @@ def normalised(call: TrackedCall) -> list[Tensor]:
     return [kappa * first, *[torch.zeros_like(part) for part in rest]]
 
 
-def interpolated(call: TrackedCall) -> list[Tensor]:
+def errors_of_interpolation(call: TrackedCall) -> list[Tensor]:
     """Bicubic interpolation: coefficients of both signs, whose absolute values add up to less than 2 in each window."""
     (x,) = call.tracked()[:1]
     call.lengths = float(x.shape[-1] * x.shape[-2])
@@ -445,7 +445,7 @@ def interpolated(call: TrackedCall) -> list[Tensor]:
     return [size[..., None, None].expand(call.results[0].shape) + 0.0]
 
 
-def pointwise(call: TrackedCall) -> list[Tensor]:
+def errors_of_pointwise(call: TrackedCall) -> list[Tensor]:
     """A function of single entries, by its derivative there, and by what it is where the error ends: a kink in between
     may be as steep as either side. In a^x the entries are those of the exponent."""
     places = [i for i, arg in enumerate(call.args) if isinstance(arg, Tracked)]
@@ -475,7 +475,7 @@ def softplus_short(call: TrackedCall) -> float:
     return math.log1p(math.exp(-limit)) / beta
 
 
-def within(steep: float | Callable[[Tensor], Tensor]) -> Errors:
+def errors_of_lipschitz(steep: float | Callable[[Tensor], Tensor]) -> Errors:
     """An operator of which no result moves by more than `steep` times what any of its arguments moves."""
 
     def errors(call: TrackedCall) -> list[Tensor]:
@@ -500,24 +500,24 @@ def within(steep: float | Callable[[Tensor], Tensor]) -> Errors:
     return errors
 
 
-def limited(call: TrackedCall) -> list[Tensor]:
+def errors_of_clamp(call: TrackedCall) -> list[Tensor]:
     """A clamp, whose limits may be tensors."""
-    return pointwise(call) if len(call.tracked()) == 1 else within(1.0)(call)
+    return errors_of_pointwise(call) if len(call.tracked()) == 1 else errors_of_lipschitz(1.0)(call)
 
 
-def sloped(call: TrackedCall) -> list[Tensor]:
+def errors_of_prelu(call: TrackedCall) -> list[Tensor]:
     """A PReLU, whose slopes may be of any size."""
     slope = call.args[1]
     if isinstance(slope, Tracked):
-        return by_jacobian(call)
-    return within(max(1.0, float(slope.detach().abs().max())))(call)
+        return errors_by_jacobian(call)
+    return errors_of_lipschitz(max(1.0, float(slope.detach().abs().max())))(call)
 
 
 MOST = 512
 """Results of an operator without a rule of its own up to which its derivatives are computed one by one."""
 
 
-def by_jacobian(call: TrackedCall) -> list[Tensor]:
+def errors_by_jacobian(call: TrackedCall) -> list[Tensor]:
     """Any other operator, by its derivatives; one with many results has an error without an end."""
     tracked = list({id(part): part for part in call.tracked()}.values())
     if sum(value.numel() for value in call.results if is_real(value)) > MOST:
@@ -549,23 +549,23 @@ def by_jacobian(call: TrackedCall) -> list[Tensor]:
     return found
 
 
-def chosen_in_doubt(call: TrackedCall, doubt: Tensor, error: Tensor) -> Tensor:
+def errors_of_choice(call: TrackedCall, doubt: Tensor, error: Tensor) -> Tensor:
     """Where it is in doubt which of two numbers is taken, the error is that of either and what they are apart."""
     one, other = call.args[1:3] if row_of(call.name).runs(shapes.where) else (call.args[2], call.args[0])
-    apart = absolute(value_of(one) - value_of(other)) + error_of(one) + error_of(other)
+    apart = absolute_values(number_of(one) - number_of(other)) + error_of(one) + error_of(other)
     return error + torch.where(doubt, apart, 0.0)
 
 
-def jumps(call: TrackedCall) -> list[Tensor]:
+def errors_of_sign(call: TrackedCall) -> list[Tensor]:
     """A sign: off by no more than two where the number may be of the other sign."""
     (x,) = call.tracked()[:1]
     return [torch.where((x.value.detach().abs() <= x.error) & (x.error > 0), 2.0, 0.0) + 0 * x.error]
 
 
-def loss(call: TrackedCall) -> list[Tensor]:
+def errors_of_loss(call: TrackedCall) -> list[Tensor]:
     """A loss, by its derivatives. Its terms may cancel, and are no larger than this makes them of targets and weights;
     at its kinks it is no steeper."""
-    found = by_jacobian(call)
+    found = errors_by_jacobian(call)
     leaves = [part.value.detach().abs() for part in call.tracked()]
     constants = [part.abs() for part in call.tensors() if not any(part is one.value for one in call.tracked())]
     largest = max((float(part.max()) for part in constants if part.numel()), default=1.0)
@@ -579,7 +579,7 @@ def loss(call: TrackedCall) -> list[Tensor]:
     ]
 
 
-def farthest(x: Tensor) -> Tensor:
+def largest_variance_slope(x: Tensor) -> Tensor:
     """The largest slope of a variance, for each sample."""
     return 2 * x.abs().reshape(len(x), -1).amax(1)
 
@@ -593,15 +593,15 @@ def entries(call: TrackedCall) -> float:
 
 
 def of_matrix(place: int) -> Callable[[TrackedCall], float]:
-    return lambda call: float(value_of(call.args[place]).shape[-1])
+    return lambda call: float(number_of(call.args[place]).shape[-1])
 
 
 def kernel(call: TrackedCall) -> float:
-    return float(value_of(call.args[1])[0].numel())
+    return float(number_of(call.args[1])[0].numel())
 
 
 def kernel_transposed(call: TrackedCall) -> float:
-    weight = value_of(call.args[1])
+    weight = number_of(call.args[1])
     return float(weight.numel() // weight.shape[1])
 
 
@@ -610,26 +610,26 @@ def kernel_either(call: TrackedCall) -> float:
 
 
 ERRORS: dict[Rule, Errors] = {
-    **dict.fromkeys((arithmetic.identity, arithmetic.dropout), cast),
-    **dict.fromkeys((arithmetic.add, arithmetic.sub, arithmetic.rsub), added),
-    arithmetic.neg: negated,
-    arithmetic.mul: multiplied,
-    arithmetic.div: divided,
-    arithmetic.addcmul: addcmul,
-    arithmetic.lerp: lerp,
-    layers.linear: summed(of_matrix(1)),
-    layers.matmul: summed(of_matrix(0)),
-    layers.outer: summed(lambda call: 1.0),
-    layers.addmm: summed(of_matrix(1)),
-    **dict.fromkeys((layers.einsum, layers.paired), summed(entries)),
-    layers.conv: summed(kernel),
-    layers.conv_transpose: summed(kernel_transposed),
-    layers.convolution_generic: summed(kernel_either),
-    **dict.fromkeys((layers.batch_norm, layers.batch_norm_functional), normalised),
+    **dict.fromkeys((arithmetic.identity, arithmetic.dropout), errors_of_cast),
+    **dict.fromkeys((arithmetic.add, arithmetic.sub, arithmetic.rsub), errors_of_addition),
+    arithmetic.neg: errors_of_negation,
+    arithmetic.mul: errors_of_product,
+    arithmetic.div: errors_of_quotient,
+    arithmetic.addcmul: errors_of_addcmul,
+    arithmetic.lerp: errors_of_lerp,
+    layers.linear: errors_of_sum(of_matrix(1)),
+    layers.matmul: errors_of_sum(of_matrix(0)),
+    layers.outer: errors_of_sum(lambda call: 1.0),
+    layers.addmm: errors_of_sum(of_matrix(1)),
+    **dict.fromkeys((layers.einsum, layers.sum_of_paired_products), errors_of_sum(entries)),
+    layers.conv: errors_of_sum(kernel),
+    layers.conv_transpose: errors_of_sum(kernel_transposed),
+    layers.convolution_generic: errors_of_sum(kernel_either),
+    **dict.fromkeys((layers.batch_norm, layers.batch_norm_functional), errors_of_batch_norm),
     # Those that are only met where a function stays closed.
-    arithmetic.pow_: pointwise,
-    **dict.fromkeys((arithmetic.clamped, arithmetic.clamped_above), limited),
-    arithmetic.prelu: sloped,
+    arithmetic.pow_: errors_of_pointwise,
+    **dict.fromkeys((arithmetic.clamp_below, arithmetic.clamp_above), errors_of_clamp),
+    arithmetic.prelu: errors_of_prelu,
 }
 """How errors go through an operator, by its rule in the table of the calculus, where its kind does not say so."""
 
@@ -641,19 +641,19 @@ def errors_of(name: str) -> Errors:
     if row.run in ERRORS:
         return ERRORS[row.run]
     if isinstance(rule, Moving):
-        return moved
+        return errors_of_move
     if name == "sign":
-        return jumps
+        return errors_of_sign
     if isinstance(rule, (Pointwise, Power)):
-        return cast if rule.is_affine else pointwise
+        return errors_of_cast if rule.is_affine else errors_of_pointwise
     if isinstance(rule, (Reduction, Window)) and rule.is_affine:
-        return summed(all_but_first) if rule.keeps_signs else interpolated
+        return errors_of_sum(all_but_first) if rule.keeps_signs else errors_of_interpolation
     if isinstance(rule, Loss):
-        return loss
+        return errors_of_loss
     if isinstance(rule, Both) and row.steepness == math.inf:  # a variance and a mean
-        return within(lambda x: 1 + farthest(x))
+        return errors_of_lipschitz(lambda x: 1 + largest_variance_slope(x))
     if row.steepness < math.inf:
-        return within(row.steepness)
+        return errors_of_lipschitz(row.steepness)
     if name.startswith(("empty", "new_empty")):
         return lambda call: [torch.zeros_like(value) for value in call.results]
-    return within(farthest) if name == "var" else by_jacobian
+    return errors_of_lipschitz(largest_variance_slope) if name == "var" else errors_by_jacobian

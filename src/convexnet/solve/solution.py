@@ -43,8 +43,8 @@ class Solution:
         gap: upper_bound − lower_bound, at least 0.
         converged: gap <= atol + tol · S and rounding, (B,) booleans; see `minimise`.
         status: B strings: "converged", "stopped" (by a budget, or since nothing more could be proved), "unbounded"
-            (where f certainly has no least value) or "infeasible" (where no point meets the constraints: x is NaN, value
-            and bounds are inf, and the message names the rows that conflict).
+            (where f certainly has no least value) or "infeasible" (where no point meets the constraints: x is NaN,
+            value and bounds are inf, and the message names the rows that conflict).
         steps: of the iterative solvers, (B,).
         solver: which solver was used.
         message: what happened, in a sentence, and what to try where samples have not converged.

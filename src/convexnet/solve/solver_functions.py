@@ -26,7 +26,7 @@ FEW = 4
 """Samples of which it is looked up, once, that the atoms of a network prove something."""
 
 
-def check_certified(reading: Reading, asked: Arguments) -> bool:
+def check_certified(reading: Reading, arguments: Arguments) -> bool:
     """Whether f is convex in y everywhere; if only on the domain, False.
 
     Raises:
@@ -42,15 +42,15 @@ def check_certified(reading: Reading, asked: Arguments) -> bool:
         what = f"{len(outputs)} outputs" if len(outputs) != 1 else one
         raise ValueError(
             f"{certificate.model} returns {what}, and only one number for each sample, (B,) or (B, 1), can be "
-            f"minimised: {explain_wrong_batch(asked) or 'wrap it in a module that picks or adds up what you mean'}"
+            f"minimised: {explain_wrong_batch(arguments) or 'wrap it in a module that picks or adds up what you mean'}"
         )
     if certificate.convex:
         return True
-    local = reading.on(asked.box.hull())
+    local = reading.on(arguments.box.hull())
     if local.convex:
         return False
     raise NotCertified(
-        f"cannot minimise over input {asked.variable}: {local.headline()}\n" + "\n".join(map(str, local.findings)),
+        f"cannot minimise over input {arguments.variable}: {local.headline()}\n" + "\n".join(map(str, local.findings)),
         local.findings,
     )
 
@@ -60,16 +60,16 @@ def shape_in_words(shape: tuple[int, ...]) -> str:
     return str(shape).replace("(2", "(B", 1) if shape[:1] == (2,) else f"{shape}, without a batch"
 
 
-def problem_of(reading: Reading, asked: Arguments, everywhere: bool) -> tuple[Problem, str]:
+def problem_of(reading: Reading, arguments: Arguments, everywhere: bool) -> tuple[Problem, str]:
     """The batch of functions, in the best description that the module allows, and why there is no better one."""
-    inputs = [tensor.detach() for tensor in asked.inputs]
-    lo, hi = asked.lo, asked.hi
+    inputs = [tensor.detach() for tensor in arguments.inputs]
+    lo, hi = arguments.lo, arguments.hi
     single = False
     if reading.pieces is None or reading.opened is None:
         closed = "its forward reads the size of its batch"
     else:
         try:
-            f, layers, closed = open_functions(reading.opened, reading.pieces, inputs, lo.shape[1], asked.solver)
+            f, layers, closed = open_functions(reading.opened, reading.pieces, inputs, lo.shape[1], arguments.solver)
             whole = everywhere and not any(atom.partial for atom in f.atoms)
             if not (whole and "supported" in reading.shown):
                 few = torch.arange(min(len(lo), FEW if whole else len(lo)), device=lo.device)
@@ -84,7 +84,7 @@ def problem_of(reading: Reading, asked: Arguments, everywhere: bool) -> tuple[Pr
             ):
                 raise error
             closed, single = "an operator has settings for one size of the batch", True
-            out = output_of(asked.module, inputs, inputs[asked.variable].dtype)
+            out = output_of(arguments.module, inputs, inputs[arguments.variable].dtype)
             if out is None or out.numel() != len(lo):
                 place = reading.opened.written_for_two(inputs) or "an operator"
                 made = "fails with" if out is None else f"returns {out.numel()} numbers for"
@@ -99,7 +99,7 @@ def problem_of(reading: Reading, asked: Arguments, everywhere: bool) -> tuple[Pr
                 strong = strong_convexity(reading.opened, inputs, f)
             return Problem(f, lo, hi, strong, layers), closed
     centre = None if everywhere else Problem(None, lo, hi).interior()
-    whole = whole_program(reading, asked, centre, single)
+    whole = whole_program(reading, arguments, centre, single)
     if whole.pairs and not whole.symmetric(Problem(None, lo, hi).centre()):
         raise ValueError(
             "f does not treat the samples of a batch alike: it reads the size of its batch, or holds a tensor with a "
@@ -142,10 +142,10 @@ def takes_any_batch(opened: OpenedProgram, inputs: Sequence[Tensor]) -> bool:
     return True
 
 
-def whole_program(reading: Reading, asked: Arguments, centre: Tensor | None, single: bool = False) -> WholeProgram:
+def whole_program(reading: Reading, arguments: Arguments, centre: Tensor | None, single: bool = False) -> WholeProgram:
     """The traced program as one function; `single` takes the one for a batch of two."""
     opened = reading.opened
     if opened is not None and not single:
-        return WholeProgram(opened, asked.inputs, centre=centre)
-    pairs = OpenedProgram(reading.program, asked.variable).valued(reading.values)
-    return WholeProgram(pairs, asked.inputs, pairs=True, centre=centre)
+        return WholeProgram(opened, arguments.inputs, centre=centre)
+    pairs = OpenedProgram(reading.program, arguments.variable).valued(reading.values)
+    return WholeProgram(pairs, arguments.inputs, pairs=True, centre=centre)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from convexnet.storage.modules import described, rebuilt
+from convexnet.storage.modules import describe_model, rebuild_model
 
 FORMAT = "convexnet.model/1"
 KEY = "convexnet"
@@ -55,15 +55,15 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
         >>> type(same[1]).__name__, torch.equal(same(x), net(x))
         ('ReLU', True)
     """
-    tensor_files = needed("safetensors.torch", "save")
+    tensor_files = import_safetensors("safetensors.torch", "save")
     target = Path(path)
     if target.is_dir():
         raise IsADirectoryError(f"{target} is a folder: name the file in it, as model.safetensors")
     if not target.parent.is_dir():
         raise FileNotFoundError(f"{target} cannot be written: there is no folder {target.parent}; make it first")
-    recipe, tensors = described(model)
+    recipe, tensors = describe_model(model)
     classes = [entry["class"] for entry in recipe["modules"]]
-    text = json.dumps({"format": FORMAT, "versions": versions(classes), **recipe}, allow_nan=False)
+    text = json.dumps({"format": FORMAT, "versions": versions_of_packages(classes), **recipe}, allow_nan=False)
     note_scripts(classes, target)
     size = len(json.dumps(text))  # as it stands in the header, with its quotes escaped
     if size > LIMIT:
@@ -121,17 +121,17 @@ def load(path: str | os.PathLike[str], allow: Sequence[str] = (), device: str | 
         ...     load(f"{folder}/line.safetensors").training
         False
     """
-    tensor_files = needed("safetensors", "load")
+    tensor_files = import_safetensors("safetensors", "load")
     source = Path(path)
     if not source.is_file():
         raise FileNotFoundError(f"{source} is {'a folder' if source.is_dir() else 'not there'}: load takes a file")
-    place = reachable(device)
+    place = require_device(device)
     packages = (allow,) if isinstance(allow, str) else tuple(allow)
     try:
         with tensor_files.safe_open(str(source), framework="pt", device="cpu") as file:
             recipe = recipe_of(file.metadata() or {}, source)
             note_versions(recipe["versions"])
-            return rebuilt(recipe, list(file.keys()), file.get_tensor, packages, place)
+            return rebuild_model(recipe, list(file.keys()), file.get_tensor, packages, place)
     except torch.OutOfMemoryError:
         raise
     except tensor_files.SafetensorError as error:
@@ -194,7 +194,7 @@ def recipe_of(found: dict[str, str], source: Path) -> dict[str, Any]:
     return recipe
 
 
-def versions(classes: Sequence[str]) -> dict[str, str]:
+def versions_of_packages(classes: Sequence[str]) -> dict[str, str]:
     """The versions of the packages that a model is made of."""
     found: dict[str, str] = {}
     for package in sorted({"convexnet", "torch", *(path.split(".")[0].split(":")[0] for path in classes)}):
@@ -207,7 +207,7 @@ def versions(classes: Sequence[str]) -> dict[str, str]:
 
 def note_versions(recorded: dict[str, str]) -> None:
     """Say so where a package differs in more than its patch number: attributes may have changed their meaning."""
-    present = versions([*recorded])
+    present = versions_of_packages([*recorded])
     differ = [
         f"{package} {then}, here {present[package]}"
         for package, then in recorded.items()
@@ -217,7 +217,7 @@ def note_versions(recorded: dict[str, str]) -> None:
         warnings.warn(f"the model was saved with {'; '.join(differ)}: compare an output", stacklevel=3)
 
 
-def needed(module: str, verb: str) -> Any:
+def import_safetensors(module: str, verb: str) -> Any:
     """A module of safetensors, which only these two functions need."""
     try:
         return importlib.import_module(module)
@@ -225,7 +225,7 @@ def needed(module: str, verb: str) -> Any:
         raise ModuleNotFoundError(f"convexnet.{verb} needs safetensors: pip install safetensors") from error
 
 
-def reachable(device: str | torch.device) -> torch.device:
+def require_device(device: str | torch.device) -> torch.device:
     """A device, if it is there."""
     try:
         return torch.empty(0, device=device).device

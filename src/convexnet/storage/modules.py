@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 from torch.utils.hooks import RemovableHandle
 
-from convexnet.curvature.arguments import unwrapped
-from convexnet.storage.tensors import check, packed, unpacked
+from convexnet.curvature.arguments import unwrap
+from convexnet.storage.tensors import check_storable, pack, unpack
 from convexnet.storage.trust import import_trusted, path_of
-from convexnet.storage.values import Json, Source, decode, encode, named, unsavable
+from convexnet.storage.values import Json, Source, decode, encode, name_of, unsavable_error
 
 BASE = frozenset(vars(nn.Module())) | {"_compiled_call_impl"}
 """What every module has; all else in its `__dict__` are its attributes. `Module.compile` is undone, as by pickle."""
@@ -38,7 +38,7 @@ HOOKS: dict[str, tuple[str, ...]] = {
 """The dictionaries of hooks, each with those that flag some of its entries."""
 
 
-def join(path: str, name: str) -> str:
+def join_path(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
 
@@ -60,7 +60,7 @@ class Draft:
     def tensor(self, value: Tensor, where: str) -> int:
         """The number of a tensor."""
         if id(value) not in self.numbers:
-            check(value, where)
+            check_storable(value, where)
             self.numbers[id(value)] = len(self.tensors)
             self.tensors.append(value)
             self.names.append(where)
@@ -75,7 +75,7 @@ class Draft:
     def module(self, value: nn.Module, where: str) -> int:
         """The number of a module, which is described when it is met first."""
         try:
-            value = unwrapped(value)
+            value = unwrap(value)
         except TypeError as error:
             raise TypeError(f"{where}: {error}" if where else str(error)) from error
         if id(value) not in self.numbers:
@@ -93,20 +93,25 @@ class Draft:
         if kind.__module__ == parametrize.__name__ and parametrize.is_parametrized(module):
             kind, computed = parametrize.type_before_parametrizations(module), list(module.parametrizations)  # pyright: ignore
         if isinstance(module, nn.modules.lazy.LazyModuleMixin) and module.has_uninitialized_params():  # pyright: ignore
-            raise unsavable(path or "the model", "a lazy layer of unknown size", "run the model once before saving")
+            raise unsavable_error(
+                path or "the model", "a lazy layer of unknown size", "run the model once before saving"
+            )
         slots = [slot for each in kind.__mro__ for slot in getattr(each, "__slots__", ()) if hasattr(module, slot)]
         if slots:
-            raise unsavable(join(path, slots[0]), "an attribute in __slots__", "keep it in the module's __dict__")
-        entry: dict[str, Json] = {"class": named(kind, path or "the model"), "path": path, "computed": computed}
+            raise unsavable_error(
+                join_path(path, slots[0]), "an attribute in __slots__", "keep it in the module's __dict__"
+            )
+        entry: dict[str, Json] = {"class": name_of(kind, path or "the model"), "path": path, "computed": computed}
         for table in ("_parameters", "_buffers", "_modules"):  # first, so that tensors get their names of state_dict
             count: Callable[[Any, str], int] = self.module if table == "_modules" else self.tensor
             entry[table] = {
-                key: None if value is None else count(value, join(path, key)) for key, value in state[table].items()
+                key: None if value is None else count(value, join_path(path, key))
+                for key, value in state[table].items()
             }
         entry["transient"] = sorted(state["_non_persistent_buffers_set"])
         left_out = BASE | DERIVED if isinstance(module, nn.RNNBase) else BASE
         entry["attributes"] = [
-            [key, encode(value, join(path, key), self)] for key, value in state.items() if key not in left_out
+            [key, encode(value, join_path(path, key), self)] for key, value in state.items() if key not in left_out
         ]
         entry["training"] = module.training
         entry["full_backward_hook"] = state["_is_full_backward_hook"]
@@ -124,7 +129,7 @@ class Draft:
             return [table, {"weight_norm": function.__closure__[0].cell_contents}, flags, with_module]
         if not isinstance(function, types.FunctionType) or path_of(function) is None:
             name = getattr(function, "__qualname__", type(function).__qualname__)
-            raise unsavable(
+            raise unsavable_error(
                 path or "the model",
                 f"a module with the hook {name} in {table}",
                 "remove the hook before saving and register it again after loading; only functions at the top level of "
@@ -133,7 +138,7 @@ class Draft:
             )
         if table == "_state_dict_hooks" and hasattr(function, "_from_public_api"):
             flags = ["_from_public_api", *flags]
-        return [table, {"function": named(function, path)}, flags, with_module]
+        return [table, {"function": name_of(function, path)}, flags, with_module]
 
 
 def old_names(hook: Any) -> bool:
@@ -146,20 +151,20 @@ def old_names(hook: Any) -> bool:
     )
 
 
-def described(model: nn.Module) -> tuple[dict[str, Json], dict[str, Tensor]]:
+def describe_model(model: nn.Module) -> tuple[dict[str, Json], dict[str, Tensor]]:
     """The recipe of a model, and its tensors by the names they have in the file.
 
     Raises:
         TypeError: something in it cannot be saved; the message names its path and the remedy.
 
     Example:
-        >>> recipe, tensors = described(nn.Sequential(nn.Linear(2, 3), nn.ReLU()))
+        >>> recipe, tensors = describe_model(nn.Sequential(nn.Linear(2, 3), nn.ReLU()))
         >>> sorted(tensors), recipe["modules"][2]["class"]
         (['0.bias', '0.weight'], 'torch.nn.modules.activation:ReLU')
     """
     draft = Draft()
     draft.module(model, "")
-    stored, places = packed(draft.tensors, draft.names)
+    stored, places = pack(draft.tensors, draft.names)
     tensors = [{**place, **flags} for place, flags in zip(places, draft.flags, strict=True)]
     return {"modules": draft.modules, "tensors": tensors}, stored
 
@@ -167,7 +172,7 @@ def described(model: nn.Module) -> tuple[dict[str, Json], dict[str, Tensor]]:
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
-def rebuilt(
+def rebuild_model(
     recipe: dict[str, Json],
     keys: Sequence[str],
     fetch: Callable[[str], Tensor],
@@ -177,7 +182,7 @@ def rebuilt(
     """The model of a recipe.
 
     Args:
-        recipe: of `described`.
+        recipe: of `describe_model`.
         keys, fetch: the names of the tensors in the file, and what reads one.
         allow: packages that are trusted besides those of `convexnet.storage.trust`.
         device: of the tensors.
@@ -186,18 +191,20 @@ def rebuilt(
         ValueError: the recipe names what is not trusted or does not exist, or is damaged.
     """
     # classes first: what is not trusted is refused before a tensor is read
-    source = Source(modules=[shell(entry, allow) for entry in recipe["modules"]], allow=allow)
-    source.tensors = unpacked(recipe["tensors"], keys, fetch, device)
+    source = Source(modules=[empty_module(entry, allow) for entry in recipe["modules"]], allow=allow)
+    source.tensors = unpack(recipe["tensors"], keys, fetch, device)
     for place, tensor in zip(recipe["tensors"], source.tensors, strict=True):
         for key, value in place.get("attributes", ()):
             vars(tensor)[key] = decode(value, f"{place['in']}.{key}", source)
     entries = list(zip(recipe["modules"], source.modules, strict=True))
     for entry, module in entries:
-        fill(entry, module, source)
+        fill_module(entry, module, source)
     for entry, module in entries:
         for name in entry["computed"]:
             if not isinstance(module.parametrizations[name], parametrize.ParametrizationList):  # pyright: ignore
-                raise ValueError(f"{join(entry['path'], name)} has no list of parametrisations: the file is damaged")
+                raise ValueError(
+                    f"{join_path(entry['path'], name)} has no list of parametrisations: the file is damaged"
+                )
         for record in entry["hooks"]:
             add_hook(record, module, entry["path"], source)
         if isinstance(module, nn.RNNBase):
@@ -205,7 +212,7 @@ def rebuilt(
     return source.modules[0]
 
 
-def shell(entry: dict[str, Json], allow: Sequence[str]) -> nn.Module:
+def empty_module(entry: dict[str, Json], allow: Sequence[str]) -> nn.Module:
     """An empty module of the recorded class; neither its `__new__` nor its `__init__` runs."""
     module: nn.Module = object.__new__(
         import_trusted(entry["class"], "a module class", allow, entry["path"] or "the model")
@@ -214,7 +221,7 @@ def shell(entry: dict[str, Json], allow: Sequence[str]) -> nn.Module:
     return module
 
 
-def fill(entry: dict[str, Json], module: nn.Module, source: Source) -> None:
+def fill_module(entry: dict[str, Json], module: nn.Module, source: Source) -> None:
     """Give a module what was recorded of it.
 
     Here and below, methods are called on their class: an attribute from the file may hide the one of the module.
@@ -223,8 +230,10 @@ def fill(entry: dict[str, Json], module: nn.Module, source: Source) -> None:
     state["training"], state["_is_full_backward_hook"] = bool(entry["training"]), entry["full_backward_hook"]
     for key, value in entry["attributes"]:
         if key in BASE:
-            raise ValueError(f"{join(path, key)} is not an attribute but a part of every module: the file is damaged")
-        state[key] = decode(value, join(path, key), source)
+            raise ValueError(
+                f"{join_path(path, key)} is not an attribute but a part of every module: the file is damaged"
+            )
+        state[key] = decode(value, join_path(path, key), source)
     for name in entry["computed"]:
         # torch makes the class anew around a placeholder, by its public way; the recorded list then takes its place
         nn.Module.register_buffer(module, name, torch.empty(0))
@@ -235,7 +244,7 @@ def fill(entry: dict[str, Json], module: nn.Module, source: Source) -> None:
         found = {key: None if number is None else parts[number] for key, number in entry[table].items()}
         wrong = [key for key, part in found.items() if part is not None and not isinstance(part, kind)]
         if wrong:
-            raise ValueError(f"{join(path, wrong[0])} is not a {kind.__name__}: the file is damaged")
+            raise ValueError(f"{join_path(path, wrong[0])} is not a {kind.__name__}: the file is damaged")
         state[table] = found
     state["_non_persistent_buffers_set"] = set(entry["transient"])
 
@@ -257,7 +266,7 @@ def add_hook(record: Json, module: nn.Module, path: str, source: Source) -> None
     if table not in HOOKS or set(flags) - {"_from_public_api", *HOOKS[table]}:
         raise ValueError(f"{path or 'the model'} has a hook in {table!r}, which save does not write")
     if "weight_norm" in content:
-        hook = renaming(content["weight_norm"])
+        hook = weight_norm_hook(content["weight_norm"])
     else:
         hook = import_trusted(content["function"], "a function", source.allow, f"{path or 'the model'} (hook)")
     if table == "_load_state_dict_pre_hooks":
@@ -271,7 +280,7 @@ def add_hook(record: Json, module: nn.Module, path: str, source: Source) -> None
             vars(module)[flag][handle.id] = True
 
 
-def renaming(name: str) -> Callable[..., None]:
+def weight_norm_hook(name: str) -> Callable[..., None]:
     """The hook that `weight_norm` registers, taken from a module made for that."""
     sample = nn.Module()
     sample.register_parameter(name, nn.Parameter(torch.ones(1, 1)))

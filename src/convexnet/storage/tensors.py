@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from convexnet.storage.values import Json, unsavable
+from convexnet.storage.values import Json, unsavable_error
 
 NATIVE = {
     *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
@@ -32,18 +32,18 @@ RESERVED = "__metadata__"
 # --- writing ---------------------------------------------------------------------------------------------------------
 
 
-def check(tensor: Tensor, where: str) -> None:
+def check_storable(tensor: Tensor, where: str) -> None:
     """Refuse what is more than a block of numbers.
 
     Example:
-        >>> check(torch.ones(2, requires_grad=True) * 2, "scale")
+        >>> check_storable(torch.ones(2, requires_grad=True) * 2, "scale")
         Traceback (most recent call last):
         TypeError: scale is a tensor with a graph behind it; ...: detach it, or make it a parameter
     """
     if type(tensor) not in (Tensor, nn.Parameter):
-        raise unsavable(where, f"a tensor of class {type(tensor).__name__}", "store a plain tensor")
+        raise unsavable_error(where, f"a tensor of class {type(tensor).__name__}", "store a plain tensor")
     if tensor.is_meta:
-        raise unsavable(where, "a tensor without data, on the meta device", "materialise the model first")
+        raise unsavable_error(where, "a tensor without data, on the meta device", "materialise the model first")
     if (
         tensor.layout is not torch.strided
         or tensor.is_nested
@@ -51,11 +51,13 @@ def check(tensor: Tensor, where: str) -> None:
         or tensor.is_conj()
         or tensor.is_neg()
     ):
-        raise unsavable(where, "a sparse, quantised or lazily conjugated tensor", "store its dense values")
+        raise unsavable_error(where, "a sparse, quantised or lazily conjugated tensor", "store its dense values")
     if tensor.grad_fn is not None:
-        raise unsavable(where, "a tensor with a graph behind it", "detach it, or make it a parameter")
+        raise unsavable_error(where, "a tensor with a graph behind it", "detach it, or make it a parameter")
     if getattr(tensor, "_backward_hooks", None) or getattr(tensor, "_post_accumulate_grad_hooks", None):
-        raise unsavable(where, "a tensor with a gradient hook", "remove the hook, and register it again after loading")
+        raise unsavable_error(
+            where, "a tensor with a gradient hook", "remove the hook, and register it again after loading"
+        )
 
 
 def span(shape: Sequence[int], stride: Sequence[int]) -> int:
@@ -70,11 +72,11 @@ def span(shape: Sequence[int], stride: Sequence[int]) -> int:
     return 1 + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
 
 
-def disjoint(shape: Sequence[int], stride: Sequence[int]) -> bool:
+def is_disjoint(shape: Sequence[int], stride: Sequence[int]) -> bool:
     """Whether no two elements of a strided tensor share a place (sufficient: as for all views that slicing makes).
 
     Example:
-        >>> disjoint((2, 3), (1, 2)), disjoint((2, 3), (0, 1))
+        >>> is_disjoint((2, 3), (1, 2)), is_disjoint((2, 3), (0, 1))
         (True, False)
     """
     reach = 0
@@ -85,7 +87,7 @@ def disjoint(shape: Sequence[int], stride: Sequence[int]) -> bool:
     return True
 
 
-def packed(tensors: Sequence[Tensor], names: Sequence[str]) -> tuple[dict[str, Tensor], list[dict[str, Json]]]:
+def pack(tensors: Sequence[Tensor], names: Sequence[str]) -> tuple[dict[str, Tensor], list[dict[str, Json]]]:
     """What goes into the file, and for each tensor where it lies there.
 
     Args:
@@ -94,7 +96,7 @@ def packed(tensors: Sequence[Tensor], names: Sequence[str]) -> tuple[dict[str, T
 
     Example:
         >>> whole = torch.arange(6.0)
-        >>> stored, places = packed([whole[:4], whole[2:], torch.zeros(2)], ["a", "b", "c"])
+        >>> stored, places = pack([whole[:4], whole[2:], torch.zeros(2)], ["a", "b", "c"])
         >>> {name: tensor.dtype for name, tensor in stored.items()}
         {'a': torch.uint8, 'c': torch.float32}
         >>> [(place["in"], place.get("offset")) for place in places]
@@ -109,10 +111,10 @@ def packed(tensors: Sequence[Tensor], names: Sequence[str]) -> tuple[dict[str, T
             chosen, number = f"{name}~{number}", number + 1
         return chosen
 
-    for members in together(tensors):
+    for members in overlapping_tensors(tensors):
         first = tensors[members[0]]
         here = key(names[members[0]])
-        alone = len(members) == 1 and disjoint(first.shape, first.stride()) and first.dtype in NATIVE
+        alone = len(members) == 1 and is_disjoint(first.shape, first.stride()) and first.dtype in NATIVE
         if not alone:
             stored[here], start = memory(tensors, members)
         else:
@@ -129,7 +131,7 @@ def packed(tensors: Sequence[Tensor], names: Sequence[str]) -> tuple[dict[str, T
     return stored, places
 
 
-def together(tensors: Sequence[Tensor]) -> list[list[int]]:
+def overlapping_tensors(tensors: Sequence[Tensor]) -> list[list[int]]:
     """Numbers of tensors, those in one list whose ranges in memory overlap."""
     ranges: dict[tuple[torch.device, int], list[tuple[int, int, int]]] = {}
     groups: list[list[int]] = []
@@ -172,13 +174,13 @@ def memory(tensors: Sequence[Tensor], members: Sequence[int]) -> tuple[Tensor, i
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
-def unpacked(
+def unpack(
     places: Sequence[dict[str, Json]], keys: Sequence[str], fetch: Callable[[str], Tensor], device: torch.device
 ) -> list[Tensor]:
     """The tensors again, each with its strides, and sharing what was shared.
 
     Args:
-        places: of `packed`, each with "parameter" and "requires_grad".
+        places: of `pack`, each with "parameter" and "requires_grad".
         keys: the names of the tensors in the file.
         fetch: reads one of them.
         device: where they shall lie.
@@ -193,28 +195,28 @@ def unpacked(
         raise ValueError(f"the tensor {odd!r} is in the {where}: the file is damaged")
     # cloned: what safetensors returns is the file itself, mapped into memory
     stored = {key: fetch(key).to(device, copy=True) for key in dict.fromkeys(named)}
-    return [restored(place, stored[place["in"]]) for place in places]
+    return [restore_tensor(place, stored[place["in"]]) for place in places]
 
 
-def restored(place: dict[str, Json], stored: Tensor) -> Tensor:
+def restore_tensor(place: dict[str, Json], stored: Tensor) -> Tensor:
     """One tensor, from what is stored for it."""
     kind: Any = vars(torch).get(place["dtype"])
     shape: tuple[int, ...] = tuple(place["shape"])
     stride: tuple[int, ...] | None = tuple(place["stride"]) if "stride" in place else None
     if not isinstance(kind, torch.dtype) or min((*shape, *(stride or ())), default=0) < 0:
-        raise damaged(place, stored)
+        raise damage_error(place, stored)
     if "offset" in place:
         start: int = place["offset"]
         fits = 0 <= start <= start + span(shape, stride or ()) <= stored.numel() // kind.itemsize
         if stored.dtype != torch.uint8 or stride is None or not fits:
-            raise damaged(place, stored)
+            raise damage_error(place, stored)
         tensor = torch.empty(0, dtype=kind, device=stored.device).set_(stored.untyped_storage(), start, shape, stride)
     elif stored.dtype != kind or stored.shape != shape:
-        raise damaged(place, stored)
+        raise damage_error(place, stored)
     elif stride is None:
         tensor = stored
-    elif span(shape, stride) > 2 * stored.numel() or not disjoint(shape, stride):
-        raise damaged(place, stored)
+    elif span(shape, stride) > 2 * stored.numel() or not is_disjoint(shape, stride):
+        raise damage_error(place, stored)
     else:
         tensor = torch.empty_strided(shape, stride, dtype=kind, device=stored.device).copy_(stored)
     if place.get("parameter"):
@@ -222,7 +224,7 @@ def restored(place: dict[str, Json], stored: Tensor) -> Tensor:
     return tensor.requires_grad_() if place["requires_grad"] else tensor
 
 
-def damaged(place: dict[str, Json], stored: Tensor) -> ValueError:
+def damage_error(place: dict[str, Json], stored: Tensor) -> ValueError:
     asked = f"{place['dtype']} {place['shape']} with stride {place.get('stride')} at {place.get('offset')}"
     there = f"{stored.dtype} {tuple(stored.shape)}"
     return ValueError(f"the tensor {place['in']!r} is {there}, but the recipe says {asked}: the file is damaged")

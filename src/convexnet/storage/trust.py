@@ -76,11 +76,11 @@ KINDS = {
 }
 
 
-def within(module: str, packages: Sequence[str]) -> bool:
+def is_within(module: str, packages: Sequence[str]) -> bool:
     """Whether a module is one of the packages or lies inside one.
 
     Example:
-        >>> within("timm.layers.mlp", ("timm.layers",)), within("timm.layersx", ("timm.layers",))
+        >>> is_within("timm.layers.mlp", ("timm.layers",)), is_within("timm.layersx", ("timm.layers",))
         (True, False)
     """
     return any(module == package or module.startswith(package + ".") for package in packages)
@@ -102,14 +102,14 @@ def path_of(value: Any) -> str | None:
     for name in (getattr(value, "__qualname__", ""), getattr(value, "__name__", "")):
         if isinstance(module, str) and name:
             try:
-                if found(module, name) is value:
+                if look_up(module, name) is value:
                     return f"{module}:{name}"
             except LookupError:
                 continue
     return None
 
 
-def found(module: str, name: str) -> Any:
+def look_up(module: str, name: str) -> Any:
     """What stands in a module under a name, or in a class of it under a dotted one; LookupError if nothing does."""
     try:
         value: Any = importlib.import_module(module)
@@ -131,11 +131,11 @@ def found(module: str, name: str) -> Any:
 def is_trusted(path: str, kind: str) -> bool:
     """Whether a path may be followed without the caller's leave."""
     module, _, name = path.partition(":")
-    if "__main__" in module.split(".") or (within(module, SCRIPTS) and module not in PARTS) or path in REFUSED:
+    if "__main__" in module.split(".") or (is_within(module, SCRIPTS) and module not in PARTS) or path in REFUSED:
         return False
     if kind != "a function":
-        return within(module, CLASSES) or (kind == "a class" and path in PLAIN)
-    if within(module, FUNCTIONS) or path in FUNCTIONS:
+        return is_within(module, CLASSES) or (kind == "a class" and path in PLAIN)
+    if is_within(module, FUNCTIONS) or path in FUNCTIONS:
         return True
     if module == "builtins":
         return name in BUILTINS
@@ -164,11 +164,11 @@ def import_trusted(path: str, kind: str, allow: Sequence[str], where: str) -> An
     module, _, name = path.partition(":")
     module = MOVED.get(module, module)
     path = f"{module}:{name}"
-    allowed = within(module, allow)
+    allowed = is_within(module, allow)
     if not allowed and not is_trusted(path, kind):
-        raise ValueError(refusal(path, kind, where))
+        raise ValueError(refusal_error(path, kind, where))
     try:
-        value = found(module, name)
+        value = look_up(module, name)
     except LookupError as error:
         raise ValueError(
             f"{where} is {path}, which does not exist here: {error}; install the version the model was saved with"
@@ -176,9 +176,9 @@ def import_trusted(path: str, kind: str, allow: Sequence[str], where: str) -> An
     if not KINDS[kind](value):
         raise ValueError(f"{where} names {path}, which is not {kind}: the file was not written by save")
     if not defined_there(value, module, allow if allowed else None):
-        raise ValueError(refusal(path, kind, where))
+        raise ValueError(refusal_error(path, kind, where))
     if kind == "a class" and not allowed and not (issubclass(value, nn.Module) or path in PLAIN):
-        raise ValueError(refusal(path, kind, where))
+        raise ValueError(refusal_error(path, kind, where))
     return value
 
 
@@ -186,18 +186,18 @@ def defined_there(value: Any, module: str, allow: Sequence[str] | None) -> bool:
     """Whether a class or function belongs to the module it was found in, and was not merely imported there."""
     home = getattr(value, "__module__", None)
     if allow is not None:
-        return within(home or module, allow)
+        return is_within(home or module, allow)
     if isinstance(value, type):
         return home == module
     if isinstance(value, types.FunctionType):  # beside its operators `torch` has compile, set_default_dtype, ...
-        return home == module and (within(module, FUNCTIONS) or f"{module}:{value.__name__}" in FUNCTIONS)
+        return home == module and (is_within(module, FUNCTIONS) or f"{module}:{value.__name__}" in FUNCTIONS)
     if module not in OPERATORS or value.__name__.startswith("_"):
         return False
     # the operators of torch are the methods of one class; the other compiled functions are readers and switches
     return module != "torch" or value.__qualname__.startswith("_VariableFunctionsClass.")
 
 
-def refusal(path: str, kind: str, where: str) -> str:
+def refusal_error(path: str, kind: str, where: str) -> str:
     module = path.partition(":")[0]
     top = module.partition(".")[0]
     ours = top in {package.partition(".")[0] for package in (*CLASSES, *OPERATORS)}

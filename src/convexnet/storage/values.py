@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from convexnet.storage.trust import OBJECTS, import_trusted, path_of, within
+from convexnet.storage.trust import OBJECTS, import_trusted, is_within, path_of
 
 Json = Any
 
@@ -46,7 +46,7 @@ class Source:
     allow: Sequence[str] = ()
 
 
-def unsavable(where: str, what: str, remedy: str) -> TypeError:
+def unsavable_error(where: str, what: str, remedy: str) -> TypeError:
     return TypeError(f"{where} is {what}; a file without code cannot hold that: {remedy}")
 
 
@@ -76,15 +76,15 @@ def encode(value: Any, where: str, sink: Sink) -> Json:
     if isinstance(value, nn.Module):
         return {"module": sink.module(value, where)}
     if id(value) in sink.open:
-        raise unsavable(where, f"a {kind.__name__} that contains itself", "break the cycle")
+        raise unsavable_error(where, f"a {kind.__name__} that contains itself", "break the cycle")
     sink.open.append(id(value))
     try:
-        return contents(value, where, sink)
+        return encode_contents(value, where, sink)
     finally:
         sink.open.pop()
 
 
-def contents(value: Any, where: str, sink: Sink) -> Json:
+def encode_contents(value: Any, where: str, sink: Sink) -> Json:
     """Return what is inside a value that is not a scalar, tagged."""
     kind: type[Any] = type(value)
 
@@ -109,38 +109,40 @@ def contents(value: Any, where: str, sink: Sink) -> Json:
         return {"device": str(value)}
     if isinstance(value, enum.Enum):
         if value.name not in kind.__members__:
-            raise unsavable(where, f"{value!r}, not a single member of its enum", "keep its value instead")
-        return {"enum": [named(kind, where), value.name]}
+            raise unsavable_error(where, f"{value!r}, not a single member of its enum", "keep its value instead")
+        return {"enum": [name_of(kind, where), value.name]}
     if kind is functools.partial:
         return {"partial": [encode(part, where, sink) for part in (value.func, value.args, value.keywords)]}
     if isinstance(value, types.MethodType) and isinstance(value.__self__, nn.Module):
         if getattr(type(value.__self__), value.__name__, None) is not value.__func__:
-            raise unsavable(
+            raise unsavable_error(
                 where, f"the method {value.__name__}, not one of its class", "make it a method of the class"
             )
         return {"method": [sink.module(value.__self__, where), value.__name__]}
     if isinstance(value, (types.FunctionType, types.BuiltinFunctionType)):
-        return {"function": named(value, where)}
+        return {"function": name_of(value, where)}
     if isinstance(value, type):
-        return {"class": named(value, where)}
+        return {"class": name_of(value, where)}
     if dataclasses.is_dataclass(value):
         return {
-            "dataclass": [named(kind, where), [[k, encode(v, f"{where}.{k}", sink)] for k, v in fields(value, where)]]
+            "dataclass": [name_of(kind, where), [[k, encode(v, f"{where}.{k}", sink)] for k, v in fields(value, where)]]
         }
     if isinstance(value, tuple) and hasattr(kind, "_fields"):
-        return {"namedtuple": [named(kind, where), items(value)]}
-    if isinstance(value, np.ndarray) and type(value) is np.ndarray and numeric(value.dtype):
+        return {"namedtuple": [name_of(kind, where), items(value)]}
+    if isinstance(value, np.ndarray) and type(value) is np.ndarray and is_numeric(value.dtype):
         return {"array": sink.tensor(torch.from_numpy(np.array(value, order="C")), where)}
-    if isinstance(value, np.generic) and numeric(value.dtype):
+    if isinstance(value, np.generic) and is_numeric(value.dtype):
         return {"number": [value.dtype.name, encode(value.item(), where, sink)]}
     if kind.__module__ in OBJECTS:
-        return {"object": [named(kind, where), [[k, encode(v, f"{where}.{k}", sink)] for k, v in vars(value).items()]]}
-    raise unsavable(
+        return {
+            "object": [name_of(kind, where), [[k, encode(v, f"{where}.{k}", sink)] for k, v in vars(value).items()]]
+        }
+    raise unsavable_error(
         where, f"an object of class {kind.__module__}.{kind.__qualname__}", "keep plain data, a dataclass or a module"
     )
 
 
-def numeric(kind: np.dtype[Any]) -> bool:
+def is_numeric(kind: np.dtype[Any]) -> bool:
     """Whether a numpy type holds booleans or numbers that torch has too."""
     return kind.kind in "biuf" and kind.itemsize <= 8 and kind.isnative
 
@@ -152,17 +154,19 @@ def fields(value: Any, where: str) -> list[tuple[str, Any]]:
     cached = {name for name, member in members.items() if isinstance(member, functools.cached_property)}
     beside = set(getattr(value, "__dict__", ())) - set(names) - cached
     if beside:
-        raise unsavable(where, f"a {type(value).__name__} with {min(beside)!r} beside its fields", "make it a field")
+        raise unsavable_error(
+            where, f"a {type(value).__name__} with {min(beside)!r} beside its fields", "make it a field"
+        )
     return [(name, getattr(value, name)) for name in names]
 
 
-def named(value: Any, where: str) -> str:
+def name_of(value: Any, where: str) -> str:
     """The import path of a class or function, or the error that says why there is none."""
     path = path_of(value)
     if path is None:
         name = str(getattr(value, "__qualname__", value))
         what = "a lambda" if "<lambda>" in name else f"{value.__module__}.{name}, which no import finds"
-        raise unsavable(where, what, "define it with def or class at the top level of a module, and use its name")
+        raise unsavable_error(where, what, "define it with def or class at the top level of a module, and use its name")
     return path
 
 
@@ -218,7 +222,7 @@ def read_constant(data: Json, where: str, source: Source) -> Any:
 
 def read_number(data: Json, where: str, source: Source) -> Any:
     kind = np.dtype(data[0])
-    if not numeric(kind):
+    if not is_numeric(kind):
         raise ValueError(f"{where} is a number of type {data[0]}, which save does not write")
     return kind.type(decode(data[1], where, source))
 
@@ -237,7 +241,9 @@ def read_method(data: Json, where: str, source: Source) -> Any:
     kind = type(owner)
     method = getattr(kind, name)
     # a method is a function with a chosen first argument; of the trusted packages only `forward` has been looked at
-    if not (name == "forward" or within(kind.__module__, source.allow)) or not isinstance(method, types.FunctionType):
+    if not (name == "forward" or is_within(kind.__module__, source.allow)) or not isinstance(
+        method, types.FunctionType
+    ):
         raise ValueError(
             f"{where} is the method {name} of {kind.__module__}.{kind.__qualname__}, which load does not trust: if you "
             f"do, load(path, allow=({kind.__module__!r},))"

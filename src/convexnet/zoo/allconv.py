@@ -99,6 +99,8 @@ class AllConv(nn.Module):
         norm: BatchNorm between each of the eight hidden convolutions and its activation (not in the paper).
         dropout: the dropout of the table; False leaves it out.
         first: channels of the first convolution; 192 in the convex network of the published code.
+        width: times the channels of the other hidden convolutions, rounded down: 0.25 with `first=24` is a quarter of
+            the network, with a fifteenth of its work.
         activation: relu, elu, celu, softplus or leaky_relu.
         last_activation: whether an activation follows the last convolution too, before the average.
         table: "paper", or "published" for the layers of `allconv_published`, where `norm=True` means its four
@@ -130,6 +132,7 @@ class AllConv(nn.Module):
         *,
         last_activation: bool = False,
         table: str = "paper",
+        width: float = 1.0,
     ) -> None:
         super().__init__()
         require_positive(classes=classes, in_channels=in_channels, first=first)
@@ -138,22 +141,25 @@ class AllConv(nn.Module):
             raise ValueError(
                 f"unknown table {table!r}{meant(table, TABLES)}; the layer tables of AllConv are {', '.join(TABLES)}"
             )
+        if not 1 / 96 <= width < float("inf"):
+            raise ValueError(f"width must be at least 1/96, so that a channel is left, not {width}")
         rows, self.least = TABLES[table]
         self.in_channels = in_channels
         layers: OrderedDict[str, nn.Module] = OrderedDict()
-        width = in_channels
+        below = in_channels
         for index, row in enumerate(rows, 1):
-            channels = first if index == 1 else row.channels or classes
+            hidden = None if row.channels is None else int(row.channels * width)
+            channels = first if index == 1 else hidden or classes
             if dropout and row.dropout:
                 layers[f"dropout{index}"] = nn.Dropout(row.dropout)
-            layers[f"conv{index}"] = nn.Conv2d(width, channels, row.kernel, row.stride, row.padding)
+            layers[f"conv{index}"] = nn.Conv2d(below, channels, row.kernel, row.stride, row.padding)
             if norm and row.norm == "before":
                 layers[f"norm{index}"] = nn.BatchNorm2d(channels)
             if index < len(rows) or last_activation:
                 layers[f"activation{index}"] = activation_named(activation)
             if norm and row.norm == "after":
                 layers[f"norm{index}"] = nn.BatchNorm2d(channels)
-            width = channels
+            below = channels
         layers["average"] = nn.AdaptiveAvgPool2d(1)
         layers["flatten"] = nn.Flatten()
         self.layers = nn.Sequential(layers)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from convexnet.arrays import as_size
 from convexnet.curvature.adversary.chords import Chords, Counterexample, column, default
 from convexnet.curvature.adversary.guided_search import guided
-from convexnet.curvature.arguments import as_example, chosen, copied, unwrapped
+from convexnet.curvature.arguments import as_example, chosen_inputs, copy_module, unwrap
 from convexnet.curvature.premises import Domain, boxes_of
 from convexnet.curvature.tracing.restored_state import TRACING, evaluating
 from convexnet.curvature.tracing.traceable_models import check_modes, check_modules, check_tensors
@@ -70,9 +70,9 @@ def falsify(
           x = [...]
           y = [...]
     """
-    source = unwrapped(model)
+    source = unwrap(model)
     inputs = as_example(example)
-    variables = chosen(inputs, wrt)
+    variables = chosen_inputs(inputs, wrt)
     boxes = boxes_of([tensor[:1] for tensor in inputs], variables, domain)
     budget, seed = as_size(budget, "budget"), as_size(seed, "seed", 0)
     with TRACING:  # while another thread traces the model, its tensors are others
@@ -80,7 +80,7 @@ def falsify(
         check_modules(source)
         check_tensors(source)
         with evaluating(source):
-            twin = copied(source)
+            twin = copy_module(source)
     twin.double().requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
     chords = Chords(twin, inputs, variables, boxes, budget, generator)

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from convexnet.curvature.adversary.chords import Chords, column
 from convexnet.curvature.adversary.unit_crossings import LENGTHS, NEWTON, Opened, Pairs, Units, square
-from convexnet.curvature.adversary.unit_recorder import Gate, Site, Softened, at_random
+from convexnet.curvature.adversary.unit_recorder import Site, Slope, SoftenedSlopes, at_random
 
 SCALES = (1.0, 0.1, 10.0, 1000.0, 3.0, 60.0, 0.01)
 LOOKS = 4  # at random points, before the other slopes are drawn at random
@@ -150,7 +150,7 @@ class Guided:
         points = chords.centres(len(pairs), scale)
         for stride, width in STRIDES:
             for _ in range(STEPS):
-                slopes = Softened(width)
+                slopes = SoftenedSlopes(width)
                 opened = self.units.open(points, slopes)
                 if not pairs.fit(opened.sites):
                     return
@@ -159,7 +159,7 @@ class Guided:
             if chords.best is not None:
                 return
 
-    def downhill(self, opened: Opened, gates: Sequence[Gate], pairs: Pairs, stride: float) -> list[Tensor]:
+    def downhill(self, opened: Opened, gates: Sequence[Slope], pairs: Pairs, stride: float) -> list[Tensor]:
         """A step down the loss within the zero sets of the pairs' units, and back onto them."""
         chords = self.chords
         distance, slopes = self.units.slopes(opened, pairs)
@@ -180,7 +180,7 @@ class Guided:
                 points[i] = points[i] - column(step * room / size, u) * u
         return self.units.moved(points, distance, slopes, opened, pairs)
 
-    def loss(self, opened: Opened, gates: Sequence[Gate], pairs: Pairs) -> Tensor | None:
+    def loss(self, opened: Opened, gates: Sequence[Slope], pairs: Pairs) -> Tensor | None:
         """A loss that is small where the pairs' units have the wrong sign; None where that depends on nothing.
 
         The derivative of the output with respect to a unit's result is a sum over paths, each a product of slopes.

@@ -47,7 +47,7 @@ class Applied:
 # --- openings --------------------------------------------------------------------------------------------------------
 
 
-def at(*points: tuple[float, float]) -> Opening:
+def kinks_at(*points: tuple[float, float]) -> Opening:
     """Kinks, or strongest curvature, of a pointwise function at fixed points: (where, sign)."""
 
     def opening(call: Applied) -> Iterator[Unit]:
@@ -143,9 +143,9 @@ def curved(call: Applied) -> Iterator[Unit]:
     yield call.x, second.nan_to_num(0.0, 0.0, 0.0), False
 
 
-def bent(*points: tuple[float, float]) -> Opening:
+def curvature_at(*points: tuple[float, float]) -> Opening:
     """A smooth function whose curvature is strongest at the given points."""
-    places = at(*points)
+    places = kinks_at(*points)
 
     def opening(call: Applied) -> Iterator[Unit]:
         yield from places(call)
@@ -260,21 +260,21 @@ def _lead(x: Tensor, sign: float) -> Tensor:
     return top[..., 0] - top[..., 1]
 
 
-S_SHAPED = bent((-0.7, 1.0), (0.7, -1.0))
-DIP = bent((0.0, 1.0), (-2.5, -1.0), (2.5, -1.0))
+S_SHAPED = curvature_at((-0.7, 1.0), (0.7, -1.0))
+DIP = curvature_at((0.0, 1.0), (-2.5, -1.0), (2.5, -1.0))
 
 POINTWISE: tuple[tuple[str, Opening], ...] = (
-    ("relu", at((0.0, 1.0))),
-    ("relu6", at((0.0, 1.0), (6.0, -1.0))),
+    ("relu", kinks_at((0.0, 1.0))),
+    ("relu6", kinks_at((0.0, 1.0), (6.0, -1.0))),
     ("leaky_relu", leaky),
     ("rrelu", rrelu),
     ("prelu", prelu),
     ("prelu_kernel", prelu),
-    ("abs", at((0.0, 2.0))),
-    ("absolute", at((0.0, 2.0))),
+    ("abs", kinks_at((0.0, 2.0))),
+    ("absolute", kinks_at((0.0, 2.0))),
     ("elu", elu),
-    ("celu", bent((0.0, 1.0))),
-    ("selu", bent((0.0, -1.0), (-0.5, 1.0))),
+    ("celu", curvature_at((0.0, 1.0))),
+    ("selu", curvature_at((0.0, -1.0), (-0.5, 1.0))),
     ("softplus", softplus),
     ("hardtanh", limits("min_val", "max_val", (-1.0, 1.0))),
     ("clamp", limits()),
@@ -284,24 +284,24 @@ POINTWISE: tuple[tuple[str, Opening], ...] = (
     ("threshold", threshold),
     ("softshrink", shrink(1.0, -1.0)),
     ("hardshrink", shrink(0.0, 0.0)),
-    ("hardswish", bent((-3.0, -1.0), (0.0, 1.0), (3.0, -1.0))),
-    ("hardsigmoid", at((-3.0, 1.0), (3.0, -1.0))),
+    ("hardswish", curvature_at((-3.0, -1.0), (0.0, 1.0), (3.0, -1.0))),
+    ("hardsigmoid", kinks_at((-3.0, 1.0), (3.0, -1.0))),
     ("gelu", DIP),
     ("silu", DIP),
     ("mish", DIP),
-    ("sigmoid", bent((-1.5, 1.0), (1.5, -1.0))),
+    ("sigmoid", curvature_at((-1.5, 1.0), (1.5, -1.0))),
     *((name, S_SHAPED) for name in ("tanh", "erf", "atan", "arctan", "asinh", "arcsinh", "softsign")),
-    ("tanhshrink", bent((-0.7, -1.0), (0.7, 1.0))),
-    ("log_sigmoid", bent((0.0, -1.0))),
-    ("logsigmoid", bent((0.0, -1.0))),
+    ("tanhshrink", curvature_at((-0.7, -1.0), (0.7, 1.0))),
+    ("log_sigmoid", curvature_at((0.0, -1.0))),
+    ("logsigmoid", curvature_at((0.0, -1.0))),
     *((name, curved) for name in (
         "exp", "exp2", "expm1", "log", "log1p", "log2", "log10", "square", "sqrt", "rsqrt", "reciprocal", "pow",
         "sin", "cos", "tan", "rdiv", "rtruediv", "rpow", "sinh", "cosh", "acosh", "erfc", "lgamma", "erfinv", "logit",
         "sinc", "float_power")),
     *((name, step(0.0)) for name in ("floor", "ceil", "trunc", "frac")),
     ("round", step(0.5)),
-    ("sign", at((0.0, 0.0))),
-    ("heaviside", at((0.0, 0.0))),
+    ("sign", kinks_at((0.0, 0.0))),
+    ("heaviside", kinks_at((0.0, 0.0))),
 )  # fmt: skip
 """Functions of each element."""
 

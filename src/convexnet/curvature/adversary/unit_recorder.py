@@ -72,9 +72,9 @@ class Recorder(TorchFunctionMode):
         if self.slopes is None:
             result = func(*args, **kwargs)
         elif call.args is args:
-            result = exchanged(self.slopes, func(*args, **kwargs), units, call)
+            result = with_derivatives(self.slopes, func(*args, **kwargs), units, call)
         else:  # in place: a result that was changed after it was saved could not be differentiated
-            result = args[0].copy_(exchanged(self.slopes, call.on(call.x.clone()), units, call))
+            result = args[0].copy_(with_derivatives(self.slopes, call.on(call.x.clone()), units, call))
         self.note(units, result)
         return result
 
@@ -118,7 +118,7 @@ class Recorder(TorchFunctionMode):
         return next((d for d in range(1, distance.ndim) if distance.shape[d] == self.n), None)
 
 
-def exchanged(slopes: Slopes, result: Any, units: Sequence[Unit], call: Applied) -> Any:
+def with_derivatives(slopes: Slopes, result: Any, units: Sequence[Unit], call: Applied) -> Any:
     """The result with other derivatives; of several results (values and indices), the first."""
     if isinstance(result, Tensor):
         return slopes(result, units, call) if result.requires_grad else result
@@ -128,7 +128,7 @@ def exchanged(slopes: Slopes, result: Any, units: Sequence[Unit], call: Applied)
 
 
 @dataclass(frozen=True)
-class Gate:
+class Slope:
     """The slopes of one elementwise operator, opened for differentiation.
 
     `factor` is 1 and multiplies them, `change` is 0 and is added to them. `distance` is what moves them, in the
@@ -142,13 +142,13 @@ class Gate:
     width: float
 
 
-class Softened:
+class SoftenedSlopes:
     """Slopes that pass from one side of a kink to the other gradually, over a share of the usual distance from it. The
     gates of a forward say how a derivative of the outputs depends on each slope."""
 
     def __init__(self, share: float) -> None:
         self.share = share
-        self.gates: list[Gate] = []
+        self.gates: list[Slope] = []
 
     def __call__(self, result: Tensor, units: Sequence[Unit], call: Applied) -> Tensor:
         first: tuple[Tensor, Tensor | float, Tensor] | None = None
@@ -166,7 +166,7 @@ class Softened:
         near, jump, width = first
         factor, change = (torch.full_like(result.detach(), v, requires_grad=True) for v in (1.0, 0.0))
         sign = torch.as_tensor(jump, device=near.device).sign().expand(near.shape)
-        self.gates.append(Gate(factor, change, near, sign, float(width)))
+        self.gates.append(Slope(factor, change, near, sign, float(width)))
         x = call.x - call.x.detach()
         return result.detach() + factor * (result - result.detach()) + change * x
 

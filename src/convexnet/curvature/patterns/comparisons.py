@@ -31,12 +31,12 @@ from convexnet.curvature.facts import INF, Fact, as_fact
 from convexnet.curvature.fields import Shape, core, elementwise, level
 from convexnet.curvature.patterns import piecewise as pw
 from convexnet.curvature.patterns import univariate
-from convexnet.curvature.patterns.interpreter import combined, is_arithmetic
+from convexnet.curvature.patterns.interpreter import combine, is_arithmetic
 from convexnet.curvature.patterns.piecewise import Piecewise, Unfit
 from convexnet.curvature.row import Sum
 from convexnet.curvature.rules.arithmetic import LARGEST, SMALLEST, extremum, identity
 from convexnet.curvature.table import row_of
-from convexnet.curvature.tracing.graph import base_name, calls, executed, is_mutable, is_random, types_of
+from convexnet.curvature.tracing.graph import base_name, execute_node, is_call_of, is_mutable, is_random, types_of
 from convexnet.curvature.value_bounds import EXACT
 
 MOST = 64
@@ -49,9 +49,9 @@ UNCLEAR = (Unfit, Lost, RuntimeError, TypeError, ValueError, KeyError, Arithmeti
 # --- operators -------------------------------------------------------------------------------------------------------
 
 
-def applied(name: str, call: Call, value: Callable[[Any], Any]) -> Piecewise:
+def apply_operator(name: str, call: Call, value: Callable[[Any], Any]) -> Piecewise:
     """A call that is no arithmetic, on functions of one number."""
-    function = function_of(name)
+    function = piecewise_function_of(name)
     if function is None:
         raise Unfit
     args = call.args[:1] if row_of(name).runs(identity) else call.args  # whose other arguments are settings
@@ -59,7 +59,7 @@ def applied(name: str, call: Call, value: Callable[[Any], Any]) -> Piecewise:
     return function(*map(value, args), **named)
 
 
-def clamped(f: Piecewise, low: Piecewise | None = None, high: Piecewise | None = None) -> Piecewise:
+def clamp(f: Piecewise, low: Piecewise | None = None, high: Piecewise | None = None) -> Piecewise:
     f = f if low is None else pw.larger(f, low)
     return f if high is None else pw.smaller(f, high)
 
@@ -70,65 +70,67 @@ def comparison(name: str) -> Callable[..., Any] | None:
 
 
 def leaky(f: Piecewise, slope: Piecewise | None = None) -> Piecewise:
-    slope = pw.level(0.01) if slope is None else slope
-    return pw.chosen(pw.compared(f, pw.level(0), operator.gt), f, slope * f)
+    slope = pw.constant_function(0.01) if slope is None else slope
+    return pw.choose(pw.compare(f, pw.constant_function(0), operator.gt), f, slope * f)
 
 
 def elu(f: Piecewise, alpha: Piecewise | None = None) -> Piecewise:
-    below = f.exp() + pw.level(-1)
+    below = f.exp() + pw.constant_function(-1)
     below = below if alpha is None else alpha * below
-    return pw.chosen(pw.compared(f, pw.level(0), operator.gt), f, below)
+    return pw.choose(pw.compare(f, pw.constant_function(0), operator.gt), f, below)
 
 
-def flag(f: Piecewise) -> Piecewise:
-    return pw.compared(f, pw.level(0), operator.ne)
+def as_flag(f: Piecewise) -> Piecewise:
+    return pw.compare(f, pw.constant_function(0), operator.ne)
 
 
-def function_of(name: str) -> Callable[..., Piecewise] | None:
+def piecewise_function_of(name: str) -> Callable[..., Piecewise] | None:
     """What an operator makes of functions of one number; None: it is not part of a choice."""
     holds = comparison(name)
     if holds is not None:
-        return lambda f, g: pw.compared(f, g, holds)
+        return lambda f, g: pw.compare(f, g, holds)
     match name:
         case "bitwise_and" | "__and__" | "logical_and":
             return operator.mul
         case "logical_or" | "bitwise_or" | "__or__":
-            return lambda f, g: flag(flag(f) + flag(g))
+            return lambda f, g: as_flag(as_flag(f) + as_flag(g))
         case "logical_not" | "bitwise_not":
-            return lambda f: pw.compared(f, pw.level(0), operator.eq)
+            return lambda f: pw.compare(f, pw.constant_function(0), operator.eq)
         case "abs":
-            return pw.size
+            return pw.absolute_value
         case "relu":
-            return lambda f: pw.larger(f, pw.level(0))
+            return lambda f: pw.larger(f, pw.constant_function(0))
         case "leaky_relu":
             return leaky
         case "elu":
             return elu
         case "clamp" | "clamp_min":
-            return lambda f, low=None, high=None, min=None, max=None: clamped(f, low or min, high or max)
+            return lambda f, low=None, high=None, min=None, max=None: clamp(f, low or min, high or max)
         case "clamp_max":
-            return lambda f, high: clamped(f, None, high)
+            return lambda f, high: clamp(f, None, high)
         case "hardtanh":
-            return lambda f, low=None, high=None: clamped(f, low or pw.level(-1), high or pw.level(1))
+            return lambda f, low=None, high=None: clamp(
+                f, low or pw.constant_function(-1), high or pw.constant_function(1)
+            )
         case "relu6":
-            return lambda f: clamped(f, pw.level(0), pw.level(6))
+            return lambda f: clamp(f, pw.constant_function(0), pw.constant_function(6))
         case "sign" | "sgn":
-            return pw.signs
+            return pw.sign_function
         case "maximum":
             return pw.larger
         case "minimum":
             return pw.smaller
         case "where":
-            return pw.chosen
+            return pw.choose
         case "masked_fill":
-            return lambda f, mask, value: pw.chosen(mask, value, f)
+            return lambda f, mask, value: pw.choose(mask, value, f)
         case "to" | "_to_copy" | "clone" | "detach" | "lift_fresh_copy" | "alias" | "contiguous" | "positive":
             return lambda f: f
         case _:
             return None
 
 
-def is_step(node: fx.Node) -> bool:
+def is_comparison(node: fx.Node) -> bool:
     """Whether a node compares, or is cut off at both ends: what no rule of single operators sees through."""
     name = base_name(node.target)
     if comparison(name) or name in ("sign", "sgn") or name in ("hardtanh", "relu6"):
@@ -137,12 +139,12 @@ def is_step(node: fx.Node) -> bool:
     return name == "clamp" and both
 
 
-def fits(node: fx.Node) -> bool:
+def may_be_in_choice(node: fx.Node) -> bool:
     """Whether a node may be part of a choice: an operator on real numbers or on flags, element by element."""
     if node.op != "call_function" or not isinstance(node.meta.get("val"), Tensor):
         return False
     name, (kind, *_) = base_name(node.target), types_of(node)
-    if not (is_arithmetic(name) or function_of(name)) or kind is None or kind.is_complex:
+    if not (is_arithmetic(name) or piecewise_function_of(name)) or kind is None or kind.is_complex:
         return False
     if node.kwargs.get("rounding_mode") is not None:
         return False
@@ -168,19 +170,19 @@ class Choice:
     order: Mapping[fx.Node, int] = field(repr=False)
     same: Mapping[fx.Node, int] = field(repr=False)  # one number for all that compute the same of the same
 
-    def settled(self, fact_of: Callable[[fx.Node], Any]) -> tuple[Fact, tuple[Fact, ...]] | None:
+    def find_fact(self, fact_of: Callable[[fx.Node], Any]) -> tuple[Fact, tuple[Fact, ...]] | None:
         """What is known of the result, and of the quantities that it is a function of; None: nothing more."""
         if not all(isinstance(fact_of(leaf), Fact) for leaf in self.leaves):
             return None
         for root in self.roots(fact_of):
             try:
-                found = self.of_one(root, fact_of)
+                found = self.as_function_of(root, fact_of)
             except UNCLEAR:
                 continue
             if found is not None:
                 return found, (fact_of(root),)
         try:
-            return self.of_two(fact_of)
+            return self.as_extremum(fact_of)
         except UNCLEAR:
             return None
 
@@ -191,10 +193,10 @@ class Choice:
             yield next(iter(sorted(moving, key=self.order.__getitem__)))
         for node in sorted(self.inner - {self.node}, key=self.order.__getitem__):
             if types_of(node)[0] in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
-                if not any(leaf in moving for leaf in self.reached(node)):
+                if not any(leaf in moving for leaf in self.leaves_past(node)):
                     yield node
 
-    def reached(self, stop: fx.Node) -> set[fx.Node]:
+    def leaves_past(self, stop: fx.Node) -> set[fx.Node]:
         """The leaves that the result sees past a node, and those equal to it."""
         found, pending, seen = set[fx.Node](), [self.node], set[fx.Node]()
         while pending:
@@ -210,7 +212,7 @@ class Choice:
 
     # --- as a function of one number ---------------------------------------------------------------------------------
 
-    def of_one(self, root: fx.Node, fact_of: Callable[[fx.Node], Any]) -> Fact | None:
+    def as_function_of(self, root: fx.Node, fact_of: Callable[[fx.Node], Any]) -> Fact | None:
         u, shape = fact_of(root), tuple(self.node.meta["val"].shape)
         if u.undefined or u.constant or torch.broadcast_shapes(u.shape, shape) != shape:
             return None
@@ -218,7 +220,7 @@ class Choice:
         if numbers is None:
             return None
         names, table, which = numbers
-        low, high = ends_of(u)
+        low, high = interval_of(u)
         shapes: list[pw.Shape] = []
         sizes: list[pw.Shape] = []
         for row in table:
@@ -227,9 +229,9 @@ class Choice:
             valid, valid_size = self.derivatives(root, given, f, low, high)
             shapes.append(pw.shape_of(f, low, high) if valid else pw.Shape())
             sizes.append(shape_of_size(f, low, high) if valid_size else pw.Shape())
-        result = composed(u, shape, shapes, which)
+        result = compose_by_kind(u, shape, shapes, which)
         if all(s.convex for s in sizes):
-            result = replace(result, size=composed(u, shape, sizes, which))
+            result = replace(result, size=compose_by_kind(u, shape, sizes, which))
         known = result.size is not None or not bool((core(result.nonconvex) & core(result.nonconcave)).any())
         return result if known else None
 
@@ -237,7 +239,7 @@ class Choice:
         self, root: fx.Node, fact_of: Callable[[fx.Node], Any], shape: Shape
     ) -> tuple[list[fx.Node], list[list[float]], Tensor] | None:
         """The leaves that are constants, the different values they have together, and which element has which."""
-        leaves = sorted(self.reached(root), key=self.order.__getitem__)
+        leaves = sorted(self.leaves_past(root), key=self.order.__getitem__)
         facts = [fact_of(leaf) for leaf in leaves]
         if any(not isinstance(f, Fact) or f.value is None or f.undefined or not f.constant for f in facts):
             return None
@@ -260,16 +262,18 @@ class Choice:
             if isinstance(value, fx.Node):
                 if value not in made:
                     same = self.same[value] == self.same[root]
-                    made[value] = pw.U if same else pw.level(given[value]) if value in given else made_by(value)
+                    made[value] = (
+                        pw.U if same else pw.constant_function(given[value]) if value in given else made_by(value)
+                    )
                 return made[value]
-            return pw.level(value) if isinstance(value, (int, float)) else value
+            return pw.constant_function(value) if isinstance(value, (int, float)) else value
 
         def made_by(node: fx.Node) -> Piecewise:
             if node not in self.inner:
                 raise Unfit
             args = [given.get(arg, arg) if isinstance(arg, fx.Node) else arg for arg in node.args]
             run = cast("Callable[..., Any]", node.target)
-            return combined(Call(run, base_name(run), tuple(args), node.kwargs, ((),)), of, applied)
+            return combine(Call(run, base_name(run), tuple(args), node.kwargs, ((),)), of, apply_operator)
 
         return made_by(self.node)
 
@@ -282,15 +286,15 @@ class Choice:
         for b, point, (left, right) in zip(f.breaks, f.points, pairwise(f.pieces), strict=True):
             if (low is not None and b < low) or (high is not None and b > high) or Fraction(float(b)) != b:
                 continue
-            slope = self.differentiated(root, given, float(b))
-            ends = [decimal_of(pw.at(pw.slope(piece), b)) for piece in (left, right)]
+            slope = self.derivative_at(root, given, float(b))
+            ends = [decimal_of(pw.value_at(pw.slope(piece), b)) for piece in (left, right)]
             room = 1e-9 * (1 + max(map(abs, ends)))
             fine = min(ends) - room <= slope <= max(ends) + room
             valid = valid and fine
             valid_size = valid_size and (fine or not point)
         return valid, valid_size
 
-    def differentiated(self, root: fx.Node, given: Mapping[fx.Node, float], u: float) -> float:
+    def derivative_at(self, root: fx.Node, given: Mapping[fx.Node, float], u: float) -> float:
         with torch.enable_grad():
             at = torch.full((1,), u, dtype=torch.float64, requires_grad=True)
             made: dict[fx.Node, Any] = {root: at}
@@ -303,11 +307,11 @@ class Choice:
                         value = torch.full((1,), given[node], dtype=torch.float64)
                         made[node] = value if is_real(node) else value.to(types_of(node)[0])
                     else:
-                        part = executed(node, of)
+                        part = execute_node(node, of)
                         made[node] = part.double() if is_real(node) else part
                 return made[node]
 
-            out = executed(self.node, of)
+            out = execute_node(self.node, of)
             if not out.requires_grad:
                 return 0.0
             (found,) = torch.autograd.grad(out.sum(), at, allow_unused=True, materialize_grads=True)
@@ -315,10 +319,10 @@ class Choice:
 
     # --- as one of two quantities ------------------------------------------------------------------------------------
 
-    def of_two(self, fact_of: Callable[[fx.Node], Any]) -> tuple[Fact, tuple[Fact, ...]] | None:
+    def as_extremum(self, fact_of: Callable[[fx.Node], Any]) -> tuple[Fact, tuple[Fact, ...]] | None:
         """where(a > b, c, d) with c - d = k (a - b): the larger of c and d for k > 0, the smaller for k < 0."""
         node = self.node
-        if not calls(node, "where") or len(node.args) < 3:
+        if not is_call_of(node, "where") or len(node.args) < 3:
             return None
         mask, one, other = node.args[:3]
         if not isinstance(mask, fx.Node) or mask not in self.inner or len(mask.args) < 2:
@@ -326,9 +330,9 @@ class Choice:
         turned = {"g": 1, "l": -1}.get(base_name(mask.target)[:1], 0) if comparison(base_name(mask.target)) else 0
         if not turned:
             return None
-        forms = [self.linear(part, fact_of) for part in (*mask.args[:2], one, other)]
-        below = {key: value * turned for key, value in subtracted(forms[0], forms[1]).items()}
-        apart = subtracted(forms[2], forms[3])
+        forms = [self.linear_form(part, fact_of) for part in (*mask.args[:2], one, other)]
+        below = {key: value * turned for key, value in subtract_forms(forms[0], forms[1]).items()}
+        apart = subtract_forms(forms[2], forms[3])
         ratios = {apart.get(key, Fraction(0)) / value for key, value in below.items()}
         if set(apart) - set(below) or len(ratios) != 1:
             return None
@@ -342,7 +346,7 @@ class Choice:
         result = extremum(parts[0], parts[1], shape, largest=ratio > 0)
         return result, tuple(parts)
 
-    def linear(self, value: Any, fact_of: Callable[[fx.Node], Any]) -> dict[Any, Fraction]:
+    def linear_form(self, value: Any, fact_of: Callable[[fx.Node], Any]) -> dict[Any, Fraction]:
         """A quantity as a sum of multiples of others, and of a number under the key None."""
         if not isinstance(value, fx.Node):
             return {None: Fraction(value)} if value else {}
@@ -355,12 +359,12 @@ class Choice:
         name, args = base_name(value.target), value.args
         if value in self.inner and not value.kwargs and types_of(value)[0] is not torch.bool:
             if name == "add" or name == "sub":
-                a, b = (self.linear(arg, fact_of) for arg in args[:2])
-                return subtracted(a, {key: -v for key, v in b.items()} if name == "add" else b)
+                a, b = (self.linear_form(arg, fact_of) for arg in args[:2])
+                return subtract_forms(a, {key: -v for key, v in b.items()} if name == "add" else b)
             if name == "neg":
-                return subtracted({}, self.linear(args[0], fact_of))
+                return subtract_forms({}, self.linear_form(args[0], fact_of))
             if name == "mul":
-                a, b = (self.linear(arg, fact_of) for arg in args[:2])
+                a, b = (self.linear_form(arg, fact_of) for arg in args[:2])
                 a, b = (a, b) if set(b) <= {None} else (b, a)
                 if set(b) <= {None}:
                     return {key: v * b[None] for key, v in a.items()} if b else {}
@@ -372,7 +376,7 @@ def is_real(node: fx.Node) -> bool:
     return kind is not None and kind.is_floating_point
 
 
-def subtracted(a: Mapping[Any, Fraction], b: Mapping[Any, Fraction]) -> dict[Any, Fraction]:
+def subtract_forms(a: Mapping[Any, Fraction], b: Mapping[Any, Fraction]) -> dict[Any, Fraction]:
     keys = {*a, *b}
     found = {key: a.get(key, Fraction(0)) - b.get(key, Fraction(0)) for key in keys}
     return {key: value for key, value in found.items() if value}
@@ -382,7 +386,7 @@ def decimal_of(a: pw.Sum) -> float:
     return float(sum(pw.term(key, value) for key, value in a.items()))
 
 
-def ends_of(u: Fact) -> tuple[pw.End, pw.End]:
+def interval_of(u: Fact) -> tuple[pw.End, pw.End]:
     """The interval in which all elements lie."""
     low, high = level(u.lo), level(u.hi)
     low = float(core(u.lo).min()) if low is None else low
@@ -390,7 +394,7 @@ def ends_of(u: Fact) -> tuple[pw.End, pw.End]:
     return (None if low == -INF else Fraction(low)), (None if high == INF else Fraction(high))
 
 
-def composed(u: Fact, shape: Shape, shapes: Sequence[pw.Shape], which: Tensor) -> Fact:
+def compose_by_kind(u: Fact, shape: Shape, shapes: Sequence[pw.Shape], which: Tensor) -> Fact:
     """The composition theorem for functions of u, one for each kind of element."""
 
     def marks(name: str) -> Tensor:
@@ -398,7 +402,7 @@ def composed(u: Fact, shape: Shape, shapes: Sequence[pw.Shape], which: Tensor) -
         return found[0].expand([1] * len(shape)) if bool((found == found[0]).all()) else found[which]
 
     moves = univariate.Shape(*map(marks, ("convex", "concave", "rising", "falling")))
-    result = univariate.composed([u.expanded(shape)], moves, shape)
+    result = univariate.compose_univariate([u.expanded(shape)], moves, shape)
     lo = elementwise(lambda m: torch.where(m, 0.0, -INF).double(), shape, marks("nonneg"))
     hi = elementwise(lambda m: torch.where(m, 0.0, INF).double(), shape, marks("nonpos"))
     return result.bounded(lo, hi)
@@ -406,19 +410,19 @@ def composed(u: Fact, shape: Shape, shapes: Sequence[pw.Shape], which: Tensor) -
 
 def shape_of_size(f: Piecewise, low: pw.End, high: pw.End) -> pw.Shape:
     try:
-        return pw.shape_of(pw.size(f), low, high)
+        return pw.shape_of(pw.absolute_value(f), low, high)
     except Unfit:
         return pw.Shape()
 
 
-def numbered(nodes: Sequence[fx.Node]) -> dict[fx.Node, int]:
+def number_equal_nodes(nodes: Sequence[fx.Node]) -> dict[fx.Node, int]:
     """A number for each node: the same for those that compute the same of the same quantities."""
     found: dict[fx.Node, int] = {}
     known: dict[Any, int] = {}
     for node in nodes:
         key: Any = node
         function = node.op == "call_function" and not is_random(node)
-        if function and (calls(node, "detach") or not is_mutable(node.target)):
+        if function and (is_call_of(node, "detach") or not is_mutable(node.target)):
             args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), lambda part: f"%{found[part]}")
             key = (str(node.target), repr(args), repr(kwargs))
         found[node] = known.setdefault(key, len(known))
@@ -437,11 +441,11 @@ class Pick:
     def inner(self) -> frozenset[fx.Node]:
         return frozenset({self.node, self.index})
 
-    def settled(self, fact_of: Callable[[fx.Node], Any]) -> tuple[Fact, tuple[Fact, ...]] | None:
+    def find_fact(self, fact_of: Callable[[fx.Node], Any]) -> tuple[Fact, tuple[Fact, ...]] | None:
         (source,) = self.leaves
         x: Fact = fact_of(source)
         dim, shape = int(self.node.args[1]), tuple(self.node.meta["val"].shape)  # pyright: ignore[reportArgumentType]
-        largest = calls(self.index, "argmax")
+        largest = is_call_of(self.index, "argmax")
         run = torch.ops.aten.amax.default if largest else torch.ops.aten.amin.default
         call = Call(run, "amax" if largest else "amin", (x, [dim], True), {}, (shape,))
         result = (LARGEST if largest else SMALLEST)(call)
@@ -449,12 +453,12 @@ class Pick:
         return replace(result, undefined=x.undefined), (x,)
 
 
-def pick(node: fx.Node, same: Mapping[fx.Node, int]) -> Pick | None:
+def find_pick(node: fx.Node, same: Mapping[fx.Node, int]) -> Pick | None:
     """A gather of the largest or the smallest elements along a dimension."""
-    if not calls(node, "gather") or len(node.args) < 3:
+    if not is_call_of(node, "gather") or len(node.args) < 3:
         return None
     source, dim, index = node.args[:3]
-    if not isinstance(index, fx.Node) or not (calls(index, "argmax") or calls(index, "argmin")):
+    if not isinstance(index, fx.Node) or not (is_call_of(index, "argmax") or is_call_of(index, "argmin")):
         return None
     other = index.args[0]
     if len(index.args) < 3 or not index.args[2] or not isinstance(source, fx.Node) or not isinstance(other, fx.Node):
@@ -467,28 +471,28 @@ def pick(node: fx.Node, same: Mapping[fx.Node, int]) -> Pick | None:
     return Pick(node, index, frozenset({source}))
 
 
-def choices(nodes: Sequence[fx.Node]) -> dict[fx.Node, Choice | Pick]:
+def find_choices(nodes: Sequence[fx.Node]) -> dict[fx.Node, Choice | Pick]:
     """The operators of a graph whose results may be known as choices; none where nothing is compared.
 
     Args:
         nodes: those that are needed, in order.
     """
-    steps = [node for node in nodes if node.op == "call_function" and fits(node) and is_step(node)]
-    if not steps and not any(calls(node, "gather") for node in nodes):
+    steps = [node for node in nodes if node.op == "call_function" and may_be_in_choice(node) and is_comparison(node)]
+    if not steps and not any(is_call_of(node, "gather") for node in nodes):
         return {}
-    same = numbered(nodes)
-    found: dict[fx.Node, Choice | Pick] = {node: made for node in nodes if (made := pick(node, same)) is not None}
+    same = number_equal_nodes(nodes)
+    found: dict[fx.Node, Choice | Pick] = {node: made for node in nodes if (made := find_pick(node, same)) is not None}
     if not steps:
         return found
     order = {node: i for i, node in enumerate(nodes)}
     inner: dict[fx.Node, frozenset[fx.Node]] = {}
     for node in nodes:
-        if fits(node):
+        if may_be_in_choice(node):
             whole = frozenset({node}).union(*(inner[part] for part in node.all_input_nodes if part in inner))
             if len(whole) <= MOST:
                 inner[node] = whole
     for node, whole in inner.items():
-        if any(is_step(part) for part in whole) and is_real(node):
+        if any(is_comparison(part) for part in whole) and is_real(node):
             leaves = frozenset(leaf for part in whole for leaf in part.all_input_nodes if leaf not in whole)
             found[node] = Choice(node, whole, leaves, order, same)
     return found

@@ -35,7 +35,7 @@ class Made:
     depth: int
 
 
-def recorded(call: Call, row: Row, results: tuple[Fact, ...]) -> tuple[Fact, ...]:
+def with_call(call: Call, row: Row, results: tuple[Fact, ...]) -> tuple[Fact, ...]:
     """The results of a call, with the call."""
     if len(results) != 1 or results[0].constant or results[0].made is not None:
         return results

@@ -44,7 +44,7 @@ def no_other(name: str, call: Call, value: Callable[[Any], Any]) -> Any:
     raise Lost
 
 
-def combined(call: Call, value: Callable[[Any], V], other: Other[V] = no_other) -> V:
+def combine(call: Call, value: Callable[[Any], V], other: Other[V] = no_other) -> V:
     """The value of a call, from those of its arguments; `other` says that of what is no arithmetic."""
     name, args = call.name.removeprefix("special_"), call.args
     first = args[0]
@@ -61,7 +61,7 @@ def combined(call: Call, value: Callable[[Any], V], other: Other[V] = no_other) 
         case "div" if call.kwargs.get("rounding_mode") is None:
             return value(first) * value(args[1]).power(-1.0, args[1])
         case "pow":
-            exponent = fixed(args[1])
+            exponent = fixed_exponent(args[1])
             if exponent is not None:
                 return value(first).power(exponent, first)
             return (value(args[1]) * value(first).log(first)).exp()
@@ -93,7 +93,7 @@ def is_arithmetic(name: str) -> bool:
             return isinstance(rule, Power) and rule.exponent.is_integer()
 
 
-def fixed(exponent: Any) -> float | None:
+def fixed_exponent(exponent: Any) -> float | None:
     """An exponent that is one number."""
     if isinstance(exponent, Fact):
         if not exponent.constant or exponent.value is None or exponent.value.numel() != 1:

@@ -29,7 +29,7 @@ class Interval:
         b = interval(other)
         if self is ZERO or b is ZERO:
             return b if self is ZERO else self
-        return Interval(summed(self.lo, b.lo, -INF), summed(self.hi, b.hi, INF))
+        return Interval(add_intervals(self.lo, b.lo, -INF), add_intervals(self.hi, b.hi, INF))
 
     def __neg__(self) -> Interval:
         return self if self is ZERO else Interval(-self.hi, -self.lo)
@@ -44,26 +44,26 @@ class Interval:
         if self is ONE or b is ONE:
             return b if self is ONE else self
         if self.lo is self.hi and b.lo is b.hi:
-            return Interval(*multiplied(self.lo, b.lo))
+            return Interval(*multiply_intervals(self.lo, b.lo))
         alo, ahi, blo, bhi = torch.broadcast_tensors(self.lo, self.hi, b.lo, b.hi)
-        low, high = multiplied(torch.stack((alo, alo, ahi, ahi)), torch.stack((blo, bhi, blo, bhi)))
+        low, high = multiply_intervals(torch.stack((alo, alo, ahi, ahi)), torch.stack((blo, bhi, blo, bhi)))
         return Interval(low.amin(0), high.amax(0))
 
     def reciprocal(self) -> Interval:
         """1/x; the whole line where the interval holds 0."""
         apart = (self.lo > 0) | (self.hi < 0)
         low, high = (torch.where(end == 0, math.nan, 1 / end) for end in (self.hi, self.lo))
-        low = torch.where(apart, outward(low, -INF, 2 * EPS), -INF)
-        return Interval(low, torch.where(apart, outward(high, INF, 2 * EPS), INF))
+        low = torch.where(apart, round_outward(low, -INF, 2 * EPS), -INF)
+        return Interval(low, torch.where(apart, round_outward(high, INF, 2 * EPS), INF))
 
     def square(self) -> Interval:
         low = torch.where((self.lo <= 0) & (self.hi >= 0), 0.0, torch.minimum(self.lo.abs(), self.hi.abs()))
         high = torch.maximum(self.lo.abs(), self.hi.abs())
-        return Interval(multiplied(low, low)[0].clamp(min=0.0), multiplied(high, high)[1])
+        return Interval(multiply_intervals(low, low)[0].clamp(min=0.0), multiply_intervals(high, high)[1])
 
     def rising(self, function: Callable[[Tensor], Tensor], floor: float = -INF, ceiling: float = INF) -> Interval:
         """A non-decreasing function, whose values lie between two numbers."""
-        low, high = (outward(function(end), side, MARGIN) for end, side in ((self.lo, -INF), (self.hi, INF)))
+        low, high = (round_outward(function(end), side, MARGIN) for end, side in ((self.lo, -INF), (self.hi, INF)))
         return Interval(low.clamp(min=floor, max=ceiling), high.clamp(min=floor, max=ceiling))
 
     def clipped(self, floor: float, ceiling: float) -> Interval:
@@ -75,7 +75,7 @@ EPS = torch.finfo(torch.float64).eps
 EXACT = (0.0, 0.5, 1.0)
 
 
-def outward(value: Tensor, side: float, relative: float) -> Tensor:
+def round_outward(value: Tensor, side: float, relative: float) -> Tensor:
     """A computed bound with its error; the values that functions take at 0 are exact."""
     sign = -1.0 if side < 0 else 1.0
     exact = torch.stack([value == number for number in EXACT]).any(0)
@@ -92,7 +92,7 @@ def interval(value: Interval | float | Tensor) -> Interval:
     return Interval(tensor, tensor)
 
 
-def summed(a: Tensor, b: Tensor, side: float) -> Tensor:
+def add_intervals(a: Tensor, b: Tensor, side: float) -> Tensor:
     total = a + b
     back = total - a
     exact = ((a - (total - back)) + (b - back)) == 0  # Knuth's two-sum
@@ -100,7 +100,7 @@ def summed(a: Tensor, b: Tensor, side: float) -> Tensor:
     return torch.where(exact, total, torch.nextafter(total, end)).nan_to_num(nan=side, posinf=INF, neginf=-INF)
 
 
-def multiplied(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+def multiply_intervals(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Bounds of products; zero times infinity is zero, as it is for ends of intervals."""
     nothing = (a == 0) | (b == 0)
     value = torch.where(nothing, 0.0, a * b)

@@ -44,7 +44,7 @@ class Jet:
             self.f * other.dd + cross + cross + self.dd * other.f,
         )
         whole = ~(self.is_lost | other.is_lost)  # of which a product with zero would know everything
-        return Jet(*parts) if bool(whole.all()) else Jet(*(told(part, whole) for part in parts))
+        return Jet(*parts) if bool(whole.all()) else Jet(*(whole_line_unless(part, whole) for part in parts))
 
     @property
     def is_lost(self) -> Tensor:
@@ -53,7 +53,7 @@ class Jet:
         return torch.stack(parts).isinf().all(0)
 
     def exp(self, rate: float = 1.0) -> Jet:
-        x = self if rate == 1.0 else self * constant_jet(about(rate))
+        x = self if rate == 1.0 else self * constant_jet(enclose_number(rate))
         g = x.f.rising(torch.exp, floor=0.0)
         return x.through(g, g, g)
 
@@ -63,12 +63,14 @@ class Jet:
 
     def logarithm(self, defined: Tensor) -> Jet:
         slope = self.f.reciprocal()
-        return self.through(*(told(part, defined) for part in (self.f.rising(torch.log), slope, -slope.square())))
+        return self.through(
+            *(whole_line_unless(part, defined) for part in (self.f.rising(torch.log), slope, -slope.square()))
+        )
 
     def inverse(self) -> Jet:
         g = self.f.reciprocal()
         defined = (self.f.lo > 0) | (self.f.hi < 0)
-        return self.through(*(told(part, defined) for part in (g, -g.square(), g * g.square() * 2.0)))
+        return self.through(*(whole_line_unless(part, defined) for part in (g, -g.square(), g * g.square() * 2.0)))
 
     def power(self, exponent: float, of: object = None) -> Jet:
         r = exponent
@@ -95,7 +97,7 @@ def constant_jet(value: Interval) -> Jet:
 # --- functions and their derivatives ---------------------------------------------------------------------------------
 
 
-def told(part: Interval, defined: Tensor) -> Interval:
+def whole_line_unless(part: Interval, defined: Tensor) -> Interval:
     """An interval, and the whole line where the function is not defined throughout."""
     return Interval(torch.where(defined, part.lo, -INF), torch.where(defined, part.hi, INF))
 
@@ -127,7 +129,7 @@ def tanh(x: Jet) -> Jet:
 
 def erf(x: Jet) -> Jet:
     g = x.f.rising(torch.erf, -1.0, 1.0)
-    slope = (-x.f.square()).rising(torch.exp, floor=0.0) * about(2 / math.sqrt(math.pi))
+    slope = (-x.f.square()).rising(torch.exp, floor=0.0) * enclose_number(2 / math.sqrt(math.pi))
     return x.through(g, slope, -(x.f * slope * 2.0))
 
 
@@ -137,7 +139,7 @@ def hyperbolic(x: Jet, odd: bool) -> Jet:
     return (up + (-down if odd else down)) * half
 
 
-def about(value: float) -> Interval:
+def enclose_number(value: float) -> Interval:
     """A number that float64 holds nearly."""
     return Interval(*(torch.tensor(value * (1 + sign * 1e-15), dtype=torch.float64) for sign in (-1.0, 1.0)))
 
@@ -149,8 +151,8 @@ def exp2(x: Jet) -> Jet:
     return x.exp(math.log(2.0))
 
 
-def log_to(base: float) -> Callable[[Jet], Jet]:
-    return lambda x: x.log() * constant_jet(about(1 / math.log(base)))
+def log_of_base(base: float) -> Callable[[Jet], Jet]:
+    return lambda x: x.log() * constant_jet(enclose_number(1 / math.log(base)))
 
 
 def silu(x: Jet) -> Jet:
@@ -173,6 +175,6 @@ def cosh(x: Jet) -> Jet:
     return hyperbolic(x, odd=False)
 
 
-def softened(x: Jet, call: Call) -> Jet:
+def softplus_of_call(x: Jet, call: Call) -> Jet:
     """softplus, with its settings."""
     return softplus(x, call.arg(1, "beta", 1.0), call.arg(2, "threshold", 20.0))

@@ -22,7 +22,7 @@ from convexnet.curvature.fields import core, elementwise, where_any
 from convexnet.curvature.patterns import power_log_exp_sums as terms
 from convexnet.curvature.patterns import univariate
 from convexnet.curvature.patterns.expressions import evaluate, is_smooth, made_as
-from convexnet.curvature.patterns.interpreter import combined
+from convexnet.curvature.patterns.interpreter import combine
 from convexnet.curvature.patterns.intervals import ONE, ZERO, Interval, interval
 from convexnet.curvature.patterns.jets import UNIT, Jet
 from convexnet.curvature.patterns.power_log_exp_sums import Rebase, Terms
@@ -35,12 +35,12 @@ STEPS, TRIES = 24, 3
 """How often an expression is opened further, and as a function of how many quantities it is looked at."""
 
 
-def refined(call: Call, row: Row, result: Fact) -> Fact:
+def refine(call: Call, row: Row, result: Fact) -> Fact:
     """The result of a call, where its rule lost it, with what its expression as a whole says."""
     if not row.is_smooth or not where_any(result.unknown) or result.constant:
         return result
     tries = TRIES
-    for variables in frontiers(call):
+    for variables in variable_sets(call):
         tries -= len(variables) == 1
         if tries < 0:
             break
@@ -53,7 +53,7 @@ def refined(call: Call, row: Row, result: Fact) -> Fact:
     return result
 
 
-def frontiers(call: Call) -> Iterator[list[Fact]]:
+def variable_sets(call: Call) -> Iterator[list[Fact]]:
     """The sets of one or two quantities that the expression is a function of, the nearest first."""
     found = {id(fact): fact for fact in call.facts() if not fact.constant}
     alone = len(call.args) == 1 or call.name in ("pow", "softplus")  # of which the rule has had its say
@@ -89,16 +89,16 @@ def function_of_one(call: Call, u: Fact, result: Fact) -> Fact:
     if bounds is None or (u.undefined and where_any(u.unknown)):  # then there may be gaps between its points
         return result
     if any(has_holes(fact) for fact in call.read()):
-        bounds = beyond_turns(u, call.shape, *bounds)
-    jets: dict[int, Callable[[Interval], Jet]] = {id(u): itself}
-    for shape in shapes(call, {id(u): terms.VARIABLE}, jets, bounds, u.curvature == AFFINE):
-        result = joined(result, univariate.composed([u], shape, call.shape))
+        bounds = widen_bounds(u, call.shape, *bounds)
+    jets: dict[int, Callable[[Interval], Jet]] = {id(u): identity_jet}
+    for shape in shapes_by_proof(call, {id(u): terms.VARIABLE}, jets, bounds, u.curvature == AFFINE):
+        result = join_knowledge(result, univariate.compose_univariate([u], shape, call.shape))
         if not where_any(result.unknown):
             break
     return result
 
 
-def beyond_turns(u: Fact, shape: Sequence[int], lo: Tensor, hi: Tensor) -> tuple[Tensor, Tensor]:
+def widen_bounds(u: Fact, shape: Sequence[int], lo: Tensor, hi: Tensor) -> tuple[Tensor, Tensor]:
     """Bounds with a number to spare where they may be reached in the midst of the domain: there a function that is not
     defined at a bound has a hole. A concave quantity is least, and a convex one largest, at the domain's edge only."""
     inside = (core(mask.expand(tuple(shape))) for mask in (u.nonconcave, u.nonconvex))
@@ -110,11 +110,11 @@ def beyond_turns(u: Fact, shape: Sequence[int], lo: Tensor, hi: Tensor) -> tuple
     return lo, hi
 
 
-def itself(at: Interval) -> Jet:
+def identity_jet(at: Interval) -> Jet:
     return Jet(at, ONE, ZERO)
 
 
-def shapes(
+def shapes_by_proof(
     call: Call,
     given: Mapping[int, Terms],
     jets: Mapping[int, Callable[[Interval], Jet]],
@@ -123,13 +123,13 @@ def shapes(
 ) -> Iterator[Shape]:
     """What each proof finds of an expression as a function of one number."""
     with contextlib.suppress(Lost, Rebase, KeyError):
-        yield by_terms(call, given, bounds)
+        yield shape_by_terms(call, given, bounds)
     found = univariate.shape_of(call, Variable(jets, *bounds, straight))
     if found is not None:
         yield found
 
 
-def by_terms(call: Call, given: Mapping[int, Terms], bounds: tuple[Tensor, Tensor]) -> Shape:
+def shape_by_terms(call: Call, given: Mapping[int, Terms], bounds: tuple[Tensor, Tensor]) -> Shape:
     """The proof by terms. Where a logarithm or a power is of an affine expression, that becomes the variable."""
     try:
         return terms.shape_of(terms.terms_of(call, given), *bounds)
@@ -164,10 +164,10 @@ def perspective(call: Call, variables: list[Fact], result: Fact) -> Fact:
         lo, hi = torch.broadcast_tensors(quotient.lo, quotient.hi)
         if lo.numel() > ELEMENTS:
             continue
-        jets: dict[int, Callable[[Interval], Jet]] = {id(over): itself, id(below): lambda _: UNIT}
+        jets: dict[int, Callable[[Interval], Jet]] = {id(over): identity_jet, id(below): lambda _: UNIT}
         given = {id(over): terms.VARIABLE, id(below): terms.number(ONE)}
-        for shape in shapes(call, given, jets, (lo, hi), True):
-            result = joined(result, univariate.composed(variables, shape, call.shape))
+        for shape in shapes_by_proof(call, given, jets, (lo, hi), True):
+            result = join_knowledge(result, univariate.compose_univariate(variables, shape, call.shape))
         if not where_any(result.unknown):
             break
     return result
@@ -213,7 +213,7 @@ class Degree:
         return Degree(0.0, Fraction(self.h))
 
 
-def unscaled(name: str, call: Call, value: Callable[[object], Degree]) -> Degree:
+def degree_of_other(name: str, call: Call, value: Callable[[object], Degree]) -> Degree:
     """A call that is no arithmetic: of what does not change with t."""
     if any(value(fact).h or value(fact).k for fact in call.facts()):
         raise Lost
@@ -233,7 +233,7 @@ def degree_of(call: Call, variables: list[Fact]) -> Degree | None:
         return Degree(1.0) if id(fact) in ends else (plain(fact) if fact.constant else None)
 
     def apply(inner: Call, values: Mapping[int, Degree]) -> Degree:
-        return combined(inner, lambda part: values[id(part)] if isinstance(part, Fact) else plain(part), unscaled)
+        return combine(inner, lambda part: values[id(part)] if isinstance(part, Fact) else plain(part), degree_of_other)
 
     try:
         return apply(call, {id(fact): evaluate(fact, given, apply) for fact in call.facts()})
@@ -244,7 +244,7 @@ def degree_of(call: Call, variables: list[Fact]) -> Degree | None:
 # --- the result ------------------------------------------------------------------------------------------------------
 
 
-def joined(result: Fact, found: Fact) -> Fact:
+def join_knowledge(result: Fact, found: Fact) -> Fact:
     """What is known of one result in two ways."""
     both = {
         name: elementwise(torch.logical_and, result.shape, getattr(result, name), getattr(found, name))

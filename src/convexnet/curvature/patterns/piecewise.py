@@ -43,7 +43,7 @@ def number(value: float | Fraction) -> Sum:
     return {ONE: value} if value else {}
 
 
-def added(a: Sum, b: Sum, factor: int = 1) -> Sum:
+def add_multiple(a: Sum, b: Sum, factor: int = 1) -> Sum:
     found = dict(a)
     for key, value in b.items():
         new = found.pop(key, Fraction(0)) + factor * value
@@ -52,17 +52,17 @@ def added(a: Sum, b: Sum, factor: int = 1) -> Sum:
     return found
 
 
-def times(a: Sum, b: Sum) -> Sum:
+def multiply(a: Sum, b: Sum) -> Sum:
     found: Sum = {}
     if len(a) * len(b) > MOST:
         raise Unfit
     for (n, atoms), value in a.items():
         for (m, others), other in b.items():
-            found = added(found, {(n + m, tuple(sorted((*atoms, *others)))): value * other})
+            found = add_multiple(found, {(n + m, tuple(sorted((*atoms, *others)))): value * other})
     return found
 
 
-def frozen(inner: Sum) -> tuple[tuple[Key, Fraction], ...]:
+def as_key(inner: Sum) -> tuple[tuple[Key, Fraction], ...]:
     return tuple(sorted(inner.items()))
 
 
@@ -78,17 +78,17 @@ def atom(kind: str, inner: Sum) -> Sum:
             return number(1 / value)
         if kind != "exp" and value <= 0:
             raise Unfit
-    return {(0, ((kind, frozen(inner)),)): Fraction(1)}
+    return {(0, ((kind, as_key(inner)),)): Fraction(1)}
 
 
-def at(a: Sum, u: Fraction) -> Sum:
+def value_at(a: Sum, u: Fraction) -> Sum:
     """The value at a point: a sum without u."""
     found: Sum = {}
     for (n, atoms), value in a.items():
         part = number(value * u**n)
         for kind, inner in atoms:
-            part = times(part, atom(kind, at(dict(inner), u)))
-        found = added(found, part)
+            part = multiply(part, atom(kind, value_at(dict(inner), u)))
+        found = add_multiple(found, part)
     return found
 
 
@@ -97,16 +97,16 @@ def slope(a: Sum) -> Sum:
     found: Sum = {}
     for (n, atoms), value in a.items():
         if n:
-            found = added(found, {(n - 1, atoms): value * n})
+            found = add_multiple(found, {(n - 1, atoms): value * n})
         for i, (kind, inner) in enumerate(atoms):
             own = slope(dict(inner))
             if kind == "log":
-                own = times(own, atom("inv", dict(inner)))
+                own = multiply(own, atom("inv", dict(inner)))
             elif kind == "exp":
-                own = times(own, atom("exp", dict(inner)))
+                own = multiply(own, atom("exp", dict(inner)))
             else:
-                own = times(times(own, number(-1)), times(atom("inv", dict(inner)), atom("inv", dict(inner))))
-            found = added(found, times({(n, (*atoms[:i], *atoms[i + 1 :])): value}, own))
+                own = multiply(multiply(own, number(-1)), multiply(atom("inv", dict(inner)), atom("inv", dict(inner))))
+            found = add_multiple(found, multiply({(n, (*atoms[:i], *atoms[i + 1 :])): value}, own))
     return found
 
 
@@ -148,7 +148,7 @@ def polynomial(a: Sum) -> list[Fraction] | None:
     return [a.get((n, ()), Fraction(0)) for n in range(3)]
 
 
-def least(coefficients: Sequence[Fraction], low: End, high: End) -> Fraction | None:
+def least_value(coefficients: Sequence[Fraction], low: End, high: End) -> Fraction | None:
     """The least value of a quadratic polynomial over an interval; None: it has none."""
     c, b, a = coefficients
     points = [end for end in (low, high) if end is not None]
@@ -165,11 +165,11 @@ def least(coefficients: Sequence[Fraction], low: End, high: End) -> Fraction | N
     return min(c + b * p + a * p * p for p in points)
 
 
-def never_below(a: Sum, low: End, high: End) -> bool:
+def is_nonnegative(a: Sum, low: End, high: End) -> bool:
     """Whether a sum is known not to be negative over an interval."""
     coefficients = polynomial(a)
     if coefficients is not None:
-        found = least(coefficients, low, high)
+        found = least_value(coefficients, low, high)
         return found is not None and found >= 0
     return all(value * term_sign(n, atoms, low, high) > 0 for (n, atoms), value in a.items())
 
@@ -180,25 +180,25 @@ def term_sign(n: int, atoms: Sequence[Atom], low: End, high: End) -> int:
     if n % 2:
         found = 1 if low is not None and low >= 0 else -1 if high is not None and high <= 0 else 0
     for kind, inner in atoms:
-        if kind == "inv" and not positive(dict(inner), low, high):
+        if kind == "inv" and not is_positive(dict(inner), low, high):
             found = 0
         if kind == "log":
             found = 0
     return found
 
 
-def positive(a: Sum, low: End, high: End) -> bool:
+def is_positive(a: Sum, low: End, high: End) -> bool:
     """Whether a sum is known to be positive over a closed interval."""
     coefficients = polynomial(a)
-    found = None if coefficients is None else least(coefficients, low, high)
+    found = None if coefficients is None else least_value(coefficients, low, high)
     return found is not None and found > 0
 
 
-def defined(a: Sum, low: End, high: End) -> bool:
+def is_defined(a: Sum, low: End, high: End) -> bool:
     """Whether logarithms and reciprocals in it are of positive numbers, over a closed interval."""
     for _, atoms in a:
         for kind, inner in atoms:
-            if (kind != "exp" and not positive(dict(inner), low, high)) or not defined(dict(inner), low, high):
+            if (kind != "exp" and not is_positive(dict(inner), low, high)) or not is_defined(dict(inner), low, high):
                 return False
     return True
 
@@ -227,7 +227,7 @@ class Piecewise:
             raise Unfit
         own = dict(zip(self.breaks, self.points, strict=True))
         pieces = [self.pieces[sum(b <= left for b in self.breaks)] for left in joined]
-        points = tuple(own[b] if b in own else at(self.piece_at(b), b) for b in joined)
+        points = tuple(own[b] if b in own else value_at(self.piece_at(b), b) for b in joined)
         return Piecewise(tuple(joined), (self.pieces[0], *pieces), points)
 
     def piece_at(self, u: Fraction) -> Sum:
@@ -239,20 +239,20 @@ class Piecewise:
         return list(pairwise(ends))
 
     def __add__(self, other: Piecewise) -> Piecewise:
-        return whole(self, other, joined(added, self, other))
+        return require_defined(self, other, join_pieces(add_multiple, self, other))
 
     def __neg__(self) -> Piecewise:
-        return self.mapped(lambda s: added({}, s, -1))
+        return self.mapped(lambda s: add_multiple({}, s, -1))
 
     def __mul__(self, other: Piecewise) -> Piecewise:
-        return whole(self, other, joined(times, self, other))
+        return require_defined(self, other, join_pieces(multiply, self, other))
 
     def power(self, exponent: float, of: object = None) -> Piecewise:
         if exponent == -1:
             return self.mapped(lambda s: atom("inv", s))
         if not exponent.is_integer() or not 0 <= exponent <= 4:
             raise Unfit
-        return reduce(operator.mul, [self] * int(exponent), level(1))
+        return reduce(operator.mul, [self] * int(exponent), constant_function(1))
 
     def exp(self) -> Piecewise:
         return self.mapped(lambda s: atom("exp", s))
@@ -267,30 +267,30 @@ class Piecewise:
 U = Piecewise((), ({(1, ()): Fraction(1)},), ())
 
 
-def level(value: float | Fraction) -> Piecewise:
+def constant_function(value: float | Fraction) -> Piecewise:
     return Piecewise((), (number(value),), ())
 
 
-def joined(change: Callable[[Sum, Sum], Sum], f: Piecewise, g: Piecewise) -> Piecewise:
+def join_pieces(change: Callable[[Sum, Sum], Sum], f: Piecewise, g: Piecewise) -> Piecewise:
     f, g = f.split(g.breaks), g.split(f.breaks)
     pieces = tuple(change(a, b) for a, b in zip(f.pieces, g.pieces, strict=True))
     return Piecewise(f.breaks, pieces, tuple(change(a, b) for a, b in zip(f.points, g.points, strict=True)))
 
 
-def whole(f: Piecewise, g: Piecewise, result: Piecewise) -> Piecewise:
+def require_defined(f: Piecewise, g: Piecewise, result: Piecewise) -> Piecewise:
     """The result, where logarithms and reciprocals stay in it: 0 log(u) is undefined where log(u) is."""
-    before = (a + b for a, b in zip(*(map(poles, h.split(result.breaks).pieces) for h in (f, g)), strict=True))
-    if any(set(parts) - set(poles(piece)) for parts, piece in zip(before, result.pieces, strict=True)):
+    before = (a + b for a, b in zip(*(map(poles_of, h.split(result.breaks).pieces) for h in (f, g)), strict=True))
+    if any(set(parts) - set(poles_of(piece)) for parts, piece in zip(before, result.pieces, strict=True)):
         raise Unfit
     return result
 
 
-def poles(a: Sum) -> list[Atom]:
+def poles_of(a: Sum) -> list[Atom]:
     """The logarithms and reciprocals in a sum."""
     return [part for _, atoms in a for part in atoms if part[0] != "exp"]
 
 
-def signs(f: Piecewise) -> Piecewise:
+def sign_function(f: Piecewise) -> Piecewise:
     """-1, 0 or 1: the sign, with thresholds where it changes."""
     roots: list[Fraction] = []
     for piece in f.pieces:
@@ -300,7 +300,7 @@ def signs(f: Piecewise) -> Piecewise:
         roots += roots_of(coefficients)
     f = f.split(roots)
     middles = [middle(low, high) for low, high in f.intervals()]
-    pieces = tuple(number(sign_of(at(piece, u))) for piece, u in zip(f.pieces, middles, strict=True))
+    pieces = tuple(number(sign_of(value_at(piece, u))) for piece, u in zip(f.pieces, middles, strict=True))
     return Piecewise(f.breaks, pieces, tuple(number(sign_of(point)) for point in f.points))
 
 
@@ -325,12 +325,12 @@ def middle(low: End, high: End) -> Fraction:
     return (low + high) / 2
 
 
-def compared(f: Piecewise, g: Piecewise, holds: Callable[[int, int], bool]) -> Piecewise:
+def compare(f: Piecewise, g: Piecewise, holds: Callable[[int, int], bool]) -> Piecewise:
     """1 where a comparison of f and g holds, else 0."""
-    return signs(f + -g).mapped(lambda s: number(int(holds(int(s.get(ONE, Fraction(0))), 0))))
+    return sign_function(f + -g).mapped(lambda s: number(int(holds(int(s.get(ONE, Fraction(0))), 0))))
 
 
-def chosen(mask: Piecewise, f: Piecewise, g: Piecewise) -> Piecewise:
+def choose(mask: Piecewise, f: Piecewise, g: Piecewise) -> Piecewise:
     """f where the mask is not zero, else g."""
     breaks = sorted({*mask.breaks, *f.breaks, *g.breaks})
     mask, f, g = mask.split(breaks), f.split(breaks), g.split(breaks)
@@ -343,15 +343,15 @@ def chosen(mask: Piecewise, f: Piecewise, g: Piecewise) -> Piecewise:
 
 
 def larger(f: Piecewise, g: Piecewise) -> Piecewise:
-    return chosen(compared(f, g, lambda a, b: a > b), f, g)
+    return choose(compare(f, g, lambda a, b: a > b), f, g)
 
 
 def smaller(f: Piecewise, g: Piecewise) -> Piecewise:
-    return chosen(compared(f, g, lambda a, b: a < b), f, g)
+    return choose(compare(f, g, lambda a, b: a < b), f, g)
 
 
-def size(f: Piecewise) -> Piecewise:
-    return chosen(compared(f, level(0), lambda a, b: a >= b), f, -f)
+def absolute_value(f: Piecewise) -> Piecewise:
+    return choose(compare(f, constant_function(0), lambda a, b: a >= b), f, -f)
 
 
 # --- what is known of one --------------------------------------------------------------------------------------------
@@ -377,19 +377,19 @@ def shape_of(f: Piecewise, low: End, high: End) -> Shape:
         right = high if right is None or (high is not None and right > high) else right
         if left is None or right is None or left < right:
             spans.append((piece, left, right))
-    if not spans or not all(defined(*span) for span in spans):
+    if not spans or not all(is_defined(*span) for span in spans):
         return Shape()
     turns: list[int] = []
     for point, b in zip(f.points, f.breaks, strict=True):
         here = [(piece, left == b) for piece, left, right in spans if b in (left, right)]
-        if any(added(at(piece, b), point, -1) for piece, _ in here):
+        if any(add_multiple(value_at(piece, b), point, -1) for piece, _ in here):
             return Shape()
         if len(here) == 2:
             before, after = sorted(here, key=lambda item: item[1])
-            turns.append(sign_of(added(at(slope(after[0]), b), at(slope(before[0]), b), -1)))
+            turns.append(sign_of(add_multiple(value_at(slope(after[0]), b), value_at(slope(before[0]), b), -1)))
 
     def all_of(change: Callable[[Sum], Sum], sign: int) -> bool:
-        return all(never_below(times(change(p), number(sign)), left, right) for p, left, right in spans)
+        return all(is_nonnegative(multiply(change(p), number(sign)), left, right) for p, left, right in spans)
 
     return Shape(
         convex=all(turn >= 0 for turn in turns) and all_of(lambda p: slope(slope(p)), 1),

@@ -16,9 +16,9 @@ from torch import Tensor
 from convexnet.curvature.call import Call, Lost
 from convexnet.curvature.facts import INF, Fact
 from convexnet.curvature.patterns.expressions import evaluate
-from convexnet.curvature.patterns.interpreter import combined
+from convexnet.curvature.patterns.interpreter import combine
 from convexnet.curvature.patterns.intervals import Interval, interval
-from convexnet.curvature.patterns.univariate import Shape, at_number
+from convexnet.curvature.patterns.univariate import Shape, constant_interval
 
 Key = tuple[float, int, float]
 MOST = 12
@@ -37,7 +37,7 @@ class Terms:
         found = dict(self.of)
         for key, c in other.of.items():
             found[key] = found[key] + c if key in found else c
-        return cleaned(found, self.pole or other.pole, self.half or other.half)
+        return without_zeros(found, self.pole or other.pole, self.half or other.half)
 
     def __neg__(self) -> Terms:
         return Terms({key: -c for key, c in self.of.items()}, self.pole, self.half)
@@ -49,9 +49,9 @@ class Terms:
         found: dict[Key, Interval] = {}
         for (a, b, k), c in self.of.items():
             for (a2, b2, k2), c2 in other.of.items():
-                key = added(a, a2), b + b2, added(k, k2)
+                key = add_exponents(a, a2), b + b2, add_exponents(k, k2)
                 found[key] = found[key] + c * c2 if key in found else c * c2
-        return cleaned(found, self.pole or other.pole, self.half or other.half)
+        return without_zeros(found, self.pole or other.pole, self.half or other.half)
 
     def derivative(self) -> Terms:
         found = Terms({})
@@ -129,14 +129,14 @@ def is_even(a: float) -> bool:
     return a % 2 == 0
 
 
-def added(a: float, b: float) -> float:
+def add_exponents(a: float, b: float) -> float:
     """A sum of exponents that float64 holds; x^0.7 x^0.3 is not quite x."""
     if Fraction(a) + Fraction(b) != Fraction(a + b):
         raise Lost
     return a + b
 
 
-def cleaned(found: Mapping[Key, Interval], pole: bool = False, half: bool = False) -> Terms:
+def without_zeros(found: Mapping[Key, Interval], pole: bool = False, half: bool = False) -> Terms:
     kept = {key: c for key, c in found.items() if bool((c.lo != 0).any()) or bool((c.hi != 0).any())}
     if len(kept) > MOST:
         raise Lost
@@ -144,7 +144,7 @@ def cleaned(found: Mapping[Key, Interval], pole: bool = False, half: bool = Fals
 
 
 def number(value: Interval) -> Terms:
-    return cleaned({(0.0, 0, 0.0): value})
+    return without_zeros({(0.0, 0, 0.0): value})
 
 
 VARIABLE = Terms({(1.0, 0, 0.0): interval(1.0)})
@@ -162,14 +162,14 @@ def terms_of(call: Call, given_terms: Mapping[int, Terms]) -> Terms:
     rank = len(call.shape)
 
     def plain(part: object) -> Terms:
-        return number(at_number(part, rank))
+        return number(constant_interval(part, rank))
 
     def given(fact: Fact) -> Terms | None:
         found = given_terms.get(id(fact))
         return found if found is not None or not fact.constant else plain(fact)
 
     def apply(inner: Call, values: Mapping[int, Terms]) -> Terms:
-        return combined(inner, lambda part: values[id(part)] if isinstance(part, Fact) else plain(part))
+        return combine(inner, lambda part: values[id(part)] if isinstance(part, Fact) else plain(part))
 
     return apply(call, {id(fact): evaluate(fact, given, apply) for fact in call.facts()})
 
@@ -181,8 +181,8 @@ def shape_of(terms: Terms, lo: Tensor, hi: Tensor) -> Shape:
     """What the signs of the derivatives say, for x between two bounds."""
     first = terms.derivative()
     second = first.derivative()
-    rising, falling = nonnegative(first, lo, hi), nonnegative(-first, lo, hi)
-    convex, concave = nonnegative(second, lo, hi), nonnegative(-second, lo, hi)
+    rising, falling = is_nonnegative(first, lo, hi), is_nonnegative(-first, lo, hi)
+    convex, concave = is_nonnegative(second, lo, hi), is_nonnegative(-second, lo, hi)
     if terms.pole or any(a < 0 or b > 0 for a, b, _ in terms.of):
         logarithm = any(b > 0 for _, b, _ in terms.of) and not any(a < 0 for a, _, _ in terms.of)
         strict = lo >= 0 if logarithm else (lo > 0) | (hi < 0)  # what is computed at zero has the zero's sign
@@ -192,7 +192,7 @@ def shape_of(terms: Terms, lo: Tensor, hi: Tensor) -> Shape:
     return Shape(convex, concave, rising, falling)
 
 
-def nonnegative(terms: Terms, lo: Tensor, hi: Tensor) -> Tensor:
+def is_nonnegative(terms: Terms, lo: Tensor, hi: Tensor) -> Tensor:
     """Mask of the elements at which the sum is proved non-negative throughout."""
     if not terms.of:
         return torch.ones(torch.broadcast_shapes(lo.shape, hi.shape), dtype=torch.bool)
@@ -206,7 +206,7 @@ def nonnegative(terms: Terms, lo: Tensor, hi: Tensor) -> Tensor:
         each = each & sign_of(a, b, c, lo, hi)
     found = each
     if alike and len(keys) <= 2 and all(b == 0 for _, b, _ in keys):
-        found = found | at_both_ends({a: c for (a, _, _), c in keys.items()}, lo, hi)
+        found = found | is_nonnegative_at_both_ends({a: c for (a, _, _), c in keys.items()}, lo, hi)
     return (found & inside).expand(torch.broadcast_shapes(found.shape, lo.shape, hi.shape))
 
 
@@ -222,7 +222,7 @@ def sign_of(a: float, b: int, c: Interval, lo: Tensor, hi: Tensor) -> Tensor:
     return (up & (lo >= 1)) | (down & (hi <= 1) & (lo >= 0))
 
 
-def at_both_ends(found: Mapping[float, Interval], lo: Tensor, hi: Tensor) -> Tensor:
+def is_nonnegative_at_both_ends(found: Mapping[float, Interval], lo: Tensor, hi: Tensor) -> Tensor:
     """c0 + c1 x^p with p > 0, monotone where x >= 0 or p is 1: non-negative if it is at both ends."""
     exponents = sorted(found)
     if exponents[0] != 0.0 or len(exponents) != 2:

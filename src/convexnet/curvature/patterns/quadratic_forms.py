@@ -35,7 +35,7 @@ class Nonlinear(Exception):
     """The expression is not of this kind."""
 
 
-def varying(call: Call) -> list[Fact]:
+def varying_facts(call: Call) -> list[Fact]:
     return [fact for fact in call.facts() if not fact.constant]
 
 
@@ -46,9 +46,9 @@ def is_linear(fact: Fact) -> bool:
 
 def makes_linear(made: Made) -> bool:
     call, row = made.call, made.row
-    if not is_straight(row) or converts(call):
+    if not is_linear_step(row) or is_conversion(call):
         return False
-    moving = varying(call)
+    moving = varying_facts(call)
     if row.added is not None and len(call.args) > row.added and any(call.args[row.added] is fact for fact in moving):
         return False
     if row.divisor is not None and (call.kwargs or len(moving) != 1 or moving[0] is not call.args[0]):
@@ -56,7 +56,7 @@ def makes_linear(made: Made) -> bool:
     return len(moving) == 1 or isinstance(row.rule, Sum) or row.is_move
 
 
-def is_straight(row: Row) -> bool:
+def is_linear_step(row: Row) -> bool:
     """Whether an operator moves elements, or adds and weighs them, as far as it is understood here."""
     if row.is_move or isinstance(row.rule, Reduction):
         return row.adds_nothing or (row.is_affine and not row.is_move)
@@ -68,12 +68,12 @@ def is_product(row: Row) -> bool:
     return row.runs(bilinear_form) or (row.multiplies and not row.runs(batch_norm, batch_norm_functional))
 
 
-def converts(call: Call) -> bool:
+def is_conversion(call: Call) -> bool:
     return any(isinstance(arg, torch.dtype) for arg in (*call.args, *call.kwargs.values()))
 
 
 @dataclass
-class Linear:
+class LinearPart:
     """The linear part of an expression, applied to a value of its root; `absolute` bounds the numbers it adds up."""
 
     root: Fact
@@ -98,7 +98,7 @@ class Linear:
     def note(self, made: Made) -> None:
         """Whether what a call computed of a unit vector is exact."""
         call, row = made.call, made.row
-        moving = varying(call)
+        moving = varying_facts(call)
         if isinstance(row.rule, Sum):
             self.weighted += call.arg(2, "alpha", 1) != 1
             self.exact = self.exact and not (self.weighted and len(moving) > 1)
@@ -139,7 +139,7 @@ class Linear:
 
 
 @dataclass(frozen=True)
-class Form:
+class ProductForm:
     """A product of two linear quantities, and what is linear after it."""
 
     product: Call
@@ -168,17 +168,17 @@ class Form:
         return fact.value.double().abs() if absolute else fact.value.double()
 
 
-def taken_apart(call: Call, row: Row) -> Form | None:
+def product_form_of(call: Call, row: Row) -> ProductForm | None:
     """The last product of two varying quantities in an expression, if all that follows is linear."""
     after: list[Made] = []
     while True:
-        moving = varying(call)
+        moving = varying_facts(call)
         plain = row.added is None or len(call.args) <= row.added or call.args[row.added] is None
         if is_product(row) and len(moving) == 2 and plain:
             if row.runs(mul) and not after:
                 return None  # no sum follows: of one element each
-            return Form(call, moving[0], moving[1], after)
-        if not is_straight(row) or isinstance(row.rule, Sum) or len(moving) != 1 or not plain or converts(call):
+            return ProductForm(call, moving[0], moving[1], after)
+        if not is_linear_step(row) or isinstance(row.rule, Sum) or len(moving) != 1 or not plain or is_conversion(call):
             return None
         if row.divisor is not None and (call.kwargs or as_fact(call.arg(0, "self")).constant):
             return None
@@ -189,7 +189,7 @@ def taken_apart(call: Call, row: Row) -> Form | None:
         call, row = made.call, made.row
 
 
-def root_of(form: Form) -> Fact | None:
+def root_of(form: ProductForm) -> Fact | None:
     """The nearest quantity of which both factors are linear functions."""
     found = {id(fact): fact for fact in (form.a, form.b)}
     for _ in range(32):
@@ -200,28 +200,28 @@ def root_of(form: Form) -> Fact | None:
             return None
         deepest = max(open_ones, key=lambda fact: fact.made.depth)
         del found[id(deepest)]
-        found.update({id(fact): fact for fact in varying(deepest.made.call)})
+        found.update({id(fact): fact for fact in varying_facts(deepest.made.call)})
     return None
 
 
-def quadratic(call: Call, row: Row) -> Fact | None:
+def quadratic_fact(call: Call, row: Row) -> Fact | None:
     """The fact of a quadratic form; None if the expression is none, or is of no sign."""
-    if not (is_product(row) or is_straight(row)) or not call.floating or len(call.shapes) != 1:
+    if not (is_product(row) or is_linear_step(row)) or not call.floating or len(call.shapes) != 1:
         return None
-    form = taken_apart(call, row)
+    form = product_form_of(call, row)
     root = None if form is None else root_of(form)
-    if form is None or root is None or root.curvature != AFFINE or not by_row(root):
+    if form is None or root is None or root.curvature != AFFINE or not is_by_row(root):
         return None
     shape = tuple(call.shape)
     if shape[:1] != (BATCH,) or root.shape[1:].numel() > MOST:
         return None
     try:
-        return certified(call, form, root)
+        return prove_form(call, form, root)
     except (Nonlinear, RuntimeError, TypeError, ValueError, IndexError, StopIteration):
         return None
 
 
-def by_row(fact: Fact) -> bool:
+def is_by_row(fact: Fact) -> bool:
     """Whether row i depends on row i of the batch only."""
     if is_aligned(fact.rows):
         return True
@@ -231,7 +231,7 @@ def by_row(fact: Fact) -> bool:
     return not bool((rows[0] & 2).any()) and not bool((rows[1] & 1).any())
 
 
-def certified(call: Call, form: Form, root: Fact) -> Fact | None:
+def prove_form(call: Call, form: ProductForm, root: Fact) -> Fact | None:
     n = root.shape[1:].numel()
     units = [one.reshape(1, *root.shape[1:]).expand(tuple(root.shape)) for one in torch.eye(n, dtype=torch.float64)]
     exact, plain = True, True
@@ -240,7 +240,7 @@ def certified(call: Call, form: Form, root: Fact) -> Fact | None:
         nonlocal exact, plain
         found: list[Tensor] = []
         for fact in (form.a, form.b):
-            linear = Linear(root, value, absolute, {})
+            linear = LinearPart(root, value, absolute, {})
             found.append(linear.of(fact))
             exact, plain = exact and linear.exact, plain and not linear.shifted
         return found[0], found[1]
@@ -268,8 +268,8 @@ def certified(call: Call, form: Form, root: Fact) -> Fact | None:
             size = form(sizes[i][0], sizes[j][1], True)
             error = LOOSE * size
             if single:  # one product of two numbers of float32 is exact
-                few = terms(form, values[i][0], values[j][1]) <= 1
-                short = short_numbers(values[i][0], values[j][1], *constants(form))
+                few = count_terms(form, values[i][0], values[j][1]) <= 1
+                short = has_exact_products(values[i][0], values[j][1], *constant_facts(form))
                 error = torch.where(few & torch.tensor(short), 0.0, error)
             for store, part in ((hessian, value), (radius, error)):
                 store[:, :, i, j] += part.reshape(BATCH, m)
@@ -281,7 +281,7 @@ def certified(call: Call, form: Form, root: Fact) -> Fact | None:
     return fact_of(call, total, radius, root, plain)
 
 
-def terms(form: Form, a: Tensor, b: Tensor) -> Tensor:
+def count_terms(form: ProductForm, a: Tensor, b: Tensor) -> Tensor:
     """How many products that are not zero each result sums up."""
     marks = {id(fact): (fact.value != 0).double() for fact in form.product.facts() if fact.constant}
     sides = iter(((a != 0).double(), (b != 0).double()))
@@ -291,11 +291,11 @@ def terms(form: Form, a: Tensor, b: Tensor) -> Tensor:
     return value
 
 
-def constants(form: Form) -> list[Tensor]:
+def constant_facts(form: ProductForm) -> list[Tensor]:
     return [fact.value for fact in form.product.facts() if fact.constant and fact.value is not None]
 
 
-def short_numbers(*tensors: Tensor) -> bool:
+def has_exact_products(*tensors: Tensor) -> bool:
     """Whether products of these numbers are exact in float64."""
     halves = [t.double().frexp().mantissa.abs() for t in tensors]
     wide = sum(not bool(((half == 0.5) | (half == 0)).all()) for half in halves)  # no powers of two

@@ -35,10 +35,10 @@ def is_semidefinite(matrix: Tensor, radius: Tensor) -> bool:
             return True
     if bool((radius != 0).any()) or n > RATIONAL:
         return False
-    return rational([[Fraction(entry) for entry in row] for row in matrix.tolist()])
+    return is_semidefinite_exactly([[Fraction(entry) for entry in row] for row in matrix.tolist()])
 
 
-def rational(rows: Sequence[list[Fraction]]) -> bool:
+def is_semidefinite_exactly(rows: Sequence[list[Fraction]]) -> bool:
     """Symmetric elimination: a pivot must not be negative, and where it is zero so is its row."""
     matrix = [list(row) for row in rows]
     for k, pivots in enumerate(matrix):

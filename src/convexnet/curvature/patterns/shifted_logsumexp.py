@@ -13,7 +13,7 @@ from convexnet.curvature.call import Call
 from convexnet.curvature.facts import Fact, as_fact
 from convexnet.curvature.fields import where_any
 from convexnet.curvature.patterns.expressions import Made, made_as, made_by, views_of
-from convexnet.curvature.rules.linear import total
+from convexnet.curvature.rules.linear import sum_of_facts
 from convexnet.curvature.rules.reductions import Reduction
 
 TERMS = 8
@@ -21,7 +21,7 @@ TERMS = 8
 Term = tuple[Fact, int]
 
 
-def unshifted(call: Call, result: Fact) -> Fact:
+def cancel_shift(call: Call, result: Fact) -> Fact:
     """The result of a sum whose rule lost it, if a shift cancels in it."""
     if call.name not in ("add", "sub") or not where_any(result.unknown):
         return result
@@ -30,11 +30,11 @@ def unshifted(call: Call, result: Fact) -> Fact:
         for shift_at, (shift, other) in enumerate(terms):
             if shift_at == i or other != sign:
                 continue
-            found = without(whole, shift) if tuple(whole.shape) == tuple(shift.shape) else None
+            found = without_shift(whole, shift) if tuple(whole.shape) == tuple(shift.shape) else None
             if found is None:
                 continue
             rest = [term for place, term in enumerate(terms) if place not in (i, shift_at)]
-            again = total([(found, sign), *rest], call.shape)
+            again = sum_of_facts([(found, sign), *rest], call.shape)
             if not where_any(again.unknown):
                 return replace(again, rows=result.rows)
     return result
@@ -57,10 +57,10 @@ def terms_of(terms: Sequence[Term], call: Call) -> list[Term]:
     return found
 
 
-def without(whole: Fact, shift: Fact) -> Fact | None:
+def without_shift(whole: Fact, shift: Fact) -> Fact | None:
     """F(x) for F(x - m), where F is a maximum or a log-sum-exp, and m is constant over what F runs over."""
     chain: list[Made] = []
-    while made_as(whole, is_step) is not None:
+    while made_as(whole, is_step_of_logsumexp) is not None:
         made: Made = whole.made
         moving = [fact for fact in made.call.facts() if not fact.constant]
         if len(moving) != 1 or moving[0] is not made.call.args[0]:
@@ -70,29 +70,29 @@ def without(whole: Fact, shift: Fact) -> Fact | None:
     steps = [made for made in chain if not made.row.is_view]
     names = [made.call.name for made in steps]
     if names not in (["logsumexp"], ["amax"]) and not (
-        names[:1] == ["exp"] and names[-1] == "log" and all(map(scales, steps[1:-1]))
+        names[:1] == ["exp"] and names[-1] == "log" and all(map(is_of_degree_one, steps[1:-1]))
     ):
         return None
-    x = difference(whole, shift, chain)
-    return None if x is None else replayed(chain, x)
+    x = minuend_of_shift(whole, shift, chain)
+    return None if x is None else replay_calls(chain, x)
 
 
-def is_step(made: Made) -> bool:
+def is_step_of_logsumexp(made: Made) -> bool:
     """Whether a call may stand in a log-sum-exp that is written out, or is one, or a maximum."""
-    return made.call.name in ("exp", "log") or over(made) or scales(made)
+    return made.call.name in ("exp", "log") or is_reduction(made) or is_of_degree_one(made)
 
 
-def scales(made: Made) -> bool:
+def is_of_degree_one(made: Made) -> bool:
     """Whether a call is of degree one, and may stand between the exponential and the logarithm."""
-    return made.row.is_view or (made.row.is_affine and over(made)) or made.call.name in ("mul", "div")
+    return made.row.is_view or (made.row.is_affine and is_reduction(made)) or made.call.name in ("mul", "div")
 
 
-def over(made: Made) -> bool:
+def is_reduction(made: Made) -> bool:
     """Whether a call is over dimensions."""
     return isinstance(made.row.rule, Reduction)
 
 
-def difference(fact: Fact, shift: Fact, chain: Sequence[Made]) -> Fact | None:
+def minuend_of_shift(fact: Fact, shift: Fact, chain: Sequence[Made]) -> Fact | None:
     """x, if a tensor is x - m for the m at hand, and if m is constant over the dimensions that are summed over."""
     call = made_by(fact, "sub")
     if call is None or call.arg(2, "alpha", 1) != 1 or not isinstance(call.args[1], Fact):
@@ -103,7 +103,7 @@ def difference(fact: Fact, shift: Fact, chain: Sequence[Made]) -> Fact | None:
     rank = len(call.shape)
     if len(m.shape) != rank:
         return None
-    at = [place for place, made in enumerate(chain) if over(made)]
+    at = [place for place, made in enumerate(chain) if is_reduction(made)]
     if len(at) != 1 or any(made.row.is_view for made in chain[: at[0]]):
         return None
     dims = chain[at[0]].call.arg(1, "dim")
@@ -115,7 +115,7 @@ def difference(fact: Fact, shift: Fact, chain: Sequence[Made]) -> Fact | None:
     return x if fits else None
 
 
-def replayed(chain: Sequence[Made], x: Fact) -> Fact | None:
+def replay_calls(chain: Sequence[Made], x: Fact) -> Fact | None:
     """The calls of a chain, on another argument."""
     for made in chain:
         result = made.row.rule(replace(made.call, args=(x, *made.call.args[1:])))

@@ -16,9 +16,9 @@ from torch import Tensor
 from convexnet.curvature.call import Call, Lost, Refusal
 from convexnet.curvature.composition import Influence, compose
 from convexnet.curvature.facts import INF, Fact, as_fact
-from convexnet.curvature.fields import batched, core, elementwise, settled, uniform
+from convexnet.curvature.fields import batched, core, elementwise, from_core, uniform
 from convexnet.curvature.patterns.expressions import evaluate
-from convexnet.curvature.patterns.interpreter import combined
+from convexnet.curvature.patterns.interpreter import combine
 from convexnet.curvature.patterns.intervals import Interval
 from convexnet.curvature.patterns.jets import Jet, constant_jet
 from convexnet.curvature.table import row_of
@@ -28,7 +28,7 @@ LARGEST = 1 << 15
 """How many pieces of all elements together are looked at."""
 
 
-def function(name: str, call: Call, value: Callable[[object], Jet]) -> Jet:
+def jet_of_function(name: str, call: Call, value: Callable[[object], Jet]) -> Jet:
     """A call that is no arithmetic."""
     jet = row_of(call.name).jet
     if jet is None:
@@ -49,7 +49,7 @@ class Variable:
     straight: bool  # it is affine, and which way the function goes does not matter
 
 
-def at_number(fact: object, rank: int) -> Interval:
+def constant_interval(fact: object, rank: int) -> Interval:
     """A constant of the expression: its value, or its bounds."""
     constant = as_fact(fact)
     ends = [core(bound).double() for bound in (constant.lo, constant.hi)]
@@ -61,7 +61,7 @@ def jet_of(call: Call, variable: Variable, u: Interval) -> Jet:
     rank = len(call.shape) + 1
 
     def plain(part: object) -> Jet:
-        return constant_jet(at_number(part, rank))
+        return constant_jet(constant_interval(part, rank))
 
     def given(fact: Fact) -> Jet | None:
         if id(fact) in variable.jets:
@@ -69,7 +69,7 @@ def jet_of(call: Call, variable: Variable, u: Interval) -> Jet:
         return plain(fact) if fact.constant else None
 
     def apply(inner: Call, values: Mapping[int, Jet]) -> Jet:
-        return combined(inner, lambda part: values[id(part)] if isinstance(part, Fact) else plain(part), function)
+        return combine(inner, lambda part: values[id(part)] if isinstance(part, Fact) else plain(part), jet_of_function)
 
     parts = {id(fact): evaluate(fact, given, apply) for fact in call.facts()}
     return apply(call, parts)
@@ -85,11 +85,11 @@ class Shape:
     falling: Tensor
 
 
-def composed(variables: Sequence[Fact], shape: Shape, out: Sequence[int]) -> Fact:
+def compose_univariate(variables: Sequence[Fact], shape: Shape, out: Sequence[int]) -> Fact:
     """The composition theorem for a function of some quantities; of one it is known which way the function goes."""
     out = tuple(out)
     convex, concave, rising, falling = (
-        settled(mask.expand(torch.broadcast_shapes(mask.shape, [1] * len(out))), out)
+        from_core(mask.expand(torch.broadcast_shapes(mask.shape, [1] * len(out))), out)
         for mask in (shape.convex, shape.concave, shape.rising, shape.falling)
     )
 
@@ -112,7 +112,7 @@ def shape_of(call: Call, variable: Variable) -> Shape | None:
     lo, hi = variable.lo, variable.hi
     proofs: list[Tensor] = []
     try:
-        jet = jet_of(call, variable, some_points(lo, hi))
+        jet = jet_of(call, variable, sample_points(lo, hi))
     except (Lost, KeyError, Refusal):
         return None
     hopeless = ((jet.dd.hi < 0).any(0) & (jet.dd.lo > 0).any(0)) | (jet.dd.lo.isneginf() & jet.dd.hi.isposinf()).all(0)
@@ -121,7 +121,7 @@ def shape_of(call: Call, variable: Variable) -> Shape | None:
     for pieces in PIECES:
         if pieces > 1 and (pieces * lo.numel() > LARGEST or not bool((lo.isfinite() & hi.isfinite()).any())):
             break
-        jet = jet_of(call, variable, divided(lo, hi, pieces))
+        jet = jet_of(call, variable, divide_range(lo, hi, pieces))
         tests = (jet.dd.lo >= 0, jet.dd.hi <= 0, jet.d.lo >= 0, jet.d.hi <= 0)
         shape = torch.broadcast_shapes(lo.shape, *(test.shape[1:] for test in tests))
         found = [test.all(0).expand(shape) for test in tests]
@@ -130,10 +130,10 @@ def shape_of(call: Call, variable: Variable) -> Shape | None:
             break
     if not proofs:
         return None
-    return Shape(*proofs) if variable.straight else monotone(call, variable, Shape(*proofs))
+    return Shape(*proofs) if variable.straight else with_monotonicity(call, variable, Shape(*proofs))
 
 
-def monotone(call: Call, variable: Variable, shape: Shape) -> Shape:
+def with_monotonicity(call: Call, variable: Variable, shape: Shape) -> Shape:
     """A convex function rises where it does so at the lower end of its range, and falls where it does at the upper."""
     low, high = (jet_of(call, variable, Interval(end[None], end[None])).d for end in (variable.lo, variable.hi))
     (a, b), (c, d) = ((slope.lo.amin(0), slope.hi.amax(0)) for slope in (low, high))
@@ -146,7 +146,7 @@ def monotone(call: Call, variable: Variable, shape: Shape) -> Shape:
     )
 
 
-def some_points(lo: Tensor, hi: Tensor) -> Interval:
+def sample_points(lo: Tensor, hi: Tensor) -> Interval:
     """A few numbers of the range: a function that bends both ways at these needs no proof."""
     low, high = lo.clamp(min=-30.0), hi.clamp(max=30.0)
     t = torch.tensor([0.0, 0.07, 0.3, 0.55, 0.8, 1.0], dtype=torch.float64).reshape(-1, *[1] * lo.ndim)
@@ -154,7 +154,7 @@ def some_points(lo: Tensor, hi: Tensor) -> Interval:
     return Interval(points, points)
 
 
-def divided(lo: Tensor, hi: Tensor, pieces: int) -> Interval:
+def divide_range(lo: Tensor, hi: Tensor, pieces: int) -> Interval:
     """Intervals that cover the range, in a new dimension 0: of equal lengths, or of equal ratios above zero."""
     if pieces == 1:
         return Interval(lo[None], hi[None])

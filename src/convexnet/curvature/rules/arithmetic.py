@@ -13,13 +13,13 @@ from convexnet.curvature.composition import Influence, compose
 from convexnet.curvature.facts import INF, Fact, as_fact, known, viewed
 from convexnet.curvature.fields import Shape, batched, core, elementwise, uniform, where_any
 from convexnet.curvature.row import Kind
-from convexnet.curvature.rules.linear import bilinear, total
+from convexnet.curvature.rules.linear import bilinear, sum_of_facts
 from convexnet.curvature.rules.pairings import Product
 from convexnet.curvature.rules.pointwise import apply_profile
-from convexnet.curvature.rules.powers import EXP, exponent_of, exponential, raised
+from convexnet.curvature.rules.powers import EXP, concavity_of_exp, exponential_fact, power_fact
 from convexnet.curvature.rules.products_of_powers import product_of_powers
 from convexnet.curvature.rules.profiles import clamp
-from convexnet.curvature.rules.reductions import Reduction, below
+from convexnet.curvature.rules.reductions import Reduction, may_be_negative
 
 PRODUCT = (
     "it multiplies two quantities that both depend on the input, and such a product is in general not convex in both "
@@ -53,7 +53,7 @@ def add(call: Call, sign: int = 1) -> Fact:
     alpha = call.arg(2, "alpha", 1)
     if alpha != 1:
         b = product(b, as_fact(alpha), b.shape)
-    return total([(a, 1), (b, sign)], call.shape)
+    return sum_of_facts([(a, 1), (b, sign)], call.shape)
 
 
 def sub(call: Call) -> Fact:
@@ -68,13 +68,13 @@ def rsub(call: Call) -> Fact:
 
 
 def neg(call: Call) -> Fact:
-    return total([(call.x, -1)], call.shape)
+    return sum_of_facts([(call.x, -1)], call.shape)
 
 
 def product(a: Fact, b: Fact, shape: Shape) -> Fact:
     """a * b, where the one that does not vary is the coefficient."""
     if a is b:
-        return raised(a, 2.0, torch.square).expanded(shape)
+        return power_fact(a, 2.0, torch.square).expanded(shape)
     if b.constant and (b.value is not None or not a.constant or a.value is None):
         return bilinear(a.expanded(shape), b.expanded(shape), Product(shape), shape)
     if a.constant:
@@ -97,7 +97,7 @@ def mul(call: Call) -> Fact:
 def reciprocal_of(b: Fact) -> Fact:
     if b.value is not None:
         return known(1.0 / b.value.double())
-    return raised(b, -1.0, torch.reciprocal)
+    return power_fact(b, -1.0, torch.reciprocal)
 
 
 def div(call: Call) -> Fact:
@@ -107,17 +107,17 @@ def div(call: Call) -> Fact:
     if b.constant:
         if b.value is None and not b.positive and bool(((core(b.lo) <= 0) & (core(b.hi) >= 0)).any()):
             if a.constant:
-                return product(a, raised(b, -1.0, torch.reciprocal), call.shape)
+                return product(a, power_fact(b, -1.0, torch.reciprocal), call.shape)
             raise Refusal(
                 "it divides by a quantity that may be zero or of either sign", "divide by a positive quantity"
             )
         result = product(a, reciprocal_of(b), call.shape)
         divisor = math.nan if b.value is None or b.value.numel() != 1 else float(b.value)
-        exact = exponent_of(a) / (divisor or math.nan)
+        exact = concavity_of_exp(a) / (divisor or math.nan)
         return result if math.isnan(exact) else replace(result, exponent=exact)
     if a.constant:
-        return product(a, raised(b, -1.0, torch.reciprocal), call.shape)
-    result = product_of_powers(a, raised(b, -1.0, torch.reciprocal), call.shape)
+        return product(a, power_fact(b, -1.0, torch.reciprocal), call.shape)
+    result = product_of_powers(a, power_fact(b, -1.0, torch.reciprocal), call.shape)
     if not where_any(result.unknown):
         return result
     raise Refusal(
@@ -131,16 +131,16 @@ def div(call: Call) -> Fact:
 def addcmul(call: Call) -> Fact:
     a, b, c = (as_fact(arg) for arg in call.args[:3])
     bc = product(b, c, call.shape)
-    return total([(a, 1), (product(bc, as_fact(call.arg(3, "value", 1)), call.shape), 1)], call.shape)
+    return sum_of_facts([(a, 1), (product(bc, as_fact(call.arg(3, "value", 1)), call.shape), 1)], call.shape)
 
 
 def lerp(call: Call) -> Fact:
     """start + weight (end - start), with a weight that does not vary: (1 - weight) start + weight end."""
     start, end, weight = (as_fact(arg) for arg in call.args[:3])
-    rest = total([(as_fact(1.0), 1), (weight, -1)], weight.shape)
+    rest = sum_of_facts([(as_fact(1.0), 1), (weight, -1)], weight.shape)
     if weight.value is not None:
         rest = known(1.0 - weight.value.double())
-    return total([(product(start, rest, call.shape), 1), (product(end, weight, call.shape), 1)], call.shape)
+    return sum_of_facts([(product(start, rest, call.shape), 1), (product(end, weight, call.shape), 1)], call.shape)
 
 
 # --- powers ----------------------------------------------------------------------------------------------------------
@@ -154,7 +154,7 @@ def pow_(call: Call) -> Fact:
                 raise Refusal("its exponent is not one fixed number", "use a constant exponent")
         exponent = float(exponent.value) if exponent.value is not None and exponent.value.numel() == 1 else exponent
     if isinstance(base, Fact) and not isinstance(exponent, Fact):
-        return raised(base, float(exponent), lambda v: v**exponent)
+        return power_fact(base, float(exponent), lambda v: v**exponent)
     if isinstance(exponent, Fact) and not exponent.constant:
         return to_the_power(as_fact(base), exponent, call.shape)
     raise Refusal("its exponent depends on the input", "write a^x as torch.exp(x * log(a))")
@@ -173,7 +173,7 @@ def to_the_power(base: Fact, exponent: Fact, shape: Shape) -> Fact:
     lo = elementwise(lambda v: v - room * v.abs().nan_to_num(posinf=0.0), shape, u.lo)
     hi = elementwise(lambda v: v + room * v.abs().nan_to_num(posinf=0.0), shape, u.hi)
     u = u.bounded(lo, hi)
-    return exponential(1.0)(u, apply_profile(EXP, torch.exp, u))
+    return exponential_fact(1.0)(u, apply_profile(EXP, torch.exp, u))
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ class Power(Kind):
     exponent: float
 
     def __call__(self, call: Call) -> Fact:
-        return raised(call.x, self.exponent, call.on)
+        return power_fact(call.x, self.exponent, call.on)
 
 
 # --- maxima and choices ----------------------------------------------------------------------------------------------
@@ -209,7 +209,7 @@ def minimum(call: Call) -> Fact:
     return extremum(as_fact(call.args[0]), as_fact(call.args[1]), call.shape, largest=False)
 
 
-LARGEST, SMALLEST = Reduction("up", exact=True), Reduction("down", exact=True)
+LARGEST, SMALLEST = Reduction("convex", exact=True), Reduction("concave", exact=True)
 
 
 def largest(call: Call) -> Result:
@@ -221,7 +221,7 @@ def smallest(call: Call) -> Result:
     return minimum(call) if isinstance(call.arg(1, "other"), Fact) else SMALLEST(call)
 
 
-def clamped(call: Call) -> Fact:
+def clamp_below(call: Call) -> Fact:
     low, high = call.arg(1, "min"), call.arg(2, "max")
     if not isinstance(low, Fact) and not isinstance(high, Fact):
         return apply_profile(clamp(low, high), call.on, call.x)
@@ -231,7 +231,7 @@ def clamped(call: Call) -> Fact:
     return result if high is None else extremum(result, as_fact(high), call.shape, largest=False)
 
 
-def clamped_above(call: Call) -> Fact:
+def clamp_above(call: Call) -> Fact:
     high = call.arg(1, "max")
     if isinstance(high, Fact):
         return extremum(call.x, high, call.shape, largest=False)
@@ -251,7 +251,7 @@ def prelu(call: Call) -> Fact:
         tail = [1] * (len(x.shape) - 2)
         a = viewed(slope, lambda f: f.reshape(1, -1, *tail).expand(x.shape))
     crosses = elementwise(lambda lo, hi: (lo < 0) & (hi > 0), x.shape, x.lo, x.hi)
-    left = below(x)
+    left = may_be_negative(x)
     rises = elementwise(lambda hi, n, ahi: (hi > 0) | (n & (ahi > 0)), x.shape, x.hi, left, a.hi)
     falls = elementwise(lambda n, alo: n & (alo < 0), x.shape, left, a.lo)
     result = compose(

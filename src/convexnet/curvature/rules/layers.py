@@ -15,11 +15,11 @@ from convexnet.curvature.composition import Influence, compose
 from convexnet.curvature.facts import Fact, constant, known, unknown, viewed
 from convexnet.curvature.fields import Shape, core, uniform, where_any, widened
 from convexnet.curvature.rules.arithmetic import PRODUCT, as_fact, product
-from convexnet.curvature.rules.linear import bilinear, convolution, total
+from convexnet.curvature.rules.linear import bilinear, convolution, sum_of_facts
 from convexnet.curvature.rules.pairings import Contraction, Pairing
 from convexnet.curvature.rules.pointwise import apply_profile
 from convexnet.curvature.rules.profiles import relu
-from convexnet.curvature.rules.shapes import concatenated
+from convexnet.curvature.rules.shapes import concatenate
 
 # --- weighted linear maps --------------------------------------------------------------------------------------------
 
@@ -29,7 +29,7 @@ def contraction(x: Fact, w: Fact, bias: Fact | None, shape: Shape) -> Fact:
     if not w.constant:
         raise Refusal(PRODUCT, "let only one of the two factors depend on the input")
     result = bilinear(x, w, Contraction(shape), shape)
-    return result if bias is None else total([(result, 1), (bias, 1)], shape)
+    return result if bias is None else sum_of_facts([(result, 1), (bias, 1)], shape)
 
 
 def linear(call: Call) -> Fact:
@@ -70,7 +70,7 @@ def addmm(call: Call) -> Fact:
     if alpha != 1:
         result = product(result, as_fact(alpha), call.shape)
     bias = call.args[0] if beta == 1 else product(call.args[0], as_fact(beta), call.args[0].shape)
-    return total([(result, 1), (bias, 1)], call.shape)
+    return sum_of_facts([(result, 1), (bias, 1)], call.shape)
 
 
 def einsum(call: Call) -> Fact:
@@ -91,7 +91,7 @@ def einsum(call: Call) -> Fact:
     return bilinear(x, w, Pairing(run, w.shape.numel()), call.shape)
 
 
-def paired(call: Call) -> Fact:
+def sum_of_paired_products(call: Call) -> Fact:
     """Any sum of products of the elements of two tensors; the operator says itself which of them meet."""
     a, b = call.args[:2]
     if not a.constant and not b.constant:
@@ -136,7 +136,7 @@ def conv(call: Call, transposed: bool = False) -> Fact:
         dilation, groups = per_dimension(call.arg(5, "dilation", [1]), dims), call.arg(6, "groups", 1)
     result = convolution(x, w, stride, padding, dilation, groups, transposed, out_pad, call.shape)
     bias = call.fact(2, "bias")
-    return result if bias is None else total([(result, 1), (channelwise(bias, dims), 1)], call.shape)
+    return result if bias is None else sum_of_facts([(result, 1), (channelwise(bias, dims), 1)], call.shape)
 
 
 def conv_transpose(call: Call) -> Fact:
@@ -182,7 +182,7 @@ def batch_norm(call: Call) -> Fact:
         shift = constant(scale.shape, scale.rows)  # where x is zero, the scale multiplies the mean alone
     result = product(x, channelwise(scale, dims), call.shape)
     terms = [(result, 1), (channelwise(shift, dims), 1)]
-    return total(terms if beta is None else [*terms, (channelwise(beta, dims), 1)], call.shape)
+    return sum_of_facts(terms if beta is None else [*terms, (channelwise(beta, dims), 1)], call.shape)
 
 
 def batch_norm_functional(call: Call) -> Result:
@@ -231,7 +231,7 @@ def rnn_cell(x: Fact, h: Fact, w: Sequence[Fact]) -> Fact:
     """relu(W_ih x + b_ih + W_hh h + b_hh), for x (B, I) and h (B, H)."""
     biases = w[2:4] if len(w) >= 4 else (None, None)
     shape = (x.shape[0], w[0].shape[0])
-    a = total([(contraction(x, w[0], biases[0], shape), 1), (contraction(h, w[1], biases[1], shape), 1)], shape)
+    a = sum_of_facts([(contraction(x, w[0], biases[0], shape), 1), (contraction(h, w[1], biases[1], shape), 1)], shape)
     return apply_profile(RELU, F.relu, a)
 
 
@@ -268,11 +268,11 @@ def rnn_relu(call: Call) -> Result:
             outputs.append(run if direction == 0 else run[::-1])
         width = outputs[0][0].shape[1] * directions
         steps = [
-            concatenated([out[t] for out in outputs], 1, (outputs[0][t].shape[0], width)) for t in range(len(steps))
+            concatenate([out[t] for out in outputs], 1, (outputs[0][t].shape[0], width)) for t in range(len(steps))
         ]
     rows = [viewed(step, lambda f: f.unsqueeze(0)) for step in steps]
-    sequence = concatenated(rows, 0, (len(steps), *steps[0].shape))
+    sequence = concatenate(rows, 0, (len(steps), *steps[0].shape))
     if batch_first:
         sequence = viewed(sequence, lambda f: f.transpose(0, 1))
-    last = concatenated([viewed(h, lambda f: f.unsqueeze(0)) for h in finals], 0, call.shapes[1])
+    last = concatenate([viewed(h, lambda f: f.unsqueeze(0)) for h in finals], 0, call.shapes[1])
     return sequence, last

@@ -22,7 +22,7 @@ from convexnet.curvature.composition import Influence, Reach, compose, spread_ro
 from convexnet.curvature.facts import INF, Fact
 from convexnet.curvature.fields import Shape, batched, core, elementwise, join_rows, level, uniform, where_any, widened
 from convexnet.curvature.rules.pairings import Convolution, Form, Product, Signs, negative_part, positive_part
-from convexnet.curvature.rules.powers import of_product, of_sum, scaled
+from convexnet.curvature.rules.powers import concavity_of_multiple, concavity_of_product, concavity_of_sum
 
 EPS = torch.finfo(torch.float64).eps
 SMALL = 1 << 16
@@ -40,21 +40,21 @@ def bilinear(x: Fact, w: Fact, form: Form, shape: Shape) -> Fact:
     result = compose([influence], shape)
     if where_any(w.rows):
         result = with_rows_of(result, w, form, x, shape)
-    result = result.bounded(*interval(x, w, form, influence, shape))
+    result = result.bounded(*product_bounds(x, w, form, influence, shape))
     nonneg = signs.mask("-") is None
     return replace(
         result.with_degree(x.power if nonneg else 0.0),
-        concavity=(x.root if isinstance(form, Product) else of_sum([x.root])) if nonneg else math.nan,
-        exponent=multiple(x.exponent, w) if isinstance(form, Product) else math.nan,
+        concavity=(x.root if isinstance(form, Product) else concavity_of_sum([x.root])) if nonneg else math.nan,
+        exponent=exponent_of_multiple(x.exponent, w) if isinstance(form, Product) else math.nan,
         positive=isinstance(form, Product) and x.is_positive and w.is_positive,
     )
 
 
-def multiple(exponent: float, w: Fact) -> float:
+def exponent_of_multiple(exponent: float, w: Fact) -> float:
     """The exponent (see `powers`) of multiples by the coefficients."""
     if math.isnan(exponent) or w.shape.numel() == 0:
         return math.nan
-    return scaled(exponent, float(core(w.lo).min()), float(core(w.hi).max()))
+    return concavity_of_multiple(exponent, float(core(w.lo).min()), float(core(w.hi).max()))
 
 
 def with_rows_of(result: Fact, w: Fact, form: Form, x: Fact, shape: Shape) -> Fact:
@@ -65,7 +65,7 @@ def with_rows_of(result: Fact, w: Fact, form: Form, x: Fact, shape: Shape) -> Fa
     return Fact(result.nonconvex, result.nonconcave, result.varies, merged, result.lo, result.hi)
 
 
-def interval(x: Fact, w: Fact, form: Form, influence: Influence, shape: Shape) -> tuple[Tensor, Tensor]:
+def product_bounds(x: Fact, w: Fact, form: Form, influence: Influence, shape: Shape) -> tuple[Tensor, Tensor]:
     """Bounds of the result: exact coefficients meet the bounds of x by sign; others give their sign only."""
     lo, hi = x.lo, x.hi
     ends = level(lo), level(hi)
@@ -75,8 +75,8 @@ def interval(x: Fact, w: Fact, form: Form, influence: Influence, shape: Shape) -
         return uniform(low_end, shape, torch.float64), uniform(high_end, shape, torch.float64)
     if isinstance(form, Convolution) and form.padded:
         # a tap may see a zero instead: with the zero among the bounds, a flat bound may be taken as flat
-        lo = elementwise(lambda v: v.clamp(max=0.0), lo.shape, lo) if flat(lo) else lo
-        hi = elementwise(lambda v: v.clamp(min=0.0), hi.shape, hi) if flat(hi) else hi
+        lo = elementwise(lambda v: v.clamp(max=0.0), lo.shape, lo) if is_uniform_in_space(lo) else lo
+        hi = elementwise(lambda v: v.clamp(min=0.0), hi.shape, hi) if is_uniform_in_space(hi) else hi
 
     def marked(test: Callable[[Tensor], Tensor], bound: Tensor) -> Tensor:
         return elementwise(test, bound.shape, bound)
@@ -94,7 +94,7 @@ def interval(x: Fact, w: Fact, form: Form, influence: Influence, shape: Shape) -
     return lower, upper
 
 
-def flat(field: Tensor) -> bool:
+def is_uniform_in_space(field: Tensor) -> bool:
     """Whether a field is uniform over the spatial dimensions."""
     return all(length == 1 for length in core(field).shape[2:])
 
@@ -142,7 +142,7 @@ def clip_sign(bound: Tensor, contradicted: Tensor, above: bool) -> Tensor:
     return elementwise(cut, bound.shape, bound, contradicted)
 
 
-def total(terms: Sequence[tuple[Fact, int]], shape: Shape) -> Fact:
+def sum_of_facts(terms: Sequence[tuple[Fact, int]], shape: Shape) -> Fact:
     """The fact of a sum of facts, each added (+1) or subtracted (-1), with broadcasting."""
     influences: list[Influence] = []
     for fact, sign in terms:
@@ -150,26 +150,26 @@ def total(terms: Sequence[tuple[Fact, int]], shape: Shape) -> Fact:
         by_row = tuple(fact.shape) == tuple(shape) and batched(shape)
         influences.append(Influence(fact, move if sign > 0 else None, move if sign < 0 else None, by_row))
     result = compose(influences, shape)
-    lows = [f.lo if s > 0 else negated(f.hi) for f, s in terms]
-    highs = [f.hi if s > 0 else negated(f.lo) for f, s in terms]
-    lower, upper = added(lows, shape, down=True), added(highs, shape, down=False)
+    lows = [f.lo if s > 0 else negate(f.hi) for f, s in terms]
+    highs = [f.hi if s > 0 else negate(f.lo) for f, s in terms]
+    lower, upper = add_bounds(lows, shape, down=True), add_bounds(highs, shape, down=False)
     powers = [fact.power if sign > 0 else 0.0 for fact, sign in terms]
     result = result.bounded(lower, upper).with_degree(min(powers))
     exponents = [0.0 if fact.constant else sign * fact.exponent for fact, sign in terms]
     added_up = all(sign > 0 for _, sign in terms) and not any(fact.goes_below_zero for fact, _ in terms)
     return replace(
         result,
-        concavity=of_sum(fact.root for fact, _ in terms) if added_up else math.nan,
-        exponent=of_product(exponents),
+        concavity=concavity_of_sum(fact.root for fact, _ in terms) if added_up else math.nan,
+        exponent=concavity_of_product(exponents),
         positive=added_up and any(fact.is_positive for fact, _ in terms),
     )
 
 
-def negated(bound: Tensor) -> Tensor:
+def negate(bound: Tensor) -> Tensor:
     return elementwise(torch.neg, bound.shape, bound)
 
 
-def added(bounds: Sequence[Tensor], shape: Shape, down: bool) -> Tensor:
+def add_bounds(bounds: Sequence[Tensor], shape: Shape, down: bool) -> Tensor:
     """Sum of bounds, rounded outwards, with an exact zero where every term agrees on the sign."""
 
     if (-INF if down else INF) in map(level, bounds):
@@ -184,7 +184,7 @@ def added(bounds: Sequence[Tensor], shape: Shape, down: bool) -> Tensor:
         size = first.abs().double().expand(shape)
         size = size if size.is_contiguous() else size.clone()
         agreed = first >= 0 if down else first <= 0
-        exact = unrounded(value, others[0].double()) if len(others) == 1 and value.numel() <= SMALL else None
+        exact = is_exact_sum(value, others[0].double()) if len(others) == 1 and value.numel() <= SMALL else None
         for part in others:
             value.add_(part)
             size.add_(part.abs())
@@ -199,7 +199,7 @@ def added(bounds: Sequence[Tensor], shape: Shape, down: bool) -> Tensor:
     return elementwise(run, shape, *sorted(bounds, key=lambda bound: -core(bound).numel()))
 
 
-def unrounded(a: Tensor, b: Tensor) -> Tensor:
+def is_exact_sum(a: Tensor, b: Tensor) -> Tensor:
     """Where a + b is a float64 itself (Knuth's two-sum), so that 1 - 1 is 0 and stays so."""
     total = a + b
     back = total - a

@@ -22,7 +22,7 @@ from convexnet.curvature.patterns.semidefinite import is_semidefinite
 from convexnet.curvature.rules.linear import EPS
 from convexnet.curvature.rules.reductions import Reduction
 
-SIZES, BOTH = Reduction("up", position=2, moves="by size"), Reduction("up", position=2, moves="both")
+SIZES, BOTH = Reduction("convex", position=2, moves="by size"), Reduction("convex", position=2, moves="both")
 AFFINE_ONLY = "let the matrix be an affine function of the input"
 
 
@@ -76,7 +76,7 @@ def spectrum(call: Call, shape: Shape) -> Fact:
     return compose([Influence(x, reach, reach, by_row)], shape, not_concave=everywhere, not_convex=everywhere)
 
 
-def bent(fact: Fact, source: Fact, convex: int | None = None, concave: int | None = None) -> Fact:
+def with_curvature(fact: Fact, source: Fact, convex: int | None = None, concave: int | None = None) -> Fact:
     """With one element along the last dimension convex, or concave, where the matrix is affine."""
     straight = ~(source.nonconvex | source.nonconcave).any()
     marks = [field.clone() for field in (fact.nonconvex, fact.nonconcave)]
@@ -88,13 +88,13 @@ def bent(fact: Fact, source: Fact, convex: int | None = None, concave: int | Non
 
 def svdvals(call: Call) -> Fact:
     """Singular values, the largest first: that one is a norm."""
-    result = bent(spectrum(call, call.shape), call.x, convex=0)
+    result = with_curvature(spectrum(call, call.shape), call.x, convex=0)
     return result.bounded(uniform(0.0, call.shape, torch.float64), result.hi)
 
 
 def eigvalsh(call: Call) -> Fact:
     """Eigenvalues of the symmetric matrix that one triangle gives: the least is concave, the largest convex."""
-    return bent(spectrum(call, call.shape), call.x, convex=-1, concave=0)
+    return with_curvature(spectrum(call, call.shape), call.x, convex=-1, concave=0)
 
 
 def eigh(call: Call) -> Result:
@@ -126,11 +126,11 @@ def sum_of_spectrum(call: Call, rule: Rule) -> Fact | None:
     if bool((source.nonconvex | source.nonconcave).any()):
         return None
     n, ascending, extremum = x.shape[-1], values.name == "linalg_eigvalsh", rule.exact
-    largest = (last == n if ascending else first == 0) and rule.bends != "down"
-    smallest = ascending and first == 0 and rule.bends != "up"
+    largest = (last == n if ascending else first == 0) and rule.curvature != "concave"
+    smallest = ascending and first == 0 and rule.curvature != "convex"
     if not (largest or smallest) or (extremum and not ascending and not largest):
         return None
-    result = Reduction("up", moves="both")(call)
+    result = Reduction("convex", moves="both")(call)
     assert isinstance(result, Fact)
     free = uniform(-INF if ascending else 0.0, call.shape, torch.float64)
     no = uniform(False, call.shape, torch.bool)
@@ -162,10 +162,10 @@ def is_symmetric(fact: Fact) -> bool:
         is_transpose(a, b) for a, b in (parts, parts[::-1])
     ):  # fmt: skip
         return True
-    return all(is_symmetric(part) and (spread(part, fact)) for part in parts)
+    return all(is_symmetric(part) and (is_symmetric_by_broadcast(part, fact)) for part in parts)
 
 
-def spread(part: Fact, whole: Fact) -> bool:
+def is_symmetric_by_broadcast(part: Fact, whole: Fact) -> bool:
     """Whether broadcasting leaves a matrix symmetric: a number, or a matrix, but no row."""
     return part.shape.numel() == 1 or tuple(part.shape[-2:]) in (tuple(whole.shape[-2:]), (1, 1))
 
@@ -189,7 +189,7 @@ def least_eigenvalue(fact: Fact) -> float:
     discs = lo.diagonal(dim1=-2, dim2=-1) - others - 4 * (n + 2) * EPS * size.sum(-1)
     found = float(discs.min().nan_to_num(nan=-INF)) if discs.numel() else -INF
     if fact.value is not None:
-        return max(found, of_matrices(fact.value.double().reshape(-1, n, n)))
+        return max(found, least_eigenvalue_of_matrices(fact.value.double().reshape(-1, n, n)))
     call = made_by(fact, "diag_embed", "add", "mul")
     if call is None:
         return found
@@ -199,7 +199,10 @@ def least_eigenvalue(fact: Fact) -> float:
     if call.name == "add":
         if call.arg(2, "alpha", 1) != 1:
             return found
-        total = sum(least_eigenvalue(part) if part.shape[-2:] == (n, n) else of_number(part, n) for part in (a, b))
+        total = sum(
+            least_eigenvalue(part) if part.shape[-2:] == (n, n) else least_eigenvalue_of_number(part, n)
+            for part in (a, b)
+        )
         return max(found, total - 1e-12 * abs(total)) if math.isfinite(total) else found
     for matrix, factor in ((a, b), (b, a)):
         if factor.value is not None and factor.value.numel() == 1 and float(factor.value) > 0:
@@ -208,12 +211,12 @@ def least_eigenvalue(fact: Fact) -> float:
     return found
 
 
-def of_number(fact: Fact, n: int) -> float:
+def least_eigenvalue_of_number(fact: Fact, n: int) -> float:
     """The least eigenvalue of n x n matrices all of whose entries are one number, each of these matrices its own."""
     return min(0.0, n * float(fact.lo.min()))
 
 
-def of_matrices(values: Tensor) -> float:
+def least_eigenvalue_of_matrices(values: Tensor) -> float:
     guess = float(torch.linalg.eigvalsh(values).min())
     zero = torch.zeros_like(values[0])
     for bound in (guess - 1e-9 * abs(guess), 0.0, guess - 1e-6 * float(values.abs().max())):
@@ -224,7 +227,7 @@ def of_matrices(values: Tensor) -> float:
     return -INF
 
 
-def definite(call: Call) -> Fact:
+def require_definite(call: Call) -> Fact:
     """The matrix of a call, which is affine, symmetric and positive definite."""
     x = call.x
     if bool((x.nonconvex | x.nonconcave).any()):
@@ -240,7 +243,7 @@ def definite(call: Call) -> Fact:
 
 def logdet(call: Call) -> Fact:
     """Concave on positive definite matrices (Boyd & Vandenberghe, 3.1.5)."""
-    x = definite(call)
+    x = require_definite(call)
     result = spectrum(call, call.shape)
     return replace(result, nonconcave=uniform(False, call.shape, torch.bool)) if x.varies.any() else result
 
@@ -252,7 +255,7 @@ def slogdet(call: Call) -> Result:
 
 def det(call: Call) -> Fact:
     """The n-th power of a concave function of positive definite matrices."""
-    x = definite(call)
+    x = require_definite(call)
     zero = uniform(0.0, call.shape, torch.float64)
     result = spectrum(call, call.shape).bounded(zero, uniform(INF, call.shape, torch.float64))
     result = replace(result, concavity=float(x.shape[-1]), positive=True)
@@ -261,7 +264,7 @@ def det(call: Call) -> Fact:
 
 def inverse(call: Call) -> Fact:
     """Its diagonal is convex on positive definite matrices: e X^-1 e is a matrix fractional function."""
-    definite(call)
+    require_definite(call)
     result = spectrum(call, call.shape)
     diagonal = torch.eye(call.shape[-1], dtype=torch.bool)
     kept = elementwise(torch.logical_and, call.shape, result.nonconvex, (~diagonal).expand(tuple(call.shape)))

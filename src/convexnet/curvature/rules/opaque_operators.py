@@ -26,7 +26,7 @@ VMAP = Refusal(
 )
 
 
-def unruled(name: str) -> Refusal:
+def refuse_unruled(name: str) -> Refusal:
     """Why an operator without a rule says nothing."""
     if is_transform(name):
         return VMAP
@@ -40,7 +40,7 @@ def is_transform(name: str) -> bool:
     return name.startswith("_vmap") or "batch_dim" in name
 
 
-def unreal(value: object) -> Refusal:
+def explain_not_real(value: object) -> Refusal:
     """Why a result that is not of real numbers, and depends on the input, says nothing."""
     values: Sequence[object] = value if isinstance(value, (list, tuple)) else [value]
     return COMPLEX if any(isinstance(v, Tensor) and v.is_complex() for v in values) else DISCRETE

@@ -18,7 +18,7 @@ from torch import Tensor
 from convexnet.curvature.call import Call
 from convexnet.curvature.composition import Influence, compose
 from convexnet.curvature.facts import INF, Fact, constant
-from convexnet.curvature.fields import batched, core, either, elementwise, level, settled, uniform
+from convexnet.curvature.fields import batched, core, either, elementwise, from_core, level, uniform
 from convexnet.curvature.row import Kind
 
 Range = tuple[float, float]
@@ -50,7 +50,7 @@ class Profile:
     note: str = ""  # why nothing better is known, for the finding
 
 
-def inside(fact: Fact, ranges: Ranges) -> Tensor:
+def is_inside(fact: Fact, ranges: Ranges) -> Tensor:
     """Mask of the elements whose bounds lie within one of the ranges."""
     low, high = level(fact.lo), level(fact.hi)
     if low is not None and high is not None:
@@ -67,15 +67,15 @@ def inside(fact: Fact, ranges: Ranges) -> Tensor:
     return elementwise(test, fact.shape, fact.lo, fact.hi)
 
 
-def outside(fact: Fact, ranges: Ranges) -> Tensor:
+def is_outside(fact: Fact, ranges: Ranges) -> Tensor:
     """Mask of the elements whose bounds lie within none of the ranges."""
-    return elementwise(torch.logical_not, fact.shape, inside(fact, ranges))
+    return elementwise(torch.logical_not, fact.shape, is_inside(fact, ranges))
 
 
 def apply_profile(profile: Profile, function: Callable[[Tensor], Tensor], x: Fact, name: Hashable = None) -> Fact:
     """The fact of `function(x)` by the composition theorem. A `name` for the function lets its bounds be remembered."""
-    rises = outside(x, profile.falling)
-    falls = outside(x, profile.rising)
+    rises = is_outside(x, profile.falling)
+    falls = is_outside(x, profile.rising)
 
     def gate(direction: Tensor) -> Callable[[Tensor], Tensor]:
         return lambda mask: elementwise(torch.logical_and, x.shape, mask, direction)
@@ -83,8 +83,8 @@ def apply_profile(profile: Profile, function: Callable[[Tensor], Tensor], x: Fac
     result = compose(
         [Influence(x, gate(rises), gate(falls), by_row=batched(x.shape))],
         x.shape,
-        not_concave=outside(x, profile.concave),
-        not_convex=outside(x, profile.convex),
+        not_concave=is_outside(x, profile.concave),
+        not_convex=is_outside(x, profile.convex),
     )
     lowest, highest = level(x.lo), level(x.hi)
     key = profile, name, lowest, highest
@@ -128,9 +128,9 @@ def image(profile: Profile, function: Callable[[Tensor], Tensor], x: Fact) -> tu
         value = value.clamp(*profile.image)
         return torch.where(core(cut), value.clamp(min=0.0) if sign < 0 else value.clamp(max=0.0), value)
 
-    above, below = inside(x, profile.nonneg), inside(x, profile.nonpos)
-    monotone = either(inside(x, profile.rising), inside(x, profile.falling))
-    return settled(end(0, above, -1.0), x.shape), settled(end(1, below, 1.0), x.shape)
+    above, below = is_inside(x, profile.nonneg), is_inside(x, profile.nonpos)
+    monotone = either(is_inside(x, profile.rising), is_inside(x, profile.falling))
+    return from_core(end(0, above, -1.0), x.shape), from_core(end(1, below, 1.0), x.shape)
 
 
 @dataclass(frozen=True)

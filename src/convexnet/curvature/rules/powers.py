@@ -43,7 +43,7 @@ ROUNDED = 4e-16
 # --- degrees ---------------------------------------------------------------------------------------------------------
 
 
-def widest(degrees: Iterable[float]) -> float:
+def widest_concavity(degrees: Iterable[float]) -> float:
     """The degree of power-concavity that functions of these degrees have all: the one farthest from zero, if the signs
     agree."""
     found = list(degrees)
@@ -52,24 +52,24 @@ def widest(degrees: Iterable[float]) -> float:
     return min(found) if all(d <= 0 for d in found) else math.nan
 
 
-def of_sum(degrees: Iterable[float]) -> float:
+def concavity_of_sum(degrees: Iterable[float]) -> float:
     """The degree of power-concavity of a sum with non-negative coefficients."""
-    degree = widest(degrees)
+    degree = widest_concavity(degrees)
     return degree if degree <= 1 else math.nan
 
 
-def of_product(degrees: Iterable[float]) -> float:
+def concavity_of_product(degrees: Iterable[float]) -> float:
     """The degree of power-concavity of a product."""
     found = list(degrees)
     return sum(found) if all(d >= 0 for d in found) or all(d <= 0 for d in found) else math.nan
 
 
-def exponent_of(u: Fact) -> float:
+def concavity_of_exp(u: Fact) -> float:
     """The degree of power-concavity of exp(u)."""
     return 0.0 if u.constant else u.exponent
 
 
-def scaled(degree: float, low: float, high: float) -> float:
+def concavity_of_multiple(degree: float, low: float, high: float) -> float:
     """The exponent of a multiple by a factor between these."""
     if low < 0 < high or math.isinf(low) or math.isinf(high) or math.isnan(degree):
         return math.nan
@@ -89,7 +89,7 @@ def with_concavity(result: Fact, degree: float, room: float = ROUNDED) -> Fact:
 # --- powers ----------------------------------------------------------------------------------------------------------
 
 
-def raised(x: Fact, exponent: float, operator: Callable[[Tensor], Tensor]) -> Fact:
+def power_fact(x: Fact, exponent: float, operator: Callable[[Tensor], Tensor]) -> Fact:
     """x^r. If z >= 0 is a d-th power of something convex, z^r is a (d r)-th power, and convex if d r >= 1."""
     result = apply_profile(power(exponent), operator, x, ("pow", exponent))
     if exponent < 0 and x.value is None:
@@ -120,11 +120,11 @@ def raised(x: Fact, exponent: float, operator: Callable[[Tensor], Tensor]) -> Fa
 # --- exponentials and logarithms -------------------------------------------------------------------------------------
 
 
-def exponential(rate: float) -> Callable[[Fact, Fact], Fact]:
+def exponential_fact(rate: float) -> Callable[[Fact, Fact], Fact]:
     """What is known of exp(rate u), for a positive rate: it is log-convex, and a product of powers after logarithms."""
 
     def after(u: Fact, result: Fact) -> Fact:
-        degree = exponent_of(u) * rate
+        degree = concavity_of_exp(u) * rate
         result = result.with_degree(INF)
         if not math.isnan(degree) and not u.constant:
             result = with_concavity(result, degree)
@@ -135,7 +135,7 @@ def exponential(rate: float) -> Callable[[Fact, Fact], Fact]:
     return after
 
 
-def logarithm(rate: float) -> Callable[[Fact, Fact], Fact]:
+def logarithm_fact(rate: float) -> Callable[[Fact, Fact], Fact]:
     """What is known of rate log(x): it is convex after a sum of exponentials (log-convex functions), and concave of
     log-concave ones."""
 
@@ -150,29 +150,29 @@ def logarithm(rate: float) -> Callable[[Fact, Fact], Fact]:
     return after
 
 
-def log1p(x: Fact, result: Fact) -> Fact:
+def log1p_fact(x: Fact, result: Fact) -> Fact:
     """What is known of log(1 + x): with x, 1 + x is log-convex."""
     return result if x.power < INF else replace(result, nonconvex=uniform(False, result.shape, torch.bool))
 
 
-def log_convex(x: Fact, result: Fact) -> Fact:
+def log_convex_fact(x: Fact, result: Fact) -> Fact:
     """What is known of a positive function whose logarithm is convex, and rises and falls with it."""
     return replace(result.with_degree(INF), positive=True)
 
 
-def positive(x: Fact, result: Fact) -> Fact:
+def positive_fact(x: Fact, result: Fact) -> Fact:
     """What is known of a function that is never zero, where it is not negative."""
     return replace(result, positive=not result.goes_below_zero)
 
 
-def log_concave(x: Fact, result: Fact) -> Fact:
+def log_concave_fact(x: Fact, result: Fact) -> Fact:
     """What is known of a positive, rising function whose logarithm is concave."""
     if x.constant or where_any(x.nonconcave):
         return replace(result, positive=True)
     return replace(with_concavity(result, INF), positive=True)
 
 
-def falling_log_concave(x: Fact, result: Fact) -> Fact:
+def falling_log_concave_fact(x: Fact, result: Fact) -> Fact:
     """What is known of a positive, falling function whose logarithm is concave."""
     if x.constant or where_any(x.nonconvex):
         return replace(result, positive=True)

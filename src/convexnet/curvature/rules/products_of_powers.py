@@ -10,18 +10,18 @@ from torch import Tensor
 
 from convexnet.curvature.facts import INF, Fact
 from convexnet.curvature.fields import Shape, core, uniform
-from convexnet.curvature.rules.linear import total
-from convexnet.curvature.rules.powers import of_product, with_concavity
+from convexnet.curvature.rules.linear import sum_of_facts
+from convexnet.curvature.rules.powers import concavity_of_product, with_concavity
 
 
 def product_of_powers(a: Fact, b: Fact, shape: Shape) -> Fact:
     """What the degrees of two quantities that both vary say of their product; see `powers`."""
-    result = total([(a, 1), (b, 1)], shape)
+    result = sum_of_facts([(a, 1), (b, 1)], shape)
     result = replace(result, nonconvex=result.varies, nonconcave=result.varies, degree=0.0, exponent=math.nan)
-    result = result.bounded(*multiplied(a, b, shape))
+    result = result.bounded(*product_bounds(a, b, shape))
     if a.goes_below_zero or b.goes_below_zero:
         return result
-    result = with_concavity(result, of_product((a.root, b.root)))
+    result = with_concavity(result, concavity_of_product((a.root, b.root)))
     degree = a.power if a.power == b.power == INF else 0.0
     for up, down in ((a.power, b.root), (b.power, a.root)):
         if 0 < up < INF and -INF < down < 0:  # what is convex, over what is concave
@@ -31,7 +31,7 @@ def product_of_powers(a: Fact, b: Fact, shape: Shape) -> Fact:
     return replace(result, positive=a.is_positive and b.is_positive)
 
 
-def multiplied(a: Fact, b: Fact, shape: Shape) -> tuple[Tensor, Tensor]:
+def product_bounds(a: Fact, b: Fact, shape: Shape) -> tuple[Tensor, Tensor]:
     """Bounds of the product of two quantities that both vary: the least and the largest of four, rounded outwards."""
 
     def ends(*bounds: Tensor) -> Tensor:

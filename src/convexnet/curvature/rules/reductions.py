@@ -13,17 +13,17 @@ from torch import Tensor
 from convexnet.curvature.call import Call, Refusal, Result
 from convexnet.curvature.composition import Influence, Reach, compose
 from convexnet.curvature.facts import INF, Fact, unknown
-from convexnet.curvature.fields import batched, compact, core, elementwise, level, settled, uniform, where_any
+from convexnet.curvature.fields import batched, compact, core, elementwise, from_core, level, uniform, where_any
 from convexnet.curvature.row import Kind
 from convexnet.curvature.rules.linear import EPS, TINY, clip_sign
 from convexnet.curvature.rules.opaque_operators import Opaque
-from convexnet.curvature.rules.pointwise import LEFT, RIGHT, outside
-from convexnet.curvature.rules.powers import exponent_of, of_product, of_sum, with_concavity
+from convexnet.curvature.rules.pointwise import LEFT, RIGHT, is_outside
+from convexnet.curvature.rules.powers import concavity_of_exp, concavity_of_product, concavity_of_sum, with_concavity
 
-Bends = Literal["straight", "up", "down"]
+ReductionCurvature = Literal["affine", "convex", "concave"]
 
 
-def along(call: Call, position: int) -> list[int]:
+def dims_along(call: Call, position: int) -> list[int]:
     """The dimensions a reduction runs over: its `dim` argument, normalised; all of them where it has none."""
     rank = len(call.x.shape)
     dim = call.arg(position, "dim")
@@ -44,7 +44,7 @@ def norm_order(call: Call) -> str:
 class Reduction(Kind):
     """Over dimensions: rises with every element (or with their absolute values, as norms do; or both ways)."""
 
-    bends: Bends
+    curvature: ReductionCurvature
     position: int = 1  # of the argument `dim`
     moves: Literal["up", "by size", "both"] = "up"
     exact: bool = False
@@ -53,7 +53,7 @@ class Reduction(Kind):
 
     @property
     def is_affine(self) -> bool:
-        return self.bends == "straight"
+        return self.curvature == "affine"
 
     @property
     def keeps_signs(self) -> bool:
@@ -70,7 +70,7 @@ class Reduction(Kind):
         x, shape = call.x, call.shape
         if self.moves == "by size" and x.size is not None:
             return self(replace(call, args=(x.size, *call.args[1:])))
-        dims = along(call, self.position)
+        dims = dims_along(call, self.position)
 
         def reach(mask: Tensor) -> Tensor:
             known = level(mask)
@@ -86,19 +86,19 @@ class Reduction(Kind):
         if self.moves == "both":
             down = reach
         elif self.moves == "by size":
-            up = narrowed(reach, outside(x, LEFT))
-            down = narrowed(reach, outside(x, RIGHT))
+            up = narrow_reach(reach, is_outside(x, LEFT))
+            down = narrow_reach(reach, is_outside(x, RIGHT))
         influence = Influence(x, up, down, by_row=0 not in dims and len(shape) > 0 and batched(x.shape))
         everywhere = uniform(True, shape, torch.bool)
         result = compose(
             [influence],
             shape,
-            not_concave=everywhere if self.bends == "up" else None,
-            not_convex=everywhere if self.bends == "down" else None,
+            not_concave=everywhere if self.curvature == "convex" else None,
+            not_convex=everywhere if self.curvature == "concave" else None,
         )
         result = result.bounded(*self.interval(call, dims, influence))
         result = result.with_degree(
-            x.power if self.homogeneous and self.bends != "down" and self.moves == "up" else 0.0
+            x.power if self.homogeneous and self.curvature != "concave" and self.moves == "up" else 0.0
         )
         if self.moves == "up" and self.homogeneous:
             result = self.with_degrees(result, x, call.name, math.prod(x.shape[d] for d in dims))
@@ -110,11 +110,11 @@ class Reduction(Kind):
         """What is known of a sum or an extremum of powers of concave functions; see `powers`."""
         if terms == 0:
             return result
-        root, exponent = x.root, exponent_of(x)
-        if self.bends == "straight":
-            root = of_sum([root])
+        root, exponent = x.root, concavity_of_exp(x)
+        if self.curvature == "affine":
+            root = concavity_of_sum([root])
             exponent = exponent * terms if name == "sum" else exponent
-        elif self.bends == "up":  # the largest of negative powers is one of the smallest
+        elif self.curvature == "convex":  # the largest of negative powers is one of the smallest
             root, exponent = (degree if degree <= 0 else math.nan for degree in (root, exponent))
         else:
             root, exponent = (degree if degree >= 0 else math.nan for degree in (root, exponent))
@@ -152,18 +152,18 @@ class Reduction(Kind):
             return elementwise(lambda v: v.clamp(min=0.0), shape, lower), upper
         if not self.homogeneous:
             return lower, upper
-        negative = influence.reach(below(x), below(x), shape)
-        positive = influence.reach(above(x), above(x), shape)
+        negative = influence.reach(may_be_negative(x), may_be_negative(x), shape)
+        positive = influence.reach(may_be_positive(x), may_be_positive(x), shape)
         return clip_sign(lower, negative, above=True), clip_sign(upper, positive, above=False)
 
 
-SUM, BOTH = Reduction("straight"), Reduction("up", moves="both")
+SUM, BOTH = Reduction("affine"), Reduction("convex", moves="both")
 
 
 def prod(call: Call) -> Fact:
     """Of non-negative quantities: degrees of power-concavity add up, and log-convex ones may be multiplied."""
     x, shape = call.x, call.shape
-    dims = along(call, 1)
+    dims = dims_along(call, 1)
     terms = math.prod(x.shape[d] for d in dims)
     result = (SUM if terms == 1 else BOTH)(call)
     assert isinstance(result, Fact)
@@ -181,7 +181,7 @@ def prod(call: Call) -> Fact:
         room = (2 * (terms + 2) * EPS * value + TINY).nan_to_num(posinf=0.0)
         return torch.where(value == 0, 0.0, (value + sign * room).clamp(min=0.0)).expand(tuple(shape))
 
-    result = with_concavity(result.bounded(run(x.lo, -1.0), run(x.hi, 1.0)), of_product([x.root] * terms))
+    result = with_concavity(result.bounded(run(x.lo, -1.0), run(x.hi, 1.0)), concavity_of_product([x.root] * terms))
     if x.power == INF:
         result = replace(result, nonconvex=uniform(False, shape, torch.bool), degree=INF)
     if where_any(result.unknown):
@@ -192,19 +192,19 @@ def prod(call: Call) -> Fact:
 PRODUCTS = "keep what is multiplied positive, and take the root of the product: a geometric mean is concave"
 
 
-def below(x: Fact) -> Tensor:
+def may_be_negative(x: Fact) -> Tensor:
     """Mask of the elements that may be negative."""
     lowest = level(x.lo)
     return elementwise(lambda v: v < 0, x.shape, x.lo) if lowest is None else uniform(lowest < 0, x.shape, torch.bool)
 
 
-def above(x: Fact) -> Tensor:
+def may_be_positive(x: Fact) -> Tensor:
     """Mask of the elements that may be positive."""
     highest = level(x.hi)
     return elementwise(lambda v: v > 0, x.shape, x.hi) if highest is None else uniform(highest > 0, x.shape, torch.bool)
 
 
-def narrowed(reach: Reach, gate: Tensor) -> Reach:
+def narrow_reach(reach: Reach, gate: Tensor) -> Reach:
     """A reach that only starts from the elements the gate marks."""
 
     def run(mask: Tensor) -> Tensor:
@@ -221,12 +221,12 @@ class Window(Kind):
     `signed`: affine where its argument is affine.
     """
 
-    bends: Bends = "straight"
+    curvature: ReductionCurvature = "affine"
     signed: bool = False
 
     @property
     def is_affine(self) -> bool:
-        return self.bends == "straight"
+        return self.curvature == "affine"
 
     @property
     def keeps_signs(self) -> bool:
@@ -234,7 +234,7 @@ class Window(Kind):
 
     @property
     def steepness(self) -> float:
-        return 1.0 if self.bends == "up" else INF
+        return 1.0 if self.curvature == "convex" else INF
 
     def __call__(self, call: Call) -> Result:
         x, shape = call.x, call.shape
@@ -263,7 +263,7 @@ class Window(Kind):
 
         influence = Influence(x, reach, reach if self.signed else None, by_row=0 not in spatial and batched(x.shape))
         everywhere = uniform(True, shape, torch.bool)
-        result = compose([influence], shape, not_concave=everywhere if self.bends == "up" else None)
+        result = compose([influence], shape, not_concave=everywhere if self.curvature == "convex" else None)
         if not self.signed:
             result = result.bounded(*self.interval(x, spatial, run, reach, shape, pads)).with_degree(x.power)
         if len(call.shapes) == 1:
@@ -279,11 +279,11 @@ class Window(Kind):
                 inner.shape[d] == 1 for d in spatial
             ):  # a window over equal bounds: those, or an average with padding
                 value = inner.double()
-                if self.bends == "straight":
+                if self.curvature == "affine":
                     value = torch.where(value.isfinite(), value + sign * 1e-12 * value.abs(), value)
                 if pads:
                     value = value.clamp(max=0.0) if sign < 0 else value.clamp(min=0.0)
-                return settled(value, shape)
+                return from_core(value, shape)
             lost = reach(endless(inner).expand(side.shape))
             kept = torch.where(inner.isfinite(), inner.double(), 0.0)
             if not bool(kept.any()):
@@ -291,10 +291,12 @@ class Window(Kind):
             else:
                 full = kept.expand([n if d in spatial else kept.shape[d] for d, n in enumerate(side.shape)])
                 value = run(full)
-                if self.bends == "straight":  # an average of at most a few thousand terms, within its own maximum
+                if self.curvature == "affine":  # an average of at most a few thousand terms, within its own maximum
                     value = value + sign * 1e-12 * run(full.abs())
             return compact(elementwise(lambda v, m: torch.where(m, sign * INF, v), shape, value, lost))
 
         lower = bound(x.lo, torch.isneginf, -1.0)
         upper = bound(x.hi, torch.isposinf, 1.0)
-        return clip_sign(lower, reach(below(x)), above=True), clip_sign(upper, reach(above(x)), above=False)
+        return clip_sign(lower, reach(may_be_negative(x)), above=True), clip_sign(
+            upper, reach(may_be_positive(x)), above=False
+        )

@@ -15,11 +15,11 @@ from torch import Tensor
 from convexnet.curvature.call import Call, Refusal, Result
 from convexnet.curvature.composition import Influence, Reach, compose
 from convexnet.curvature.facts import INF, Fact, as_fact, unknown, viewed
-from convexnet.curvature.fields import compact, core, elementwise, level, settled, uniform, where_any
+from convexnet.curvature.fields import compact, core, elementwise, from_core, level, uniform, where_any
 from convexnet.curvature.rules.arithmetic import product
-from convexnet.curvature.rules.linear import EPS, TINY, clip_sign, total
-from convexnet.curvature.rules.reductions import Bends, above, below
-from convexnet.curvature.rules.shapes import Moved, address, concatenated
+from convexnet.curvature.rules.linear import EPS, TINY, clip_sign, sum_of_facts
+from convexnet.curvature.rules.reductions import ReductionCurvature, may_be_negative, may_be_positive
+from convexnet.curvature.rules.shapes import Moved, as_index, concatenate
 
 ENDLESS = Refusal(
     "a number in it may be infinite or NaN, and what it makes of that may be NaN", "use finite numbers, large or small"
@@ -45,7 +45,7 @@ def must_be_finite(call: Call) -> None:
             raise ENDLESS
 
 
-def indexed(call: Call, position: int, name: str) -> Fact:
+def known_index(call: Call, position: int, name: str) -> Fact:
     """The tensor of indices of a call, whose values are known.
 
     Raises:
@@ -53,13 +53,13 @@ def indexed(call: Call, position: int, name: str) -> Fact:
     """
     index = call.arg(position, name)
     assert isinstance(index, Fact)
-    address(index)
+    as_index(index)
     return index
 
 
 def runner(call: Call, *picks: Fact) -> Run:
     """The operator of a call, with its tensors of indices kept."""
-    kept = {id(pick): address(pick) for pick in picks}
+    kept = {id(pick): as_index(pick) for pick in picks}
 
     def run(values: Mapping[int, Tensor]) -> Tensor:
         out = call.run(lambda fact: kept[id(fact)] if id(fact) in kept else values[id(fact)])
@@ -68,12 +68,12 @@ def runner(call: Call, *picks: Fact) -> Run:
     return run
 
 
-def placed(
+def fact_of_placed_terms(
     call: Call,
     run: Run,
     spread: Run | None = None,
     picks: tuple[Fact, ...] = (),
-    bends: Bends = "straight",
+    curvature: ReductionCurvature = "affine",
     homogeneous: bool = True,
 ) -> Fact:
     """The fact of an operator that rises with all elements of its arguments.
@@ -83,7 +83,7 @@ def placed(
         run: the operator on other tensors.
         spread: the sum over the same places; None: the operator is that sum.
         picks: its tensors of indices.
-        bends: whether it is straight, convex ("up") or concave ("down") in the elements together.
+        curvature: in the elements together.
         homogeneous: of degree one in all elements together, as sums and maxima are.
     """
     must_be_finite(call)
@@ -105,8 +105,8 @@ def placed(
     result = compose(
         influences,
         shape,
-        not_concave=everywhere if bends == "up" else None,
-        not_convex=everywhere if bends == "down" else None,
+        not_concave=everywhere if curvature == "convex" else None,
+        not_convex=everywhere if curvature == "concave" else None,
     )
 
     def touched(mask: Callable[[Fact], Tensor]) -> Tensor:
@@ -119,20 +119,20 @@ def placed(
         ends = {key: (fact.lo, fact.hi)[which].double() for key, fact in parts.items()}
         finite = {key: torch.where(end.isfinite(), end, 0.0) for key, end in ends.items()}
         lost = touched(lambda fact: (fact.lo, fact.hi)[which] == sign * INF)
-        value = run(finite if bends == "straight" else ends)
-        if bends == "straight" or not homogeneous:
+        value = run(finite if curvature == "affine" else ends)
+        if curvature == "affine" or not homogeneous:
             terms = sum(fact.shape.numel() for fact in parts.values())
             size = spread({key: end.abs() for key, end in finite.items()}) + 1.0 * (not homogeneous)
             value = value + sign * (2 * (terms + 8) * EPS * size + TINY)
-        if bends == "straight":
+        if curvature == "affine":
             value = torch.where(lost, sign * INF, value)
-        return settled(core(compact(torch.where(value.isnan(), sign * INF, value))), shape)
+        return from_core(core(compact(torch.where(value.isnan(), sign * INF, value))), shape)
 
     lower, upper = side(0, -1.0), side(1, 1.0)
     if homogeneous:
-        lower = clip_sign(lower, touched(below), above=True)
-        upper = clip_sign(upper, touched(above), above=False)
-    keeps = homogeneous and bends != "down"
+        lower = clip_sign(lower, touched(may_be_negative), above=True)
+        upper = clip_sign(upper, touched(may_be_positive), above=False)
+    keeps = homogeneous and curvature != "concave"
     return result.bounded(lower, upper).with_degree(min(fact.power for fact in parts.values()) if keeps else 0.0)
 
 
@@ -143,17 +143,17 @@ def placed(
 class Running:
     """Of the elements up to each one, along a dimension: their sum, or their largest, smallest or log-sum-exp."""
 
-    bends: Bends = "straight"
+    curvature: ReductionCurvature = "affine"
     homogeneous: bool = True
 
     def __call__(self, call: Call) -> Result:
         dim = int(call.arg(1, "dim"))
         first = id(call.x)
-        result = placed(
+        result = fact_of_placed_terms(
             call,
             runner(call),
             lambda values: values[first].cumsum(dim) if values[first].ndim else values[first],
-            bends=self.bends,
+            curvature=self.curvature,
             homogeneous=self.homogeneous,
         )
         if len(call.shapes) == 1:
@@ -170,12 +170,12 @@ def diff(call: Call) -> Fact:
     parts = [part for part in (ends[0], x, ends[1]) if part is not None]
     if len(parts) > 1:
         length = sum(part.shape[dim] for part in parts)
-        x = concatenated(parts, dim, [length if d == dim else n for d, n in enumerate(x.shape)])
+        x = concatenate(parts, dim, [length if d == dim else n for d, n in enumerate(x.shape)])
     for _ in range(times):
         if x.shape[dim] == 0:
             break
         later, earlier = (viewed(x, lambda f, s=start: f.narrow(dim, s, f.shape[dim] - 1)) for start in (1, 0))
-        x = total([(later, 1), (earlier, -1)], later.shape)
+        x = sum_of_facts([(later, 1), (earlier, -1)], later.shape)
     return replace(x, value=None) if x is call.x else x
 
 
@@ -184,30 +184,30 @@ def diff(call: Call) -> Fact:
 
 def index_add(call: Call) -> Fact:
     """self, with alpha times each element of `source` added at its index."""
-    index = indexed(call, 2, "index")
+    index = known_index(call, 2, "index")
     own, source, alpha = call.x, call.args[3], call.arg(4, "alpha", 1)
     hidden = alpha == 0 and source.undefined and where_any(source.unknown)  # zero times what may be NaN
     if alpha != 1 and not hidden:
         source = product(source, as_fact(alpha), source.shape)
     plain = replace(call, args=(own, call.args[1], index, source), kwargs={})
-    return placed(plain, runner(plain, index), picks=(index,))
+    return fact_of_placed_terms(plain, runner(plain, index), picks=(index,))
 
 
 def scatter_add(call: Call) -> Fact:
-    index = indexed(call, 2, "index")
-    return placed(call, runner(call, index), picks=(index,))
+    index = known_index(call, 2, "index")
+    return fact_of_placed_terms(call, runner(call, index), picks=(index,))
 
 
 def scatter(call: Call) -> Fact:
     """self, with elements of `src` (or one number) written at indices, which must all differ along the dimension."""
     must_be_finite(call)
-    index, source = indexed(call, 2, "index"), call.arg(3, "src", call.kwargs.get("value"))
+    index, source = known_index(call, 2, "index"), call.arg(3, "src", call.kwargs.get("value"))
     if call.kwargs.get("reduce") is not None or call.arg(4, "reduce") is not None:
         raise Refusal("it combines what it writes with what is there", "use scatter_add or scatter_reduce")
     if not isinstance(source, Fact):
         source = as_fact(source)
     source = source.expanded(index.shape) if len(source.shape) < len(index.shape) else source
-    places = address(index)
+    places = as_index(index)
     counts = torch.zeros(call.x.shape, dtype=torch.int64)
     counts.scatter_add_(int(call.args[1]), places, torch.ones_like(places))
     if bool((counts > 1).any()):
@@ -221,19 +221,20 @@ def scatter(call: Call) -> Fact:
 
 def scatter_reduce(call: Call) -> Fact:
     """self, joined at indices with elements of `src`: by a sum, an average, the largest or the smallest."""
-    index, how = indexed(call, 2, "index"), call.arg(4, "reduce")
-    bends: dict[str, Bends] = {"amax": "up", "amin": "down"}
-    if how not in bends and how not in ("sum", "mean"):
+    index, how = known_index(call, 2, "index"), call.arg(4, "reduce")
+    curvatures: dict[str, ReductionCurvature] = {"amax": "convex", "amin": "concave"}
+    if how not in curvatures and how not in ("sum", "mean"):
         raise Refusal(f"it joins elements by {how!r}", "join them by a sum, an average or a maximum")
     others = {key: value for key, value in call.kwargs.items() if key != "reduce"}
     summed = replace(call, args=(*call.args[:4], "sum", *call.args[5:]), kwargs=others)
     spread = runner(summed, index)
-    return placed(call, runner(call, index), spread, picks=(index,), bends=bends.get(how, "straight"))
+    curvature = curvatures.get(how, "affine")
+    return fact_of_placed_terms(call, runner(call, index), spread, picks=(index,), curvature=curvature)
 
 
 def col2im(call: Call) -> Fact:
     """Windows that are added where they overlap: torch.nn.Fold."""
-    return placed(call, runner(call))
+    return fact_of_placed_terms(call, runner(call))
 
 
 def grid_sampler(call: Call) -> Fact:
@@ -260,8 +261,8 @@ def grid_sampler(call: Call) -> Fact:
     high = elementwise(lambda v: v.double().clamp(min=0.0), x.shape, x.hi)
     low, high = core(low).amin(dim=spatial, keepdim=True), core(high).amax(dim=spatial, keepdim=True)
     result = result.bounded(
-        settled(core((low * (1 + 1e-12)).expand(tuple(shape))), shape),
-        settled(core((high * (1 + 1e-12)).expand(tuple(shape))), shape),
+        from_core(core((low * (1 + 1e-12)).expand(tuple(shape))), shape),
+        from_core(core((high * (1 + 1e-12)).expand(tuple(shape))), shape),
     )
     return result.with_degree(x.power)
 

@@ -20,7 +20,7 @@ from convexnet.curvature.facts import Fact, as_fact, constant, viewed
 from convexnet.curvature.fields import Shape, compact, core, elementwise, join_rows, level, put_together, uniform
 from convexnet.curvature.row import Kind
 from convexnet.curvature.rules.opaque_operators import Opaque
-from convexnet.curvature.rules.powers import exponent_of, widest
+from convexnet.curvature.rules.powers import concavity_of_exp, widest_concavity
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +93,7 @@ class Moved(Moving):
             else None
         )
         if anywhere is not None:
-            facts = [alike(facts[0], anywhere)]
+            facts = [alike_along(facts[0], anywhere)]
             call = replace(call, args=(facts[0], *call.args[1:]))
         columns = [
             self.field(call, facts, picks, [fact.fields()[which] for fact in facts], fill)
@@ -131,7 +131,7 @@ class Moved(Moving):
 
         def exchange(fact: Fact) -> Tensor:
             if id(fact) in picks:
-                return address(fact, anywhere=self.anywhere and len(facts) == 1)
+                return as_index(fact, anywhere=self.anywhere and len(facts) == 1)
             found = table.get(id(fact))
             return call.blank(fact) if found is None else found
 
@@ -143,8 +143,8 @@ class Moved(Moving):
 def degrees_of(facts: Sequence[Fact]) -> dict[str, Any]:
     """What is known of the elements of several tensors together; see `powers`."""
     return {
-        "concavity": widest(fact.root for fact in facts),
-        "exponent": widest(map(exponent_of, facts)),
+        "concavity": widest_concavity(fact.root for fact in facts),
+        "exponent": widest_concavity(map(concavity_of_exp, facts)),
         "positive": all(fact.is_positive for fact in facts),
     }
 
@@ -166,7 +166,7 @@ def is_mask(fact: Fact) -> bool:
     return fact.value is not None and fact.value.dtype == torch.bool
 
 
-def alike(x: Fact, dims: Sequence[int]) -> Fact:
+def alike_along(x: Fact, dims: Sequence[int]) -> Fact:
     """A fact that holds for each element along some dimensions, whichever it is."""
 
     def over(field: Tensor, join: Callable[..., Tensor]) -> Tensor:
@@ -216,7 +216,7 @@ def rows_of_picks(call: Call, place: tuple[int, str] | None) -> Tensor:
     return found
 
 
-def address(fact: Fact, anywhere: bool = False) -> Tensor:
+def as_index(fact: Fact, anywhere: bool = False) -> Tensor:
     """The indices themselves; only constants are accepted as such."""
     if fact.value is None and anywhere and fact.constant:
         return torch.zeros(tuple(fact.shape), dtype=torch.int64)  # the elements are alike
@@ -268,7 +268,7 @@ def where(call: Call) -> Fact:
 
 def choice(mask: Fact, a: Fact, b: Fact, shape: Shape) -> Fact:
     """Each element from a or from b, as a mask of known value says."""
-    marks = address(mask).bool().expand(tuple(shape))
+    marks = as_index(mask).bool().expand(tuple(shape))
     columns: list[Tensor] = []
     for one, other in zip(a.expanded(shape).fields(), b.expanded(shape).fields(), strict=True):
         if one.is_floating_point():  # known values keep their type, and a float32 field is no place for float64 bounds
@@ -283,15 +283,15 @@ def cat(call: Call) -> Fact:
     if not parts:
         return constant(call.shape)
     dim = int(call.arg(1, "dim", 0)) % len(call.shape)
-    return concatenated(parts, dim, call.shape)
+    return concatenate(parts, dim, call.shape)
 
 
 def stack(call: Call) -> Fact:
     dim = int(call.arg(1, "dim", 0)) % len(call.shape)
-    return concatenated([viewed(part, lambda f: f.unsqueeze(dim)) for part in call.args[0]], dim, call.shape)
+    return concatenate([viewed(part, lambda f: f.unsqueeze(dim)) for part in call.args[0]], dim, call.shape)
 
 
-def concatenated(parts: Sequence[Fact], dim: int, shape: Shape) -> Fact:
+def concatenate(parts: Sequence[Fact], dim: int, shape: Shape) -> Fact:
     columns: list[Tensor] = []
     for which in range(6):
         fields = [part.fields()[which] for part in parts]

@@ -24,10 +24,10 @@ from convexnet.curvature.facts import Fact, as_fact, unknown, viewed
 from convexnet.curvature.fields import Shape, compact, core, level, uniform
 from convexnet.curvature.row import Row
 from convexnet.curvature.rules import arithmetic, layers
-from convexnet.curvature.rules.linear import total
-from convexnet.curvature.rules.reductions import Reduction, along
+from convexnet.curvature.rules.linear import sum_of_facts
+from convexnet.curvature.rules.reductions import Reduction, dims_along
 from convexnet.curvature.rules.scans_and_scatters import must_be_finite
-from convexnet.curvature.rules.shapes import Moved, address
+from convexnet.curvature.rules.shapes import Moved, as_index
 
 MOST = 1 << 14
 """Weights that are added up as fractions; of more nothing is claimed."""
@@ -86,7 +86,7 @@ def sorting(call: Call, dim: int, count: int, largest: bool, arranged: bool = Tr
         bent = uniform(True, shape, torch.bool), uniform(True, shape, torch.bool)
     else:
         bent = marks(lambda s: s[1]), marks(lambda s: s[0])
-    result = compose([Influence(x, up=lifted(x, dim, shape))], shape, *bent)
+    result = compose([Influence(x, up=spread_over_line(x, dim, shape))], shape, *bent)
 
     def bound(field: Tensor) -> Tensor:
         inner = core(field)
@@ -100,7 +100,7 @@ def sorting(call: Call, dim: int, count: int, largest: bool, arranged: bool = Tr
     return result, *(unknown(other, varies=result.varies, rows=result.rows) for other in call.shapes[1:])
 
 
-def lifted(x: Fact, dim: int, shape: Shape) -> Reach:
+def spread_over_line(x: Fact, dim: int, shape: Shape) -> Reach:
     """From the elements of a line to all results on it."""
 
     def reach(mask: Tensor) -> Tensor:
@@ -133,7 +133,7 @@ def sorted_first(call: Call) -> Result:
 # --- what reads sorted elements --------------------------------------------------------------------------------------
 
 
-def ordered(call: Call, row: Row) -> Fact | None:
+def refine_sorted(call: Call, row: Row) -> Fact | None:
     """The fact of an operator on sorted elements, where it says more than the operator's own rule; None: it does not.
 
     Sums and averages along the dimension, matrix products with known weights, moves along it, and multiples.
@@ -144,18 +144,18 @@ def ordered(call: Call, row: Row) -> Fact | None:
     (fact,) = facts
     assert fact.order is not None
     rule = row.rule
-    if isinstance(rule, Reduction) and rule.bends == "straight" and fact is call.args[0]:
-        return summed(call, rule, fact, fact.order)
+    if isinstance(rule, Reduction) and rule.curvature == "affine" and fact is call.args[0]:
+        return sum_along(call, rule, fact, fact.order)
     if isinstance(rule, Moved) and fact is call.args[0]:
-        return moved(call, rule, fact, fact.order)
+        return move_along(call, rule, fact, fact.order)
     if row.runs(arithmetic.mul, arithmetic.div, arithmetic.neg):
-        return multiplied(call, row, fact, fact.order)
+        return multiply_sorted(call, row, fact, fact.order)
     if row.runs(layers.linear, layers.matmul) and fact is call.args[0]:
-        return contracted(call, row, fact, fact.order)
+        return contract_sorted(call, row, fact, fact.order)
     return None
 
 
-def sums(order: Order, shape: Shape, rows: Sequence[Sequence[Fraction]]) -> Fact:
+def sums_of_sorted(order: Order, shape: Shape, rows: Sequence[Sequence[Fraction]]) -> Fact:
     """Sums of sorted elements along the last dimension, one for each row of factors: the last dimension of the result.
 
     Args:
@@ -182,15 +182,15 @@ def sums(order: Order, shape: Shape, rows: Sequence[Sequence[Fraction]]) -> Fact
     )
 
 
-def summed(call: Call, rule: Reduction, fact: Fact, order: Order) -> Fact | None:
+def sum_along(call: Call, rule: Reduction, fact: Fact, order: Order) -> Fact | None:
     """A sum or an average along the dimension, and perhaps along others too."""
-    dims, rank = along(call, rule.position), len(fact.shape)
+    dims, rank = dims_along(call, rule.position), len(fact.shape)
     dim = order.dim % rank
     if dim not in dims or len(order.places) * order.source.shape[order.dim] > MOST:
         return None
     shape = [n for d, n in enumerate(fact.shape) if d != dim]
     ones = [Fraction(1)] * len(order.places)
-    line = viewed(sums(order, (*shape, 1), [ones]), lambda f: f.movedim(-1, dim))
+    line = viewed(sums_of_sorted(order, (*shape, 1), [ones]), lambda f: f.movedim(-1, dim))
     rest = [d for d in dims if d != dim]
     if rest:
         kept = tuple(1 if d in dims else n for d, n in enumerate(fact.shape))
@@ -203,7 +203,7 @@ def summed(call: Call, rule: Reduction, fact: Fact, order: Order) -> Fact | None
     return viewed(line, lambda f: compact(f.reshape(tuple(call.shape)))).bounded(plain.lo, plain.hi)
 
 
-def contracted(call: Call, row: Row, fact: Fact, order: Order) -> Fact | None:
+def contract_sorted(call: Call, row: Row, fact: Fact, order: Order) -> Fact | None:
     """A product with a known matrix, or vector, along the last dimension."""
     weight = call.args[1]
     if order.dim != -1 or weight.value is None or len(weight.shape) not in (1, 2) or len(fact.shape) < 2:
@@ -213,17 +213,17 @@ def contracted(call: Call, row: Row, fact: Fact, order: Order) -> Fact | None:
     if matrix.numel() > MOST or len(matrix) * order.source.shape[-1] > MOST or not bool(matrix.isfinite().all()):
         return None
     rows = [[Fraction(v) for v in row] for row in matrix.tolist()]
-    result = sums(order, (*fact.shape[:-1], len(matrix)), rows)
+    result = sums_of_sorted(order, (*fact.shape[:-1], len(matrix)), rows)
     if len(weight.shape) == 1:
         result = viewed(result, lambda f: f.squeeze(-1))
     bias = call.arg(2, "bias") if row.runs(layers.linear) else None
     plain = row.rule(call)
     assert isinstance(plain, Fact)
-    result = result if bias is None else total([(result, 1), (bias, 1)], call.shape)
+    result = result if bias is None else sum_of_facts([(result, 1), (bias, 1)], call.shape)
     return result.bounded(plain.lo, plain.hi)
 
 
-def multiplied(call: Call, row: Row, fact: Fact, order: Order) -> Fact | None:
+def multiply_sorted(call: Call, row: Row, fact: Fact, order: Order) -> Fact | None:
     """Sorted elements turned around, or times (or over) constants that are the same on every line."""
     factors = [Fraction(-1)] * len(order.places)
     if not row.runs(arithmetic.neg):
@@ -256,7 +256,7 @@ def constants_along(call: Call, row: Row, fact: Fact, order: Order) -> list[Frac
     return [1 / Fraction(number) if over else Fraction(number) for number in numbers]
 
 
-def moved(call: Call, rule: Moved, fact: Fact, order: Order) -> Fact | None:
+def move_along(call: Call, rule: Moved, fact: Fact, order: Order) -> Fact | None:
     """A move along the dimension: some of the elements, in another order, or again."""
     shape, rank = tuple(call.shape), len(fact.shape)
     dim = order.dim % rank
@@ -266,7 +266,7 @@ def moved(call: Call, rule: Moved, fact: Fact, order: Order) -> Fact | None:
     if not same or not known or len(call.shapes) != 1 or rule.fills or not fact.shape.numel():
         return None
     numbers = torch.arange(fact.shape.numel()).reshape(fact.shape)  # where each element of the result comes from
-    out = call.run(lambda f: numbers if f is fact else address(f))
+    out = call.run(lambda f: numbers if f is fact else as_index(f))
     step = fact.shape[dim + 1 :].numel()
     places = out // step % fact.shape[dim]
     stays = bool((out - places * step == numbers.narrow(dim, 0, 1)).all())

@@ -10,8 +10,8 @@ from convexnet.curvature.call import Call, Refusal
 from convexnet.curvature.facts import INF, Fact, as_fact
 from convexnet.curvature.fields import where_any
 from convexnet.curvature.rules.arithmetic import product
-from convexnet.curvature.rules.pointwise import POSITIVE, Profile, apply_profile, outside
-from convexnet.curvature.rules.powers import logarithm
+from convexnet.curvature.rules.pointwise import POSITIVE, Profile, apply_profile, is_outside
+from convexnet.curvature.rules.powers import logarithm_fact
 from convexnet.curvature.rules.products_of_powers import product_of_powers
 
 LOG = Profile(
@@ -36,7 +36,7 @@ def xlogy(call: Call) -> Fact:
     x, y = (as_fact(arg) for arg in call.args[:2])
     if y.goes_below_zero:
         raise Refusal("it is 0 where its first argument is 0, even where the second is negative", "keep y positive")
-    log = logarithm(1.0)(y, apply_profile(LOG, torch.log, y))
+    log = logarithm_fact(1.0)(y, apply_profile(LOG, torch.log, y))
     try:
         return product(x, log, call.shape)
     except Refusal as refusal:
@@ -45,4 +45,4 @@ def xlogy(call: Call) -> Fact:
 
 def no_positive_number(call: Call) -> bool:
     """Whether the second argument may not be a positive number."""
-    return where_any(outside(call.args[1], POSITIVE))
+    return where_any(is_outside(call.args[1], POSITIVE))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from convexnet.curvature.call import Call
 from convexnet.curvature.facts import Fact, as_fact
 from convexnet.curvature.fields import where_any
-from convexnet.curvature.rules.pointwise import NEGATIVE, POSITIVE, Ranges, outside
+from convexnet.curvature.rules.pointwise import NEGATIVE, POSITIVE, Ranges, is_outside
 from convexnet.curvature.rules.reductions import norm_order
 
 
@@ -23,7 +23,7 @@ class Beyond:
     ranges: Ranges
 
     def __call__(self, call: Call) -> bool:
-        return where_any(outside(call.x, self.ranges))
+        return where_any(is_outside(call.x, self.ranges))
 
     @property
     def start(self) -> float:
@@ -32,7 +32,7 @@ class Beyond:
 
 
 def divides_by_zero(call: Call) -> bool:
-    return where_any(outside(as_fact(call.args[1]), POSITIVE + NEGATIVE))
+    return where_any(is_outside(as_fact(call.args[1]), POSITIVE + NEGATIVE))
 
 
 def power_undefined(call: Call) -> bool:
@@ -44,7 +44,7 @@ def power_undefined(call: Call) -> bool:
     whole = float(exponent).is_integer()
     if exponent >= 0:
         return not whole and base.goes_below_zero
-    return where_any(outside(base, POSITIVE + NEGATIVE if whole else POSITIVE))
+    return where_any(is_outside(base, POSITIVE + NEGATIVE if whole else POSITIVE))
 
 
 def has_no_order(call: Call) -> bool:
@@ -57,7 +57,7 @@ def of_few(call: Call) -> bool:
 
 
 def adds_quotient(call: Call) -> bool:
-    return where_any(outside(as_fact(call.args[2]), POSITIVE + NEGATIVE))
+    return where_any(is_outside(as_fact(call.args[2]), POSITIVE + NEGATIVE))
 
 
 def has_negative_target(call: Call) -> bool:

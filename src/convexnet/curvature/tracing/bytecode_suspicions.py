@@ -68,22 +68,22 @@ CHANGES = (
 COMPARES = ("COMPARE_OP", "IS_OP", "CONTAINS_OP", "MATCH_")
 
 
-def suspicions(model: nn.Module) -> frozenset[str]:
+def find_suspicions(model: nn.Module) -> frozenset[str]:
     """Reasons to doubt that a program of the model is the model.
 
     Example:
-        >>> suspicions(nn.Sequential(nn.Linear(2, 2), nn.ReLU()))
+        >>> find_suspicions(nn.Sequential(nn.Linear(2, 2), nn.ReLU()))
         frozenset()
     """
     found: set[str] = set()
-    for code, meant in codes(model):
-        found |= of_code(code)
+    for code, meant in codes_of_call(model):
+        found |= suspicions_of_code(code)
         found |= {reason for reason, listed in NAMES.items() if meant.intersection(listed)}
     return frozenset(found)
 
 
 @functools.lru_cache(maxsize=4096)
-def of_code(code: types.CodeType) -> frozenset[str]:
+def suspicions_of_code(code: types.CodeType) -> frozenset[str]:
     """What one piece of code gives reason for."""
     names = set(code.co_names)
     found = {reason for reason, listed in NAMES.items() if names.intersection(listed)}
@@ -93,14 +93,14 @@ def of_code(code: types.CodeType) -> frozenset[str]:
     operations = [instruction.opname for instruction in instructions]
     if operations.count("PUSH_EXC_INFO") > operations.count("WITH_EXCEPT_START"):
         found.add(TRACED)
-    if any(operation in STORES for operation in operations) or changes(code, instructions):
+    if any(operation in STORES for operation in operations) or may_change_state(code, instructions):
         found.add(AGAIN)
     if any(operation.startswith(COMPARES) for operation in operations):
         found |= {reason for reason, listed in COMPARED.items() if names.intersection(listed)}
     return frozenset(found)
 
 
-def changes(code: types.CodeType, instructions: list[dis.Instruction]) -> bool:
+def may_change_state(code: types.CodeType, instructions: list[dis.Instruction]) -> bool:
     """Whether something that the code did not make itself may be changed: variables of an outer function, elements of
     containers, and what `CHANGES` are called on."""
     made: dict[str, bool] = {}
@@ -118,7 +118,7 @@ def changes(code: types.CodeType, instructions: list[dis.Instruction]) -> bool:
     return False
 
 
-def codes(model: nn.Module) -> Iterator[tuple[types.CodeType, set[str]]]:
+def codes_of_call(model: nn.Module) -> Iterator[tuple[types.CodeType, set[str]]]:
     """The code that a call of the model runs, as far as it is Python and not torch's, with the names of the functions
     that its variables stand for."""
     pending: list[Any] = []
@@ -150,10 +150,10 @@ def codes(model: nn.Module) -> Iterator[tuple[types.CodeType, set[str]]]:
             held = list(cells(item))
             pending += held
             if not is_torchs(item.__module__):
-                for code in nested(item.__code__):
+                for code in nested_codes(item.__code__):
                     values = [*held, *(item.__globals__.get(name) for name in code.co_names)]
                     yield code, {str(getattr(value, "__name__", "")) for value in values}
-                    pending += named(code, item.__globals__, kinds)
+                    pending += referents_of_names(code, item.__globals__, kinds)
         elif isinstance(item, type) and is_foreign(item) and item.__module__ != __name__:
             pending += [
                 inspect.getattr_static(item, name, None) for name in ("__init__", "__new__", "__call__", "forward")
@@ -193,15 +193,15 @@ def cells(function: types.FunctionType) -> Iterator[Any]:
     yield getattr(function, "__wrapped__", None)
 
 
-def nested(code: types.CodeType) -> Iterator[types.CodeType]:
+def nested_codes(code: types.CodeType) -> Iterator[types.CodeType]:
     """A piece of code and those that it makes functions of."""
     yield code
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
-            yield from nested(constant)
+            yield from nested_codes(constant)
 
 
-def named(code: types.CodeType, variables: dict[str, Any], kinds: set[type]) -> Iterator[Any]:
+def referents_of_names(code: types.CodeType, variables: dict[str, Any], kinds: set[type]) -> Iterator[Any]:
     """What the names in a piece of code may stand for: globals, what modules among these hold, methods of modules."""
     spaces = [variables.get(name) for name in code.co_names]
     spaces = [space for space in spaces if isinstance(space, types.ModuleType) and not is_torchs(space.__name__)]

@@ -11,7 +11,7 @@ from torch._subclasses import fake_tensor
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.overrides import TorchFunctionMode
 
-from convexnet.curvature.tracing.trace_errors import NUMBERS, here
+from convexnet.curvature.tracing.trace_errors import NUMBERS, innermost_user_frame
 from convexnet.errors import NotTraceable
 
 VALUELESS = (
@@ -42,7 +42,7 @@ class Caught(TorchFunctionMode):
             return func(*args, **(kwargs or {}))
         except Exception as error:
             if not self.place and (isinstance(error, VALUELESS) or func in NUMBER):
-                self.place = here(traceback.extract_stack())
+                self.place = innermost_user_frame(traceback.extract_stack())
             raise
 
     def check(self, model: nn.Module) -> None:

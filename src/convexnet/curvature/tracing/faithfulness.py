@@ -25,13 +25,21 @@ from torch import Tensor, fx, nn
 from torch._ops import OpOverload
 from torch.utils import _pytree as pytree
 
-from convexnet.curvature.arguments import copied, in_float64
+from convexnet.curvature.arguments import copy_module, in_float64
 from convexnet.curvature.fields import BATCH
 from convexnet.curvature.rules.opaque_operators import is_transform
-from convexnet.curvature.tracing.bytecode_suspicions import AGAIN, BATCHES, GRADIENTS, SIZES, TRACED, TYPES, suspicions
-from convexnet.curvature.tracing.graph import base_name, behind, draws
-from convexnet.curvature.tracing.restored_state import calling, silent, surroundings
-from convexnet.curvature.tracing.traceable_models import attributes
+from convexnet.curvature.tracing.bytecode_suspicions import (
+    AGAIN,
+    BATCHES,
+    GRADIENTS,
+    SIZES,
+    TRACED,
+    TYPES,
+    find_suspicions,
+)
+from convexnet.curvature.tracing.graph import base_name, draws, nodes_behind
+from convexnet.curvature.tracing.restored_state import calling, restored_settings, silence_thread
+from convexnet.curvature.tracing.traceable_models import unregistered_attributes
 from convexnet.errors import NotTraceable
 
 if TYPE_CHECKING:
@@ -95,7 +103,7 @@ IN_BATCHES = (
 Run = Callable[["Program", Rows], Traced]
 
 
-class Different(Exception):
+class NotFaithful(Exception):
     """In words: when the module differs from its program, and what to do."""
 
 
@@ -118,21 +126,21 @@ def check_faithful(model: nn.Module, program: Program) -> None:
     if not is_comparable(program):
         return
     cheap = cost(program) <= CHEAP
-    reasons = frozenset((TRACED, AGAIN, GRADIENTS, TYPES, BATCHES)) if cheap else suspicions(model)
+    reasons = frozenset((TRACED, AGAIN, GRADIENTS, TYPES, BATCHES)) if cheap else find_suspicions(model)
     if not cheap and counts_rows(program):
         reasons |= {SIZES}
     if not reasons:
         return
     try:
-        with silent(), surroundings(), torch.no_grad():
+        with silence_thread(), restored_settings(), torch.no_grad():
             compare(model, program, reasons, cheap)
-    except Different as different:
+    except NotFaithful as different:
         raise NotTraceable(f"{type(model).__name__} differs from its traced program: {different}") from None
 
 
 def is_comparable(program: Program) -> bool:
     """Whether the program's tensors are at hand, and what it computes is no matter of chance (which is a finding)."""
-    read = behind(leaf for _, leaf in program.outputs if isinstance(leaf, fx.Node))
+    read = nodes_behind(leaf for _, leaf in program.outputs if isinstance(leaf, fx.Node))
     regions = [part for part in program.module.modules() if isinstance(part, fx.GraphModule)]
     inner = [node for part in regions if part is not program.module for node in part.graph.nodes]
     random = any(node.op == "call_function" and draws(node) for node in (*read, *inner))
@@ -175,67 +183,73 @@ def cost(program: Program) -> float:
 
 
 def compare(model: nn.Module, program: Program, reasons: frozenset[str], cheap: bool) -> None:
-    """Raise `Different` where the module is not its program. Where a forward takes long there are few of them.
+    """Raise `NotFaithful` where the module is not its program. Where a forward takes long there are few of them.
 
     Where a program cannot be executed, nothing is at hand but the module, which is then compared with itself.
     """
     open_ = executable(program)
 
     def run(program: Program, rows: Rows) -> Traced:
-        found = executed(program, rows) if open_ else Traced(None)
+        found = execute_program(program, rows) if open_ else Traced(None)
         if found.leaves is None:
             with calling(model):
-                return Traced(called(model, rows))
+                return Traced(call_module(model, rows))
         return found
 
-    known, traced = measured(program, run, cheap)
+    known, traced = run_traced(program, run, cheap)
     rows, of = known[0], traced[0]
-    if any(is_empty(node) for node in program.graph.nodes) and differ(executed(program, rows, 1.0).leaves, of):
+    if any(is_empty(node) for node in program.graph.nodes) and differ(execute_program(program, rows, 1.0).leaves, of):
         return  # it reads memory that nothing was written to, which is a finding
     again = AGAIN in reasons and not program.rewritten
     with calling(model):
         one = not cheap and len(reasons) == 1 and reasons <= {GRADIENTS, SIZES}
         short = one and agrees_alone(model, rows, of)
-        first = None if short else called(model, known[0])
-        if again and differ(called(model, known[0]), Traced(first, lambda: traced[0].rounding)):
-            raise Different(FROM_CALL_TO_CALL)
+        first = None if short else call_module(model, known[0])
+        if again and differ(call_module(model, known[0]), Traced(first, lambda: traced[0].rounding)):
+            raise NotFaithful(FROM_CALL_TO_CALL)
         if differ(first, traced[0]):
-            raise Different(WHILE_TRACED)
+            raise NotFaithful(WHILE_TRACED)
         if program.rewritten:  # from now on it is another function, which is a finding
             return
-        if any(differ(called(model, known[i]), traced[i]) for i in range(1, len(known))):
-            raise Different(WHILE_TRACED)
-        if cheap and differ(with_gradients(model, rows), of):
-            raise Different(WITH_GRADIENTS)
-        if not cheap and GRADIENTS in reasons and depends_on_batch(model, program, rows, of, 1, run, with_gradients):
+        if any(differ(call_module(model, known[i]), traced[i]) for i in range(1, len(known))):
+            raise NotFaithful(WHILE_TRACED)
+        if cheap and differ(call_with_gradients(model, rows), of):
+            raise NotFaithful(WITH_GRADIENTS)
+        if (
+            not cheap
+            and GRADIENTS in reasons
+            and depends_on_batch(model, program, rows, of, 1, run, call_with_gradients)
+        ):
             differs = depends_on_batch(model, program, rows, of, 1, run)
-            raise Different(IN_BATCHES.format(1) if differs else WITH_GRADIENTS)
+            raise NotFaithful(IN_BATCHES.format(1) if differs else WITH_GRADIENTS)
         sizes = (1, BATCH + 1) if BATCHES in reasons else (1,) if SIZES in reasons and not short else ()
         for size in sizes:
             if depends_on_batch(model, program, rows, of, size, run):
-                raise Different(IN_BATCHES.format(size))
+                raise NotFaithful(IN_BATCHES.format(size))
     if TYPES in reasons and not all(tensor.dtype == torch.float64 for tensor in rows):
-        if differ(in_double(model, rows), of, 0.05):
-            raise Different(IN_FLOAT64)
+        if differ(call_in_float64(model, rows), of, 0.05):
+            raise NotFaithful(IN_FLOAT64)
 
 
-def measured(program: Program, run: Run, cheap: bool) -> tuple[list[tuple[Tensor, ...]], list[Traced]]:
+def run_traced(program: Program, run: Run, cheap: bool) -> tuple[list[tuple[Tensor, ...]], list[Traced]]:
     """Rows, and what the program makes of them. The example comes last: of zeros many functions are zero."""
     known: list[tuple[Tensor, ...]] = [program.inputs]
     generator = torch.Generator().manual_seed(0)
     at_will = all(tensor.device.type == "cpu" for tensor in program.inputs)  # a wrong index would end CUDA's context
     if at_will and cheap:
-        known = [tuple(drawn(t, size, sign, generator) for t in program.inputs) for size, sign in DRAWS][::-1] + known
+        known = [tuple(draw_rows_like(t, size, sign, generator) for t in program.inputs) for size, sign in DRAWS][
+            ::-1
+        ] + known
     traced = [] if at_will and not cheap else [run(program, rows) for rows in known]
     for size, sign in FIRST if not traced else ():
-        known = [tuple(drawn(t, size, sign, generator) for t in program.inputs)]
+        known = [tuple(draw_rows_like(t, size, sign, generator) for t in program.inputs)]
         traced = [run(program, known[0])]
-        if tells(traced[0]):
+        if is_informative(traced[0]):
             break
     return known, traced
 
 
-def tells(traced: Traced) -> bool:
+def is_informative(traced: Traced) -> bool:
     """Whether the first row of a result is not zero throughout: of zeros a function may be the negative."""
     leaves = [leaf for leaf in traced.leaves or () if isinstance(leaf, Tensor) and leaf.is_floating_point()]
     return any(bool((leaf[:1] if leaf.ndim else leaf).any()) for leaf in leaves)
@@ -253,7 +267,7 @@ def counts_rows(program: Program) -> bool:
     return False
 
 
-def drawn(tensor: Tensor, size: float, sign: int, generator: torch.Generator) -> Tensor:
+def draw_rows_like(tensor: Tensor, size: float, sign: int, generator: torch.Generator) -> Tensor:
     """Random rows like those of a tensor of real numbers; indices and masks stay as they are."""
     if not tensor.is_floating_point():
         return tensor
@@ -267,7 +281,7 @@ def leaf(tensor: Tensor) -> Tensor:
         return tensor.clone().requires_grad_().clone() if tensor.is_floating_point() else tensor
 
 
-def called(model: nn.Module, rows: Rows) -> Leaves:
+def call_module(model: nn.Module, rows: Rows) -> Leaves:
     """What the module returns; None where it fails: it does not take such rows, and nothing is claimed of them."""
     try:
         out = model(*(tensor.clone() for tensor in rows))
@@ -276,22 +290,22 @@ def called(model: nn.Module, rows: Rows) -> Leaves:
         return None
 
 
-def with_gradients(model: nn.Module, rows: Rows) -> Leaves:
+def call_with_gradients(model: nn.Module, rows: Rows) -> Leaves:
     """What the module returns where gradients are recorded."""
     with torch.enable_grad():
-        return called(model, [leaf(tensor) for tensor in rows])
+        return call_module(model, [leaf(tensor) for tensor in rows])
 
 
-def in_double(model: nn.Module, rows: Rows) -> Leaves:
+def call_in_float64(model: nn.Module, rows: Rows) -> Leaves:
     """What a float64 copy of the module returns; None where there is none, or it fails."""
     try:
-        twin = copied(model).double()
+        twin = copy_module(model).double()
     except Exception:
         return None
-    if any(isinstance(held, nn.Module) for _, held in attributes(twin)):
+    if any(isinstance(held, nn.Module) for _, held in unregistered_attributes(twin)):
         return None  # it would run modules of the caller's
     with calling(twin):
-        return called(twin, [in_float64(tensor) for tensor in rows])
+        return call_module(twin, [in_float64(tensor) for tensor in rows])
 
 
 def is_empty(node: fx.Node) -> bool:
@@ -299,7 +313,7 @@ def is_empty(node: fx.Node) -> bool:
     return node.op == "call_function" and base_name(node.target).startswith(("empty", "new_empty"))
 
 
-def executed(program: Program, rows: Rows, memory: float = 0.0) -> Traced:
+def execute_program(program: Program, rows: Rows, memory: float = 0.0) -> Traced:
     """What the program returns, where memory that nothing was written to holds a certain number."""
 
     def sizes() -> float:
@@ -358,7 +372,7 @@ def depends_on_batch(
     traced: Traced,
     size: int,
     run: Run,
-    call: Callable[..., Leaves] = called,
+    call: Callable[..., Leaves] = call_module,
 ) -> bool:
     """Whether the module computes something else of rows in a batch of another size, of which the program takes each
     alone."""
@@ -369,22 +383,22 @@ def depends_on_batch(
     other: list[tuple[int, Tensor]] = []
     for i, (one, of) in enumerate(zip(found, traced.leaves, strict=True)):
         if isinstance(one, Tensor) and isinstance(of, Tensor) and of.ndim and of.shape[0] == BATCH:
-            if of[order].shape == one.shape and apart(one, of[order], traced):
+            if of[order].shape == one.shape and are_apart(one, of[order], traced):
                 other.append((i, of))
     alone = run(program, [tensor[[0, 0]] for tensor in rows]).leaves if other else None
-    return alone is not None and any(not apart(of[:1], alone[i][:1], traced) for i, of in other)
+    return alone is not None and any(not are_apart(of[:1], alone[i][:1], traced) for i, of in other)
 
 
 def agrees_alone(model: nn.Module, rows: Rows, traced: Traced) -> bool:
     """Whether all that the module makes of the first row by itself is what the program makes of it: then half a forward
     has told that they agree. Where it is not so, nothing is said."""
-    found = called(model, [tensor[:1] for tensor in rows])
+    found = call_module(model, [tensor[:1] for tensor in rows])
     if found is None or traced.leaves is None or len(found) != len(traced.leaves):
         return False
     pairs = zip(found, traced.leaves, strict=True)
     return all(
         isinstance(a, Tensor) and isinstance(b, Tensor) and b.ndim > 0 and b.shape[0] == BATCH
-        and a.shape == b[:1].shape and not apart(a, b[:1], traced)
+        and a.shape == b[:1].shape and not are_apart(a, b[:1], traced)
         for a, b in pairs
     )  # fmt: skip
 
@@ -398,10 +412,10 @@ def differ(found: Leaves, traced: Traced, room: float = 0.0) -> bool:
     pairs = [
         (a, b) for a, b in zip(found, traced.leaves, strict=True) if isinstance(a, Tensor) and isinstance(b, Tensor)
     ]
-    return any(apart(a, b, traced, room) for a, b in pairs)
+    return any(are_apart(a, b, traced, room) for a, b in pairs)
 
 
-def apart(a: Tensor, b: Tensor, traced: Traced, room: float = 0.0) -> bool:
+def are_apart(a: Tensor, b: Tensor, traced: Traced, room: float = 0.0) -> bool:
     """Whether two tensors differ by more than rounding. Where more room is given only numbers count, of one shape."""
     if a.shape != b.shape:
         return not room

@@ -38,7 +38,7 @@ def is_mutable(target: Any) -> bool:
     return schema is not None and schema.is_mutable
 
 
-def mutated(node: fx.Node) -> list[fx.Node]:
+def mutated_arguments(node: fx.Node) -> list[fx.Node]:
     """The arguments a node writes to."""
     schema = node.target._schema  # pyright: ignore
     found: list[fx.Node] = []
@@ -84,7 +84,7 @@ def hides_alias(node: fx.Node) -> bool:
 def without_idle_dropout(graph: fx.Graph) -> None:
     """Take out dropout in eval mode, which returns its own argument; a decomposition would take it for a copy."""
     for node in list(graph.nodes):
-        if calls(node, "dropout") and not node.args[2] and all(user.op != "output" for user in node.users):
+        if is_call_of(node, "dropout") and not node.args[2] and all(user.op != "output" for user in node.users):
             node.replace_all_uses_with(argument(node))
             graph.erase_node(node)
 
@@ -102,7 +102,7 @@ def writes_through(graph: fx.Graph, module: torch.nn.Module) -> bool:
                 return True
         if node.op != "call_function" or not is_mutable(node.target):
             continue
-        for written in mutated(node):
+        for written in mutated_arguments(node):
             if not makes_new(written):
                 return True
             for user in written.users:
@@ -130,7 +130,7 @@ def hidden_write(graph: fx.Graph) -> fx.Node | None:
         if node.op != "call_function" or (makes_new(node) and not mutable):
             continue
         region = "wrap_with" in str(node.target)
-        targets = mutated(node) if mutable else node.all_input_nodes
+        targets = mutated_arguments(node) if mutable else node.all_input_nodes
         written += targets if mutable or region else []
         for other in targets:
             if root(other) is not root(node):
@@ -139,7 +139,7 @@ def hidden_write(graph: fx.Graph) -> fx.Node | None:
     return next((node for node in graph.nodes if root(node) in classes and hides_alias(node)), None)
 
 
-def calls(node: Any, name: str) -> bool:
+def is_call_of(node: Any, name: str) -> bool:
     return isinstance(node, fx.Node) and node.op == "call_function" and base_name(node.target) == name
 
 
@@ -173,7 +173,7 @@ def parents(node: fx.Node) -> list[fx.Node]:
     return list(found)
 
 
-def behind(nodes: Iterable[fx.Node]) -> set[fx.Node]:
+def nodes_behind(nodes: Iterable[fx.Node]) -> set[fx.Node]:
     """Some nodes, and all whose elements they are computed from."""
     found: set[fx.Node] = set()
     pending = list(nodes)
@@ -249,14 +249,14 @@ def functional(target: Any, name: str) -> Callable[..., Any]:
     return target if overload is None else overload
 
 
-def executed(node: fx.Node, lookup: Callable[[fx.Node], Any]) -> Any:
+def execute_node(node: fx.Node, lookup: Callable[[fx.Node], Any]) -> Any:
     """The result of a node, out of place, with its arguments looked up."""
     args: Any = fx.map_arg(node.args, lookup)
     kwargs: Any = fx.map_arg(node.kwargs, lookup)
     return functional(node.target, base_name(node.target))(*args, **kwargs)
 
 
-def called(node: fx.Node, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Call, tuple[bool, ...]]:
+def call_of_node(node: fx.Node, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Call, tuple[bool, ...]]:
     """A node with its arguments looked up, as a rule sees it, and which of its results are real numbers."""
     shapes, floating = results_of(node)
     name = base_name(node.target)

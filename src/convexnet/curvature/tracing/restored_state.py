@@ -50,7 +50,7 @@ def evaluating(model: nn.Module) -> Generator[None]:
         >>> net.training
         True
     """
-    with TRACING, surroundings(), in_eval_mode(model):
+    with TRACING, restored_settings(), in_eval_mode(model):
         yield
 
 
@@ -75,7 +75,7 @@ def in_eval_mode(model: nn.Module) -> Generator[None]:
     """Eval mode for every submodule of a model that no other thread knows; attributes and flags are put back."""
     modules = list(model.modules())
     modes = [module.training for module in modules]
-    kept = [Kept(vars(module)) for module in modules]
+    kept = [SavedContainer(vars(module)) for module in modules]
     classes = {kind: dict(vars(kind)) for module in modules for kind in type(module).__mro__ if is_foreign(kind)}
     kept += inner_containers([*(vars(module) for module in modules), *classes.values()])
     flags = [(tensor, tensor.requires_grad, tensor.grad if tensor.is_leaf else None) for tensor in tensors_of(model)]
@@ -98,7 +98,7 @@ def in_eval_mode(model: nn.Module) -> Generator[None]:
                 tensor.grad = grad
 
 
-class Kept:
+class SavedContainer:
     """What a container holds now, to be put back. Nothing is written where nothing has changed: another thread may be
     reading it."""
 
@@ -168,16 +168,16 @@ def home_of(item: Any) -> str:
     return found if isinstance(found, str) else ""
 
 
-def inner_containers(values: list[Any]) -> list[Kept]:
+def inner_containers(values: list[Any]) -> list[SavedContainer]:
     """What the containers inside some containers hold, at any depth."""
-    found: dict[int, Kept] = {}
+    found: dict[int, SavedContainer] = {}
     pending = list(values)
     while pending:
         value = pending.pop()
         for item in value.values() if isinstance(value, dict) else value:
             kind = type(item)
             if kind in CONTAINERS and id(item) not in found:
-                found[id(item)] = Kept(item)
+                found[id(item)] = SavedContainer(item)
                 if item:
                     pending.append(item)
             elif kind is tuple:
@@ -224,10 +224,10 @@ SETTINGS: tuple[tuple[Callable[[], Any], Callable[[Any], Any]], ...] = (
 
 
 @contextmanager
-def surroundings() -> Generator[None]:
+def restored_settings() -> Generator[None]:
     """Settings of torch, hooks on all modules, levels of loggers and random numbers, put back afterwards."""
     with TRACING:
-        hooks = [Kept(getattr(torch_module, name)) for name in HOOKS if hasattr(torch_module, name)]
+        hooks = [SavedContainer(getattr(torch_module, name)) for name in HOOKS if hasattr(torch_module, name)]
         settings = [read() for read, _ in SETTINGS]
         levels = {logger: logger.level for logger in loggers()}
         draws = Generators()
@@ -246,11 +246,11 @@ def surroundings() -> Generator[None]:
 
 
 @contextmanager
-def quiet() -> Generator[None]:
+def silence_torch() -> Generator[None]:
     """Without torch's warnings, logs and prints about a graph that it could not finish; we report that ourselves."""
     logger = logging.getLogger("torch")
     level = logger.level
-    with warnings.catch_warnings(), silent("stderr"):
+    with warnings.catch_warnings(), silence_thread("stderr"):
         warnings.simplefilter("ignore")
         logger.setLevel(logging.CRITICAL)
         try:
@@ -260,7 +260,7 @@ def quiet() -> Generator[None]:
 
 
 @contextmanager
-def silent(*names: str) -> Generator[None]:
+def silence_thread(*names: str) -> Generator[None]:
     """Without what this thread prints, to stdout and stderr or to one of them; other threads still print."""
     before = {name: getattr(sys, name) for name in names or ("stdout", "stderr")}
     try:

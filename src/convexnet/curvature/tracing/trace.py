@@ -18,15 +18,15 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from convexnet.curvature.arguments import as_example, two_rows, unwrapped
+from convexnet.curvature.arguments import as_example, two_rows, unwrap
 from convexnet.curvature.rules.opaque_operators import is_transform
 from convexnet.curvature.tracing.caught_errors import Caught
 from convexnet.curvature.tracing.faithfulness import check_faithful
 from convexnet.curvature.tracing.graph import base_name, hidden_write, source_line, without_idle_dropout, writes_through
 from convexnet.curvature.tracing.graph_rewrites import simplify
-from convexnet.curvature.tracing.restored_state import TRACING, Generators, evaluating, quiet
+from convexnet.curvature.tracing.restored_state import TRACING, Generators, evaluating, silence_torch
 from convexnet.curvature.tracing.trace_errors import REGISTER, explain
-from convexnet.curvature.tracing.traceable_models import CLOSURE, check_model, strays
+from convexnet.curvature.tracing.traceable_models import CLOSURE, check_model, unregistered_modules
 from convexnet.errors import NotTraceable
 
 __all__ = ["TRACING", "Program", "Source", "evaluating", "trace"]
@@ -86,11 +86,11 @@ def trace(model: nn.Module, example: Tensor | Sequence[Tensor], any_batch: bool 
         >>> trace(nn.Sequential(nn.Linear(2, 3), nn.ReLU()), torch.zeros(1, 2)).operators
         2
     """
-    inner = unwrapped(model)
+    inner = unwrap(model)
     inputs = tuple(two_rows(tensor) for tensor in as_example(example))
     with TRACING:
         check_model(inner)
-        with evaluating(inner), quiet():
+        with evaluating(inner), silence_torch():
             before = Generators()
             exported, functional = export(inner, inputs, any_batch)
             moved = before.moved()
@@ -138,7 +138,7 @@ def for_two_rows(model: nn.Module, program: Program) -> Program | None:
     fixed = replace(program, graph=graph, outputs=outputs)
     try:
         with TRACING:
-            check_faithful(unwrapped(model), fixed)
+            check_faithful(unwrap(model), fixed)
     except NotTraceable:
         return None
     return fixed
@@ -170,14 +170,14 @@ def program_of(
     return Program(
         graph=simplify(exported.graph),
         sources=sources(exported, inputs),
-        outputs=leaves(exported),
+        outputs=named_outputs(exported),
         inputs=inputs,
         model=type(inner).__name__,
         module=exported.graph_module,
         functional=functional,
         rewritten=frozenset(map(str, exported.graph_signature.buffers_to_mutate.values())),
         draws=moved,
-        captured=captured(inner, exported),
+        captured=captured_weights(inner, exported),
     )
 
 
@@ -243,21 +243,21 @@ def check_writes(model: nn.Module, graph: fx.Graph) -> None:
         )
 
 
-def captured(model: nn.Module, exported: torch.export.ExportedProgram) -> frozenset[str]:
+def captured_weights(model: nn.Module, exported: torch.export.ExportedProgram) -> frozenset[str]:
     """The constants of the program that are weights of modules in the closure of a function of the model's.
 
     Raises:
         NotTraceable: some are weights of modules in plain lists and dictionaries, where no optimiser finds them.
     """
-    used = {place(value): name for name, value in exported.constants.items() if isinstance(value, Tensor)}
+    used = {memory_of(value): name for name, value in exported.constants.items() if isinstance(value, Tensor)}
     found: set[str] = set()
-    owned = {place(tensor) for tensor in model.parameters()}
-    for path, module in strays(model):
+    owned = {memory_of(tensor) for tensor in model.parameters()}
+    for path, module in unregistered_modules(model):
         for name, tensor in module.named_parameters(recurse=False):
-            if place(tensor) not in used or place(tensor) in owned:
+            if memory_of(tensor) not in used or memory_of(tensor) in owned:
                 continue
             if CLOSURE in path:
-                found.add(used[place(tensor)])
+                found.add(used[memory_of(tensor)])
             else:
                 raise NotTraceable(
                     f"{path}.{name} is used, and is not a parameter of {type(model).__name__}: it is held in a plain "
@@ -267,7 +267,7 @@ def captured(model: nn.Module, exported: torch.export.ExportedProgram) -> frozen
     return frozenset(found)
 
 
-def place(tensor: Tensor) -> int:
+def memory_of(tensor: Tensor) -> int:
     """Where a tensor's memory starts; a buffer may share it with a parameter."""
     return tensor.untyped_storage().data_ptr() or id(tensor)
 
@@ -292,7 +292,7 @@ def sources(exported: torch.export.ExportedProgram, inputs: Sequence[Tensor]) ->
     return found
 
 
-def leaves(exported: torch.export.ExportedProgram) -> tuple[tuple[str, Any], ...]:
+def named_outputs(exported: torch.export.ExportedProgram) -> tuple[tuple[str, Any], ...]:
     """The outputs of the model with the paths a user would write: output, output[0], output['logits']."""
     (node,) = (node for node in exported.graph.nodes if node.op == "output")
     user = torch.export.graph_signature.OutputKind.USER_OUTPUT

@@ -15,8 +15,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from convexnet.curvature.tracing.graph import FRAME, TORCH
-from convexnet.curvature.tracing.restored_state import calling, silent
-from convexnet.curvature.tracing.traceable_models import strays
+from convexnet.curvature.tracing.restored_state import calling, silence_thread
+from convexnet.curvature.tracing.traceable_models import unregistered_modules
 from convexnet.errors import ConvexNetError, NotTraceable
 
 OURS = str(Path(__file__).parent) + os.sep
@@ -43,7 +43,7 @@ def explain(model: nn.Module, inputs: Sequence[Tensor], error: Exception) -> str
     """What went wrong while tracing, in our words: the error, its place in the caller's code, and a remedy."""
     shapes = ", ".join(str(tuple(tensor.shape)) for tensor in inputs)
     head = f"{type(model).__name__} could not be traced on inputs of shape {shapes}: {in_short(error)}"
-    failure, output, seen = tried(model, inputs)
+    failure, output, seen = try_forward(model, inputs)
     if failure is not None:
         own = "" if in_short(failure) == in_short(error) else f", with {in_short(failure)}"
         remedy = (
@@ -57,7 +57,7 @@ def explain(model: nn.Module, inputs: Sequence[Tensor], error: Exception) -> str
     return f"{head}{place}\n  {remedy}"
 
 
-def remedy_for(model: nn.Module, error: Exception, output: Any, seen: Seen | None) -> str:
+def remedy_for(model: nn.Module, error: Exception, output: Any, seen: ForwardRecorder | None) -> str:
     """Why a forward that runs cannot be recorded, and what to do."""
     text, kind = str(error), type(error).__name__
     if "data-dependent" in text.lower() or "GuardOnDataDependent" in kind or "torch.cond" in text:
@@ -76,7 +76,7 @@ def remedy_for(model: nn.Module, error: Exception, output: Any, seen: Seen | Non
             f"it returns an object of class {foreign}, which torch.export does not know: return tensors, tuples, lists "
             "or dictionaries"
         )
-    held = next(iter(strays(model)), None)
+    held = next(iter(unregistered_modules(model)), None)
     if held is not None:
         return f"{held[0]} is held in a plain list, dictionary or closure, which eval() does not reach: {REGISTER}"
     if "fake tensor in the exported program" in text or "FakeTensor" in text:
@@ -93,17 +93,17 @@ def in_short(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
 
 
-def tried(model: nn.Module, inputs: Sequence[Tensor]) -> tuple[Exception | None, Any, Seen | None]:
+def try_forward(model: nn.Module, inputs: Sequence[Tensor]) -> tuple[Exception | None, Any, ForwardRecorder | None]:
     """What the forward does when simply called: how it fails, what it returns, and what it did that export misses."""
-    seen = Seen()
+    seen = ForwardRecorder()
     try:
-        with calling(model), torch.enable_grad(), silent(), seen:
+        with calling(model), torch.enable_grad(), silence_thread(), seen:
             return None, model(*inputs), seen
     except Exception as failure:
         return failure, None, None
 
 
-def evaluated(model: nn.Module, inputs: Sequence[Tensor]) -> Any:
+def evaluate_in_float64(model: nn.Module, inputs: Sequence[Tensor]) -> Any:
     """What a float64 copy of a model returns.
 
     Raises:
@@ -115,7 +115,7 @@ def evaluated(model: nn.Module, inputs: Sequence[Tensor]) -> Any:
         raise
     except Exception as error:
         shapes = ", ".join(str(tuple(tensor.shape)) for tensor in inputs)
-        held = next(iter(strays(model)), None)
+        held = next(iter(unregistered_modules(model)), None)
         remedy = (
             "its tensors must all follow .double(): make new ones with x.dtype, and cast integers to it"
             if held is None
@@ -135,7 +135,7 @@ def unknown_leaf(output: Any) -> str | None:
     return None
 
 
-class Seen(TorchFunctionMode):
+class ForwardRecorder(TorchFunctionMode):
     """What a forward does beside operators: the tensor it takes `.data` of, and whether it computes derivatives."""
 
     def __init__(self) -> None:
@@ -149,9 +149,9 @@ class Seen(TorchFunctionMode):
     ) -> Any:
         reads = func in (Tensor.data.__get__, Tensor.data.__set__)  # pyright: ignore
         if reads and self.written is None and not self.differentiates:
-            self.written, self.place = args[0], here(traceback.extract_stack())
+            self.written, self.place = args[0], innermost_user_frame(traceback.extract_stack())
         elif func in (torch.autograd.grad, torch.autograd.backward, Tensor.backward) and not self.differentiates:
-            self.differentiates, self.place = True, here(traceback.extract_stack())
+            self.differentiates, self.place = True, innermost_user_frame(traceback.extract_stack())
         return func(*args, **(kwargs or {}))
 
     def derivative(self) -> str | None:
@@ -175,14 +175,14 @@ class Seen(TorchFunctionMode):
 
 def place_of(error: BaseException) -> str:
     """The line of the caller's code that an error comes from; where its frames do not say, what its text says."""
-    found = here(traceback.extract_tb(error.__traceback__))
+    found = innermost_user_frame(traceback.extract_tb(error.__traceback__))
     if found:
         return found
     named = [frame for frame in FRAME.findall(str(error)) if not frame[0].startswith(TORCH)]
     return shown(*named[-1]) if named else ""
 
 
-def here(frames: traceback.StackSummary) -> str:
+def innermost_user_frame(frames: traceback.StackSummary) -> str:
     """The innermost of some frames that is neither torch's nor the calculus's."""
     outside = [f for f in frames if not f.filename.startswith((TORCH, OURS, "<"))]
     return shown(outside[-1].filename, outside[-1].lineno or 0, outside[-1].name) if outside else ""

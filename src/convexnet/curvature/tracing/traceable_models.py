@@ -33,14 +33,14 @@ HARMLESS = frozenset(
 """What a subclass of Tensor may define without changing what an operator computes."""
 
 
-def dispatches(tensor: Tensor) -> bool:
+def has_plain_dispatch(tensor: Tensor) -> bool:
     """Whether the operators on a tensor are those of its class (wrappers, shards, fake and masked tensors)."""
     own: Any = type(tensor)
     plain: Any = Tensor
     return own.__torch_dispatch__ is not plain.__torch_dispatch__
 
 
-def overridden(tensor: Tensor) -> list[str]:
+def overridden_methods(tensor: Tensor) -> list[str]:
     """What the class of a tensor changes of Tensor: its `__torch_function__`, or methods."""
     kind = type(tensor)
     if kind in (Tensor, nn.Parameter):
@@ -61,17 +61,17 @@ def is_in_transform(tensor: Tensor) -> bool:
     return bool(torch._C._functorch.is_functorch_wrapped_tensor(tensor))  # pyright: ignore
 
 
-def oddity(tensor: Tensor) -> tuple[str, str] | None:
+def explain_odd_tensor(tensor: Tensor) -> tuple[str, str] | None:
     """What is odd about a tensor, and what to use instead; None for a dense tensor with values.
 
     Example:
-        >>> oddity(torch.eye(2).to_sparse())
+        >>> explain_odd_tensor(torch.eye(2).to_sparse())
         ('is sparse (torch.sparse_coo)', 'use .to_dense()')
     """
     if is_in_transform(tensor):
         return "belongs to a torch.vmap or torch.func transform that is running", "call this outside of it"
     name = type(tensor).__name__
-    sharded = name == "DTensor" or (not dispatches(tensor) and type(tensor.data).__name__ == "DTensor")
+    sharded = name == "DTensor" or (not has_plain_dispatch(tensor) and type(tensor.data).__name__ == "DTensor")
     if sharded:
         return (
             "is sharded over processes (FSDP2, tensor parallel), and a shard cannot be traced",
@@ -86,7 +86,7 @@ def oddity(tensor: Tensor) -> tuple[str, str] | None:
         return f"is sparse ({tensor.layout})", "use .to_dense()"
     if tensor.is_quantized:
         return "is quantised", "use .dequantize(), or the model from before its quantisation"
-    if dispatches(tensor):
+    if has_plain_dispatch(tensor):
         return f"is a {name}, whose operators are its own (__torch_dispatch__)", "use the plain tensor it stands for"
     if tensor.is_meta:
         return "is on the meta device and has no values", "materialise the model with to_empty first, and load it"
@@ -99,7 +99,7 @@ def check_example(tensor: Tensor, where: str) -> Tensor:
     Raises:
         TypeError: its values are not those of a dense tensor.
     """
-    found = oddity(tensor)
+    found = explain_odd_tensor(tensor)
     if found is not None:
         what, remedy = ("is on the meta device and has no values", "use torch.zeros") if tensor.is_meta else found
         raise TypeError(f"{where} {what}: {remedy}")
@@ -140,12 +140,14 @@ def check_modes(model: nn.Module) -> None:
             continue
         mode = getattr(type(module), "training", None)
         if isinstance(mode, property) and not home_of(mode.fget).startswith("torch."):
-            raise NotTraceable(f"{of(name, module)} computes `training`, so that it cannot be put into eval mode")
+            raise NotTraceable(
+                f"{path_in_words(name, module)} computes `training`, so that it cannot be put into eval mode"
+            )
         for method in ("train", "eval"):
             if overrides(module, method):
                 raise NotTraceable(
-                    f"{of(name, module)} is in training mode and overrides {method}(), which may change more than a "
-                    "flag: call model.eval() before certifying"
+                    f"{path_in_words(name, module)} is in training mode and overrides {method}(), which may change "
+                    "more than a flag: call model.eval() before certifying"
                 )
 
 
@@ -159,17 +161,17 @@ def overrides(module: nn.Module, method: str) -> bool:
 
 def check_modules(model: nn.Module) -> None:
     """Modules that are not Python, and those without shapes."""
-    for name, module in [*model.named_modules(), *strays(model)]:
+    for name, module in [*model.named_modules(), *unregistered_modules(model)]:
         kind = type(module)
         if isinstance(module, torch.jit.ScriptModule):
             raise NotTraceable(
-                f"{of(name, module)} is compiled by TorchScript, which hides its operators: build the model with the "
-                "module it came from"
+                f"{path_in_words(name, module)} is compiled by TorchScript, which hides its operators: build the model "
+                "with the module it came from"
             )
         if home_of(kind).startswith(QUANTISED) and kind.__name__ not in FLOATING:
             raise NotTraceable(
-                f"{of(name, module)} is quantised ({kind.__module__}.{kind.__name__}), and its operators round: use "
-                "the model from before its quantisation"
+                f"{path_in_words(name, module)} is quantised ({kind.__module__}.{kind.__name__}), and its operators "
+                "round: use the model from before its quantisation"
             )
         if isinstance(module, LazyModuleMixin) and is_waiting(module):
             raise NotTraceable(
@@ -185,8 +187,8 @@ def is_waiting(module: Any) -> bool:
 def check_tensors(model: nn.Module) -> None:
     """Tensors that a program would take for plain ones, or fail on."""
     for name, tensor in tensors(model):
-        found = oddity(tensor)
-        if found is None and (changed := overridden(tensor)):
+        found = explain_odd_tensor(tensor)
+        if found is None and (changed := overridden_methods(tensor)):
             found = (
                 f"is a {type(tensor).__name__}, a class of tensors that changes what operators do "
                 f"({', '.join(changed[:3])}{', ...' if len(changed) > 3 else ''}), and a traced program contains "
@@ -197,7 +199,7 @@ def check_tensors(model: nn.Module) -> None:
             raise NotTraceable(f"{name} {found[0]}: {found[1]}")
 
 
-def of(name: str, module: nn.Module) -> str:
+def path_in_words(name: str, module: nn.Module) -> str:
     """The path of a module, or its class where it is the model itself."""
     return name or type(module).__name__
 
@@ -209,7 +211,7 @@ def tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Parameters, buffers, and the tensors that modules hold as attributes, also in lists and dictionaries."""
     yield from model.named_parameters()
     yield from model.named_buffers()
-    for name, value in attributes(model):
+    for name, value in unregistered_attributes(model):
         if isinstance(value, Tensor):
             yield name, value
         elif isinstance(value, nn.Module):
@@ -217,15 +219,15 @@ def tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
                 yield f"{name}.{inner}", tensor
 
 
-def strays(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def unregistered_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Modules in plain lists and dictionaries, which `parameters`, `eval` and `to` do not reach, by path."""
-    for name, value in attributes(model):
+    for name, value in unregistered_attributes(model):
         if isinstance(value, nn.Module):
             for inner, module in value.named_modules():
                 yield f"{name}.{inner}".rstrip("."), module
 
 
-def attributes(model: nn.Module) -> Iterator[tuple[str, Any]]:
+def unregistered_attributes(model: nn.Module) -> Iterator[tuple[str, Any]]:
     """Tensors and modules in the attributes of a model's modules, at any depth, that are not registered; by path."""
     seen = {id(module) for module in model.modules()}
     pending: list[tuple[str, Any]] = []
@@ -243,7 +245,9 @@ def attributes(model: nn.Module) -> Iterator[tuple[str, Any]]:
         if isinstance(value, (Tensor, nn.Module)):
             yield name, value
         elif isinstance(value, FUNCTIONS):
-            pending += reversed([(f"{name}{CLOSURE}{key}", item) for key, item in reads(value) if is_worth("", item)])
+            pending += reversed(
+                [(f"{name}{CLOSURE}{key}", item) for key, item in referents_of_function(value) if is_worth("", item)]
+            )
         elif isinstance(value, (list, tuple, set, dict)):
             items: Any = value.items() if isinstance(value, dict) else enumerate(value)
             pending += reversed([(f"{name}[{key!r}]", item) for key, item in items if is_worth("", item)])
@@ -259,13 +263,13 @@ def is_worth(name: str, value: Any) -> bool:
     return name not in TORCHS and isinstance(value, (Tensor, nn.Module, list, tuple, set, dict, *FUNCTIONS))
 
 
-def reads(function: Any) -> Iterator[tuple[str, Any]]:
+def referents_of_function(function: Any) -> Iterator[tuple[str, Any]]:
     """What a function finds in its closure, its defaults, and among the globals that it names."""
     if isinstance(function, functools.partial):
         yield from enumerate((function.func, *function.args, *function.keywords.values()))  # pyright: ignore
     elif isinstance(function, types.MethodType):
         yield "self", function.__self__
-        yield from reads(function.__func__)
+        yield from referents_of_function(function.__func__)
     elif not home_of(function).startswith("torch."):
         code = function.__code__
         for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):

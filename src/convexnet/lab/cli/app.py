@@ -231,7 +231,9 @@ def certify(
         try:
             # What a user's module prints while it is imported must not end up in the middle of the JSON.
             with contextlib.redirect_stdout(sys.stderr):
-                model, words = user_model.asked(factory, shape, seed=seed, weights=weights, allow=allow or ())
+                model, words = user_model.model_and_shapes(
+                    factory, shape, seed=seed, weights=weights, allow=allow or ()
+                )
                 example, indices, domain = user_model.arguments(words, batch=batch, wrt=wrt, box=box, seed=seed)
                 example = user_model.fit_example(model, example)
                 certificate = cx.certify(model, example, wrt=indices, domain=domain)

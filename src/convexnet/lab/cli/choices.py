@@ -27,13 +27,19 @@ NOISES = (
 )
 """Data sets and wrong labels: `convexnet.lab.data`."""
 
+LOSSES = ("cross-entropy", "label-smoothing", "gce", "sce", "elr")
+"""`convexnet.lab.training.robust_losses`, and the recipe's `smoothing`."""
+
 RECIPES = ("paper-text", "paper-code", "ours")
 """`convexnet.lab.training.recipes`."""
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 """Of Lightning Fabric."""
 
-MODELS = ("mlp", "mlp-signs", "relu-mlp", "ficnn", "ioc-mlp", "ioc-shallow", "allconv", "ioc-allconv")
+MODELS = (
+    *("mlp", "mlp-signs", "relu-mlp", "ficnn", "ioc-mlp", "ioc-shallow", "allconv", "ioc-allconv"),
+    *("allconv-quarter", "ioc-allconv-quarter", "densenet", "ioc-densenet"),
+)
 """`convexnet.lab.models.registry`."""
 
 STUDIES = (
@@ -68,6 +74,24 @@ STUDIES = (
         "A9",
     ),
     (
+        "fig4",
+        "A mixture of convex experts on a V-shape",
+        "Sivaprasad et al. 2021, figure 4",
+        "A7",
+    ),
+    (
+        "fig5",
+        "Animals against the rest by one to ten convex experts",
+        "Sivaprasad et al. 2021, figure 5a",
+        "A7",
+    ),
+    (
+        "appendix-e",
+        "Mean images of what each of ten experts sees",
+        "Sivaprasad et al. 2021, appendix E",
+        "A12",
+    ),
+    (
         "appendix-c",
         "Confidence intervals over five seeds; gain against gap",
         "Sivaprasad et al. 2021, appendix C and figure 5b",
@@ -78,6 +102,30 @@ STUDIES = (
         "Six networks of one budget: ordinary, regularised, convex, and one hidden layer",
         "ours; Sivaprasad et al. 2021, section 4.1",
         "A2",
+    ),
+    (
+        "noise",
+        "Wrong labels: is it convexity, or underfitting, that resists?",
+        "ours; Sivaprasad et al. 2021, table 3 and section 4.1",
+        "A4",
+    ),
+    (
+        "table3",
+        "Labels that are drawn anew, at the peak and at convergence",
+        "Sivaprasad et al. 2021, table 3",
+        "A4",
+    ),
+    (
+        "fig1",
+        "Loss and accuracy on true, random and half random labels",
+        "Sivaprasad et al. 2021, figure 1",
+        "A4, A11",
+    ),
+    (
+        "human-noise",
+        "Labels as people give them, at three levels",
+        "ours; Wei et al. 2022; Sivaprasad et al. 2021, table 3",
+        "A4",
     ),
 )
 """Name, title, source and rows of docs/systems.md: `convexnet.lab.studies`."""

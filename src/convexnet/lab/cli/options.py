@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from convexnet.errors import meant
-from convexnet.lab.cli.choices import DATASETS, MODELS
+from convexnet.lab.cli.choices import DATASETS, LOSSES, MODELS
 from convexnet.lab.cli.terminal import choice
 
 DataDir = Annotated[
@@ -35,6 +35,13 @@ def rate(value: float | None) -> float | None:
     """A check of `--learning-rate`; NaN does not pass."""
     if value is not None and not 0 < value < float("inf"):
         raise typer.BadParameter(f"{value:g} is not a number above 0.")
+    return value
+
+
+def loss(value: str | None) -> str | None:
+    """A check of `--loss`: a name, with numbers after a colon where they are not its paper's."""
+    if value is not None and (name := value.partition(":")[0]) not in LOSSES:
+        raise typer.BadParameter(f"{name!r} is not one of {', '.join(LOSSES)}{meant(name, LOSSES)}.")
     return value
 
 

@@ -58,7 +58,7 @@ def train_one(job: Job, place: Place) -> None:
     console = Console(highlight=False, quiet=not first)
     try:
         with claimed(place.folder) if first else contextlib.nullcontext():
-            job, earlier = begun(identified(job), place, console)
+            job, earlier = begin_run(identified(job), place, console)
             if earlier is not None and job.key == earlier["key"]:
                 console.print(f"{place.folder} holds a finished run, of {earlier['epochs']} epochs: nothing to do.")
                 return
@@ -71,7 +71,7 @@ def train_one(job: Job, place: Place) -> None:
         tell(job, row, place, console)
 
 
-def begun(job: Job, place: Place, console: Console) -> tuple[Job, Row | None]:
+def begin_run(job: Job, place: Place, console: Console) -> tuple[Job, Row | None]:
     """The job, and the record that is in its folder already, with which it goes on if it asks for more epochs.
 
     A run that goes on beyond its epochs is not the one that would have had this many from the beginning, as its rate
@@ -100,11 +100,11 @@ def begun(job: Job, place: Place, console: Console) -> tuple[Job, Row | None]:
     longer = replace(job, full=False, continued_from=before.key)
     if not checkpoint.exists():
         raise CheckpointError(f"{checkpoint} is gone, from which this run would go on: choose another folder")
-    prolonged(checkpoint, before, longer)
+    prolong(checkpoint, before, longer)
     return longer, row
 
 
-def prolonged(path: Path, before: Job, job: Job) -> None:
+def prolong(path: Path, before: Job, job: Job) -> None:
     """Make the checkpoint of a finished run that of a longer one, if it is not so already."""
     with contextlib.suppress(CheckpointError):
         read_checkpoint(path, job.settings)

@@ -14,6 +14,7 @@ from convexnet.lab.cli.choices import (
     AUGMENTATIONS,
     DATASETS,
     INITS,
+    LOSSES,
     METHODS,
     MODELS,
     NOISES,
@@ -75,11 +76,25 @@ def train(
         str | None,
         choice(INITS, help="Instead of the recipe's."),
     ] = None,
+    loss: Annotated[
+        str | None,
+        typer.Option(
+            metavar="|".join(LOSSES),
+            callback=options.loss,
+            autocompletion=completing(LOSSES),
+            help="What a step makes smaller, in ordinary and convex networks. Numbers other than its paper's follow a "
+            "colon: label-smoothing:0.2, gce:0.5, sce:0.1,1 or elr:3,0.7.  [default: cross-entropy]",
+            show_default=False,
+        ),
+    ] = None,
     noise: Annotated[float, typer.Option(callback=percent, help="Wrong training labels, in percent.")] = 0.0,
     noise_kind: Annotated[
         str,
         choice(NOISES, help="How the wrong labels are drawn."),
     ] = "symmetric-including",
+    noisy_validation: Annotated[
+        bool, typer.Option("--noisy-validation", help="Make the labels of the validation part wrong, too.")
+    ] = False,
     train_samples: Annotated[int | None, typer.Option(min=2, help="Train on this many images only.")] = None,
     measure_every: Annotated[
         int | None,
@@ -149,6 +164,7 @@ def train(
         from convexnet.lab.runs.jobs import Job
         from convexnet.lab.runs.place import Place
         from convexnet.lab.training.recipes import recipe as recipe_named
+        from convexnet.lab.training.robust_losses import settings_of
 
         torch.set_num_threads(threads)
         name = f"ioc-{model}" if convex and (":" in model or f"ioc-{model}" in MODELS) else model
@@ -166,6 +182,10 @@ def train(
             )
         given = {"epochs": epochs, "batch": batch, "learning_rate": learning_rate, "augment": augment}
         given |= {"normalise": normalise, "precision": precision, "compiled": compiled or None}
+        try:
+            given |= {} if loss is None else settings_of(loss)
+        except ValueError as error:
+            raise refuse(str(error)) from None
         ways = {"method": method, "init": init}
         how = replace(
             how,
@@ -185,6 +205,7 @@ def train(
             train_samples=train_samples,
             noise=noise,
             noise_kind=noise_kind,
+            noisy_validation=noisy_validation,
             measure_every=measure_every or (how.epochs if streamed else 1),
             streamed=stream,
             image_size=image_size,

@@ -24,7 +24,7 @@ def load(factory: str, *, seed: int, weights: Path | None) -> nn.Module:
     return model
 
 
-def asked(
+def model_and_shapes(
     words: str, shapes: Sequence[str] | None, *, seed: int, weights: Path | None, allow: Sequence[str]
 ) -> tuple[nn.Module, Sequence[str]]:
     """The module that the command's first word names, by import or as a file, and the shapes of its inputs.

@@ -35,6 +35,7 @@ def load(
     validation: float = 0.1,
     noise: float = 0.0,
     noise_kind: str = "symmetric-including",
+    noisy_validation: bool = False,
     train_samples: int | None = None,
     download: bool = False,
     pictures: Pictures = PLAIN,
@@ -45,7 +46,7 @@ def load(
 
     The validation part is carved from the training part by a permutation of `seed`, where the data have none of their
     own; the test part is the published one and the same for every seed. Wrong labels are in the training part alone,
-    and its true labels stay beside them.
+    and its true labels stay beside them; in the validation part they are where `noisy_validation` says so.
 
     Args:
         name: one of `NAMES`.
@@ -54,6 +55,7 @@ def load(
         validation: the share of the training part that becomes the validation part, in [0, 1).
         noise: the percentage of training labels that are drawn anew, 0 to 100; 0 for CIFAR-10N.
         noise_kind: one of `KINDS`: whether a draw may give the true class again, or the column of CIFAR-10N.
+        noisy_validation: whether the labels of the validation part are made wrong like those to train on.
         train_samples: train on this many images only, the first ones of the permutation.
         download: let torchvision download missing files to `data_dir`; otherwise no network is used.
         pictures: how images of folder: are read; has no meaning for other sets.
@@ -84,11 +86,14 @@ def load(
         draw = resampled if noise_kind == "symmetric-including" else wrong_labels
         drawn = draw(train.clean, noise / 100, classes, generator_for(seed, "noise").initial_seed())
         train = train.relabelled(drawn)
+        if noisy_validation:
+            other = generator_for(seed, "noise of validation").initial_seed()
+            kept = kept.relabelled(draw(kept.clean, noise / 100, classes, other))
     said = noise_kind if noise_kind in HUMAN else f"{noise_kind} {noise:g} %" if noise else ""
     return DataSet(
         name=name,
         train=train,
-        validation=kept.relabelled(kept.clean),
+        validation=kept if noisy_validation else kept.relabelled(kept.clean),
         test=source.test,
         classes=classes,
         classnames=source.classnames,

@@ -62,7 +62,7 @@ PLAIN = Pictures()
 """Images of one size, in memory unless there are many."""
 
 
-def halved(whole: Part, classnames: tuple[str, ...], what: str) -> Source:
+def split_in_half(whole: Part, classnames: tuple[str, ...], what: str) -> Source:
     """A set that comes in one part, with a test part carved from it that no seed changes."""
     order = torch.randperm(len(whole), generator=generator_for(0, "test part"))
     held = round(HELD_OUT * len(whole))
@@ -89,16 +89,16 @@ def archive(path: Path) -> Source:
         raise CorruptData(
             f"{path} has no array 'images' (with 'labels'): it has {', '.join(sorted(found)) or 'no arrays'}"
         )
-    halves = [labelled(path, found, *keys) for keys in pairs if keys is not None]
+    halves = [split_from_arrays(path, found, *keys) for keys in pairs if keys is not None]
     if len({half.images.shape[1:] for half in halves}) > 1 or len({half.images.dtype for half in halves}) > 1:
         raise CorruptData(f"{path}: training and test images differ: {' and '.join(map(repr, halves))}")
     classes = 1 + max(int(half.labels.max()) for half in halves)
     if classes > MOST_CLASSES:
         raise CorruptData(f"{path}: labels go up to {classes - 1}; they must be the numbers of classes, from 0")
-    names = tuple(str(name) for name in found["classnames"]) if "classnames" in found else numbered(classes)
+    names = tuple(str(name) for name in found["classnames"]) if "classnames" in found else class_numbers(classes)
     if len(names) < classes:
         raise CorruptData(f"{path}: classnames has {len(names)} names, and labels go up to {classes - 1}")
-    source = Source(halves[0], halves[1], names) if len(halves) == 2 else halved(halves[0], names, str(path))
+    source = Source(halves[0], halves[1], names) if len(halves) == 2 else split_in_half(halves[0], names, str(path))
     unused = sorted({*range(classes)} - {*source.train.labels.unique().tolist()})
     if unused:  # as where labels begin with 1
         said = f"no training image has the label {', '.join(map(str, unused[:10]))}"
@@ -106,12 +106,12 @@ def archive(path: Path) -> Source:
     return source
 
 
-def numbered(classes: int) -> tuple[str, ...]:
+def class_numbers(classes: int) -> tuple[str, ...]:
     """Names of classes that have none."""
     return tuple(str(number) for number in range(classes))
 
 
-def labelled(path: Path, found: Mapping[str, np.ndarray], images: str, labels: str) -> Split:
+def split_from_arrays(path: Path, found: Mapping[str, np.ndarray], images: str, labels: str) -> Split:
     """One part from two arrays, in this package's layout."""
     if labels not in found:
         raise CorruptData(f"{path} has {images!r} and no {labels!r}")
@@ -169,10 +169,10 @@ def folders(path: Path, how: Pictures = PLAIN) -> Source:
         parts = [Streamed.of(own, size, how.workers) for own in samples]
     else:
         require_memory(path, sum(map(len, samples)), 3 * size[0] * size[1])
-        parts = [decoded(own, size, alike=how.size is None) for own in samples]
+        parts = [decode_all(own, size, alike=how.size is None) for own in samples]
     names, said = found[0][0], streaming_note(size) if streamed else ""
     if len(parts) == 1:
-        source = halved(parts[0], names, str(places[0]))
+        source = split_in_half(parts[0], names, str(places[0]))
     else:
         source = Source(parts[0], parts[1], names, validation=parts[2] if len(parts) == 3 else None)
     source = replace(source, centred=streamed or how.size is not None)
@@ -234,11 +234,11 @@ def size_for(parts: Sequence[Samples], how: Pictures) -> tuple[int, int]:
     for samples in parts:
         for name, _ in samples[:: max(1, len(samples) // LOOKED_AT)]:
             if (other := size_of(Path(name))) != size:
-                raise unlike(first, size, name, other)
+                raise size_error(first, size, name, other)
     return size
 
 
-def unlike(first: Path | str, size: Sequence[int], name: str, other: Sequence[int]) -> DataError:
+def size_error(first: Path | str, size: Sequence[int], name: str, other: Sequence[int]) -> DataError:
     """The error for images of different sizes."""
     return DataError(
         f"images must have one size: {first} is {size[0]} x {size[1]}, {name} is {other[0]} x {other[1]}. Say which "
@@ -253,7 +253,7 @@ def is_streamed(parts: Sequence[Samples], size: tuple[int, int], how: Pictures) 
     return sum(map(len, parts)) * 3 * size[0] * size[1] > IN_MEMORY
 
 
-def decoded(samples: Samples, size: tuple[int, int], *, alike: bool) -> Split:
+def decode_all(samples: Samples, size: tuple[int, int], *, alike: bool) -> Split:
     """All of these images in memory; `alike` says that they must have this size, and are not brought to it.
 
     Raises:
@@ -263,7 +263,7 @@ def decoded(samples: Samples, size: tuple[int, int], *, alike: bool) -> Split:
     for row, (name, _) in enumerate(samples):
         pixels = torch.from_numpy(pixels_of(Path(name))).permute(2, 0, 1)
         if alike and tuple(pixels.shape[1:]) != size:
-            raise unlike(samples[0][0], size, name, pixels.shape[1:])
+            raise size_error(samples[0][0], size, name, pixels.shape[1:])
         images[row] = centred(pixels, size).numpy()
     labels = torch.tensor([label for _, label in samples], dtype=torch.int64)
     return Split(torch.from_numpy(images), labels)

@@ -65,7 +65,7 @@ def part(images: Any, labels: Any, *, last: bool = False) -> Split:
     return Split(pixels.contiguous(), torch.as_tensor(labels).long())
 
 
-def asked(
+def construct_data_set(
     construct: Callable[..., Any],
     folder: Path,
     download: bool,
@@ -115,7 +115,7 @@ def fashion_mnist(folder: Path, download: bool) -> Source:
 
 def idx(kind: Any, sums: Mapping[str, str], folder: Path, download: bool) -> Source:
     """A set in MNIST's format."""
-    asked(kind, folder, download, kind.__name__, files=sums.items(), within=f"{kind.__name__}/raw")
+    construct_data_set(kind, folder, download, kind.__name__, files=sums.items(), within=f"{kind.__name__}/raw")
     check(folder / kind.__name__ / "raw", sums.items(), what=kind.__name__, remedy=remedy(kind.mirrors[0]))
     train, test = kind(folder, train=True), kind(folder, train=False)
     names = tuple(str(name) for name in kind.classes)
@@ -177,7 +177,9 @@ def pickled(name: str, folder: Path, download: bool) -> Source:
     """A set in CIFAR's format, 50,000 + 10,000 images 3 x 32 x 32."""
     kind = kinds()[name]
     files = [*kind.train_list, *kind.test_list, (kind.meta["filename"], kind.meta["md5"])]
-    asked(kind, folder, download, name, files=[(file, md5) for file, md5 in files], within=kind.base_folder)
+    construct_data_set(
+        kind, folder, download, name, files=[(file, md5) for file, md5 in files], within=kind.base_folder
+    )
     check(
         folder / kind.base_folder,
         [(file, md5) for file, md5 in files],
@@ -258,7 +260,7 @@ def svhn(folder: Path, download: bool) -> Source:
     from torchvision.datasets import SVHN
 
     for half in ("train", "test"):
-        asked(SVHN, folder, download, "SVHN", split=half)
+        construct_data_set(SVHN, folder, download, "SVHN", split=half)
     files = [(SVHN.split_list[half][1], SVHN.split_list[half][2]) for half in ("train", "test")]
     check(folder, files, what="SVHN", remedy=remedy("http://ufldl.stanford.edu/housenumbers/"))
     train, test = SVHN(folder, split="train"), SVHN(folder, split="test")
@@ -272,7 +274,7 @@ def stl10(folder: Path, download: bool) -> Source:
     class Labelled(STL10):
         train_list: list[list[str]] = STL10.train_list[:2]
 
-    asked(Labelled, folder, download, "STL-10")
+    construct_data_set(Labelled, folder, download, "STL-10")
     files = [(name, md5) for name, md5 in [*Labelled.train_list, *Labelled.test_list]]
     check(folder / STL10.base_folder, files, what="STL-10", remedy=remedy(STL10.url))
     train, test = Labelled(folder, split="train"), Labelled(folder, split="test")

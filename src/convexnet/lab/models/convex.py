@@ -16,8 +16,8 @@ from torch import Tensor, nn
 import convexnet as cx
 from convexnet.choices import ActivationName, InitName, MethodName
 from convexnet.constraints.constrain import Kept
-from convexnet.constraints.parametrised import owner, unparametrise
-from convexnet.constraints.required_signs import derive
+from convexnet.constraints.parametrised import owner_of, unparametrise
+from convexnet.constraints.required_signs import derive_intervals
 from convexnet.memory import CONSTRAINT
 
 EPSILON = 5.0
@@ -84,12 +84,12 @@ def as_new(network: nn.Module) -> nn.Module:
 
 def is_scale(model: nn.Module, name: str) -> bool:
     """Whether a parameter is the γ of a BatchNorm."""
-    return isinstance(owner(model, name)[0], nn.BatchNorm1d)
+    return isinstance(owner_of(model, name)[0], nn.BatchNorm1d)
 
 
 def scales(model: nn.Module, example: Tensor) -> Tensor:
     """All the γ of BatchNorm that would have to be non-negative for the model to be convex, in one vector."""
-    found = [getattr(*owner(model, name)) for name in derive(model, example) if is_scale(model, name)]
+    found = [getattr(*owner_of(model, name)) for name in derive_intervals(model, example) if is_scale(model, name)]
     return torch.cat([scale.detach().flatten() for scale in found]) if found else torch.empty(0)
 
 

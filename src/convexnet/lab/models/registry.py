@@ -8,7 +8,17 @@ from types import MappingProxyType
 from torch import nn
 
 from convexnet.errors import meant
-from convexnet.lab.models.architectures import Model, allconv, both_signs, counterpart, ficnn, mlp, shallow
+from convexnet.lab.models.architectures import (
+    Model,
+    allconv,
+    allconv_quarter,
+    both_signs,
+    counterpart,
+    densenet,
+    ficnn,
+    mlp,
+    shallow,
+)
 from convexnet.lab.models.convex import Design, drawn_from
 from convexnet.lab.models.foreign import foreign
 
@@ -21,7 +31,15 @@ MODELS: Mapping[str, Model] = MappingProxyType(
         "ioc-mlp": counterpart(mlp, "IOC-MLP", colour="ioc"),
         "ioc-shallow": counterpart(shallow, "one hidden layer"),
         "allconv": Model("AllConv", convex=False, make=allconv, family="allconv"),
-        "ioc-allconv": counterpart(allconv, "IOC-AllConv"),
+        "ioc-allconv": counterpart(allconv, "IOC-AllConv", family="allconv"),
+        "allconv-quarter": Model(
+            "AllConv, a quarter", convex=False, make=allconv_quarter, family="quarter", recipe="ours", colour="nn"
+        ),
+        "ioc-allconv-quarter": counterpart(
+            allconv_quarter, "IOC-AllConv, a quarter", family="quarter", recipe="ours", colour="ioc"
+        ),
+        "densenet": Model("DenseNet", convex=False, make=densenet, family="densenet"),
+        "ioc-densenet": counterpart(densenet, "IOC-DenseNet", family="densenet"),
     }
 )
 

@@ -20,7 +20,7 @@ from convexnet.lab.data.folder import ENDINGS, centred, pixels_of
 from convexnet.lab.errors import UsageError
 from convexnet.lab.models.by_path import import_from_here
 from convexnet.memory import CLASSNAMES, PREPARATION, example_of, recall, remember_example
-from convexnet.storage.modules import described as save_plan
+from convexnet.storage.modules import describe_model as save_plan
 
 CENTRED, STRETCHED = "centred", "stretched"
 """How an image of another size is brought to that of a network: its middle is cut out, or it is stretched."""

@@ -61,6 +61,23 @@ APPENDIX_C: Mapping[str, Numbers] = MappingProxyType(
 )
 """Sivaprasad et al. 2021, appendix C, CIFAR-10, five runs."""
 
+TABLE_3: Mapping[tuple[float, str], tuple[Numbers, Numbers]] = MappingProxyType(
+    {
+        (20.0, "allconv"): (Numbers(72.8, 85.72), Numbers(98.73, 76.31)),
+        (40.0, "allconv"): (Numbers(56.48, 80.47), Numbers(97.96, 61.83)),
+        (60.0, "allconv"): (Numbers(38.52, 75.80), Numbers(97.80, 46.71)),
+        (80.0, "allconv"): (Numbers(22.40, 60.24), Numbers(97.83, 27.75)),
+        (100.0, "allconv"): (Numbers(98.63, 10.53), Numbers(97.80, 10.1)),
+        (20.0, "ioc-allconv"): (Numbers(69.92, 85.85), Numbers(70.22, 83.61)),
+        (40.0, "ioc-allconv"): (Numbers(55.01, 81.58), Numbers(54.63, 81.01)),
+        (60.0, "ioc-allconv"): (Numbers(37.90, 75.91), Numbers(39.31, 71.75)),
+        (80.0, "ioc-allconv"): (Numbers(21.93, 61.48), Numbers(23.80, 56.20)),
+        (100.0, "ioc-allconv"): (Numbers(9.98, 10.62), Numbers(10.21, 9.94)),
+    }
+)
+"""Sivaprasad et al. 2021, table 3, CIFAR-10: at the peak and at convergence, by percent of labels drawn anew and model.
+Training accuracy is on the labels used."""
+
 TITLES: Mapping[str, str] = MappingProxyType(
     {
         "mnist": "MNIST",
@@ -70,7 +87,11 @@ TITLES: Mapping[str, str] = MappingProxyType(
         "cifar10": "CIFAR-10",
         "cifar10-holdout": "CIFAR-10, hold-out",
         "cifar100": "CIFAR-100",
+        "cifar10-animals": "CIFAR-10, animals or not",
+        "cifar10-holdout-animals": "CIFAR-10, hold-out, animals or not",
         "digits": "digits (smoke test)",
+        "fashion-mnist-tops": "Fashion-MNIST, tops",
+        "digits-odd": "digits, odd or even (smoke test)",
     }
 )
 """What tables call a data set."""

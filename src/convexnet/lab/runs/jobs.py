@@ -27,6 +27,7 @@ class Job:
         train_samples: of the training part, drawn from the seed; None: all.
         validation: the share of the training part that is kept for validation.
         noise, noise_kind: wrong training labels, in percent.
+        noisy_validation: whether the validation part has wrong labels too, as where nobody knows the true ones.
         measure_every: epochs between two measurements on the training and test data.
         data: stands for the content of a user's own data, which a path does not.
         needs: the keys of the jobs that must be done before this one starts, such as the experts that a gate chooses
@@ -58,6 +59,7 @@ class Job:
     streamed: bool | None = None
     image_size: int | None = None
     needs: tuple[str, ...] = ()
+    noisy_validation: bool = False
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -41,13 +41,13 @@ def claimed(folder: Path) -> Generator[None, None, None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout:
-        raise Taken(f"{folder} is in use by {said_by(owner)}: wait for it, or choose another folder") from None
+        raise Taken(f"{folder} is in use by {holder_in_words(owner)}: wait for it, or choose another folder") from None
     except OSError as error:
         raise CheckpointError(
             f"{folder} cannot be used as the folder of a run ({error.strerror or error}): choose another one"
         ) from error
     try:
-        tidy(folder)
+        delete_partial_files(folder)
         with contextlib.suppress(OSError):
             owner.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
         yield
@@ -57,14 +57,14 @@ def claimed(folder: Path) -> Generator[None, None, None]:
         lock.release()  # the file stays: to remove it might take away the lock of somebody who has just got it
 
 
-def tidy(folder: Path) -> None:
+def delete_partial_files(folder: Path) -> None:
     """Delete what a process that was killed had half written: nobody else writes here."""
     for draft in folder.glob(".*.part"):
         with contextlib.suppress(OSError):
             draft.unlink()
 
 
-def said_by(owner: Path) -> str:
+def holder_in_words(owner: Path) -> str:
     """Who holds a folder, as far as it is known."""
     try:
         return owner.read_text(encoding="utf-8") or "another process"

@@ -81,7 +81,7 @@ def evaluated_together(network: nn.Module, one: Tensor) -> int:
     return max(1, min(EVALUATED, ACTIVATIONS // largest))
 
 
-def measured(network: nn.Module, data: DataSet, wanted: Sequence[str], task: Task) -> Point:
+def measure_network(network: nn.Module, data: DataSet, wanted: Sequence[str], task: Task) -> Point:
     """The loss and the task's figure on the named parts of the data, on the targets used; nothing of an empty part."""
     point: Point = {}
     for name in wanted:

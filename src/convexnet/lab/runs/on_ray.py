@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from convexnet.lab.runs.jobs import Job
-from convexnet.lab.runs.one_by_one import Ran, one_by_one, own, said, tidy
+from convexnet.lab.runs.one_by_one import Ran, error_in_words, own_place, remove_folders, run_serially
 from convexnet.lab.runs.place import Place, Tick
 from convexnet.lab.runs.records import Row
 from convexnet.lab.runs.waits import Study, Unmet, Waits, needed_by
@@ -33,7 +33,7 @@ def perform(study: Sent, job: Job, place: Place, results: Path, threads: int, ke
     torch.set_num_threads(threads)
     whole = replace(place, folder=place.folder.parent, say=print)
     kept = frozenset([job.key] if keep else [])
-    ((_, answer, new),) = one_by_one([(study, job)], whole, results, lambda job, point: None, kept)
+    ((_, answer, new),) = run_serially([(study, job)], whole, results, lambda job, point: None, kept)
     return answer, new
 
 
@@ -67,12 +67,12 @@ def over_ray(
                         continue
                 except Unmet as error:
                     waits.failed.add(job.key)
-                    yield job, said(error), True
+                    yield job, error_in_words(error), True
                 else:
                     wanted = (
                         Sent(study.name, study.run),
                         job,
-                        own(absolute, job),
+                        own_place(absolute, job),
                         results.absolute(),
                         threads,
                         job.key in kept,
@@ -89,7 +89,7 @@ def over_ray(
                 answer, new = f"its worker died {RETRIES + 1} times or could not start: {error}", True
             (waits.failed if isinstance(answer, str) else waits.done).add(job.key)
             yield job, answer, new
-        tidy(work, place, results)
+        remove_folders(work, place, results)
     finally:
         if started:
             ray.shutdown()

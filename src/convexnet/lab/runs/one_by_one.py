@@ -37,12 +37,12 @@ FAILURES = (DataError, CheckpointError, Diverged, RecordError, OSError)
 """What ends a job, and no sweep."""
 
 
-def own(place: Place, job: Job) -> Place:
+def own_place(place: Place, job: Job) -> Place:
     """The place of one job of a sweep."""
     return replace(place, folder=place.folder / job.key, needs={key: place.folder / key for key in job.needs})
 
 
-def one_by_one(
+def run_serially(
     work: Sequence[Work], place: Place, results: Path, tick: Tick, kept: frozenset[str] | None = None
 ) -> Iterator[Ran]:
     """Each job with its record, or with what went wrong in words.
@@ -68,7 +68,7 @@ def one_by_one(
         try:
             if not waits.ready(job):
                 raise Early
-            row, new = settled(study, job, own(place, job), results, tick, keep=job.key in keeps)
+            row, new = record_of(study, job, own_place(place, job), results, tick, keep=job.key in keeps)
             waits.done.add(job.key)
             yield job, row, new
         except (Taken, Early) as error:
@@ -83,13 +83,15 @@ def one_by_one(
             continue
         except (*FAILURES, Unmet) as error:
             waits.failed.add(job.key)
-            yield job, said(error), True
+            yield job, error_in_words(error), True
         put_off = 0
     if kept is None:
-        tidy(work, place, results)
+        remove_folders(work, place, results)
 
 
-def settled(study: Study, job: Job, place: Place, results: Path, tick: Tick, *, keep: bool = False) -> tuple[Row, bool]:
+def record_of(
+    study: Study, job: Job, place: Place, results: Path, tick: Tick, *, keep: bool = False
+) -> tuple[Row, bool]:
     """The record of a job, which is run where there is none, and whether it was.
 
     Where `keep` says so the folder stays, with network and record, and a job whose folder is gone is run once more.
@@ -114,7 +116,7 @@ def settled(study: Study, job: Job, place: Place, results: Path, tick: Tick, *, 
     return row, found is None
 
 
-def tidy(work: Sequence[Work], place: Place, results: Path) -> None:
+def remove_folders(work: Sequence[Work], place: Place, results: Path) -> None:
     """Remove the folders of the jobs that nothing here needs any more."""
     known = recorded(results)
     wanted = needed_by([(study, job) for study, job in work if job.key not in known])
@@ -123,11 +125,11 @@ def tidy(work: Sequence[Work], place: Place, results: Path) -> None:
             shutil.rmtree(place.folder / key, ignore_errors=True)
 
 
-def said(error: Exception) -> str:
+def error_in_words(error: Exception) -> str:
     """An error in a sentence.
 
     Example:
-        >>> said(OSError(28, "No space left on device", "runs/a/log.csv"))
+        >>> error_in_words(OSError(28, "No space left on device", "runs/a/log.csv"))
         'runs/a/log.csv: No space left on device; what was recorded is whole, and the same command goes on'
     """
     if isinstance(error, OSError):

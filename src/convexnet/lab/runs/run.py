@@ -20,7 +20,7 @@ from convexnet.lab.runs import metrics, records
 from convexnet.lab.runs.devices import agreement, launched
 from convexnet.lab.runs.jobs import Job
 from convexnet.lab.runs.learning import NETWORK, common, keeping
-from convexnet.lab.runs.measuring import few_inputs, measured, measured_part, outputs
+from convexnet.lab.runs.measuring import few_inputs, measure_network, measured_part, outputs
 from convexnet.lab.runs.normalising import normalised
 from convexnet.lab.runs.place import Place, Tick
 from convexnet.lab.runs.records import Row
@@ -98,10 +98,10 @@ def trained(job: Job, place: Place, tick: Tick = lambda job, point: None) -> Tra
     fabric = launched(place, job.recipe.precision)
     raw = loaded(job, place)
     model = build(job.model, raw.shape, raw.classes, job.recipe, job.seed)
-    return taught(job, place, tick, model, raw, fabric=fabric, convex=model_named(job.model).convex)
+    return train_model(job, place, tick, model, raw, fabric=fabric, convex=model_named(job.model).convex)
 
 
-def taught(
+def train_model(
     job: Job,
     place: Place,
     tick: Tick,
@@ -122,7 +122,7 @@ def taught(
         model: as it is at the beginning.
         raw: the data before the recipe's first step.
         convex: whether the constraint of a convex network is kept.
-        task: what is learnt; None: classification with the recipe's smoothing.
+        task: what is learnt; None: classification with the recipe's loss and smoothing.
         weights: (N,) of the training samples, 1 on average; None: each counts alike.
         fabric: launched; None: it is launched here.
 
@@ -130,7 +130,7 @@ def taught(
         CheckpointError, Diverged, ValueError: as `run`.
     """
     fabric = launched(place, job.recipe.precision) if fabric is None else fabric
-    learnt = classification(job.recipe.smoothing) if task is None else task
+    learnt = classification(job.recipe.smoothing, job.recipe.loss) if task is None else task
     data, step = normalised(raw, job)
     # What is augmented stays bytes until it is; everything else passes the first step once, not in every epoch.
     plain = job.recipe.augment == "none"
@@ -142,7 +142,7 @@ def taught(
         wanted = ["validation"]
         if number % job.measure_every == 0 or number == job.recipe.epochs:
             wanted += ["train", "test"]
-        return measured(network, data, wanted, learnt)
+        return measure_network(network, data, wanted, learnt)
 
     course = Course(given.to(fabric.device), job.recipe, fabric, transform, job.seed, measure, learnt, weights)
     training = prepared(model, torch.zeros(2, *data.shape, device=fabric.device), course, convex=convex)
@@ -200,6 +200,7 @@ def loaded(job: Job, place: Place) -> DataSet:
         validation=job.validation,
         noise=job.noise,
         noise_kind=job.noise_kind,
+        noisy_validation=job.noisy_validation,
         train_samples=job.train_samples,
         download=place.download,
         pictures=Pictures(job.image_size, job.streamed, place.workers),
@@ -253,6 +254,7 @@ def record(found: Trained) -> Row:
         "data": data.fingerprint,
         **({"noise_data": data.noise_fingerprint} if data.noise_fingerprint else {}),
         **columns,
+        **({} if job.recipe.converged is None else {"converged": training.converged}),
         "peak_epoch": training.best.epoch if training.best is not None else None,
         "correlation": metrics.correlations(network, few_inputs(network, looked_at)),
         "certified": proved.certified,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from convexnet.lab.runs.jobs import Job
 from convexnet.lab.runs.on_ray import over_ray
-from convexnet.lab.runs.one_by_one import RECORD, Ran, one_by_one
+from convexnet.lab.runs.one_by_one import RECORD, Ran, run_serially
 from convexnet.lab.runs.place import Place, Tick
 from convexnet.lab.runs.records import Row
 from convexnet.lab.runs.waits import Study, Work, needed_by, recorded
@@ -57,8 +57,8 @@ def sweep(
     work = [(study, job) for job in jobs]
     if ray is None:
         return sweep_several(work, place, results, tick=tick, done=done)
-    outcome, left = begun(work, place, results)
-    return followed(over_ray(study, [job for _, job in left], place, results, ray, threads), outcome, done)
+    outcome, left = begin(work, place, results)
+    return follow(over_ray(study, [job for _, job in left], place, results, ray, threads), outcome, done)
 
 
 def sweep_several(
@@ -73,11 +73,11 @@ def sweep_several(
 
     Arguments and errors are those of `sweep`; a record goes into the file of the study that asks for the job first.
     """
-    outcome, left = begun(work, place, results)
-    return followed(one_by_one(left, place, results, tick), outcome, done)
+    outcome, left = begin(work, place, results)
+    return follow(run_serially(left, place, results, tick), outcome, done)
 
 
-def begun(work: Sequence[Work], place: Place, results: Path) -> tuple[Outcome, list[Work]]:
+def begin(work: Sequence[Work], place: Place, results: Path) -> tuple[Outcome, list[Work]]:
     """The records that are there, and what is left to run, each job once.
 
     A job that another one needs is left to run though it has a record, where its network was not kept.
@@ -94,7 +94,7 @@ def begun(work: Sequence[Work], place: Place, results: Path) -> tuple[Outcome, l
     return outcome, list(left.values())
 
 
-def followed(ran: Iterator[Ran], outcome: Outcome, done: Callable[[Job, Outcome], None]) -> Outcome:
+def follow(ran: Iterator[Ran], outcome: Outcome, done: Callable[[Job, Outcome], None]) -> Outcome:
     """Note what becomes of jobs while they are run."""
     for job, answer, new in ran:
         if isinstance(answer, str):

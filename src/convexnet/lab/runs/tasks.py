@@ -5,6 +5,7 @@ What a task is, says `convexnet.lab.training.task`; a run is for classes unless 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import astuple
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch.nn import functional
 
 from convexnet.lab.runs import metrics
 from convexnet.lab.runs.records import CLASSIFICATION
+from convexnet.lab.training import robust_losses
 from convexnet.lab.training.task import Measured, Task
 
 # --- classification --------------------------------------------------------------------------------------------------
@@ -30,8 +32,13 @@ def cross_entropy(outputs: Tensor, targets: Tensor, weights: Tensor | None = Non
     return losses if weights is None else (losses * weights).mean()
 
 
-def classification(smoothing: float = 0.0) -> Task:
-    """Classes from logits, by cross-entropy, with the smoothing of labels while it trains.
+def classification(smoothing: float = 0.0, loss: str = "cross-entropy") -> Task:
+    """Classes from logits, by cross-entropy, with the smoothing of labels while it trains, or by a robust loss.
+
+    Whatever is trained with, the loss that is measured is plain cross-entropy, so that networks can be compared.
+
+    Raises:
+        ValueError: there is no such loss, or labels are smoothed for another one than cross-entropy.
 
     Example:
         >>> task = classification()
@@ -39,13 +46,32 @@ def classification(smoothing: float = 0.0) -> Task:
         0.5
     """
 
-    def loss(outputs: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
-        return cross_entropy(outputs, targets, weights, smoothing=smoothing)
+    name, numbers = robust_losses.loss_named(loss)
+    if smoothing and name != "cross-entropy":
+        raise ValueError(f"labels are smoothed for cross-entropy, not for {name}: leave one of them out")
+    each: robust_losses.Each | None = None
+    memory: Callable[[int], robust_losses.Memory] | None = None
+    if name == "gce":
+        each = robust_losses.generalised(*numbers)
+    elif name == "sce":
+        each = robust_losses.symmetric(*numbers)
+    elif name == "elr":
+
+        def remembering(samples: int) -> robust_losses.Memory:
+            return robust_losses.EarlyLearning(samples, *numbers)
+
+        memory = remembering
+
+    def trained_by(outputs: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+        if each is None:
+            return cross_entropy(outputs, targets, weights, smoothing=smoothing)
+        return robust_losses.averaged(each(robust_losses.two_or_more(outputs), targets), weights)
 
     return Task(
         name=CLASSIFICATION,
-        loss=loss,
+        loss=trained_by,
         plain=cross_entropy,
+        memory=memory,
         decide=metrics.classes_of,
         score=torch.eq,
         figure="accuracy",

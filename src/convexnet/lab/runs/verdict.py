@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 import convexnet as cx
 from convexnet.constraints.constrain import Kept
-from convexnet.constraints.required_signs import derive
+from convexnet.constraints.required_signs import derive_intervals
 from convexnet.constraints.sets import Interval
-from convexnet.curvature.arguments import unwrapped
+from convexnet.curvature.arguments import unwrap
 from convexnet.curvature.certificate import ALL
 from convexnet.curvature.tracing.restored_state import calling
 from convexnet.differences.convex_part import ConvexPart
@@ -70,7 +70,7 @@ def verdict(model: nn.Module, example: Tensor | Sequence[Tensor]) -> Verdict:
         >>> verdict(net, torch.zeros(2, 2)).tier
         'T2'
     """
-    model = unwrapped(model)
+    model = unwrap(model)
     certificate = cx.certify(model, example)
     first = certificate.findings[0] if certificate.findings else None
     return Verdict(
@@ -114,12 +114,12 @@ def keeps(model: nn.Module, example: Tensor | Sequence[Tensor], scope: str) -> b
         if kept is not None:
             recorded |= {f"{path}.{name}".lstrip("."): interval for name, interval in kept.intervals.items()}
     try:
-        needed = derive(model, example)
+        needed = derive_intervals(model, example)
     except NotCertified:
         return False  # convex at these weights, but no signs of its parameters would keep it so
-    return all(name in recorded and inside(recorded[name], interval) for name, interval in needed.items())
+    return all(name in recorded and is_within_cone(recorded[name], interval) for name, interval in needed.items())
 
 
-def inside(inner: Interval, outer: Interval) -> bool:
+def is_within_cone(inner: Interval, outer: Interval) -> bool:
     """Whether one interval lies in another, entry by entry."""
     return bool((inner.lo >= outer.lo).all() and (inner.hi <= outer.hi).all())

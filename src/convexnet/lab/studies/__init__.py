@@ -7,7 +7,22 @@ from __future__ import annotations
 
 import difflib
 
-from convexnet.lab.studies import appendix_c, constraint_ablation, fig2, fig3, parity, table1, table4
+from convexnet.lab.studies import (
+    appendix_c,
+    appendix_e,
+    constraint_ablation,
+    fig1,
+    fig2,
+    fig3,
+    fig4,
+    fig5,
+    human_noise,
+    noise,
+    parity,
+    table1,
+    table3,
+    table4,
+)
 from convexnet.lab.studies.study import Study
 
 STUDIES: tuple[Study, ...] = (
@@ -16,8 +31,15 @@ STUDIES: tuple[Study, ...] = (
     constraint_ablation.STUDY,
     fig2.STUDY,
     fig3.STUDY,
+    fig4.STUDY,
+    fig5.STUDY,
+    appendix_e.STUDY,
     appendix_c.STUDY,
     parity.STUDY,
+    noise.STUDY,
+    table3.STUDY,
+    fig1.STUDY,
+    human_noise.STUDY,
 )
 """In the order of a report. A new study is one file and one line here."""
 

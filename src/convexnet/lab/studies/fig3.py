@@ -24,7 +24,7 @@ from convexnet.lab.runs.learning import common
 from convexnet.lab.runs.metrics import classes_of
 from convexnet.lab.runs.place import Place, Tick
 from convexnet.lab.runs.records import FIELDS, Row
-from convexnet.lab.runs.run import record, taught
+from convexnet.lab.runs.run import record, train_model
 from convexnet.lab.runs.verdict import verdict
 from convexnet.lab.studies import fig2
 from convexnet.lab.studies.plane import intervals, two_convex_functions
@@ -55,7 +55,7 @@ def run(job: Job, place: Place, tick: Tick) -> Row:
         row = by_hand(job, model)
     else:
         start = build("ioc-mlp", (1,), 2, job.recipe, job.seed)
-        found = taught(job, place, tick, start, regions(), convex=True)
+        found = train_model(job, place, tick, start, regions(), convex=True)
         model, row = found.network, record(found)
     outputs = predict(model, LINE)
     drawn = [[round(value, 4) for value in pair] for pair in outputs.tolist()]

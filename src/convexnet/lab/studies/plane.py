@@ -15,7 +15,7 @@ from convexnet.lab.runs.jobs import Job
 from convexnet.lab.runs.metrics import classes_of
 from convexnet.lab.runs.place import Place, Tick
 from convexnet.lab.runs.records import Row
-from convexnet.lab.runs.run import record, taught
+from convexnet.lab.runs.run import record, train_model
 from convexnet.lab.training.epoch import predict
 from convexnet.lab.training.recipes import Recipe
 
@@ -110,7 +110,7 @@ def explore(job: Job, place: Place, tick: Tick = lambda job, point: None) -> Bou
         note="points of our own: those of the paper are not published",
     )
     model = build("ioc-mlp" if convex else "mlp", whole.shape, outputs, job.recipe, job.seed)
-    found = taught(job, place, tick, model, whole, convex=convex)
+    found = train_model(job, place, tick, model, whole, convex=convex)
     row = record(found)
     left = leaving(found.network, job.seed)
     return Boundary(

@@ -16,7 +16,21 @@ from convexnet.lab.runs.jobs import Job
 from convexnet.lab.runs.lock import in_use
 from convexnet.lab.runs.records import Row
 from convexnet.lab.runs.waits import Work, recorded
-from convexnet.lab.studies import appendix_c, constraint_ablation, parity, study_named, table1, table4
+from convexnet.lab.studies import (
+    appendix_c,
+    constraint_ablation,
+    fig1,
+    fig4,
+    fig5,
+    human_noise,
+    noise,
+    parity,
+    study_named,
+    table1,
+    table3,
+    table4,
+)
+from convexnet.lab.studies.mixtures import experts_of, is_mixture
 from convexnet.lab.training.checkpoints import NAME
 from convexnet.lab.training.driver import LOG
 from convexnet.lab.training.recipes import Recipe
@@ -29,7 +43,7 @@ class Entry:
     """A line of the queue.
 
     Attributes:
-        rank: 1 is first.
+        rank: 1 is first; several lines may share one.
         study: its name.
         what: it is, in words; the length is stated here where it is not the source's.
         jobs: made when the queue is read.
@@ -53,17 +67,44 @@ def five_seeds() -> list[Job]:
 
 QUEUE: tuple[Entry, ...] = (
     Entry(1, "parity", "six networks on two sets, 60 epochs, 3 seeds", lambda: parity.plan("full", SEEDS)),
+    Entry(1, "fig4", "mixtures in the plane, 3 seeds", lambda: fig4.plan("full", SEEDS)),
+    Entry(
+        1,
+        "fig5",
+        f"1 to 10 experts of 3 x 128 on the hold-out set, {fig5.NARROW.epochs} iterations, 3 seeds",
+        lambda: fig5.narrow(SEEDS),
+    ),
     Entry(
         2,
+        "noise",
+        "40, 80 and 0 % of labels drawn anew, matched training accuracy, starts; 20 epochs, 3 seeds",
+        lambda: noise.plan("full", SEEDS),
+    ),
+    Entry(3, "noise", "20, 60 and 100 % of labels drawn anew, 20 epochs, 3 seeds", lambda: noise.longer(SEEDS)),
+    Entry(4, "human-noise", "CIFAR-10N with the MLPs, 20 epochs, 3 seeds", lambda: human_noise.mlps(SEEDS)),
+    Entry(
+        5,
+        "fig1",
+        f"a quarter of AllConv at 0 and 50 %, at most {fig1.LENGTH} epochs, and the MLPs at 100 %, 1 seed",
+        lambda: fig1.longer(range(1)),
+    ),
+    Entry(
+        6,
+        "table3",
+        f"the MLPs on the hold-out at 20 to 100 %, at most {table3.MLP_EPOCHS} epochs, 3 seeds",
+        lambda: table3.longer(SEEDS),
+    ),
+    Entry(
+        7,
         "constraint-ablation",
         "one change at a time, 100 epochs, 3 seeds",
         lambda: constraint_ablation.plan("full", SEEDS),
     ),
-    Entry(3, "table1", "paper-text with its early stopping, three sets, 3 seeds", lambda: text(table1.plan)),
-    Entry(4, "table4", "paper-text with its early stopping, three sets, 3 seeds", lambda: text(table4.plan)),
-    Entry(5, "appendix-c", "paper-text, the hold-out set, 5 seeds", five_seeds),
-    Entry(6, "table1", f"paper-code, {table1.FLAT} epochs, three sets, 3 seeds", lambda: table1.flattened(SEEDS)),
-    Entry(7, "table4", f"paper-code, {table1.FLAT} epochs, three sets, 3 seeds", lambda: table4.flattened(SEEDS)),
+    Entry(8, "table1", "paper-text with its early stopping, three sets, 3 seeds", lambda: text(table1.plan)),
+    Entry(9, "table4", "paper-text with its early stopping, three sets, 3 seeds", lambda: text(table4.plan)),
+    Entry(10, "appendix-c", "paper-text, the hold-out set, 5 seeds", five_seeds),
+    Entry(11, "table1", f"paper-code, {table1.FLAT} epochs, three sets, 3 seeds", lambda: table1.flattened(SEEDS)),
+    Entry(12, "table4", f"paper-code, {table1.FLAT} epochs, three sets, 3 seeds", lambda: table4.flattened(SEEDS)),
 )
 """In the order in which it is run. A new long run is one line here."""
 
@@ -72,7 +113,7 @@ def work_of(rank: int | None = None, only: str = "") -> list[tuple[Entry, list[W
     """The jobs of each line, without those that an earlier line has.
 
     Args:
-        rank: of the one line that is wanted; None: all.
+        rank: of the lines that are wanted; None: all.
         only: leave out the jobs that do not have this in their name.
 
     Raises:
@@ -87,7 +128,8 @@ def work_of(rank: int | None = None, only: str = "") -> list[tuple[Entry, list[W
         if rank in (None, entry.rank):
             found.append((entry, [(study, job) for job in own.values() if only in job.name]))
     if not found:
-        raise ValueError(f"there is no rank {rank}; there are {', '.join(str(entry.rank) for entry in QUEUE)}")
+        ranks = ", ".join(map(str, sorted({entry.rank for entry in QUEUE})))
+        raise ValueError(f"there is no rank {rank}; there are {ranks}")
     if not any(work for _, work in found):
         raise ValueError(f"no run of the queue has {only!r} in its name; `convexnet study queue --list` names some")
     return found
@@ -156,7 +198,13 @@ def same_recipe(row: Row, recipe: Recipe) -> bool:
     return {**found, "convex": {**default["convex"], **(found["convex"] or {})}} == wanted
 
 
-IMAGES: Mapping[str, int] = {"mnist": 54_000, "fashion-mnist": 54_000, "cifar10-holdout": 36_000}
+IMAGES: Mapping[str, int] = {
+    "mnist": 54_000,
+    "fashion-mnist": 54_000,
+    "cifar10-holdout": 36_000,
+    "cifar10-holdout-animals": 36_000,
+    "vee": 1_000,
+}
 """To train on, without the validation part."""
 
 STOPS = 150
@@ -166,11 +214,22 @@ GUESS = 4.0
 """Seconds for 10,000 images on one core, where there is no record to tell: a 3x800 MLP on 784 pixels."""
 
 
+def networks_in(model: str) -> int:
+    """How many networks see every image: the experts of a mixture, or 1.
+
+    Example:
+        >>> networks_in("ioc-mixture-5"), networks_in("mlp")
+        (5, 1)
+    """
+    return experts_of(model)[1] if is_mixture(model) else 1
+
+
 class Pace:
     """How long a job takes on one core, from the records that are nearest to it."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
-        self.rows = [row for row in rows if row.get("train_samples") and row.get("epochs")]
+        seen = [row for row in rows if row.get("train_samples") and row.get("epochs")]
+        self.rows = [{**row, "train_samples": row["train_samples"] * networks_in(row["model"])} for row in seen]
 
     def hours(self, job: Job) -> tuple[float, str]:
         """The hours, and what they are estimated from.
@@ -179,7 +238,7 @@ class Pace:
             >>> Pace([]).hours(parity.plan("full", range(1))[0])
             (0.36, 'a guess')
         """
-        images = job.train_samples or IMAGES.get(job.dataset, 50_000)
+        images = (job.train_samples or IMAGES.get(job.dataset, 50_000)) * networks_in(job.model)
         own = [row for row in self.rows if (row["model"], row["dataset"]) == (job.model, job.dataset)]
         if same := [row for row in own if same_recipe(row, job.recipe)]:
             taken = median(core_seconds(row) * images / row["train_samples"] for row in same)

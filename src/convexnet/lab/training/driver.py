@@ -84,7 +84,7 @@ def drive(learner: Learner, keeping: Keeping, tick: Callable[[Point], object] = 
         CheckpointError: a checkpoint does not fit, or something cannot be written.
         Stopped: by Ctrl-C or SIGTERM; the same call goes on.
     """
-    found = restored(learner, keeping)
+    found = restore_learner(learner, keeping)
     keeping.ready()
     with stopping() as asked, logging(keeping, len(found.curve)) as log:
         written = time.monotonic()
@@ -107,7 +107,7 @@ def drive(learner: Learner, keeping: Keeping, tick: Callable[[Point], object] = 
     return found
 
 
-def restored(learner: Learner, keeping: Keeping) -> Driven:
+def restore_learner(learner: Learner, keeping: Keeping) -> Driven:
     """Put a learner where its checkpoint is, if there is one."""
     path = keeping.checkpoint
     if not path.exists():

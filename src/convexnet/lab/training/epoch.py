@@ -14,19 +14,22 @@ from torch import Tensor, nn
 
 import convexnet as cx
 from convexnet.lab.models.convex import without_scales
+from convexnet.lab.training.robust_losses import Memory
 from convexnet.lab.training.task import Task
 
 
 class Batch(NamedTuple):
     """What one process sees of a batch; `share` times its mean loss, averaged over the processes, is the batch's.
 
-    `weights` (N,) are those of its samples, 1 on average over the training part; None: each counts alike.
+    `weights` (N,) are those of its samples, 1 on average over the training part; None: each counts alike. `rows` (N,)
+    are their numbers in the training part, where something asks for them.
     """
 
     inputs: Tensor
     labels: Tensor
     share: float = 1.0
     weights: Tensor | None = None
+    rows: Tensor | None = None
 
 
 class Epoch(NamedTuple):
@@ -57,18 +60,22 @@ def steps(
     seen: Seen,
     *,
     task: Task,
+    memory: Memory | None = None,
     backward: Callable[[Tensor], None] = Tensor.backward,
     after: Callable[[], None] = lambda: None,
 ) -> None:
-    """Some steps of an epoch, which `seen` adds up.
+    """Some steps of an epoch, which `seen` adds up; `memory` is the task's loss, where that remembers its samples.
 
     Raises:
         Diverged: a loss is infinite or NaN.
     """
     forward.train()
-    for inputs, labels, share, weights in given:
+    for inputs, labels, share, weights, rows in given:
         outputs = forward(inputs)
-        value = task.loss(outputs, labels, weights)
+        if memory is None or rows is None:
+            value = task.loss(outputs, labels, weights)
+        else:
+            value = memory(outputs, labels, rows, weights)
         seen.add(value.detach(), task.score(task.decide(outputs.detach()), labels))
         optimiser.zero_grad()
         backward(value * share)

@@ -22,6 +22,7 @@ from convexnet.lab.data import Part, augmentation, batches
 from convexnet.lab.training.checkpoints import epoch_seed
 from convexnet.lab.training.epoch import Batch, Diverged, Seen, constrained, set_rate, steps
 from convexnet.lab.training.recipes import Recipe
+from convexnet.lab.training.robust_losses import Memory
 from convexnet.lab.training.task import Task
 from convexnet.learner import Point
 
@@ -86,12 +87,14 @@ class Course:
         for number, (inputs, labels) in enumerate(made, first):
             whole = min(recipe.batch, len(self.data) - number * recipe.batch)
             if whole >= 2 * processes:  # BatchNorm makes nothing of a single row
-                weights = None
-                if self.weights is not None:
-                    rows = rows_of(len(self.data), recipe.batch, self.order(epoch), number)
-                    weights = self.weights[torch.tensor(rows[rank::processes], device=self.weights.device)]
+                rows, weights = None, None
+                if self.weights is not None or self.task.memory is not None:
+                    numbers = rows_of(len(self.data), recipe.batch, self.order(epoch), number)
+                    rows = torch.tensor(numbers[rank::processes], device=labels.device)
+                if self.weights is not None and rows is not None:
+                    weights = self.weights[rows.to(self.weights.device)]
                 torch.manual_seed(epoch_seed(self.seed, epoch, f"dropout {number}", fabric.global_rank))
-                yield Batch(inputs, labels, processes * len(labels) / whole, weights)
+                yield Batch(inputs, labels, processes * len(labels) / whole, weights, rows)
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,8 @@ class Training:
         batch: how many batches are done of the epoch that has begun.
         seen: what these saw.
         best: None before the end of the first epoch, and without a validation part.
+        loss: the running loss of the last epoch; None before there is one.
+        memory: the loss, where it remembers something of each sample.
     """
 
     model: nn.Module
@@ -128,6 +133,8 @@ class Training:
     batch: int = 0
     seen: Seen | None = None
     best: Best | None = None
+    loss: float | None = None
+    memory: Memory | None = None
     pace: int = field(default=1, repr=False)  # steps of an advance
     given: Generator[Batch] | None = field(default=None, repr=False)  # the rest of the epoch that has begun
 
@@ -147,6 +154,8 @@ class Training:
             "batch": self.batch,
             "seen": None if self.seen is None else self.seen.state(),
             "best": None if self.best is None else dict(vars(self.best)),
+            "loss": self.loss,
+            "memory": None if self.memory is None else self.memory.state(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -159,6 +168,9 @@ class Training:
         self.epoch, self.steps, self.batch = state["epoch"], state["steps"], state["batch"]
         self.seen = None if state["seen"] is None else Seen.restored(state["seen"])
         self.best = None if state["best"] is None else Best(**state["best"])
+        self.loss = state.get("loss")  # a checkpoint of before has neither
+        if self.memory is not None:
+            self.memory.restore(state["memory"])
 
     def close(self) -> None:
         """Let go of the rest of an epoch, with the processes that decode it."""
@@ -173,9 +185,15 @@ class Training:
         return patience is not None and self.best is not None and self.epoch - self.best.epoch >= patience
 
     @property
+    def converged(self) -> bool:
+        """Whether the running loss of the last epoch was below what the recipe calls converged."""
+        least = self.course.recipe.converged
+        return least is not None and self.loss is not None and self.loss < least
+
+    @property
     def done(self) -> bool:
-        """Whether the epochs are over or the patience is spent."""
-        return self.epoch >= self.course.recipe.epochs or self.spent
+        """Whether the epochs are over, the patience is spent or the loss has converged."""
+        return self.epoch >= self.course.recipe.epochs or self.spent or self.converged
 
     @cached_property
     def wrapped(self) -> tuple[Any, Any]:
@@ -204,7 +222,13 @@ class Training:
                 # One iterator for the whole epoch: images that are decoded ahead must not be thrown away.
                 self.given = self.given or course.given(number, self.batch)
                 some = islice(self.given, last - self.batch)
-                steps(forward, optimiser, some, seen, task=course.task, backward=fabric.backward, after=self.after)
+                steps(
+                    *(forward, optimiser, some, seen),
+                    task=course.task,
+                    memory=self.memory,
+                    backward=fabric.backward,
+                    after=self.after,
+                )
         except Diverged as error:
             rows = rows_of(len(course.data), recipe.batch, course.order(number), error.batch or 0)
             first = ", ".join(str(row) for row in rows[:8])
@@ -241,7 +265,7 @@ class Training:
         if found is not None and (self.best is None or task.better(found, self.best.accuracy)):
             weights = {name: value.clone() for name, value in self.result.state_dict().items()}
             self.best = Best(number, found, weights)
-        self.epoch, self.batch, self.seen = number, 0, None
+        self.epoch, self.batch, self.seen, self.loss = number, 0, None, loss / count
         return point
 
 
@@ -259,7 +283,16 @@ def prepared(model: nn.Module, example: Tensor, course: Course, *, convex: bool)
         optimiser = torch.optim.AdamW(parts, lr=recipe.learning_rate, weight_decay=decay, fused=True)
     if cone is not None:
         cone.attach(optimiser)
-    return Training(model, optimiser, course, None if recipe.average is None else copy.deepcopy(model))
+    memory = None
+    if course.task.memory is not None:
+        if course.fabric.world_size > 1:
+            raise ValueError(
+                f"the loss {recipe.loss} remembers each sample, and several processes would each remember their own: "
+                "train on one device"
+            )
+        memory = course.task.memory(len(course.data))
+    average = None if recipe.average is None else copy.deepcopy(model)
+    return Training(model, optimiser, course, average, memory=memory)
 
 
 def groups(model: nn.Module, recipe: Recipe, cone: Cone | None) -> list[dict[str, Any]]:

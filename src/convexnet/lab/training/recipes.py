@@ -39,6 +39,8 @@ class Recipe:
             "standard" (of each pixel) or "zca" (whitened).
         epsilon: of "standard" and "zca", in units of the average variance of the colours.
         smoothing: of the labels, 0 to 1.
+        loss: a name in `convexnet.lab.training.robust_losses`, with numbers where they are not its paper's: "gce:0.5".
+        converged: the running loss of an epoch, in nats, below which training stops; None: it does not.
         average: exponential moving average of the weights, the share kept at each step; None: the weights themselves.
         published: networks with Glorot-uniform weights and Keras's BatchNorm, as the published code has them.
         precision: of Lightning Fabric: "32-true", "bf16-mixed", "16-mixed", ...
@@ -72,6 +74,8 @@ class Recipe:
     optimiser: str = "adamw"
     dropout: float = 0.0
     hidden: tuple[int, ...] = ()
+    loss: str = "cross-entropy"
+    converged: float | None = None
 
     def rate(self, epoch: int) -> float:
         """The learning rate in an epoch, from 1.
@@ -146,10 +150,29 @@ ALLCONV_CODE_CONVEX = replace(PAPER_CODE, convex=Convex(widen_first=2.0))
 # Its logits are an average of the last convolution's, which no free head can follow.
 ALLCONV_OURS_CONVEX = replace(OURS_CONVEX, convex=replace(OURS_CONVEX.convex, free_head=False))
 
+# Huang et al. 2017, section 4.2: SGD with Nesterov's momentum of 0.9, weight decay 1e-4, batches of 64, 300 epochs, 0.1
+# and a tenth of it after half and after three quarters; shifts and flips. "More slowly" is as for All-CNN-C.
+DENSENET_TEXT = replace(
+    ALLCONV_TEXT,
+    epochs=300,
+    batch=64,
+    learning_rate=0.1,
+    milestones=(150, 225),
+    weight_decay=1e-4,
+    normalise="mean-std",
+)
+DENSENET_TEXT_CONVEX = replace(DENSENET_TEXT, decay=0.1**0.5, normalise="zca", convex=Convex(widen_first=2.0))
+
+# The published code trains its DenseNet for 450 epochs; both networks have a first layer of 80 channels.
+DENSENET_CODE = replace(PAPER_CODE, epochs=450)
+
 # Of networks that are not built in: the same with a weight decay as is usual for convolutions. Both signs of the first
 # activation are left out, as few networks let a layer be widened.
 OTHER = replace(OURS, weight_decay=0.05)
 OTHER_CONVEX = replace(OTHER, convex=replace(OURS_CONVEX.convex, widen_first=None))
+
+# A quarter of All-CNN-C: both signs of its first activation; its logits are an average, as above.
+QUARTER_CONVEX = replace(OTHER, convex=ALLCONV_OURS_CONVEX.convex)
 
 FAMILIES: Mapping[str, Mapping[str, tuple[Recipe, Recipe]]] = MappingProxyType(
     {
@@ -161,6 +184,14 @@ FAMILIES: Mapping[str, Mapping[str, tuple[Recipe, Recipe]]] = MappingProxyType(
                 "ours": (OURS, ALLCONV_OURS_CONVEX),
             }
         ),
+        "densenet": MappingProxyType(
+            {
+                "paper-text": (DENSENET_TEXT, DENSENET_TEXT_CONVEX),
+                "paper-code": (DENSENET_CODE, DENSENET_CODE),
+                "ours": (OTHER, OTHER_CONVEX),
+            }
+        ),
+        "quarter": MappingProxyType({"ours": (OTHER, QUARTER_CONVEX)}),
         "other": MappingProxyType({"ours": (OTHER, OTHER_CONVEX)}),
     }
 )

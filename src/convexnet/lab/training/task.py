@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from convexnet.lab.training.robust_losses import Memory
 from convexnet.learner import Point
 
 
@@ -58,6 +59,8 @@ class Task:
         figure: what the mean of the scores is called, as in `validation_accuracy`; it chooses the best epoch.
         larger: whether a larger score is better.
         plain: the loss that is measured, where it is not `loss`.
+        memory: from the number of training samples, what takes the place of `loss` in a step and remembers something of
+            each; None: `loss` itself, which remembers nothing.
         columns: of the record, besides those that every record has.
     """
 
@@ -69,6 +72,7 @@ class Task:
     larger: bool
     columns: Callable[[Measured], dict[str, Any]]
     plain: Loss | None = None
+    memory: Callable[[int], Memory] | None = None
 
     def measure(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
         """The mean loss and the mean score of outputs (N, ...) for targets (N, ...)."""

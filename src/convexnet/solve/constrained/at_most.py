@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from convexnet.arrays import as_tensor, listed_inputs
-from convexnet.curvature.arguments import unwrapped
+from convexnet.curvature.arguments import unwrap
 from convexnet.form.inputs import with_floats
 
 
@@ -83,7 +83,7 @@ def constraint_of(item: Any, index: int, others: Sequence[Tensor], y: Tensor) ->
     name = f"subject_to[{index}]"
     if not isinstance(item, AtMost):
         raise TypeError(f"{name} must be made by convexnet.at_most(g, level), and is a {type(item).__name__}")
-    module, batch = unwrapped(item.g), len(y)
+    module, batch = unwrap(item.g), len(y)
     level = as_tensor(item.level, f"level of {name}").to(y.device).double()
     if level.ndim > 1 or (level.ndim == 1 and len(level) not in (1, batch)) or not bool(level.isfinite().all()):
         raise ValueError(f"the level of {name} must be a finite number, or one for each of {batch} samples")

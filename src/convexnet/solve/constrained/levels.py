@@ -53,23 +53,23 @@ class Excess(nn.Module):
         return found[0] if len(found) == 1 else torch.stack(found).amax(0)
 
 
-def excess_arguments(asked: Arguments) -> Arguments:
-    """The problem min G(y) over the domain of `asked`, without further constraints."""
+def excess_arguments(arguments: Arguments) -> Arguments:
+    """The problem min G(y) over the domain of `arguments`, without further constraints."""
     networks: list[nn.Module] = []
     places: list[tuple[int, int]] = []
     inputs: list[Tensor] = []
-    for constraint in asked.subject_to:
+    for constraint in arguments.subject_to:
         theirs, place = list(constraint.given), len(constraint.given)
         if not isinstance(constraint.takes, int):
-            theirs = [t for i, t in enumerate(asked.inputs) if i != asked.variable]
-            place = asked.variable
+            theirs = [t for i, t in enumerate(arguments.inputs) if i != arguments.variable]
+            place = arguments.variable
         networks.append(constraint.module)
         places.append((len(theirs), place))
         inputs += [constraint.level.detach(), *(t.detach() for t in theirs)]
-    inputs.append(asked.inputs[asked.variable])
+    inputs.append(arguments.inputs[arguments.variable])
     return replace(
-        asked, module=Excess(networks, places), inputs=inputs, variable=len(inputs) - 1, subject_to=(), start=None,
-        atol=torch.zeros_like(asked.atol), budget=replace(asked.budget, tol=ROUGH, watch=None),
+        arguments, module=Excess(networks, places), inputs=inputs, variable=len(inputs) - 1, subject_to=(), start=None,
+        atol=torch.zeros_like(arguments.atol), budget=replace(arguments.budget, tol=ROUGH, watch=None),
     )  # fmt: skip
 
 
@@ -77,31 +77,35 @@ class Levels:
     """The constraints of a batch.
 
     Args:
-        asked: the problem.
+        arguments: the problem.
         work: makes the turns of a problem without constraints, and can be asked for its points, values and bounds.
     """
 
-    def __init__(self, asked: Arguments, work: Callable[[Arguments], Any]) -> None:
-        self.asked = excess_arguments(asked)
-        self.work: Any = work(self.asked)
+    def __init__(self, arguments: Arguments, work: Callable[[Arguments], Any]) -> None:
+        self.arguments = excess_arguments(arguments)
+        self.work: Any = work(self.arguments)
         self.own = self.work.forward()
-        self.size = torch.stack([c.level.detach()[:, 0].abs() for c in asked.subject_to]).amax(0).clamp(min=1.0)
-        self.inner: Tensor | None = None
+        self.size = torch.stack([c.level.detach()[:, 0].abs() for c in arguments.subject_to]).amax(0).clamp(min=1.0)
+        self._inner: Tensor | None = None
+
+    def inside(self) -> Tensor:
+        """Points of the domain at which G is least, (B, n); looked for once."""
+        if self._inner is None:
+            self.work.run(check=False)
+            self._inner = self.work.x.double()
+        return self._inner
 
     def pull(self, rows: Tensor, point: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Points of the domain (R, n) moved to where they meet the constraints; which do (R,); and of which samples
         (R,) it is proved that no point does."""
         own, room = self.own.rows(rows), ROUNDING * self.size[rows]
-        point = point.to(self.asked.dtype).double()
+        point = point.to(self.arguments.dtype).double()
         far = own.value(point)
         wrong = ~(far <= room)
         impossible = torch.zeros_like(wrong)
         if not bool(wrong.any()):
             return point, ~wrong, impossible
-        if self.inner is None:
-            self.work.run(check=False)
-            self.inner = self.work.x.double()
-        c = self.inner[rows]
+        c = self.inside()[rows]
         below = own.value(c)
         impossible = self.work.bound[rows] > room
         able = wrong & (below < 0)
@@ -113,5 +117,5 @@ class Levels:
             share = (far + room) / (far - below)
             share = torch.where(share.isfinite(), share, 1.0).clamp(0, 1)
             point = torch.where(move[:, None], torch.lerp(point, c, share[:, None]), point)
-            point = torch.where(move[:, None], point.to(self.asked.dtype).double(), point)
+            point = torch.where(move[:, None], point.to(self.arguments.dtype).double(), point)
         return point, own.value(point) <= room, impossible

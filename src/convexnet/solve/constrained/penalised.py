@@ -1,6 +1,6 @@
 """A function with its constraints as penalties: what is minimised over a box instead.
 
-    F(y) = f(y) + entropy(y) + Σ w max(0, a·y − b) + Σ w |a·y − b| + Σ w max(0, ‖y − c‖² − r²) + Σ w max(0, g(y) − level)
+    F(y) = f(y) + entropy(y) + Σ w (a·y − b)₊ + Σ w |a·y − b| + Σ w (‖y − c‖² − r²)₊ + Σ w (g(y) − level)₊
 
 with weights w that make all of them comparable: ρ / |a|, ρ / 2r, ρ. F is f where the constraints are met, and not above
 it, so that every lower bound of F on the box is one of f on the set; and once ρ is larger than the multipliers, the

@@ -32,7 +32,7 @@ from convexnet.solve.lower_bounds import prove_bounds
 from convexnet.solve.search import Search, search
 from convexnet.solve.solution import Multipliers, Solution
 from convexnet.solve.solver_functions import check_certified, whole_program
-from convexnet.solve.solvers.incumbents import pick_rows, signs
+from convexnet.solve.solvers.incumbents import pick_rows, sign_patterns
 
 TURNS = 10
 """How often a sample is minimised at most, each time with larger weights or to a smaller gap."""
@@ -53,37 +53,37 @@ class Tableau:
 
     Attributes:
         module: `Penalised`.
-        asked: its inputs and its box; they take part in autograd.
+        arguments: its inputs and its box; they take part in autograd.
         scale: what a weight ρ of 1 stands for at each penalty, (B, p).
         ends: where right sides, radii and levels are among the inputs, by what their multipliers are called; and what
             turns ∂value / ∂(them) into multipliers.
     """
 
     module: Penalised
-    asked: Arguments
+    arguments: Arguments
     scale: Tensor
     ends: list[tuple[str, int, slice]]
 
     def weighted(self, rho: Tensor, rows: Tensor | None = None) -> Arguments:
         """The inputs with weights, of some samples (R,) or all; rho is (R,)."""
-        asked, own = self.asked, self.module.layout.own
+        arguments, own = self.arguments, self.module.layout.own
         weights = rho[:, None] * (self.scale if rows is None else self.scale[rows])
-        inputs = [*asked.inputs[:own], weights, *asked.inputs[own + 1 :]]
+        inputs = [*arguments.inputs[:own], weights, *arguments.inputs[own + 1 :]]
         if rows is None:
-            return replace(asked, inputs=inputs)
+            return replace(arguments, inputs=inputs)
         inputs = [t if i == own else t[rows] for i, t in enumerate(inputs)]
-        lo, hi = asked.lo[rows], asked.hi[rows]
+        lo, hi = arguments.lo[rows], arguments.hi[rows]
         ends = [
-            end.expand(asked.batch, *asked.box.shape)[rows] for end in (asked.box.lo, asked.box.hi)
+            end.expand(arguments.batch, *arguments.box.shape)[rows] for end in (arguments.box.lo, arguments.box.hi)
         ]  # of which gradients go on to what they were made of
-        box = Box(ends[0], ends[1], asked.box.shape, len(rows))
-        start = None if asked.start is None else asked.start[rows]
-        return replace(asked, inputs=inputs, lo=lo, hi=hi, box=box, start=start, atol=asked.atol[rows])
+        box = Box(ends[0], ends[1], arguments.box.shape, len(rows))
+        start = None if arguments.start is None else arguments.start[rows]
+        return replace(arguments, inputs=inputs, lo=lo, hi=hi, box=box, start=start, atol=arguments.atol[rows])
 
 
-def tableau_of(asked: Arguments) -> Tableau:
+def tableau_of(arguments: Arguments) -> Tableau:
     """The penalised function of what was asked for."""
-    region, batch, y = asked.region, asked.batch, asked.inputs[asked.variable]
+    region, batch, y = arguments.region, arguments.batch, arguments.inputs[arguments.variable]
     device = y.device
 
     def wide(tensor: Tensor) -> Tensor:
@@ -92,7 +92,7 @@ def tableau_of(asked: Arguments) -> Tableau:
     extras: list[Tensor] = []
     scales: list[Tensor] = []
     ends: list[tuple[str, int, slice]] = []
-    first = len(asked.inputs) + 1
+    first = len(arguments.inputs) + 1
     for group in (region.below, region.equal):
         if not group:
             continue
@@ -111,33 +111,33 @@ def tableau_of(asked: Arguments) -> Tableau:
         scales.append(0.5 / radius.detach().clamp(min=1e-150))
         ends.append(("ball", first + len(extras) - 1, slice(0, 1)))
     takes: list[tuple[int, ...] | int] = []
-    for constraint in asked.subject_to:
+    for constraint in arguments.subject_to:
         extras += [constraint.level, *constraint.given]
         scales.append(torch.ones_like(constraint.level.detach()))
         ends.append(("subject_to", first + len(extras) - 1 - len(constraint.given), slice(0, 1)))
         takes.append(constraint.takes)
     layout = Layout(
-        len(asked.inputs), asked.variable, bool(region.below), bool(region.equal),
+        len(arguments.inputs), arguments.variable, bool(region.below), bool(region.equal),
         tuple((ball.start, ball.stop) for ball in region.balls), region.entropy, tuple(takes),
     )  # fmt: skip
-    module = Penalised(asked.module, [constraint.module for constraint in asked.subject_to], layout)
-    scale = torch.cat(scales, 1) if scales else asked.lo.new_zeros(batch, 0)
-    inner = replace(asked, module=module, inputs=[*asked.inputs, scale, *extras])
+    module = Penalised(arguments.module, [constraint.module for constraint in arguments.subject_to], layout)
+    scale = torch.cat(scales, 1) if scales else arguments.lo.new_zeros(batch, 0)
+    inner = replace(arguments, module=module, inputs=[*arguments.inputs, scale, *extras])
     return Tableau(module, inner, scale, ends)
 
 
-def minimise_over_region(asked: Arguments) -> Solution:
+def minimise_over_region(arguments: Arguments) -> Solution:
     """`minimise` where the domain is more than a box, or further networks constrain it."""
-    if asked.derivative == "unrolled":
+    if arguments.derivative == "unrolled":
         raise ValueError('derivative="unrolled" is for boxes without further constraints: use "exact" or "smoothed"')
-    tableau = tableau_of(asked)
-    reading, everywhere = read(asked, tableau)
+    tableau = tableau_of(arguments)
+    reading, everywhere = read(arguments, tableau)
     own = sources_of(reading, tableau.module)
     check_transforms(own)
-    keep = wants_gradients(own, tableau.asked.inputs, asked.box)
-    exact = keep and asked.derivative == "exact"
+    keep = wants_gradients(own, tableau.arguments.inputs, arguments.box)
+    exact = keep and arguments.derivative == "exact"
     with torch.no_grad():
-        work = Work(asked, tableau, reading, everywhere)
+        work = Work(arguments, tableau, reading, everywhere)
         work.run(check=exact)
         if exact:
             for _, done in work.pieces:
@@ -149,27 +149,27 @@ def minimise_over_region(asked: Arguments) -> Solution:
     return solution
 
 
-def turns_of(asked: Arguments) -> Work:
+def turns_of(arguments: Arguments) -> Work:
     """The turns of a problem that is certified, before the first."""
-    tableau = tableau_of(asked)
-    return Work(asked, tableau, *read(asked, tableau))
+    tableau = tableau_of(arguments)
+    return Work(arguments, tableau, *read(arguments, tableau))
 
 
-def read(asked: Arguments, tableau: Tableau) -> tuple[Reading, bool]:
+def read(arguments: Arguments, tableau: Tableau) -> tuple[Reading, bool]:
     """The penalised function, certified; or the error that says which of its parts is not."""
-    inner = tableau.asked
+    inner = tableau.arguments
     kind = (tableau.module.layout, tuple(id(network) for network in tableau.module.others))
     try:
-        reading = reading_of(inner.module, inner.inputs, inner.variable, asked.module, kind)
+        reading = reading_of(inner.module, inner.inputs, inner.variable, arguments.module, kind)
         return reading, check_certified(reading, inner)
     except (NotTraceable, NotCertified, ValueError) as error:
-        check_part(asked)
-        for i, (constraint, network) in enumerate(zip(asked.subject_to, tableau.module.others, strict=True)):
+        check_part(arguments)
+        for i, (constraint, network) in enumerate(zip(arguments.subject_to, tableau.module.others, strict=True)):
             takes = constraint.takes
-            y = asked.inputs[asked.variable]
-            inputs = [*constraint.given, y] if isinstance(takes, int) else [asked.inputs[j] for j in takes]
-            variable = len(inputs) - 1 if isinstance(takes, int) else asked.variable
-            part = replace(asked, module=network, inputs=inputs, variable=variable)
+            y = arguments.inputs[arguments.variable]
+            inputs = [*constraint.given, y] if isinstance(takes, int) else [arguments.inputs[j] for j in takes]
+            variable = len(inputs) - 1 if isinstance(takes, int) else arguments.variable
+            part = replace(arguments, module=network, inputs=inputs, variable=variable)
             try:
                 check_part(part)
             except NotCertified as refused:
@@ -181,13 +181,13 @@ def read(asked: Arguments, tableau: Tableau) -> tuple[Reading, bool]:
         raise
 
 
-def check_part(asked: Arguments) -> None:
+def check_part(arguments: Arguments) -> None:
     """Raise what is wrong with one network of the problem, if anything is."""
     try:
-        reading = reading_of(asked.module, asked.inputs, asked.variable)
+        reading = reading_of(arguments.module, arguments.inputs, arguments.variable)
     except NotTraceable as error:
-        raise tracing_error(asked, error) from error.__cause__
-    check_certified(reading, asked)
+        raise tracing_error(arguments, error) from error.__cause__
+    check_certified(reading, arguments)
 
 
 class Work:
@@ -200,17 +200,17 @@ class Work:
         infeasible: for each sample, what conflicts; empty where nothing does.
     """
 
-    def __init__(self, asked: Arguments, tableau: Tableau, reading: Reading, everywhere: bool) -> None:
-        self.asked, self.tableau, self.reading, self.everywhere = asked, tableau, reading, everywhere
-        batch, like = asked.batch, asked.lo
-        inner = asked.domain.centre.to(like)
+    def __init__(self, arguments: Arguments, tableau: Tableau, reading: Reading, everywhere: bool) -> None:
+        self.arguments, self.tableau, self.reading, self.everywhere = arguments, tableau, reading, everywhere
+        batch, like = arguments.batch, arguments.lo
+        inner = arguments.domain.centre.to(like)
         names: list[list[str]] = [[] for _ in range(batch)]
-        if isinstance(asked.domain, Polyhedron):
-            known = asked.domain.conflicts()
+        if isinstance(arguments.domain, Polyhedron):
+            known = arguments.domain.conflicts()
             names = [known[min(i, len(known) - 1)] for i in range(batch)]
         self.infeasible = names
-        self.feasible = feasible_of(asked.region, batch, inner.reshape(-1, like.shape[1]))
-        self.x = torch.full_like(like, torch.nan).to(asked.dtype)
+        self.feasible = feasible_of(arguments.region, batch, inner.reshape(-1, like.shape[1]))
+        self.x = torch.full_like(like, torch.nan).to(arguments.dtype)
         self.value = torch.full_like(like[:, 0], torch.inf)
         self.bound, self.lost = torch.full_like(self.value, -torch.inf), torch.zeros_like(self.value)
         self.scale = torch.zeros_like(self.value)
@@ -218,7 +218,7 @@ class Work:
         self.other = torch.zeros(batch, dtype=torch.bool, device=like.device)
         self.pieces: list[tuple[Tensor, Search]] = []
         self.used: list[str] = []
-        self.levels = Levels(asked, turns_of) if asked.subject_to else None
+        self.levels = Levels(arguments, turns_of) if arguments.subject_to else None
         self.notes: list[str] = []
 
     def run(self, check: bool) -> None:
@@ -227,7 +227,7 @@ class Work:
         Args:
             check: refuse what has no derivatives.
         """
-        asked, like = self.asked, self.value
+        arguments, like = self.arguments, self.value
         rows = torch.tensor([i for i, names in enumerate(self.infeasible) if not names], device=like.device).long()
         if not len(rows):
             return
@@ -240,16 +240,18 @@ class Work:
         strict = torch.full_like(like, SHARE)
         stalled = torch.zeros_like(like)
         before = torch.full_like(like, torch.inf)
-        start = asked.start
+        start = arguments.start
         for turn in range(TURNS):
-            allowed = asked.atol + asked.budget.tol * self.scale
+            allowed = arguments.atol + arguments.budget.tol * self.scale
             part = replace(
                 self.tableau.weighted(rho[rows], rows), atol=(strict * allowed)[rows],
-                budget=replace(asked.budget, tol=1e-15), start=None if start is None else start[rows],
+                budget=replace(arguments.budget, tol=1e-15), start=None if start is None else start[rows],
             )  # fmt: skip
             done = search(self.reading, part, self.everywhere)
             if check and not turn:
-                check_derivatives(self.reading, done.problem.f, asked.solver, self.tableau.asked.inputs, asked.box)
+                check_derivatives(
+                    self.reading, done.problem.f, arguments.solver, self.tableau.arguments.inputs, arguments.box
+                )
             self.used += [name for name in done.used if name not in self.used]
             self.steps[rows] += done.found.steps
             proof, lost = prove_bounds(done.problem, done.found)
@@ -257,9 +259,9 @@ class Work:
             self.pieces = [(r[keep], pick(s, keep)) for r, s in self.pieces if len(keep := missing(r, rows))]
             self.pieces.append((rows, done))
             open_ = ~self.converged(rows)
-            if not bool(open_.any()) or asked.budget.is_spent:
+            if not bool(open_.any()) or arguments.budget.is_spent:
                 break
-            room = (asked.atol + asked.budget.tol * self.scale)[rows]
+            room = (arguments.atol + arguments.budget.tol * self.scale)[rows]
             inside = (done.found.value - proof) > SHARE * room
             outside = (self.value[rows] - done.found.value) > SHARE * room
             gap = (self.value - self.bound)[rows]
@@ -268,7 +270,7 @@ class Work:
             strict[rows] = torch.where(inside, strict[rows] / STRONGER, strict[rows]).clamp(min=1e-6)
             rho[rows] = torch.where(outside | ~inside, STRONGER * rho[rows], rho[rows])
             if start is None:
-                start = torch.zeros_like(asked.lo)
+                start = torch.zeros_like(arguments.lo)
             start = start.index_put((rows,), done.found.y)
             rows = rows[open_ & (stalled[rows] < 4)]
             if not len(rows):
@@ -286,7 +288,7 @@ class Work:
     def steepness(self, whole: object, rows: Tensor) -> Tensor:
         """The size of the objective's slope at a few points, (R,)."""
         middle = self.feasible.inner[rows]
-        ways = signs(middle.shape[1], middle)[:2]
+        ways = sign_patterns(middle.shape[1], middle)[:2]
         part = self.feasible.rows(rows)
         points = [middle, *(part.pull(middle + way * middle.abs().clamp(min=1.0)) for way in ways)]
         slopes = [torch.linalg.vector_norm(whole.subgradient(p)[1].nan_to_num(0.0, 0.0, 0.0), dim=1) for p in points]  # pyright: ignore
@@ -299,7 +301,7 @@ class Work:
         far = length.amax(1, keepdim=True)
         reach = torch.minimum(part.hi - part.lo, length)
         found: list[Tensor] = [torch.zeros_like(value)]
-        for way in [*signs(x.shape[1], x), None]:
+        for way in [*sign_patterns(x.shape[1], x), None]:
             target = part.inner if way is None else part.pull(x + way * reach)
             there = own.value(x + (target - x) / far)
             found.append((far[:, 0] * (there - value)).nan_to_num(0.0, 0.0, 0.0))
@@ -307,26 +309,26 @@ class Work:
 
     def note(self, own: OwnForward, rows: Tensor, done: Search, proof: Tensor, lost: Tensor) -> None:
         """Keep the points and bounds of a turn, where they are better than those before."""
-        asked, part = self.asked, self.feasible.rows(rows)
+        arguments, part = self.arguments, self.feasible.rows(rows)
         point = part.pull(done.found.y)
         if bool((part.excess(point) > 1e-9 * (1 + point.abs().amax(1))).any()):  # no inside to pull to
             wrong = (part.excess(point) > 1e-12 * (1 + point.abs().amax(1))).nonzero()[:, 0]
-            lead = asked.domain.centre.new_zeros(asked.batch, *asked.domain.shape)
-            lead[rows[wrong]] = done.found.y[wrong].view(-1, *asked.domain.shape).to(lead)
-            nearest = asked.domain.project(lead).reshape(asked.batch, -1).to(point)
+            lead = arguments.domain.centre.new_zeros(arguments.batch, *arguments.domain.shape)
+            lead[rows[wrong]] = done.found.y[wrong].view(-1, *arguments.domain.shape).to(lead)
+            nearest = arguments.domain.project(lead).reshape(arguments.batch, -1).to(point)
             point[wrong] = nearest[rows[wrong]]
         held = torch.ones_like(proof, dtype=torch.bool)
         if self.levels is not None:
             point, held, conflict = self.levels.pull(rows, point)
             for row in rows[conflict].tolist():
                 self.infeasible[row] = ["subject_to"]
-        x = round_inside(point, part.lo, part.hi, asked.dtype)
+        x = round_inside(point, part.lo, part.hi, arguments.dtype)
         value = own.rows(rows).value(x.double())
         if bool(value.isnan().any()):  # as y log(y) beside 0, which has a limit
             near = torch.lerp(point, part.inner, 1e-12)
-            again = own.rows(rows).value(round_inside(near, part.lo, part.hi, asked.dtype).double())
+            again = own.rows(rows).value(round_inside(near, part.lo, part.hi, arguments.dtype).double())
             move = value.isnan() & ~again.isnan()
-            x = torch.where(move[:, None], round_inside(near, part.lo, part.hi, asked.dtype), x)
+            x = torch.where(move[:, None], round_inside(near, part.lo, part.hi, arguments.dtype), x)
             value = torch.where(move, again, value)
         value = torch.where(held, value, torch.inf)
         better = (value < self.value[rows]) | ~self.value[rows].isfinite() & value.isfinite()
@@ -344,15 +346,15 @@ class Work:
         much = MUCH * (size + scale)
         self.other[rows] = bound > value + 2 * lost.nan_to_num(nan=0.0) + much
         rounded = 0.0
-        if self.asked.dtype != torch.float64:  # what x may be off by, times what f rises by
-            rounded = torch.finfo(self.asked.dtype).eps * scale * self.x.shape[1]
-        allowed = self.asked.atol[rows] + self.asked.budget.tol * scale
+        if self.arguments.dtype != torch.float64:  # what x may be off by, times what f rises by
+            rounded = torch.finfo(self.arguments.dtype).eps * scale * self.x.shape[1]
+        allowed = self.arguments.atol[rows] + self.arguments.budget.tol * scale
         allowed = allowed + 2 * torch.minimum(lost, much).nan_to_num(nan=0.0) + 2.0**-50 * size + rounded + 1e-280
         return ((value - torch.minimum(bound, value)) <= allowed) & value.isfinite() & ~self.other[rows]
 
     def solution(self) -> Solution:
         """What has become of the samples, without gradients."""
-        asked, batch = self.asked, self.asked.batch
+        arguments, batch = self.arguments, self.arguments.batch
         everyone = torch.arange(batch, device=self.value.device)
         converged = self.converged(everyone)
         empty = torch.tensor([bool(names) for names in self.infeasible], device=self.value.device)
@@ -369,7 +371,7 @@ class Work:
         name = "none" if not self.used else self.used[0]
         name += f", then {', '.join(self.used[1:])}" if len(self.used) > 1 else ""
         message = self.message(converged, empty, gap, name)
-        made = x.view(batch, *asked.domain.shape)
+        made = x.view(batch, *arguments.domain.shape)
         return Solution(
             made, value, bound, value, gap, converged, status, self.steps, name, message, Multipliers(self.multipliers)
         )
@@ -406,8 +408,8 @@ class Work:
         x, value = solution.x, solution.value
         made: list[tuple[Tensor, Tensor, Tensor]] = []
         for rows, done in self.pieces:
-            live = self.live(rows, done, self.tableau.asked)
-            found = done.found.y.view(len(rows), *self.asked.domain.shape).to(x.dtype)
+            live = self.live(rows, done, self.tableau.arguments)
+            found = done.found.y.view(len(rows), *self.arguments.domain.shape).to(x.dtype)
             with torch.enable_grad():
                 made.append(
                     (
@@ -428,27 +430,27 @@ class Work:
         """The arguments of a piece as they take part in autograd."""
         own = self.tableau.module.layout.own
         with torch.enable_grad():
-            inputs = [done.asked.inputs[i] if i == own else t[rows] for i, t in enumerate(source.inputs)]
+            inputs = [done.arguments.inputs[i] if i == own else t[rows] for i, t in enumerate(source.inputs)]
             ends = [end.expand(source.batch, *source.box.shape)[rows] for end in (source.box.lo, source.box.hi)]
-            return replace(done.asked, inputs=inputs, box=Box(ends[0], ends[1], source.box.shape, len(rows)))
+            return replace(done.arguments, inputs=inputs, box=Box(ends[0], ends[1], source.box.shape, len(rows)))
 
     def multipliers(self) -> dict[str, Tensor]:
         """The multipliers of bounds, rows, balls and levels: slopes of the value for what they are compared with."""
-        asked, batch, n = self.tableau.asked, self.asked.batch, self.asked.lo.shape[1]
+        arguments, batch, n = self.tableau.arguments, self.arguments.batch, self.arguments.lo.shape[1]
         with torch.enable_grad():
-            inputs = [t.detach() for t in asked.inputs]
+            inputs = [t.detach() for t in arguments.inputs]
             places = {place for _, place, _ in self.tableau.ends}
             inputs = [t.clone().requires_grad_() if i in places else t for i, t in enumerate(inputs)]
             ends = [
-                end.detach().expand(batch, *asked.box.shape).clone().requires_grad_()
-                for end in (asked.box.lo, asked.box.hi)
+                end.detach().expand(batch, *arguments.box.shape).clone().requires_grad_()
+                for end in (arguments.box.lo, arguments.box.hi)
             ]
-            source = replace(asked, inputs=inputs, box=Box(ends[0], ends[1], asked.box.shape, batch))
+            source = replace(arguments, inputs=inputs, box=Box(ends[0], ends[1], arguments.box.shape, batch))
             leaves = [*(inputs[i] for i in sorted(places)), *ends]
             total = self.value.new_zeros(())
             for rows, done in self.pieces:
                 live = self.live(rows, done, source)
-                found = done.found.y.view(len(rows), *self.asked.domain.shape)
+                found = done.found.y.view(len(rows), *self.arguments.domain.shape)
                 height = attach_derivatives(
                     self.reading, done.problem, live, [], done.found, done.used, found, self.value[rows]
                 )[1]
@@ -481,10 +483,10 @@ def missing(rows: Tensor, others: Tensor) -> Tensor:
 
 def pick(done: Search, keep: Tensor) -> Search:
     """A search for some of its samples."""
-    asked = done.asked
-    box = Box(asked.box.lo[keep], asked.box.hi[keep], asked.box.shape, len(keep))
+    arguments = done.arguments
+    box = Box(arguments.box.lo[keep], arguments.box.hi[keep], arguments.box.shape, len(keep))
     part = replace(
-        asked, inputs=[t[keep] for t in asked.inputs], lo=asked.lo[keep], hi=asked.hi[keep], box=box,
-        start=None if asked.start is None else asked.start[keep], atol=asked.atol[keep],
+        arguments, inputs=[t[keep] for t in arguments.inputs], lo=arguments.lo[keep], hi=arguments.hi[keep], box=box,
+        start=None if arguments.start is None else arguments.start[keep], atol=arguments.atol[keep],
     )  # fmt: skip
-    return replace(done, asked=part, problem=done.problem.rows(keep), found=pick_rows(done.found, keep))
+    return replace(done, arguments=part, problem=done.problem.rows(keep), found=pick_rows(done.found, keep))

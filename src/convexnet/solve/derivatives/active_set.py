@@ -16,9 +16,9 @@ from torch import Tensor
 
 from convexnet.form.atoms import Atom, Kinks
 from convexnet.form.epigraph import EpigraphForm
-from convexnet.form.grouped import Grouped, Norm, grouped
+from convexnet.form.grouped import Grouped, Norm, split_into_groups
 from convexnet.solve.functions.hessian import rows_of
-from convexnet.solve.solvers.incumbents import Found
+from convexnet.solve.solvers.incumbents import Incumbents
 
 TINY = 1e-11
 """What is added to the diagonal of systems that may be singular."""
@@ -87,7 +87,9 @@ class Held:
             self.still.setdefault(k, some.new_zeros(len(self.y), some.shape[1]))[index] = some
 
 
-def find_held(form: EpigraphForm, found: Found, slopes: list[Tensor], lo: Tensor, hi: Tensor, to_x: Tensor) -> Held:
+def find_held(
+    form: EpigraphForm, found: Incumbents, slopes: list[Tensor], lo: Tensor, hi: Tensor, to_x: Tensor
+) -> Held:
     """Find the kinks and bounds that hold the minimiser, and solve for the gradient (B, n) of x.
 
     The bounds that a solver's slopes speak for are tried first. Where these put the minimiser beyond another bound, or
@@ -122,7 +124,7 @@ def find_held(form: EpigraphForm, found: Found, slopes: list[Tensor], lo: Tensor
 
 
 @dataclass
-class Better:
+class Improved:
     """What the solution of the system says of the sets and the point it was made with.
 
     Attributes:
@@ -146,7 +148,7 @@ def hold_at(
     to_x: Tensor,
     sets: tuple[Tensor, Tensor],
     units: list[Tensor],
-) -> tuple[Held, Better]:
+) -> tuple[Held, Improved]:
     """Solve the system with some coordinates at their lower and at their upper bounds; also, which ones it says are."""
     low, high = sets
     arguments = form.arguments(y)
@@ -221,7 +223,7 @@ def hold_at(
     along, forces, tied = solve_saddle_point(hessian if smooth else None, jacobian, free, right, down)
     pulled = jacobian.mT @ forces + (hessian @ along if smooth else 0.0)
     to_y = (to_x - pulled[..., 0]) * (1 - free)
-    parts = [spread(form, forces[..., i], picked, masks, slopes) for i in (0, 1)]
+    parts = [forces_on_arguments(form, forces[..., i], picked, masks, slopes) for i in (0, 1)]
     there = moved = y + along[..., 1] + at_bounds
     sure, meet = confirm_held(form, slopes, chosen, arriving, parts[1], units, there, picked, masks)
     room = TIED * torch.minimum(scale, there.abs() + y.abs())  # of a wide box, no share of its width
@@ -251,12 +253,12 @@ def hold_at(
     is_low = torch.where(low, (rest >= 0) | fixed, (free > 0) & (moved < lo))
     is_high = torch.where(high, rest <= 0, (free > 0) & (moved > hi)) & ~is_low
     inner = torch.minimum(torch.maximum(moved, lo), hi).nan_to_num()
-    bent = is_bent(form, slopes, y, inner) if smooth else torch.zeros_like(sure)
+    bent = curvature_differs(form, slopes, y, inner) if smooth else torch.zeros_like(sure)
     held = Held(low, high, to_y, along, parts[0], sure, kinks, there, tied, still)
-    return held, Better(is_low, is_high, inner, bent)
+    return held, Improved(is_low, is_high, inner, bent)
 
 
-def is_bent(form: EpigraphForm, slopes: list[Tensor], y: Tensor, there: Tensor) -> Tensor:
+def curvature_differs(form: EpigraphForm, slopes: list[Tensor], y: Tensor, there: Tensor) -> Tensor:
     """Samples (B,) in which the curvature of some atom is another one at one of two points (B, n) than at the other."""
     bent = torch.zeros(len(y), dtype=torch.bool, device=y.device)
     ends: list[list[Tensor]] = []
@@ -323,7 +325,7 @@ def confirm_held(
             assert isinstance(atom, Grouped)
             share = new / torch.where(v > 0, v, 1.0).repeat_interleave(atom.group, 1)
             at_kink, beside = atom.beside(a / units[k], slopes[k], share, CLOSE)
-            largest = grouped(atom.tied(a / units[k], slopes[k], TIED), atom.group)
+            largest = split_into_groups(atom.tied(a / units[k], slopes[k], TIED), atom.group)
             meets = ~holds & (largest & (largest.sum(-1, keepdim=True) > 1)).flatten(1)
             meets &= ~atom.leading(slopes[k])
             loose = atom.loose(share, CLOSE)
@@ -381,7 +383,7 @@ def solve_saddle_point(
         right: (B, n, c), zero where not free.
         down: (B, m, c).
     """
-    unit = equilibrated(hessian, jacobian, free)
+    unit = equilibrating_units(hessian, jacobian, free)
     jacobian, right = jacobian * unit[:, None, :], right * unit[:, :, None]
     hessian = None if hessian is None else hessian * unit[:, :, None] * unit[:, None, :]
     rows, whole = jacobian * free[:, None, :], jacobian.abs().amax(2, keepdim=True)
@@ -409,7 +411,7 @@ def solve_saddle_point(
     return along * unit[:, :, None], least_forces(rows, factor, right - top @ along) * scale / size, same
 
 
-def equilibrated(hessian: Tensor | None, jacobian: Tensor, free: Tensor) -> Tensor:
+def equilibrating_units(hessian: Tensor | None, jacobian: Tensor, free: Tensor) -> Tensor:
     """Units (B, n) of the coordinates in which the entries of the system are of one size: powers of two.
 
     Source: Ruiz (2001), A scaling algorithm to equilibrate both rows and columns norms in matrices.
@@ -477,7 +479,7 @@ def leaders(slopes: Tensor, index: Tensor, atom: Grouped) -> Tensor:
     return group * atom.group + first.gather(1, group)
 
 
-def spread(
+def forces_on_arguments(
     form: EpigraphForm, forces: Tensor, picked: list[Tensor | None], masks: list[Tensor | None], slopes: list[Tensor]
 ) -> list[Tensor]:
     """The forces on each layer's arguments (B, in_k)."""

@@ -29,10 +29,10 @@ from convexnet.solve.arguments import Arguments
 from convexnet.solve.compiled import Reading
 from convexnet.solve.derivatives.backward import pull_back
 from convexnet.solve.derivatives.higher_order import pull_back_differentiably, pull_back_smoothed
-from convexnet.solve.derivatives.minimum import Minimum
+from convexnet.solve.derivatives.minimum import SavedMinimum
 from convexnet.solve.derivatives.refusals import check_transforms
 from convexnet.solve.functions.problem import Problem
-from convexnet.solve.solvers.incumbents import Found, pick_rows
+from convexnet.solve.solvers.incumbents import Incumbents, pick_rows
 
 EXACT = ("newton", "newton in full", "lp")
 """Solvers whose slopes say which kinks hold the minimiser."""
@@ -56,7 +56,7 @@ def attach_derivatives(
     problem: Problem,
     asked: Arguments,
     own: Sequence[Tensor],
-    found: Found,
+    found: Incumbents,
     used: Sequence[str],
     x: Tensor,
     value: Tensor,
@@ -80,7 +80,7 @@ def attach_derivatives(
     gated = found.slopes is not None and bool(found.kept["slopes"].all())
     exact = gated and all(name in EXACT for name in used)
     kept = pick_rows(found, torch.arange(len(lo), device=lo.device))
-    at = Minimum(reading, problem.f, copies, variable, kept, lo, hi, box, used[0], others, own, exact, smoothed)
+    at = SavedMinimum(reading, problem.f, copies, variable, kept, lo, hi, box, used[0], others, own, exact, smoothed)
     with torch.enable_grad():
         return Attach.apply(at, x, value, box.lo, box.hi, *(inputs[i] for i in others), *own)
 
@@ -89,7 +89,7 @@ class Attach(torch.autograd.Function):
     """x and value as they are, with their gradients. What is saved is also x itself, so that gradients can move it."""
 
     @staticmethod
-    def forward(ctx: Any, at: Minimum, x: Tensor, value: Tensor, lo: Tensor, hi: Tensor, *tensors: Tensor) -> Any:
+    def forward(ctx: Any, at: SavedMinimum, x: Tensor, value: Tensor, lo: Tensor, hi: Tensor, *tensors: Tensor) -> Any:
         ctx.at = at
         x, value = x.clone(), value.clone()
         ctx.save_for_backward(x, lo, hi, *tensors)  # so that torch notices, too, when they have changed
@@ -99,7 +99,7 @@ class Attach(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         to_x, to_value = grads
-        at: Minimum = ctx.at
+        at: SavedMinimum = ctx.at
         x, lo, hi, *tensors = ctx.saved_tensors
         check_transforms([t for t in grads if t is not None])
         if at.smoothed:

@@ -7,16 +7,16 @@ from torch import Tensor
 
 from convexnet.form.atoms import Atom
 from convexnet.form.grouped import Norm
-from convexnet.form.program import value_of
+from convexnet.form.program import apply_atom
 from convexnet.solve.derivatives.active_set import Held, find_held, slopes_at
 from convexnet.solve.derivatives.implicit import vector_jacobian
-from convexnet.solve.derivatives.minimum import Gradients, Minimum, bound_gradient
-from convexnet.solve.derivatives.refusals import cannot_tell
+from convexnet.solve.derivatives.minimum import Gradients, SavedMinimum, bound_gradient
+from convexnet.solve.derivatives.refusals import explain_uncertain
 from convexnet.solve.derivatives.resolve_ties import untie
 from convexnet.solve.solvers.incumbents import pick_rows
 
 
-def pull_back(at: Minimum, tensors: list[Tensor], to_x: Tensor | None, to_value: Tensor | None) -> Gradients:
+def pull_back(at: SavedMinimum, tensors: list[Tensor], to_x: Tensor | None, to_value: Tensor | None) -> Gradients:
     """Gradients of the bounds and of the other tensors, for those of x and of the value."""
     form, batch = at.form(), len(at.lo)
     with torch.no_grad():
@@ -39,7 +39,7 @@ def pull_back(at: Minimum, tensors: list[Tensor], to_x: Tensor | None, to_value:
     return (bound_gradient(to_lo, at.box.lo, at.box.shape), bound_gradient(to_hi, at.box.hi, at.box.shape)), others
 
 
-def find_held_precisely(at: Minimum, to_x: Tensor) -> Held:
+def find_held_precisely(at: SavedMinimum, to_x: Tensor) -> Held:
     """What holds the minimisers; where that is not sure, they are found to the last digits first.
 
     Raises:
@@ -66,11 +66,11 @@ def find_held_precisely(at: Minimum, to_x: Tensor) -> Held:
             untie(at, held, sample, to_x[sample])
     unsure = (~held.sure & ~held.tied & (to_x != 0).any(1)).nonzero()[:, 0]
     if len(unsure):
-        raise RuntimeError(cannot_tell(int(unsure[0])))
+        raise RuntimeError(explain_uncertain(int(unsure[0])))
     return held
 
 
-def find_held_rows(at: Minimum, rows: Tensor, to_x: Tensor) -> Held:
+def find_held_rows(at: SavedMinimum, rows: Tensor, to_x: Tensor) -> Held:
     """What holds the minimisers of some samples, by what is known of them."""
     whole = len(rows) == len(at.lo)
     form, part = (at.form(), at.found) if whole else (at.form().rows(rows), pick_rows(at.found, rows))
@@ -79,7 +79,7 @@ def find_held_rows(at: Minimum, rows: Tensor, to_x: Tensor) -> Held:
 
 
 def gradients_through_program(
-    at: Minimum, tensors: list[Tensor], to_value: Tensor | None, held: Held | None
+    at: SavedMinimum, tensors: list[Tensor], to_value: Tensor | None, held: Held | None
 ) -> list[Tensor]:
     """The gradients of the other tensors: one run of the program with dual slopes, and autograd."""
     opened, slopes = at.reading.opened, at.found.slopes
@@ -93,7 +93,7 @@ def gradients_through_program(
         k = len(arguments)
         arguments.append(a.flatten(1).expand(len(slopes[k]), -1))
         if isinstance(atom, Atom) and atom.smooth:
-            return value_of(a, atom)
+            return apply_atom(a, atom)
         if isinstance(atom, Norm) and held is not None:
             free = ~held.still[k][:, :: atom.group]
             straight = atom.push(slopes[k], arguments[k])

@@ -7,17 +7,17 @@ from torch import Tensor
 
 from convexnet.solve.derivatives.backward import find_held_precisely, pull_back
 from convexnet.solve.derivatives.implicit import as_it_was, differentiable_once, implicit_gradients
-from convexnet.solve.derivatives.minimum import Gradients, Minimum, bound_gradient, flat_bound
+from convexnet.solve.derivatives.minimum import Gradients, SavedMinimum, bound_gradient, flat_bound
 from convexnet.solve.derivatives.refusals import explain_missing, explain_no_second
 from convexnet.solve.derivatives.surrogates import barrier_hessian, smoothed_values
-from convexnet.solve.functions.matrix_free import unchanged
+from convexnet.solve.functions.matrix_free import keep_unchanged
 from convexnet.solve.functions.problem import Problem
 from convexnet.solve.functions.smoothing import smoothing_units
-from convexnet.solve.solvers.incumbents import rises, signs
+from convexnet.solve.solvers.incumbents import rises, sign_patterns
 
 
 def pull_back_differentiably(
-    at: Minimum,
+    at: SavedMinimum,
     x: Tensor,
     lo: Tensor,
     hi: Tensor,
@@ -46,7 +46,7 @@ def pull_back_differentiably(
 
     def f(y: Tensor) -> Tensor:
         inputs[at.variable] = y.view(len(y), *at.box.shape)
-        return opened.run(inputs, unchanged, live).expand(len(y))
+        return opened.run(inputs, keep_unchanged, live).expand(len(y))
 
     y = as_it_was(x.reshape(at.lo.shape).double(), held.y)
     arriving = (
@@ -59,7 +59,7 @@ def pull_back_differentiably(
 
 
 def pull_back_smoothed(
-    at: Minimum,
+    at: SavedMinimum,
     x: Tensor,
     lo: Tensor,
     hi: Tensor,
@@ -87,7 +87,7 @@ def pull_back_smoothed(
                 as_it_was(flat_bound(end, at.box.shape, len(at.lo)), kept) for end, kept in ((lo, at.lo), (hi, at.hi))
             )
             problem, found = Problem(at.f, at.lo, at.hi), at.found
-            ways = signs(problem.size, found.y)[:, None]
+            ways = sign_patterns(problem.size, found.y)[:, None]
             size = rises(problem, found.y, at.f.value(found.y), ways).amax(0).clamp(min=1e-12)[:, None]
             fixed = at.lo == at.hi
             arriving = to_x.reshape(at.lo.shape).double()

@@ -111,7 +111,7 @@ def local_program(
             meet.append([])
     width = n + len(columns)
     moves = torch.eye(width, dtype=y.dtype, device=y.device)
-    lines, gradient = moved_along(form, slopes, arguments, columns, moves)
+    lines, gradient = derivatives_along(form, slopes, arguments, columns, moves)
     of: list[Row] = []
     rows: list[Tensor] = []
     multipliers: list[float] = []
@@ -157,7 +157,7 @@ def local_program(
     )  # fmt: skip
 
 
-def moved_along(
+def derivatives_along(
     form: EpigraphForm,
     slopes: list[Tensor],
     arguments: list[Tensor],

@@ -15,12 +15,12 @@ from convexnet.solve.compiled import Reading
 from convexnet.solve.derivatives.active_set import Held
 from convexnet.solve.derivatives.implicit import as_it_was
 from convexnet.solve.derivatives.neighbourhood import refine_nearby
-from convexnet.solve.derivatives.polish import settle
+from convexnet.solve.derivatives.polish import solve_precisely
 from convexnet.solve.derivatives.refusals import explain_missing
 from convexnet.solve.derivatives.vertices import held_at_vertices
 from convexnet.solve.functions.problem import Function, Problem
 from convexnet.solve.solvers.choose import samples_at_once
-from convexnet.solve.solvers.incumbents import Found, pick_rows
+from convexnet.solve.solvers.incumbents import Incumbents, pick_rows
 
 Gradients = tuple[tuple[Tensor, Tensor], list[Tensor]]
 """Those of both bounds, and those of the tensors."""
@@ -31,7 +31,7 @@ ONCE = 4
 
 
 @dataclass
-class Minimum:
+class SavedMinimum:
     """What the backward pass needs: all of it as it was in the forward pass.
 
     Attributes:
@@ -53,7 +53,7 @@ class Minimum:
     f: Function
     inputs: list[Tensor]
     variable: int
-    found: Found
+    found: Incumbents
     lo: Tensor
     hi: Tensor
     box: Box
@@ -94,7 +94,7 @@ class Minimum:
         form = self.form()
         rows = torch.arange(len(self.lo), device=self.lo.device) if rows is None else rows
         for part in rows.split(samples_at_once(Problem(form, self.lo, self.hi))):
-            few = settle(form.rows(part), pick_rows(self.found, part), self.lo[part], self.hi[part], quick)
+            few = solve_precisely(form.rows(part), pick_rows(self.found, part), self.lo[part], self.hi[part], quick)
             self.found.put(part, few)
         self.exact |= len(rows) == len(self.lo)
 

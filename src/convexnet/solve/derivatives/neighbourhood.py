@@ -13,9 +13,9 @@ from torch import Tensor
 from convexnet.form.atoms import Kinks
 from convexnet.form.epigraph import EpigraphForm
 from convexnet.form.linear_maps import Map
-from convexnet.solve.derivatives.polish import settle
+from convexnet.solve.derivatives.polish import solve_precisely
 from convexnet.solve.functions.problem import Problem
-from convexnet.solve.solvers.incumbents import Evidence, Found, pick_rows
+from convexnet.solve.solvers.incumbents import Evidence, Incumbents, pick_rows
 
 MANY = 4
 """Kinks that may turn, for each variable."""
@@ -30,7 +30,7 @@ LOOSE = 1e-9
 """A gap, as a share of the scale, from which on the kinks that hold a minimiser are not known yet."""
 
 
-def refine_nearby(form: EpigraphForm, found: Found, lo: Tensor, hi: Tensor) -> None:
+def refine_nearby(form: EpigraphForm, found: Incumbents, lo: Tensor, hi: Tensor) -> None:
     """Put the minimisers that were found right to the last digits, with their slopes, where that is possible nearby.
 
     What is not found stays; nothing here is proved, and what comes of it is looked up by `active_set`.
@@ -56,7 +56,9 @@ def refine_nearby(form: EpigraphForm, found: Found, lo: Tensor, hi: Tensor) -> N
     start = pick_rows(part, torch.arange(len(rows), device=rows.device))
     start.y = torch.zeros_like(middle)
     around = NEAR * (high - low)
-    small = settle(near, start, torch.maximum(low - middle, -around), torch.minimum(high - middle, around), tol=AIM)
+    small = solve_precisely(
+        near, start, torch.maximum(low - middle, -around), torch.minimum(high - middle, around), tol=AIM
+    )
     assert small.slopes is not None
     y = torch.minimum(torch.maximum(middle + small.y, low), high)
     there = few.arguments(y)

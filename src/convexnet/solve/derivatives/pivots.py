@@ -77,7 +77,7 @@ class Vertex:
     arriving: Tensor
 
 
-def parts(form: EpigraphForm, whole: Tensor) -> list[Tensor]:
+def split_by_atom(form: EpigraphForm, whole: Tensor) -> list[Tensor]:
     """What belongs to all kinks, (B, M), by atom."""
     return list(whole.split([c.shape[1] for c in form.constants], 1))
 
@@ -91,7 +91,7 @@ def push_derivatives(form: EpigraphForm, shares: Tensor) -> tuple[Tensor, Tensor
     """The derivatives (B, M, n) and the constants (B, M) of all arguments, with lines of slopes `shares` for kinks."""
     rows: list[Tensor] = []
     constants: list[Tensor] = []
-    share = parts(form, shares)
+    share = split_by_atom(form, shares)
     for k, c in enumerate(form.constants):
         first = form.from_y[k]
         row = c.new_zeros(*c.shape, form.size) if first is None else first.matrix
@@ -107,7 +107,7 @@ def push_derivatives(form: EpigraphForm, shares: Tensor) -> tuple[Tensor, Tensor
 
 def pull_multipliers(form: EpigraphForm, shares: Tensor, given: Tensor) -> tuple[Tensor, Tensor]:
     """What arrives at all kinks, (B, M), and their multipliers: share times what arrives, and what is given."""
-    share, more = parts(form, shares), parts(form, given)
+    share, more = split_by_atom(form, shares), split_by_atom(form, given)
     chosen: dict[int, Tensor] = {}
     arriving: list[Tensor] = []
     for k in reversed(range(len(form.atoms))):
@@ -135,7 +135,7 @@ def vertex_of(table: Tableau) -> Vertex:
     inverse, _ = torch.linalg.inv_ex(rows.gather(1, index[:, :, None].expand(-1, -1, n)))
     t = -(inverse @ constants.gather(1, index)[:, :, None])[..., 0]
     _, lines = pull_multipliers(form, shares, torch.zeros_like(shares))
-    slope = form.gradient(dict(enumerate(parts(form, lines))))
+    slope = form.gradient(dict(enumerate(split_by_atom(form, lines))))
     force = -(slope[:, None, :] @ inverse)[:, 0]
     force = torch.zeros_like(constants).scatter_(1, index, force)
     arriving, _ = pull_multipliers(form, shares, torch.where(free, force[:, :count], 0.0))

@@ -10,7 +10,7 @@ from torch import Tensor
 from convexnet.form.epigraph import EpigraphForm
 from convexnet.solve.functions.hessian import tangents
 from convexnet.solve.functions.problem import Problem
-from convexnet.solve.solvers.incumbents import Evidence, Found, initial_found
+from convexnet.solve.solvers.incumbents import Evidence, Incumbents, initial_incumbents
 from convexnet.solve.solvers.loop import Budget, run_loop
 from convexnet.solve.solvers.newton import Newton
 
@@ -33,9 +33,9 @@ NEAR = 1e-2
 """How near to a bound, as a share of the width, a coordinate may be that is moved there."""
 
 
-def settle(
-    form: EpigraphForm, found: Found, lo: Tensor, hi: Tensor, quick: bool = False, tol: float | None = None
-) -> Found:
+def solve_precisely(
+    form: EpigraphForm, found: Incumbents, lo: Tensor, hi: Tensor, quick: bool = False, tol: float | None = None
+) -> Incumbents:
     """The minimisers with their slopes, by the path-following method in full precision, from the points found.
 
     A constant that the function carries is left out, so that it hides nothing.
@@ -49,7 +49,7 @@ def settle(
     """
     offset, aim = form.value(found.y), QUICK if quick else TIGHT
     problem = Problem(replace(form, constant=form.constant - offset), lo, hi)
-    begun = initial_found(problem)
+    begun = initial_incumbents(problem)
     everyone = torch.arange(problem.batch, device=lo.device)
     way = Newton(rough=True) if quick else Newton(rough=False, drop=0.0)
     run_loop(way, problem, begun, Budget(aim, STEPS) if tol is None else Budget(tol, FEW))
@@ -60,7 +60,7 @@ def settle(
     return begun
 
 
-def refine_smooth(problem: Problem, found: Found) -> None:
+def refine_smooth(problem: Problem, found: Incumbents) -> None:
     """Put the minimisers of smooth functions right to the last digits, where that is not done yet."""
     form = problem.f
     if not isinstance(form, EpigraphForm) or not all(atom.smooth for atom in form.atoms) or not form.atoms:

@@ -67,7 +67,9 @@ def explain_no_second(opened: OpenedProgram, inputs: Sequence[Tensor], k: int, s
     )
 
 
-def many_meet(opened: OpenedProgram, inputs: Sequence[Tensor], sample: int, rows: Sequence[tuple[int, int]]) -> str:
+def explain_many_meet(
+    opened: OpenedProgram, inputs: Sequence[Tensor], sample: int, rows: Sequence[tuple[int, int]]
+) -> str:
     """Why a minimiser has no derivative: more kinks and bounds meet there, by the number of an atom (-1: the domain)
     and the place in it, than are needed to hold it."""
     origins = opened.origins([tensor[:1] for tensor in inputs])
@@ -83,7 +85,7 @@ def many_meet(opened: OpenedProgram, inputs: Sequence[Tensor], sample: int, rows
     )
 
 
-def cannot_tell(sample: int) -> str:
+def explain_uncertain(sample: int) -> str:
     """Why a minimiser has no derivative here: in double precision it is open which kinks and bounds hold it."""
     return (
         f"the derivative of the minimiser of sample {sample} cannot be told: which kinks and bounds hold it is not "

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from convexnet.form.atoms import Atom
 from convexnet.form.grouped import Largest, Norm
-from convexnet.form.program import value_of
+from convexnet.form.program import apply_atom
 from convexnet.solve.derivatives.active_set import Held, argument_units, slopes_at
 from convexnet.solve.derivatives.implicit import vector_jacobian
 from convexnet.solve.derivatives.local_program import Array, Local, local_program
-from convexnet.solve.derivatives.minimum import Minimum
-from convexnet.solve.derivatives.refusals import many_meet
-from convexnet.solve.derivatives.ties import all_hold, determined, forces_on, merged, to_both_sides
+from convexnet.solve.derivatives.minimum import SavedMinimum
+from convexnet.solve.derivatives.refusals import explain_many_meet
+from convexnet.solve.derivatives.ties import all_hold, determined_weights, forces_on, merge_equal_kinks, one_way_weights
 from convexnet.solve.solvers.incumbents import pick_rows
 
 SAME = 1e-8
@@ -29,7 +29,7 @@ WAYS = 4
 """Directions in which they are."""
 
 
-def untie(at: Minimum, held: Held, sample: int, to_x: Tensor) -> None:
+def untie(at: SavedMinimum, held: Held, sample: int, to_x: Tensor) -> None:
     """Put right what holds a minimiser where more kinks and bounds meet than are needed for that.
 
     Args:
@@ -54,20 +54,20 @@ def untie(at: Minimum, held: Held, sample: int, to_x: Tensor) -> None:
         straight = not any(atom.smooth or isinstance(atom, Norm) for atom in form.atoms)
         wanted = np.zeros(local.rows.shape[1])
         wanted[: len(to_x)] = to_x.cpu().numpy()
-        weights = determined(local, wanted, straight)
+        weights = determined_weights(local, wanted, straight)
         if weights is None:
-            moved = Moved.of(at, sample, local, y, slopes)
-            whole, local = local, merged(local, moved.stays)
-            weights = determined(local, wanted, straight)
+            moved = ArgumentMoves.of(at, sample, local, y, slopes)
+            whole, local = local, merge_equal_kinks(local, moved.stays)
+            weights = determined_weights(local, wanted, straight)
             if weights is None and all_hold(whole, moved.stays):
                 return  # all of them say the same, as they do together
             if weights is None and (way := moved.only_way()) is not None:
-                local, weights = whole, to_both_sides(whole, wanted, straight, way)
+                local, weights = whole, one_way_weights(whole, wanted, straight, way)
     if local is None or weights is None:
         opened = at.reading.opened
         assert opened is not None
         names = [] if local is None else [(row.atom, row.index) for row in local.of]
-        raise RuntimeError(many_meet(opened, at.inputs, sample, names))
+        raise RuntimeError(explain_many_meet(opened, at.inputs, sample, names))
     forces, ends, to_y = forces_on(local, weights)
     for whole in held.forces:
         whole[sample] = 0.0
@@ -82,7 +82,7 @@ def untie(at: Minimum, held: Held, sample: int, to_x: Tensor) -> None:
 
 
 @dataclass
-class Moved:
+class ArgumentMoves:
     """How the arguments that meet move with the tensors that gradients go to, while nothing else does.
 
     Attributes:
@@ -98,7 +98,7 @@ class Moved:
     ends: dict[float, bool]
 
     @staticmethod
-    def of(at: Minimum, sample: int, local: Local, y: Tensor, slopes: list[Tensor]) -> Moved:
+    def of(at: SavedMinimum, sample: int, local: Local, y: Tensor, slopes: list[Tensor]) -> ArgumentMoves:
         """Run the program for one sample at y, with its slopes, and with what meets as constants."""
         opened = at.reading.opened
         assert opened is not None
@@ -111,7 +111,7 @@ class Moved:
             kind, slope = atoms[k], slopes[k]
             if kind.smooth or isinstance(kind, Norm):
                 assert isinstance(atom, Atom)
-                return value_of(a, atom)
+                return apply_atom(a, atom)
             if isinstance(atom, Atom):
                 result = atom.push(slope, arguments[k]).reshape(1, *a.shape[1:-1])
             else:
@@ -129,7 +129,7 @@ class Moved:
             inputs = [tensor[sample : sample + 1] for tensor in inputs]
             inputs[at.variable] = y.view(1, *at.box.shape)
             opened.run(inputs, gated, live)
-        return Moved(local, arguments, made, {-1.0: at.box.lo.requires_grad, 1.0: at.box.hi.requires_grad})
+        return ArgumentMoves(local, arguments, made, {-1.0: at.box.lo.requires_grad, 1.0: at.box.hi.requires_grad})
 
     def gradients(self, direct: Array) -> list[Tensor]:
         """Those of a sum of the arguments that meet, with weights (T,)."""
@@ -145,7 +145,9 @@ class Moved:
                 return False
         direct = self.local.direct(weights)
         signs = np.random.default_rng(0).choice([-1.0, 1.0], len(direct))
-        return length(self.gradients(direct)) <= SAME * length(self.gradients(np.abs(direct) * signs))
+        return euclidean_length(self.gradients(direct)) <= SAME * euclidean_length(
+            self.gradients(np.abs(direct) * signs)
+        )
 
     def only_way(self) -> Array | None:
         """The one way (T,) in which the arguments that meet can move; None where there is more than one."""
@@ -163,6 +165,6 @@ class Moved:
         return left[:, 0] * values[0] if values[1:].max(initial=0.0) <= SAME * values[0] else None
 
 
-def length(tensors: list[Tensor]) -> float:
+def euclidean_length(tensors: list[Tensor]) -> float:
     """The root of the sum of all squares."""
     return float(sum(float(t.square().sum()) for t in tensors)) ** 0.5

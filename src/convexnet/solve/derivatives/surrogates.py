@@ -20,7 +20,7 @@ from torch import Tensor
 from convexnet.form.atoms import Atom
 from convexnet.form.program import OpenedProgram, atom_of
 from convexnet.solve.derivatives.implicit import vector_jacobian
-from convexnet.solve.functions.matrix_free import unchanged
+from convexnet.solve.functions.matrix_free import keep_unchanged
 from convexnet.solve.functions.problem import Problem
 from convexnet.solve.functions.smoothing import smooth_results
 
@@ -85,11 +85,11 @@ def unroll_descent(
         y = y if y.requires_grad else y.detach().requires_grad_()
         speed = torch.zeros_like(y)
         for _ in range(STEPS):
-            value = opened.run(inputs_with(inputs, opened, y), unchanged, live).expand(len(y))
+            value = opened.run(inputs_with(inputs, opened, y), keep_unchanged, live).expand(len(y))
             (g,) = vector_jacobian([value], [y], [torch.ones_like(value)])
             speed = MOMENTUM * speed - rate * g
             y = problem.inside(y + speed)
-        return y, opened.run(inputs_with(inputs, opened, y), unchanged, live).expand(len(y))
+        return y, opened.run(inputs_with(inputs, opened, y), keep_unchanged, live).expand(len(y))
 
 
 def inputs_with(inputs: Sequence[Tensor], opened: OpenedProgram, y: Tensor) -> list[Tensor]:

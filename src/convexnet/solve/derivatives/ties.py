@@ -53,7 +53,7 @@ class Multipliers:
             leaving = first_at_zero(m, ways[:, column], outside)
             if leaving is None or leaving == row:
                 return 0.0
-            exchange(m, ways, outside, column, leaving)
+            exchange_basis(m, ways, outside, column, leaving)
         return 0.0
 
     def most(self, objective: Array) -> Array | None:
@@ -68,7 +68,7 @@ class Multipliers:
             leaving = first_at_zero(m, ways[:, column], outside)
             if leaving is None:
                 return None
-            exchange(m, ways, outside, column, leaving)
+            exchange_basis(m, ways, outside, column, leaving)
         return None
 
 
@@ -82,7 +82,7 @@ def first_at_zero(m: Array, way: Array, outside: Sequence[int]) -> int | None:
     return int(np.flatnonzero(until <= until.min() + 1e-13)[0])
 
 
-def exchange(m: Array, ways: Array, outside: list[int], column: int, leaving: int) -> None:
+def exchange_basis(m: Array, ways: Array, outside: list[int], column: int, leaving: int) -> None:
     """Let the multiplier of the row `leaving` take the place of the one that t[column] is."""
     way = ways[:, column].copy()
     m += way * (-m[leaving] / way[leaving])
@@ -124,14 +124,14 @@ def multipliers_of(local: Local) -> Multipliers | None:
         if found is None:
             return None
         ways[:, column] *= found[2]
-        exchange(m, ways, outside, column, found[1])
+        exchange_basis(m, ways, outside, column, found[1])
     return Multipliers(m, ways, outside)
 
 
 # --- what follows ----------------------------------------------------------------------------------------------------
 
 
-def determined(local: Local, wanted: Array, straight: bool) -> Array | None:
+def determined_weights(local: Local, wanted: Array, straight: bool) -> Array | None:
     """Weights (R,) of the rows whose multipliers are positive whatever is chosen, with rows' weights = `wanted`
     (n + m,); None where these rows do not determine it.
 
@@ -144,12 +144,12 @@ def determined(local: Local, wanted: Array, straight: bool) -> Array | None:
     if found is None:
         return None
     if straight:
-        wanted = seen(local.rows, wanted)
+        wanted = project_on_rows(local.rows, wanted)
     sure = [row for row in range(len(local.of)) if found.vertex[row] > EPS and found.least(row) > EPS]
-    return sums(local, sure, wanted)
+    return weights_that_sum_to(local, sure, wanted)
 
 
-def sums(local: Local, some: list[int], wanted: Array) -> Array | None:
+def weights_that_sum_to(local: Local, some: list[int], wanted: Array) -> Array | None:
     """Weights (R,) of some rows with rows' weights = `wanted`; None where there are none."""
     weights = np.zeros(len(local.of))
     if not np.abs(wanted).max(initial=0.0):
@@ -164,20 +164,24 @@ def sums(local: Local, some: list[int], wanted: Array) -> Array | None:
     return weights
 
 
-def to_both_sides(local: Local, wanted: Array, straight: bool, moves: Array) -> Array | None:
-    """The weights of `determined` where the arguments that meet can move in one way (T,) only, and back; None where the
-    minimiser does not go back as it came."""
+def one_way_weights(local: Local, wanted: Array, straight: bool, moves: Array) -> Array | None:
+    """The weights of `determined_weights` where the arguments that meet can move in one way (T,) only, and back; None
+    where the minimiser does not go back as it came."""
     found = multipliers_of(local)
     if found is None:
         return None
     if straight:
-        wanted = seen(local.rows, wanted)
+        wanted = project_on_rows(local.rows, wanted)
     change = np.array([row.share * moves[local.arguments[row.atom, row.index]] if row.atom >= 0 else 0.0
                        for row in local.of])  # fmt: skip
     sides: list[Array] = []
     for sign in (1.0, -1.0):
         largest = found.most(sign * change * local.typical)
-        weights = None if largest is None else sums(local, [int(row) for row in (largest > EPS).nonzero()[0]], wanted)
+        weights = (
+            None
+            if largest is None
+            else weights_that_sum_to(local, [int(row) for row in (largest > EPS).nonzero()[0]], wanted)
+        )
         if weights is None:
             return None
         sides.append(weights)
@@ -186,7 +190,7 @@ def to_both_sides(local: Local, wanted: Array, straight: bool, moves: Array) -> 
     return sides[0] if abs(ends[0] - ends[1]) <= 1e-8 * size else None
 
 
-def seen(rows: Array, wanted: Array) -> Array:
+def project_on_rows(rows: Array, wanted: Array) -> Array:
     """The part of a gradient along which the rows change."""
     _, values, directions = np.linalg.svd(rows, full_matrices=False)
     some = directions[values > EPS * max(values.max(initial=0.0), 1e-300)]
@@ -213,7 +217,7 @@ def all_hold(local: Local, same: Callable[[Array], bool]) -> bool:
     )
 
 
-def merged(local: Local, same: Callable[[Array], bool]) -> Local:
+def merge_equal_kinks(local: Local, same: Callable[[Array], bool]) -> Local:
     """The linear program with kinks that are multiples of others by construction put together with them."""
     rows, gradient = local.rows.copy(), local.gradient.copy()
     multipliers, typical = local.multipliers.copy(), local.typical.copy()

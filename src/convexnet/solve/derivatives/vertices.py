@@ -18,14 +18,14 @@ from convexnet.solve.derivatives.neighbourhood import nearest_kinks, reduce_form
 from convexnet.solve.derivatives.pivots import (
     EDGE,
     Tableau,
-    parts,
     pivot_to_minimum,
     pull_multipliers,
     push_derivatives,
     smaller_slopes,
+    split_by_atom,
 )
 from convexnet.solve.functions.problem import Problem
-from convexnet.solve.solvers.incumbents import Evidence, Found
+from convexnet.solve.solvers.incumbents import Evidence, Incumbents
 
 MANY = 2
 """Kinks that may turn, for each variable."""
@@ -37,7 +37,9 @@ LARGE = 150
 """Variables up to which pivots are worth their systems."""
 
 
-def starting_rows(form: EpigraphForm, slopes: Tensor, far: Tensor, found: Found, lo: Tensor, hi: Tensor) -> Tableau:
+def starting_rows(
+    form: EpigraphForm, slopes: Tensor, far: Tensor, found: Incumbents, lo: Tensor, hi: Tensor
+) -> Tableau:
     """The rows that seem to hold the minimisers.
 
     Args:
@@ -50,7 +52,7 @@ def starting_rows(form: EpigraphForm, slopes: Tensor, far: Tensor, found: Found,
     least, y, width = smaller_slopes(form), found.y, hi - lo
     scale = torch.where(width > 0, width, 1.0)
     _, lines = pull_multipliers(form, least + (1 - least) * slopes, torch.zeros_like(slopes))
-    rise = form.gradient(dict(enumerate(parts(form, lines)))) * width / found.scale.clamp(min=1e-300)[:, None]
+    rise = form.gradient(dict(enumerate(split_by_atom(form, lines)))) * width / found.scale.clamp(min=1e-300)[:, None]
     low, high = rise - (y - lo) / scale, -rise - (hi - y) / scale
     bounds = torch.maximum(low, high)
     bounds = torch.where(width == 0, torch.inf, torch.where(bounds > 0, 1 + bounds, bounds))
@@ -60,7 +62,7 @@ def starting_rows(form: EpigraphForm, slopes: Tensor, far: Tensor, found: Found,
     return Tableau(form, (slopes > 0.5).to(y), active, first, (lo - y, hi - y), high > low)
 
 
-def held_at_vertices(form: EpigraphForm, found: Found, lo: Tensor, hi: Tensor, to_x: Tensor) -> Held:
+def held_at_vertices(form: EpigraphForm, found: Incumbents, lo: Tensor, hi: Tensor, to_x: Tensor) -> Held:
     """The vertices that are minimisers, put into `found` with their slopes, and their derivatives for a gradient (B, n)
     of x; `sure` says for which samples."""
     slopes, batch = found.slopes, len(lo)
@@ -92,17 +94,17 @@ def held_at_vertices(form: EpigraphForm, found: Found, lo: Tensor, hi: Tensor, t
     y = torch.where(low, lo[rows], torch.where(high, hi[rows], found.y[rows] + t[rows]))
     whole = [
         (a[rows] > 0).to(y).scatter(1, index, slope)
-        for a, index, slope in zip(arguments, chosen, parts(small, there), strict=True)
+        for a, index, slope in zip(arguments, chosen, split_by_atom(small, there), strict=True)
     ]
     holds = [
         torch.zeros_like(slope).scatter(1, index, some.to(y)) > 0
-        for slope, index, some in zip(whole, chosen, parts(small, free), strict=True)
+        for slope, index, some in zip(whole, chosen, split_by_atom(small, free), strict=True)
     ]
     gradient = found.scale[rows, None] / torch.where(width > 0, width, 1.0)
     least = smaller_slopes(small)
     lines, _ = push_derivatives(small, least + (1 - least) * there)
     reach = (lines.abs() @ width[:, :, None])[..., 0]  # a layer's arguments may all be zero here, and no units
-    units = [part.mean(1, keepdim=True) for part in parts(small, reach)]
+    units = [part.mean(1, keepdim=True) for part in split_by_atom(small, reach)]
     sure = are_minimisers(form, y, whole, holds, gradient, low, high, units)
     inside = (y > lo[rows] + EDGE * width) & (y < hi[rows] - EDGE * width)
     sure &= (bound | inside).all(1)
@@ -117,7 +119,7 @@ def held_at_vertices(form: EpigraphForm, found: Found, lo: Tensor, hi: Tensor, t
             low, high, forces[:, count:], torch.zeros_like(y),
             [
                 torch.zeros_like(slope).scatter(1, i, force)
-                for slope, i, force in zip(whole, chosen, parts(small, forces[:, :count]), strict=True)
+                for slope, i, force in zip(whole, chosen, split_by_atom(small, forces[:, :count]), strict=True)
             ],
             sure, {k: some.any(1) for k, some in enumerate(holds)}, y, torch.zeros_like(sure),
         ),

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from convexnet.curvature.arguments import copied, in_float64
+from convexnet.curvature.arguments import copy_module, in_float64
 from convexnet.curvature.tracing.restored_state import Generators, in_eval_mode, tensors_of
-from convexnet.curvature.tracing.traceable_models import attributes
+from convexnet.curvature.tracing.traceable_models import unregistered_attributes
 from convexnet.form.execution import Applied
 from convexnet.form.program import OpenedProgram
 from convexnet.solve.rounding_errors import Tracked, analysis_of
@@ -151,8 +151,8 @@ class PrivateCopy:
         self.lock = threading.Lock()
         self.worn = False
         try:
-            self.module: nn.Module | None = copied(module).double().requires_grad_(False)
-            if any(isinstance(held, nn.Module) for _, held in attributes(self.module)):
+            self.module: nn.Module | None = copy_module(module).double().requires_grad_(False)
+            if any(isinstance(held, nn.Module) for _, held in unregistered_attributes(self.module)):
                 self.module = None  # a copy would run modules of the caller's
         except Exception:  # whatever a module's own ways of being copied and converted raise
             self.module = None

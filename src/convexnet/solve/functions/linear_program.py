@@ -16,7 +16,7 @@ from torch import Tensor
 from convexnet.curvature.call import Refusal
 from convexnet.form.atoms import Atom, Kinks
 from convexnet.form.epigraph import EpigraphForm
-from convexnet.form.grouped import Largest, grouped
+from convexnet.form.grouped import Largest, split_into_groups
 from convexnet.solve.functions.matrix_free import MatrixFree
 
 HUGE = 1e30
@@ -58,7 +58,7 @@ class LinearProgram:
             total[k] = total[k] + slope_of(self.f.atoms[k]) * more
         return total
 
-    def begun(self, arguments: Parts) -> Parts:
+    def initial_dual(self, arguments: Parts) -> Parts:
         """Multipliers of the rows that belong to a subgradient where the arguments are these."""
         chosen, _ = self.f.fit(subgradient_of(self.f, arguments), arguments)
         rows = [chosen[k].clamp(min=0) for k in range(len(arguments))]
@@ -73,13 +73,13 @@ class LinearProgram:
         """The rows' values, and from multipliers of the rows the slopes of the Lagrangian in y and every z."""
         arrived, transposed = products(self.f, primal[0], primal[1:])
         atoms = self.f.atoms
-        rows = [a - spread(atom, z) for atom, a, z in zip(atoms, arrived, primal[1:], strict=True)]
+        rows = [a - repeat_for_members(atom, z) for atom, a, z in zip(atoms, arrived, primal[1:], strict=True)]
         rows += [slope_of(atoms[k]) * arrived[k] - primal[k + 1] for k in self.tilted]
 
         def back(dual: Parts) -> Parts:
             slopes = transposed(self.multipliers(dual))
             for k, atom in enumerate(atoms):
-                own = dual[k] if atom.group == 1 else grouped(dual[k], atom.group).sum(-1)
+                own = dual[k] if atom.group == 1 else split_into_groups(dual[k], atom.group).sum(-1)
                 slopes[k + 1] = slopes[k + 1] - own
             for k, more in zip(self.tilted, dual[len(atoms) :], strict=True):
                 slopes[k + 1] = slopes[k + 1] - more
@@ -102,7 +102,7 @@ def slope_of(atom: Atom) -> Tensor:
     return atom.least
 
 
-def spread(atom: Atom, z: Tensor) -> Tensor:
+def repeat_for_members(atom: Atom, z: Tensor) -> Tensor:
     """The result beside each of its arguments."""
     return z if atom.group == 1 else z.repeat_interleave(atom.group, -1)
 
@@ -128,11 +128,11 @@ def products(
     return [f.argument(k, y, results) for k in range(len(f.atoms))], transposed
 
 
-def times(parts: Parts, sizes: Parts) -> Parts:
+def matrix_times(parts: Parts, sizes: Parts) -> Parts:
     return [part * size for part, size in zip(parts, sizes, strict=True)]
 
 
-def over(parts: Parts, sizes: Parts) -> Parts:
+def divide_columns(parts: Parts, sizes: Parts) -> Parts:
     return [part / size for part, size in zip(parts, sizes, strict=True)]
 
 
@@ -144,7 +144,7 @@ def choose_slopes(where: Tensor, first: Parts, second: Parts) -> Parts:
     return [torch.where(where, a, b) for a, b in zip(first, second, strict=True)]
 
 
-def distance(first: Parts, second: Parts) -> Tensor:
+def dual_distance(first: Parts, second: Parts) -> Tensor:
     """(B, 1); of nothing, a number."""
     if not first:
         return torch.zeros((), dtype=torch.float64)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx
 
 from convexnet.form.atoms import Atom
-from convexnet.form.program import OpenedProgram, atom_of, value_of
+from convexnet.form.program import OpenedProgram, apply_atom, atom_of
 
 Choice = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
 """(k, a_k (B, in_k), what arrives (B, out_k)) -> multipliers (B, in_k) of the arguments and an intercept (B,)."""
@@ -107,7 +107,7 @@ class MatrixFree:
         origin = torch.zeros(self.batch, self.size, dtype=torch.float64, device=self.inputs[0].device)
 
         def nothing(a: Tensor, atom: float | Tensor | Atom = 0.0) -> Tensor:
-            return torch.zeros_like(value_of(a, atom))
+            return torch.zeros_like(apply_atom(a, atom))
 
         with torch.no_grad():
             shift = self.run(origin, nothing)
@@ -125,7 +125,7 @@ class MatrixFree:
     def value(self, y: Tensor) -> Tensor:
         """f(y), (B,)."""
         with torch.no_grad():
-            return self.run(y, unchanged)
+            return self.run(y, keep_unchanged)
 
     def arguments(self, y: Tensor) -> list[Tensor]:
         """What arrives at each atom, (B, in_k), at y (B, n)."""
@@ -133,7 +133,7 @@ class MatrixFree:
 
         def seen(a: Tensor, atom: float | Tensor | Atom = 0.0) -> Tensor:
             found.append(a.flatten(1))
-            return value_of(a, atom)
+            return apply_atom(a, atom)
 
         with torch.no_grad():
             self.run(y, seen)
@@ -243,8 +243,8 @@ class MatrixFree:
         return [a.detach() for a in arrived], transposed
 
 
-def unchanged(a: Tensor, atom: float | Tensor | Atom = 0.0) -> Tensor:
-    return value_of(a, atom)
+def keep_unchanged(a: Tensor, atom: float | Tensor | Atom = 0.0) -> Tensor:
+    return apply_atom(a, atom)
 
 
 def replace_gradient(a: Tensor, z: Tensor, pulled: Callable[[Tensor], Tensor]) -> Tensor:
@@ -262,7 +262,7 @@ def atoms_of(opened: OpenedProgram, inputs: Sequence[Tensor]) -> list[Atom]:
         atom = atom_of(a, atom)
         found.append(atom)
         seen.append(a)
-        leaves.append(value_of(a, atom).detach().requires_grad_())
+        leaves.append(apply_atom(a, atom).detach().requires_grad_())
         return leaves[-1]
 
     some = list(inputs) if opened.gated else [tensor[:1] for tensor in inputs]  # what is no slope is the same for all

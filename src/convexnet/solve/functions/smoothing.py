@@ -14,7 +14,7 @@ from torch import Tensor
 
 from convexnet.form.atoms import Atom
 from convexnet.form.epigraph import EpigraphForm
-from convexnet.form.grouped import Largest, grouped
+from convexnet.form.grouped import Largest, split_into_groups
 from convexnet.solve.functions.matrix_free import MatrixFree, Sweep
 from convexnet.solve.functions.problem import Function
 
@@ -29,7 +29,7 @@ def smooth_results(atom: Atom, a: Tensor, mu: Tensor) -> tuple[Tensor, Tensor]:
         (tensor([[0.6931...]]), tensor([[0.5000, 0.5000]]))
     """
     if isinstance(atom, Largest):
-        parts = grouped(a, atom.group) / mu[..., None]
+        parts = split_into_groups(a, atom.group) / mu[..., None]
         return mu * parts.logsumexp(-1), parts.softmax(-1).flatten(-2)
     return atom.smoothed(a, mu)
 
@@ -79,7 +79,7 @@ def smooth_function(f: Function, y: Tensor, mu: Sequence[Tensor]) -> Sweep:
     return Sweep(f.value_of(y, results), *f.affine(chosen, intercept), arguments, multipliers)
 
 
-def smooth_value(f: Function, y: Tensor, mu: Sequence[Tensor]) -> Tensor:
+def smoothed_value_alone(f: Function, y: Tensor, mu: Sequence[Tensor]) -> Tensor:
     """The value of `smooth_function` alone, (B,)."""
     if not isinstance(f, (EpigraphForm, MatrixFree)):
         return f.value(y)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from convexnet.form.atoms import Atom, Smooth
 from convexnet.form.epigraph import EpigraphForm
-from convexnet.form.program import OpenedProgram, atom_of, value_of
+from convexnet.form.program import OpenedProgram, apply_atom, atom_of
 
 SHARE = 1e-6
 """What is taken off, for the rounding of the derivatives."""
@@ -49,7 +49,7 @@ def strong_convexity(opened: OpenedProgram, inputs: Sequence[Tensor], form: Epig
     results: list[Tensor] = []
 
     def replaced(a: Tensor, atom: float | Tensor | Atom = 0.0) -> Tensor:
-        z = value_of(a.detach(), atom_of(a, atom))
+        z = apply_atom(a.detach(), atom_of(a, atom))
         arguments.append(a.flatten(1).expand(batch, -1))
         results.append(torch.zeros_like(z).expand(batch, *z.shape[1:]).clone().requires_grad_())
         return results[-1]

@@ -20,10 +20,10 @@ from torch import Tensor
 from convexnet.curvature.call import Refusal
 from convexnet.form.atoms import Atom, Kinks
 from convexnet.form.epigraph import EpigraphForm
-from convexnet.form.grouped import Largest, grouped
+from convexnet.form.grouped import Largest, split_into_groups
 from convexnet.solve.functions.linear_program import check_kinks, subgradient_of
 from convexnet.solve.functions.problem import Problem
-from convexnet.solve.solvers.incumbents import Evidence, Found, pick_rows
+from convexnet.solve.solvers.incumbents import Evidence, Incumbents, pick_rows
 from convexnet.solve.solvers.loop import Offer
 
 EVERY = 10
@@ -92,13 +92,13 @@ class ADMM:
 
     name = "admm"
 
-    def begin(self, problem: Problem, found: Found) -> State:
+    def begin(self, problem: Problem, found: Incumbents) -> State:
         check_kinks(problem.f, self.name)
         middle = problem.centre()
         unit = column_units(problem.f)
         form = in_row_units(problem.f.change_variable(middle, unit))
         y, below, above = ((part - middle) / unit for part in (found.y, problem.lo, problem.hi))
-        matrix = dense(form)
+        matrix = stacked_matrix(form)
         square = matrix.mT @ matrix
         square.diagonal(dim1=-2, dim2=-1).add_(1.0)
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(square))
@@ -114,8 +114,8 @@ class ADMM:
         rho = torch.where((size > 0) & (wide > 0), size / torch.where(wide > 0, wide, 1.0), 1.0)
         point, none = copy + multipliers / rho, torch.zeros_like(rho)
         return State(
-            form, middle, unit + 0 * y, below, above, kept(matrix), kept(inverse), cost, point, point, rho,
-            none[:, 0] + torch.inf, none, none,
+            form, middle, unit + 0 * y, below, above, pick_samples(matrix), pick_samples(inverse), cost, point, point,
+            rho, none[:, 0] + torch.inf, none, none,
         )  # fmt: skip
 
     def step(self, problem: Problem, state: State) -> Offer:
@@ -168,7 +168,7 @@ def rows_of(state: State) -> int:
     return sum(c.shape[1] for c in state.form.constants)
 
 
-def kept(matrix: Tensor) -> Tensor | Shared:
+def pick_samples(matrix: Tensor) -> Tensor | Shared:
     return Shared(matrix) if matrix.ndim == 2 else matrix
 
 
@@ -208,7 +208,7 @@ def project_on_epigraph(atom: Atom, a: Tensor, z: Tensor) -> tuple[Tensor, Tenso
         (tensor([[1.]]), tensor([[1.]]))
     """
     if isinstance(atom, Largest):
-        parts = grouped(a, atom.group)
+        parts = split_into_groups(a, atom.group)
         top = torch.cat([z[..., None], parts.sort(-1, descending=True).values], -1).cumsum(-1)
         level = (top / torch.arange(1, atom.group + 2, device=a.device)).amax(-1)  # z, lifted by those above it
         return torch.minimum(parts, level[..., None]).flatten(-2), level
@@ -243,13 +243,13 @@ def in_row_units(form: EpigraphForm) -> EpigraphForm:
         for piece, factor in maps:
             if piece is not None and piece.matrix.ndim == 2:
                 total = total + ((piece.matrix if factor is None else piece.matrix * factor) ** 2).sum(1)
-        size = grouped(total, atom.group).mean(-1, keepdim=True).expand(-1, atom.group).flatten().sqrt()
+        size = split_into_groups(total, atom.group).mean(-1, keepdim=True).expand(-1, atom.group).flatten().sqrt()
         units.append(torch.where(size > 0, size, 1.0))
         factors.append(atom.in_units(units[k])[1])
     return form.in_units(units)
 
 
-def dense(form: EpigraphForm) -> Tensor:
+def stacked_matrix(form: EpigraphForm) -> Tensor:
     """All arguments as one matrix in (y, z_1, z_2, ...): (r, n + h), or (B, r, n + h) where the samples differ.
 
     Raises:

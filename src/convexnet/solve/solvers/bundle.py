@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from convexnet.solve.functions.problem import Problem
-from convexnet.solve.solvers.incumbents import Evidence, Found
+from convexnet.solve.solvers.incumbents import Evidence, Incumbents
 from convexnet.solve.solvers.loop import Offer
 
 LEVEL = 0.5
@@ -94,7 +94,7 @@ class Bundle:
         self.level = level
         self.keep = keep
 
-    def begin(self, problem: Problem, found: Found) -> State:
+    def begin(self, problem: Problem, found: Incumbents) -> State:
         y = found.y
         value, g = problem.f.subgradient(y)
         h = value - (g * y).sum(1)

@@ -14,7 +14,7 @@ from convexnet.solve.solvers.admm import ADMM
 from convexnet.solve.solvers.bundle import Bundle
 from convexnet.solve.solvers.first_order import Adam, Fista
 from convexnet.solve.solvers.highs import solve_exactly
-from convexnet.solve.solvers.incumbents import Found
+from convexnet.solve.solvers.incumbents import Incumbents
 from convexnet.solve.solvers.loop import Budget, Solver, run_loop
 from convexnet.solve.solvers.newton import Newton
 from convexnet.solve.solvers.pdhg import PDHG
@@ -103,7 +103,7 @@ def samples_at_once(problem: Problem) -> int:
     return max(1, min(problem.batch, MEMORY // each))
 
 
-def run_solver(name: str, problem: Problem, found: Found, budget: Budget) -> None:
+def run_solver(name: str, problem: Problem, found: Incumbents, budget: Budget) -> None:
     """Improve `found` by the solver of this name."""
     if name == "lp":
         solve_exactly(problem, found, budget)
@@ -114,7 +114,7 @@ def run_solver(name: str, problem: Problem, found: Found, budget: Budget) -> Non
     run_loop(way.make(), problem, found, budget, way.steps)
 
 
-def rescue_open(problem: Problem, found: Found, budget: Budget) -> list[str]:
+def rescue_open(problem: Problem, found: Incumbents, budget: Budget) -> list[str]:
     """What is left open: the same method in full precision, then the exact linear program or, for a few variables, a
     bundle. The names of what ran."""
     used: list[str] = []

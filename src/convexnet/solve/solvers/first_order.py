@@ -19,8 +19,8 @@ from torch import Tensor
 
 from convexnet.solve.functions.matrix_free import Sweep
 from convexnet.solve.functions.problem import Problem
-from convexnet.solve.functions.smoothing import smooth_function, smooth_value, smoothing_units
-from convexnet.solve.solvers.incumbents import Evidence, Found
+from convexnet.solve.functions.smoothing import smooth_function, smoothed_value_alone, smoothing_units
+from convexnet.solve.solvers.incumbents import Evidence, Incumbents
 from convexnet.solve.solvers.loop import Offer
 
 EVERY = 10
@@ -105,7 +105,7 @@ def gap_parts(problem: Problem, at: Sweep, y: Tensor) -> tuple[Tensor, Tensor]:
     return (at.value - touching)[:, None], (touching - problem.proved_minimum(at.g, at.b))[:, None]
 
 
-def starting_state(problem: Problem, found: Found) -> Descent:
+def starting_state(problem: Problem, found: Incumbents) -> Descent:
     finite = problem.lo.isfinite() & problem.hi.isfinite()
     scale = torch.where(finite, (problem.hi - problem.lo) / 2, 1.0)
     one = torch.ones_like(scale[:, :1])
@@ -156,7 +156,7 @@ class Fista:
     def __init__(self, shrink: float = 0.5) -> None:
         self.shrink = shrink
 
-    def begin(self, problem: Problem, found: Found) -> Accelerated:
+    def begin(self, problem: Problem, found: Incumbents) -> Accelerated:
         descent = starting_state(problem, found)
         at = smooth_function(problem.f, descent.y, descent.smoothing())
         steep = (descent.scale * at.g).norm(dim=1, keepdim=True).clamp(min=1e-300)
@@ -176,7 +176,7 @@ class Fista:
         moved = y - state.ahead
         slope = (at.g * moved).sum(1)
         atom = 0.5 * ((moved / torch.where(descent.scale > 0, descent.scale, 1.0)) ** 2).sum(1)
-        value = smooth_value(problem.f, y, descent.smoothing())
+        value = smoothed_value_alone(problem.f, y, descent.smoothing())
         noise = 1e-13 * at.value.abs()
         fine = (value <= at.value + slope + state.steep[:, 0] * atom + noise)[:, None]
         momentum = (1 + (1 + 4 * state.momentum**2).sqrt()) / 2
@@ -256,7 +256,7 @@ class Adam:
         self.rate = rate
         self.shrink = shrink
 
-    def begin(self, problem: Problem, found: Found) -> Moments:
+    def begin(self, problem: Problem, found: Incumbents) -> Moments:
         descent = starting_state(problem, found)
         none = torch.zeros_like(descent.y)
         more = (found.bound.clone(), torch.full_like(found.value, torch.inf), torch.zeros_like(found.value))

@@ -22,7 +22,7 @@ from convexnet.form.atoms import Atom, Kinks, Smooth
 from convexnet.form.epigraph import EpigraphForm
 from convexnet.form.grouped import Largest
 from convexnet.solve.functions.problem import Problem
-from convexnet.solve.solvers.incumbents import Evidence, Found
+from convexnet.solve.solvers.incumbents import Evidence, Incumbents
 from convexnet.solve.solvers.loop import Budget
 
 
@@ -115,7 +115,7 @@ def solve_lp(form: EpigraphForm, sample: int, lo: Tensor, hi: Tensor, solver: st
     return y, float(highs.getInfo().objective_function_value)
 
 
-def solve_exactly(problem: Problem, found: Found, budget: Budget) -> None:
+def solve_exactly(problem: Problem, found: Incumbents, budget: Budget) -> None:
     """Solve every open sample as a linear program; its dual variables give the bound, checked in our own arithmetic."""
     form = problem.f
     assert isinstance(form, EpigraphForm)

@@ -57,7 +57,7 @@ def rises(problem: Problem, y: Tensor, value: Tensor, ways: Tensor) -> Tensor:
         ...         return self
         >>> zero = torch.zeros(1, 2)
         >>> problem = Problem(Size(), zero - 1e6, zero + 1e6)
-        >>> float(rises(problem, zero, torch.tensor([7.0]), signs(2, zero)[:, None]).amax())
+        >>> float(rises(problem, zero, torch.tensor([7.0]), sign_patterns(2, zero)[:, None]).amax())
         6.0
     """
     f = problem.f
@@ -75,7 +75,7 @@ def rises(problem: Problem, y: Tensor, value: Tensor, ways: Tensor) -> Tensor:
     return torch.cat(found)
 
 
-def signs(n: int, like: Tensor) -> Tensor:
+def sign_patterns(n: int, like: Tensor) -> Tensor:
     """Patterns of signs (P, n): each with its opposite."""
     generator = torch.Generator().manual_seed(0)
     random = 2.0 * torch.randint(0, 2, (PATTERNS, n), generator=generator) - 1.0
@@ -146,7 +146,7 @@ class Evidence:
 
 
 @dataclass
-class Found:
+class Incumbents:
     """The best point (B, n) of each sample, its value and the best lower bound (B,) in float64, the steps taken."""
 
     y: Tensor
@@ -182,7 +182,7 @@ class Found:
 
     def look(self, problem: Problem) -> None:
         """Look at the scale for the first time, along one pattern and its opposite."""
-        ways = signs(problem.size, self.y)
+        ways = sign_patterns(problem.size, self.y)
         self.scale, chosen = rises(problem, self.y, self.value, ways[[0, -1], None]).max(0)
         self.way = torch.where(chosen > 0, len(ways) - 1, 0)
 
@@ -197,7 +197,7 @@ class Found:
         few = (self.scale[active] < HARDLY * gap).nonzero()[:, 0]
         if len(few):
             rows, part = active[few], problem if len(few) == problem.batch else problem.rows(few)
-            ways = signs(problem.size, self.y)[:, None]
+            ways = sign_patterns(problem.size, self.y)[:, None]
             self.scale[rows], self.way[rows] = rises(part, self.y[rows], self.value[rows], ways).max(0)
 
     def measure(self, problem: Problem, rows: Tensor, tol: float) -> None:
@@ -207,7 +207,7 @@ class Found:
         largest before is looked at first.
         """
         self.looked[rows] = True
-        ways = signs(problem.size, self.y)
+        ways = sign_patterns(problem.size, self.y)
         if len(rows) * len(ways) > TOGETHER:
             self.scale[rows] = rises(problem, self.y[rows], self.value[rows], ways[self.way[rows]][None])[0]
             left = self.open(tol)[rows].nonzero()[:, 0]
@@ -244,7 +244,7 @@ class Found:
         self.evidence[kind].put(index, part)
         self.kept[kind][index] = True
 
-    def put(self, index: Tensor, part: Found) -> None:
+    def put(self, index: Tensor, part: Incumbents) -> None:
         """What was found for some samples."""
         self.y[index], self.value[index], self.bound[index] = part.y, part.value, part.bound
         self.steps[index], self.scale[index], self.looked[index] = part.steps, part.scale, part.looked
@@ -255,7 +255,7 @@ class Found:
                 self.keep(index[some], pick_rows(evidence, some))
 
 
-def initial_found(problem: Problem, atol: float | Tensor = 0.0) -> Found:
+def initial_incumbents(problem: Problem, atol: float | Tensor = 0.0) -> Incumbents:
     """The centre as the best point, and no bound."""
     y = problem.centre()
     value = problem.f.value(y)
@@ -264,7 +264,7 @@ def initial_found(problem: Problem, atol: float | Tensor = 0.0) -> Found:
     steps = torch.zeros(problem.batch, dtype=torch.int64, device=y.device)
     atol = torch.as_tensor(atol, dtype=torch.float64, device=y.device).expand(problem.batch).clone()
     unseen = torch.full_like(value, torch.nan)
-    return Found(y, value.clone(), bound, steps, value, unseen, steps.clone(), atol, {}, {}, steps > 0)
+    return Incumbents(y, value.clone(), bound, steps, value, unseen, steps.clone(), atol, {}, {}, steps > 0)
 
 
 def pick_rows(value: Any, index: Tensor) -> Any:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from convexnet.solve.functions.problem import Problem
-from convexnet.solve.solvers.incumbents import DIGITS, Evidence, Found, pick_rows
+from convexnet.solve.solvers.incumbents import DIGITS, Evidence, Incumbents, pick_rows
 
 NEARLY = 3.0
 """A sample looks nearly done where its gap is this many times what is allowed with its last scale."""
@@ -64,7 +64,7 @@ class Watch:
     step: int = 0
     stopped: bool = False
 
-    def notify(self, found: Found, tol: float, solver: str) -> bool:
+    def notify(self, found: Incumbents, tol: float, solver: str) -> bool:
         """Tell of a step; whether to stop."""
         self.step += 1
         if self.verbose or self.callback is not None:
@@ -106,14 +106,14 @@ class Solver(Protocol):
 
     name: str
 
-    def begin(self, problem: Problem, found: Found) -> Any: ...
+    def begin(self, problem: Problem, found: Incumbents) -> Any: ...
 
     def step(self, problem: Problem, state: Any) -> Offer | None:
         """Change the state; None where no sample can go on."""
         ...
 
 
-def run_loop(solver: Solver, problem: Problem, found: Found, budget: Budget, steps: int = 100) -> None:
+def run_loop(solver: Solver, problem: Problem, found: Incumbents, budget: Budget, steps: int = 100) -> None:
     """Run a solver on all samples that are still open, and keep what it finds in `found`.
 
     Args:
@@ -174,7 +174,7 @@ def run_loop(solver: Solver, problem: Problem, found: Found, budget: Budget, ste
             active, part, state = active[stay], part.rows(stay), pick_rows(state, stay)
 
 
-def remeasure_scales(part: Problem, found: Found, active: Tensor, tol: float) -> None:
+def remeasure_scales(part: Problem, found: Incumbents, active: Tensor, tol: float) -> None:
     """Look at the scale again of the samples that look nearly done: it costs a few evaluations."""
     gap, atol, value = found.gap[active], found.atol[active], DIGITS * found.value[active].abs()
     near = (gap <= atol + NEARLY * tol * found.scale[active] + value) & ~(gap <= atol + value)

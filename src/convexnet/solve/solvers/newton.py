@@ -20,7 +20,7 @@ from convexnet.form.epigraph import EpigraphForm
 from convexnet.solve.functions.hessian import tangents
 from convexnet.solve.functions.problem import Problem
 from convexnet.solve.functions.unit_cube import scales_of
-from convexnet.solve.solvers.incumbents import Evidence, Found, pick_rows
+from convexnet.solve.solvers.incumbents import Evidence, Incumbents, pick_rows
 from convexnet.solve.solvers.loop import Offer
 from convexnet.solve.solvers.path_following import (
     ASTRAY,
@@ -34,8 +34,8 @@ from convexnet.solve.solvers.path_following import (
     Smoothed,
     State,
     float32_is_spent,
+    is_near,
     least_distance,
-    near,
     next_mu,
     noise,
     smoothing_weight,
@@ -61,7 +61,7 @@ class Newton:
 
     # --- the start ---------------------------------------------------------------------------------------------------
 
-    def begin(self, problem: Problem, found: Found) -> State:
+    def begin(self, problem: Problem, found: Incumbents) -> State:
         finite = problem.lo.isfinite() & problem.hi.isfinite()
         middle = problem.interior()
         radius = torch.where(finite, (problem.hi - problem.lo) / 2, 1.0)
@@ -120,8 +120,8 @@ class Newton:
         if not state.slopes:
             state.slopes = [slope.clone() for slope in at.slopes]
             state.upper, state.lower = barrier * right, barrier * left
-        state.upper = near(state.upper, barrier * right)
-        state.lower = near(state.lower, barrier * left)
+        state.upper = is_near(state.upper, barrier * right)
+        state.lower = is_near(state.lower, barrier * left)
         gradient = at.gradient + barrier * (right - left)
         drop = 0.0 if state.steps >= LONG else self.drop if rough else FINAL_DROP
         curves = tangents(form, state.slopes, at.curved, at.arriving, drop)
@@ -136,7 +136,7 @@ class Newton:
         chosen, arguments, g, b = predict_multipliers(form, state.slopes, at, changes, moved)
         goal = state.y + step
         y = torch.minimum(torch.maximum(goal, state.below), state.above)
-        offer = self.offered(problem, state, y, goal, g, b)
+        offer = self.make_offer(problem, state, y, goal, g, b)
         if rough:
             cube, middle, radius = (
                 Problem(state.exact, state.below, state.above, state.strong),
@@ -166,7 +166,7 @@ class Newton:
         state.ahead = Ahead(at, step, changes, gradient, decrement, ((offer.value - offer.bound) / size).to(y.dtype))
         return offer
 
-    def offered(self, problem: Problem, state: State, y: Tensor, goal: Tensor, g: Tensor, b: Tensor) -> Offer:
+    def make_offer(self, problem: Problem, state: State, y: Tensor, goal: Tensor, g: Tensor, b: Tensor) -> Offer:
         """The point as one of the problem, and the bound from the affine function g y + b on the cube, which touches
         the curves of f at `goal`."""
         value = state.form.value(y)
@@ -180,7 +180,7 @@ class Newton:
 
     def advance(self, state: State, ahead: Ahead) -> None:
         """Take the step, change mu, and take samples that are lost back to the path."""
-        length = self.searched(state, ahead)
+        length = self.line_search(state, ahead)
         share = length[:, None]
         barrier = state.mu * state.weight
         right, left = 1 / (state.above - state.y), 1 / (state.y - state.below)
@@ -221,7 +221,7 @@ class Newton:
         state.upper = torch.where(lost, barrier / (state.above - state.y), state.upper)
         state.lower = torch.where(lost, barrier / (state.y - state.below), state.lower)
 
-    def searched(self, state: State, ahead: Ahead) -> Tensor:
+    def line_search(self, state: State, ahead: Ahead) -> Tensor:
         """How much of the step to take: all of it near the path, else until the smoothed function falls enough."""
         length = torch.ones_like(ahead.decrement)
         todo = (ahead.decrement > NEAR).nonzero()[:, 0]
@@ -235,7 +235,7 @@ class Newton:
             below, above, weight = state.below[todo], state.above[todo], state.weight[todo]
             old, step = state.y[todo], ahead.step[todo]
             y = step_inside(old, length[todo, None] * step, below, above)
-            value = smooth_value(part, y, mu) + barrier_at(y, below, above, mu * weight)
+            value = line_search_value(part, y, mu) + barrier_at(y, below, above, mu * weight)
             slope = (ahead.gradient[todo] * (y - old)).sum(1).clamp(max=0)
             todo = todo[~(value <= before[todo] + 1e-4 * slope + noise(before[todo]))]
             if not len(todo):
@@ -268,7 +268,7 @@ def smoothed_at(form: EpigraphForm, state: State) -> Smoothed:
     return Smoothed(form.value_of(state.y, results), arguments, slopes, curved, arriving, chosen, form.gradient(chosen))
 
 
-def smooth_value(form: EpigraphForm, y: Tensor, mu: Tensor) -> Tensor:
+def line_search_value(form: EpigraphForm, y: Tensor, mu: Tensor) -> Tensor:
     """The smoothed function, (B,)."""
     results: list[Tensor] = []
     for k, atom in enumerate(form.atoms):

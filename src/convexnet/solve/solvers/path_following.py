@@ -120,7 +120,7 @@ def step_inside(y: Tensor, step: Tensor, below: Tensor, above: Tensor) -> Tensor
     return torch.minimum(torch.maximum(y + step, y + far * (below - y)), y + far * (above - y))
 
 
-def near(multiplier: Tensor, on_path: Tensor) -> Tensor:
+def is_near(multiplier: Tensor, on_path: Tensor) -> Tensor:
     return torch.minimum(torch.maximum(multiplier, on_path / TRUST), on_path * TRUST)
 
 

@@ -21,13 +21,13 @@ from convexnet.solve.functions.linear_program import (
     Parts,
     check_kinks,
     choose_slopes,
-    distance,
-    over,
-    times,
+    divide_columns,
+    dual_distance,
+    matrix_times,
     zeros,
 )
 from convexnet.solve.functions.problem import Problem
-from convexnet.solve.solvers.incumbents import Evidence, Found, pick_rows
+from convexnet.solve.solvers.incumbents import Evidence, Incumbents, pick_rows
 from convexnet.solve.solvers.loop import Offer
 
 EVERY = 25
@@ -87,15 +87,15 @@ class PDHG:
 
     name = "pdhg"
 
-    def begin(self, problem: Problem, found: Found) -> State:
+    def begin(self, problem: Problem, found: Incumbents) -> State:
         check_kinks(problem.f, self.name)
         program = LinearProgram(problem.f)
         arguments = problem.f.arguments(found.y)
         primal = [found.y, *[atom.value(a) for atom, a in zip(problem.f.atoms, arguments, strict=True)]]
         finite = problem.lo.isfinite() & problem.hi.isfinite() & (problem.hi > problem.lo)
         columns, rows, norm = scaling_of(program, primal, torch.where(finite, (problem.hi - problem.lo) / 2, 1.0))
-        primal, dual = over(primal, columns), over(program.begun(arguments), rows)
-        large, wide = distance(dual, zeros(dual)), distance(primal, zeros(primal))
+        primal, dual = divide_columns(primal, columns), divide_columns(program.initial_dual(arguments), rows)
+        large, wide = dual_distance(dual, zeros(dual)), dual_distance(primal, zeros(primal))
         weight = torch.where((large > 0) & (wide > 0), large / torch.where(wide > 0, wide, 1.0), 1.0)
         none, start = torch.zeros_like(norm), (primal, dual)
         state = State(columns, rows, norm, primal, dual, [], weight, start, start, none[:, 0] + torch.inf, none, none)
@@ -104,8 +104,8 @@ class PDHG:
 
     def turn(self, program: LinearProgram, state: State) -> None:
         """The slopes for new multipliers."""
-        _, back = program.products(times(state.primal, state.columns))
-        state.slopes = times(back(times(state.dual, state.rows)), state.columns)
+        _, back = program.products(matrix_times(state.primal, state.columns))
+        state.slopes = matrix_times(back(matrix_times(state.dual, state.rows)), state.columns)
 
     def step(self, problem: Problem, state: State) -> Offer:
         program = LinearProgram(problem.f)
@@ -113,7 +113,7 @@ class PDHG:
             self.iterate(problem, program, state)
         primal, dual = state.ahead
         y = problem.inside(primal[0] * state.columns[0])
-        wanted = dict(enumerate(program.multipliers(times(dual, state.rows))))
+        wanted = dict(enumerate(program.multipliers(matrix_times(dual, state.rows))))
         multipliers, (g, b) = program.f.fit(wanted, list(wanted.values()))
         value, bound = problem.f.value(y), problem.proved_minimum(g, b)
         self.restart(program, state, value - bound)
@@ -135,7 +135,7 @@ class PDHG:
         for k in range(len(program.f.atoms)):
             primal[k + 1] = primal[k + 1].clamp(min=program.lowest(k))
         further = [2 * x - old for x, old in zip(primal, state.primal, strict=True)]
-        values, back = program.products(times(further, state.columns))
+        values, back = program.products(matrix_times(further, state.columns))
         dual = [
             (m + short * state.weight * row * value).clamp(min=0)
             for m, row, value in zip(state.dual, state.rows, values, strict=True)
@@ -148,7 +148,7 @@ class PDHG:
         state.ahead = primal, dual
         state.primal = drawn(primal, state.primal, state.then[0])
         state.dual = drawn(dual, state.dual, state.then[1])
-        state.slopes = times(back(times(state.dual, state.rows)), state.columns)
+        state.slopes = matrix_times(back(matrix_times(state.dual, state.rows)), state.columns)
         state.since, state.count = state.since + 1, state.count + 1
 
     def restart(self, program: LinearProgram, state: State, gap: Tensor) -> None:
@@ -157,7 +157,7 @@ class PDHG:
         if not bool(again.any()):
             return
         primal, dual = state.ahead
-        moved, turned = distance(primal, state.then[0]), distance(dual, state.then[1])
+        moved, turned = dual_distance(primal, state.then[0]), dual_distance(dual, state.then[1])
         usual = (moved > 0) & (turned > 0)
         ratio = torch.where(usual, turned / torch.where(usual, moved, 1.0), state.weight)
         state.weight = torch.where(again, (state.weight * ratio).sqrt(), state.weight)
@@ -198,15 +198,15 @@ def scaling_of(program: LinearProgram, primal: Parts, radius: Tensor) -> tuple[P
     columns = [radius, *[torch.ones_like(z) for z in primal[1:]]]
     rows = [torch.ones_like(row) for row in base]
     for _ in range(ROUNDS):
-        seen = sizes([times(forwards(times(signs(columns), columns)), rows) for _ in range(PROBES)])
-        rows = over(rows, [size.sqrt() for size in seen])
-        seen = sizes([times(backwards(times(signs(rows), rows)), columns) for _ in range(PROBES)])
-        columns = over(columns, [size.sqrt() for size in seen])
+        seen = sizes([matrix_times(forwards(matrix_times(signs(columns), columns)), rows) for _ in range(PROBES)])
+        rows = divide_columns(rows, [size.sqrt() for size in seen])
+        seen = sizes([matrix_times(backwards(matrix_times(signs(rows), rows)), columns) for _ in range(PROBES)])
+        columns = divide_columns(columns, [size.sqrt() for size in seen])
     x = signs(columns)
     norm = torch.ones_like(radius[:, :1])
     for _ in range(POWERS):
-        length = distance(x, zeros(x)).clamp(min=1e-300)
-        m = times(forwards(times([part / length for part in x], columns)), rows)
-        x = times(backwards(times(m, rows)), columns)
-        norm = distance(m, zeros(m))
+        length = dual_distance(x, zeros(x)).clamp(min=1e-300)
+        m = matrix_times(forwards(matrix_times([part / length for part in x], columns)), rows)
+        x = matrix_times(backwards(matrix_times(m, rows)), columns)
+        norm = dual_distance(m, zeros(m))
     return columns, rows, torch.where(norm > 0, norm, 1.0).expand_as(radius[:, :1])

@@ -21,10 +21,11 @@ from convexnet.lab.studies import study_named, table1
 from convexnet.lab.studies.study import Study
 from convexnet.lab.training.epoch import Diverged
 from convexnet.learner import Point
-from tests.lab import cluster, small
+from tests.lab import small
+from tests.lab.runs import cluster
 from tests.processes import HANGING
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(autouse=True)
@@ -117,7 +118,7 @@ def test_an_unknown_study_is_named_with_the_closest() -> None:
 
 @pytest.mark.slow
 def test_a_killed_node_of_a_ray_cluster(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tests.lab.cluster", str(tmp_path)]
+    command = [sys.executable, "-m", "tests.lab.runs.cluster", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=HANGING, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.split()[-1] == "1", "one of the two nodes is dead"

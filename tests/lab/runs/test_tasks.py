@@ -16,7 +16,7 @@ from convexnet.lab.runs.jobs import Job
 from convexnet.lab.runs.metrics import accuracies
 from convexnet.lab.runs.place import Place, Tick
 from convexnet.lab.runs.records import COMMON, Row, read_records
-from convexnet.lab.runs.run import record, taught
+from convexnet.lab.runs.run import record, train_model
 from convexnet.lab.runs.sweep import sweep
 from convexnet.lab.runs.tasks import REGRESSION, classification, cross_entropy, squared_errors
 from convexnet.lab.studies import fig2
@@ -45,7 +45,7 @@ def regress(job: Job, place: Place, tick: Tick, weights: Tensor | None = None) -
     """A study's `run`: the network has as many outputs as a target has numbers."""
     data = parts(job.seed)
     model = build("ioc-mlp", data.shape, 2, job.recipe, job.seed)
-    return record(taught(job, place, tick, model, data, convex=True, task=REGRESSION, weights=weights))
+    return record(train_model(job, place, tick, model, data, convex=True, task=REGRESSION, weights=weights))
 
 
 JOB = Job("bowls", "ioc-mlp", "bowls", HOW, 0)
@@ -91,7 +91,7 @@ def test_a_sample_without_weight_teaches_nothing(tmp_path: Path) -> None:
         model = build("ioc-mlp", (2,), 2, HOW, 0)
         changed = replace(data, train=data.train.relabelled(used))
         place = small.place(tmp_path / str(target))
-        found = taught(
+        found = train_model(
             JOB, place, lambda job, point: None, model, changed, convex=True, task=REGRESSION, weights=weights
         )
         return record(found)

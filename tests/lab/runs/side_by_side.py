@@ -2,7 +2,7 @@
 
 The sweeps have the same jobs, of two kinds of learner, in the same folders, and start together, so that they meet at
 every job. Then as many commands `train` into one folder. One process of each is killed at a call of a Python function,
-which is drawn as in `tests.lab.random_kills`. What must hold is asserted here.
+which is drawn as in `tests.lab.training.random_kills`. What must hold is asserted here.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ from convexnet.lab.runs.records import Row, read_records
 from convexnet.lab.runs.verdict import Verdict
 from convexnet.lab.studies import fig2
 from convexnet.lab.studies.study import Study
-from tests.lab import small, test_learners
-from tests.lab.random_kills import Moment
+from tests.lab import small
+from tests.lab.training import test_learners
+from tests.lab.training.random_kills import Moment
 from tests.processes import ended, fork
 
 JOBS = [

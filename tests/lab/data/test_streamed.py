@@ -29,7 +29,7 @@ from convexnet.lab.runs.run import run
 from convexnet.lab.training import experiment, signals
 from convexnet.memory import CLASSNAMES, PREPARATION, recall
 from tests.lab import small
-from tests.lab.killed import streaming
+from tests.lab.training.killed import streaming
 from tests.processes import Forge
 
 CLASSES = ("ant", "bee", "cow")
@@ -235,7 +235,9 @@ def whole(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
 def test_killed_and_resumed(
     whole: tuple[Path, dict[str, Any]], photographs: Path, tmp_path: Path, seed: int, forge: Forge
 ) -> None:
-    done = forge.run("tests.lab.killed:stream", str(tmp_path / "parts"), str(photographs), str(seed), folder=tmp_path)
+    done = forge.run(
+        "tests.lab.training.killed:stream", str(tmp_path / "parts"), str(photographs), str(seed), folder=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     resumed = json.loads((tmp_path / "parts" / "row.json").read_text(encoding="utf-8"))
     assert resumed["resumed_after"]
@@ -275,7 +277,7 @@ def test_told_to_end_in_the_midst_of_an_epoch(
 @pytest.mark.slow
 def test_killed_thirty_times(narrow: None, photographs: Path, tmp_path: Path, seed: int, forge: Forge) -> None:
     words = (str(tmp_path / "parts"), str(photographs), str(seed), "30")
-    done = forge.run("tests.lab.killed:stream_at_any_time", *words, folder=tmp_path)
+    done = forge.run("tests.lab.training.killed:stream_at_any_time", *words, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout.split()[-1]) >= 5
     job = streaming(str(photographs))

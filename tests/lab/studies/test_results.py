@@ -12,7 +12,7 @@ from convexnet.lab.runs.records import read_records
 from convexnet.lab.studies import STUDIES
 from convexnet.lab.training.recipes import RECIPES
 
-RESULTS = Path(__file__).resolve().parents[2] / "results"
+RESULTS = Path(__file__).resolve().parents[3] / "results"
 FILES = sorted(RESULTS.glob("*.jsonl"))
 NAMES = {study.name for study in STUDIES}
 """Records of other makers in that folder are theirs to test."""

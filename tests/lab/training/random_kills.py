@@ -26,7 +26,10 @@ from convexnet.lab.runs.records import Row
 from convexnet.lab.runs.verdict import Verdict
 from convexnet.lab.training import experiment
 from convexnet.lab.training.signals import Stopped
-from tests.lab import killed, small, test_learners, test_streamed, test_tasks
+from tests.lab import small
+from tests.lab.data import test_streamed
+from tests.lab.runs import test_tasks
+from tests.lab.training import killed, test_learners
 from tests.processes import ended, fork
 
 Made = Callable[[Path], Row]

@@ -66,7 +66,7 @@ def test_it_does_not_grow_without_end(place: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_fingerprint_is_kept_until_a_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tests.lab.test_data_files import draw_folders
+    from tests.lab.data.test_files import draw_folders
 
     root = tmp_path / "set"
     draw_folders(root, ("cat", "dog"), 3)

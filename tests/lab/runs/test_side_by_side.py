@@ -11,7 +11,7 @@ from tests.processes import Forge
 
 @pytest.mark.parametrize("count", [2, 4, pytest.param(8, marks=pytest.mark.slow)])
 def test_side_by_side(count: int, tmp_path: Path, seed: int, forge: Forge) -> None:
-    done = forge.run("tests.lab.side_by_side:main", str(tmp_path), str(count), str(seed), folder=tmp_path)
+    done = forge.run("tests.lab.runs.side_by_side:main", str(tmp_path), str(count), str(seed), folder=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -20,5 +20,5 @@ def test_side_by_side_again_and_again(tmp_path: Path, seed: int, forge: Forge) -
     for attempt in range(1, 9):
         (tmp_path / str(attempt)).mkdir()
         words = (str(tmp_path / str(attempt)), "4", str(seed + attempt))
-        done = forge.run("tests.lab.side_by_side:main", *words, folder=tmp_path)
+        done = forge.run("tests.lab.runs.side_by_side:main", *words, folder=tmp_path)
         assert done.returncode == 0, f"seed {seed + attempt}: {done.stdout}{done.stderr}"

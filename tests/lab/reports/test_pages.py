@@ -29,9 +29,9 @@ from convexnet.lab.runs.jobs import Job
 from convexnet.lab.runs.records import append_record
 from convexnet.lab.studies import STUDIES, table1
 from convexnet.lab.training.recipes import recipe
-from tests.lab.test_studies import row
+from tests.lab.studies.test_studies import row
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 SCREENS = {"phone": (390, 844), "desk": (1280, 900)}
 

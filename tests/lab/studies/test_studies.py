@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from convexnet.lab.cli.app import app
 from convexnet.lab.models import architectures
 from convexnet.lab.models.convex import Convex
+from convexnet.lab.models.registry import model_named
 from convexnet.lab.reports import plane_pictures
 from convexnet.lab.reports.comparison import Line, comparison, interval, shown
 from convexnet.lab.reports.papers import TABLE_1
@@ -28,11 +29,11 @@ from convexnet.lab.runs.records import FIELDS, VERSION, RecordError, append_reco
 from convexnet.lab.runs.sweep import sweep
 from convexnet.lab.studies import STUDIES, fig2, plane, study_named, table1, table4
 from convexnet.lab.studies.study import SIZES, Study
-from convexnet.lab.training.recipes import RECIPES, Recipe, recipe
+from convexnet.lab.training.recipes import FAMILIES, RECIPES, Recipe, recipe
 from convexnet.lab.training.settings import differences
 from tests.lab import small
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def row(job: Job, **changes: Any) -> dict[str, Any]:
@@ -87,7 +88,7 @@ def test_a_plan(study: Study, size: str) -> None:
         if job.full:
             assert job.train_samples is None
             if job.recipe.name in RECIPES:
-                assert job.recipe in RECIPES[job.recipe.name]
+                assert job.recipe in FAMILIES[model_named(job.model).family][job.recipe.name]
     with pytest.raises(ValueError, match="at least one seed"):
         study.jobs(size, 0)
 

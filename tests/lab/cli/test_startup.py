@@ -29,7 +29,7 @@ from convexnet.nn.layers import POSITIVE
 from convexnet.solve.solvers.choose import WAYS
 from tests.processes import HANGING
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 QUICK = """
 import contextlib, io, sys

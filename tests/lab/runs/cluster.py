@@ -1,6 +1,6 @@
 """A Ray cluster of two nodes on this machine, one of which is killed in the midst of its job.
 
-    python -m tests.lab.cluster FOLDER
+    python -m tests.lab.runs.cluster FOLDER
 
 Runs a sweep on it, and prints how many nodes were left. Its own process, because Ray looks for a way to other machines.
 """

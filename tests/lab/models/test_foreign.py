@@ -19,7 +19,7 @@ from convexnet.lab.models.registry import build, model_named
 from convexnet.lab.runs.run import run
 from convexnet.lab.training.recipes import recipe
 from tests.lab import small
-from tests.lab.test_streamed import draw
+from tests.lab.data.test_streamed import draw
 
 OWN = """
 import torch

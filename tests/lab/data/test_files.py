@@ -577,7 +577,7 @@ def test_more_images_than_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 # --- real data --------------------------------------------------------------------------------------------------------
 
-REAL = Path(__file__).resolve().parents[2] / ".data"
+REAL = Path(__file__).resolve().parents[3] / ".data"
 
 
 def errors_per_class(split: data.Split, other: data.Split, classes: int) -> Tensor:

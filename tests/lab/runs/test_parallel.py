@@ -15,10 +15,10 @@ import convexnet as cx
 from convexnet.lab.models import architectures
 from convexnet.lab.runs.run import run
 from tests.lab import small
-from tests.lab.parallel import settings
+from tests.lab.runs.parallel import settings
 from tests.processes import HANGING, Forge
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def under_torchrun(folder: Path) -> subprocess.CompletedProcess[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab.random_kills import KINDS
+from tests.lab.training.random_kills import KINDS
 from tests.processes import Forge
 
 
@@ -22,6 +22,6 @@ def test_stopped_at_random_again_and_again(kind: str, tmp_path: Path, seed: int,
 
 
 def stop(kind: str, folder: Path, seed: int, count: int, forge: Forge) -> None:
-    done = forge.run("tests.lab.random_kills:main", str(folder), kind, str(seed), str(count), folder=folder)
+    done = forge.run("tests.lab.training.random_kills:main", str(folder), kind, str(seed), str(count), folder=folder)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout.split()[-1]) == count

@@ -23,7 +23,7 @@ from convexnet.lab.training import checkpoints, experiment, signals
 from convexnet.lab.training.checkpoints import NAME, CheckpointError, read_checkpoint, write_checkpoint
 from convexnet.learner import Point
 from tests.lab import small
-from tests.lab.killed import MOMENTS, settings
+from tests.lab.training.killed import MOMENTS, settings
 from tests.processes import Forge
 
 
@@ -88,7 +88,7 @@ def test_dropout_is_drawn_again_as_it_was(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_killed_at_the_worst_moments(tmp_path: Path, seed: int, forge: Forge) -> None:
     whole = run(settings(), small.place(tmp_path / "whole", network=True))
-    done = forge.run("tests.lab.killed:main", str(tmp_path / "parts"), str(seed), folder=tmp_path)
+    done = forge.run("tests.lab.training.killed:main", str(tmp_path / "parts"), str(seed), folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout.split()[-1]) == len(MOMENTS), "a child was done before its moment came"
     resumed = json.loads((tmp_path / "parts" / "row.json").read_text(encoding="utf-8"))
