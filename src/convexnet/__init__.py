@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from convexnet.domains import Ball, Box, Cube, Free, Orthant, Polyhedron, Product, Simplex
     from convexnet.errors import ConvexNetError, NotCertified, NotTraceable
     from convexnet.export import to_cvxpy, to_lp
-    from convexnet.solve import Solution, at_most, minimise
+    from convexnet.solve import Minimiser, Solution, at_most, conjugate, impute, maximise, minimise, prox, rollout
     from convexnet.split import split
     from convexnet.storage import load, save
 
@@ -37,6 +37,7 @@ __all__ = [
     "Cube",
     "Finding",
     "Free",
+    "Minimiser",
     "NotCertified",
     "NotTraceable",
     "Orthant",
@@ -49,13 +50,18 @@ __all__ = [
     "bake",
     "certify",
     "changes",
+    "conjugate",
     "constrain",
     "convexify",
     "ensembles",
     "falsify",
+    "impute",
     "load",
+    "maximise",
     "minimise",
     "nn",
+    "prox",
+    "rollout",
     "save",
     "split",
     "to_cvxpy",
@@ -73,6 +79,7 @@ _HOMES = {
     "Cube": "domains",
     "Finding": "curvature",
     "Free": "domains",
+    "Minimiser": "solve",
     "NotCertified": "errors",
     "NotTraceable": "errors",
     "Orthant": "domains",
@@ -84,11 +91,16 @@ _HOMES = {
     "bake": "conversion",
     "certify": "curvature",
     "changes": "conversion",
+    "conjugate": "solve",
     "constrain": "constraints",
     "convexify": "conversion",
     "falsify": "curvature.adversary.falsify",
+    "impute": "solve",
     "load": "storage",
+    "maximise": "solve",
     "minimise": "solve",
+    "prox": "solve",
+    "rollout": "solve",
     "save": "storage",
     "split": "split",
     "to_cvxpy": "export",

@@ -29,6 +29,10 @@ FAR = 1e12
 """A linear program whose point has gone this many times the size of the rows away has no end."""
 
 
+LOOSE = 1e-6
+"""By which share of their size the sides of the box of a polytope are moved outwards: see there."""
+
+
 class Empty(Exception):
     """No point meets the rows.
 
@@ -211,3 +215,45 @@ class Polytope:
         found = lifted.furthest(last[0], np.append(start, 0.0))
         assert found is not None  # the radius has an end
         return found[0][:-1], max(0.0, float(found[0][-1]))
+
+
+def proved_box(polytope: Polytope, inside: Array | None) -> tuple[Array, Array]:
+    """A box (n,), (n,) that contains the polytope; infinite where it has no end.
+
+    Each side is the optimum of a linear program, moved outwards, and held to be right because of its multipliers u:
+    for a point y of the polytope, y_j = (rowsᵀ u) y + δ y <= u · right + |δ|₁ |y|, with a residual δ of rounding. On
+    the way from `inside`, which is in the box, to a point outside there would be one on its border, where |y| is at
+    most the size of the box, and for which this says that it is not that far out.
+
+    Args:
+        inside: a point of it; None: it has none, and the box is a point.
+    """
+    n = polytope.size
+    if inside is None:
+        return np.zeros(n), np.zeros(n)
+    rows = np.concatenate([polytope.equal, polytope.below])
+    right = np.concatenate([polytope.e, polytope.b])
+    ends = np.full((2, n), np.inf)
+    found: list[tuple[int, int, Array, float]] = []
+    for side, sign in ((0, -1.0), (1, 1.0)):
+        for j in range(n):
+            way = np.zeros(n)
+            way[j] = sign
+            most = polytope.furthest(way, inside)
+            if most is None:
+                continue
+            u = most[1].copy()
+            u[len(polytope.e) :] = np.maximum(u[len(polytope.e) :], 0.0)
+            residual = way - rows.T @ u
+            ends[side, j] = float(u @ right)
+            found.append((side, j, residual, float(np.abs(u) @ np.abs(right))))
+    finite = ends[np.isfinite(ends)]
+    size = 1.0 + float(np.abs(finite).max(initial=0.0)) + float(np.abs(inside).max(initial=0.0))
+    for side, j, residual, sizes in found:
+        unsure = float(np.abs(residual[np.isfinite(ends).all(0)]).sum()) * size + 1e-14 * n * sizes
+        endless = bool((np.abs(residual[~np.isfinite(ends).all(0)]) > 0).any())
+        if endless or unsure > LOOSE * size:
+            ends[side, j] = np.inf
+        else:
+            ends[side, j] += LOOSE * size
+    return -ends[0], ends[1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any
@@ -19,7 +19,8 @@ from convexnet.curvature.tracing.traceable_models import check_example
 from convexnet.domains import Box, Domain, Region
 from convexnet.errors import NotTraceable, meant
 from convexnet.form.inputs import output_of, with_floats
-from convexnet.solve.constrained.at_most import AtMost, Constraint, constraint_of
+from convexnet.solve.at_most import AtMost, Constraint, constraint_of
+from convexnet.solve.compiled import Readings
 from convexnet.solve.solution import Solution
 from convexnet.solve.solvers.loop import Budget, Progress, Watch
 
@@ -43,6 +44,9 @@ class Arguments:
     atol: Tensor  # (B,), float64
     budget: Budget
     subject_to: tuple[Constraint, ...] = ()
+    owner: nn.Module | None = None  # with whom what is read of the module is kept; itself, where it lasts
+    kind: Hashable = None  # what tells the module from others of that owner
+    readings: Readings | None = None  # to use instead of looking whether the module has changed
 
     @property
     def batch(self) -> int:

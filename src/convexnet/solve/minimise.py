@@ -14,8 +14,8 @@ from convexnet.domains import Domain
 from convexnet.errors import NotTraceable
 from convexnet.solve.answer import assemble_solution
 from convexnet.solve.arguments import Arguments, tracing_error, validate_arguments
+from convexnet.solve.at_most import AtMost
 from convexnet.solve.compiled import reading_of
-from convexnet.solve.constrained.at_most import AtMost
 from convexnet.solve.constrained.regions import minimise_over_region
 from convexnet.solve.derivatives.attach import sources_of, wants_gradients
 from convexnet.solve.derivatives.polish import refine_smooth
@@ -138,6 +138,11 @@ def minimise(
             f, domain, given, start, wrt, tol=tol, atol=atol, solver=solver, max_steps=max_steps,
             time_limit=time_limit, derivative=derivative, callback=callback, verbose=verbose, subject_to=subject_to,
         )  # fmt: skip
+    return minimise_arguments(arguments)
+
+
+def minimise_arguments(arguments: Arguments) -> Solution:
+    """`minimise` with arguments that are checked."""
     if not arguments.region.is_box or arguments.subject_to:
         return minimise_over_region(arguments)
     return minimise_over_box(arguments)
@@ -146,7 +151,9 @@ def minimise(
 def minimise_over_box(arguments: Arguments) -> Solution:
     """`minimise` where the domain is a box."""
     try:
-        reading = reading_of(arguments.module, arguments.inputs, arguments.variable)
+        reading = reading_of(
+            arguments.module, arguments.inputs, arguments.variable, arguments.owner, arguments.kind, arguments.readings
+        )
     except NotTraceable as error:
         raise tracing_error(arguments, error) from error.__cause__
     everywhere = check_certified(reading, arguments)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from convexnet.solve.arguments import Arguments
-from convexnet.solve.constrained.penalised import one_number
+from convexnet.solve.at_most import one_number
 
 ROUNDING = 64 * 2.0**-52
 """By how much a level may be passed, as a share of it (at least of 1): what rounding leaves of a point on it."""
@@ -69,6 +69,7 @@ def excess_arguments(arguments: Arguments) -> Arguments:
     inputs.append(arguments.inputs[arguments.variable])
     return replace(
         arguments, module=Excess(networks, places), inputs=inputs, variable=len(inputs) - 1, subject_to=(), start=None,
+        owner=None, kind=None, readings=None,
         atol=torch.zeros_like(arguments.atol), budget=replace(arguments.budget, tol=ROUGH, watch=None),
     )  # fmt: skip
 
@@ -90,10 +91,11 @@ class Levels:
 
     def inside(self) -> Tensor:
         """Points of the domain at which G is least, (B, n); looked for once."""
-        if self._inner is None:
+        found = self._inner
+        if found is None:
             self.work.run(check=False)
-            self._inner = self.work.x.double()
-        return self._inner
+            found = self._inner = self.work.x.double()
+        return found
 
     def pull(self, rows: Tensor, point: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Points of the domain (R, n) moved to where they meet the constraints; which do (R,); and of which samples

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from convexnet.solve.at_most import one_number
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -100,16 +102,3 @@ class Penalised(nn.Module):
         if outside:
             total = total + (weights * torch.cat(outside, 1)).sum(1)
         return total
-
-
-def one_number(output: Tensor) -> Tensor:
-    """An output (B,) or (B, 1) as (B,), in float64.
-
-    Raises:
-        ValueError: another shape.
-    """
-    if output.ndim == 2 and output.shape[1] == 1:
-        output = output[:, 0]
-    if output.ndim != 1:
-        raise ValueError(f"one number for each sample is needed, (B,) or (B, 1), not {tuple(output.shape)}")
-    return output.double()

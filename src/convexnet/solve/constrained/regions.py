@@ -158,9 +158,10 @@ def turns_of(arguments: Arguments) -> Work:
 def read(arguments: Arguments, tableau: Tableau) -> tuple[Reading, bool]:
     """The penalised function, certified; or the error that says which of its parts is not."""
     inner = tableau.arguments
-    kind = (tableau.module.layout, tuple(id(network) for network in tableau.module.others))
+    owner = arguments.owner or arguments.module
+    kind = (arguments.kind, tableau.module.layout, tuple(id(network) for network in tableau.module.others))
     try:
-        reading = reading_of(inner.module, inner.inputs, inner.variable, arguments.module, kind)
+        reading = reading_of(inner.module, inner.inputs, inner.variable, owner, kind, arguments.readings)
         return reading, check_certified(reading, inner)
     except (NotTraceable, NotCertified, ValueError) as error:
         check_part(arguments)
@@ -169,7 +170,7 @@ def read(arguments: Arguments, tableau: Tableau) -> tuple[Reading, bool]:
             y = arguments.inputs[arguments.variable]
             inputs = [*constraint.given, y] if isinstance(takes, int) else [arguments.inputs[j] for j in takes]
             variable = len(inputs) - 1 if isinstance(takes, int) else arguments.variable
-            part = replace(arguments, module=network, inputs=inputs, variable=variable)
+            part = replace(arguments, module=network, inputs=inputs, variable=variable, owner=None, kind=None)
             try:
                 check_part(part)
             except NotCertified as refused:
@@ -184,7 +185,7 @@ def read(arguments: Arguments, tableau: Tableau) -> tuple[Reading, bool]:
 def check_part(arguments: Arguments) -> None:
     """Raise what is wrong with one network of the problem, if anything is."""
     try:
-        reading = reading_of(arguments.module, arguments.inputs, arguments.variable)
+        reading = reading_of(arguments.module, arguments.inputs, arguments.variable, arguments.owner, arguments.kind)
     except NotTraceable as error:
         raise tracing_error(arguments, error) from error.__cause__
     check_certified(reading, arguments)

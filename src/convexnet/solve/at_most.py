@@ -38,6 +38,7 @@ def at_most(
         TypeError: g is no module.
 
     Example:
+        >>> import torch
         >>> import convexnet as cx
         >>> f, g = torch.nn.Linear(2, 1), cx.nn.FICNN(2, hidden=(4,), activation="softplus")
         >>> with torch.no_grad():
@@ -114,3 +115,16 @@ def positional(module: nn.Module) -> int | None:
     if any(p.kind is p.VAR_POSITIONAL for p in parameters):
         return None
     return sum(1 for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty)
+
+
+def one_number(output: Tensor) -> Tensor:
+    """An output (B,) or (B, 1) as (B,), in float64.
+
+    Raises:
+        ValueError: another shape.
+    """
+    if output.ndim == 2 and output.shape[1] == 1:
+        output = output[:, 0]
+    if output.ndim != 1:
+        raise ValueError(f"one number for each sample is needed, (B,) or (B, 1), not {tuple(output.shape)}")
+    return output.double()
