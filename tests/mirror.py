@@ -7,7 +7,7 @@ A dump is one JSON object a line. It holds verdict, curvature, scope and the fir
 `minimise` returns where that is cheap:
 
     operators   each sample of `tests/curvature/oracles.py` behind affine maps, without a domain and on a box, minimised
-    foreign     the small networks of `tests/test_foreign.py`: converted, refused, with each norm
+    foreign     the small networks of `tests/test_foreign_networks.py`: converted, refused, with each norm
     fuzz        the random programs of `tests/curvature/fuzz.py`, seeds 0 to 4999 of "anything" and of "convex"
     modules     its modules that write in place, seeds 0 to 199
 
@@ -200,7 +200,7 @@ def on_box(name: str, sample: Sample, domain: cx.Box) -> Row:
 
 def foreign(seeds: int) -> Iterator[tuple[str, Row]]:
     del seeds
-    from tests import test_foreign as known
+    from tests import test_foreign_networks as known
 
     def converted(build: Callable[[], nn.Module], shape: tuple[int, ...], **settings: Any) -> Row:
         torch.manual_seed(11)

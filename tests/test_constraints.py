@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations, prune
 
 import convexnet as cx
-from convexnet.constraints import derive
+from convexnet.constraints import derive_intervals
 from tests.modules import Function
 
 ROW = torch.zeros(2, 4)
@@ -226,7 +226,7 @@ INTERVALS: dict[str, tuple[Callable[[], nn.Module], str, Any, Any]] = {
 def test_the_intervals_are_as_wide_as_they_can_be(name: str) -> None:
     build, parameter, lo, hi = INTERVALS[name]
     model = build()
-    interval = derive(model, ROW)[parameter]
+    interval = derive_intervals(model, ROW)[parameter]
     shape = model.get_parameter(parameter).shape
     expected = (torch.tensor(v, dtype=torch.float64).expand(shape) for v in (lo, hi))
     assert all(torch.equal(a.expand(shape), b) for a, b in zip((interval.lo, interval.hi), expected, strict=True))
@@ -234,7 +234,7 @@ def test_the_intervals_are_as_wide_as_they_can_be(name: str) -> None:
 
 def test_taps_of_a_filter_that_only_ever_see_padding_are_free() -> None:
     model = nn.Sequential(nn.ReLU(), nn.Conv2d(2, 4, 3, padding=1, groups=2))
-    asked = derive(model, torch.zeros(1, 2, 1, 5))["1.weight"].where.expand(4, 1, 3, 3)
+    asked = derive_intervals(model, torch.zeros(1, 2, 1, 5))["1.weight"].where.expand(4, 1, 3, 3)
     expected = torch.zeros(4, 1, 3, 3, dtype=torch.bool)
     expected[:, :, 1] = True
     assert torch.equal(asked, expected)

@@ -165,7 +165,7 @@ SOLVE: dict[str, set[str]] = {
 }
 """The same inside of `solve`, from the bottom up; from `search` on each may know all of it."""
 SOLVE["search"] = {*SOLVE}
-SOLVE["answer"] = {*SOLVE}
+SOLVE["assemble_solution"] = {*SOLVE}
 SOLVE["constrained"] = {*SOLVE}
 SOLVE["minimise"] = {*SOLVE}
 SOLVE["operations"] = {*SOLVE}

@@ -194,10 +194,10 @@ def number_as_tensor(right: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 FORGETFUL: dict[str, list[tuple[Any, str, Any]]] = {
     "bounds of integers wrap around": [(facts, "bounds_of", in_their_own_type), (walk, "typed", unchecked)],
-    "integers that are cast stay integers": [(walk, "compute", kept_as_it_is(walk.compute)),
+    "integers that are cast stay integers": [(walk, "fold", kept_as_it_is(walk.fold)),
                                              (walk, "typed", unchecked)],
-    "an index is an element": [(walk, "compute", number_as_tensor(walk.compute))],
-    "arithmetic of integers is that of numbers": [(walk, "exact", lambda call, node: True)],
+    "an index is an element": [(walk, "fold", number_as_tensor(walk.fold))],
+    "arithmetic of integers is that of numbers": [(walk, "is_in_real_arithmetic", lambda call, node: True)],
 }  # fmt: skip
 
 

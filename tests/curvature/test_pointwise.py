@@ -14,7 +14,7 @@ from torch import Tensor
 from convexnet.curvature.call import Call
 from convexnet.curvature.facts import INF, Fact, unknown
 from convexnet.curvature.rules.pointwise import Pointwise, Profile, apply_profile
-from convexnet.curvature.rules.profiles import power
+from convexnet.curvature.rules.pointwise_with_settings import power
 from convexnet.curvature.table import TABLE
 from tests.curvature.oracles import SAMPLES, Fixed, Moving, Range, Sample
 

@@ -290,7 +290,7 @@ def checked(energy: Drawn, apart: bool = True) -> cx.Solution | None:
     """
     model, given, box = energy.model, energy.given, energy.box
     proofs: list[Tensor] = []
-    home: Any = sys.modules["convexnet.solve.answer"]
+    home: Any = sys.modules["convexnet.solve.assemble_solution"]
     original = lower_bounds.prove_bounds
 
     def proved(*arguments: Any) -> tuple[Tensor, Tensor]:

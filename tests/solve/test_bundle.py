@@ -11,7 +11,7 @@ from convexnet.solve.rounding_errors import Rounding, Tracked
 from convexnet.solve.solvers.bundle import Bundle, State, low_point
 from tests.solve.networks import NETWORKS
 from tests.solve.problems import BATCH, KNOWN, at, both, boxes, forms_of, optima, planes, solved
-from tests.solve.test_layers import curved
+from tests.solve.test_matrix_free import curved
 
 TOL = 1e-7
 

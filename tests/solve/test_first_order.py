@@ -21,7 +21,7 @@ from convexnet.solve.solvers.loop import Solver
 from convexnet.solve.solvers.pdhg import PDHG
 from tests.solve.networks import NETWORKS
 from tests.solve.problems import BATCH, KNOWN, at, both, boxes, forms_of, optima, solved
-from tests.solve.test_layers import curved
+from tests.solve.test_matrix_free import curved
 
 SOLVERS: dict[str, tuple[Callable[[], Solver], float, int]] = {
     "fista": (Fista, 1e-3, 100),

@@ -159,7 +159,9 @@ def test_multipliers_are_those_of_cvxpy() -> None:
         problem = cp.Problem(cp.Minimize(cp.sum(cx.to_cvxpy(f, v, given=(GIVEN[i : i + 1],)))), [*rows.values()])
         problem.solve(solver=cp.CLARABEL, tol_gap_abs=1e-9, tol_gap_rel=1e-9, tol_feas=1e-9)
         for kind, row in rows.items():
-            np.testing.assert_allclose(found[kind][i].numpy(), np.atleast_1d(np.asarray(row.dual_value, dtype=float)), atol=2e-4)
+            np.testing.assert_allclose(
+                found[kind][i].numpy(), np.atleast_1d(np.asarray(row.dual_value, dtype=float)), atol=2e-4
+            )
 
 
 def test_an_empty_sample_is_named_with_the_rows_that_conflict() -> None:

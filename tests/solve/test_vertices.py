@@ -53,7 +53,7 @@ def test_pivots_find_what_the_last_digits_say(slope: float, monkeypatch: pytest.
     with monkeypatch.context() as patch:
         patch.setattr(vertices, "is_usable", lambda *_: False)
         exact = gradients(1e-12)
-    monkeypatch.setattr("convexnet.solve.derivatives.minimum.held_at_vertices", seen)
+    monkeypatch.setattr("convexnet.solve.derivatives.saved_minimum.held_at_vertices", seen)
     loose = gradients(1e-3)
     assert int(sure[0].sum()) >= 10
     for a, b in zip(exact, loose, strict=True):

@@ -24,7 +24,7 @@ from convexnet.curvature.row import Joint, Sum
 from convexnet.curvature.rules.arithmetic import Power, clamp_above, clamp_below
 from convexnet.curvature.rules.opaque_operators import Opaque
 from convexnet.curvature.rules.pointwise import Pointwise, Profile, is_outside
-from convexnet.curvature.rules.profiles import clamp, power
+from convexnet.curvature.rules.pointwise_with_settings import clamp, power
 from convexnet.curvature.rules.reductions import Reduction, Window
 from convexnet.curvature.rules.undefined import Beyond
 from convexnet.curvature.table import ACTIVATION_REMEDY, row_of

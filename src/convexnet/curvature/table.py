@@ -33,7 +33,7 @@ from convexnet.curvature.rules import (
 from convexnet.curvature.rules.arithmetic import Power
 from convexnet.curvature.rules.opaque_operators import Opaque, refuse_unruled
 from convexnet.curvature.rules.pointwise import HALVES, INF, LEFT, LINE, NEGATIVE, POSITIVE, RIGHT, Pointwise, Profile
-from convexnet.curvature.rules.profiles import (
+from convexnet.curvature.rules.pointwise_with_settings import (
     IDENTITY,
     celu,
     dip,

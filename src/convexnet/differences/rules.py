@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from convexnet.curvature.call import Refusal
 from convexnet.curvature.row import Row
-from convexnet.curvature.rules import arithmetic, layers, profiles, shapes
+from convexnet.curvature.rules import arithmetic, layers, pointwise_with_settings, shapes
 from convexnet.curvature.rules.arithmetic import LARGEST, PRODUCT, SMALLEST
 from convexnet.curvature.rules.pointwise import Pointwise
 from convexnet.curvature.rules.reductions import Window
@@ -300,12 +300,14 @@ COUNTERPARTS: dict[Any, Rule] = {
     arithmetic.rsub: rsub,
     arithmetic.neg: lambda call: negate(call.x),
     # --- piecewise linear --------------------------------------------------------------------------------------------
-    profiles.relu: lambda call: larger(call.x, 0.0),
-    profiles.relu6: lambda call: between(call.x, 0.0, 6.0),
+    pointwise_with_settings.relu: lambda call: larger(call.x, 0.0),
+    pointwise_with_settings.relu6: lambda call: between(call.x, 0.0, 6.0),
     ABS: lambda call: larger(call.x, negate(call.x)),
-    profiles.leaky_relu: lambda call: leaky(call.x, float(call.arg(1, "negative_slope", 0.01))),
-    profiles.threshold: threshold,
-    profiles.hardtanh: lambda call: between(call.x, call.arg(1, "min_val", -1.0), call.arg(2, "max_val", 1.0)),
+    pointwise_with_settings.leaky_relu: lambda call: leaky(call.x, float(call.arg(1, "negative_slope", 0.01))),
+    pointwise_with_settings.threshold: threshold,
+    pointwise_with_settings.hardtanh: lambda call: between(
+        call.x, call.arg(1, "min_val", -1.0), call.arg(2, "max_val", 1.0)
+    ),
     HARDSIGMOID: lambda call: multiply(between(plus(call.x, 3.0), 0.0, 6.0), 1 / 6),
     arithmetic.clamp_below: lambda call: between(call.x, call.arg(1, "min"), call.arg(2, "max")),
     arithmetic.clamp_above: lambda call: between(call.x, None, call.arg(1, "max")),

@@ -20,7 +20,7 @@ from convexnet.curvature.tracing.trace import Program, for_two_rows, trace
 from convexnet.curvature.tracing.trace_errors import in_short
 from convexnet.domains import Box
 from convexnet.errors import NotTraceable
-from convexnet.form.inputs import with_floats
+from convexnet.form.input_types import with_floats
 from convexnet.form.program import Gate, OpenedProgram, values_of
 from convexnet.form.refusals import raise_refusals
 from convexnet.form.rows import SIMPLER

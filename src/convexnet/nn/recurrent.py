@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -125,7 +126,7 @@ class ICRNN(nn.Module):
         out_features: int = 1,
         activation: ActivationName | nn.Module = "relu",
         constraint: ConstraintName = "softplus",
-        outputs: str = "all",
+        outputs: Literal["all", "last"] = "all",
     ) -> None:
         super().__init__()
         check_constraint(constraint)

@@ -18,7 +18,7 @@ from convexnet.curvature.arguments import unwrap
 from convexnet.curvature.tracing.traceable_models import check_example
 from convexnet.domains import Box, Domain, Region
 from convexnet.errors import NotTraceable, meant
-from convexnet.form.inputs import output_of, with_floats
+from convexnet.form.input_types import output_of, with_floats
 from convexnet.solve.at_most import AtMost, Constraint, constraint_of
 from convexnet.solve.compiled import Readings
 from convexnet.solve.solution import Solution

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from convexnet.arrays import as_tensor, listed_inputs
 from convexnet.curvature.arguments import unwrap
-from convexnet.form.inputs import with_floats
+from convexnet.form.input_types import with_floats
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,14 +12,14 @@ from convexnet.choices import DerivativeName, SolverName
 from convexnet.curvature.tracing.trace import TRACING
 from convexnet.domains import Domain
 from convexnet.errors import NotTraceable
-from convexnet.solve.answer import assemble_solution
 from convexnet.solve.arguments import Arguments, tracing_error, validate_arguments
+from convexnet.solve.assemble_solution import assemble_solution
 from convexnet.solve.at_most import AtMost
 from convexnet.solve.compiled import reading_of
 from convexnet.solve.constrained.regions import minimise_over_region
 from convexnet.solve.derivatives.attach import sources_of, wants_gradients
 from convexnet.solve.derivatives.polish import refine_smooth
-from convexnet.solve.derivatives.refusals import check_derivatives, check_transforms
+from convexnet.solve.derivatives.unavailable import check_derivatives, check_transforms
 from convexnet.solve.search import Search, solve
 from convexnet.solve.solution import Solution
 from convexnet.solve.solver_functions import check_certified, problem_of

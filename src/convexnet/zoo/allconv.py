@@ -131,7 +131,7 @@ class AllConv(nn.Module):
         activation: ActivationName = "relu",
         *,
         last_activation: bool = False,
-        table: str = "paper",
+        table: Literal["paper", "published"] = "paper",
         width: float = 1.0,
     ) -> None:
         super().__init__()

@@ -18,7 +18,7 @@ from torch import Tensor
 from torchvision import datasets
 
 from convexnet.lab import data
-from convexnet.lab.data import noise, own, sources
+from convexnet.lab.data import noise, sources, user_images
 
 TRAIN, TEST = 20, 6
 
@@ -378,7 +378,7 @@ def test_arrays_in_every_layout(layout: str, keys: tuple[str, str], tmp_path: Pa
     }[layout]
     labels = labelled(30, 3)
     test = ("test_images", "test_labels") if keys[0] == "images" else ("x_test", "y_test")
-    path = tmp_path / "own.npz"
+    path = tmp_path / "user_images.npz"
     np.savez(path, **{keys[0]: stored, keys[1]: labels[:, None], test[0]: stored[:4], test[1]: labels[:4]})
     found = data.load(f"npz:{path}", validation=0)
     assert same(found.train, wanted, labels)
@@ -388,7 +388,7 @@ def test_arrays_in_every_layout(layout: str, keys: tuple[str, str], tmp_path: Pa
 
 
 def test_arrays_in_one_part_get_a_test_part_that_no_seed_changes(tmp_path: Path) -> None:
-    path = tmp_path / "own.npz"
+    path = tmp_path / "user_images.npz"
     np.savez(
         path, images=np.arange(50, dtype=np.uint8)[:, None], labels=1 + labelled(50, 2), classnames=["x", "a", "b"]
     )
@@ -430,14 +430,14 @@ GOOD = {"images": drawn(8, 3, 6, 5), "labels": labelled(8, 2)}
     ],
 )
 def test_arrays_that_are_no_data_set(stored: dict[str, Any], message: str, tmp_path: Path) -> None:
-    np.savez(tmp_path / "own.npz", **stored)
+    np.savez(tmp_path / "user_images.npz", **stored)
     with pytest.raises(data.CorruptData, match=message) as caught:
-        data.load(f"npz:{tmp_path / 'own.npz'}")
-    assert "own.npz" in str(caught.value)
+        data.load(f"npz:{tmp_path / 'user_images.npz'}")
+    assert "user_images.npz" in str(caught.value)
 
 
 def test_files_that_are_no_archives(tmp_path: Path) -> None:
-    path = tmp_path / "own.npz"
+    path = tmp_path / "user_images.npz"
     with pytest.raises(data.MissingData, match=r"own\.npz"):
         data.load(f"npz:{path}")
     np.savez(path, **GOOD)
@@ -570,7 +570,7 @@ def test_a_fingerprint_is_that_of_the_content(tmp_path: Path) -> None:
 
 def test_more_images_than_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     draw_folders(tmp_path, ("cat", "dog"), 5)
-    monkeypatch.setattr(own.os, "sysconf", lambda name: 30)  # 900 bytes, and ten images have 1260
+    monkeypatch.setattr(user_images.os, "sysconf", lambda name: 30)  # 900 bytes, and ten images have 1260
     with pytest.raises(data.DataError, match="10 images of 126 bytes"):
         data.load(f"folder:{tmp_path}")
 

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 import convexnet as cx
 from convexnet.lab.cli.app import app
-from convexnet.lab.data import CorruptData, DataError, MissingData, Pictures, augmentation, batches, load, own
+from convexnet.lab.data import CorruptData, DataError, MissingData, Pictures, augmentation, batches, load, user_images
 from convexnet.lab.data.folder import centred, size_of
 from convexnet.lab.data.streamed import Paths, Streamed, sampled
 from convexnet.lab.models import architectures
@@ -144,7 +144,7 @@ def test_an_image_becomes_its_middle() -> None:
 
 def test_by_size(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not isinstance(load(f"folder:{pictures}").train, Streamed)
-    monkeypatch.setattr(own, "IN_MEMORY", 72 * 12 * 10 * 3 - 1)
+    monkeypatch.setattr(user_images, "IN_MEMORY", 72 * 12 * 10 * 3 - 1)
     assert isinstance(load(f"folder:{pictures}").train, Streamed)
     assert not isinstance(load(f"folder:{pictures}", pictures=Pictures(streamed=False)).train, Streamed)
     assert not isinstance(load(f"folder:{pictures}", pictures=Pictures(8)).train, Streamed), "smaller ones fit"

@@ -20,8 +20,8 @@ import typer
 
 from convexnet.lab.cli import show_runs
 from convexnet.lab.models import architectures
-from convexnet.lab.runs import one_by_one
 from convexnet.lab.runs import run as runs
+from convexnet.lab.runs import serial
 from convexnet.lab.runs import sweep as sweeping
 from convexnet.lab.runs.jobs import Job
 from convexnet.lab.runs.place import Place, Tick
@@ -80,7 +80,7 @@ def together(act: Callable[[], int], moments: list[Moment]) -> list[int]:
     def acted(moment: Moment) -> int:
         torch.set_num_threads(1)
         runs.verdict = lambda model, example: Verdict(False, False, None, "", "", None)
-        one_by_one.PATIENCE = 0.05
+        serial.PATIENCE = 0.05
         sys.setprofile(moment)
         try:
             return act()
@@ -143,5 +143,5 @@ def main(folder: str, count: str, seed: str) -> None:
     again = together(lambda: train(here, resume=True), [Moment() for _ in range(number)])
     assert 0 in again, again
     assert set(again) <= {0, 2}, again
-    assert rows_of(here / "train" / one_by_one.RECORD) == rows_of(alone / "train" / one_by_one.RECORD)
+    assert rows_of(here / "train" / serial.RECORD) == rows_of(alone / "train" / serial.RECORD)
     print(json.dumps([statuses, begun, again]))

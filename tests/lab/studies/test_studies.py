@@ -355,7 +355,7 @@ def test_a_folder_in_use_is_refused_or_waited_for(kind: str, tmp_path: Path, mon
         waits.append(seconds)
         held.__exit__(None, None, None)
 
-    monkeypatch.setattr("convexnet.lab.runs.one_by_one.sleep", wait)
+    monkeypatch.setattr("convexnet.lab.runs.serial.sleep", wait)
     monkeypatch.setattr(architectures, "HIDDEN", small.HIDDEN)
     said: list[str] = []
     outcome = sweep(table1.STUDY, jobs, small.place(tmp_path / "runs", say=said.append), tmp_path / "results")

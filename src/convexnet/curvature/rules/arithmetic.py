@@ -16,9 +16,9 @@ from convexnet.curvature.row import Kind
 from convexnet.curvature.rules.linear import bilinear, sum_of_facts
 from convexnet.curvature.rules.pairings import Product
 from convexnet.curvature.rules.pointwise import apply_profile
+from convexnet.curvature.rules.pointwise_with_settings import clamp
 from convexnet.curvature.rules.powers import EXP, concavity_of_exp, exponential_fact, power_fact
 from convexnet.curvature.rules.products_of_powers import product_of_powers
-from convexnet.curvature.rules.profiles import clamp
 from convexnet.curvature.rules.reductions import Reduction, may_be_negative
 
 PRODUCT = (

@@ -18,7 +18,7 @@ from convexnet.curvature.rules.arithmetic import PRODUCT, as_fact, product
 from convexnet.curvature.rules.linear import bilinear, convolution, sum_of_facts
 from convexnet.curvature.rules.pairings import Contraction, Pairing
 from convexnet.curvature.rules.pointwise import apply_profile
-from convexnet.curvature.rules.profiles import relu
+from convexnet.curvature.rules.pointwise_with_settings import relu
 from convexnet.curvature.rules.shapes import concatenate
 
 # --- weighted linear maps --------------------------------------------------------------------------------------------

@@ -31,8 +31,8 @@ from convexnet.curvature.rules.pointwise import (
     apply_profile,
     is_outside,
 )
+from convexnet.curvature.rules.pointwise_with_settings import clamp, softplus
 from convexnet.curvature.rules.powers import power_fact
-from convexnet.curvature.rules.profiles import clamp, softplus
 from convexnet.curvature.rules.reductions import Reduction, dims_along
 from convexnet.curvature.rules.scans_and_scatters import must_be_finite
 from convexnet.curvature.rules.shapes import as_index, choice, concatenate

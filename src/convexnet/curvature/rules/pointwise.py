@@ -2,8 +2,8 @@
 
 A `Profile` lists the ranges of the argument on which a function is convex, concave, rising (non-decreasing), falling
 (non-increasing), non-negative and non-positive. A claim holds at an element when the argument's bounds lie inside one
-of the ranges listed. Profiles that depend on settings (ELU's alpha, softplus's threshold) are in `profiles`, as
-functions of those settings. Each profile is checked against a dense float64 grid by the tests.
+of the ranges listed. Profiles that depend on settings (ELU's alpha, softplus's threshold) are functions of those
+settings, in `pointwise_with_settings`. Each profile is checked against a dense float64 grid by the tests.
 """
 
 from __future__ import annotations

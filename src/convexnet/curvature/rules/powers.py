@@ -33,7 +33,7 @@ from torch import Tensor
 from convexnet.curvature.facts import INF, Fact
 from convexnet.curvature.fields import either, elementwise, uniform, where_any
 from convexnet.curvature.rules.pointwise import LINE, Profile, apply_profile
-from convexnet.curvature.rules.profiles import power
+from convexnet.curvature.rules.pointwise_with_settings import power
 
 EXP = Profile(convex=LINE, rising=LINE, nonneg=LINE, image=(0.0, INF))
 ROUNDED = 4e-16

@@ -13,10 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 from convexnet.lab.cli.show_runs import progress_on, state_of
+from convexnet.lab.runs.dependencies import Work
 from convexnet.lab.runs.jobs import Job
 from convexnet.lab.runs.place import Place
 from convexnet.lab.runs.sweep import Outcome, sweep_several
-from convexnet.lab.runs.waits import Work
 from convexnet.lab.studies.queue import Entry, State, states
 from convexnet.learner import Point
 

@@ -18,10 +18,10 @@ from convexnet.lab.cli.terminal import refuse
 from convexnet.lab.reports import page
 from convexnet.lab.runs.jobs import Job
 from convexnet.lab.runs.lock import Taken, claimed
-from convexnet.lab.runs.one_by_one import RECORD
 from convexnet.lab.runs.place import Place
 from convexnet.lab.runs.records import RecordError, Row, read_records
 from convexnet.lab.runs.run import identified, run
+from convexnet.lab.runs.serial import RECORD
 from convexnet.lab.runs.sweep import Outcome, sweep
 from convexnet.lab.studies.study import Study
 from convexnet.lab.training.checkpoints import NAME, CheckpointError, read_checkpoint, write_checkpoint

@@ -55,26 +55,35 @@ def train(
             show_default=False,
         ),
     ] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's.", show_default=False)] = None,
-    batch: Annotated[int | None, typer.Option(min=2, help="Instead of the recipe's.", show_default=False)] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Epochs.  [default: the recipe's]", show_default=False)
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option(min=2, help="Samples in a batch.  [default: the recipe's]", show_default=False)
+    ] = None,
     learning_rate: Annotated[
-        float | None, typer.Option(callback=options.rate, help="Instead of the recipe's.", show_default=False)
+        float | None,
+        typer.Option(
+            callback=options.rate, help="Learning rate at the start.  [default: the recipe's]", show_default=False
+        ),
     ] = None,
     augment: Annotated[
         str | None,
-        choice(AUGMENTATIONS, help="Instead of the recipe's.", show_default=False),
+        choice(AUGMENTATIONS, help="How images are varied.  [default: the recipe's]", show_default=False),
     ] = None,
     normalise: Annotated[
         str | None,
-        choice(NORMALISATIONS, help="Instead of the recipe's."),
+        choice(NORMALISATIONS, help="Fixed first step on the inputs.  [default: the recipe's]", show_default=False),
     ] = None,
     method: Annotated[
         str | None,
-        choice(METHODS, help="Instead of the recipe's."),
+        choice(METHODS, help="How constrained weights keep their sign.  [default: the recipe's]", show_default=False),
     ] = None,
     init: Annotated[
         str | None,
-        choice(INITS, help="Instead of the recipe's."),
+        choice(
+            INITS, help="How constrained weights are drawn at the start.  [default: the recipe's]", show_default=False
+        ),
     ] = None,
     loss: Annotated[
         str | None,
@@ -140,7 +149,7 @@ def train(
     devices: Annotated[int, typer.Option(min=1, help="Processes, each with a device of its own.")] = 1,
     precision: Annotated[
         str | None,
-        choice(PRECISIONS, help="Of the steps.", show_default=False),
+        choice(PRECISIONS, help="Floating-point precision of the training steps.", show_default=False),
     ] = None,
     compiled: Annotated[bool, typer.Option("--compile", help="Compile the network with torch.compile.")] = False,
     threads: Threads = 1,

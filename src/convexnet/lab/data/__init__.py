@@ -6,13 +6,13 @@ from its training part; `batches` gives it out in batches, augmented. Nothing he
 
 from convexnet.lab.data.augment import AUGMENTATIONS, augmentation
 from convexnet.lab.data.batches import batches, prepared, scaled
+from convexnet.lab.data.data_set import DataSet, Part, Split
 from convexnet.lab.data.files import CorruptData, DataError, MissingData
 from convexnet.lab.data.load import NAMES, fingerprint_of, load, streams
 from convexnet.lab.data.noise import KINDS, wrong_labels
-from convexnet.lab.data.own import Pictures
-from convexnet.lab.data.parts import DataSet, Part, Split
 from convexnet.lab.data.small import crescents
 from convexnet.lab.data.streamed import Streamed
+from convexnet.lab.data.user_images import Pictures
 
 __all__ = [
     "AUGMENTATIONS",

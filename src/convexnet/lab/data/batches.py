@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from convexnet.lab.data.augment import Augmentation
-from convexnet.lab.data.parts import Part, Split
+from convexnet.lab.data.data_set import Part, Split
 
 MOST = 2**62
 """Below the greatest seed of a generator, with room for a number for each batch."""

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from convexnet.lab.data.cache import kept_text
 from convexnet.lab.data.files import CorruptData, DataError, MissingData
-from convexnet.lab.data.kept import kept_text
 
 TRAIN_FOLDERS = ("train", "training")
 TEST_FOLDERS = ("test",)

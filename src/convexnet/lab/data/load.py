@@ -11,12 +11,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from convexnet.lab.data.data_set import DataSet, Split
 from convexnet.lab.data.files import MissingData
 from convexnet.lab.data.folder import fingerprint
 from convexnet.lab.data.noise import HUMAN, KINDS, generator_for, human, resampled, wrong_labels
-from convexnet.lab.data.own import PLAIN, Pictures, archive, folders, streamed_by_size
-from convexnet.lab.data.parts import DataSet, Split
 from convexnet.lab.data.sources import SOURCES, Source
+from convexnet.lab.data.user_images import PLAIN, Pictures, archive, folders, streamed_by_size
 
 PREFIXES = ("folder", "npz")
 

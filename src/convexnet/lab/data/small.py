@@ -8,7 +8,7 @@ from typing import cast
 import numpy as np
 import torch
 
-from convexnet.lab.data.parts import Split
+from convexnet.lab.data.data_set import Split
 
 
 def pixels() -> tuple[np.ndarray, np.ndarray]:

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from convexnet.lab.data.data_set import Part, Split
 from convexnet.lab.data.files import CorruptData, DataError, MissingData, check, discard_damaged, opened
-from convexnet.lab.data.parts import Part, Split
 from convexnet.lab.data.small import pixels
 
 MNIST_SUMS = {

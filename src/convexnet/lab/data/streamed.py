@@ -24,9 +24,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from convexnet.lab.data.augment import Augmentation, ResizedCrop, augmented
 from convexnet.lab.data.batches import scaled
+from convexnet.lab.data.data_set import Rows, Split, true_share
 from convexnet.lab.data.files import DataError
 from convexnet.lab.data.folder import centred, pixels_of
-from convexnet.lab.data.parts import Rows, Split, true_share
 
 AHEAD = 2
 """Batches that each worker may have ready before they are asked for."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from convexnet.lab.data.batches import scaled
-from convexnet.lab.data.parts import Split
+from convexnet.lab.data.data_set import Split
 
 WHITENINGS = ("standard", "zca")
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from convexnet.lab.data import DataSet, Part, Split, Streamed
 from convexnet.lab.data.batches import prepared as scaled_once
-from convexnet.lab.data.kept import kept_module
+from convexnet.lab.data.cache import kept_module
 from convexnet.lab.data.streamed import sampled
 from convexnet.lab.models.first_step import normaliser
 from convexnet.lab.runs.jobs import Job

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from convexnet.lab.runs.dependencies import Study, Unmet, Waits, needed_by
 from convexnet.lab.runs.jobs import Job
-from convexnet.lab.runs.one_by_one import Ran, error_in_words, own_place, remove_folders, run_serially
 from convexnet.lab.runs.place import Place, Tick
 from convexnet.lab.runs.records import Row
-from convexnet.lab.runs.waits import Study, Unmet, Waits, needed_by
+from convexnet.lab.runs.serial import Ran, error_in_words, own_place, remove_folders, run_serially
 
 RETRIES = 5
 """How often Ray starts a job again whose worker died; each time it goes on from its checkpoint."""

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from convexnet.lab.runs.dependencies import Study, Work, needed_by, recorded
 from convexnet.lab.runs.jobs import Job
 from convexnet.lab.runs.on_ray import over_ray
-from convexnet.lab.runs.one_by_one import RECORD, Ran, run_serially
 from convexnet.lab.runs.place import Place, Tick
 from convexnet.lab.runs.records import Row
-from convexnet.lab.runs.waits import Study, Work, needed_by, recorded
+from convexnet.lab.runs.serial import RECORD, Ran, run_serially
 
 
 @dataclass

@@ -96,7 +96,7 @@ def explore(job: Job, place: Place, tick: Tick = lambda job, point: None) -> Bou
     """Train and certify one of `NETWORKS`; `row` is its record.
 
     Raises:
-        CheckpointError, Diverged, Stopped: as `convexnet.lab.runs.run.taught`.
+        CheckpointError, Diverged, Stopped: as `convexnet.lab.runs.run.train_model`.
     """
     title, outputs, convex = NETWORKS[job.model]
     data, fresh = points(job.seed)

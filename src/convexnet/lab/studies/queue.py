@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 
+from convexnet.lab.runs.dependencies import Work, recorded
 from convexnet.lab.runs.jobs import Job
 from convexnet.lab.runs.lock import in_use
 from convexnet.lab.runs.records import Row
-from convexnet.lab.runs.waits import Work, recorded
 from convexnet.lab.studies import (
     appendix_c,
     constraint_ablation,

@@ -18,15 +18,15 @@ from torch import Tensor
 from convexnet.curvature.tracing.trace import TRACING
 from convexnet.domains import Box, Polyhedron
 from convexnet.errors import NotCertified, NotTraceable
-from convexnet.solve.answer import MUCH, round_inside
 from convexnet.solve.arguments import Arguments, tracing_error
+from convexnet.solve.assemble_solution import MUCH, round_inside
 from convexnet.solve.compiled import Reading, reading_of
 from convexnet.solve.constrained.feasible import feasible_of
 from convexnet.solve.constrained.levels import Levels
 from convexnet.solve.constrained.penalised import Layout, Penalised
 from convexnet.solve.derivatives.attach import attach_derivatives, sources_of, wants_gradients
 from convexnet.solve.derivatives.polish import refine_smooth
-from convexnet.solve.derivatives.refusals import check_derivatives, check_transforms
+from convexnet.solve.derivatives.unavailable import check_derivatives, check_transforms
 from convexnet.solve.functions.black_box import OwnForward, PrivateCopy
 from convexnet.solve.lower_bounds import prove_bounds
 from convexnet.solve.search import Search, search

@@ -29,8 +29,8 @@ from convexnet.solve.arguments import Arguments
 from convexnet.solve.compiled import Reading
 from convexnet.solve.derivatives.backward import pull_back
 from convexnet.solve.derivatives.higher_order import pull_back_differentiably, pull_back_smoothed
-from convexnet.solve.derivatives.minimum import SavedMinimum
-from convexnet.solve.derivatives.refusals import check_transforms
+from convexnet.solve.derivatives.saved_minimum import SavedMinimum
+from convexnet.solve.derivatives.unavailable import check_transforms
 from convexnet.solve.functions.problem import Problem
 from convexnet.solve.solvers.incumbents import Incumbents, pick_rows
 

@@ -10,9 +10,9 @@ from convexnet.form.grouped import Norm
 from convexnet.form.program import apply_atom
 from convexnet.solve.derivatives.active_set import Held, find_held, slopes_at
 from convexnet.solve.derivatives.implicit import vector_jacobian
-from convexnet.solve.derivatives.minimum import Gradients, SavedMinimum, bound_gradient
-from convexnet.solve.derivatives.refusals import explain_uncertain
 from convexnet.solve.derivatives.resolve_ties import untie
+from convexnet.solve.derivatives.saved_minimum import Gradients, SavedMinimum, bound_gradient
+from convexnet.solve.derivatives.unavailable import explain_uncertain
 from convexnet.solve.solvers.incumbents import pick_rows
 
 

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from convexnet.solve.derivatives.backward import find_held_precisely, pull_back
 from convexnet.solve.derivatives.implicit import as_it_was, differentiable_once, implicit_gradients
-from convexnet.solve.derivatives.minimum import Gradients, SavedMinimum, bound_gradient, flat_bound
-from convexnet.solve.derivatives.refusals import explain_missing, explain_no_second
+from convexnet.solve.derivatives.saved_minimum import Gradients, SavedMinimum, bound_gradient, flat_bound
 from convexnet.solve.derivatives.surrogates import barrier_hessian, smoothed_values
+from convexnet.solve.derivatives.unavailable import explain_missing, explain_no_second
 from convexnet.solve.functions.matrix_free import keep_unchanged
 from convexnet.solve.functions.problem import Problem
 from convexnet.solve.functions.smoothing import smoothing_units

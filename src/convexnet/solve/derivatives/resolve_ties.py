@@ -14,9 +14,9 @@ from convexnet.form.program import apply_atom
 from convexnet.solve.derivatives.active_set import Held, argument_units, slopes_at
 from convexnet.solve.derivatives.implicit import vector_jacobian
 from convexnet.solve.derivatives.local_program import Array, Local, local_program
-from convexnet.solve.derivatives.minimum import SavedMinimum
-from convexnet.solve.derivatives.refusals import explain_many_meet
+from convexnet.solve.derivatives.saved_minimum import SavedMinimum
 from convexnet.solve.derivatives.ties import all_hold, determined_weights, forces_on, merge_equal_kinks, one_way_weights
+from convexnet.solve.derivatives.unavailable import explain_many_meet
 from convexnet.solve.solvers.incumbents import pick_rows
 
 SAME = 1e-8

@@ -76,7 +76,7 @@ class ADMM:
     solving linear programming, for the reflection, the restarts and the step length.
 
     Example:
-        >>> from convexnet.solve.solvers.incumbents import initial_found
+        >>> from convexnet.solve.solvers.incumbents import initial_incumbents
         >>> from convexnet.solve.solvers.loop import Budget, run_loop
         >>> from convexnet.form.linear_maps import Map
         >>> one = torch.ones(1, 1, dtype=torch.float64)
@@ -84,7 +84,7 @@ class ADMM:
         ...     (-0.3 * one,), (Kinks(-one[0]),), (Map(one),), {}, 0 * one[0], 0 * one, {0: one}
         ... )  # |y - 0.3|
         >>> problem = Problem(f, -one, one)
-        >>> found = initial_found(problem)
+        >>> found = initial_incumbents(problem)
         >>> run_loop(ADMM(), problem, found, Budget(1e-6, max_steps=40))
         >>> bool(found.gap < 1e-6), round(found.y.item(), 5)
         (True, 0.3)

@@ -75,14 +75,14 @@ class Bundle:
 
     Example:
         >>> from convexnet.form.atoms import Kinks
-        >>> from convexnet.solve.solvers.incumbents import initial_found
+        >>> from convexnet.solve.solvers.incumbents import initial_incumbents
         >>> from convexnet.solve.solvers.loop import Budget, run_loop
         >>> from convexnet.form.epigraph import EpigraphForm
         >>> from convexnet.form.linear_maps import Map
         >>> one = torch.ones(1, 1, dtype=torch.float64)
         >>> f = EpigraphForm((-1.5 * one,), (Kinks(-one[0]),), (Map(5 * one),), {}, 0 * one[0], 0 * one, {0: one})
         >>> problem = Problem(f, -one, one)  # 5 |y - 0.3|
-        >>> found = initial_found(problem)
+        >>> found = initial_incumbents(problem)
         >>> run_loop(Bundle(), problem, found, Budget(1e-6, max_steps=20))
         >>> bool(found.gap < 1e-5), round(found.y.item(), 5)
         (True, 0.3)

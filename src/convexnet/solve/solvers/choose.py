@@ -26,7 +26,7 @@ FEW = 50
 """Variables up to which a bundle is the best way for a function that cannot be opened."""
 
 MANY = 1500
-"""Variables from which on a Newton system is hopeless."""
+"""Number of variables from which on a Newton system takes too long to build."""
 
 PROGRAM = 4_000_000
 """Entries of the matrix of a linear program that HiGHS is given without being asked."""

@@ -136,7 +136,7 @@ class Fista:
 
     Example:
         >>> from convexnet.form.atoms import Kinks
-        >>> from convexnet.solve.solvers.incumbents import initial_found
+        >>> from convexnet.solve.solvers.incumbents import initial_incumbents
         >>> from convexnet.solve.solvers.loop import Budget, run_loop
         >>> from convexnet.form.epigraph import EpigraphForm
         >>> from convexnet.form.linear_maps import Map
@@ -145,7 +145,7 @@ class Fista:
         ...     (-0.3 * one,), (Kinks(-one[0]),), (Map(one),), {}, 0 * one[0], 0 * one, {0: one}
         ... )  # |y - 0.3|
         >>> problem = Problem(f, -one, one)
-        >>> found = initial_found(problem)
+        >>> found = initial_incumbents(problem)
         >>> run_loop(Fista(), problem, found, Budget(1e-6))
         >>> bool(found.gap < 1e-6), round(found.y.item(), 5)
         (True, 0.3)
@@ -235,7 +235,7 @@ class Adam:
 
     Example:
         >>> from convexnet.form.atoms import Kinks
-        >>> from convexnet.solve.solvers.incumbents import initial_found
+        >>> from convexnet.solve.solvers.incumbents import initial_incumbents
         >>> from convexnet.solve.solvers.loop import Budget, run_loop
         >>> from convexnet.form.epigraph import EpigraphForm
         >>> from convexnet.form.linear_maps import Map
@@ -244,7 +244,7 @@ class Adam:
         ...     (-0.3 * one,), (Kinks(-one[0]),), (Map(one),), {}, 0 * one[0], 0 * one, {0: one}
         ... )  # |y - 0.3|
         >>> problem = Problem(f, -one, one)
-        >>> found = initial_found(problem)
+        >>> found = initial_incumbents(problem)
         >>> run_loop(Adam(), problem, found, Budget(1e-3))
         >>> bool(found.gap < 1e-3), bool(found.bound <= 0)
         (True, True)

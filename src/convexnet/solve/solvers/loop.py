@@ -84,7 +84,7 @@ class Budget:
     """When a search ends.
 
     Attributes:
-        tol: the gap at which a sample counts as solved, as a share of its scale: see `Found.allowed`.
+        tol: the gap at which a sample counts as solved, as a share of its scale: see `Incumbents.allowed`.
         max_steps: for each sample; None: as many as the solver takes by default.
         deadline: on the monotonic clock.
         watch: the callback of every step.

@@ -22,7 +22,7 @@ from convexnet.solve.functions.problem import Problem
 from convexnet.solve.functions.unit_cube import scales_of
 from convexnet.solve.solvers.incumbents import Evidence, Incumbents, pick_rows
 from convexnet.solve.solvers.loop import Offer
-from convexnet.solve.solvers.path_following import (
+from convexnet.solve.solvers.newton_state import (
     ASTRAY,
     BACK,
     LONG,

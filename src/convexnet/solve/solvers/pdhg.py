@@ -70,7 +70,7 @@ class PDHG:
     Restarts go by the certified gap here, which a network gives for two more evaluations.
 
     Example:
-        >>> from convexnet.solve.solvers.incumbents import initial_found
+        >>> from convexnet.solve.solvers.incumbents import initial_incumbents
         >>> from convexnet.solve.solvers.loop import Budget, run_loop
         >>> from convexnet.form.atoms import Kinks
         >>> from convexnet.form.linear_maps import Map
@@ -79,7 +79,7 @@ class PDHG:
         ...     (-0.3 * one,), (Kinks(-one[0]),), (Map(one),), {}, 0 * one[0], 0 * one, {0: one}
         ... )  # |y - 0.3|
         >>> problem = Problem(f, -one, one)
-        >>> found = initial_found(problem)
+        >>> found = initial_incumbents(problem)
         >>> run_loop(PDHG(), problem, found, Budget(1e-6, max_steps=40))
         >>> bool(found.gap < 1e-6), round(found.y.item(), 5)
         (True, 0.3)

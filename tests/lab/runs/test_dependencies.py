@@ -13,10 +13,10 @@ from convexnet.lab.models import architectures
 from convexnet.lab.runs.jobs import Job
 from convexnet.lab.runs.learning import common, needed
 from convexnet.lab.runs.metrics import accuracy
-from convexnet.lab.runs.one_by_one import RECORD
 from convexnet.lab.runs.place import Place, Tick
 from convexnet.lab.runs.records import Row, read_records
 from convexnet.lab.runs.run import run
+from convexnet.lab.runs.serial import RECORD
 from convexnet.lab.runs.sweep import sweep
 from convexnet.lab.studies import table1
 from convexnet.lab.training.driver import Driven

@@ -10,7 +10,7 @@ import convexnet as cx
 from convexnet.curvature.tracing.trace import trace
 from convexnet.form.matrices import Pieces, rescale_maps
 from convexnet.form.program import OpenedProgram
-from convexnet.solve.derivatives.minimum import SavedMinimum
+from convexnet.solve.derivatives.saved_minimum import SavedMinimum
 from convexnet.solve.functions.black_box import PrivateCopy
 from convexnet.solve.functions.matrix_free import MatrixFree
 from convexnet.solve.functions.strong_convexity import strong_convexity

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
+from convexnet.lab.data import cache, load
 from convexnet.lab.data import folder as folders
-from convexnet.lab.data import kept, load
 from convexnet.lab.data.folder import fingerprint
 from convexnet.lab.runs import normalising
 from tests.lab import small
@@ -20,7 +20,7 @@ from tests.lab import small
 
 @pytest.fixture(autouse=True)
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv(kept.VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setenv(cache.VARIABLE, str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 
@@ -38,7 +38,7 @@ def test_a_whitening_is_kept(place: Path, monkeypatch: pytest.MonkeyPatch) -> No
         assert torch.equal(value, first[name])
         assert torch.equal(value, again[name])
     monkeypatch.undo()
-    monkeypatch.setenv(kept.VARIABLE, str(place))
+    monkeypatch.setenv(cache.VARIABLE, str(place))
     monkeypatch.setattr(normalising, "LARGE", 10)
     for other in (replace(job, seed=1), small.job(normalise="zca", epsilon=0.2), replace(job, validation=0.2)):
         normalising.step_for(load("digits", seed=other.seed, validation=other.validation), other)
@@ -49,15 +49,15 @@ def test_a_whitening_is_kept(place: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
-    monkeypatch.setenv(kept.VARIABLE, str(tmp_path / "file" / "below"))
-    assert isinstance(kept.kept_module("a", nn.Identity), nn.Identity)
-    assert kept.kept_text("a", lambda: "text") == "text"
+    monkeypatch.setenv(cache.VARIABLE, str(tmp_path / "file" / "below"))
+    assert isinstance(cache.kept_module("a", nn.Identity), nn.Identity)
+    assert cache.kept_text("a", lambda: "text") == "text"
 
 
 def test_it_does_not_grow_without_end(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kept, "MOST", 6000)
+    monkeypatch.setattr(cache, "MOST", 6000)
     for number in range(4):
-        kept.kept_module(f"m{number}", lambda: nn.Linear(32, 16))
+        cache.kept_module(f"m{number}", lambda: nn.Linear(32, 16))
         os.utime(place / f"m{number}.safetensors", (number, number))
     names = sorted(path.name for path in place.iterdir())
     assert names[-1] == "m3.safetensors"

@@ -16,7 +16,7 @@ from convexnet.solve.derivatives.active_set import Held
 from convexnet.solve.derivatives.implicit import as_it_was
 from convexnet.solve.derivatives.neighbourhood import refine_nearby
 from convexnet.solve.derivatives.polish import solve_precisely
-from convexnet.solve.derivatives.refusals import explain_missing
+from convexnet.solve.derivatives.unavailable import explain_missing
 from convexnet.solve.derivatives.vertices import held_at_vertices
 from convexnet.solve.functions.problem import Function, Problem
 from convexnet.solve.solvers.choose import samples_at_once

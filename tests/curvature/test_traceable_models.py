@@ -258,7 +258,9 @@ def in_place(layer: nn.Linear) -> None:
 def test_weights_that_are_clipped_in_the_forward(how: Callable[[nn.Linear], None]) -> None:
     model = Clipping(how)
     before = model.layer.weight.detach().clone()
-    with pytest.raises(cx.NotTraceable, match=r"(?s)test_accepted.py:\d+ in .*layer.weight through .data.*attach"):
+    with pytest.raises(
+        cx.NotTraceable, match=r"(?s)test_traceable_models.py:\d+ in .*layer.weight through .data.*attach"
+    ):
         cx.certify(model, ROWS)
     assert torch.equal(model.layer.weight.detach(), before)
 
@@ -289,7 +291,7 @@ FORWARDS: dict[str, tuple[Callable[[Tensor], Any], str]] = {
     "an assertion": (lambda x: torch.relu(x) if not torch.isnan(x).any() else x, "branches on the values"),
     "numpy": (
         lambda x: torch.from_numpy(np.maximum(x.detach().numpy(), 0)),
-        "(?s)test_accepted.*calls NumPy",
+        "(?s)test_traceable_models.*calls NumPy",
     ),
     "an array": (lambda x: torch.as_tensor(np.asarray(x.detach()) * 2), "calls NumPy"),
     "a generator": (lambda x: x + torch.rand(3, generator=torch.Generator()), "random numbers from a generator"),

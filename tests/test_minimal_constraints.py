@@ -29,7 +29,7 @@ from torch.nn import functional as F
 from torch.nn.utils import prune
 
 import convexnet as cx
-from convexnet.constraints import Interval, derive
+from convexnet.constraints import Interval, derive_intervals
 from tests.drawing import some
 
 SIZES = (1.0, 0.3, 3.0, 10.0)
@@ -293,7 +293,7 @@ def test_the_bounds_are_enough_and_none_can_be_dropped(kind: type[Any], block: i
     checked = 0
     for number in range(count):
         model = kind(rng.getrandbits(32))
-        intervals = derive(model, example_of(model))
+        intervals = derive_intervals(model, example_of(model))
         place = f"{kind.__name__}({model.seed}), {model.plan}"
         convex_inside(model, intervals, place, SIZES[number % 3], rng.getrandbits(32))
         by_parameter: dict[tuple[str, int], list[tuple[tuple[int, ...], float]]] = {}
@@ -335,7 +335,7 @@ def not_convex_outside(
 def test_what_is_derived_names_no_free_parameter() -> None:
     """The search under test: where an entry is free, it finds nothing."""
     model = Rows(3)
-    intervals = derive(model, example_of(model))
+    intervals = derive_intervals(model, example_of(model))
     assert "steps.0.layer.weight" not in intervals
     for value in (-OUTSIDE, OUTSIDE):
         assert broken(model, intervals, "steps.0.layer.weight", (0, 0), value, seed=1, tries=30) is None
@@ -444,7 +444,7 @@ def test_nothing_is_asked_of_what_nobody_reads(name: str) -> None:
         {"gain": "gain", "pruned": "pruned.weight_orig"}.get(k, f"{k}.weight"): v for k, v in BEHIND[name][1].items()
     }
     model = reader(name)
-    intervals = derive(model, torch.zeros(2, 3))
+    intervals = derive_intervals(model, torch.zeros(2, 3))
     assert intervals.keys() == asked.keys()
     for parameter, interval in intervals.items():
         shape = model.get_parameter(parameter).shape
@@ -485,7 +485,7 @@ def test_what_is_asked_of_weights_that_hardly_matter(
     name: str, build: Callable[[], nn.Module], asked: dict[str, Any]
 ) -> None:
     model = build()
-    intervals = derive(model, torch.zeros(2, 3))
+    intervals = derive_intervals(model, torch.zeros(2, 3))
     assert intervals.keys() == asked.keys(), name
     for parameter, interval in intervals.items():
         shape = model.get_parameter(parameter).shape

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from convexnet.lab.data.data_set import Part, Split
 from convexnet.lab.data.files import CorruptData, DataError, MissingData, opened
 from convexnet.lab.data.folder import (
     TEST_FOLDERS,
@@ -23,7 +24,6 @@ from convexnet.lab.data.folder import (
     size_of,
 )
 from convexnet.lab.data.noise import generator_for
-from convexnet.lab.data.parts import Part, Split
 from convexnet.lab.data.sources import Source
 from convexnet.lab.data.streamed import Streamed
 

@@ -20,7 +20,9 @@ class Pairs(nn.Module):
 
 @pytest.mark.parametrize("batch", [1, 3])
 def test_what_is_written_for_a_batch_of_two(batch: int) -> None:
-    with pytest.raises(ValueError, match=rf"a batch of {batch}: index \(.*test_limits.py:.*write y\[:, \[0, 1\]\]"):
+    with pytest.raises(
+        ValueError, match=rf"a batch of {batch}: index \(.*test_argument_limits.py:.*write y\[:, \[0, 1\]\]"
+    ):
         cx.minimise(Pairs(), cx.Box(-1, 1, shape=(2,)), given=torch.zeros(batch, 2))
 
 

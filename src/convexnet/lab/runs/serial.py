@@ -13,11 +13,11 @@ from time import sleep
 
 from convexnet.lab.atomic import write_whole
 from convexnet.lab.data import DataError
+from convexnet.lab.runs.dependencies import Early, Study, Unmet, Waits, Work, needed_by, recorded
 from convexnet.lab.runs.jobs import Job
 from convexnet.lab.runs.lock import Taken, claimed
 from convexnet.lab.runs.place import Place, Tick
 from convexnet.lab.runs.records import RecordError, Row, append_record
-from convexnet.lab.runs.waits import Early, Study, Unmet, Waits, Work, needed_by, recorded
 from convexnet.lab.training.checkpoints import NAME, CheckpointError
 from convexnet.lab.training.epoch import Diverged
 

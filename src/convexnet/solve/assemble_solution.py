@@ -14,7 +14,7 @@ from convexnet.form.program import OpenedProgram
 from convexnet.solve.compiled import Reading
 from convexnet.solve.derivatives.attach import attach_derivatives
 from convexnet.solve.derivatives.implicit import as_it_was
-from convexnet.solve.derivatives.minimum import flat_bound
+from convexnet.solve.derivatives.saved_minimum import flat_bound
 from convexnet.solve.derivatives.surrogates import unroll_descent
 from convexnet.solve.functions.black_box import OwnForward, PrivateCopy
 from convexnet.solve.functions.problem import Problem

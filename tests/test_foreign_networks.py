@@ -711,7 +711,7 @@ GATE = "multiplies two quantities that both depend on the input"
 POOLED = (
     r"replace=\{torchvision\.ops\.misc\.SqueezeExcitation: convexnet\.nn\.PooledSum\.like\}.*convexnet\.nn\.removed"
 )
-HERE = r"test_foreign\.py"
+HERE = r"test_foreign_networks\.py"
 REFUSED = {
     "ViT": Refused(
         vit, (3, 16, 16), "encoder.layers.encoder_layer_0.self_attention", "aten.scaled_dot_product_attention",
@@ -796,7 +796,7 @@ def test_the_line_is_that_of_the_call(module: type[Ending], call: str) -> None:
         cx.convexify(module(nn.Identity()), torch.zeros(2, 4))
     (finding,) = caught.value.findings
     assert isinstance(finding, cx.Finding)
-    assert finding.source.endswith(f"test_foreign.py:{at}")
+    assert finding.source.endswith(f"test_foreign_networks.py:{at}")
 
 
 def test_the_remedy_for_a_function_works() -> None:
