@@ -1,7 +1,7 @@
 """Every search for something wrong, one after the other: `make fuzz SECONDS=600`, or `python -m tests.fuzz`.
 
     curvature   random programs: what is certified is convex on chords (tests/curvature/fuzz.py)
-    solve       energies of single operators: what minimise promises (tests/solve/fuzz.py)
+    solve       energies of operators, layers and other inputs: what minimise promises (tests/solve/fuzz.py)
     rows        what the rules of the table claim of drawn facts (tests/curvature/test_table.py)
     forms       what exporters and solvers make of random programs (tests/export/test_fuzz.py)
 

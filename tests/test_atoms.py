@@ -8,9 +8,27 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 import convexnet as cx
-from tests.atoms import COMMAND, LEFT_OUT, PAGE, ROWS, Row, Total, cp, found, names, rewritten, values, written
+from tests.atoms import (
+    COMMAND,
+    LEFT_OUT,
+    PAGE,
+    ROWS,
+    Row,
+    Tilted,
+    Total,
+    cp,
+    found,
+    names,
+    rewritten,
+    values,
+    variables,
+    written,
+)
+
+pytestmark = pytest.mark.filterwarnings("ignore:Solution may be inaccurate", "ignore:.*is being approximated")
 
 AS_A_WHOLE = "on its values and tangents alone"
 
@@ -30,6 +48,47 @@ def test_a_row(row: Row) -> None:
     else:
         assert what.curvature == what.theirs
         assert what.negative == (what.curvature != "convex"), "of f and -f both are certified only where f is affine"
+
+
+CERTIFIED = [row for row in ROWS if not row.why]
+OPTIMA = CERTIFIED[::9]
+"""Rows whose optima are compared in every run; the others are slow."""
+
+
+def check_optimum(row: Row, seed: int) -> None:
+    """The least value on a box, of f or of -f, with a slope that makes of most minimisers inner points."""
+    lo, hi = row.box or (-1.5, 2.0)
+    lo, hi = lo + 0.1, min(hi, 2.0)
+    found_by_us = cx.minimise(
+        tilted := Tilted(row, found(row).total, seed, (lo, hi)), cx.Box(lo, hi, shape=row.shape), tol=1e-7
+    )
+    assert bool(found_by_us.converged), found_by_us.message
+    symbols = variables(row)
+    atom, sign = row.atom(*symbols), 1 if found(row).total == 2 else -1
+    flat = cp.hstack([cp.vec(symbol, order="C") if symbol.ndim else symbol for symbol in symbols])
+    inside = [bound for symbol in symbols for bound in (symbol >= lo, symbol <= hi)]
+    cost = sign * (cp.sum(atom) if atom.ndim else atom) + tilted.slope.flatten().numpy() @ flat
+    problem = cp.Problem(cp.Minimize(cost), inside)
+    problem.solve(solver="CLARABEL", tol_gap_abs=1e-9, tol_gap_rel=1e-9, tol_feas=1e-9)
+    room = 2e-6 * (1 + abs(problem.value))
+    if row.near < 0.01:
+        assert float(found_by_us.lower_bound) - room <= problem.value <= float(found_by_us.value) + room
+    else:  # an approximation: its minimiser is a point, and no more
+        theirs = np.concatenate([np.asarray(symbol.value).ravel() for symbol in symbols]).clip(lo, hi)
+        at_theirs = float(tilted(torch.as_tensor(theirs).reshape(1, *row.shape)))
+        assert float(found_by_us.lower_bound) <= at_theirs + room
+        assert float(found_by_us.value) <= at_theirs + room
+
+
+@pytest.mark.parametrize("row", OPTIMA, ids=shown)
+def test_a_sample_of_optima(row: Row, seed: int) -> None:
+    check_optimum(row, seed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", CERTIFIED, ids=shown)
+def test_optima(row: Row, seed: int) -> None:
+    check_optimum(row, seed)
 
 
 def test_the_page() -> None:

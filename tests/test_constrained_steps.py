@@ -12,6 +12,7 @@ import gc
 import pickle
 import warnings
 from collections.abc import Callable
+from itertools import product
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from torch.nn import functional as F
 import convexnet as cx
 from convexnet.constraints.sets import INF, METHODS, Interval, is_outside, method_of, project
 from tests.distributed import ROW, Every, batch, loss_of
+from tests.drawing import some
 
 PROJECTED = ("exponentiate", "clip", "absolute", "shift")
 Program = Callable[["TwoHeads", Callable[..., None]], list[Tensor]]
@@ -154,8 +156,11 @@ PROGRAMS: list[Program] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("program", PROGRAMS, ids=lambda p: p.__name__)
-@pytest.mark.parametrize("method", PROJECTED)
+@pytest.mark.parametrize(
+    ("method", "program"),
+    [case for program in PROGRAMS for case in some(product(PROJECTED, [program]), 2, program.__name__)],
+    ids=lambda value: value if type(value) is str else value.__name__,
+)
 def test_what_trains_without_a_constraint_trains_with_one(method: str, program: Program) -> None:
     torch.manual_seed(3)
     model = TwoHeads()

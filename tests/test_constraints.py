@@ -6,6 +6,7 @@ import copy
 import io
 import math
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from torch.nn.utils import parametrizations, prune
 
 import convexnet as cx
 from convexnet.constraints import derive_intervals
+from tests.drawing import some
 from tests.modules import Function
 
 ROW = torch.zeros(2, 4)
@@ -187,8 +189,10 @@ class Positive(nn.Module):
         return F.linear(x, F.softplus(self.raw))
 
 
-@pytest.mark.parametrize("name", DERIVED)
-@pytest.mark.parametrize("method", ["exponentiate", "clip"])
+@pytest.mark.parametrize(
+    ("method", "name"),
+    [case for name in DERIVED for case in some(product(["exponentiate", "clip"], [name]), 1, f"derived, {name}")],
+)
 def test_the_constrained_parameters_are_derived(name: str, method: str) -> None:
     build, example, expected = DERIVED[name]
     model = build()
@@ -358,8 +362,10 @@ OPTIMISERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
 }
 
 
-@pytest.mark.parametrize("method", ["exponentiate", "clip"])
-@pytest.mark.parametrize("name", OPTIMISERS)
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [case for name in OPTIMISERS for case in some(product([name], ["exponentiate", "clip"]), 1, f"steps, {name}")],
+)
 def test_convex_after_every_step(name: str, method: str, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     model = mlp_with_norm().train()

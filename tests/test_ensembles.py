@@ -6,6 +6,7 @@ import copy
 import itertools
 import math
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from convexnet.ensembles import (
     oracle_accuracy,
 )
 from convexnet.learner import Learner, run
+from tests.drawing import some
 
 PLANE = torch.zeros(1, 2)
 
@@ -67,7 +69,7 @@ def log_likelihood(model: nn.Module, x: Tensor, y: Tensor) -> float:
     return float(nn.functional.logsigmoid(signed).mean())
 
 
-@pytest.mark.parametrize("make", [ordinary, *map(cone, ("clip", "exponentiate", "softplus"))])
+@pytest.mark.parametrize("make", [ordinary, *some(map(cone, ("clip", "exponentiate", "softplus")), 1, "cones")])
 def test_the_likelihood_never_falls(make: Callable[[], nn.Module]) -> None:
     """At a rate that is far too high, so that steps are undone; under dropout, BatchNorm and constraints."""
     x, y = points()
@@ -268,6 +270,20 @@ def test_boosting_stops_at_chance() -> None:
         assert len(boosted_of([[1, 0, 0, 1]], [0, 1, 0, 1], 2).experts) == 1
 
 
+def test_the_error_of_chance_is_that_whatever_the_rounding() -> None:
+    """6 of 9 in float64 is less than 1 - 1/3; a copy of an expert has the error of chance on the weights it leaves."""
+    y = [0, 1, 2] * 3
+    with pytest.warns(UserWarning, match="0.6667, no better than chance: it is kept"):
+        assert len(boosted_of([[0, 1, 2, 1, 2, 0, 1, 2, 0], [0] * 9], y, 3).experts) == 1
+    many = [0, 1] * 500
+    for wrong in (1, 7, 333):
+        answers = [1 - label if index < wrong else label for index, label in enumerate(many)]
+        found = boosted_of([answers, answers], many, 2)
+        assert found.history is not None
+        assert len(found.experts) == 1
+        assert found.history.remarks[0].endswith("it is dropped")
+
+
 def test_a_gate_over_frozen_experts() -> None:
     x, y = points()
     parts = [boost(cone("clip"), x, y, 1, epochs=4, batch=32, learning_rate=0.03, seed=seed) for seed in (0, 1)]
@@ -297,6 +313,23 @@ def test_a_fusion_is_certified_and_is_what_it_says(how: Any) -> None:
     expected = stacked.mean(0) if how == "mean" else stacked.amax(0)
     torch.testing.assert_close(fused.eval()(x), expected)
     assert cx.falsify(fused, PLANE, budget=2000) is None
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+@pytest.mark.parametrize("weights", [None, [0.1, 0.2, 0.7], [1e308, 1e308, 1e308], [1e-320, 0.0, 3e-320]])
+def test_a_mean_is_exact_to_rounding(kind: torch.dtype, weights: list[float] | None) -> None:
+    torch.manual_seed(0)
+    experts = [nn.Linear(2, 1).to(kind) for _ in range(3)]
+    fused = fuse(experts, weights=weights, example=PLANE.to(kind))
+    x = torch.randn(50, 2, dtype=kind)
+    parts = [Fraction(weight) for weight in weights or [1.0] * 3]
+    shares = [float(part / sum(parts)) for part in parts]
+    with torch.no_grad():
+        pairs = zip(shares, copy.deepcopy(experts), strict=True)
+        exact = torch.stack([share * expert.double()(x.double()) for share, expert in pairs]).sum(0)
+        found = fused(x).double()
+    bound = 8 * torch.finfo(kind).eps * float(x.abs().max() * 2 + 1)
+    assert float((found - exact).abs().max()) < bound
 
 
 def test_a_fusion_that_is_not_convex_is_refused() -> None:

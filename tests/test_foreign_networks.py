@@ -348,7 +348,7 @@ CASES = SMALL | LARGE
 
 
 def marks(name: str) -> list[pytest.MarkDecorator]:
-    return [slow] if name in LARGE else []
+    return [slow] if name in (*LARGE, "ConvNeXt with two blocks", "MLP-Mixer with two blocks") else []
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=marks(name)) for name in CASES])

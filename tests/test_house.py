@@ -8,6 +8,7 @@ import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -128,23 +129,44 @@ OWN_TABLES = {
 
 def tables(source: str) -> Iterator[tuple[str, list[str]]]:
     """Literal collections with the names of three operators or more: the variable or function that each is in, and
-    the names. A pair whose first part is a name is an entry, too."""
+    the names. A pair whose first part is a name is an entry, too; so are words of a text that is split, keywords of
+    `dict`, alternatives of a `case`, and operators themselves (`aten.add`, `"aten.add.Tensor"`)."""
     for statement in ast.parse(source).body:
         targets = statement.targets if isinstance(statement, ast.Assign) else [statement]
         where = getattr(targets[0], "name", getattr(targets[0], "id", ""))
         if isinstance(statement, ast.AnnAssign):
             where = ast.unparse(statement.target)
         for node in ast.walk(statement):
-            if isinstance(node, (ast.Set, ast.List, ast.Tuple)):
-                entries: list[ast.expr] = list(node.elts)
-            elif isinstance(node, ast.Dict):
-                entries = [key for key in node.keys if key is not None]
-            else:
-                continue
-            firsts = [e.elts[0] if isinstance(e, ast.Tuple) and len(e.elts) > 1 else e for e in entries]
-            names = [e.value for e in firsts if isinstance(e, ast.Constant) and e.value in TABLE]
+            names = [name for entry in entries(node) if (name := operator_in(entry)) in TABLE]
             if len(names) >= 3:
                 yield where, names
+
+
+def entries(node: ast.AST) -> list[Any]:
+    """The entries of a literal collection, nodes or words."""
+    match node:
+        case ast.Set() | ast.List() | ast.Tuple():
+            return [e.elts[0] if isinstance(e, ast.Tuple) and len(e.elts) > 1 else e for e in node.elts]
+        case ast.Dict():
+            return [key for key in node.keys if key is not None]
+        case ast.Call(func=ast.Attribute(value=ast.Constant(value=str(text)), attr="split")):
+            return text.split()
+        case ast.Call(func=ast.Name(id="dict")):
+            return [keyword.arg for keyword in node.keywords if keyword.arg is not None]
+        case ast.MatchOr():
+            return [pattern.value for pattern in node.patterns if isinstance(pattern, ast.MatchValue)]
+        case _:
+            return []
+
+
+def operator_in(entry: Any) -> str:
+    """The name that an entry has, without the namespace and the overload."""
+    if isinstance(entry, ast.Constant) and isinstance(entry.value, str):
+        entry = entry.value
+    if isinstance(entry, ast.Attribute):
+        parts = ast.unparse(entry).split(".")
+        return parts[parts.index("aten") + 1] if "aten" in parts[:-1] else ""
+    return entry.removeprefix("aten.").partition(".")[0] if isinstance(entry, str) else ""
 
 
 def test_operators_are_listed_in_one_table() -> None:
@@ -171,3 +193,21 @@ def test_a_second_table_is_found() -> None:
         ["abs", "exp", "sin"]
     ]
     assert not dict(tables('PAIR = {"sub", "add"}; WORDS = ("one", "two", "relu", "abs")'))
+    for other in (
+        'T = "relu abs exp".split()',
+        "T = dict(relu=1, abs=2, exp=3)",
+        "T = (aten.relu, torch.ops.aten.abs.default, aten.exp)",
+        'T = {"aten.relu.default": 1, "aten.abs": 2, "exp.out": 3}',
+        'def T(n):\n    match n:\n        case "relu" | "abs" | "exp":\n            return 1',
+    ):
+        assert dict(tables(other)) == {"T": ["relu", "abs", "exp"]}, other
+    assert not dict(tables('T = (torch.relu, F.relu, x.abs, "a.relu", "relu abs exp")'))
+
+
+def test_a_second_table_is_found_wherever_it_is_planted() -> None:
+    """In every room that looks at operators, at the top of a file and inside of a function."""
+    for place in ("solve/lower_bounds.py", "form/patterns.py", "export/to_lp.py", "curvature/walk.py", "split.py"):
+        source = (PACKAGE / place).read_text(encoding="utf-8")
+        assert not [names for _, names in tables(source)], place
+        for planted in ('KINDS = {"relu": 1, "exp": 2, "mul": 3}', 'def f(n):\n    return n in ("relu", "exp", "mul")'):
+            assert [names for _, names in tables(f"{source}\n\n{planted}\n")] == [["relu", "exp", "mul"]]

@@ -17,6 +17,7 @@ from convexnet.initialise.model import mean_correlation
 from convexnet.nn.activations import activation_of
 from convexnet.nn.layers import POSITIVE
 from tests.chords import ACTIVATIONS, TOLERANCE, array, randomise, weight_in, worst_chord
+from tests.drawing import some
 from tests.modules import Function
 
 FICNN, ICRNN, PICNN = cx.nn.FICNN, cx.nn.ICRNN, cx.nn.PICNN
@@ -364,7 +365,7 @@ def test_parameter_counts() -> None:
 # --- convexity -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "constraint"), [*CASES, *PROJECTED])
+@pytest.mark.parametrize(("name", "constraint"), some([*CASES, *PROJECTED], 16, "certified"))
 def test_certified(name: str, constraint: str) -> None:
     net, inputs, convex_in = built(name, constraint)
     certificate = cx.certify(net, inputs, wrt=convex_in)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import convexnet as cx
 from convexnet.nn import Convolution
 from tests.chords import ACTIVATIONS, TOLERANCE, array, conv2d, randomise, weight_in, worst_chord
+from tests.drawing import some
 
 ConvFICNN, ConvPICNN = cx.nn.ConvFICNN, cx.nn.ConvPICNN
 LAYERS = [(3, (4, 3), (2, 1)), Convolution(4, 3, 2, padding=0)]
@@ -198,7 +199,7 @@ def test_the_network_for_face_completion() -> None:
 # --- convexity -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "constraint"), CASES)
+@pytest.mark.parametrize(("name", "constraint"), some(CASES, 5, "attacked"))
 def test_certified_and_attacked(name: str, constraint: str, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     net, inputs, convex_in = built(name, constraint)

@@ -98,7 +98,7 @@ def test_gradients_of_each_sample_at_once(name: str) -> None:
         )
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", some(NETWORKS, 5, "second derivatives"))
 def test_gradients_of_gradients(name: str) -> None:
     """What unrolled learning needs, against finite differences."""
     net, inputs = built(name, 2)
@@ -111,7 +111,7 @@ def test_gradients_of_gradients(name: str) -> None:
 # --- copies and files ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", some(NETWORKS, 6, "files"))
 def test_files_and_copies(name: str, tmp_path: Path, seed: int) -> None:
     net, inputs = built(name)
     expected = net(*inputs).detach()
@@ -139,7 +139,7 @@ def test_files_and_copies(name: str, tmp_path: Path, seed: int) -> None:
         assert torch.equal(twin(*inputs), expected), f"{how} shares memory"
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", some(NETWORKS, 6, "averages"))
 def test_averages_of_weights_stay_convex(name: str) -> None:
     """EMA and SWA: for computed weights because every value is right, for projected ones because a cone is convex."""
     net, inputs = built(name)
@@ -151,7 +151,7 @@ def test_averages_of_weights_stay_convex(name: str) -> None:
     assert not torch.equal(average.module(*inputs), net(*inputs))
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", some(NETWORKS, 5, "baked"))
 def test_baked(name: str) -> None:
     net, inputs = built(name)
     plain = cx.bake(net)
@@ -179,8 +179,15 @@ def test_other_precisions(name: str, dtype: torch.dtype) -> None:
     assert proved(low, cast), "rounding of weights does not change their sign"
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("name", ["full", "full, monotone, projected", "partial, projected", "convolutional, partial"])
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        case
+        for name in ("full", "full, monotone, projected", "partial, projected", "convolutional, partial")
+        for case in some(product([name], [torch.bfloat16, torch.float16]), 1, f"autocast, {name}")
+    ],
+    ids=str,
+)
 def test_training_under_autocast(name: str, dtype: torch.dtype) -> None:
     """With a scaler, whose first steps it skips, and the constraint attached where there is one."""
     torch.manual_seed(1)
@@ -206,7 +213,9 @@ def test_training_under_autocast(name: str, dtype: torch.dtype) -> None:
     assert proved(net.eval(), inputs)
 
 
-@pytest.mark.parametrize("name", [name for name in NETWORKS if "projected" not in name and "one step" not in name])
+@pytest.mark.parametrize(
+    "name", some([name for name in NETWORKS if "projected" not in name and "one step" not in name], 4, "any size")
+)
 def test_weights_of_any_size(name: str) -> None:
     """By construction means for every value of the parameters, also where softplus rounds to 0 or to its argument."""
     net, inputs = built(name)
@@ -225,7 +234,7 @@ def test_weights_of_any_size(name: str) -> None:
 # --- compilers -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", some(NETWORKS, 6, "programs"))
 def test_exported_programs(name: str) -> None:
     """With any batch size, through a file."""
     net, inputs = built(name)

@@ -29,6 +29,7 @@ from convexnet.differences.rules import TABLE, WITHOUT_ROW, Rule, build, move
 from convexnet.memory import example_of, remember_example
 from convexnet.split import LIMIT, Split, shifted, split
 from tests.curvature.oracles import SAMPLES, Fixed, Moving, Sample
+from tests.drawing import some
 from tests.modules import Function
 
 # --- networks --------------------------------------------------------------------------------------------------------
@@ -215,7 +216,7 @@ def sag(f: Callable[..., Tensor], name: str, tries: int = 400) -> float:
 # --- the split of a network ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", some(NETWORKS, 5, "split networks"))
 def test_difference_is_the_model_at_any_batch_size(name: str) -> None:
     model, (p, q) = double(network(name)), parted(name)
     for size in (1, 2, 7, 64):
@@ -227,7 +228,7 @@ def test_difference_is_the_model_at_any_batch_size(name: str) -> None:
     assert parted(name).error < 1e-9
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", some(NETWORKS, 5, "split networks"))
 def test_both_parts_are_convex(name: str) -> None:
     for part in parted(name):
         assert sag(part, name) < 1e-12

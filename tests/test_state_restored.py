@@ -11,6 +11,7 @@ import random
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from torch.utils import _python_dispatch
 
 import convexnet as cx
 from convexnet.initialise import correlation
+from tests.drawing import some
 from tests.modules import Function
 
 ROWS = torch.tensor([[0.5, -1.0, 2.0], [1.0, 0.0, -0.5]])
@@ -226,7 +228,15 @@ def _settings() -> Iterator[None]:
 
 @pytest.mark.parametrize(
     ("entry", "name"),
-    [(entry, name) for entry in ENTRIES for name in (MODELS if entry == "certify" else FEW)],
+    [
+        *(("certify", name) for name in MODELS),
+        *(
+            case
+            for entry in ENTRIES
+            if entry != "certify"
+            for case in some(product([entry], FEW), 3, f"undisturbed, {entry}")
+        ),
+    ],
 )
 @pytest.mark.filterwarnings("ignore")
 def test_nothing_is_left_behind(entry: str, name: str) -> None:

@@ -27,6 +27,7 @@ from convexnet.constraints import Cone
 from convexnet.constraints.sets import METHODS
 from tests import distributed as workers
 from tests.distributed import INTERVALS, ROW, Every, batch, loss_of
+from tests.drawing import some
 from tests.processes import Forge
 
 PROJECTED = ("exponentiate", "clip", "absolute", "shift")
@@ -236,7 +237,10 @@ def test_convex_from_the_start(method: str, constrained: Callable[[str], cx.Cone
     assert cx.certify(cone.model, ROW).convex
 
 
-@pytest.mark.parametrize(("method", "optimiser", "mode"), design())
+@pytest.mark.parametrize(
+    ("method", "optimiser", "mode"),
+    [case for name in OPTIMISERS for case in some([row for row in design() if row[1] == name], 3, f"steps, {name}")],
+)
 def test_convex_after_every_step(method: str, optimiser: str, mode: str, constrained: Callable[[str], cx.Cone]) -> None:
     ends: list[nn.Module] = []
     for repeat in range(2):
@@ -267,7 +271,7 @@ def test_the_same_training_without_attach_is_not_convex(method: str, constrained
     assert cx.falsify(model, ROW) is not None
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", some(METHODS, 3, "learn"))
 def test_constrained_networks_learn(method: str, constrained: Callable[[str], cx.Cone]) -> None:
     model, _, cone = begin(constrained(method), "SGD")
     optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
@@ -313,7 +317,7 @@ AGAIN = [
 ]
 
 
-@pytest.mark.parametrize(("first", "then"), AGAIN)
+@pytest.mark.parametrize(("first", "then"), some(AGAIN, 5, "copies"))
 def test_a_copy_is_constrained_again_and_trains_on(
     first: str, then: str | None, constrained: Callable[[str], cx.Cone]
 ) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import convexnet as cx
 from convexnet.nn import BothSigns
+from tests.drawing import some
 
 ROW, PICTURE = torch.randn(16, 4), torch.randn(16, 3, 8, 8)
 
@@ -44,7 +45,7 @@ def converted(model: nn.Module, example: Tensor, **options: object) -> nn.Module
         return cx.convexify(model, example, method="clip", activation=None, **options)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", some(MODELS, 2, "both signs"))
 def test_the_function_stays_and_both_signs_are_seen(name: str, seed: int) -> None:
     torch.manual_seed(seed)
     make, example = MODELS[name]

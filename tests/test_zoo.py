@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 import convexnet as cx
 from convexnet import zoo
+from tests.drawing import some
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": lambda x: x.clamp(min=0),
@@ -430,7 +431,7 @@ def test_an_ordinary_network_is_not_certified(name: str) -> None:
     assert "negative" in certificate.findings[0].reason
 
 
-@each_small
+@pytest.mark.parametrize("name", some(SMALL, 5, "signs by hand"))
 def test_non_negative_by_hand_is_certified_and_one_flipped_sign_is_not(name: str) -> None:
     model, x = small(name, "elu")
     constrained = make_non_negative(model, but=free(name))

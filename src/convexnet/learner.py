@@ -7,11 +7,25 @@ plainest driver; the laboratory's resumes what was killed.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 Point = dict[str, float]
-"""What was measured at one moment, by name: an epoch, an iteration, an evaluation."""
+"""What was measured at one moment, by name. One of `COUNTERS`, if it is there, says which moment it was."""
+
+COUNTERS = ("epoch", "iteration", "round", "step")
+"""Names under which a point counts, from 1, how far its learner is; the first that is there does."""
+
+
+def moment_of(point: Point) -> tuple[str, float] | None:
+    """Return the counter of a point and its value, or None where it has none.
+
+    Example:
+        >>> moment_of({"iteration": 3.0, "inertia": 0.5}), moment_of({"inertia": 0.5})
+        (('iteration', 3.0), None)
+    """
+    return next(((name, point[name]) for name in COUNTERS if name in point), None)
 
 
 @runtime_checkable
@@ -41,6 +55,58 @@ class Learner(Protocol):
         ...
 
 
+class Attributes:
+    """The state of a learner that is all in some of its attributes: a base class that brings `state` and `restore`.
+
+    Attributes named in `kept` are tensors, numbers, strings, and dictionaries and lists of them. Of modules, optimisers
+    and whatever else has a `state_dict`, and of `torch.Generator`, the state is kept, and loaded into the object that
+    is there.
+
+    Example:
+        >>> class Halving(Attributes):
+        ...     kept = ("x",)
+        ...     x = 1.0
+        >>> first, second = Halving(), Halving()
+        >>> first.x = 0.5
+        >>> second.restore(first.state())
+        >>> second.x
+        0.5
+    """
+
+    kept: tuple[str, ...] = ()
+
+    def state(self) -> dict[str, Any]:
+        """Return copies of the attributes that are kept, by name."""
+        return {name: copy.deepcopy(state_of(getattr(self, name))) for name in self.kept}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue from a `state()`.
+
+        Raises:
+            ValueError: it has other attributes than those that are kept.
+        """
+        if set(state) != set(self.kept):
+            raise ValueError(
+                f"{type(self).__name__} keeps {', '.join(self.kept) or 'nothing'}, and this state has "
+                f"{', '.join(state) or 'nothing'}: it is that of another learner"
+            )
+        for name in self.kept:
+            value, part = copy.deepcopy(state[name]), getattr(self, name)
+            if hasattr(part, "load_state_dict"):
+                part.load_state_dict(value)
+            elif hasattr(part, "set_state"):
+                part.set_state(value)
+            else:
+                setattr(self, name, value)
+
+
+def state_of(part: Any) -> Any:
+    """Return what is kept of an attribute."""
+    if hasattr(part, "load_state_dict"):
+        return part.state_dict()
+    return part.get_state() if hasattr(part, "set_state") else part
+
+
 def run(learner: Learner, tick: Callable[[Point], object] = lambda point: None) -> list[Point]:
     """Let a learner advance until it is done, and return what it measured.
 
@@ -49,19 +115,14 @@ def run(learner: Learner, tick: Callable[[Point], object] = lambda point: None) 
         tick: called with every point as soon as it is there.
 
     Example:
-        >>> class Halving:
+        >>> class Halving(Attributes):
+        ...     kept = ("x",)
         ...     x = 1.0
         ...     done = property(lambda self: self.x < 0.2)
         ...
         ...     def advance(self):
         ...         self.x /= 2
         ...         return {"x": self.x}
-        ...
-        ...     def state(self):
-        ...         return {"x": self.x}
-        ...
-        ...     def restore(self, state):
-        ...         self.x = state["x"]
         >>> run(Halving())
         [{'x': 0.5}, {'x': 0.25}, {'x': 0.125}]
     """

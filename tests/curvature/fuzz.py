@@ -1,7 +1,7 @@
 """Random programs against the calculus: whatever it certifies must survive float64 chords, element by element.
 
-Six generators build a `torch.fx` graph of aten operators directly, which is a hundred times faster than exporting a
-module, and a seventh writes forwards with in-place operators and views, which only `torch.export` can judge:
+Seven generators build a `torch.fx` graph of aten operators directly, which is a hundred times faster than exporting a
+module, and two write forwards, which only `torch.export` can judge:
 
     anything      a random graph over most of the rule table, with weights that are mostly non-negative
     integers      the same, with integers, booleans and numbers read from tensors nearly everywhere
@@ -9,7 +9,9 @@ module, and a seventh writes forwards with in-place operators and views, which o
     products      the same, with products, powers and logarithms nearly everywhere
     table         the same, with any operator of the table at any setting that its oracle has, with dimensions without
                   elements, with constants that broadcast over the batch, and with embeddings
+    cancelled     the same, with quantities that cancel, or are zeros of either sign, before functions that mind it
     convex        only steps that disciplined convex programming allows: every such program must be certified
+    holes         a forward with functions that are not defined everywhere, and what hides where they are not
     modules       a random `forward` with writes through views, traced by `cx.certify`
 
 A program is determined by its seed. `python -m tests.curvature.fuzz --seconds 60` runs until the time is up, and ends
@@ -41,7 +43,7 @@ from convexnet.curvature.facts import Fact
 from convexnet.curvature.premises import boxes_of, placeholder_facts
 from convexnet.curvature.tracing.trace import Source
 from convexnet.curvature.walk import walk
-from tests.curvature import fuzz_table, fuzz_written
+from tests.curvature import fuzz_cancelled, fuzz_holes, fuzz_table, fuzz_written
 
 A = torch.ops.aten
 INF = math.inf
@@ -914,6 +916,12 @@ def written_by_hand(seed: int) -> Built:
     )
 
 
+def mostly_cancelled(seed: int) -> Built:
+    """A short random graph of what cancels."""
+    steps = (fuzz_cancelled.cancelled, 8), (fuzz_cancelled.from_below, 2)
+    return anything(seed, "cancelled", (*steps, (activation, 2), (arithmetic, 2), (moved, 1), (reduction, 1)))
+
+
 def of_the_table(b: Builder, x: fx.Node) -> fx.Node | None:
     kind = b.rng.randrange(8)
     if kind < 5:
@@ -1278,6 +1286,10 @@ def check_fact(built: Built, node: fx.Node, fact: Fact, values: Tensor, t: Tenso
         found = torch.where(mask, amount, -INF).nan_to_num(-INF, -INF, -INF)
         return float(found.max()) if found.numel() else -INF
 
+    finite = values[:n].isfinite() & values[n : 2 * n].isfinite()
+    hole = finite & values[2 * n :].isnan() & ~(fact.nonconvex & fact.nonconcave)
+    if bool(hole.any()):
+        complain(built, f"{label}: a chord without a hole", node, float(hole.sum()))
     for what, amount, mask in (
         ("convex", gap - room, ~fact.nonconvex),
         ("concave", -gap - room, ~fact.nonconcave),
@@ -1644,12 +1656,27 @@ GENERATORS: dict[str, Callable[[int], Built]] = {
     "convex": convex,
     "products": mostly_products,
     "table": any_operator,
+    "cancelled": mostly_cancelled,
 }
+
+
+def check_holes(seed: int) -> str:
+    """A forward with holes; see `fuzz_holes`."""
+    found = fuzz_holes.look(seed)
+    if found.wrong:
+        raise Violation(found.wrong)
+    return found.verdict
+
+
+FORWARDS: dict[str, Callable[[int], str]] = {"modules": check_module, "holes": check_holes}
+"""Generators of forwards; a trace takes as long as many of the programs above."""
 
 
 def run_one(kind: str, seed: int, thorough: bool = False) -> str:
     """One program of a generator, checked."""
-    return check_module(seed) if kind == "modules" else check(GENERATORS[kind](seed), thorough)
+    if kind in FORWARDS:
+        return FORWARDS[kind](seed)
+    return check(GENERATORS[kind](seed), thorough)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -1663,7 +1690,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     start = shown = time.monotonic()
     seed, failures = options.seed, 0
     while time.monotonic() - start < options.seconds:
-        for kind in (*GENERATORS, *(["modules"] if seed % 25 == 0 else [])):
+        rare = {25: "modules", 5: "holes"}
+        for kind in (*GENERATORS, *(kind for every, kind in rare.items() if seed % every == 0)):
             number = 4 * seed + counts["programs"] % 4
             try:
                 verdict = run_one(kind, number, thorough=seed % 10 == 0)

@@ -51,7 +51,7 @@ def run(kind: str, seeds: Iterable[int]) -> Counter[str]:
 def test_whatever_is_certified_survives_and_most_of_the_table_is_met() -> None:
     verdicts: Counter[str] = Counter()
     operators: Counter[str] = Counter()
-    for seed in range(10_000, 10_200):
+    for seed in range(10_000, 10_120):
         built = fuzz.GENERATORS["anything"](seed)
         operators.update(str(node.target).split(".")[1] for node in built.nodes if str(node.target).startswith("aten"))
         try:
@@ -66,13 +66,13 @@ def test_whatever_is_certified_survives_and_most_of_the_table_is_met() -> None:
     assert operators.keys() >= {"type_as", "item", "copy", "bitwise_not", "slice_scatter"}
 
 
-@pytest.mark.parametrize(("kind", "count"), [("integers", 80), ("written", 80), ("table", 40)])
+@pytest.mark.parametrize(("kind", "count"), [("integers", 80), ("written", 80), ("table", 40), ("cancelled", 40)])
 def test_what_is_certified_survives(kind: str, count: int) -> None:
     verdicts = run(kind, range(10_000, 10_000 + count))
     assert min(verdicts["certified"], verdicts["refused"]) >= count // 10
 
 
-@pytest.mark.parametrize("block", range(2))
+@pytest.mark.parametrize("block", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_convex_by_construction_is_certified(block: int) -> None:
     verdicts = run("convex", range(10_000 + 40 * block, 10_000 + 40 * (block + 1)))
     assert set(verdicts) == {"certified"}
@@ -168,8 +168,8 @@ def in_their_own_type(value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return value, value
 
 
-def unchecked(fact: Fact, dtype: torch.dtype | None, undefined: bool = False) -> Fact:
-    del undefined
+def unchecked(fact: Fact, dtype: torch.dtype | None, undefined: bool = False, moved: bool = False) -> Fact:
+    del undefined, moved
     return replace(fact, integral=dtype is None or not dtype.is_floating_point)
 
 

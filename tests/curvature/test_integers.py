@@ -19,6 +19,7 @@ from convexnet.curvature.value_bounds import bounds_of
 from convexnet.curvature.walk import walk
 from tests.curvature.oracles import SAMPLES
 from tests.curvature.test_table import exchange, specs
+from tests.drawing import some
 
 INF = float("inf")
 U8, I8, I64 = torch.uint8, torch.int8, torch.int64
@@ -132,7 +133,7 @@ def truly(model: nn.Module, draws: int = 400) -> str:
     return {(False, False): AFFINE, (False, True): CONVEX, (True, False): CONCAVE}.get((above, below), NEITHER)
 
 
-@pytest.mark.parametrize("name", FORWARDS)
+@pytest.mark.parametrize("name", some(FORWARDS, 28, "chords"))
 def test_curvature_is_what_chords_show(name: str) -> None:
     function, expected, tensors = FORWARDS[name]
     model = Held(function, **tensors)
@@ -240,7 +241,7 @@ HEADS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("name", some(HEADS, 7, "constrained heads"))
 def test_constrain_and_minimise_and_export(name: str) -> None:
     function, tensors = HEADS[name]
     model = network(function, **tensors)
@@ -267,7 +268,7 @@ def test_constrain_asks_the_elements_that_are_read() -> None:
     assert derive_intervals(model, torch.zeros(2, 2)) == {}
 
 
-@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("name", some(HEADS, 6, "split heads"))
 def test_split(name: str) -> None:
     function, tensors = HEADS[name]
     pair = cx.split(network(function, **tensors), torch.zeros(2, 2))

@@ -193,7 +193,7 @@ def partial(activation: str) -> nn.Module:
     return cx.nn.PICNN(3, 2, (6, 5), activation=activation).double()
 
 
-@pytest.mark.parametrize("activation", ["relu", "softplus", "elu"])
+@pytest.mark.parametrize("activation", ["relu", "softplus", pytest.param("elu", marks=pytest.mark.slow)])
 def test_compiled_once_for_every_value_of_a_parameter(activation: str, seed: int) -> None:
     torch.manual_seed(seed)
     net, box = partial(activation), cx.Box(-1, 1, shape=(2,))

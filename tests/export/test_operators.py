@@ -30,10 +30,12 @@ from convexnet.form.smooth import (
     log_gamma,
     minus_log,
     minus_log_normal,
+    minus_power_sum,
     minus_root,
     power,
     softplus,
     square,
+    x_exp,
 )
 from convexnet.form.sparse import Sample as OneSample
 from convexnet.form.sparse import sparse_form
@@ -220,7 +222,10 @@ ATOMS: dict[str, Atom] = {
     "sum of the largest": SumLargest(5, 2),
     "logsumexp": LogSumExp(3),
     "norm": Norm(3),
+    "x exp x": Smooth(x_exp()),
     **{f"perspective of {c.name}": Perspective(c) for c in (square(), entropy(), exponential())},
+    **{f"mean of pairs {p}": Perspective(minus_root(p)) for p in (0.5, 0.25)},
+    **{f"power sum of pairs {p}": Perspective(minus_power_sum(p)) for p in (0.5, -1.0, -3.0)},
 }
 
 

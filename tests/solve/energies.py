@@ -266,7 +266,12 @@ def values(model: nn.Module, given: tuple[Tensor, ...], y: Tensor) -> Tensor:
     """The module's own forward in float64."""
     exact = copy.deepcopy(model).double()
     with torch.no_grad():
-        return exact(*[part.double() for part in given], y.double()).reshape(-1)
+        return exact(*in_float64(given), y.double()).reshape(-1)
+
+
+def in_float64(given: tuple[Tensor, ...]) -> list[Tensor]:
+    """Real numbers in float64; labels and masks stay what they are."""
+    return [part.double() if part.is_floating_point() else part for part in given]
 
 
 def alike(model: nn.Module, given: tuple[Tensor, ...], box: cx.Box) -> bool:
@@ -348,7 +353,7 @@ def checked(energy: Drawn, apart: bool = True) -> cx.Solution | None:
             else:
                 way = torch.randn(x.shape, generator=draws, dtype=torch.float64) * unit
                 y = (where + way * 10.0 ** -(trial % 8)).clamp(lo, hi)
-            here = exact(*[part.double() for part in given], y).reshape(-1)
+            here = exact(*in_float64(given), y).reshape(-1)
             near = ((y - x).abs() <= unit).all(1) & here.isfinite()
             rise = torch.where(near, torch.maximum(rise, here - value), rise)
             lower = here < best

@@ -1,6 +1,7 @@
-"""Energies of single operators against `minimise`, seed after seed: `python -m tests.solve.fuzz --seconds 60`.
+"""Energies against `minimise`, seed after seed: `python -m tests.solve.fuzz --seconds 60`.
 
-It ends with status 1 and a reproduction at the first promise that is not kept; see `energies`.
+Every fourth is of layers with unusual settings or of other inputs of every type (`odd_arguments`), the others of single
+operators (`energies`). It ends with status 1 and a reproduction at the first promise that is not kept.
 """
 
 from __future__ import annotations
@@ -16,6 +17,10 @@ from collections.abc import Sequence
 import torch
 
 from tests.solve.energies import NAMES, Wrong, checked, drawn
+from tests.solve.odd_arguments import drawn_oddly
+
+ODD = 4
+"""One of so many is odd."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,11 +33,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     counts: Counter[str] = Counter()
     start, seed = time.monotonic(), options.seed
     while time.monotonic() - start < options.seconds:
-        name = NAMES[seed % len(NAMES)]
+        name, odd = NAMES[seed % len(NAMES)], seed % ODD == 0
         seed += 1
         counts["drawn"] += 1
         try:
-            energy = drawn(seed - 1, name)
+            energy = drawn_oddly(seed - 1) if odd else drawn(seed - 1, name)
             if energy is None:
                 continue
             solution = checked(energy)
@@ -40,9 +45,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"\nWRONG: {error}")
             if not isinstance(error, Wrong):
                 traceback.print_exc()
+            home, call = ("odd_arguments", "drawn_oddly") if odd else ("energies", "drawn")
+            again = f"{call}({seed - 1})" if odd else f"{call}({seed - 1}, {name!r})"
             print(
-                f'Again: python -c "from tests.solve.energies import checked, drawn; '
-                f'checked(drawn({seed - 1}, {name!r}))"'
+                f'Again: python -c "from tests.solve.energies import checked; from tests.solve.{home} import {call}; '
+                f'checked({again})"'
             )
             return 1
         if solution is None:

@@ -9,6 +9,7 @@ from torch import Tensor
 from convexnet.solve.functions.problem import Problem
 from convexnet.solve.rounding_errors import Rounding, Tracked
 from convexnet.solve.solvers.bundle import Bundle, State, low_point
+from tests.drawing import some
 from tests.solve.networks import NETWORKS
 from tests.solve.problems import BATCH, KNOWN, at, both, boxes, forms_of, optima, planes, solved
 from tests.solve.test_matrix_free import curved
@@ -16,7 +17,7 @@ from tests.solve.test_matrix_free import curved
 TOL = 1e-7
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", some(NETWORKS, 6, "bundles"))
 def test_the_optimum_of_the_linear_program(name: str, common_seed: int) -> None:
     pytest.importorskip("highspy")
     form, layers, model, inputs = both(name, common_seed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import product
 
 import pytest
 import torch
@@ -15,12 +16,16 @@ from convexnet.curvature.rules.reductions import Window
 from convexnet.curvature.rules.shapes import Moving as MovingRule
 from convexnet.curvature.table import row_of
 from convexnet.form.execution import way_of
+from convexnet.form.operators import LOWERED
 from tests.curvature.oracles import SAMPLES, Fixed, Moving, Sample
+from tests.drawing import some
 from tests.solve.energies import NAMES, checked, drawn, exchanged, finite, specs
+from tests.solve.odd_arguments import drawn_oddly
 
-PARTS = 10
+slow = pytest.mark.slow
+
+PARTS = 6
 """Tests that the operators are shared out to."""
-
 
 ALIKE = [name for name in NAMES if isinstance(row_of(name).rule, (MovingRule, Window))]
 """Operators that move elements, or look at windows of them: by their kind the solvers do the same with all of them, and
@@ -32,13 +37,25 @@ NEITHER = ("ceil", "cos", "erf", "floor", "gelu", "round", "sign", "sin")
 """Operators of which every energy below is refused, after six traces; that they are refused is tested with one."""
 
 
-@pytest.mark.parametrize("part", range(PARTS))
-def test_every_operator_keeps_every_promise(part: int) -> None:
+NUMBERED = [(number, name) for number, name in enumerate(MET) if name not in NEITHER]
+OFTEN = [(number, name) for number, name in NUMBERED if name in LOWERED or number % 3 == 0]
+"""Operators with a way of their own through the solvers, all of them; of those that are affine by their rule, or taken
+as a whole by their values and tangents, which a solver treats alike, every third. The others are met in `make slow`."""
+
+SHARES = [
+    *(pytest.param(OFTEN[part::PARTS], id=f"{part}") for part in range(PARTS)),
+    *(
+        pytest.param([each for each in NUMBERED if each not in OFTEN][part::PARTS], id=f"{part}, alike", marks=slow)
+        for part in range(PARTS)
+    ),
+]
+
+
+@pytest.mark.parametrize("share", SHARES)
+def test_every_operator_keeps_every_promise(share: list[tuple[int, str]]) -> None:
     """An operator whose oracles make no energy (it is not convex, or has no batch) is not met; most are."""
     met = closed = 0
-    for number, name in list(enumerate(MET))[part::PARTS]:
-        if name in NEITHER:
-            continue
+    for number, name in share:
         energies = (drawn(seed, name) for seed in (number, 1000 + number, 2000 + number))
         energy = next((each for each in energies if each is not None), None)
         if energy is None:
@@ -188,8 +205,14 @@ def gated() -> tuple[nn.Module, Tensor, cx.Solution]:
     return net, x, cx.minimise(net, box(-1, 1, 3), given=x)
 
 
-@pytest.mark.parametrize("scale", [1e-10, 1e10])
-@pytest.mark.parametrize("offset", [0.0, 1e3, -1e3, 1e8])
+@pytest.mark.parametrize(
+    ("offset", "scale"),
+    [
+        case
+        for offset in (0.0, 1e3, -1e3, 1e8)
+        for case in some(product([offset], [1e-10, 1e10]), 1, f"offset {offset:g}")
+    ],
+)
 def test_units_and_offsets_change_nothing(
     scale: float, offset: float, gated: tuple[nn.Module, Tensor, cx.Solution]
 ) -> None:
@@ -262,3 +285,10 @@ def test_steps_are_told_and_may_end_it(capsys: pytest.CaptureFixture[str]) -> No
     loose = cx.minimise(net, box(-1, 1, 3), atol=1e9)
     assert int(loose.steps) < len(seen)
     assert bool(loose.converged)
+
+
+def test_layers_with_unusual_settings_and_other_inputs_of_every_type() -> None:
+    energies = [energy for seed in range(12) if (energy := drawn_oddly(seed)) is not None]
+    for energy in energies:
+        checked(energy, apart=False)
+    assert len(energies) >= 6

@@ -14,6 +14,7 @@ from convexnet.curvature.tracing.trace import trace
 from convexnet.form.program import OpenedProgram
 from convexnet.solve.functions.matrix_free import MatrixFree
 from convexnet.solve.functions.smoothing import smooth_function
+from tests.drawing import some
 from tests.solve.networks import NETWORKS
 from tests.solve.problems import BATCH, at, both, forms_of
 
@@ -184,7 +185,7 @@ TURNED: dict[str, tuple[Callable[[Tensor], Tensor], int]] = {
 }
 
 
-@pytest.mark.parametrize("name", TURNED)
+@pytest.mark.parametrize("name", some(TURNED, 5, "turned"))
 def test_samples_that_are_not_first_are_not_taken_for_others(name: str, common_seed: int) -> None:
     turned, size = TURNED[name]
     f, box = Turned(turned), cx.Box(-2, 2, shape=(size,))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch.nn import functional as F
 import convexnet as cx
 from convexnet.choices import SOLVERS as NAMES
 from convexnet.solve.solvers.incumbents import sign_patterns
+from tests.drawing import some
 from tests.solve.networks import CURVED, FAMILIES, LIBRARY, MIXED, NETWORKS, built, shared
 
 BATCH = 3
@@ -87,7 +89,7 @@ def hammered(
         assert bool((at(model, given, y) >= solution.lower_bound - room).all())
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", [*some(LINEAR, 5, "families"), *(name for name in EVERY if name not in LINEAR)])
 def test_every_family(name: str, common_seed: int) -> None:
     """Converged, the value is the network's at x, no point of the box lies below the bound."""
     model, given, box = problem(name, common_seed)
@@ -101,7 +103,7 @@ def test_every_family(name: str, common_seed: int) -> None:
     hammered(model, given, box, solution)
 
 
-@pytest.mark.parametrize("name", LINEAR)
+@pytest.mark.parametrize("name", some(LINEAR, 7, "linear programs"))
 def test_between_value_and_bound_lies_the_optimum_of_the_exported_program(name: str, common_seed: int) -> None:
     pytest.importorskip("highspy")
     model, given, box = problem(name, common_seed)
@@ -178,7 +180,13 @@ def whole(kind: str, seed: int) -> nn.Module:
     return model
 
 
-@pytest.mark.parametrize("name", ["depth 3", "maxima", "gated", "soft maxima", "FICNN with a quadratic term"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("depth 3", "gated", "FICNN with a quadratic term"),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("maxima", "soft maxima")),
+    ],
+)
 def test_bounds_hold_whatever_the_solver_and_its_budget(name: str, common_seed: int) -> None:
     pytest.importorskip("highspy")
     model, given, box = problem(name, common_seed)
@@ -385,8 +393,14 @@ def test_a_start_on_a_kink_or_anywhere_changes_the_way_and_not_the_result() -> N
         assert solution.x[0].tolist() == pytest.approx([0.3, 0.3], abs=1e-5)
 
 
-@pytest.mark.parametrize("size", [1e-6, 1e-2, 1e3, 1e6])
-@pytest.mark.parametrize("name", ["depth 2", "maxima", "softplus", "kinks and a bowl"])
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        case
+        for name in ("depth 2", "maxima", "softplus", "kinks and a bowl")
+        for case in some(product([name], [1e-6, 1e-2, 1e3, 1e6]), 2, f"boxes, {name}")
+    ],
+)
 def test_boxes_of_all_sizes(name: str, size: float, common_seed: int) -> None:
     model, shapes = shared(name, common_seed)
     box = cx.Box(-size, 0.7 * size, shape=shapes[-1])
@@ -396,8 +410,14 @@ def test_boxes_of_all_sizes(name: str, size: float, common_seed: int) -> None:
     hammered(model, (), box, solution)
 
 
-@pytest.mark.parametrize("size", [1e-6, 1e6])
-@pytest.mark.parametrize("name", ["depth 3", "leaky", "elu"])
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        case
+        for name in ("depth 3", "leaky", "elu")
+        for case in some(product([name], [1e-6, 1e6]), 1, f"functions, {name}")
+    ],
+)
 def test_functions_of_all_sizes(name: str, size: float, seed: int) -> None:
     model, _, box = problem(name, seed)
     plain = minimised(model, box)

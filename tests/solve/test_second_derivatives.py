@@ -55,7 +55,7 @@ def test_torch_hessian() -> None:
     assert torch.allclose(hessian.view(2, 2), 2 * torch.eye(2, dtype=torch.float64), atol=1e-8)
 
 
-@pytest.mark.parametrize("coordinates", ["given", "weights", "fixed"])
+@pytest.mark.parametrize("coordinates", ["given", "weights", pytest.param("fixed", marks=pytest.mark.slow)])
 def test_against_differences(coordinates: str) -> None:
     """A softplus network with a quadratic term; some coordinates at their bounds, in some samples."""
     torch.manual_seed(3)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import convexnet as cx
+from tests.modules import Function
 
 BOX = cx.Box(-1, 1, shape=(2,))
 
@@ -89,7 +90,7 @@ def attack(count: int, blind: bool) -> None:
             assert torch.allclose(mine, single, rtol=1e-4, atol=1e-6 * float(single.abs().max()))
 
 
-@pytest.mark.parametrize("blind", [False, True])
+@pytest.mark.parametrize("blind", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_sixteen_threads(blind: bool) -> None:
     attack(16, blind)
 
@@ -98,6 +99,70 @@ def test_sixteen_threads(blind: bool) -> None:
 def test_sixty_four_threads() -> None:
     for _ in range(3):
         attack(64, blind=False)
+
+
+KINDS: dict[str, Callable[[Tensor], Tensor]] = {
+    "kinks": lambda y: (y @ MIXED).abs().sum(1) + 0.3 * y.sum(1),
+    "sorted": lambda y: (y @ MIXED).topk(2, 1).values.sum(1) + y.abs().sum(1),
+    "a norm": lambda y: (y @ MIXED - 0.5).norm(dim=1) + y[:, 0],
+    "exponentials": lambda y: (y @ MIXED).logsumexp(1) - 0.2 * y.sum(1),
+    "a form": lambda y: ((y @ (MIXED @ MIXED.T)) * y).sum(1) + y[:, 1],
+    "a mean": lambda y: 2 * y.square().sum(1) - (y + 2).prod(1).sqrt(),
+    "a choice": lambda y: torch.where(y.abs() < 0.5, y.square(), y.abs() - 0.25).sum(1) + 0.6 * y[:, 0],
+    "a perspective": lambda y: (y[:, 0] - 0.2) ** 2 / (y[:, 1] + 2) + 0.1 * y[:, 1],
+}
+MIXED = torch.tensor([[1.0, -0.5, 0.25], [0.3, 1.0, -1.0]], dtype=torch.float64)
+LINEAR = ("kinks", "sorted")
+
+
+def asked(kind: str, module: nn.Module, how: int, variable: Any) -> Any:
+    """One of the calls that read a module: its answer, or what is solved for it."""
+    if how == 0:
+        return str(cx.certify(module, torch.zeros(2, 2, dtype=torch.float64), domain=BOX))
+    if how == 1:
+        found = cx.minimise(module, BOX, given=None, tol=1e-8)
+        return float(found.value), float(found.lower_bound)
+    if how == 3 and kind in LINEAR:
+        return cx.to_lp(module, BOX)
+    return cx.to_cvxpy(module, variable)
+
+
+def settled(answer: Any) -> Any:
+    """An answer as numbers or text; what is to be solved is solved by one thread."""
+    if isinstance(answer, (str, tuple)):
+        return answer
+    if hasattr(answer, "getInfo"):
+        answer.setOptionValue("output_flag", False)
+        answer.run()
+        return (float(answer.getInfo().objective_function_value),) * 2
+    import cvxpy
+
+    problem = cvxpy.Problem(cvxpy.Minimize(answer))
+    problem.solve(solver="CLARABEL")
+    return (float(problem.solution.opt_val),) * 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shared", [True, False], ids=["the same modules", "modules of their own"])
+def test_sixty_four_threads_certify_minimise_and_export(shared: bool) -> None:
+    """Of eight modules, first calls included: what one thread finds."""
+    cvxpy = pytest.importorskip("cvxpy")
+    pytest.importorskip("highspy")
+    names = list(KINDS)
+    modules = {name: Function(lambda y, f=KINDS[name]: f(y.double())) for name in names}
+    own = [modules[names[i % 8]] if shared else copy.deepcopy(modules[names[i % 8]]) for i in range(64)]
+    variables = [cvxpy.Variable(2, bounds=[-1, 1]) for _ in range(64)]
+    several = together(64, lambda i: asked(names[i % 8], own[i], i // 8 % 4, variables[i]))
+    for i, answer in enumerate(several):
+        name, how = names[i % 8], i // 8 % 4
+        mine, alone = settled(answer), settled(asked(name, copy.deepcopy(modules[name]), how, variables[i]))
+        if isinstance(alone, str):
+            assert mine == alone
+            continue
+        least = settled(asked(name, copy.deepcopy(modules[name]), 1, None))
+        room = 2e-6 * (1 + abs(least[0]))
+        assert mine == pytest.approx(alone, abs=room)
+        assert least[1] - room <= mine[0] <= least[0] + room
 
 
 def test_modules_that_share_parts() -> None:

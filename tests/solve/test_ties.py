@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import convexnet as cx
+from tests.drawing import some
 
 T = torch.float64
 STEPS = (1e-5, 2e-6)
@@ -115,8 +116,8 @@ def both_sides(f: Meeting, to_x: Tensor, ways: Tensor) -> tuple[Tensor, bool] | 
         found = cx.minimise(f, box, given=moves[:, :p], tol=1e-11)
     if not bool(found.converged.all()) or float((found.x - f.x).abs().max()) > 0.01:  # pyright: ignore
         return None
-    for step, some in zip(STEPS, found.x.split(len(every)), strict=True):
-        rates.append((some - f.x) @ to_x / step)  # pyright: ignore
+    for step, part in zip(STEPS, found.x.split(len(every)), strict=True):
+        rates.append((part - f.x) @ to_x / step)  # pyright: ignore
     tol = 1e-3 * (1 + rates[0].abs().max())
     if not bool(((rates[0] - rates[1]).abs() <= tol).all()):
         return None
@@ -124,7 +125,7 @@ def both_sides(f: Meeting, to_x: Tensor, ways: Tensor) -> tuple[Tensor, bool] | 
     return up, bool(((up + down).abs() <= tol).all()) and bool(((both - up[1:] - up[:-1]).abs() <= tol).all())
 
 
-@pytest.mark.parametrize("number", range(16))
+@pytest.mark.parametrize("number", some(range(16), 9, "ties"))
 def test_right_or_refused(number: int, seed: int) -> None:
     f = Meeting(100 * seed + number)
     n, p = len(f.lo), f.inputs
@@ -211,7 +212,7 @@ CASES: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], tuple[float, ...], li
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", some(CASES, 8, "written out"))
 def test_written_out(name: str) -> None:
     f, b, expected = CASES[name]
     model = Written(f, *b)

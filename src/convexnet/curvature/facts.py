@@ -20,6 +20,12 @@ number, 0/0) the value is NaN, and so is nearly everything computed from it. `un
 points, also of a tensor that does not vary. An operator that makes a number of NaN (`sign` makes 0) may rest nothing on
 the bounds of such an argument.
 
+An element that does not vary is one number, computed alike at all points. What is constant in exact arithmetic only is
+none: (x + 1) - x varies, as an affine function with bounds that hold its rounding, so that no rule may need its sign,
+that it is not zero, or on which side of a threshold it lies. Patterns that see more than one operator keep to this too.
+One thing may still differ between points, the sign of a zero: 0 x is 0, or -0 for a negative x, and 1/(-0) is not 1/0.
+`moved` says that the elements that do not vary were computed from some that do, and what minds the sign of a zero asks.
+
 Every field has the tensor's full shape, but costs only what it says; see `fields`. What an operator makes of the facts
 of its arguments is in `composition`.
 """
@@ -77,6 +83,7 @@ class Fact:
     value: Tensor | None = None
     integral: bool = False
     undefined: bool = False
+    moved: bool = False
     concavity: float = math.nan
     exponent: float = math.nan
     positive: bool = False
@@ -189,7 +196,7 @@ def known(value: Tensor) -> Fact:
     return Fact(no, no, no, rows, lo, hi, value=value, integral=not value.dtype.is_floating_point)
 
 
-def typed(fact: Fact, dtype: torch.dtype | None, undefined: bool = False) -> Fact:
+def typed(fact: Fact, dtype: torch.dtype | None, undefined: bool = False, moved: bool = False) -> Fact:
     """The fact of a tensor (or, for None, of an integer outside tensors) of a type: what follows from the type is
     added.
 
@@ -204,10 +211,10 @@ def typed(fact: Fact, dtype: torch.dtype | None, undefined: bool = False) -> Fac
     lo, hi = fact.lo, fact.hi
     if integral and dtype is not None and (level(lo), level(hi)) == (-INF, INF):
         lo, hi = (uniform(end, fact.shape, torch.float64) for end in range_of(dtype))
-    undefined = fact.undefined or undefined
-    if integral == fact.integral and undefined == fact.undefined and lo is fact.lo:
+    undefined, moved = fact.undefined or undefined, fact.moved or moved
+    if (integral, undefined, moved) == (fact.integral, fact.undefined, fact.moved) and lo is fact.lo:
         return fact
-    return replace(fact, integral=integral, undefined=undefined, lo=lo, hi=hi)
+    return replace(fact, integral=integral, undefined=undefined, moved=moved, lo=lo, hi=hi)
 
 
 def has_holes(fact: Fact) -> bool:
@@ -217,6 +224,19 @@ def has_holes(fact: Fact) -> bool:
         return False
     behind = fact.size if fact.order is None else fact.order.source
     return behind is None or where_any(behind.unknown)
+
+
+def has_moved(fact: Fact) -> bool:
+    """Whether a fact is of what varies, or was computed from what does."""
+    return fact.moved or (fact.value is None and not fact.constant)
+
+
+def signed_zeros(fact: Fact) -> Tensor:
+    """Mask of the elements that do not vary and may be zeros of either sign, by the input."""
+    if not fact.moved or fact.integral or fact.positive or level(fact.varies):
+        return uniform(False, fact.shape, torch.bool)
+    ends = fact.lo, fact.hi, fact.varies
+    return elementwise(lambda lo, hi, varies: (lo <= 0) & (hi >= 0) & ~varies, fact.shape, *ends)
 
 
 def constant(shape: Shape, rows: Tensor | None = None) -> Fact:

@@ -202,10 +202,11 @@ def real_settings(call: Call) -> Iterator[float]:
 
 
 def mark_unknown(result: Result, mask: Tensor) -> Result:
-    """A result some of whose elements nothing is known of."""
+    """A result some of whose elements nothing is known of: a product with zero does not say of which row its NaN is."""
     first, *others = result if isinstance(result, tuple) else (result,)
     bent = (either(field, mask) for field in (first.nonconvex, first.nonconcave, first.varies))
     line = (from_core(torch.tensor(end, dtype=torch.float64), first.shape) for end in (-math.inf, math.inf))
     names = ("nonconvex", "nonconcave", "varies", "lo", "hi")
-    first = replace(first, **dict(zip(names, (*bent, *line), strict=True)), undefined=True, **NOTHING)
+    rows = elementwise(lambda lost, rows: torch.where(lost & (rows == 0), 3, rows), first.shape, mask, first.rows)
+    first = replace(first, **dict(zip(names, (*bent, *line), strict=True)), rows=rows, undefined=True, **NOTHING)
     return (first, *others) if isinstance(result, tuple) else first

@@ -116,6 +116,8 @@ class Row:
             infinity that soon makes one. None: it is defined everywhere.
         forgives: it makes a number of NaN, so that no claim may rest on the bounds of an argument that may be
             undefined.
+        minds_zero: it makes different numbers of 0 and -0, at any place. Of poles the rules of quotients and powers see
+            to that.
         steepest: by how much a result changes at most, where all elements of the arguments together change by one;
             of maxima that follows from their kind.
         instead: what to write in its place, where only affine maps and convex atoms are understood.
@@ -136,6 +138,7 @@ class Row:
     takes_infinity: bool = False
     undefined: Callable[[Call], bool] | None = None
     forgives: bool = False
+    minds_zero: bool = False
     steepest: float = math.inf
     instead: str = ""
 

@@ -182,10 +182,10 @@ ROWS: tuple[tuple[str, Rule | Row], ...] = (
     *((name, Row(Pointwise(LOG1P, powers.log1p_fact), undefined=Beyond(ABOVE_MINUS_ONE), arithmetic=True)) for name in (
         "log1p", "special_log1p")),
     *((name, Row(Pointwise(LGAMMA), undefined=Beyond(POSITIVE))) for name in ("lgamma", "special_gammaln")),
-    *((name, Row(Pointwise(DIGAMMA), undefined=Beyond(POSITIVE))) for name in (
+    *((name, Row(Pointwise(DIGAMMA), undefined=Beyond(POSITIVE), minds_zero=True)) for name in (
         "digamma", "special_digamma", "special_psi")),
-    *((name, Row(special_functions.polygamma, undefined=special_functions.no_positive_number)) for name in (
-        "polygamma", "special_polygamma")),
+    *((name, Row(special_functions.polygamma, undefined=special_functions.no_positive_number, minds_zero=True))
+      for name in ("polygamma", "special_polygamma")),
     *((name, Row(Pointwise(ERFC, powers.falling_log_concave_fact), jet=of_one(jets.erfc))) for name in (
         "erfc", "special_erfc")),
     ("special_erfcx", Pointwise(ERFCX, powers.log_convex_fact)),
@@ -284,7 +284,8 @@ ROWS: tuple[tuple[str, Rule | Row], ...] = (
     ("reciprocal", Row(Power(-1.0), undefined=Beyond(POSITIVE + NEGATIVE), arithmetic=True)),
     ("pow", Row(arithmetic.pow_, undefined=undefined.power_undefined, arithmetic=True)),
     ("prod", Row(prod, recoverable=True)),
-    *((name, Row(special_functions.xlogy, arithmetic=True)) for name in ("xlogy", "special_xlogy")),
+    *((name, Row(special_functions.xlogy, undefined=special_functions.no_positive_number, arithmetic=True))
+      for name in ("xlogy", "special_xlogy")),
     # --- maxima and choices ------------------------------------------------------------------------------------------
     ("maximum", Extremum(arithmetic.maximum, "convex")),
     ("minimum", Extremum(arithmetic.minimum, "concave")),
@@ -422,7 +423,7 @@ def refuse_unlisted(call: Call) -> Result:
     raise refuse_unruled(call.name)
 
 
-UNLISTED = Row(refuse_unlisted)
+UNLISTED = Row(refuse_unlisted, minds_zero=True)
 
 
 def row_of(name: str) -> Row:

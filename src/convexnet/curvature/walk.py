@@ -21,7 +21,16 @@ from convexnet.curvature.constant_folding import (
     is_in_real_arithmetic,
     tensor_fact,
 )
-from convexnet.curvature.facts import CONSTANT, UNKNOWN, Fact, constant, typed, unknown
+from convexnet.curvature.facts import (
+    CONSTANT,
+    UNKNOWN,
+    Fact,
+    constant,
+    has_moved,
+    signed_zeros,
+    typed,
+    unknown,
+)
 from convexnet.curvature.fields import core, elementwise, is_aligned, level, uniform, where_any
 from convexnet.curvature.nonfinite import NAN, forget_over_holes, mark_nonfinite, mark_unknown, with_infinities
 from convexnet.curvature.patterns.comparisons import Choice, Pick, find_choices
@@ -197,7 +206,7 @@ class _Runner:
         found = self.plans[node].find_fact(lookup)
         if found is None:
             return None
-        fact, origins = found
+        fact, origins = replace(found[0], moved=True), found[1]
         if not where_any(fact.unknown):
             self.refined.add(node)
         if mixes(fact) and not any(mixes(origin) for origin in origins):
@@ -210,10 +219,14 @@ class _Runner:
         row = row_of(call.name)
         undefined = isinstance(row.rule, Opaque) or any(fact.undefined for fact in call.read())
         undefined = undefined or (row.undefined is not None and row.undefined(call))
+        moved = any(has_moved(fact) for fact in call.read())
         try:
             if any(tuple(r.shape) != tuple(shape) for r, shape in zip(results, call.shapes, strict=True)):
                 raise TypeError("the shapes differ")
-            told = tuple(typed(r, dtype, undefined) for r, dtype in zip(results, call.dtypes, strict=True))
+            told = tuple(
+                typed(r, dtype, undefined, moved and r.value is None)
+                for r, dtype in zip(results, call.dtypes, strict=True)
+            )
             return with_call(call, row, told)
         except (TypeError, ValueError) as error:
             self.found.errors.append(error)
@@ -260,9 +273,11 @@ class _Runner:
             return constant(call.shape)
         moving = any(not fact.constant for fact in facts)
         at_hand = all(fact.value is not None for fact in facts)
+        row = row_of(call.name)
+        if row.minds_zero and any(where_any(signed_zeros(fact)) for fact in facts):
+            return self.blame(node, call, ZERO)
         if not moving and not at_hand and not is_in_real_arithmetic(call, node):
             return fact_without_rule(call)
-        row = row_of(call.name)
         if moving and not call.floating and call.name in TABLE and not isinstance(row.rule, Opaque):
             return self.blame(node, call, explain_not_real(node.meta.get("val")))
         try:
@@ -279,7 +294,7 @@ class _Runner:
             cause = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
             return self.blame(node, call, Refusal(f"its rule does not cover this call ({cause})", UNRULED))
         except Refusal as refusal:
-            if not moving:
+            if not moving and not any(where_any(signed_zeros(fact)) for fact in facts):
                 return fact_without_rule(call)
             known_here = refusal.known_of(call)
             result = None if known_here is None else refine(call, row, known_here)
@@ -326,7 +341,7 @@ class _Runner:
         facts = call.facts()
         if always or not any(where_any(f.unknown) for f in facts):
             self.found.blames.append(replace(make_blame(node, call, refusal), final=always))
-        rows = 3 if any(where_any(f.rows) for f in facts) else 0
+        rows = 3 if any(f.moved or where_any(f.rows) for f in facts) else 0
         results = tuple(
             replace(unknown(shape, uniform(rows, shape, torch.uint8)), undefined=True) for shape in call.shapes
         )
@@ -352,6 +367,10 @@ UNREAD = Refusal(
 GAP = Refusal(
     "it replaces NaN by a number, and its argument may be undefined at some points",
     "keep the arguments of powers, logarithms and quotients where these are defined",
+)
+ZERO = Refusal(
+    "it makes different numbers of 0 and -0, and its argument may be either, with the sign of the input",
+    "keep its argument away from zero: add a small positive number",
 )
 MIXING = Refusal(
     "it mixes the rows of the batch: the samples influence each other, and the output is not a function of one sample",

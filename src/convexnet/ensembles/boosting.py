@@ -28,6 +28,10 @@ from convexnet.ensembles.training import (
 )
 from convexnet.learner import Point, run
 
+ROUNDING = 1e-9
+"""An expert is no better than chance unless its error is below chance by more than this. A second copy of an expert has
+exactly the error of chance on the weights that the first one leaves, and sums of weights are rounded."""
+
 
 class Boosting(Epochs):
     """SAMME: experts one after another, each on samples weighted by what those before it got wrong. A learner.
@@ -187,7 +191,7 @@ class Boosting(Epochs):
         if not bool(wrong[self.weights > 0].any()):
             self.experts, self.alphas = [self.expert], [alpha]
             self.stopped = f"expert {number} makes no error on the samples: it is the whole ensemble"
-        elif error >= 1 - 1 / self.classes:
+        elif error >= 1 - 1 / self.classes - ROUNDING:
             chance = f"expert {number} has the weighted error {error:.4f}, no better than chance"
             if number:
                 self.stopped, alpha = f"{chance}: it is dropped", 0.0

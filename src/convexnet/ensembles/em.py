@@ -42,8 +42,8 @@ class ExpectationMaximisation(Slices):
     the penalised log-likelihood of all samples is evaluated in eval mode. A step that lowers it, or makes it NaN, is
     undone, the statistics of BatchNorm and the optimiser included, and tried again at half the rate; after `HALVINGS`
     of these the iteration changes nothing. So the likelihood never falls, also under dropout, BatchNorm and
-    constraints, where the M-step alone promises nothing. The next iteration begins with twice the rate of a step that
-    was not undone, at most the given one.
+    constraints, where the M-step alone promises nothing; it is evaluated in the type of the mixture, and to its
+    rounding. The next iteration begins with twice the rate of a step that was not undone, at most the given one.
 
     The running statistics of BatchNorm move in training mode at any rate, 0 included, so that no smaller one would
     mend a step that they spoil. The first repetition therefore keeps the rate and holds the statistics as they are;

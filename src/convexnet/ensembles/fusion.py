@@ -92,7 +92,7 @@ def fuse(
     if how not in FUSIONS:
         raise ValueError(f"how is 'mean' or 'max', not {how!r}{meant(how, FUSIONS)}")
     members = as_experts(experts)
-    shares = shares_of(weights, len(members), how)
+    shares = shares_of(weights, len(members), how).to(dtype_of(members))
     fused = Fused(members, how, shares)
     fused.training = any(expert.training for expert in members)
     inputs = example_of(members[0] if example is None else fused, example)
@@ -117,17 +117,17 @@ def fuse(
 
 
 def shares_of(weights: Sequence[float] | Tensor | None, count: int, how: str) -> Tensor:
-    """Return the weights of a mean, with the sum 1.
+    """Return the weights of a mean in float64, with the sum 1.
 
     Raises:
         ValueError: of another number, negative, not finite, all 0, or given for a maximum.
 
     Example:
         >>> shares_of([1.0, 3.0], 2, "mean")
-        tensor([0.2500, 0.7500])
+        tensor([0.2500, 0.7500], dtype=torch.float64)
     """
     if weights is None:
-        return torch.full((count,), 1 / count)
+        return torch.full((count,), 1 / count, dtype=torch.float64)
     if how == "max":
         raise ValueError("weights belong to how='mean'; a maximum of weighted experts would be another function")
     found = torch.as_tensor(weights, dtype=torch.float64).detach().cpu()
@@ -135,4 +135,16 @@ def shares_of(weights: Sequence[float] | Tensor | None, count: int, how: str) ->
         raise ValueError(f"weights have the shape {tuple(found.shape)}, and there are {count} experts")
     if not is_weighting(found):
         raise ValueError("weights must be finite and not negative, and one of them positive: others are not convex")
-    return (found / found.sum()).float()
+    found = found / found.max()  # the sum of large ones is infinite
+    return found / found.sum()
+
+
+def dtype_of(experts: nn.ModuleList) -> torch.dtype:
+    """Return the floating type of experts, in which a mean of theirs is exact to rounding; float32 without parameters.
+
+    Example:
+        >>> dtype_of(nn.ModuleList([nn.Linear(1, 1).double()]))
+        torch.float64
+    """
+    found = [parameter.dtype for parameter in experts.parameters() if parameter.is_floating_point()]
+    return found[0] if found else torch.float32

@@ -185,8 +185,8 @@ def network(y: Expression, given: Given) -> Expression:
         out, constraints = graph(given, y, {id(p): p for p in given.parameters()})
         if not constraints:
             return cp.reshape(out, given.form.shape, order="C")
-    cones = frozenset(cut.atom.cones for cut in given.form.cuts if not isinstance(cut.atom, Gate)) - {""}
-    return KINDS[cones](y, *given.parameters(), given)
+    cones = " ".join(cut.atom.cones for cut in given.form.cuts if not isinstance(cut.atom, Gate))
+    return KINDS[frozenset(cones.split())](y, *given.parameters(), given)
 
 
 # --- the conic form --------------------------------------------------------------------------------------------------
@@ -337,12 +337,37 @@ def of_log(a: Expression, atom: Any, free: Vector) -> Graph:
 
 
 def of_perspective(a: Expression, atom: Any, free: Vector) -> Graph:
-    """|(2 x, z - t)| <= z + t; t exp(x / t) <= z; x exp(-z / x) <= t."""
-    z = cp.Variable(len(free))
+    """|(2 x, z - t)| <= z + t; t exp(x / t) <= z; x exp(-z / x) <= t; means of x and t."""
     x, t = a[::2], a[1::2]
+    if atom.curve.negative:
+        return of_mean(x, t, atom.curve)
+    z = cp.Variable(len(free))
     if atom.curve.name == "squared":
         return z, [cp.SOC(z + t, cp.vstack([2 * x, z - t]), axis=0)]
     return z, [cp.ExpCone(x, t, z) if atom.curve.name == "exponential" else cp.ExpCone(-z, x, t)]
+
+
+def of_mean(x: Expression, t: Expression, curve: Any) -> Graph:
+    """s <= x^p t^(1 - p), for the s that is -z; or s = u + v, for u and v below x^p s^(1 - p) and t^p s^(1 - p)."""
+    p, s = curve.exponent, cp.Variable(x.shape)
+    if curve.name == "root":
+        return -s, gm_constrs(s, [x, t], power_cone_shares(p))
+    parts = cp.Variable(x.shape), cp.Variable(x.shape)
+    constraints: Constraints = [s == parts[0] + parts[1]]
+    for a, part in zip((x, t), parts, strict=True):
+        constraints += (
+            gm_constrs(part, [a, s], power_cone_shares(p))
+            if p > 0
+            else gm_constrs(s, [a, part], power_cone_shares(p / (p - 1)))
+        )
+    return -s, constraints
+
+
+def of_x_exp(a: Expression, atom: Any, free: Vector) -> Graph:
+    """a exp(w / a) <= z for a w >= a²."""
+    z = cp.Variable(len(free))
+    squared, needed = of_square(a, atom, free)
+    return z, [*needed, cp.ExpCone(squared, a, z)]
 
 
 def of_quadratic(a: Expression, atom: Any, free: Vector) -> Graph:
@@ -392,6 +417,7 @@ CURVES: dict[str, Cone] = {
     "minus log": of_log,
     "entropy": of_entropy,
     "huber": of_huber,
+    "x exp": of_x_exp,
 }
 """By the kind of the atom, or the name of its curve: an affine expression, and constraints under which it is at least
 the atom, and can be it."""

@@ -36,7 +36,8 @@ class Atom(ABC):
     polyhedral: bool = False
     """Whether linear inequalities say so that have variables of their own."""
     cones: str = ""
-    """What a conic solver must know besides linear inequalities: "exp", "soc" or neither; "none": it has no form."""
+    """What a conic solver must know besides linear inequalities: "exp", "soc", both or neither; "none": there is no
+    form."""
 
     partial: bool = False
     """Whether it is convex, or defined, for some arguments only."""

@@ -170,7 +170,9 @@ def vector_norm(z: Atoms, x: Any, order: Any, dims: Sequence[int], keepdim: bool
         return atom_over_dims(z, Largest, z(x, -1.0), dims, keepdim)
     if order == 1:
         return z(x, -1.0).sum(dims, keepdim=keepdim)
-    raise Refusal(f"the norm of order {order:g} has no form here", "use order 1, 2 or infinity")
+    raise Refusal(
+        f"the norm of order {order:g} is not one of those that have an atom here", "use order 1, 2 or infinity"
+    )
 
 
 def matrix_norm(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
@@ -181,7 +183,8 @@ def matrix_norm(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor
     if order in ("fro", None):
         return vector_norm(z, x, 2.0, sorted((rows, columns)), keepdim)
     if order not in (1, math.inf):
-        raise Refusal(f"the norm of order {order} is one of singular values, which have no form here", "use 'fro'")
+        what = f"the norm of order {order} is one of singular values, which is written with semidefinite cones only"
+        raise Refusal(f"{what}: no form here has them", "use 'fro'")
     added, left = (rows, columns) if order == 1 else (columns, rows)
     out = atom_over_dims(z, Largest, z(x, -1.0).sum([added], keepdim=True), [left], keepdim=True)
     for dim in () if keepdim else sorted((rows, columns), reverse=True):

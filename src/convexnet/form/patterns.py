@@ -20,10 +20,11 @@ from convexnet.curvature.patterns.comparisons import UNCLEAR, Choice, find_choic
 from convexnet.curvature.tracing.graph import is_call_of
 from convexnet.curvature.tracing.graph_rewrites import is_square
 from convexnet.form.atoms import Smooth
+from convexnet.form.means import mean_of
 from convexnet.form.perspective import Perspective
 from convexnet.form.quadratic import Degrees, Quadratic
 from convexnet.form.rows import Atoms, Row, stack_last
-from convexnet.form.smooth import Curve, entropy, exponential, huber, minus_log, softplus, square
+from convexnet.form.smooth import Curve, entropy, exponential, huber, minus_log, softplus, square, x_exp
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,8 @@ def pattern_of(
 
 
 def perspectives(node: fx.Node, same: Mapping[fx.Node, int]) -> Iterator[Pattern]:
-    """x log(x), x log(x / t), t exp(x / t), x² / t, sums of squares over t, log(1 + exp(x)), and negative powers of
-    products."""
+    """x log(x), x exp(x), x log(x / t), t exp(x / t), x² / t, sums of squares over t, log(1 + exp(x)), negative powers
+    of products, and means."""
 
     def equal(a: Any, b: Any) -> bool:
         return a is b or (isinstance(a, fx.Node) and isinstance(b, fx.Node) and same[a] == same[b])
@@ -93,6 +94,8 @@ def perspectives(node: fx.Node, same: Mapping[fx.Node, int]) -> Iterator[Pattern
                 if is_call_of(b, "exp") and is_call_of(positional_arguments(b)[0], "div")
                 else ()
             )
+            if is_call_of(b, "exp") and equal(positional_arguments(b)[0], a):
+                yield Pattern(unary_row(x_exp()), (a,))
             if is_call_of(b, "log"):
                 own, sign = (positional_arguments(a)[0], -1.0) if is_call_of(a, "neg") else (a, 1.0)
                 for x, t in numerator_and_denominator(positional_arguments(b)[0]):
@@ -108,6 +111,9 @@ def perspectives(node: fx.Node, same: Mapping[fx.Node, int]) -> Iterator[Pattern
         x = exponent_of(args[0] if args else None, is_call_of(node, "log"))
         if x is not None:
             yield Pattern(unary_row(softplus(1.0)), (x,))
+    mean = mean_of(node)
+    if mean is not None:
+        yield Pattern(mean[0], mean[1:])
     exponent = negative_power(node)
     factors: tuple[Any, ...] = (
         positional_arguments(args[0]) if exponent and args and is_call_of(args[0], "prod") else ()

@@ -1,4 +1,4 @@
-"""Perspectives t f(x / t) of convex functions: x² / t, x log(x / t), t exp(x / t)."""
+"""Perspectives t f(x / t) of convex functions: x² / t, x log(x / t), t exp(x / t), and means of two numbers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Perspective(Atom):
 
     def __init__(self, curve: Curve, signs: Tensor | None = None) -> None:
         self.curve, self.signs = curve, signs
-        self.cones = curve.cones
+        self.cones, self.falls = curve.cones, curve.negative
 
     @property
     def rises(self) -> bool:
@@ -57,6 +57,7 @@ class Perspective(Atom):
 
     def value(self, a: Tensor) -> Tensor:
         x, t = split_into_groups(a, 2).unbind(-1)
+        t = t.clamp(min=INSIDE) if self.curve.negative else t  # a mean with zero is a number
         return t * self.curve.value(x / t)
 
     def slopes(self, a: Tensor) -> Tensor:
@@ -75,8 +76,11 @@ class Perspective(Atom):
     def fit(self, multipliers: Tensor, a: Tensor, arriving: Tensor) -> tuple[Tensor, Tensor]:
         r, _ = self.parts(a)
         first, value = self.curve.first(r), self.curve.value(r)
-        # t is positive, so that lowering its slope by what it may be rounded by leaves the plane below.
-        second = value - r * first - 2.0**-50 * (value.abs() + (r * first).abs())
+        # t is positive, so that lowering its slope by what it may be rounded by leaves the plane below. Exponents of
+        # means are rounded, too, as 1 / 3 is, which counts as often as log(r) says; there x is not negative either.
+        room = 2.0**-50 * (1 + r.log().abs()) if self.curve.negative else 2.0**-50
+        second = value - r * first - room * (value.abs() + (r * first).abs())
+        first = first * (1 + room) if self.curve.negative else first
         slopes = torch.stack([first, second], -1).flatten(-2)
         rest = arriving.new_zeros(len(arriving))
         if self.signs is not None:  # what arrives at other atoms must not be negative

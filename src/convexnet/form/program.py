@@ -21,7 +21,6 @@ from torch import Tensor, fx
 
 from convexnet.curvature.arguments import as_real, in_float64
 from convexnet.curvature.call import Refusal
-from convexnet.curvature.table import row_of
 from convexnet.curvature.tracing.graph import ancestors, base_name, module_path, parents, source_line
 from convexnet.curvature.tracing.trace import Program
 from convexnet.form.affinity import fact_of, is_affine
@@ -30,7 +29,8 @@ from convexnet.form.execution import Applied, execute, own_tensor
 from convexnet.form.operators import LOWERED, OFFSETS
 from convexnet.form.patterns import Pattern, find_patterns
 from convexnet.form.quadratic import Degrees
-from convexnet.form.rows import SIMPLER, Atoms
+from convexnet.form.refusals import without_row
+from convexnet.form.rows import Atoms
 
 
 @dataclass(frozen=True)
@@ -199,18 +199,22 @@ class OpenedProgram:
         """The result of an operator on what moves that is not affine, or a gate."""
         if node in kinds.patterns:
             return self.whole(node, kinds.patterns[node], env, atom)
-        args: Any = fx.map_arg(node.args, env.__getitem__)
-        kwargs: Any = fx.map_arg(node.kwargs, env.__getitem__)
-        name = base_name(node.target)
-        z = self.atoms(node, atom)
+        if self.cuts(node):
+            args: Any = fx.map_arg(node.args, env.__getitem__)
+            return is_gate(self.atoms(node, atom), base_name(node.target), node.args[0] in self.moving, args)
         try:
-            if self.cuts(node):
-                return is_gate(z, name, node.args[0] in self.moving, args)
-            if name not in LOWERED:
-                raise Refusal(NEITHER, row_of(name).instead or SIMPLER)
-            return LOWERED[name](z, tuple(map(as_real, args)), {k: as_real(v) for k, v in kwargs.items()})
+            return self.by_row(node, env, atom)
         except Refusal as refusal:
             raise Refusal(f"{place_of(node)} cannot be opened: {refusal.reason}", refusal.remedy) from None
+
+    def by_row(self, node: fx.Node, env: Mapping[fx.Node, Any], atom: Callable[..., Any]) -> Any:
+        """The result of an operator as its row writes it."""
+        args: Any = fx.map_arg(node.args, env.__getitem__)
+        kwargs: Any = fx.map_arg(node.kwargs, env.__getitem__)
+        row = LOWERED[base_name(node.target)]
+        return row(
+            self.atoms(node, atom), tuple(map(as_real, args)), {key: as_real(part) for key, part in kwargs.items()}
+        )
 
     def whole(self, node: fx.Node, joined: Pattern, env: Mapping[fx.Node, Any], atom: Callable[..., Any]) -> Any:
         """The result of several operators that are lowered as one."""
@@ -353,13 +357,9 @@ class OpenedProgram:
             return None
         name = base_name(node.target)
         if name not in LOWERED:
-            return Refusal(NEITHER, row_of(name).instead or SIMPLER)
-        args: Any = fx.map_arg(node.args, env.__getitem__)
-        kwargs: Any = fx.map_arg(node.kwargs, env.__getitem__)
+            return without_row(name)
         try:
-            LOWERED[name](
-                self.atoms(node, apply_atom), tuple(map(as_real, args)), {k: as_real(v) for k, v in kwargs.items()}
-            )
+            self.by_row(node, env, apply_atom)
         except Refusal as refusal:
             return refusal
         return None
@@ -408,7 +408,6 @@ class OpenedProgram:
 
 
 EMPTY = ("empty", "new_empty")
-NEITHER = "it is neither affine nor one of the functions that have a form"
 WEIGHTS = "its weights depend on a parameter"
 WHAT = "what it does depends on a parameter"
 ELSEWHERE = "its samples are not in the first dimension of what it is applied to"

@@ -40,6 +40,8 @@ class Curve:
     exponent: float = 1.0
     cones: str = "exp"
     """What a conic solver must know."""
+    negative: bool = False
+    """Whether it is never positive and never rises, so that t f(x / t) falls in both."""
 
 
 NO_CONE = "none"
@@ -137,6 +139,39 @@ def minus_root(p: float) -> Curve:
         nonneg=math.inf,
         exponent=p,
         cones="soc",
+        negative=True,
+    )
+
+
+def minus_power_sum(p: float) -> Curve:
+    """-(1 + a^p)^(1/p) for p < 1 and a >= 0: t f(x / t) is -(x^p + t^p)^(1/p)."""
+    return Curve(
+        "minus power sum",
+        lambda a: -((1 + a**p) ** (1 / p)),
+        lambda a: -((1 + a**-p) ** (1 / p - 1)),
+        lambda a: (1 - p) * a ** (-1 - p) * (1 + a**-p) ** (1 / p - 2),
+        turn=math.inf,
+        low=0.0,
+        touch=INSIDE,
+        nonneg=math.inf,
+        exponent=p,
+        cones="soc",
+        negative=True,
+    )
+
+
+def x_exp() -> Curve:
+    """a exp(a) for a >= 0. It is convex from -2 on, but its cones are told of the square of what is not negative."""
+    return Curve(
+        "x exp",
+        lambda a: a * a.exp(),
+        lambda a: (1 + a) * a.exp(),
+        lambda a: (2 + a).clamp(min=0) * a.exp(),
+        turn=-1.0,
+        low=0.0,
+        touch=0.0,
+        nonneg=0.0,
+        cones="exp soc",
     )
 
 

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from convexnet.form.atoms import Atom, Kinks, Smooth
+from convexnet.form.perspective import Perspective
 from convexnet.form.program import OpenedProgram
 from convexnet.form.quadratic import Quadratic
 from convexnet.form.sum_of_largest import SumLargest
@@ -251,7 +252,7 @@ def pull_back_to(output: Tensor, start: Tensor) -> Tensor:
 
 def program_shortfall(atom: Atom) -> float:
     """By how much the operator's program may fall below its function."""
-    return atom.curve.short if isinstance(atom, Smooth) else 0.0
+    return atom.curve.short if isinstance(atom, (Smooth, Perspective)) else 0.0
 
 
 def multipliers_by_slopes(slopes: Sequence[Tensor] | None) -> Guide:

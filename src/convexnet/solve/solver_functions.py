@@ -66,7 +66,7 @@ def problem_of(reading: Reading, arguments: Arguments, everywhere: bool) -> tupl
     lo, hi = arguments.lo, arguments.hi
     single = False
     if reading.pieces is None or reading.opened is None:
-        closed = "its forward reads the size of its batch"
+        closed = "its forward, or an operator of torch in it, reads the size of its batch"
     else:
         try:
             f, layers, closed = open_functions(reading.opened, reading.pieces, inputs, lo.shape[1], arguments.solver)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from typer.testing import CliRunner, Result
 import convexnet as cx
 from convexnet.lab.cli.app import app
 from convexnet.memory import CLASSNAMES, remember_example
+from tests.drawing import some
 
 
 @pytest.fixture
@@ -143,6 +145,15 @@ def folder(saved: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     np.savez("rows.npz", x=rows)
     np.save("bounds.npy", np.array([[-1.0, 1.0], [0.0, 0.5], [-2.0, -1.0]]))
     np.save("words.npy", np.array(["a", "b"]))
+    np.savez("objects.npz", x=np.array([{}, 1], dtype=object))
+    whole = Path("rows.npz").read_bytes()
+    Path("cut.npz").write_bytes(whole[: len(whole) // 2])
+    middle = whole.index(b"NUMPY") + 150
+    Path("changed.npz").write_bytes(whole[:middle] + bytes([whole[middle] ^ 255]) + whole[middle + 1 :])
+    Path("text.npy").write_text("1,2\n", encoding="utf-8")
+    Path("empty.npz").write_bytes(b"")
+    with ZipFile("other.npz", "w") as archive:
+        archive.writestr("hello.txt", "hello")
     np.save("whole.npy", np.array([[1, -1], [0, 2]]))
     Path("latin.csv").write_bytes(b"\xff\xfe1,2")
     return saved.parent
@@ -173,7 +184,7 @@ def test_whole_numbers_are_numbers(folder: Path) -> None:
 BOUNDS = [["--box", "-1,1", "--box", "0,0.5", "--box", "-2,-1"], ["--box", "bounds.csv"], ["--box", "bounds.npy"]]
 
 
-@pytest.mark.parametrize("words", BOUNDS, ids=str)
+@pytest.mark.parametrize("words", some(BOUNDS, 2, "bounds"), ids=str)
 def test_bounds_of_each_coordinate(folder: Path, words: list[str]) -> None:
     found, x, _ = values([*words, "--given", "plain.csv"])
     box = cx.Box([-1.0, 0.0, -2.0], [1.0, 0.5, -1.0])
@@ -195,6 +206,12 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "semicolons": (["--box", "0,1", "--given", "semicolons.csv"], "separated by semicolons: use commas"),
     "nothing": (["--box", "0,1", "--given", "empty.csv"], "holds no rows"),
     "another encoding": (["--box", "0,1", "--given", "latin.csv"], "not a text file in UTF-8"),
+    "objects": (["--box", "0,1", "--given", "objects.npz"], "it holds Python objects: convert them"),
+    "half a file": (["--box", "0,1", "--given", "cut.npz"], "it is truncated or damaged"),
+    "a byte changed": (["--box", "0,1", "--given", "changed.npz"], "it is truncated or damaged"),
+    "text": (["--box", "0,1", "--given", "text.npy"], "it is neither a .npy nor an .npz file"),
+    "an empty file": (["--box", "0,1", "--given", "empty.npz"], "it is empty"),
+    "another archive": (["--box", "0,1", "--given", "other.npz"], "an archive of other files than arrays"),
     "letters in an array": (["--box", "0,1", "--given", "words.npy"], "holds entries of type <U1, not real numbers"),
     "two inputs": (["--box", "0,1", *GIVEN, *GIVEN], "--given must hold 1 of them, not 2"),
     "another input": (["--box", "0,1", *GIVEN, "--wrt", "2"], "--wrt 2 is not one of the network's 2 inputs"),

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -41,6 +42,7 @@ from convexnet.lab.runs.place import Place
 from convexnet.lab.studies import plane
 from convexnet.lab.training.checkpoints import epoch_seed
 from convexnet.lab.training.epoch import predict
+from tests.drawing import some
 from tests.lab import small
 
 TINY = replace(demo.RECIPE, epochs=2, batch=64, hidden=(16, 16, 16))
@@ -84,6 +86,15 @@ def cheap(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
             rows[found.job.key] = rows.get(found.job.key) or record(found)
             return rows[found.job.key]
 
+        # And certified once, as long as they are the same object and nothing trains them on.
+        certify, kept = cx.certify, dict[int, tuple[nn.Module, cx.Certificate]]()
+
+        def certified(model: nn.Module, example: Tensor) -> cx.Certificate:
+            if id(model) not in kept:
+                kept[id(model)] = model, certify(model, example)
+            return kept[id(model)][1]
+
+        patch.setattr(demo, "cx", SimpleNamespace(certify=certified))
         patch.setattr(demo, "trained", once)
         patch.setattr(demo, "record", recorded)
         patch.setattr(plane, "explore_plane", lambda *_, **__: toy)
@@ -150,7 +161,14 @@ def without_ours(text: str) -> str:
     )
 
 
-@pytest.mark.parametrize("words", OPTIONS)
+def less_often(words: str) -> Any:
+    """Rows of one method each, whose page differs by few words, are run in `make slow`; see also the tests of each
+    method, start and normalisation."""
+    once = words.startswith(("--method clip", "--method absolute", "--method exp "))
+    return pytest.param(words, marks=pytest.mark.slow) if once else words
+
+
+@pytest.mark.parametrize("words", [less_often(words) for words in OPTIONS])
 def test_every_option_runs_is_recorded_and_is_told(words: str, cheap: None, tmp_path: Path) -> None:
     changed, said, on_page = OPTIONS[words]
     result = CliRunner().invoke(app, ["demo", "--quick", "--out", str(tmp_path), *words.split()])
@@ -322,7 +340,7 @@ def least(model: nn.Module, layer: str) -> float:
     return float(cast(Any, model.get_submodule(f"network.layers.{layer}")).weight.detach().min())
 
 
-@pytest.mark.parametrize("method", ["exponentiate", "softplus"])
+@pytest.mark.parametrize("method", ["softplus", pytest.param("exponentiate", marks=pytest.mark.slow)])
 def test_free_scales_that_turn_negative_are_counted_and_end_the_proof(method: str, tmp_path: Path) -> None:
     free = contest(tmp_path, Convex(method=method, free_gamma=True), learning_rate=0.5)
     later = torch.cat([free.model.get_parameter(f"network.layers.norm{layer}.weight").detach() for layer in (2, 3)])
@@ -420,7 +438,7 @@ class Folded(nn.Module):
         return inputs.abs()
 
 
-@pytest.mark.parametrize("how", WHITENINGS)
+@pytest.mark.parametrize("how", some(WHITENINGS, 1, "whitenings"))
 def test_whitening_is_inside_the_certificate(how: str, tmp_path: Path) -> None:
     run = contest(tmp_path, Convex(whiten=how, widen_first=2.0), learning_rate=1e-3)
     assert run.certified

@@ -47,6 +47,9 @@ class Unsavable(Net):
 
 ready = Net(7)
 
+def plain(num_classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(192, 8), nn.ReLU(), nn.Linear(8, num_classes))
+
 def broken(num_classes):
     raise RuntimeError("no such config")
 
@@ -95,6 +98,13 @@ def test_a_model_of_ones_own_from_the_first_command_to_the_last(own: str, convex
     rows = [json.loads(line) for line in shown.stdout.splitlines()]
     assert len(rows) == 4
     assert set(rows[0]["classes"]) == {"ant", "bee", "cow"}
+
+
+def test_a_network_of_trusted_classes_needs_no_permission(own: str, pictures: Path) -> None:
+    done = train(pictures, f"{own}:plain")
+    assert done.exit_code == 0, done.output
+    assert "network.safetensors" in done.output
+    assert "allow" not in done.output
 
 
 @pytest.mark.parametrize(

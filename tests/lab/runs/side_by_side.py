@@ -30,7 +30,7 @@ from convexnet.lab.runs.verdict import Verdict
 from convexnet.lab.studies import fig2
 from convexnet.lab.studies.study import Study
 from tests.lab import small
-from tests.lab.training import test_learners
+from tests.lab.training import kmeans, test_learners
 from tests.lab.training.random_kills import Moment
 from tests.processes import ended, fork
 
@@ -50,7 +50,7 @@ def noting(file: Path) -> Study:
 
     def run(job: Job, place: Place, tick: Tick) -> Row:
         note("began", job)
-        row = (test_learners.cluster if job.model == "k-means" else runs.run)(job, place, tick)
+        row = (kmeans.cluster if job.model == "k-means" else runs.run)(job, place, tick)
         note("ended", job)
         return row
 

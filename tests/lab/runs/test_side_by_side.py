@@ -9,7 +9,7 @@ import pytest
 from tests.processes import Forge
 
 
-@pytest.mark.parametrize("count", [2, 4, pytest.param(8, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [2, *(pytest.param(count, marks=pytest.mark.slow) for count in (4, 8))])
 def test_side_by_side(count: int, tmp_path: Path, seed: int, forge: Forge) -> None:
     done = forge.run("tests.lab.runs.side_by_side:main", str(tmp_path), str(count), str(seed), folder=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr

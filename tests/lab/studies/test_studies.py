@@ -415,6 +415,23 @@ def test_the_list() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["noise", "table3", "fig1", "human-noise", "fig6", "recurrent", "polyhedral", "table2"]
+)
+def test_smoke_of_the_rest(name: str, tmp_path: Path) -> None:
+    places = ("--results", str(tmp_path / "results"), "--runs", str(tmp_path / "runs"))
+    done = command("study", "run", name, "--smoke", *places)
+    assert done.exit_code == 0, done.output
+    rows = collected([tmp_path / "results"])
+    assert {one["full"] for one in rows} == {False}
+    assert {one["study"] for one in rows} == {name}
+    again = command("study", "run", name, "--smoke", *places)
+    assert f"{len(rows)} of {len(rows)} runs had their record already" in again.output
+    done = command("report", str(tmp_path / "results"), "-o", str(tmp_path / "r.html"))
+    assert done.exit_code == 0, done.output
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["table1", "table4", "constraint-ablation", "appendix-c"])
 def test_smoke(name: str, tmp_path: Path) -> None:
     done = command(

@@ -23,9 +23,9 @@ import torch
 
 from convexnet.lab.models import architectures
 from convexnet.lab.runs.jobs import Job
-from convexnet.lab.runs.run import run
+from convexnet.lab.runs.run import identified, run
 from convexnet.lab.training import experiment
-from convexnet.lab.training.checkpoints import NAME
+from convexnet.lab.training.checkpoints import NAME, read_checkpoint
 from tests.lab import small
 from tests.processes import ended, fork
 
@@ -152,13 +152,20 @@ def main(folder: str, seed: str) -> None:
 
 
 def stream(folder: str, data: str, seed: str) -> None:
-    """The same with streamed images: killed in the midst of an epoch, and while a checkpoint is written."""
+    """The same with streamed images: killed in the midst of an epoch, and while a checkpoint is written.
+
+    An advance is one step, after which there is a checkpoint, so that each time the rest of an epoch is read again.
+    """
     architectures.HIDDEN = small.HIDDEN
+    experiment.SLICE = 0.0
     draw = random.Random(int(seed))
-    for moment in (in_an_epoch, while_a_checkpoint_is_written):
-        count = draw.choice((1, 2))
+    # The first child ends before the second or third of three steps of its second epoch, the next one up to two later.
+    for moment, counts in ((in_an_epoch, (2, 3)), (while_a_checkpoint_is_written, (1, 2))):
+        count = draw.choice(counts)
         status = ended(fork(lambda m=moment, n=count: child(Path(folder), lambda: m(n), streaming(data))))
         assert status == -signal.SIGKILL, f"{moment.__name__}: {status}"
+        state = read_checkpoint(Path(folder) / NAME, identified(streaming(data)).settings)["learner"]
+        print(state["epoch"], state["batch"])
     assert ended(fork(lambda: child(Path(folder), lambda: None, streaming(data)))) == 0
 
 

@@ -9,8 +9,11 @@ import pytest
 from tests.lab.training.random_kills import KINDS
 from tests.processes import Forge
 
+OFTEN = ("classifier", "streamed")
+"""One learner in memory and one that streams; all of them, more often, in the slow test below."""
 
-@pytest.mark.parametrize("kind", KINDS)
+
+@pytest.mark.parametrize("kind", OFTEN)
 def test_stopped_at_random(kind: str, tmp_path: Path, seed: int, forge: Forge) -> None:
     stop(kind, tmp_path, seed, 2, forge)
 

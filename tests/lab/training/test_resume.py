@@ -56,7 +56,13 @@ def equal(first: Path, second: Path) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-@pytest.mark.parametrize("name", small.RESUMED)
+LESS_OFTEN = ("wrong labels", "momentum, in steps")
+"""What they add is decided before the first step, or is a state of the optimiser like that of the others."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LESS_OFTEN)) for name in small.RESUMED]
+)
 def test_resumed_is_the_same(name: str, tmp_path: Path) -> None:
     job = small.job(**small.RESUMED[name])
     whole = run(job, small.place(tmp_path / "whole", network=True))

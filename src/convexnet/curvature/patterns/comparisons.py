@@ -28,7 +28,7 @@ from torch import Tensor, fx
 
 from convexnet.curvature.call import Call, Lost
 from convexnet.curvature.facts import INF, Fact, as_fact
-from convexnet.curvature.fields import Shape, core, elementwise, level
+from convexnet.curvature.fields import Shape, core, elementwise, from_core, level
 from convexnet.curvature.patterns import piecewise as pw
 from convexnet.curvature.patterns import univariate
 from convexnet.curvature.patterns.interpreter import combine, is_arithmetic
@@ -71,13 +71,18 @@ def comparison(name: str) -> Callable[..., Any] | None:
 
 def leaky(f: Piecewise, slope: Piecewise | None = None) -> Piecewise:
     slope = pw.constant_function(0.01) if slope is None else slope
-    return pw.choose(pw.compare(f, pw.constant_function(0), operator.gt), f, slope * f)
+    return above_zero(f, f, slope * f)
+
+
+def above_zero(f: Piecewise, above: Piecewise, below: Piecewise) -> Piecewise:
+    """One of two functions that meet where f is zero: it does not matter which, where it is unsure."""
+    return pw.choose(pw.held(pw.sign_function(f, exact=True), operator.gt), above, below)
 
 
 def elu(f: Piecewise, alpha: Piecewise | None = None) -> Piecewise:
     below = f.exp() + pw.constant_function(-1)
     below = below if alpha is None else alpha * below
-    return pw.choose(pw.compare(f, pw.constant_function(0), operator.gt), f, below)
+    return above_zero(f, f, below)
 
 
 def as_flag(f: Piecewise) -> Piecewise:
@@ -124,10 +129,10 @@ def piecewise_function_of(name: str) -> Callable[..., Piecewise] | None:
             return pw.choose
         case "masked_fill":
             return lambda f, mask, value: pw.choose(mask, value, f)
-        case "to" | "_to_copy" | "clone" | "detach" | "lift_fresh_copy" | "alias" | "contiguous" | "positive":
+        case "positive":
             return lambda f: f
         case _:
-            return None
+            return (lambda f: f) if row_of(name).runs(identity) else None
 
 
 def is_comparison(node: fx.Node) -> bool:
@@ -174,13 +179,20 @@ class Choice:
         """What is known of the result, and of the quantities that it is a function of; None: nothing more."""
         if not all(isinstance(fact_of(leaf), Fact) for leaf in self.leaves):
             return None
+        best: tuple[Fact, tuple[Fact, ...]] | None = None
         for root in self.roots(fact_of):
             try:
-                found = self.as_function_of(root, fact_of)
+                found, blurred = self.as_function_of(root, fact_of) or (None, False)
             except UNCLEAR:
                 continue
-            if found is not None:
-                return found, (fact_of(root),)
+            if found is not None and best is not None:  # another way to write it knows its sign
+                best = best[0].bounded(found.lo, found.hi), best[1]
+            elif found is not None:
+                best = found, (fact_of(root),)
+            if found is not None and not blurred:
+                return best
+        if best is not None:
+            return best
         try:
             return self.as_extremum(fact_of)
         except UNCLEAR:
@@ -212,7 +224,8 @@ class Choice:
 
     # --- as a function of one number ---------------------------------------------------------------------------------
 
-    def as_function_of(self, root: fx.Node, fact_of: Callable[[fx.Node], Any]) -> Fact | None:
+    def as_function_of(self, root: fx.Node, fact_of: Callable[[fx.Node], Any]) -> tuple[Fact, bool] | None:
+        """What is known of the result as a function of the root; and whether rounding hides a sign that it has."""
         u, shape = fact_of(root), tuple(self.node.meta["val"].shape)
         if u.undefined or u.constant or torch.broadcast_shapes(u.shape, shape) != shape:
             return None
@@ -233,7 +246,7 @@ class Choice:
         if all(s.convex for s in sizes):
             result = replace(result, size=compose_by_kind(u, shape, sizes, which))
         known = result.size is not None or not bool((core(result.nonconvex) & core(result.nonconcave)).any())
-        return result if known else None
+        return (result, any(s.blurred for s in shapes)) if known else None
 
     def constants(
         self, root: fx.Node, fact_of: Callable[[fx.Node], Any], shape: Shape
@@ -337,6 +350,8 @@ class Choice:
         if set(apart) - set(below) or len(ratios) != 1:
             return None
         (ratio,) = ratios
+        if not self.is_sure(ratio, mask.args[:2], (one, other), fact_of):
+            return None
         parts = [fact_of(part) if isinstance(part, fx.Node) else as_fact(part) for part in (one, other)]
         if ratio == 0 or any(part.undefined for part in parts):
             return None
@@ -346,8 +361,23 @@ class Choice:
         result = extremum(parts[0], parts[1], shape, largest=ratio > 0)
         return result, tuple(parts)
 
-    def linear_form(self, value: Any, fact_of: Callable[[fx.Node], Any]) -> dict[Any, Fraction]:
-        """A quantity as a sum of multiples of others, and of a number under the key None."""
+    def is_sure(
+        self, ratio: Fraction, compared: Sequence[Any], sides: Sequence[Any], fact_of: Callable[[fx.Node], Any]
+    ) -> bool:
+        """Whether the rounding of what is compared is no more than that of the two sides, when it decides."""
+        error, size = (
+            [self.linear_form(part, fact_of, absolute=True) for part in parts] for parts in (compared, sides)
+        )
+        largest = max([Fraction(1), *(value for form in size for value in form.values())])
+        return all(abs(ratio) * value <= pw.CLEAR * largest for form in error for value in form.values())
+
+    def linear_form(self, value: Any, fact_of: Callable[[fx.Node], Any], absolute: bool = False) -> dict[Any, Fraction]:
+        """A quantity as a sum of multiples of others, and of a number under the key None; `absolute`: of the absolute
+        values of all that is added up."""
+        found = self.combination(value, fact_of, absolute)
+        return {key: abs(v) for key, v in found.items()} if absolute else found
+
+    def combination(self, value: Any, fact_of: Callable[[fx.Node], Any], absolute: bool) -> dict[Any, Fraction]:
         if not isinstance(value, fx.Node):
             return {None: Fraction(value)} if value else {}
         known = fact_of(value)
@@ -359,12 +389,12 @@ class Choice:
         name, args = base_name(value.target), value.args
         if value in self.inner and not value.kwargs and types_of(value)[0] is not torch.bool:
             if name == "add" or name == "sub":
-                a, b = (self.linear_form(arg, fact_of) for arg in args[:2])
-                return subtract_forms(a, {key: -v for key, v in b.items()} if name == "add" else b)
+                a, b = (self.linear_form(arg, fact_of, absolute) for arg in args[:2])
+                return subtract_forms(a, {key: -v for key, v in b.items()} if name == "add" or absolute else b)
             if name == "neg":
-                return subtract_forms({}, self.linear_form(args[0], fact_of))
+                return subtract_forms({}, self.linear_form(args[0], fact_of, absolute))
             if name == "mul":
-                a, b = (self.linear_form(arg, fact_of) for arg in args[:2])
+                a, b = (self.linear_form(arg, fact_of, absolute) for arg in args[:2])
                 a, b = (a, b) if set(b) <= {None} else (b, a)
                 if set(b) <= {None}:
                     return {key: v * b[None] for key, v in a.items()} if b else {}
@@ -402,7 +432,11 @@ def compose_by_kind(u: Fact, shape: Shape, shapes: Sequence[pw.Shape], which: Te
         return found[0].expand([1] * len(shape)) if bool((found == found[0]).all()) else found[which]
 
     moves = univariate.Shape(*map(marks, ("convex", "concave", "rising", "falling")))
-    result = univariate.compose_univariate([u.expanded(shape)], moves, shape)
+    u = u.expanded(shape)
+    result = univariate.compose_univariate([u], moves, shape)
+    noisy = from_core(marks("noisy"), shape)  # what cancels is constant in exact arithmetic only
+    moving = elementwise(torch.logical_or, shape, result.varies, elementwise(torch.logical_and, shape, noisy, u.varies))
+    result = replace(result, varies=moving)
     lo = elementwise(lambda m: torch.where(m, 0.0, -INF).double(), shape, marks("nonneg"))
     hi = elementwise(lambda m: torch.where(m, 0.0, INF).double(), shape, marks("nonpos"))
     return result.bounded(lo, hi)

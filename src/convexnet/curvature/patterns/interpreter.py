@@ -12,6 +12,7 @@ from typing import Any, Protocol, Self, TypeVar
 
 from convexnet.curvature.call import Call, Lost
 from convexnet.curvature.facts import Fact
+from convexnet.curvature.row import Sum
 from convexnet.curvature.rules.arithmetic import Power
 from convexnet.curvature.table import row_of
 
@@ -46,14 +47,15 @@ def no_other(name: str, call: Call, value: Callable[[Any], Any]) -> Any:
 
 def combine(call: Call, value: Callable[[Any], V], other: Other[V] = no_other) -> V:
     """The value of a call, from those of its arguments; `other` says that of what is no arithmetic."""
-    name, args = call.name.removeprefix("special_"), call.args
+    name, args, rule = call.name.removeprefix("special_"), call.args, row_of(call.name).rule
     first = args[0]
     match name:
-        case "add" | "sub" | "rsub":
-            a, b = (value(arg) for arg in (args[:2] if name != "rsub" else args[1::-1]))
+        case _ if isinstance(rule, Sum):
+            turned = rule.signs[0] < 0
+            a, b = (value(arg) for arg in (args[1::-1] if turned else args[:2]))
             alpha = call.arg(2, "alpha", 1)
             b = b if alpha == 1 else value(float(alpha)) * b
-            return a + (b if name == "add" else -b)
+            return a + (b if rule.signs[0 if turned else 1] > 0 else -b)
         case "neg":
             return -value(first)
         case "mul":
@@ -77,20 +79,18 @@ def combine(call: Call, value: Callable[[Any], V], other: Other[V] = no_other) -
             return value(first) * value(args[1]).log(args[1])
         case "entr":
             return -(value(first) * value(first).log(first))
-        case _ if isinstance(rule := row_of(call.name).rule, Power):
+        case _ if isinstance(rule, Power):
             return value(first).power(rule.exponent, first)
         case _:
             return other(name, call, value)
 
 
 def is_arithmetic(name: str) -> bool:
-    """Whether an operator is made of sums, products, whole powers, exponentials and logarithms."""
-    match name:
-        case "add" | "sub" | "rsub" | "neg" | "mul" | "div" | "pow" | "exp" | "expm1" | "log" | "log1p":
-            return True
-        case _:
-            rule = row_of(name).rule
-            return isinstance(rule, Power) and rule.exponent.is_integer()
+    """Whether an operator is made of sums, products, whole powers, exponentials and logarithms; x log(x) is a limit of
+    such at zero."""
+    row = row_of(name)
+    whole = not isinstance(row.rule, Power) or row.rule.exponent.is_integer()
+    return row.arithmetic and whole and name.removeprefix("special_") not in ("xlogy", "entr")
 
 
 def fixed_exponent(exponent: Any) -> float | None:

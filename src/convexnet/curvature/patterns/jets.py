@@ -20,21 +20,26 @@ from convexnet.curvature.patterns.intervals import Interval, interval
 
 @dataclass(frozen=True)
 class Jet:
-    """Value, first and second derivative."""
+    """Value, first and second derivative. `fixed`: of a constant, and of nothing that moves and cancels."""
 
     f: Interval
     d: Interval
     dd: Interval
+    fixed: bool = False
 
-    def through(self, g: Interval, gd: Interval, gdd: Interval) -> Jet:
-        """The chain rule."""
-        return Jet(g, gd * self.d, gdd * self.d.square() + gd * self.dd)
+    def through(self, g: Interval, gd: Interval, gdd: Interval, defined: Tensor | None = None) -> Jet:
+        """The chain rule. Where the function is not `defined` throughout, nothing is known, unless it is of a constant:
+        x - x has no derivative either, but the sign of what is computed of it changes."""
+        d, dd = gd * self.d, gdd * self.d.square() + gd * self.dd
+        if defined is None or self.fixed or bool(defined.all()):
+            return Jet(g, d, dd, self.fixed)
+        return Jet(whole_line_unless(g, defined), whole_line_unless(d, defined), whole_line_unless(dd, defined))
 
     def __add__(self, other: Jet) -> Jet:
-        return Jet(self.f + other.f, self.d + other.d, self.dd + other.dd)
+        return Jet(self.f + other.f, self.d + other.d, self.dd + other.dd, self.fixed and other.fixed)
 
     def __neg__(self) -> Jet:
-        return Jet(-self.f, -self.d, -self.dd)
+        return Jet(-self.f, -self.d, -self.dd, self.fixed)
 
     def __mul__(self, other: Jet) -> Jet:
         cross = self.d * other.d
@@ -44,7 +49,12 @@ class Jet:
             self.f * other.dd + cross + cross + self.dd * other.f,
         )
         whole = ~(self.is_lost | other.is_lost)  # of which a product with zero would know everything
-        return Jet(*parts) if bool(whole.all()) else Jet(*(whole_line_unless(part, whole) for part in parts))
+        fixed = self.fixed and other.fixed
+        return (
+            Jet(*parts, fixed=fixed)
+            if bool(whole.all())
+            else Jet(*(whole_line_unless(part, whole) for part in parts), fixed=fixed)
+        )
 
     @property
     def is_lost(self) -> Tensor:
@@ -63,14 +73,14 @@ class Jet:
 
     def logarithm(self, defined: Tensor) -> Jet:
         slope = self.f.reciprocal()
-        return self.through(
-            *(whole_line_unless(part, defined) for part in (self.f.rising(torch.log), slope, -slope.square()))
-        )
+        parts = (whole_line_unless(part, defined) for part in (self.f.rising(torch.log), slope, -slope.square()))
+        return self.through(*parts, defined=defined)
 
     def inverse(self) -> Jet:
         g = self.f.reciprocal()
         defined = (self.f.lo > 0) | (self.f.hi < 0)
-        return self.through(*(whole_line_unless(part, defined) for part in (g, -g.square(), g * g.square() * 2.0)))
+        parts = (whole_line_unless(part, defined) for part in (g, -g.square(), g * g.square() * 2.0))
+        return self.through(*parts, defined=defined)
 
     def power(self, exponent: float, of: object = None) -> Jet:
         r = exponent
@@ -84,14 +94,13 @@ class Jet:
             if r > 64:
                 raise Lost
             return self * self.power(r - 1) if r <= 8 else self.power(r // 2).power(2) * self.power(r % 2)
-        return (
-            self.logarithm(self.f.lo >= 0) * constant_jet(interval(float(r)))
-        ).exp()  # at zero it is zero, or infinite
+        # at zero it is zero; or infinite, of the sign that this zero has
+        return (self.logarithm(self.f.lo >= 0 if r > 0 else self.f.lo > 0) * constant_jet(interval(float(r)))).exp()
 
 
 def constant_jet(value: Interval) -> Jet:
     zero = interval(0.0)
-    return Jet(value, zero, zero)
+    return Jet(value, zero, zero, fixed=True)
 
 
 # --- functions and their derivatives ---------------------------------------------------------------------------------

@@ -136,7 +136,10 @@ def shape_by_terms(call: Call, given: Mapping[int, Terms], bounds: tuple[Tensor,
     except Rebase as rebase:
         fact, shift = rebase.fact, terms.number(interval(rebase.shift))
     line = (given[id(fact)] if id(fact) in given else terms.terms_of(fact.made.call, given)) + shift
-    if line.pole or not set(line.of) <= {(1.0, 0, 0.0), (0.0, 0, 0.0)}:  # which is elsewhere in the new variable
+    if line.pole or not set(line.exact().of) <= {
+        (1.0, 0, 0.0),
+        (0.0, 0, 0.0),
+    }:  # a pole is elsewhere in the new variable
         raise Lost
     slope, offset = (line.of.get(key, interval(0.0)) for key in ((1.0, 0, 0.0), (0.0, 0, 0.0)))
     span = Interval(*bounds) * slope + offset

@@ -4,6 +4,9 @@ A piece is a sum of powers of u times exponentials, logarithms and reciprocals o
 every float is a rational number. So two pieces meet at a threshold or they do not, and a slope rises there or not; a
 tolerance decides nothing. What goes beyond such sums is `Unfit`.
 
+The program computes with rounding. Where it compares numbers whose difference is no larger than their rounding, as
+(x + 1) - x with 1, the outcome is `UNSURE`, and a choice by it says something only if both its sides are the same.
+
 Long because sums, functions and what is known of them are one piece of algebra.
 """
 
@@ -12,7 +15,7 @@ from __future__ import annotations
 import decimal
 import operator
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import reduce
 from itertools import pairwise
@@ -68,6 +71,8 @@ def as_key(inner: Sum) -> tuple[tuple[Key, Fraction], ...]:
 
 def atom(kind: str, inner: Sum) -> Sum:
     """exp, log or inv (the reciprocal) of a sum."""
+    if kind == "unsure":
+        return dict(UNSURE)
     if set(inner) <= {ONE}:
         value = inner.get(ONE, Fraction(0))
         if kind == "exp" and value == 0:
@@ -203,6 +208,89 @@ def is_defined(a: Sum, low: End, high: End) -> bool:
     return True
 
 
+# --- rounding --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """By what a computed sum may be wrong: a little of itself (`relative`), which leaves its sign right, and a little
+    of larger numbers on the way to it, `floor`, a sum in the absolute value of u."""
+
+    relative: bool = False
+    floor: Sum = field(default_factory=dict[Key, Fraction])
+
+    def of(self, a: Sum) -> Sum:
+        """What the errors of a sum are relative to."""
+        return add_multiple(self.floor, absolute(a)) if self.relative else self.floor
+
+    def plus(self, a: Sum, other: Rounding, b: Sum) -> Rounding:
+        """Of a + b."""
+        if not a and not self.floor:
+            return other
+        if not b and not other.floor:
+            return self
+        return Rounding(True, add_multiple(self.of(a), other.of(b)))
+
+    def times(self, a: Sum, other: Rounding, b: Sum) -> Rounding:
+        """Of a b."""
+        floor = add_multiple(multiply(absolute(b), self.floor), multiply(absolute(a), other.floor))
+        exact = is_power_of_two(a) or is_power_of_two(b)
+        return Rounding(self.relative or other.relative or not exact, floor)
+
+    def through(self, kind: str, a: Sum) -> Rounding:
+        """Of exp, log or inv of a.
+
+        Raises:
+            Unfit: a is known up to the rounding of larger numbers only.
+        """
+        if any(abs(a.get(key, Fraction(0))) * CLEAR < value for key, value in self.floor.items()):
+            raise Unfit
+        return Rounding(True, {ONE: Fraction(1)} if kind == "log" else {})
+
+
+ROUNDED = Fraction(1, 1 << 46)
+"""Relative error granted to sums of a few terms in float64."""
+NEAR = Fraction(1, 10**7)
+"""By how much rounding may move a threshold, relative to 1 and to itself."""
+CLEAR = 10**6
+"""By how much numbers on the way may be larger than what is left of them."""
+UNSURE: Sum = {(0, (("unsure", ()),)): Fraction(1)}
+"""A number that is a matter of rounding."""
+
+
+def absolute(a: Sum) -> Sum:
+    return {key: abs(value) for key, value in a.items()}
+
+
+def is_power_of_two(a: Sum) -> bool:
+    """Whether a sum is zero, or a number by which products are exact."""
+    if set(a) != {ONE}:
+        return not a
+    return all(n & (n - 1) == 0 for n in (abs(a[ONE].numerator), a[ONE].denominator))
+
+
+def is_firm(a: Sum, sign: int, floor: Sum, low: End, high: End, near: Fraction = NEAR) -> bool:
+    """Whether a sum keeps its sign over an interval, whatever is lost to rounding, but for what is `near` a zero of it
+    at an end."""
+    value, error = polynomial(a), polynomial(floor)
+    if value is None or error is None:
+        return False
+    if low is not None and not value_at(a, low):
+        low += near * (1 + abs(low))
+    if high is not None and not value_at(a, high):
+        high -= near * (1 + abs(high))
+    for side in (1, -1):  # of zero, where u is its absolute value, or less that
+        left = Fraction(0) if side > 0 and (low is None or low < 0) else low
+        right = Fraction(0) if side < 0 and (high is None or high > 0) else high
+        if left is None or right is None or left <= right:
+            signs_ = (1, side, 1)
+            rest = [sign * v - ROUNDED * e * turn for v, e, turn in zip(value, error, signs_, strict=True)]
+            found = least_value(rest, left, right)
+            if found is None or found < 0:
+                return False
+    return True
+
+
 # --- functions -------------------------------------------------------------------------------------------------------
 
 
@@ -214,11 +302,13 @@ class Piecewise:
         breaks: thresholds, in order.
         pieces: between them; one more than there are thresholds.
         points: the values at the thresholds.
+        errors: by what the pieces may be wrong, as they are computed.
     """
 
     breaks: tuple[Fraction, ...]
     pieces: tuple[Sum, ...]
     points: tuple[Sum, ...]
+    errors: tuple[Rounding, ...]
 
     def split(self, breaks: Sequence[Fraction]) -> Piecewise:
         """The same function with more thresholds."""
@@ -226,9 +316,10 @@ class Piecewise:
         if len(joined) > MOST:
             raise Unfit
         own = dict(zip(self.breaks, self.points, strict=True))
-        pieces = [self.pieces[sum(b <= left for b in self.breaks)] for left in joined]
+        places = [0, *(sum(b <= left for b in self.breaks) for left in joined)]
         points = tuple(own[b] if b in own else value_at(self.piece_at(b), b) for b in joined)
-        return Piecewise(tuple(joined), (self.pieces[0], *pieces), points)
+        pieces, errors = tuple(self.pieces[i] for i in places), tuple(self.errors[i] for i in places)
+        return Piecewise(tuple(joined), pieces, points, errors)
 
     def piece_at(self, u: Fraction) -> Sum:
         """The piece right of u, or around it."""
@@ -239,42 +330,55 @@ class Piecewise:
         return list(pairwise(ends))
 
     def __add__(self, other: Piecewise) -> Piecewise:
-        return require_defined(self, other, join_pieces(add_multiple, self, other))
+        return require_defined(self, other, join_pieces(add_multiple, Rounding.plus, self, other))
 
     def __neg__(self) -> Piecewise:
-        return self.mapped(lambda s: add_multiple({}, s, -1))
+        return self.mapped(lambda s: add_multiple({}, s, -1), self.errors)
 
     def __mul__(self, other: Piecewise) -> Piecewise:
-        return require_defined(self, other, join_pieces(multiply, self, other))
+        return require_defined(self, other, join_pieces(multiply, Rounding.times, self, other))
 
     def power(self, exponent: float, of: object = None) -> Piecewise:
         if exponent == -1:
-            return self.mapped(lambda s: atom("inv", s))
+            return self.of_atoms("inv")
         if not exponent.is_integer() or not 0 <= exponent <= 4:
             raise Unfit
         return reduce(operator.mul, [self] * int(exponent), constant_function(1))
 
     def exp(self) -> Piecewise:
-        return self.mapped(lambda s: atom("exp", s))
+        return self.of_atoms("exp")
 
     def log(self, of: object = None, shift: float = 0.0) -> Piecewise:
-        return self.mapped(lambda s: atom("log", s))
+        return self.of_atoms("log")
 
-    def mapped(self, change: Callable[[Sum], Sum]) -> Piecewise:
-        return Piecewise(self.breaks, tuple(map(change, self.pieces)), tuple(map(change, self.points)))
+    def of_atoms(self, kind: str) -> Piecewise:
+        errors = tuple(error.through(kind, piece) for error, piece in zip(self.errors, self.pieces, strict=True))
+        return self.mapped(lambda s: atom(kind, s), errors)
+
+    def mapped(self, change: Callable[[Sum], Sum], errors: tuple[Rounding, ...] | None = None) -> Piecewise:
+        """Each piece changed; without `errors` the results are exact."""
+        errors = tuple(Rounding() for _ in self.pieces) if errors is None else errors
+        return Piecewise(self.breaks, tuple(map(change, self.pieces)), tuple(map(change, self.points)), errors)
 
 
-U = Piecewise((), ({(1, ()): Fraction(1)},), ())
+U = Piecewise((), ({(1, ()): Fraction(1)},), (), (Rounding(),))
 
 
 def constant_function(value: float | Fraction) -> Piecewise:
-    return Piecewise((), (number(value),), ())
+    return Piecewise((), (number(value),), (), (Rounding(),))
 
 
-def join_pieces(change: Callable[[Sum, Sum], Sum], f: Piecewise, g: Piecewise) -> Piecewise:
+def join_pieces(
+    change: Callable[[Sum, Sum], Sum],
+    error: Callable[[Rounding, Sum, Rounding, Sum], Rounding],
+    f: Piecewise,
+    g: Piecewise,
+) -> Piecewise:
     f, g = f.split(g.breaks), g.split(f.breaks)
     pieces = tuple(change(a, b) for a, b in zip(f.pieces, g.pieces, strict=True))
-    return Piecewise(f.breaks, pieces, tuple(change(a, b) for a, b in zip(f.points, g.points, strict=True)))
+    points = tuple(change(a, b) for a, b in zip(f.points, g.points, strict=True))
+    errors = tuple(map(error, f.errors, f.pieces, g.errors, g.pieces))
+    return Piecewise(f.breaks, pieces, points, errors)
 
 
 def require_defined(f: Piecewise, g: Piecewise, result: Piecewise) -> Piecewise:
@@ -290,18 +394,34 @@ def poles_of(a: Sum) -> list[Atom]:
     return [part for _, atoms in a for part in atoms if part[0] != "exp"]
 
 
-def sign_function(f: Piecewise) -> Piecewise:
-    """-1, 0 or 1: the sign, with thresholds where it changes."""
+def sign_function(f: Piecewise, exact: bool = False) -> Piecewise:
+    """-1, 0 or 1: the sign, with thresholds where it changes; `exact`: in exact arithmetic, and never unsure."""
     roots: list[Fraction] = []
     for piece in f.pieces:
+        if piece == UNSURE:
+            continue
         coefficients = polynomial(piece)
         if coefficients is None:
             raise Unfit
         roots += roots_of(coefficients)
     f = f.split(roots)
     middles = [middle(low, high) for low, high in f.intervals()]
-    pieces = tuple(number(sign_of(value_at(piece, u))) for piece, u in zip(f.pieces, middles, strict=True))
-    return Piecewise(f.breaks, pieces, tuple(number(sign_of(point)) for point in f.points))
+    found = [0 if p == UNSURE else sign_of(value_at(p, u)) for p, u in zip(f.pieces, middles, strict=True)]
+    points = tuple(UNSURE if p == UNSURE else number(sign_of(p)) for p in f.points)
+    unsure = [p == UNSURE or not (exact or is_sure(f, i, found)) for i, p in enumerate(f.pieces)]
+    pieces = tuple(UNSURE if doubt else number(sign) for sign, doubt in zip(found, unsure, strict=True))
+    return Piecewise(f.breaks, pieces, points, tuple(Rounding() for _ in pieces))
+
+
+def is_sure(f: Piecewise, i: int, found: Sequence[int]) -> bool:
+    """Whether the sign of a piece is computed right; near a threshold it need not be, if the sign changes there."""
+    piece, floor, (low, high) = f.pieces[i], f.errors[i].floor, f.intervals()[i]
+    if not floor:
+        return True
+    for end, beyond in ((low, i - 1), (high, i + 1)):
+        if end is not None and not value_at(piece, end) and found[beyond] != -found[i]:
+            return False
+    return found[i] != 0 and is_firm(piece, found[i], floor, low, high)
 
 
 def roots_of(coefficients: Sequence[Fraction]) -> list[Fraction]:
@@ -327,31 +447,52 @@ def middle(low: End, high: End) -> Fraction:
 
 def compare(f: Piecewise, g: Piecewise, holds: Callable[[int, int], bool]) -> Piecewise:
     """1 where a comparison of f and g holds, else 0."""
-    return sign_function(f + -g).mapped(lambda s: number(int(holds(int(s.get(ONE, Fraction(0))), 0))))
+    return held(sign_function(f + -g), holds)
+
+
+def held(found: Piecewise, holds: Callable[[int, int], bool]) -> Piecewise:
+    return found.mapped(lambda s: s if s == UNSURE else number(int(holds(int(s.get(ONE, Fraction(0))), 0))))
 
 
 def choose(mask: Piecewise, f: Piecewise, g: Piecewise) -> Piecewise:
     """f where the mask is not zero, else g."""
     breaks = sorted({*mask.breaks, *f.breaks, *g.breaks})
     mask, f, g = mask.split(breaks), f.split(breaks), g.split(breaks)
-    if any(set(value) - {ONE} for value in (*mask.pieces, *mask.points)):
+    sides = (*zip(mask.pieces, f.pieces, g.pieces, strict=True), *zip(mask.points, f.points, g.points, strict=True))
+    if any(set(value) - {ONE} and not (value == UNSURE and a == b) for value, a, b in sides):
         raise Unfit
-    pieces = tuple(a if m else b for m, a, b in zip(mask.pieces, f.pieces, g.pieces, strict=True))
-    return Piecewise(
-        f.breaks, pieces, tuple(a if m else b for m, a, b in zip(mask.points, f.points, g.points, strict=True))
+    found = tuple(a if m else b for m, a, b in sides)
+    errors = tuple(
+        joint(a, b) if m == UNSURE else a if m else b for m, a, b in zip(mask.pieces, f.errors, g.errors, strict=True)
     )
+    return Piecewise(f.breaks, found[: len(f.pieces)], found[len(f.pieces) :], errors)
+
+
+def joint(a: Rounding, b: Rounding) -> Rounding:
+    """Of one of two, whichever it is."""
+    return Rounding(a.relative or b.relative, add_multiple(a.floor, b.floor))
+
+
+def extremum(f: Piecewise, g: Piecewise, holds: Callable[[int, int], bool]) -> Piecewise:
+    """The one of f and g of which a comparison holds: as exact as they are, also where it is unsure which it is."""
+    apart = f + -g
+    found = choose(held(sign_function(apart, exact=True), holds), f, g)
+    f, g, firm = (part.split(found.breaks) for part in (f, g, sign_function(apart)))
+    either = map(joint, f.errors, g.errors)
+    errors = (both if s == UNSURE else e for s, both, e in zip(firm.pieces, either, found.errors, strict=True))
+    return replace(found, errors=tuple(errors))
 
 
 def larger(f: Piecewise, g: Piecewise) -> Piecewise:
-    return choose(compare(f, g, lambda a, b: a > b), f, g)
+    return extremum(f, g, lambda a, b: a > b)
 
 
 def smaller(f: Piecewise, g: Piecewise) -> Piecewise:
-    return choose(compare(f, g, lambda a, b: a < b), f, g)
+    return extremum(f, g, lambda a, b: a < b)
 
 
 def absolute_value(f: Piecewise) -> Piecewise:
-    return choose(compare(f, constant_function(0), lambda a, b: a >= b), f, -f)
+    return extremum(f, -f, lambda a, b: a >= b)
 
 
 # --- what is known of one --------------------------------------------------------------------------------------------
@@ -367,16 +508,22 @@ class Shape:
     falling: bool = False
     nonneg: bool = False
     nonpos: bool = False
+    blurred: bool = False  # it has a sign, which rounding may change
+    noisy: bool = False  # its rounding depends on u
 
 
 def shape_of(f: Piecewise, low: End, high: End) -> Shape:
     """What a function is over [low, high]. Of one that is not continuous nothing is claimed."""
     spans: list[tuple[Sum, End, End]] = []
-    for piece, (left, right) in zip(f.pieces, f.intervals(), strict=True):
+    floors: list[Sum] = []
+    rounded: list[set[Key]] = []  # what the errors are relative to
+    for piece, error, (left, right) in zip(f.pieces, f.errors, f.intervals(), strict=True):
         left = low if left is None or (low is not None and left < low) else left
         right = high if right is None or (high is not None and right > high) else right
         if left is None or right is None or left < right:
             spans.append((piece, left, right))
+            floors.append(error.floor)
+            rounded.append(set(error.floor) | set(piece if error.relative else {}))
     if not spans or not all(is_defined(*span) for span in spans):
         return Shape()
     turns: list[int] = []
@@ -391,11 +538,20 @@ def shape_of(f: Piecewise, low: End, high: End) -> Shape:
     def all_of(change: Callable[[Sum], Sum], sign: int) -> bool:
         return all(is_nonnegative(multiply(change(p), number(sign)), left, right) for p, left, right in spans)
 
+    def kept(sign: int) -> bool:
+        """Whether it has a sign also as it is computed."""
+        parts = zip(spans, floors, strict=True)
+        return all(not floor or is_firm(p, sign, floor, *ends, near=Fraction(0)) for (p, *ends), floor in parts)
+
+    nonneg, nonpos = (all_of(lambda p: p, sign) for sign in (1, -1))
+    firm = nonneg and kept(1), nonpos and kept(-1)
     return Shape(
         convex=all(turn >= 0 for turn in turns) and all_of(lambda p: slope(slope(p)), 1),
         concave=all(turn <= 0 for turn in turns) and all_of(lambda p: slope(slope(p)), -1),
         rising=all_of(slope, 1),
         falling=all_of(slope, -1),
-        nonneg=all_of(lambda p: p, 1),
-        nonpos=all_of(lambda p: p, -1),
+        nonneg=firm[0],
+        nonpos=firm[1],
+        blurred=(nonneg or nonpos) and not any(firm),
+        noisy=any(keys and (len(spans) > 1 or keys != {ONE}) for keys in rounded),
     )

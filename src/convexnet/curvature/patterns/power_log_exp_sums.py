@@ -2,6 +2,10 @@
 
 So x log x, whose second derivative is 1/x, is proved convex down to zero, and x exp(x) from -2 to infinity, where
 intervals say nothing. Coefficients are intervals, since constants are rounded and may differ between elements.
+
+What cancels in a sum of terms leaves its rounding behind: (x + 1) - x is 1, and computed at 1e16 it is 0. In a sum this
+is as small as rounding is. But no function is taken of it and nothing that varies is multiplied by it, for its sign and
+its being zero are a matter of rounding.
 """
 
 from __future__ import annotations
@@ -23,6 +27,8 @@ from convexnet.curvature.patterns.univariate import Shape, constant_interval
 Key = tuple[float, int, float]
 MOST = 12
 """Terms of a sum."""
+KEPT = 1e-3
+"""What a difference has to leave of its parts, so that it is as exact as they are."""
 
 
 @dataclass(frozen=True)
@@ -32,17 +38,24 @@ class Terms:
     of: Mapping[Key, Interval]
     pole: bool = False  # it was divided by x somewhere, or a logarithm taken: at zero it is undefined
     half: bool = False  # a root or a logarithm was taken: below zero it is undefined, also where the terms are not
+    cancelled: bool = False  # terms of the two signs met: what is computed of it is known up to their rounding only
 
     def __add__(self, other: Terms) -> Terms:
-        found = dict(self.of)
+        found, cancelled = dict(self.of), self.cancelled or other.cancelled
+        alone = self.of.keys() == other.of.keys() and len(self.of) == 1
         for key, c in other.of.items():
+            if key in found:
+                cancelled = cancelled or cancels(found[key], c, alone)
             found[key] = found[key] + c if key in found else c
-        return without_zeros(found, self.pole or other.pole, self.half or other.half)
+        return without_zeros(found, self.pole or other.pole, self.half or other.half, cancelled)
 
     def __neg__(self) -> Terms:
-        return Terms({key: -c for key, c in self.of.items()}, self.pole, self.half)
+        return Terms({key: -c for key, c in self.of.items()}, self.pole, self.half, self.cancelled)
 
     def __mul__(self, other: Terms) -> Terms:
+        cancelled = self.cancelled or other.cancelled
+        if cancelled and not (self.is_number or other.is_number):
+            raise Lost
         for zero, factor in ((self, other), (other, self)):
             if not zero.of and any(b or a < 0 or not a.is_integer() for a, b, _ in factor.of):
                 raise Lost  # zero times what is not defined everywhere, and the terms would not say where
@@ -51,7 +64,22 @@ class Terms:
             for (a2, b2, k2), c2 in other.of.items():
                 key = add_exponents(a, a2), b + b2, add_exponents(k, k2)
                 found[key] = found[key] + c * c2 if key in found else c * c2
-        return without_zeros(found, self.pole or other.pole, self.half or other.half)
+        return without_zeros(found, self.pole or other.pole, self.half or other.half, cancelled)
+
+    @property
+    def is_number(self) -> bool:
+        """Whether it is a number, as exact as the numbers that it was made of."""
+        return not self.cancelled and self.of.keys() <= {(0.0, 0, 0.0)}
+
+    def exact(self) -> Terms:
+        """The same, for a function that is taken of it.
+
+        Raises:
+            Lost: it is known up to the rounding of larger numbers only.
+        """
+        if self.cancelled:
+            raise Lost
+        return self
 
     def derivative(self) -> Terms:
         found = Terms({})
@@ -72,7 +100,7 @@ class Terms:
     def exp(self) -> Terms:
         """Of k x + c, and of logarithms with a number in front."""
         result = Terms(number(interval(1.0)).of, self.pole, self.half)
-        for (a, b, k), c in self.of.items():
+        for (a, b, k), c in self.exact().of.items():
             exact = c.lo.numel() > 0 and bool((c.lo == c.hi).all()) and bool((c.lo == c.lo.flatten()[0]).all())
             if (a, b, k) == (0.0, 0, 0.0):
                 result = result * number(c.rising(torch.exp, floor=0.0))
@@ -89,6 +117,7 @@ class Terms:
             Rebase: there are two, and they are affine in the variable.
             Lost: it is none.
         """
+        self.exact()
         if isinstance(of, Fact) and set(self.of) == {(1.0, 0, 0.0), (0.0, 0, 0.0)}:
             raise Rebase(of, shift)
         (a, b, k), c = self.single
@@ -106,6 +135,8 @@ class Terms:
 
     def power(self, exponent: float, of: object) -> Terms:
         r = exponent
+        if r not in (0.0, 1.0):
+            self.exact()
         if r == -1 and set(self.of) <= {(0.0, 0, 0.0)}:
             return Terms(number(self.single[1].reciprocal()).of, self.pole, self.half)
         if r.is_integer() and 0 <= r <= 6:
@@ -136,11 +167,24 @@ def add_exponents(a: float, b: float) -> float:
     return a + b
 
 
-def without_zeros(found: Mapping[Key, Interval], pole: bool = False, half: bool = False) -> Terms:
+def cancels(a: Interval, b: Interval, alone: bool) -> bool:
+    """Whether a sum of two coefficients of one term is smaller than its parts; `alone`: there is no other term, and a
+    difference that leaves enough is as exact as its parts."""
+    alike = ((a.lo >= 0) & (b.lo >= 0)) | ((a.hi <= 0) & (b.hi <= 0))
+    if bool(alike.all()):
+        return False
+    left, parts = a + b, (torch.maximum(end.lo.abs(), end.hi.abs()) for end in (a, b))
+    least = torch.where((left.lo > 0) | (left.hi < 0), torch.minimum(left.lo.abs(), left.hi.abs()), 0.0)
+    return not alone or not bool((alike | (least >= KEPT * sum(parts))).all())
+
+
+def without_zeros(
+    found: Mapping[Key, Interval], pole: bool = False, half: bool = False, cancelled: bool = False
+) -> Terms:
     kept = {key: c for key, c in found.items() if bool((c.lo != 0).any()) or bool((c.hi != 0).any())}
     if len(kept) > MOST:
         raise Lost
-    return Terms(kept, pole, half)
+    return Terms(kept, pole, half, cancelled)
 
 
 def number(value: Interval) -> Terms:

@@ -30,7 +30,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from convexnet.curvature.facts import INF, Fact
+from convexnet.curvature.facts import INF, Fact, signed_zeros
 from convexnet.curvature.fields import either, elementwise, uniform, where_any
 from convexnet.curvature.rules.pointwise import LINE, Profile, apply_profile
 from convexnet.curvature.rules.pointwise_with_settings import power
@@ -95,9 +95,14 @@ def power_fact(x: Fact, exponent: float, operator: Callable[[Tensor], Tensor]) -
     if exponent < 0 and x.value is None:
         # 0 times an input is constant, but its zero has the input's sign, and 1/(-0) is not 1/0
         pole = elementwise(lambda lo, hi, rows: (lo <= 0) & (hi >= 0) & (rows > 0), x.shape, x.lo, x.hi, x.rows)
-        if not x.positive:
+        zeros = signed_zeros(x)
+        pole = either(pole, zeros)
+        if not x.positive and where_any(pole):
             bent = (either(field, pole) for field in (result.nonconvex, result.nonconcave, result.varies))
             result = replace(result, **dict(zip(("nonconvex", "nonconcave", "varies"), bent, strict=True)))
+            if where_any(zeros):  # of which row is not known
+                rows = elementwise(lambda zero, rows: torch.where(zero, 3, rows), x.shape, zeros, result.rows)
+                result = replace(result, rows=rows)
     degree = x.power * exponent if exponent > 0 else 0.0
     if degree >= 1 and where_any(result.nonconvex):
         result = replace(result, nonconvex=uniform(False, result.shape, torch.bool))

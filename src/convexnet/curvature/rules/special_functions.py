@@ -45,4 +45,4 @@ def xlogy(call: Call) -> Fact:
 
 def no_positive_number(call: Call) -> bool:
     """Whether the second argument may not be a positive number."""
-    return where_any(is_outside(call.args[1], POSITIVE))
+    return where_any(is_outside(as_fact(call.args[1]), POSITIVE))

@@ -24,6 +24,7 @@ from convexnet.curvature.tracing.caught_errors import Caught
 from convexnet.curvature.tracing.faithfulness import check_faithful
 from convexnet.curvature.tracing.graph import base_name, hidden_write, source_line, without_idle_dropout, writes_through
 from convexnet.curvature.tracing.graph_rewrites import simplify
+from convexnet.curvature.tracing.open_batches import OpenBatch
 from convexnet.curvature.tracing.restored_state import TRACING, Generators, evaluating, silence_torch
 from convexnet.curvature.tracing.trace_errors import REGISTER, explain
 from convexnet.curvature.tracing.traceable_models import CLOSURE, check_model, unregistered_modules
@@ -185,7 +186,7 @@ def export(model: nn.Module, inputs: tuple[Tensor, ...], any_batch: bool) -> tup
     """The exported program, and whether it had to be made functional."""
     caught = Caught()
     try:
-        with caught:
+        with caught, OpenBatch() if any_batch else contextlib.nullcontext():
             exported = torch.export.export(model, inputs, dynamic_shapes=open_batch(inputs, any_batch), strict=False)
         caught.check(model)
         without_idle_dropout(exported.graph)

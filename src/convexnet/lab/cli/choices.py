@@ -39,6 +39,7 @@ PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 MODELS = (
     *("mlp", "mlp-signs", "relu-mlp", "ficnn", "ioc-mlp", "ioc-shallow", "allconv", "ioc-allconv"),
     *("allconv-quarter", "ioc-allconv-quarter", "densenet", "ioc-densenet"),
+    *("densenet-16", "ioc-densenet-16", "rnn", "ioc-rnn", "icrnn"),
 )
 """`convexnet.lab.models.registry`."""
 
@@ -92,6 +93,12 @@ STUDIES = (
         "A12",
     ),
     (
+        "table6",
+        "Boosted convex experts, a gate, and the oracle",
+        "Sivaprasad et al. 2021, table 6",
+        "A8",
+    ),
+    (
         "appendix-c",
         "Confidence intervals over five seeds; gain against gap",
         "Sivaprasad et al. 2021, appendix C and figure 5b",
@@ -126,6 +133,36 @@ STUDIES = (
         "Labels as people give them, at three levels",
         "ours; Wei et al. 2022; Sivaprasad et al. 2021, table 3",
         "A4",
+    ),
+    (
+        "fig6",
+        "Calibration of three architectures, before and after temperature scaling",
+        "Sivaprasad et al. 2021, figure 6",
+        "A10",
+    ),
+    (
+        "recurrent",
+        "Recurrent networks on MNIST, row by row",
+        "ours; Sivaprasad et al. 2021, section 5",
+        "A13",
+    ),
+    (
+        "polyhedral",
+        "Polyhedra, the convex quadratic and XOR in the plane",
+        "Sivaprasad et al. 2021, sections 2 and 3.1",
+        "A9",
+    ),
+    (
+        "table2",
+        "AllConv and DenseNet with their counterparts",
+        "Sivaprasad et al. 2021, table 2",
+        "A3",
+    ),
+    (
+        "report-mlp",
+        "The report's own MLP and its counterpart, Adam at 1e-5",
+        "Singh 2022, section 5.1",
+        "A2",
     ),
 )
 """Name, title, source and rows of docs/systems.md: `convexnet.lab.studies`."""

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from convexnet.arrays import REAL
+from convexnet.lab.data.files import arrays_in
 from convexnet.lab.errors import UsageError
 
 ENDINGS = (".csv", ".npy", ".npz")
@@ -30,13 +31,13 @@ def arrays_of(path: Path, option: str) -> list[Any]:
     try:
         if path.suffix.lower() == ".csv":
             return [rows_of(path)]
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            named = {path.name: loaded}
-        else:
-            with loaded as file:
-                named = {f"{path.name}, array {name!r}": file[name] for name in sorted(file.files)}
-    except (OSError, ValueError, EOFError) as error:
+        found = arrays_in(path)
+        named = (
+            {path.name: found}
+            if isinstance(found, np.ndarray)
+            else {f"{path.name}, array {name!r}": found[name] for name in sorted(found)}
+        )
+    except (OSError, ValueError) as error:
         raise UsageError(f"{path} cannot be read as numbers: {error}") from None
     if not named:
         raise UsageError(f"{path} holds no arrays")

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from convexnet.lab.atomic import write_whole
-from convexnet.lab.cli.show_runs import state_of
+from convexnet.lab.cli.bars import readings
 from convexnet.lab.cli.terminal import print_certificate
 from convexnet.lab.demo import contest as demo
 from convexnet.lab.demo import descriptions, narrative
@@ -63,7 +63,7 @@ def run_demo(folder: Path, *, seed: int, quick: bool, recipe: Recipe = demo.RECI
                     if run.name not in bars:
                         name = f"{run.name}, {report.labelled(run)}"
                         bars[run.name] = progress.add_task(name, total=run.recipe.epochs, state="")
-                    progress.update(bars[run.name], completed=run.end["epoch"], state=state_of(run.end))
+                    progress.update(bars[run.name], completed=run.end["epoch"], state=readings(run.end))
 
                 runs += demo.compete(contest, place, tick)
             bar = progress.add_task("decision boundaries", total=3 * toy_epochs, state="")

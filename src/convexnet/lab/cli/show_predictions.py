@@ -24,9 +24,10 @@ def show(file: Path, images: Sequence[Path], *, top: int, allow: Sequence[str], 
             shares = dict(zip(one.classes, one.confidences, strict=True))
             print(json.dumps({"image": str(one.path), "classes": shares, "note": one.note}))
         return
-    table = Table("image", "class", "confidence", "then", "")
+    noted = any(one.note for one in found)
+    table = Table("image", "class", "confidence", "then", *(("how it was read",) if noted else ()))
     for one in found:
         said = [f"{100 * share:.1f} %" for share in one.confidences]
         rest = ", ".join(f"{name} {share}" for name, share in zip(one.classes[1:], said[1:], strict=True))
-        table.add_row(str(one.path), one.classes[0], said[0], rest, one.note)
+        table.add_row(str(one.path), one.classes[0], said[0], rest, *((one.note,) if noted else ()))
     Console(highlight=False).print(table)

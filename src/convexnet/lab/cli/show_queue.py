@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import TaskID
 from rich.table import Table
 from rich.text import Text
 
-from convexnet.lab.cli.show_runs import progress_on, state_of
+from convexnet.lab.cli.bars import Bars, length_of, readings
 from convexnet.lab.runs.dependencies import Work
 from convexnet.lab.runs.jobs import Job
 from convexnet.lab.runs.place import Place
 from convexnet.lab.runs.sweep import Outcome, sweep_several
 from convexnet.lab.studies.queue import Entry, State, states
-from convexnet.learner import Point
+from convexnet.learner import Point, moment_of
 
 Lines = Sequence[tuple[Entry, list[Work]]]
 
@@ -50,7 +50,7 @@ def show_queue(lines: Lines, runs: Path, results: Path) -> None:
 def left(jobs: Sequence[State]) -> float:
     """The hours of what is not done; of what has begun, those of the epochs that are missing."""
     return sum(
-        job.hours * max(0.0, 1 - job.epoch / max(1, job.job.recipe.epochs)) for job in jobs if job.state != "done"
+        job.hours * max(0.0, 1 - job.epoch / (length_of(job.job) or math.inf)) for job in jobs if job.state != "done"
     )
 
 
@@ -64,8 +64,22 @@ def described(job: State) -> str:
     """
     said = f"{job.state}: {job.job.name}"
     if job.epoch:
-        said += f", {job.epoch} of {job.job.recipe.epochs} epochs"
+        epochs = length_of(job.job)
+        said += f", {job.epoch} of {epochs} epochs" if epochs else f", {job.epoch} measurements"
     return f"{said}; about {job.hours:g} hours ({job.basis})"
+
+
+def progress_of(job: Job, point: Point) -> str:
+    """How far a job is and what it has measured, in a line.
+
+    Example:
+        >>> from convexnet.lab.studies import parity
+        >>> progress_of(parity.plan("full", range(1))[0], {"epoch": 2, "running_accuracy": 0.5})
+        'epoch 2 of 60, train 0.500'
+    """
+    moment, epochs = moment_of(point), length_of(job)
+    words = "" if moment is None else f"{moment[0]} {moment[1]:.0f}" + (f" of {epochs}" if epochs else "")
+    return ", ".join(part for part in (words, readings(point)) if part)
 
 
 def run_queue(lines: Lines, place: Place, results: Path) -> int:
@@ -77,25 +91,20 @@ def run_queue(lines: Lines, place: Place, results: Path) -> int:
     work = [one for _, some in lines for one in some]
     total = len({job.key for _, job in work})
 
-    with progress_on(console) as progress:
-        whole = progress.add_task("queue", total=total, state="")
-        bars: dict[str, TaskID] = {}
+    with Bars(console) as bars:
+        bars.begin_all("queue", total)
 
         def say(text: str) -> None:
-            progress.console.print(Text(f"{datetime.now():%m-%d %H:%M:%S} {text}"))
+            bars.say(f"{datetime.now():%m-%d %H:%M:%S} {text}")
 
         def tick(job: Job, point: Point) -> None:
-            if not console.is_terminal:
-                say(f"{job.name}: epoch {point['epoch']:.0f} of {job.recipe.epochs}, {state_of(point)}")
+            if console.is_terminal:
+                bars.tick(job, point)
                 return
-            if job.key not in bars:
-                bars[job.key] = progress.add_task(job.name, total=job.recipe.epochs, state="")
-            progress.update(bars[job.key], completed=point["epoch"], state=state_of(point))
+            say(f"{job.name}: {progress_of(job, point)}")
 
         def done(job: Job, outcome: Outcome) -> None:
-            if job.key in bars:
-                progress.remove_task(bars.pop(job.key))
-            progress.update(whole, completed=len({row["key"] for row in outcome.rows}) + len(outcome.failed))
+            bars.done(job, outcome)
             if outcome.failed and outcome.failed[-1][0] is job:
                 say(f"{job.name}: failed: {outcome.failed[-1][1]}")
                 return

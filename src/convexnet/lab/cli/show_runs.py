@@ -9,11 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from rich.table import Column, Table
+from rich.table import Table
 from rich.text import Text
 
+import convexnet as cx
 from convexnet.lab.atomic import write_whole
+from convexnet.lab.cli.bars import Bars
 from convexnet.lab.cli.terminal import refuse
 from convexnet.lab.reports import page
 from convexnet.lab.runs.jobs import Job
@@ -22,34 +23,10 @@ from convexnet.lab.runs.place import Place
 from convexnet.lab.runs.records import RecordError, Row, read_records
 from convexnet.lab.runs.run import identified, run
 from convexnet.lab.runs.serial import RECORD
-from convexnet.lab.runs.sweep import Outcome, sweep
+from convexnet.lab.runs.sweep import sweep
 from convexnet.lab.studies.study import Study
 from convexnet.lab.training.checkpoints import NAME, CheckpointError, read_checkpoint, write_checkpoint
 from convexnet.lab.training.epoch import Diverged
-from convexnet.learner import Point
-
-
-def progress_on(console: Console) -> Progress:
-    """Bars with a name, what was measured last, and the time that is left."""
-    return Progress(
-        TextColumn("{task.description}", table_column=Column(overflow="fold")),  # it gives way first
-        BarColumn(20),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[state]}"),
-        TimeRemainingColumn(),
-        console=console,
-    )
-
-
-def state_of(point: Point) -> str:
-    """The last measurements in a few words.
-
-    Example:
-        >>> state_of({"epoch": 1, "running_loss": 0.5, "running_accuracy": 0.8, "validation_accuracy": 0.75})
-        'train 0.800  validation 0.750'
-    """
-    parts = (("train", "running_accuracy"), ("validation", "validation_accuracy"))
-    return "  ".join(f"{name} {point[key]:.3f}" for name, key in parts if key in point)
 
 
 def train_one(job: Job, place: Place) -> None:
@@ -116,19 +93,15 @@ def prolong(path: Path, before: Job, job: Job) -> None:
 
 def shown_run(job: Job, place: Place, console: Console) -> Row:
     """Run a job, with a bar once everything is checked."""
-    progress = progress_on(console)
-    bar = progress.add_task(job.name, total=job.recipe.epochs, state="")
-
-    def tick(_: Job, point: Point) -> None:
-        progress.update(bar, completed=point["epoch"], state=state_of(point))
-
+    bars = Bars(console)
+    bars.begin(job)
     shown = contextlib.ExitStack()
 
     def ready() -> None:
-        shown.enter_context(progress)
+        shown.enter_context(bars)
 
     with shown:
-        return run(job, replace(place, say=progress.console.print, ready=ready), tick)
+        return run(job, replace(place, say=bars.say, ready=ready), bars.tick)
 
 
 def finish(row: Row, folder: Path) -> None:
@@ -158,7 +131,7 @@ def tell(job: Job, row: Row, place: Place, console: Console) -> None:
         console.print(Text(f"Not certified convex: {path}: {operator}: {reason}."))
     network = place.folder / "network.safetensors"
     console.print(Text(f"Record, log and network are in {place.folder}. The network takes images in [0, 1]:"))
-    package = package_of(job.model)
+    package = "" if loads(network) else package_of(job.model)
     for use in (
         "certify {}",
         "predict {} IMAGES",
@@ -168,6 +141,15 @@ def tell(job: Job, row: Row, place: Place, console: Console) -> None:
         console.print(Text(f"  convexnet {use.format(network)}{allow}"), soft_wrap=True)
     allow = f", allow=[{package!r}]" if package else ""
     console.print(Text(f"  convexnet.load({str(network)!r}{allow})"), soft_wrap=True)
+
+
+def loads(file: Path) -> bool:
+    """Whether a network consists of classes that are trusted anyway, whoever's function has built it."""
+    try:
+        cx.load(file)
+    except ValueError:
+        return False
+    return True
 
 
 def package_of(model: str) -> str:
@@ -199,22 +181,10 @@ def run_sweep(
     if not jobs:
         names = sorted({job.name for job in study.jobs(size, seeds)})
         raise ValueError(f"no run of {study.name} has {only!r} in its name; they are called like {names[0]!r}")
-    with progress_on(console) as progress:
-        whole = progress.add_task(f"{study.name}, {size}", total=len({job.key for job in jobs}), state="")
-        current: dict[str, TaskID] = {}
-
-        def tick(job: Job, point: Point) -> None:
-            if job.key not in current:
-                current[job.key] = progress.add_task(job.name, total=job.recipe.epochs, state="")
-            progress.update(current[job.key], completed=point["epoch"], state=state_of(point))
-
-        def done(job: Job, outcome: Outcome) -> None:
-            if job.key in current:
-                progress.remove_task(current.pop(job.key))
-            progress.update(whole, completed=len({row["key"] for row in outcome.rows}) + len(outcome.failed))
-
-        outcome = sweep(study, jobs, place, results, ray=ray, threads=threads, tick=tick, done=done)
-        progress.update(whole, completed=progress.tasks[0].total)
+    with Bars(console) as bars:
+        bars.begin_all(f"{study.name}, {size}", len({job.key for job in jobs}))
+        outcome = sweep(study, jobs, place, results, ray=ray, threads=threads, tick=bars.tick, done=bars.done)
+        bars.finish()
     if outcome.found:
         console.print(f"{outcome.found} of {len(jobs)} runs had their record already.")
     for section in study.sections(study.rows(outcome.rows)):
@@ -226,7 +196,7 @@ def run_sweep(
     return len(outcome.failed)
 
 
-LEFT_OUT = ("paper train", "paper gap", "test at peak", "ECE", "seeds")
+LEFT_OUT = ("paper train", "paper gap", "paper single", "paper oracle", "gate’s gap", "test at peak", "ECE", "seeds")
 """Columns that a terminal has no room for; records and reports have them."""
 
 

@@ -8,6 +8,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -87,12 +88,42 @@ def opened(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise MissingData(f"there is no file {path.absolute()}: give the path of an .npz file")
     try:
-        with path.open("rb") as file:  # numpy leaves a file open that it cannot read
-            archive = np.load(file, allow_pickle=False)
-            if isinstance(archive, np.ndarray):
-                raise ValueError("it is a single array (.npy)")
-            return {name: archive[name] for name in archive.files}
-    except (zipfile.BadZipFile, zlib.error, pickle.UnpicklingError, EOFError, KeyError, ValueError, OSError) as error:
-        raise CorruptData(
-            f"{path} cannot be read as an .npz file of plain arrays; it may be truncated or damaged: {error}"
-        ) from error
+        found = arrays_in(path)
+        if isinstance(found, np.ndarray):
+            raise ValueError("it is a single array (.npy); numpy.savez writes several with their names")
+    except (ValueError, OSError) as error:
+        raise CorruptData(f"{path} cannot be read as an .npz file of plain arrays: {error}") from error
+    return found
+
+
+DAMAGED = (zipfile.BadZipFile, zlib.error, pickle.UnpicklingError, EOFError, KeyError, NotImplementedError)
+"""What NumPy raises at a file that is not whole, besides ValueError."""
+
+
+def arrays_in(path: Path) -> np.ndarray | dict[str, np.ndarray]:
+    """The array of a .npy file, or those of an .npz file by name; objects, which would be pickles, are refused.
+
+    Raises:
+        ValueError: it is another file, not a whole one, or one of objects.
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:  # numpy leaves a file open that it cannot read
+        begin = file.read(6)
+        if not begin:
+            raise ValueError("it is empty")
+        if begin[:2] != b"PK" and begin != b"\x93NUMPY":
+            raise ValueError("it is neither a .npy nor an .npz file; numpy.savez writes one")
+        file.seek(0)
+        try:
+            # Objects are told from plain arrays by what NumPy says of them, and never unpickled.
+            archive: Any = np.load(file, allow_pickle=False)
+            found = archive if isinstance(archive, np.ndarray) else {name: archive[name] for name in archive.files}
+        except DAMAGED as error:
+            raise ValueError(f"it is truncated or damaged ({error}): write or get it again") from error
+        except ValueError as error:
+            if "pickle" in str(error):
+                raise ValueError("it holds Python objects: convert them to arrays of numbers before saving") from error
+            raise ValueError(f"it is truncated or damaged ({error}): write or get it again") from error
+    if isinstance(found, dict) and any(not isinstance(array, np.ndarray) for array in found.values()):
+        raise ValueError("it is an archive of other files than arrays")
+    return found

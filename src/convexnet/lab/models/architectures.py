@@ -14,7 +14,7 @@ from torch import nn
 import convexnet as cx
 from convexnet.choices import ActivationName
 from convexnet.lab.models.convex import EPSILON, Convex, Design, as_new
-from convexnet.zoo import MLP, AllConv, allconv_published, densenet40, densenet_published, mlp_published
+from convexnet.zoo import MLP, AllConv, DenseNet, allconv_published, densenet40, densenet_published, mlp_published
 
 HIDDEN = (800, 800, 800)
 """Of the paper's MLP."""
@@ -101,6 +101,12 @@ def densenet(shape: Sequence[int], classes: int, recipe: Design) -> nn.Module:
     return make(classes, in_channels=shape[0])
 
 
+def densenet16(shape: Sequence[int], classes: int, recipe: Design) -> nn.Module:
+    """DenseNet of depth 16 and growth 12, three blocks of four layers: one that two processor cores can train."""
+    del recipe
+    return DenseNet((4, 4, 4), 12, classes, in_channels=shape[0], first=24)
+
+
 def ficnn(shape: Sequence[int], classes: int, recipe: Design) -> nn.Module:
     """The baseline of table 4: 3 x 800, ReLU, the input passed to every layer, the output included; weights clipped."""
     network = cx.nn.FICNN(prod(shape), recipe.hidden or HIDDEN, classes, activation="relu", constraint="clip")
@@ -126,8 +132,10 @@ def counterpart(
     return Model(title, convex=True, make=make, family=family, recipe=recipe, colour=colour)
 
 
-def converted(network: nn.Module, shape: Sequence[int], how: Convex, activation: ActivationName) -> nn.Module:
-    """`convexify` with the options of an experiment."""
+def converted(
+    network: nn.Module, shape: Sequence[int], how: Convex, activation: ActivationName, *, start: bool = True
+) -> nn.Module:
+    """`convexify` with the options of an experiment; without `start` its weights stay, but for their signs."""
     with warnings.catch_warnings():
         # It warns that a trained network loses accuracy. This one has learnt nothing yet.
         warnings.filterwarnings("ignore", "convexify projects weights", UserWarning)
@@ -138,7 +146,7 @@ def converted(network: nn.Module, shape: Sequence[int], how: Convex, activation:
             epsilon=EPSILON,
             activation=activation,
             widen_first=how.widen_first,
-            init=how.init,
+            init=how.init if start else None,
             head="free" if how.free_head else "nonnegative",
         )
     return as_new(made)

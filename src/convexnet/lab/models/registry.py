@@ -15,12 +15,14 @@ from convexnet.lab.models.architectures import (
     both_signs,
     counterpart,
     densenet,
+    densenet16,
     ficnn,
     mlp,
     shallow,
 )
 from convexnet.lab.models.convex import Design, drawn_from
 from convexnet.lab.models.foreign import foreign
+from convexnet.lab.models.sequences import icrnn, ioc_rnn, rnn
 
 MODELS: Mapping[str, Model] = MappingProxyType(
     {
@@ -40,6 +42,15 @@ MODELS: Mapping[str, Model] = MappingProxyType(
         ),
         "densenet": Model("DenseNet", convex=False, make=densenet, family="densenet"),
         "ioc-densenet": counterpart(densenet, "IOC-DenseNet", family="densenet"),
+        "densenet-16": Model(
+            "DenseNet, depth 16", convex=False, make=densenet16, family="other", recipe="ours", colour="nn"
+        ),
+        "ioc-densenet-16": counterpart(
+            densenet16, "IOC-DenseNet, depth 16", family="other", recipe="ours", colour="ioc"
+        ),
+        "rnn": Model("RNN", convex=False, make=rnn, family="recurrent", recipe="ours", colour="nn"),
+        "ioc-rnn": Model("IOC-RNN", convex=True, make=ioc_rnn, family="recurrent", recipe="ours", colour="ioc"),
+        "icrnn": Model("ICRNN", convex=True, make=icrnn, family="recurrent", recipe="ours", colour="first"),
     }
 )
 

@@ -15,6 +15,7 @@ from convexnet.lab.reports.page import Panel, Section, Table
 from convexnet.lab.reports.pictures import picture, plain_axes
 from convexnet.lab.reports.theme import Theme
 from convexnet.lab.runs.records import CLASSIFICATION, COMMON, Row
+from convexnet.learner import COUNTERS, Point, moment_of
 
 COLOURS = ("nn", "ioc", "first", "second")
 """Colours of a theme for the runs of one picture, which shows as many runs as there are colours."""
@@ -199,7 +200,9 @@ def measure_panels(rows: Sequence[Row], names: Sequence[str]) -> list[Panel]:
     """Return a picture for each quantity that the points of other learners have, and each four runs."""
     panels: list[Panel] = []
     for place, some in batches(rows, names):
-        measured = dict.fromkeys(key for row, _ in some for point in row["curve"] for key in point if key != "epoch")
+        measured = dict.fromkeys(
+            key for row, _ in some for point in row["curve"] for key in point if key not in COUNTERS
+        )
         for key in measured:
             name = key.replace("_", " ")
             if panel := drawn(f"{name.capitalize()}, {place}", some, {key: "-"}, name):
@@ -213,15 +216,27 @@ def batches(rows: Sequence[Row], names: Sequence[str]) -> Iterable[tuple[str, li
     for dataset in dict.fromkeys(row["dataset"] for row, _ in pairs):
         own = [pair for pair in pairs if pair[0]["dataset"] == dataset]
         for first in range(0, len(own), len(COLOURS)):
-            last = min(first + len(COLOURS), len(own))
-            which = f", runs {first + 1} to {last} of {len(own)}" if len(own) > len(COLOURS) else ""
-            yield f"{dataset}{which}", own[first:last]
+            some = own[first : first + len(COLOURS)]
+            yield f"{dataset}{which_of(first + 1, first + len(some), len(own))}", some
+
+
+def which_of(first: int, last: int, count: int) -> str:
+    """Return which of some runs a picture shows, where it does not show all.
+
+    Example:
+        >>> which_of(1, 4, 4), which_of(1, 4, 5), which_of(5, 5, 5)
+        ('', ', runs 1 to 4 of 5', ', run 5 of 5')
+    """
+    if (first, last) == (1, count):
+        return ""
+    return f", run {first} of {count}" if first == last else f", runs {first} to {last} of {count}"
 
 
 def drawn(
     heading: str, runs: Sequence[tuple[Row, str]], lines: Mapping[str, Any], axis: str, *, share: bool = False
 ) -> Panel | None:
     """Return a line chart of some runs, a colour for each; None if no run has measured what it shows."""
+    counter = counter_of([point for row, _ in runs for point in row["curve"]])
     found = [
         (name, colour, {key: series(row["curve"], key) for key in lines})
         for (row, name), colour in zip(runs, COLOURS, strict=False)
@@ -231,7 +246,7 @@ def drawn(
         return None
 
     def draw(figure: Figure, theme: Theme) -> None:
-        axes = plain_axes(figure, "epoch", axis)
+        axes = plain_axes(figure, counter, axis)
         for _, colour, curves in found:
             for key, points in curves.items():
                 x, y = [point[0] for point in points], [point[1] for point in points]
@@ -244,13 +259,33 @@ def drawn(
             axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
 
     ends = "; ".join(f"{name}: {ending(curves, share)}" for name, _, curves in found)
-    alt = f"Line chart over epochs. {heading}. At the end: {ends}."
+    alt = f"Line chart over {counter}s. {heading}. At the end: {ends}."
     return Panel(picture(heading, alt, draw), f"At the end: {ends}.", [(colour, name) for name, colour, _ in found])
 
 
-def series(curve: Sequence[Mapping[str, float]], key: str) -> list[tuple[float, float]]:
-    """Return the epochs at which a quantity was measured, or the numbers of the points, and its values."""
-    return [(point.get("epoch", index), point[key]) for index, point in enumerate(curve, 1) if key in point]
+def counter_of(points: Sequence[Point]) -> str:
+    """Return what counts the points of some curves.
+
+    Example:
+        >>> counter_of([{"epoch": 1.0}]), counter_of([{"iteration": 1.0}]), counter_of([{"inertia": 1.0}])
+        ('epoch', 'iteration', 'measurement')
+    """
+    return next((moment[0] for point in points if (moment := moment_of(point))), "measurement")
+
+
+def series(curve: Sequence[Point], key: str) -> list[tuple[float, float]]:
+    """Return the epochs or iterations at which a quantity was measured, or the numbers of the points, and its values.
+
+    Example:
+        >>> series([{"iteration": 2.0, "inertia": 0.5}, {"iteration": 4.0, "inertia": 0.25}], "inertia")
+        [(2.0, 0.5), (4.0, 0.25)]
+    """
+    found: list[tuple[float, float]] = []
+    for index, point in enumerate(curve, 1):
+        if key in point:
+            _, moment = moment_of(point) or ("", index)
+            found.append((moment, point[key]))
+    return found
 
 
 def ending(curves: Mapping[str, Sequence[tuple[float, float]]], share: bool) -> str:

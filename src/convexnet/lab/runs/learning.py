@@ -1,16 +1,17 @@
 """Drive any learner to its end, and write the record of it.
 
-A learner that is not a classifier gets checkpoints, resuming, logs, bars and a record from `learn`: a study's `run`
-makes the learner from the job and says which columns the record has besides those that every record has.
+A learner that is not a classifier gets checkpoints, resuming, logs, bars and a record from `learn`: a study's `run` is
+`partial(learn, make)`, where `make` makes the learner from the job.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
 from torch import nn
 
@@ -29,23 +30,34 @@ POINTS = 100
 """At most this many points of a curve are kept in a record; the run's own log has all."""
 
 
-def learn(job: Job, learner: Learner, place: Place, columns: Callable[[], Mapping[str, Any]], tick: Tick) -> Row:
+class Recorded(Learner, Protocol):
+    """A learner that says what its record has."""
+
+    def columns(self) -> Mapping[str, Any]:
+        """Return what the record has besides the common columns, once the learner is done.
+
+        `task` names what it learns, and `certified` says whether the result is proved convex.
+        """
+        ...
+
+
+def learn(make: Callable[[Job], Recorded], job: Job, place: Place, tick: Tick) -> Row:
     """Drive a learner, from the beginning or from its checkpoint, and record it.
 
     Args:
-        job: that it was made from; its settings and its name.
-        learner: as it is at the beginning.
+        make: the learner of a job, as it is at the beginning.
+        job: what decides all that it learns; its recipe is any frozen dataclass with a `name`, and with `epochs` where
+            these are known beforehand.
         place: where it is run.
-        columns: what the record has besides the common columns, once the learner is done; `task` names what it learns,
-            and `certified` says whether the result is proved convex.
         tick: called with every point.
 
     Raises:
         CheckpointError: a checkpoint does not fit, or something cannot be written.
         Stopped: by Ctrl-C or SIGTERM.
     """
+    learner = make(job)
     driven = drive(learner, keeping(job, place), lambda point: tick(job, point))
-    return {**common(job, driven), **columns()}
+    return {**common(job, driven), **learner.columns()}
 
 
 def needed(place: Place, key: str) -> nn.Module:
@@ -100,7 +112,7 @@ def surroundings() -> Row:
 
 
 def thinned(curve: list[Point]) -> list[Point]:
-    """At most `POINTS` of a curve, evenly, the last included, every number to six digits."""
+    """At most `POINTS` of a curve, evenly, the last included, every number to six digits; JSON has no infinite ones."""
     stride = max(1, -(-len(curve) // POINTS))
     chosen = [point for index, point in enumerate(curve, 1) if index % stride == 0 or index == len(curve)]
-    return [{name: float(f"{value:.6g}") for name, value in point.items()} for point in chosen]
+    return [{name: float(f"{value:.6g}") for name, value in point.items() if math.isfinite(value)} for point in chosen]

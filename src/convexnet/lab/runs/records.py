@@ -99,7 +99,7 @@ def append_record(path: Path, row: Mapping[str, object]) -> None:
     Raises:
         RecordError: it cannot be written; what was in the file is unchanged, and the message holds the row.
     """
-    line = json.dumps(row, allow_nan=False)
+    line = line_of(row)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab+", buffering=0) as file, locked(file.fileno()):
@@ -120,6 +120,29 @@ def append_record(path: Path, row: Mapping[str, object]) -> None:
             f"the record could not be added to {path} ({error.strerror}); nothing there was lost. Free some space and "
             f"run the same command again, or add this line by hand: {line}"
         ) from error
+
+
+def line_of(row: Mapping[str, object]) -> str:
+    """A record as a line of JSON.
+
+    Raises:
+        RecordError: JSON has no such value; the message says where it is.
+
+    Example:
+        >>> line_of({"task": "clustering", "inertia": float("nan")})
+        Traceback (most recent call last):
+        convexnet.lab.runs.records.RecordError: a record cannot hold its column 'inertia': Out of range float values ...
+    """
+    for name, value in row.items():
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise RecordError(
+                f"a record cannot hold its column {name!r}: {error}. Its values are numbers, strings, lists and "
+                "dictionaries of them; the checkpoint has the whole run: leave the column out, or convert it, and run "
+                "the same command again"
+            ) from error
+    return json.dumps(row, allow_nan=False)
 
 
 def after_last_line(file: Any, size: int) -> int:

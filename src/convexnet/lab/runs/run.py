@@ -237,6 +237,7 @@ def record(found: Trained) -> Row:
             targets=data.test.labels,
             peak=peak,
             extra={name: (outputs(network, part), part.labels) for name, part in data.extra.items()},
+            validation=(outputs(network, data.validation), data.validation.labels) if len(data.validation) else None,
         )
     )
     looked_at = data.validation if len(data.validation) else data.train

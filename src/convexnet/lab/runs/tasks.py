@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from convexnet.lab.runs import metrics
+from convexnet.lab.runs import calibrating, metrics
 from convexnet.lab.runs.records import CLASSIFICATION
 from convexnet.lab.training import robust_losses
 from convexnet.lab.training.task import Measured, Task
@@ -97,7 +97,10 @@ def columns_of_a_classifier(found: Measured) -> dict[str, Any]:
             "test_loss": float(cross_entropy(found.test, found.targets)),
             **metrics.calibration(found.test, found.targets),
             "reliability": [list(astuple(bar)) for bar in metrics.reliability(found.test, found.targets)],
+            "ece_perfect": calibrating.perfect(found.test),
         }
+        if found.validation is not None:
+            columns |= calibrating.scaled_columns(found.validation, found.test, found.targets)
     return columns
 
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-import convexnet as cx
 from convexnet.constraints.constrain import Kept
-from convexnet.constraints.required_signs import derive_intervals
+from convexnet.constraints.required_signs import intervals_for
 from convexnet.constraints.sets import Interval
 from convexnet.curvature.arguments import unwrap
-from convexnet.curvature.certificate import ALL
+from convexnet.curvature.certificate import ALL, certify_program
 from convexnet.curvature.tracing.restored_state import calling
+from convexnet.curvature.tracing.trace import Program, trace
 from convexnet.differences.convex_part import ConvexPart
 from convexnet.errors import NotCertified
 from convexnet.memory import CONSTRAINT, example_of, recall
@@ -71,11 +71,12 @@ def verdict(model: nn.Module, example: Tensor | Sequence[Tensor]) -> Verdict:
         'T2'
     """
     model = unwrap(model)
-    certificate = cx.certify(model, example)
+    program = trace(model, example)  # once for both: it is most of what they cost
+    certificate = certify_program(program)
     first = certificate.findings[0] if certificate.findings else None
     return Verdict(
         convex=certificate.convex,
-        kept=certificate.convex and keeps(model, example, certificate.scope),
+        kept=certificate.convex and keeps(model, program, certificate.scope),
         tier=tier_of(model, example) if certificate.convex else None,
         curvature=certificate.curvature,
         scope=certificate.scope,
@@ -104,7 +105,7 @@ def outputs(model: nn.Module, example: Tensor | Sequence[Tensor]) -> int:
     return found[0].numel()
 
 
-def keeps(model: nn.Module, example: Tensor | Sequence[Tensor], scope: str) -> bool:
+def keeps(model: nn.Module, program: Program, scope: str) -> bool:
     """Whether no step of training can undo a proof: of all parameters, of none that train, or of constrained ones."""
     if scope == ALL or not any(parameter.requires_grad for parameter in model.parameters()):
         return True
@@ -114,7 +115,7 @@ def keeps(model: nn.Module, example: Tensor | Sequence[Tensor], scope: str) -> b
         if kept is not None:
             recorded |= {f"{path}.{name}".lstrip("."): interval for name, interval in kept.intervals.items()}
     try:
-        needed = derive_intervals(model, example)
+        needed = intervals_for(program, model)
     except NotCertified:
         return False  # convex at these weights, but no signs of its parameters would keep it so
     return all(name in recorded and is_within_cone(recorded[name], interval) for name, interval in needed.items())

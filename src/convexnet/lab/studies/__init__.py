@@ -16,12 +16,18 @@ from convexnet.lab.studies import (
     fig3,
     fig4,
     fig5,
+    fig6,
     human_noise,
     noise,
     parity,
+    polyhedral,
+    recurrent,
+    report_mlp,
     table1,
+    table2,
     table3,
     table4,
+    table6,
 )
 from convexnet.lab.studies.study import Study
 
@@ -34,12 +40,18 @@ STUDIES: tuple[Study, ...] = (
     fig4.STUDY,
     fig5.STUDY,
     appendix_e.STUDY,
+    table6.STUDY,
     appendix_c.STUDY,
     parity.STUDY,
     noise.STUDY,
     table3.STUDY,
     fig1.STUDY,
     human_noise.STUDY,
+    fig6.STUDY,
+    recurrent.STUDY,
+    polyhedral.STUDY,
+    table2.STUDY,
+    report_mlp.STUDY,
 )
 """In the order of a report. A new study is one file and one line here."""
 

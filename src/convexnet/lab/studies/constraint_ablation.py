@@ -36,7 +36,7 @@ VARIANTS: Mapping[str, Mapping[str, Recipe]] = MappingProxyType(
         "base": {"exponentiate, γ kept, ELU": BASE},
         "method": {name: with_convex(Convex(method=name)) for name in ("clip", "absolute", "shift", "softplus", "exp")},
         "scales of BatchNorm": {"γ free (not convex)": with_convex(Convex(free_gamma=True))},
-        "activation": {name: with_convex(Convex(activation=name)) for name in ("relu", "softplus")},
+        "activation": {name: with_convex(Convex(activation=name)) for name in ("relu", "softplus", "leaky_relu")},
         "inputs": {
             "whitened (ZCA)": replace(BASE, normalise="zca"),
             "pixels in [0, 1]": replace(BASE, normalise="none"),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections import OrderedDict
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -14,10 +15,9 @@ from torch import Tensor, nn
 from convexnet.ensembles import ExpectationMaximisation, MixtureOfExperts
 from convexnet.ensembles.outputs import classes_of, evaluating, predict
 from convexnet.ensembles.training import keeps_statistics
-from convexnet.lab.data import DataSet, Split
+from convexnet.lab.data import DataError, DataSet, Split
 from convexnet.lab.models.convex import drawn_from
 from convexnet.lab.models.registry import build
-from convexnet.lab.runs import records
 from convexnet.lab.runs.jobs import Job
 from convexnet.lab.runs.learning import NETWORK, common, keeping
 from convexnet.lab.runs.measuring import measure_network, outputs
@@ -99,6 +99,15 @@ def settle(model: nn.Module, inputs: Tensor, rows: int = 1024) -> None:
         part.training = training
 
 
+@contextlib.contextmanager
+def failing(job: Job, kind: Callable[[str], Exception]) -> Generator[None]:
+    """Name the job where its samples or its loss make no sense, and let a sweep go on with the next one."""
+    try:
+        yield
+    except ValueError as error:
+        raise kind(f"{job.name}: {error}") from error
+
+
 class Mixing:
     """EM with a measurement after each iteration, and the weights of the best one by validation. A learner."""
 
@@ -168,23 +177,24 @@ def mix(job: Job, place: Place, tick: Tick, raw: DataSet, *, expert: str = "mlp"
 
     Raises:
         CheckpointError, Stopped: as `convexnet.lab.runs.learning.learn`.
-        ValueError: fewer samples than experts, or a class without samples.
+        DataError: fewer samples than experts, a class without samples, or experts that give NaN from the beginning.
     """
     data, step = normalised(raw, job)
     train, how = in_memory(data.train), job.recipe
     mixture = mixture_of(job, data.shape, expert, gate)
     settle(mixture, train.images)
-    em = ExpectationMaximisation(
-        mixture,
-        train.images,
-        train.labels,
-        iterations=how.epochs,
-        batch=how.batch,
-        learning_rate=how.learning_rate,
-        penalty=how.weight_decay,
-        patience=how.patience or PATIENCE,
-        seed=job.seed,
-    )
+    with failing(job, DataError):
+        em = ExpectationMaximisation(
+            mixture,
+            train.images,
+            train.labels,
+            iterations=how.epochs,
+            batch=how.batch,
+            learning_rate=how.learning_rate,
+            penalty=how.weight_decay,
+            patience=how.patience or PATIENCE,
+            seed=job.seed,
+        )
     learner = Mixing(em, data, job.measure_every)
     driven = drive(learner, keeping(job, place), lambda point: tick(job, point))
     mixture.eval()
@@ -233,6 +243,8 @@ def columns(learner: Mixing, curve: list[Point], job: Job) -> Row:
         "certified": whole.certified,
         "parameters": sum(parameter.numel() for parameter in mixture.parameters()),
         "log_likelihood": em.objective,
+        # An expert's set {f <= 0} is convex, and class 0 is what it gives to it: which class that is, matters.
+        "convex_class": data.classnames[0],
         "falls": sum(after["log_likelihood"] < before["log_likelihood"] for before, after in pairwise(curve)),
         "remarks": list(em.remarks),
         **of_experts(mixture, test, data.shape),
@@ -256,7 +268,6 @@ def of_experts(mixture: MixtureOfExperts, test: Split, shape: tuple[int, ...]) -
         "accuracy_where_preferred": [float(one.double().mean()) if len(one) else None for one in within],
         "preferred_alone_accuracy": float(right.gather(0, chosen[None])[0].double().mean()),
         "oracle_accuracy": float(right.any(0).double().mean()),
-        "hardware": records.hardware(),
     }
 
 
@@ -280,11 +291,6 @@ def binary(raw: DataSet, positive: tuple[int, ...], name: str, classnames: tuple
         note=raw.note,
         fingerprint=raw.fingerprint,
     )
-
-
-def behind_step(mixed: Mixed) -> nn.Module:
-    """The mixture behind its fixed first step: samples as they are -> the logit of class 1."""
-    return nn.Sequential(OrderedDict(whiten=mixed.step, mixture=mixed.mixture)).eval()
 
 
 @torch.no_grad()

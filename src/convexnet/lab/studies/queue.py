@@ -22,13 +22,18 @@ from convexnet.lab.studies import (
     fig1,
     fig4,
     fig5,
+    fig6,
     human_noise,
     noise,
     parity,
+    polyhedral,
+    recurrent,
+    report_mlp,
     study_named,
     table1,
     table3,
     table4,
+    table6,
 )
 from convexnet.lab.studies.mixtures import experts_of, is_mixture
 from convexnet.lab.training.checkpoints import NAME
@@ -65,22 +70,35 @@ def five_seeds() -> list[Job]:
     return [job for job in text(appendix_c.plan, range(5)) if job.dataset == "cifar10-holdout"]
 
 
+def holdout_of_the_report() -> list[Job]:
+    """The hold-out's part of the report's MLP."""
+    return [job for job in report_mlp.plan("full", SEEDS) if job.dataset == "cifar10-holdout"]
+
+
 QUEUE: tuple[Entry, ...] = (
     Entry(1, "parity", "six networks on two sets, 60 epochs, 3 seeds", lambda: parity.plan("full", SEEDS)),
+    Entry(1, "recurrent", "MNIST row by row, 20 epochs, 3 seeds", lambda: recurrent.plan("full", SEEDS)),
+    Entry(1, "polyhedral", "toys in the plane, 3 seeds", lambda: polyhedral.plan("full", SEEDS)),
     Entry(1, "fig4", "mixtures in the plane, 3 seeds", lambda: fig4.plan("full", SEEDS)),
-    Entry(
-        1,
-        "fig5",
-        f"1 to 10 experts of 3 x 128 on the hold-out set, {fig5.NARROW.epochs} iterations, 3 seeds",
-        lambda: fig5.narrow(SEEDS),
-    ),
     Entry(
         2,
         "noise",
         "40, 80 and 0 % of labels drawn anew, matched training accuracy, starts; 20 epochs, 3 seeds",
         lambda: noise.plan("full", SEEDS),
     ),
+    Entry(
+        2,
+        "fig5",
+        f"1 to 10 experts of 3 x 128 on the hold-out set, {fig5.NARROW.epochs} iterations, 3 seeds",
+        lambda: fig5.narrow(SEEDS),
+    ),
     Entry(3, "noise", "20, 60 and 100 % of labels drawn anew, 20 epochs, 3 seeds", lambda: noise.longer(SEEDS)),
+    Entry(
+        3,
+        "table6",
+        f"three boosted MLPs of {table6.EPOCHS} epochs and their gate, hold-out set, 3 seeds",
+        lambda: table6.boosted_mlps(SEEDS),
+    ),
     Entry(4, "human-noise", "CIFAR-10N with the MLPs, 20 epochs, 3 seeds", lambda: human_noise.mlps(SEEDS)),
     Entry(
         5,
@@ -88,6 +106,8 @@ QUEUE: tuple[Entry, ...] = (
         f"a quarter of AllConv at 0 and 50 %, at most {fig1.LENGTH} epochs, and the MLPs at 100 %, 1 seed",
         lambda: fig1.longer(range(1)),
     ),
+    Entry(5, "fig6", "three architectures on the hold-out, 1 seed", lambda: fig6.longer(range(1))),
+    Entry(6, "report-mlp", "the hold-out, 30 epochs, 3 seeds", holdout_of_the_report),
     Entry(
         6,
         "table3",

@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import io
 import os
+from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
@@ -57,7 +58,13 @@ def write_checkpoint(path: Path, settings: Mapping[str, Any], state: Mapping[str
 
     Raises:
         CheckpointError: it cannot be written (no space, no permission); the old one is still there, whole.
+        TypeError: the state holds something that is not read again without running code.
     """
+    if strange := unreadable(state):
+        raise TypeError(
+            f"{strange}: a checkpoint holds tensors, numbers, strings, and dictionaries and lists of them. Keep it as "
+            "one of these, as in float(value), or torch.from_numpy(array)"
+        )
     draft = path.with_name(f".{path.name}.{os.getpid()}.part")
     content = {"format": FORMAT, "settings": dict(settings), "surroundings": surroundings(), **state}
     try:
@@ -84,6 +91,28 @@ def write_checkpoint(path: Path, settings: Mapping[str, Any], state: Mapping[str
     finally:
         with contextlib.suppress(OSError):
             draft.unlink(missing_ok=True)
+
+
+PLAIN = (bool, int, float, complex, str, bytes, type(None), set, Counter, torch.Size, torch.dtype, torch.device)
+"""Classes whose values `torch.load` reads without running code; a subclass, as NumPy's float64, is another matter."""
+
+
+def unreadable(state: Any, path: str = "state") -> str:
+    """The first value in a state that could not be read again, in words; empty where there is none.
+
+    Example:
+        >>> unreadable({"rates": [0.5, 1]}), unreadable({"seen": {"rows": range(3)}})
+        ('', "state['seen']['rows'] is a range")
+    """
+    if isinstance(state, torch.Tensor) or type(state) in PLAIN:
+        return ""
+    if type(state) in (dict, OrderedDict):
+        keys = (unreadable(key, f"a key of {path}") for key in state)
+        values = (unreadable(value, f"{path}[{key!r}]") for key, value in state.items())
+        return next(filter(None, (*keys, *values)), "")
+    if type(state) in (list, tuple):
+        return next(filter(None, (unreadable(value, f"{path}[{place}]") for place, value in enumerate(state))), "")
+    return f"{path} is a {type(state).__qualname__}"
 
 
 class Summed(io.RawIOBase):

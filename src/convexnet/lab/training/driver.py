@@ -17,7 +17,7 @@ from typing import Any
 from convexnet.lab.training.checkpoints import NAME, CheckpointError, elsewhere, read_checkpoint, write_checkpoint
 from convexnet.lab.training.logs import Board, write_csv
 from convexnet.lab.training.signals import Stopped, stopping
-from convexnet.learner import Learner, Point
+from convexnet.learner import Learner, Point, moment_of
 
 LOG = "log.csv"
 
@@ -94,6 +94,7 @@ def drive(learner: Learner, keeping: Keeping, tick: Callable[[Point], object] = 
             found.seconds += time.perf_counter() - started
             found.core_seconds += time.process_time() - used
             if point is not None:
+                point = plain(point)
                 found.curve.append(point)
                 log(found.curve)
             stop = keeping.agreed(asked() is not None)
@@ -137,7 +138,19 @@ def described(curve: list[Point]) -> str:
     """
     if not curve:
         return "its beginning"
-    return f"epoch {curve[-1]['epoch']:.0f}" if "epoch" in curve[-1] else f"measurement {len(curve)}"
+    name, number = moment_of(curve[-1]) or ("measurement", len(curve))
+    return f"{name} {number:.0f}"
+
+
+def plain(point: Mapping[str, Any]) -> Point:
+    """A point in Python's own numbers: a checkpoint and a record hold no others.
+
+    Example:
+        >>> import torch
+        >>> plain({"epoch": 1, "loss": torch.tensor(0.5)})
+        {'epoch': 1, 'loss': 0.5}
+    """
+    return {name: value if type(value) in (int, float) else float(value) for name, value in point.items()}
 
 
 def keep(learner: Learner, keeping: Keeping, found: Driven) -> None:

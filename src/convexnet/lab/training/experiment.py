@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
-from convexnet.constraints import Cone
 from convexnet.lab.data import Part, augmentation, batches
 from convexnet.lab.training.checkpoints import epoch_seed
 from convexnet.lab.training.epoch import Batch, Diverged, Seen, constrained, set_rate, steps
+from convexnet.lab.training.parameters import groups, update
 from convexnet.lab.training.recipes import Recipe
 from convexnet.lab.training.robust_losses import Memory
 from convexnet.lab.training.task import Task
@@ -295,17 +295,6 @@ def prepared(model: nn.Module, example: Tensor, course: Course, *, convex: bool)
     return Training(model, optimiser, course, average, memory=memory)
 
 
-def groups(model: nn.Module, recipe: Recipe, cone: Cone | None) -> list[dict[str, Any]]:
-    """The parameters for an optimiser, apart where weight decay does not act on them."""
-    if recipe.decays == "all":
-        return [{"params": list(model.parameters())}]
-    kept = set() if cone is None else set(cone.parameters)
-    named = dict(model.named_parameters())
-    free = [name for name, parameter in named.items() if parameter.ndim > 1 and name not in kept]
-    rest = [parameter for name, parameter in named.items() if name not in free]
-    return [{"params": [named[name] for name in free]}, {"params": rest, "weight_decay": 0.0}]
-
-
 def paced(done: int, seconds: float) -> int:
     """How many steps the next advance may have, after one of `done` steps in so many seconds.
 
@@ -329,20 +318,3 @@ def rows_of(count: int, size: int, order: int, batch: int) -> list[int]:
     """
     drawn = torch.randperm(count, generator=torch.Generator().manual_seed(order))
     return drawn[batch * size : (batch + 1) * size].tolist()
-
-
-@torch.no_grad()
-def update(average: nn.Module, model: nn.Module, kept: float) -> None:
-    """Move averaged weights towards the present ones; an average of admissible weights is admissible.
-
-    Example:
-        >>> old, new = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
-        >>> _ = old.weight.data.fill_(0.0), new.weight.data.fill_(1.0)
-        >>> update(old, new, 0.75)
-        >>> old.weight.item()
-        0.25
-    """
-    for mean, now in zip(average.parameters(), model.parameters(), strict=True):
-        mean.lerp_(now, 1.0 - kept)
-    for mean, now in zip(average.buffers(), model.buffers(), strict=True):
-        mean.copy_(now)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from convexnet.lab.atomic import write_whole
+from convexnet.learner import moment_of
 
 
 def write_csv(path: Path, curve: Sequence[dict[str, float]]) -> None:
@@ -34,14 +35,16 @@ class Board:
     def __init__(self, folder: Path, done: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self.writer = SummaryWriter(str(folder), purge_step=done + 1)
+        self.writer, self.done = SummaryWriter(str(folder), purge_step=done + 1), done
 
     def add(self, point: dict[str, float]) -> None:
-        """Write one epoch; the first word of a name is the group of its picture."""
+        """Write one point; the first word of a name is the group of its picture."""
+        self.done += 1
+        counter, number = moment_of(point) or ("", self.done)
         for name, value in point.items():
-            if name != "epoch":
+            if name != counter:
                 part, _, quantity = name.partition("_")
-                self.writer.add_scalar(f"{quantity}/{part}", value, int(point["epoch"]))
+                self.writer.add_scalar(f"{quantity}/{part}", value, int(number))
         self.writer.flush()
 
     def close(self) -> None:

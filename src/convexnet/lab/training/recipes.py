@@ -174,6 +174,11 @@ OTHER_CONVEX = replace(OTHER, convex=replace(OURS_CONVEX.convex, widen_first=Non
 # A quarter of All-CNN-C: both signs of its first activation; its logits are an average, as above.
 QUARTER_CONVEX = replace(OTHER, convex=ALLCONV_OURS_CONVEX.convex)
 
+# Recurrent networks: no decay, as it would pull the weights from state to state away from the identity. Gradients go
+# through as many steps as a sequence has, and so the rate starts lower.
+RECURRENT = replace(OURS, epochs=20, learning_rate=5e-4, weight_decay=0.0)
+RECURRENT_CONVEX = replace(RECURRENT, convex=replace(OURS_CONVEX.convex, widen_first=None, init=None))
+
 FAMILIES: Mapping[str, Mapping[str, tuple[Recipe, Recipe]]] = MappingProxyType(
     {
         "mlp": RECIPES,
@@ -192,6 +197,7 @@ FAMILIES: Mapping[str, Mapping[str, tuple[Recipe, Recipe]]] = MappingProxyType(
             }
         ),
         "quarter": MappingProxyType({"ours": (OTHER, QUARTER_CONVEX)}),
+        "recurrent": MappingProxyType({"ours": (RECURRENT, RECURRENT_CONVEX)}),
         "other": MappingProxyType({"ours": (OTHER, OTHER_CONVEX)}),
     }
 )

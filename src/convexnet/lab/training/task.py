@@ -35,6 +35,7 @@ class Measured:
         targets: of the test part.
         peak: outputs for the test part in the epoch that the validation part chose; None where there is none.
         extra: outputs and targets of further test parts, by name.
+        validation: outputs and targets of the validation part; None where there is none.
     """
 
     end: Point
@@ -45,6 +46,7 @@ class Measured:
     targets: Tensor
     peak: Tensor | None
     extra: dict[str, tuple[Tensor, Tensor]]
+    validation: tuple[Tensor, Tensor] | None = None
 
 
 @dataclass(frozen=True)

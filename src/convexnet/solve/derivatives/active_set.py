@@ -63,6 +63,7 @@ class Held:
         tied: samples (B,) at which more kinks and bounds meet than are needed, so that it is for `ties` to say which
             hold them.
         still: by the number of a norm, which of its arguments (B, in_k) it holds at zero; elsewhere it is smooth.
+        slope: of the affine function that the slopes of all samples make, (B, n), where it is known already.
     """
 
     low: Tensor
@@ -75,6 +76,7 @@ class Held:
     y: Tensor
     tied: Tensor
     still: dict[int, Tensor] = field(default_factory=dict[int, Tensor])
+    slope: Tensor | None = None
 
     def put(self, index: Tensor, part: Held) -> None:
         """The solution for some samples."""
@@ -99,12 +101,13 @@ def find_held(
     """
     y = found.y
     units, steep = argument_units(form, y, lo, hi)
-    g = form.gradient(form.pull(slopes_at(form, slopes, form.arguments(y)))[0])
-    width = (hi - lo).clamp(max=1e12)
+    arguments = form.arguments(y)
+    g = form.gradient(form.pull(slopes_at(form, slopes, arguments))[0])
+    width = hi - lo
     scale = torch.where(width > 0, width, 1.0)
     low = ((y - lo) / scale < g / steep) | (width == 0)
     high = ((hi - y) / scale < -g / steep) & ~low
-    held, better = hold_at(form, y, slopes, lo, hi, to_x, (low, high), units)
+    held, better = hold_at(form, y, slopes, lo, hi, to_x, (low, high), units, arguments)
     rows = torch.arange(len(y), device=y.device)
     for _ in range(ROUNDS):
         changed = ((better.low != held.low[rows]) | (better.high != held.high[rows])).any(1) & ~held.sure[rows]
@@ -148,13 +151,16 @@ def hold_at(
     to_x: Tensor,
     sets: tuple[Tensor, Tensor],
     units: list[Tensor],
+    arguments: list[Tensor] | None = None,
 ) -> tuple[Held, Improved]:
-    """Solve the system with some coordinates at their lower and at their upper bounds; also, which ones it says are."""
+    """Solve the system with some coordinates at their lower and at their upper bounds; also, which ones it says are.
+
+    The arguments at y may be known already."""
     low, high = sets
-    arguments = form.arguments(y)
+    arguments = form.arguments(y) if arguments is None else arguments
     slopes = slopes_at(form, slopes, arguments)
     chosen, arriving = form.pull(slopes)
-    width = (hi - lo).clamp(max=1e12)
+    width = hi - lo
     scale = torch.where(width > 0, width, 1.0)
     free = (~(low | high)).to(y)
     picked: list[Tensor | None] = []
@@ -181,6 +187,7 @@ def hold_at(
     rows = rows_of(form, slopes, picked)
     n = form.size
     hessian, parts_of_g = y.new_zeros(len(y), n, n), g.abs() + form.linear.abs()
+    curvatures: list[Tensor] = []
     holding: list[Tensor] = []
     left: list[Tensor] = []
     for k, (atom, row) in enumerate(zip(form.atoms, rows, strict=True)):
@@ -190,9 +197,8 @@ def hold_at(
             pushed = atom.pull(slopes[k], arriving[k]).abs()
             parts_of_g = parts_of_g + (pushed[:, None, :] @ full.abs())[:, 0]
             curved = atom.curved(arguments[k], atom.value(arguments[k]), slopes[k], y.new_full((len(y), 1), 1e-12))
-            rooted = (
-                atom.centred(curved, full) * atom.curvature_times(arriving[k], curved).clamp(min=0).sqrt()[:, :, None]
-            )
+            curvatures.append(atom.curvature_times(arriving[k], curved))
+            rooted = atom.centred(curved, full) * curvatures[-1].clamp(min=0).sqrt()[:, :, None]
             hessian = torch.baddbmm(hessian, rooted.mT, rooted)
         else:
             assert isinstance(row, Tensor)
@@ -225,7 +231,10 @@ def hold_at(
     to_y = (to_x - pulled[..., 0]) * (1 - free)
     parts = [forces_on_arguments(form, forces[..., i], picked, masks, slopes) for i in (0, 1)]
     there = moved = y + along[..., 1] + at_bounds
-    sure, meet = confirm_held(form, slopes, chosen, arriving, parts[1], units, there, picked, masks)
+    new_arguments = form.arguments(there)
+    finite = there.isfinite().all(1)
+    sure, meet = confirm_held(form, slopes, chosen, arriving, parts[1], units, new_arguments, picked, masks)
+    sure &= finite
     room = TIED * torch.minimum(scale, there.abs() + y.abs())  # of a wide box, no share of its width
     inside = (there >= lo - room) & (there <= hi + room)
     rest = gradient + pulled[..., 1]
@@ -246,34 +255,35 @@ def hold_at(
         for k, index, mask in held
         if isinstance(form.atoms[k], Norm) and index is not None and mask is not None
     }
-    near = (there - y).abs().amax(1) <= NEAR * torch.where(width < 1e12, width, 1.0).amax(1)
+    near = (there - y).abs().amax(1) <= NEAR * width.amax(1)
     there = torch.where((sure & near)[:, None], torch.minimum(torch.maximum(there, lo), hi), y)
     along = along[..., 0] if smooth else torch.zeros_like(y)
     fixed = width == 0
     is_low = torch.where(low, (rest >= 0) | fixed, (free > 0) & (moved < lo))
     is_high = torch.where(high, rest <= 0, (free > 0) & (moved > hi)) & ~is_low
     inner = torch.minimum(torch.maximum(moved, lo), hi).nan_to_num()
-    bent = curvature_differs(form, slopes, y, inner) if smooth else torch.zeros_like(sure)
+    bent = torch.zeros_like(sure)
+    if curvatures:
+        bent = curvature_differs(
+            form, slopes, curvatures, new_arguments if torch.equal(moved, inner) else form.arguments(inner)
+        )
     held = Held(low, high, to_y, along, parts[0], sure, kinks, there, tied, still)
     return held, Improved(is_low, is_high, inner, bent)
 
 
-def curvature_differs(form: EpigraphForm, slopes: list[Tensor], y: Tensor, there: Tensor) -> Tensor:
-    """Samples (B,) in which the curvature of some atom is another one at one of two points (B, n) than at the other."""
-    bent = torch.zeros(len(y), dtype=torch.bool, device=y.device)
-    ends: list[list[Tensor]] = []
-    for point in (y, there):
-        arguments = form.arguments(point)
-        own = slopes_at(form, slopes, arguments)
-        _, arriving = form.pull(own)
-        least = y.new_full((len(y), 1), 1e-12)
-        ends.append([
-            atom.curvature_times(v, atom.curved(a, atom.value(a), slope, least)).nan_to_num(posinf=0.0)
-            for atom, a, slope, v in zip(form.atoms, arguments, own, arriving, strict=True)
-            if atom.smooth
-        ])  # fmt: skip
-    for one, other in zip(*ends, strict=True):
-        bent |= ((one - other).abs() > STEADY * torch.maximum(one.abs(), other.abs())).flatten(1).any(1)
+def curvature_differs(
+    form: EpigraphForm, slopes: list[Tensor], curvatures: list[Tensor], arguments: list[Tensor]
+) -> Tensor:
+    """Samples (B,) in which the curvature of some smooth atom is another one at other arguments."""
+    own = slopes_at(form, slopes, arguments)
+    _, arriving = form.pull(own)
+    bent = torch.zeros(len(arguments[0]), dtype=torch.bool, device=arguments[0].device)
+    before = iter(curvatures)
+    for atom, a, slope, v in zip(form.atoms, arguments, own, arriving, strict=True):
+        if atom.smooth:
+            now = atom.curvature_times(v, atom.curved(a, atom.value(a), slope, a.new_full((len(a), 1), 1e-12)))
+            one, other = next(before).nan_to_num(posinf=0.0), now.nan_to_num(posinf=0.0)
+            bent |= ((one - other).abs() > STEADY * torch.maximum(one.abs(), other.abs())).flatten(1).any(1)
     return bent
 
 
@@ -291,17 +301,17 @@ def confirm_held(
     arriving: list[Tensor],
     forces: list[Tensor],
     units: list[Tensor],
-    there: Tensor,
+    arguments: list[Tensor],
     picked: list[Tensor | None],
     masks: list[Tensor | None],
 ) -> tuple[Tensor, Tensor]:
-    """Whether, where the kinks that seem to hold the minimiser put it, (B, n), they have slopes in their range and all
-    others are on the side that theirs says, (B,); and whether others are at their kinks there, too, or, beside curves,
-    the slopes of some at the end of their range, (B,)."""
-    sure = there.isfinite().all(1)
+    """Whether, where the kinks that seem to hold the minimiser put it, with these arguments, they have slopes in their
+    range and all others are on the side that theirs says, (B,); and whether others are at their kinks there, too, or,
+    beside curves, the slopes of some at the end of their range, (B,)."""
+    sure = torch.ones(form.batch, dtype=torch.bool, device=form.linear.device)
     meet = torch.zeros_like(sure)
     smooth = any(atom.smooth or isinstance(atom, Norm) for atom in form.atoms)
-    for k, (atom, a) in enumerate(zip(form.atoms, form.arguments(there), strict=True)):
+    for k, (atom, a) in enumerate(zip(form.atoms, arguments, strict=True)):
         index, mask = picked[k], masks[k]
         if index is None or mask is None:
             continue
@@ -353,13 +363,13 @@ def argument_units(
     low, high = torch.where(lo.isfinite(), lo, low), torch.where(hi.isfinite(), hi, high)
     generator = torch.Generator().manual_seed(0)
     total = [torch.zeros_like(c) for c in form.constants]
-
     steep = torch.zeros_like(y)
     for _ in range(points):
         share = torch.rand(1, form.size, generator=generator, dtype=torch.float64).to(y)
         point = torch.lerp(low, high, share)
         here = form.arguments(point)
-        steep = steep + (form.subgradient(point)[1].abs() / points).nan_to_num(posinf=0.0)
+        slopes = [atom.slopes(a) for atom, a in zip(form.atoms, here, strict=True)]
+        steep = steep + (form.gradient(form.pull(slopes)[0]).abs() / points).nan_to_num(posinf=0.0)
         for sum_, atom, a in zip(total, form.atoms, here, strict=True):
             size = a if atom.group == 1 else a.unflatten(1, (-1, atom.group))
             if atom.group > 1:  # differences within a group are what counts

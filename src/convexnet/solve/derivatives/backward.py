@@ -8,12 +8,11 @@ from torch import Tensor
 from convexnet.form.atoms import Atom
 from convexnet.form.grouped import Norm
 from convexnet.form.program import apply_atom
-from convexnet.solve.derivatives.active_set import Held, find_held, slopes_at
+from convexnet.solve.derivatives.active_set import Held, slopes_at
 from convexnet.solve.derivatives.implicit import vector_jacobian
 from convexnet.solve.derivatives.resolve_ties import untie
 from convexnet.solve.derivatives.saved_minimum import Gradients, SavedMinimum, bound_gradient
 from convexnet.solve.derivatives.unavailable import explain_uncertain
-from convexnet.solve.solvers.incumbents import pick_rows
 
 
 def pull_back(at: SavedMinimum, tensors: list[Tensor], to_x: Tensor | None, to_value: Tensor | None) -> Gradients:
@@ -29,8 +28,11 @@ def pull_back(at: SavedMinimum, tensors: list[Tensor], to_x: Tensor | None, to_v
         assert slopes is not None
         to_lo, to_hi = torch.zeros_like(at.lo), torch.zeros_like(at.lo)
         if to_value is not None:
-            smooth = any(atom.smooth for atom in form.atoms)
-            g = form.gradient(form.pull(slopes_at(form, slopes, form.arguments(at.found.y)) if smooth else slopes)[0])
+            g = None if held is None else held.slope
+            if g is None:
+                smooth = any(atom.smooth for atom in form.atoms)
+                own = slopes_at(form, slopes, form.arguments(at.found.y)) if smooth else slopes
+                g = form.gradient(form.pull(own)[0])
             share = to_value.double()[:, None]
             to_lo, to_hi = to_lo + share * g.clamp(min=0), to_hi + share * g.clamp(max=0)
         if held is not None:
@@ -52,30 +54,22 @@ def find_held_precisely(at: SavedMinimum, to_x: Tensor) -> Held:
     left = (~held.sure).nonzero()[:, 0]
     if len(left):
         at.focus(left)
-        held.put(left, find_held_rows(at, left, to_x))
+        held.put(left, at.holding(left, to_x))
     for quick in (True, False):
         doubtful = (~held.sure).nonzero()[:, 0]
         if len(doubtful):
             at.settle(doubtful, quick)
-            held.put(doubtful, find_held_rows(at, doubtful, to_x))
+            held.put(doubtful, at.holding(doubtful, to_x))
     tied = (held.tied & (to_x != 0).any(1)).nonzero()[:, 0]
     if len(tied):
         at.settle(tied)
-        held.put(tied, find_held_rows(at, tied, to_x))
+        held.put(tied, at.holding(tied, to_x))
         for sample in tied[held.tied[tied]].tolist():
             untie(at, held, sample, to_x[sample])
     unsure = (~held.sure & ~held.tied & (to_x != 0).any(1)).nonzero()[:, 0]
     if len(unsure):
         raise RuntimeError(explain_uncertain(int(unsure[0])))
     return held
-
-
-def find_held_rows(at: SavedMinimum, rows: Tensor, to_x: Tensor) -> Held:
-    """What holds the minimisers of some samples, by what is known of them."""
-    whole = len(rows) == len(at.lo)
-    form, part = (at.form(), at.found) if whole else (at.form().rows(rows), pick_rows(at.found, rows))
-    assert part.slopes is not None
-    return find_held(form, part, part.slopes, at.lo[rows], at.hi[rows], to_x[rows])
 
 
 def gradients_through_program(

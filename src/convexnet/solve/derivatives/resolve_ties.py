@@ -44,10 +44,10 @@ def untie(at: SavedMinimum, held: Held, sample: int, to_x: Tensor) -> None:
     index = torch.tensor([sample], device=to_x.device)
     form, part = at.form().rows(index), pick_rows(at.found, index)
     assert part.slopes is not None
-    y, lo, hi = held.y[index], at.lo[index], at.hi[index]
+    y, (lo, hi) = held.y[index], at.around(index)
     slopes = slopes_at(form, part.slopes, form.arguments(y))
     units, _ = argument_units(form, y, lo, hi)
-    width = (hi - lo).clamp(max=1e12)
+    width = hi - lo
     local = local_program(form, slopes, y, lo, hi, units, torch.where(width > 0, width, 1.0))
     weights: Array | None = None
     if local is not None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from convexnet.domains import Box
 from convexnet.form.epigraph import EpigraphForm
 from convexnet.solve.compiled import Reading
-from convexnet.solve.derivatives.active_set import Held
+from convexnet.solve.derivatives.active_set import Held, find_held
 from convexnet.solve.derivatives.implicit import as_it_was
 from convexnet.solve.derivatives.neighbourhood import refine_nearby
 from convexnet.solve.derivatives.polish import solve_precisely
@@ -28,6 +28,13 @@ Gradients = tuple[tuple[Tensor, Tensor], list[Tensor]]
 ONCE = 4
 """How many times the samples that a solver takes together are looked at at once, where nothing goes through many steps.
 """
+
+AROUND = 1e3
+"""How far from a minimiser, in units of max(1, |y_j|), bounds count that are farther away still: tolerances are shares
+of a box, and one that is as wide as numbers are would make them as large as that."""
+
+BESIDE = 1e-6
+"""A minimiser that is looked for within that distance and comes this near to it, as a share, lies beyond."""
 
 
 @dataclass
@@ -89,13 +96,27 @@ class SavedMinimum:
             return self.f
         raise RuntimeError(explain_missing(self.f, self.reading, self.name))
 
+    def around(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """The bounds (R, n) near the points of some samples: f is convex, and its minimiser there is one of the box."""
+        y, lo, hi = self.found.y[rows], self.lo[rows], self.hi[rows]
+        room = AROUND * y.abs().clamp(min=1.0)
+        return torch.maximum(lo, y - room), torch.minimum(hi, y + room)
+
     def settle(self, rows: Tensor | None = None, quick: bool = False) -> None:
         """Find the minimisers and their slopes to the last digits, of all samples or some, in parts that fit."""
         form = self.form()
         rows = torch.arange(len(self.lo), device=self.lo.device) if rows is None else rows
         for part in rows.split(samples_at_once(Problem(form, self.lo, self.hi))):
-            few = solve_precisely(form.rows(part), pick_rows(self.found, part), self.lo[part], self.hi[part], quick)
+            lo, hi = self.around(part)
+            few = solve_precisely(form.rows(part), pick_rows(self.found, part), lo, hi, quick)
+            near = BESIDE * (hi - lo)
+            beyond = (few.y <= lo + near) & (lo > self.lo[part]) | (few.y >= hi - near) & (hi < self.hi[part])
             self.found.put(part, few)
+            far = part[beyond.any(1)]
+            if len(far):
+                self.found.put(
+                    far, solve_precisely(form.rows(far), pick_rows(self.found, far), self.lo[far], self.hi[far], quick)
+                )
         self.exact |= len(rows) == len(self.lo)
 
     def focus(self, rows: Tensor) -> None:
@@ -104,7 +125,7 @@ class SavedMinimum:
         form = self.form()
         for part in rows.split(samples_at_once(Problem(form, self.lo, self.hi))):
             few = pick_rows(self.found, part)
-            refine_nearby(form.rows(part), few, self.lo[part], self.hi[part])
+            refine_nearby(form.rows(part), few, *self.around(part))
             self.found.put(part, few)
 
     def vertices(self, to_x: Tensor) -> Held:
@@ -114,9 +135,26 @@ class SavedMinimum:
         for part in torch.arange(len(self.lo), device=self.lo.device).split(size):
             few = pick_rows(self.found, part)
             some = form if len(part) == len(self.lo) else form.rows(part)
-            parts.append(held_at_vertices(some, few, self.lo[part], self.hi[part], to_x[part]))
+            lo, hi = self.around(part)
+            held = held_at_vertices(some, few, lo, hi, to_x[part])
             self.found.put(part, few)
+            parts.append(self.without_ends(part, held, lo, hi))
         return parts[0] if len(parts) == 1 else join_held(parts)
+
+    def holding(self, rows: Tensor, to_x: Tensor) -> Held:
+        """What holds the minimisers of some samples, by what is known of them, for a gradient of x."""
+        whole = len(rows) == len(self.lo)
+        form, part = (self.form(), self.found) if whole else (self.form().rows(rows), pick_rows(self.found, rows))
+        assert part.slopes is not None
+        lo, hi = self.around(rows)
+        return self.without_ends(rows, find_held(form, part, part.slopes, lo, hi, to_x[rows]), lo, hi)
+
+    def without_ends(self, rows: Tensor, held: Held, lo: Tensor, hi: Tensor) -> Held:
+        """The same, not sure where the end of what is near seems to hold a minimiser."""
+        beyond = (held.low & (lo > self.lo[rows]) | held.high & (hi < self.hi[rows])).any(1)
+        if bool(beyond.any()):
+            held.sure, held.slope = held.sure & ~beyond, None
+        return held
 
 
 def join_held(parts: Sequence[Held]) -> Held:
@@ -125,7 +163,9 @@ def join_held(parts: Sequence[Held]) -> Held:
     for each in fields(Held):
         held = [getattr(part, each.name) for part in parts]
         if isinstance(held[0], Tensor):
-            made[each.name] = torch.cat(held)
+            made[each.name] = None if any(part is None for part in held) else torch.cat(held)
+        elif held[0] is None:
+            made[each.name] = None
         elif isinstance(held[0], list):
             made[each.name] = [torch.cat(some) for some in zip(*held, strict=True)]
         else:

@@ -25,6 +25,9 @@ from convexnet.solve.derivatives.local_program import EPS, Array, Local
 PIVOTS = 500
 """Pivots of one small linear program."""
 
+ROUNDS = 8
+"""Of equilibration."""
+
 
 @dataclass
 class Multipliers:
@@ -156,10 +159,15 @@ def weights_that_sum_to(local: Local, some: list[int], wanted: Array) -> Array |
         return weights
     if not some:
         return None
-    rows = local.rows[some].T
-    solution = np.linalg.lstsq(rows, wanted, rcond=1e-12)[0]
-    if np.abs(rows @ solution - wanted).max() > 1e-8 * np.abs(wanted).max():
+    rows = local.rows[some]
+    units = np.where(wanted != 0, 1 / np.where(wanted != 0, np.abs(wanted), 1.0), column_units(rows))
+    sizes = np.abs(rows * units).max(1)  # each coordinate is asked for in its own unit, however small its share
+    sizes = np.where(sizes > 0, sizes, 1.0)
+    system = (rows * units / sizes[:, None]).T
+    solution = np.linalg.lstsq(system, wanted * units, rcond=1e-12)[0]
+    if np.abs(system @ solution - wanted * units).max() > 1e-8:
         return None
+    solution = solution / sizes
     weights[some] = solution
     return weights
 
@@ -191,10 +199,26 @@ def one_way_weights(local: Local, wanted: Array, straight: bool, moves: Array) -
 
 
 def project_on_rows(rows: Array, wanted: Array) -> Array:
-    """The part of a gradient along which the rows change."""
-    _, values, directions = np.linalg.svd(rows, full_matrices=False)
+    """The part of a gradient along which the rows change, whatever the units of the coordinates are."""
+    units = column_units(rows)
+    system = rows * units
+    sizes = np.abs(system).max(1, keepdims=True)
+    _, values, directions = np.linalg.svd(system / np.where(sizes > 0, sizes, 1.0), full_matrices=False)
     some = directions[values > EPS * max(values.max(initial=0.0), 1e-300)]
-    return some.T @ (some @ wanted)
+    moved = np.abs(rows).max(0) > 0
+    if len(some) == moved.sum():  # all that any row sees
+        return np.where(moved, wanted, 0.0)
+    return some.T @ (some @ (wanted * units)) / units
+
+
+def column_units(rows: Array) -> Array:
+    """Units of the coordinates in which the largest entries of rows of length 1 are about 1, (n + m,)."""
+    units = np.ones(rows.shape[1])
+    for _ in range(ROUNDS):
+        sizes = np.abs(rows * units).max(1, keepdims=True)
+        columns = np.abs(rows * units / np.where(sizes > 0, sizes, 1.0)).max(0)
+        units = units / np.sqrt(np.where(columns > 0, columns, 1.0))
+    return np.exp2(np.round(np.log2(units)))
 
 
 def all_hold(local: Local, same: Callable[[Array], bool]) -> bool:

@@ -106,7 +106,7 @@ def explain_missing(f: Function, reading: Reading, name: str) -> str:
     if isinstance(f, MatrixFree):
         why = f"it has {f.size} variables or maps that are too large for the matrices that derivatives need"
     elif reading.opened is None:
-        why = "its forward reads the size of its batch"
+        why = "its forward, or an operator of torch in it, reads the size of its batch"
     else:
         why = "it was minimised as a whole, without being opened at its atoms"
     return (

@@ -105,7 +105,9 @@ def held_at_vertices(form: EpigraphForm, found: Incumbents, lo: Tensor, hi: Tens
     lines, _ = push_derivatives(small, least + (1 - least) * there)
     reach = (lines.abs() @ width[:, :, None])[..., 0]  # a layer's arguments may all be zero here, and no units
     units = [part.mean(1, keepdim=True) for part in split_by_atom(small, reach)]
-    sure = are_minimisers(form, y, whole, holds, gradient, low, high, units)
+    multipliers, arriving = form.pull(whole)
+    slope = form.gradient(multipliers)
+    sure = are_minimisers(form, y, whole, holds, arriving, slope / gradient, low, high, units)
     inside = (y > lo[rows] + EDGE * width) & (y < hi[rows] - EDGE * width)
     sure &= (bound | inside).all(1)
     identity = torch.eye(form.size, dtype=y.dtype, device=y.device).expand(len(y), -1, -1)
@@ -129,6 +131,8 @@ def held_at_vertices(form: EpigraphForm, found: Incumbents, lo: Tensor, hi: Tens
         found.y[rows[right]] = y[right]
         found.looked[rows[right]] = False
         found.keep(rows[right], Evidence(slopes=[slope[right] for slope in whole]))
+    if len(right) == batch:
+        held.slope = slope
     return held
 
 
@@ -170,7 +174,8 @@ def are_minimisers(
     y: Tensor,
     slopes: list[Tensor],
     holds: list[Tensor],
-    gradient: Tensor,
+    arriving: list[Tensor],
+    g: Tensor,
     low: Tensor,
     high: Tensor,
     units: list[Tensor],
@@ -182,12 +187,11 @@ def are_minimisers(
         y: the points.
         slopes: of all kinks.
         holds: which of them hold the points.
-        gradient: a typical one of f, (B, n).
+        arriving: what arrives at the atoms with these slopes.
+        g: the slope of the affine function that they make, in units of a typical one of f, (B, n).
         low, high: which coordinates are held by a bound.
         units: of the arguments, (B, 1) each.
     """
-    chosen, arriving = form.pull(slopes)
-    g = form.gradient(chosen) / gradient
     sure = y.isfinite().all(1)
     sure &= torch.where(low | high, torch.where(low, g, -g) > EDGE, g.abs() <= EDGE).all(1)
     for atom, a, slope, v, some, unit in zip(
