@@ -200,7 +200,7 @@ def test_other_networks_stay_below_their_levels() -> None:
         problem = cp.Problem(cp.Minimize(cp.sum(cx.to_cvxpy(f, v, given=(GIVEN[i : i + 1],)))), [row, v <= 3, v >= -3])
         problem.solve(solver=cp.CLARABEL, tol_gap_abs=1e-8, tol_gap_rel=1e-8, tol_feas=1e-8)
         assert found.value[i].item() == pytest.approx(problem.value, abs=3e-6)
-        assert -float(slope[i]) == pytest.approx(float(np.asarray(row.dual_value, dtype=float)), rel=2e-3)
+        assert -float(slope[i]) == pytest.approx(np.asarray(row.dual_value, dtype=float).item(), rel=2e-3)
     assert bool(torch.isclose(found.multipliers["subject_to"][:, 0], -slope, rtol=1e-6).all())
     none = cx.minimise(f, box, GIVEN, subject_to=[cx.at_most(bowl, -1.0)])
     assert none.status == ("infeasible",) * ROWS
