@@ -19,27 +19,41 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "convexnet"
 
 PUBLIC = [
+    "Ball",
     "Box",
     "Certificate",
     "Change",
     "Cone",
     "ConvexNetError",
     "Counterexample",
+    "Cube",
     "Finding",
+    "Free",
+    "Minimiser",
     "NotCertified",
     "NotTraceable",
+    "Orthant",
+    "Polyhedron",
+    "Product",
+    "Simplex",
     "Solution",
     "__version__",
+    "at_most",
     "bake",
     "certify",
     "changes",
+    "conjugate",
     "constrain",
     "convexify",
     "ensembles",
     "falsify",
+    "impute",
     "load",
+    "maximise",
     "minimise",
     "nn",
+    "prox",
+    "rollout",
     "save",
     "split",
     "to_cvxpy",
@@ -48,7 +62,23 @@ PUBLIC = [
 
 # Parameter names, kinds and defaults. A change here is a change of the contract.
 SIGNATURES = {
+    "Ball": "(n, radius, centre=0.0)",
     "Box": "(lo, hi, shape=None, batch=None)",
+    "Cube": "(n, entropy=False)",
+    "Free": "(n)",
+    "Orthant": "(n)",
+    "Polyhedron": "(A=None, b=None, A_eq=None, b_eq=None, within=None)",
+    "Product": "(*parts)",
+    "Simplex": "(n, total=1.0)",
+    "at_most": "(g, level, given=None)",
+    "conjugate": "(f, slope, domain=None, given=None, *, wrt=-1, **options)",
+    "impute": "(f, x, mask=None, domain=None, **options)",
+    "maximise": "(f, domain, given=None, *, wrt=-1, **options)",
+    "prox": "(f, v, step, domain=None, given=None, *, wrt=-1, **options)",
+    "rollout": "(dynamics, cost, horizon, example=None)",
+    "Minimiser": "(f, domain, *, wrt=-1, **options)",
+    "Minimiser.__call__": "(self, given=None, start=None, domain=None, time_limit=None)",
+    "Minimiser.refresh": "(self)",
     "certify": "(model, example, wrt=None, domain=None)",
     "bake": "(model, example=None)",
     "changes": "(model)",
@@ -61,7 +91,7 @@ SIGNATURES = {
     "load": "(path, allow=(), device='cpu')",
     "minimise": (
         "(f, domain, given=None, tol=1e-06, solver='auto', start=None, max_steps=None, time_limit=None, "
-        "*, wrt=-1, atol=0.0, derivative='exact', verbose=False, callback=None)"
+        "*, wrt=-1, atol=0.0, subject_to=(), derivative='exact', verbose=False, callback=None)"
     ),
     "save": "(model, path)",
     "split": "(model, example=None)",
@@ -83,18 +113,18 @@ SIGNATURES = {
 }
 
 MEMBERS = {
-    "Box": {"lo", "hi", "shape", "contains", "project", "fix"},
-    "Solution": {"x", "value", "lower_bound", "gap", "converged", "steps", "solver", "message"},
+    "Box": {"lo", "hi", "shape", "centre", "contains", "project", "fix", "hull"},
+    "Solution": {
+        *["x", "value", "lower_bound", "upper_bound", "gap", "converged", "status"],
+        *["steps", "solver", "message", "multipliers"],
+    },
     "Certificate": {"convex", "curvature", "scope", "findings", "outputs", "require", "to_json"},
     "Cone": {"attach", "detach", "parameters", "project", "violation"},
     "Counterexample": {"x", "y", "t", "violation"},
     "Finding": {"path", "source", "operator", "argument", "reason", "remedy"},
 }
 
-PLANNED = [
-    *["conjugate", "prox"],
-    *["Simplex", "Cube", "Orthant", "Free", "Product", "Polyhedron"],
-]
+PLANNED = ["energy", "estimators", "rl"]
 
 # Each room may import those on its right, itself, and nothing else of the package. Rooms are listed from the bottom up.
 BELOW: dict[str, set[str]] = {
@@ -123,17 +153,23 @@ SOLVE: dict[str, set[str]] = {
     "solution": set(),
     "rounding_errors": set(),
     "fingerprint": set(),
+    "at_most": set(),
+    "rollout": set(),
     "functions": {"rounding_errors"},
     "solvers": {"functions"},
     "lower_bounds": {"rounding_errors", "functions", "solvers"},
     "compiled": {"fingerprint", "functions"},
-    "arguments": {"solution", "solvers"},
+    "arguments": {"solution", "at_most", "solvers", "compiled"},
     "derivatives": {"functions", "solvers", "compiled", "arguments"},
     "solver_functions": {"functions", "solvers", "lower_bounds", "compiled", "arguments"},
 }
-"""The same inside of `solve`, from the bottom up; `assemble_solution` and `minimise` come last and may know it."""
+"""The same inside of `solve`, from the bottom up; from `search` on each may know all of it."""
+SOLVE["search"] = {*SOLVE}
 SOLVE["assemble_solution"] = {*SOLVE}
+SOLVE["constrained"] = {*SOLVE}
 SOLVE["minimise"] = {*SOLVE}
+SOLVE["operations"] = {*SOLVE}
+SOLVE["minimiser"] = {*SOLVE}
 
 LAB: dict[str, set[str]] = {
     "errors": set(),

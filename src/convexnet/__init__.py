@@ -17,37 +17,51 @@ if TYPE_CHECKING:
     from convexnet.conversion import Change, bake, changes, convexify
     from convexnet.curvature import Certificate, Finding, certify
     from convexnet.curvature.adversary.falsify import Counterexample, falsify
-    from convexnet.domains import Box
+    from convexnet.domains import Ball, Box, Cube, Free, Orthant, Polyhedron, Product, Simplex
     from convexnet.errors import ConvexNetError, NotCertified, NotTraceable
     from convexnet.export import to_cvxpy, to_lp
-    from convexnet.solve import Solution, minimise
+    from convexnet.solve import Minimiser, Solution, at_most, conjugate, impute, maximise, minimise, prox, rollout
     from convexnet.split import split
     from convexnet.storage import load, save
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Ball",
     "Box",
     "Certificate",
     "Change",
     "Cone",
     "ConvexNetError",
     "Counterexample",
+    "Cube",
     "Finding",
+    "Free",
+    "Minimiser",
     "NotCertified",
     "NotTraceable",
+    "Orthant",
+    "Polyhedron",
+    "Product",
+    "Simplex",
     "Solution",
     "__version__",
+    "at_most",
     "bake",
     "certify",
     "changes",
+    "conjugate",
     "constrain",
     "convexify",
     "ensembles",
     "falsify",
+    "impute",
     "load",
+    "maximise",
     "minimise",
     "nn",
+    "prox",
+    "rollout",
     "save",
     "split",
     "to_cvxpy",
@@ -55,24 +69,38 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Ball": "domains",
     "Box": "domains",
     "Certificate": "curvature",
     "Change": "conversion",
     "Cone": "constraints",
     "ConvexNetError": "errors",
     "Counterexample": "curvature.adversary.falsify",
+    "Cube": "domains",
     "Finding": "curvature",
+    "Free": "domains",
+    "Minimiser": "solve",
     "NotCertified": "errors",
     "NotTraceable": "errors",
+    "Orthant": "domains",
+    "Polyhedron": "domains",
+    "Product": "domains",
+    "Simplex": "domains",
     "Solution": "solve",
+    "at_most": "solve",
     "bake": "conversion",
     "certify": "curvature",
     "changes": "conversion",
+    "conjugate": "solve",
     "constrain": "constraints",
     "convexify": "conversion",
     "falsify": "curvature.adversary.falsify",
+    "impute": "solve",
     "load": "storage",
+    "maximise": "solve",
     "minimise": "solve",
+    "prox": "solve",
+    "rollout": "solve",
     "save": "storage",
     "split": "split",
     "to_cvxpy": "export",

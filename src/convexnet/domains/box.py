@@ -1,4 +1,4 @@
-"""Sets that inputs range over."""
+"""Boxes: lower and upper bounds, element by element."""
 
 from __future__ import annotations
 
@@ -10,16 +10,14 @@ import torch
 from torch import Tensor
 
 from convexnet.arrays import as_size, as_sizes, as_tensor
+from convexnet.domains.domain import Domain, Region, bound_tolerance, first_index, flat_bound
 
 Bound = float | Sequence[Any] | Tensor | Any
 """A number, a (nested) list of numbers, an array or a tensor."""
 
-ULPS = 8
-"""Units in the last place by which a point may lie outside a bound and still count as inside: what rounding leaves."""
-
 
 @dataclass(frozen=True, eq=False, init=False)
-class Box:
+class Box(Domain):
     """The set of points of one sample's shape with `lo <= x <= hi`, element by element.
 
     Args:
@@ -85,6 +83,28 @@ class Box:
             torch.Size([2])
         """
         return self.lo.shape if self.batch is None else self.lo.shape[1:]
+
+    @property
+    def centre(self) -> Tensor:
+        """The middle of each interval; of one without an end, its point nearest to 0.
+
+        Example:
+            >>> Box([0.0, 1.0], [1.0, torch.inf]).centre.tolist()
+            [0.5, 1.0]
+        """
+        lo, hi = self.lo.detach(), self.hi.detach()
+        finite = lo.isfinite() & hi.isfinite()
+        nearest = torch.zeros_like(lo).clamp(lo, hi)
+        return torch.where(finite, torch.where(finite, lo, 0) / 2 + torch.where(finite, hi, 0) / 2, nearest)
+
+    def region(self) -> Region:
+        """Return the box as a solver sees it: its bounds, flat.
+
+        Example:
+            >>> Box(0, 1, shape=(2, 2)).region().lo.shape
+            torch.Size([4])
+        """
+        return Region(flat_bound(self.lo, self.shape), flat_bound(self.hi, self.shape))
 
     def fix(self, values: Bound, mask: bool | Sequence[bool] | Tensor | Any) -> Box:
         """Return the box with the elements of `mask` fixed to `values`; gradients flow to bounds and values.
@@ -182,17 +202,6 @@ class Box:
         own = self.checked(points)
         return own.clamp(self.lo.to(own), self.hi.to(own))
 
-    def checked(self, points: Tensor | Any) -> Tensor:
-        """Return a batch of points as a tensor, (B, *shape), one for each sample if the box has a batch."""
-        own = as_tensor(points, "points")
-        rows = own.shape[0] if own.ndim else 0
-        if own.ndim != len(self.shape) + 1 or own.shape[1:] != self.shape or self.batch not in (None, 1, rows):
-            count = "B" if self.batch in (None, 1) else str(self.batch)
-            wanted = f"({', '.join([count, *map(str, self.shape)])}{',' if not self.shape else ''})"
-            one = ": a single point x is x[None]" if own.shape == self.shape else ""
-            raise ValueError(f"points of this box have shape {wanted}, and these have {tuple(own.shape)}{one}")
-        return own
-
 
 def own_copy(bound: Tensor) -> Tensor:
     """A bound in float64, in memory that nothing else writes to."""
@@ -236,24 +245,6 @@ def fits(shape: torch.Size, target: torch.Size) -> bool:
     return len(shape) <= len(target) and all(
         own in (1, wanted) for own, wanted in zip(reversed(shape), reversed(target), strict=False)
     )
-
-
-def bound_tolerance(x: Tensor, bound: Tensor, dtype: torch.dtype) -> Tensor:
-    """By how much a point (float64) may lie outside a bound: 8 units in the last place of its type, at their size.
-
-    At least the smallest numbers of the type: the number beside 0 is one unit in the last place away.
-    """
-    if not dtype.is_floating_point:
-        dtype = torch.float64
-    kind = torch.finfo(dtype)
-    size = torch.maximum(x.detach().abs(), bound.detach().abs())
-    size = torch.where(size.isfinite(), size, 0.0)  # nothing is near an infinite bound
-    return ULPS * kind.eps * size.clamp(min=kind.smallest_normal)
-
-
-def first_index(mask: Tensor) -> tuple[int, ...]:
-    """The place of the first element that is True."""
-    return tuple(int(i) for i in mask.nonzero()[0])
 
 
 def distinct_texts(*numbers: float) -> list[str]:

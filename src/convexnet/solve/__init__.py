@@ -6,7 +6,11 @@ methods, the loop they run in and the choice among them), `lower_bounds` with `r
 floating point), `derivatives`.
 """
 
+from convexnet.solve.at_most import at_most
 from convexnet.solve.minimise import minimise
+from convexnet.solve.minimiser import Minimiser
+from convexnet.solve.operations import conjugate, impute, maximise, prox
+from convexnet.solve.rollout import rollout
 from convexnet.solve.solution import Solution
 
-__all__ = ["Solution", "minimise"]
+__all__ = ["Minimiser", "Solution", "at_most", "conjugate", "impute", "maximise", "minimise", "prox", "rollout"]

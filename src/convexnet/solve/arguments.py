@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any
@@ -16,9 +16,11 @@ from convexnet.arrays import as_tensor, is_real, is_whole, listed_inputs, refuse
 from convexnet.choices import DERIVATIVES, SOLVERS, DerivativeName, SolverName
 from convexnet.curvature.arguments import unwrap
 from convexnet.curvature.tracing.traceable_models import check_example
-from convexnet.domains import Box
+from convexnet.domains import Box, Domain, Region
 from convexnet.errors import NotTraceable, meant
 from convexnet.form.input_types import output_of, with_floats
+from convexnet.solve.at_most import AtMost, Constraint, constraint_of
+from convexnet.solve.compiled import Readings
 from convexnet.solve.solution import Solution
 from convexnet.solve.solvers.loop import Budget, Progress, Watch
 
@@ -30,7 +32,9 @@ class Arguments:
     module: nn.Module
     inputs: list[Tensor]  # B rows each; the variable's own are zero
     variable: int
-    box: Box
+    domain: Domain
+    region: Region  # the domain, as solvers see it
+    box: Box  # around it
     lo: Tensor  # (B, n), float64
     hi: Tensor
     start: Tensor | None
@@ -39,6 +43,10 @@ class Arguments:
     derivative: DerivativeName
     atol: Tensor  # (B,), float64
     budget: Budget
+    subject_to: tuple[Constraint, ...] = ()
+    owner: nn.Module | None = None  # with whom what is read of the module is kept; itself, where it lasts
+    kind: Hashable = None  # what tells the module from others of that owner
+    readings: Readings | None = None  # to use instead of looking whether the module has changed
 
     @property
     def batch(self) -> int:
@@ -47,7 +55,7 @@ class Arguments:
 
 def validate_arguments(
     f: nn.Module,
-    domain: Box,
+    domain: Domain,
     given: Any,
     start: Any,
     wrt: int,
@@ -60,11 +68,16 @@ def validate_arguments(
     derivative: DerivativeName,
     callback: Callable[[Progress], object] | None,
     verbose: bool,
+    subject_to: Sequence[AtMost] = (),
 ) -> Arguments:
     """The arguments of `minimise`, or an error that names the wrong one."""
     module = unwrap(f)
-    if not isinstance(domain, Box):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise TypeError(f"the domain must be a convexnet Box, as Box(-1, 1, shape=(3,)), not {type(domain).__name__}")
+    if not isinstance(domain, Domain):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(
+            f"the domain must be a convexnet domain, as Box(-1, 1, shape=(3,)), not {type(domain).__name__}"
+        )
+    region = domain.region()
+    box = box_around(domain, region)
     if not (is_real(tol) and 0 < float(tol) < math.inf):
         raise ValueError(f"tol is a relative gap and must be a positive number, not {tol!r}")
     check_choice("solver", solver, SOLVERS)
@@ -80,7 +93,7 @@ def validate_arguments(
     held = [*module.parameters(), *module.buffers()]
     for tensor in held:
         refuse_transformed(tensor, "a parameter of f")
-    for name, end in (("lo", domain.lo), ("hi", domain.hi)):
+    for name, end in (("lo", box.lo), ("hi", box.hi)):
         refuse_transformed(end, f"{name} of the domain")
     home = next((t for t in held if t.is_floating_point()), None)
     listed = listed_inputs(given)
@@ -104,9 +117,7 @@ def validate_arguments(
         raise ValueError(f"the domain has shape {tuple(domain.shape)}: there is nothing to minimise over")
     y = torch.zeros(batch, *domain.shape, dtype=own, device=device)
     inputs = with_floats(module, [*others[:variable], y, *others[variable:]], own)
-    lo, hi = (
-        end.detach().to(device).expand(batch, *domain.shape).reshape(batch, size) for end in (domain.lo, domain.hi)
-    )
+    lo, hi = (end.detach().to(device).expand(batch, *domain.shape).reshape(batch, size) for end in (box.lo, box.hi))
     most = torch.finfo(dtype).max
     beyond = (lo > most) | (hi < -most)
     if bool(beyond.any()):
@@ -122,7 +133,37 @@ def validate_arguments(
     deadline = math.inf if time_limit is None else monotonic() + float(time_limit)
     budget = Budget(float(tol), steps, deadline, Watch(callback, verbose))
     allowed = absolute_gaps(atol, lo)
-    return Arguments(module, inputs, variable, domain, lo, hi, begin, dtype, solver, derivative, allowed, budget)
+    further = tuple(constraint_of(item, i, others, y) for i, item in enumerate(subject_to))
+    return Arguments(
+        module,
+        inputs,
+        variable,
+        domain,
+        region,
+        box,
+        lo,
+        hi,
+        begin,
+        dtype,
+        solver,
+        derivative,
+        allowed,
+        budget,
+        further,
+    )
+
+
+def box_around(domain: Domain, region: Region) -> Box:
+    """The box of a domain's region, in the shape of its samples; gradients flow to what it was made of."""
+    if isinstance(domain, Box) and region.is_box:
+        return domain
+    lead = (
+        ()
+        if region.lo.ndim == 1 and region.hi.ndim == 1
+        else (max(len(e) for e in (region.lo, region.hi) if e.ndim == 2),)
+    )
+    lo, hi = (end.expand(*lead, end.shape[-1]).reshape(*lead, *domain.shape) for end in (region.lo, region.hi))
+    return Box(lo, hi, domain.shape, lead[0] if lead else None)
 
 
 def absolute_gaps(atol: Any, lo: Tensor) -> Tensor:
@@ -206,7 +247,7 @@ def explain_wrong_batch(asked: Arguments, fails: bool = False) -> str:
 # --- the batch and the starting point --------------------------------------------------------------------------------
 
 
-def batch_of(domain: Box, others: Sequence[Tensor]) -> int:
+def batch_of(domain: Domain, others: Sequence[Tensor]) -> int:
     """B, from `given` and the domain."""
     rows = others[0].shape[0] if others else domain.batch or 1
     if domain.batch not in (None, 1, rows):
@@ -214,7 +255,7 @@ def batch_of(domain: Box, others: Sequence[Tensor]) -> int:
     return rows
 
 
-def starting_points(start: Any, batch: int, domain: Box, device: torch.device) -> Tensor | None:
+def starting_points(start: Any, batch: int, domain: Domain, device: torch.device) -> Tensor | None:
     """The starting points, (B, n) in float64."""
     if start is None:
         return None

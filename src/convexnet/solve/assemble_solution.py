@@ -11,7 +11,6 @@ from torch import Tensor
 from convexnet.curvature.tracing.trace import TRACING
 from convexnet.form.epigraph import EpigraphForm
 from convexnet.form.program import OpenedProgram
-from convexnet.solve.arguments import Arguments
 from convexnet.solve.compiled import Reading
 from convexnet.solve.derivatives.attach import attach_derivatives
 from convexnet.solve.derivatives.implicit import as_it_was
@@ -20,6 +19,7 @@ from convexnet.solve.derivatives.surrogates import unroll_descent
 from convexnet.solve.functions.black_box import OwnForward, PrivateCopy
 from convexnet.solve.functions.problem import Problem
 from convexnet.solve.lower_bounds import PART, count_cells, prove_bounds
+from convexnet.solve.search import Search
 from convexnet.solve.solution import Solution, message_of
 from convexnet.solve.solver_functions import whole_program
 from convexnet.solve.solvers.incumbents import Incumbents, pick_rows, rises, sign_patterns
@@ -28,17 +28,12 @@ MUCH = 1e-7
 """The share of a value, or of its rise, up to which what is lost to rounding counts as rounding."""
 
 
-def assemble_solution(
-    reading: Reading,
-    arguments: Arguments,
-    problem: Problem,
-    found: Incumbents,
-    used: list[str],
-    own: list[Tensor] | None,
-    closed: str,
-) -> Solution:
+def assemble_solution(done: Search, own: list[Tensor] | None) -> Solution:
     """The solution: points in the caller's type, their values by the module, and bounds that are proved; with gradients
     to the module's `own` tensors and to all others, if they are wanted."""
+    reading, arguments, problem, found, used, closed = (
+        done.reading, done.arguments, done.problem, done.found, done.used, done.closed
+    )  # fmt: skip
     y, descended, derivative, tol = found.y, found.value, arguments.derivative, arguments.budget.tol
     if derivative == "unrolled":
         opened, ends = opened_for_proofs(reading, derivative), (arguments.box.lo, arguments.box.hi)

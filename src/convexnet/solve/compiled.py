@@ -12,7 +12,7 @@ under the lock of tracing, during which they are not what they are otherwise, no
 from __future__ import annotations
 
 from collections.abc import Generator, Hashable, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from convexnet.curvature.certificate import ALL, Certificate, certify_program
+from convexnet.curvature.tracing.restored_state import tensors_of as module_tensors
 from convexnet.curvature.tracing.trace import TRACING, Program, for_two_rows, trace
 from convexnet.domains import Box
 from convexnet.errors import NotTraceable
@@ -85,8 +86,58 @@ class Reading:
         return self.local[key]
 
 
-def reading_of(module: nn.Module, inputs: Sequence[Tensor], variable: int) -> Reading:
+class Readings(dict[Hashable, Reading]):
+    """Readings of networks as they are now, whatever changes later.
+
+    Args:
+        networks: what may be read.
+
+    Example:
+        >>> net = nn.Linear(1, 1)
+        >>> kept = Readings([net])
+        >>> before, _ = net.weight.item(), nn.init.constant_(net.weight, 7.0)
+        >>> with kept.as_it_was():
+        ...     net.weight.item() == before
+        True
+        >>> net.weight.item()
+        7.0
+    """
+
+    def __init__(self, networks: Sequence[nn.Module]) -> None:
+        super().__init__()
+        with TRACING:
+            self.held = [(t, t.detach().clone()) for network in networks for t in module_tensors(network)]
+
+    @contextmanager
+    def as_it_was(self) -> Generator[None]:
+        """Give the networks their former values, while they are read."""
+        changed = [(tensor, kept, tensor.data) for tensor, kept in self.held if not torch.equal(tensor, kept)]
+        for tensor, kept, _ in changed:
+            tensor.data = kept
+        try:
+            yield
+        finally:
+            for tensor, _, data in changed:
+                tensor.data = data
+
+
+def reading_of(
+    module: nn.Module,
+    inputs: Sequence[Tensor],
+    variable: int,
+    owner: nn.Module | None = None,
+    kind: Hashable = None,
+    readings: Readings | None = None,
+) -> Reading:
     """The reading of a module for inputs of these shapes, new or kept.
+
+    Args:
+        module: what is read.
+        inputs: a batch of each.
+        variable: the number of the one that is minimised over.
+        owner: with whom the reading is kept; itself, where it lasts.
+        kind: what tells the module from others of that owner.
+        readings: those that hold whatever has changed since, and to which new ones are added.
 
     Raises:
         NotTraceable: `torch.export` cannot turn the module into one program.
@@ -98,19 +149,24 @@ def reading_of(module: nn.Module, inputs: Sequence[Tensor], variable: int) -> Re
         True
     """
     kinds = tuple((tuple(t.shape[1:]), t.dtype, t.device) for t in inputs)
-    with TRACING:
-        kept = KEPT.setdefault(module, {})
+    if readings is not None and (variable, kinds, kind) in readings:
+        return readings[variable, kinds, kind]
+    with TRACING, nullcontext() if readings is None else readings.as_it_was():
+        kept = KEPT.setdefault(owner or module, {})
+        name = (variable, kinds, kind)
         structure = fingerprint_of(module)
-        reading = kept.get((variable, kinds))
+        reading = kept.get(name)
         if reading is None or reading.structure != structure:
             with as_parameters(module) as originals:
                 reading = new_reading(module, inputs, variable, structure, originals)
             if originals:  # which are there for this call only
-                kept.pop((variable, kinds), None)
+                kept.pop(name, None)
             else:
-                reading = kept[variable, kinds] = replace(reading, itself=PrivateCopy(module))
+                reading = kept[name] = replace(reading, itself=PrivateCopy(module))
         elif not reading.unchanged():
-            reading = kept[variable, kinds] = replace(reading.refreshed(), itself=PrivateCopy(module))
+            reading = kept[name] = replace(reading.refreshed(), itself=PrivateCopy(module))
+        if readings is not None:
+            readings[name] = reading
         return reading
 
 

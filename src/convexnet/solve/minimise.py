@@ -10,25 +10,25 @@ from torch import Tensor, nn
 
 from convexnet.choices import DerivativeName, SolverName
 from convexnet.curvature.tracing.trace import TRACING
-from convexnet.domains import Box
+from convexnet.domains import Domain
 from convexnet.errors import NotTraceable
 from convexnet.solve.arguments import Arguments, tracing_error, validate_arguments
 from convexnet.solve.assemble_solution import assemble_solution
+from convexnet.solve.at_most import AtMost
 from convexnet.solve.compiled import reading_of
+from convexnet.solve.constrained.regions import minimise_over_region
 from convexnet.solve.derivatives.attach import sources_of, wants_gradients
 from convexnet.solve.derivatives.polish import refine_smooth
 from convexnet.solve.derivatives.unavailable import check_derivatives, check_transforms
-from convexnet.solve.functions.problem import Problem
+from convexnet.solve.search import Search, solve
 from convexnet.solve.solution import Solution
 from convexnet.solve.solver_functions import check_certified, problem_of
-from convexnet.solve.solvers.choose import choose_solver, rescue_open, run_solver
-from convexnet.solve.solvers.incumbents import Incumbents, initial_incumbents, pick_rows
 from convexnet.solve.solvers.loop import Progress
 
 
 def minimise(
     f: nn.Module,
-    domain: Box,
+    domain: Domain,
     given: Tensor | Sequence[Any] | Any = None,
     tol: float = 1e-6,
     solver: SolverName = "auto",
@@ -38,6 +38,7 @@ def minimise(
     *,
     wrt: int = -1,
     atol: float | Tensor = 0.0,
+    subject_to: Sequence[AtMost] = (),
     derivative: DerivativeName = "exact",
     verbose: bool = False,
     callback: Callable[[Progress], object] | None = None,
@@ -53,7 +54,8 @@ def minimise(
 
     Args:
         f: returns (B,) or (B, 1); convex in y.
-        domain: a `Box` of one sample of y; coordinates are fixed with `Box.fix`.
+        domain: the set that y ranges over: a `Box` (coordinates are fixed with `Box.fix`), `Orthant`, `Free`, `Cube`
+            (with an entropy, if asked for), `Simplex`, `Ball`, `Polyhedron`, or a `Product` of such sets.
         given: the other inputs, a tensor or an array, or a tuple of them; the first dimension of each is B. Whole
             numbers stay what they are where f takes them (labels, indices), and become floating ones elsewhere.
             Without it B is 1, or the domain's.
@@ -70,6 +72,7 @@ def minimise(
         time_limit: in seconds. What has been found by then is returned.
         wrt: the number of the input of f that is minimised over; the others are `given`, in order.
         atol: a gap that is small enough in the units of f: one number, or one for each sample, (B,).
+        subject_to: further constraints g(y) <= level, each made by `at_most`, on networks that are certified convex.
         derivative: of x: "exact"; or, only by name, "smoothed" (as if f had no kinks: defined everywhere, and not the
             derivative of what is returned) and "unrolled" (x is where 30 steps of gradient descent come to from `start`
             or the centre, and the gradient goes through them). See `convexnet.solve.derivatives.surrogates`.
@@ -128,58 +131,41 @@ def minimise(
         with torch.inference_mode(False), torch.no_grad():
             return minimise(
                 f, domain, given, tol, solver, start, max_steps, time_limit,
-                wrt=wrt, atol=atol, derivative=derivative, verbose=verbose, callback=callback,
+                wrt=wrt, atol=atol, subject_to=subject_to, derivative=derivative, verbose=verbose, callback=callback,
             )  # fmt: skip
     with TRACING:  # while another thread traces the module, its tensors are others
         arguments = validate_arguments(
             f, domain, given, start, wrt, tol=tol, atol=atol, solver=solver, max_steps=max_steps,
-            time_limit=time_limit, derivative=derivative, callback=callback, verbose=verbose,
+            time_limit=time_limit, derivative=derivative, callback=callback, verbose=verbose, subject_to=subject_to,
         )  # fmt: skip
+    return minimise_arguments(arguments)
+
+
+def minimise_arguments(arguments: Arguments) -> Solution:
+    """`minimise` with arguments that are checked."""
+    if not arguments.region.is_box or arguments.subject_to:
+        return minimise_over_region(arguments)
+    return minimise_over_box(arguments)
+
+
+def minimise_over_box(arguments: Arguments) -> Solution:
+    """`minimise` where the domain is a box."""
     try:
-        reading = reading_of(arguments.module, arguments.inputs, arguments.variable)
+        reading = reading_of(
+            arguments.module, arguments.inputs, arguments.variable, arguments.owner, arguments.kind, arguments.readings
+        )
     except NotTraceable as error:
         raise tracing_error(arguments, error) from error.__cause__
     everywhere = check_certified(reading, arguments)
     own = sources_of(reading, arguments.module)
     check_transforms(own)
-    keep = wants_gradients(own, arguments.inputs, domain)
-    exact = keep and derivative == "exact"
+    keep = wants_gradients(own, arguments.inputs, arguments.box)
+    exact = keep and arguments.derivative == "exact"
     with torch.no_grad():
         problem, closed = problem_of(reading, arguments, everywhere)
         if exact:
-            check_derivatives(reading, problem.f, solver, arguments.inputs, domain)
-        found, used = solve(problem, arguments, closed)
+            check_derivatives(reading, problem.f, arguments.solver, arguments.inputs, arguments.box)
+        done = Search(arguments, reading, problem, closed, *solve(problem, arguments, closed))
         if exact:
-            refine_smooth(problem, found)
-        return assemble_solution(reading, arguments, problem, found, used, own if keep else None, closed)
-
-
-def solve(problem: Problem, arguments: Arguments, closed: str) -> tuple[Incumbents, list[str]]:
-    """Solve the batch in parts that fit into memory; returns what was found, and which solvers did it.
-
-    Args:
-        problem: the functions.
-        arguments: the solver, the starting points and the budget.
-        closed: why the functions are not opened, if they are not.
-    """
-    name, size = choose_solver(arguments.solver, problem, closed)
-    found = initial_incumbents(problem, arguments.atol)
-    if arguments.start is not None:
-        y = problem.inside(arguments.start)
-        value = problem.f.value(y)
-        everyone = torch.arange(problem.batch, device=y.device)
-        found.note(everyone, y, value, torch.full_like(value, -torch.inf))
-    used = [name]
-    for first in range(0, problem.batch, size):
-        rows = torch.arange(first, min(problem.batch, first + size), device=found.y.device)
-        whole = len(rows) == problem.batch
-        part = problem if whole else problem.rows(rows)
-        piece = found if whole else pick_rows(found, rows)
-        run_solver(name, part, piece, arguments.budget)
-        if arguments.solver == "auto":
-            used += [more for more in rescue_open(part, piece, arguments.budget) if more not in used]
-        if not whole:
-            found.put(rows, piece)
-        if arguments.budget.watch is not None and arguments.budget.watch.stopped:
-            break
-    return found, used
+            refine_smooth(problem, done.found)
+        return assemble_solution(done, own if keep else None)

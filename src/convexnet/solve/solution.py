@@ -2,10 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 from torch import Tensor
+
+
+class Multipliers:
+    """Multipliers that are computed once, when they are asked for.
+
+    Args:
+        compute: gives them.
+
+    Example:
+        >>> Multipliers(lambda: {"total": torch.ones(1, 1)}).get()["total"].tolist()
+        [[1.0]]
+    """
+
+    def __init__(self, compute: Callable[[], dict[str, Tensor]]) -> None:
+        self.compute = compute
+        self.known: dict[str, Tensor] | None = None
+
+    def get(self) -> dict[str, Tensor]:
+        """The multipliers, by kind."""
+        if self.known is None:
+            self.known = self.compute()
+        return self.known
 
 
 @dataclass(frozen=True)
@@ -19,8 +42,9 @@ class Solution:
         upper_bound: above it: the value.
         gap: upper_bound − lower_bound, at least 0.
         converged: gap <= atol + tol · S and rounding, (B,) booleans; see `minimise`.
-        status: B strings: "converged", "stopped" (by a budget, or since nothing more could be proved) or "unbounded"
-            (where f certainly has no least value).
+        status: B strings: "converged", "stopped" (by a budget, or since nothing more could be proved), "unbounded"
+            (where f certainly has no least value) or "infeasible" (where no point meets the constraints: x is NaN,
+            value and bounds are inf, and the message names the rows that conflict).
         steps: of the iterative solvers, (B,).
         solver: which solver was used.
         message: what happened, in a sentence, and what to try where samples have not converged.
@@ -44,6 +68,27 @@ class Solution:
     steps: Tensor
     solver: str
     message: str
+    found: Multipliers | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def multipliers(self) -> dict[str, Tensor]:
+        """The multipliers of what constrains the minimisers: computed when they are first asked for.
+
+        With L = f + λ (A y − b) + ν (A_eq y − b_eq), λ >= 0: `lower` and `upper` (B, n) of bounds, `inequality` (B, m)
+        and `equality` of rows, `total` (B, 1) of a simplex, `ball`, and `subject_to` (B, number of networks). Where a
+        sample is infeasible they are NaN. By how much the minimum falls where a right side grows by 1.
+
+        Raises:
+            RuntimeError: f could not be opened at its kinks, so that it has no slopes to tell them by.
+
+        Example:
+            >>> import convexnet as cx
+            >>> f = torch.nn.Linear(2, 1)
+            >>> _ = f.weight.data.copy_(torch.tensor([[1.0, 3.0]]))
+            >>> cx.minimise(f, cx.Simplex(2)).multipliers["total"].round(decimals=3).tolist()
+            [[-1.0]]
+        """
+        return {} if self.found is None else self.found.get()
 
     def detach(self) -> Solution:
         """Return the same solution without gradients, so that `solution.detach().x.numpy()` is an array.
