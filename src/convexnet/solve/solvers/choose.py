@@ -10,8 +10,10 @@ from convexnet.form.epigraph import EpigraphForm
 from convexnet.solve.functions.black_box import WholeProgram
 from convexnet.solve.functions.matrix_free import MatrixFree
 from convexnet.solve.functions.problem import Problem
+from convexnet.solve.functions.with_entropy import EntropyProblem
 from convexnet.solve.solvers.admm import ADMM
-from convexnet.solve.solvers.bundle import Bundle
+from convexnet.solve.solvers.bundle import Bundle, CuttingPlanes
+from convexnet.solve.solvers.bundle_entropy import BundleEntropy
 from convexnet.solve.solvers.first_order import Adam, Fista
 from convexnet.solve.solvers.highs import solve_exactly
 from convexnet.solve.solvers.incumbents import Incumbents
@@ -46,6 +48,8 @@ class Way:
 WAYS: dict[str, Way] = {
     "newton": Way(lambda: Newton(rough=True), 100, (EpigraphForm,)),
     "bundle": Way(Bundle, 200),
+    "cutting-planes": Way(CuttingPlanes, 200),
+    "bundle-entropy": Way(BundleEntropy, 200),
     "pdhg": Way(PDHG, 500, (EpigraphForm, MatrixFree), linear=True),
     "admm": Way(ADMM, 500, (EpigraphForm,), linear=True),
     "fista": Way(Fista, 500),
@@ -68,6 +72,8 @@ def choose_solver(name: str, problem: Problem, closed: str = "") -> tuple[str, i
         ValueError: the solver that was asked for cannot be used on this function.
     """
     reason = f" ({closed})" if closed else ""
+    if name == "bundle-entropy" and not isinstance(problem, EntropyProblem):
+        raise ValueError("solver='bundle-entropy' is for Cube(n, entropy=True): use solver='auto'")
     if name == "auto":
         name = choose_automatically(problem)
     elif name == "lp" and not (isinstance(problem.f, EpigraphForm) and problem.f.piecewise_linear):
@@ -109,7 +115,9 @@ def run_solver(name: str, problem: Problem, found: Incumbents, budget: Budget) -
         solve_exactly(problem, found, budget)
         return
     way = WAYS[name]
-    if way.needs == (object,) and problem.exact is not None:  # its tangents are then those of the function itself
+    if (
+        way.needs == (object,) and problem.exact is not None and not isinstance(problem, EntropyProblem)
+    ):  # its tangents are then those of the function itself
         problem = replace(problem, f=problem.exact)
     run_loop(way.make(), problem, found, budget, way.steps)
 
