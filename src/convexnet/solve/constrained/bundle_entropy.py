@@ -21,12 +21,13 @@ from convexnet.solve.derivatives.attach import sources_of, wants_gradients
 from convexnet.solve.derivatives.polish import refine_smooth
 from convexnet.solve.derivatives.unavailable import check_derivatives, check_transforms
 from convexnet.solve.functions.black_box import OwnForward, PrivateCopy
+from convexnet.solve.functions.problem import Problem
 from convexnet.solve.functions.with_entropy import EntropyProblem, WithEntropy, entropy
 from convexnet.solve.lower_bounds import prove_bounds
 from convexnet.solve.search import Search, solve
 from convexnet.solve.solution import Multipliers, Solution
 from convexnet.solve.solver_functions import check_certified, problem_of, whole_program
-from convexnet.solve.solvers.incumbents import Incumbents
+from convexnet.solve.solvers.incumbents import Incumbents, rises, sign_patterns
 
 NAME = "bundle-entropy"
 
@@ -117,6 +118,12 @@ class EntropyWork(Work):
                 copy = PrivateCopy(arguments.module)
         program = whole_program(self.reading, arguments, None)
         return EntropyForward(copy, arguments.inputs, arguments.variable, program)
+
+    def rise(self, own: OwnForward, rows: Tensor, x: Tensor, value: Tensor) -> Tensor:
+        """S for points x (R, n) of the cube, as `incumbents.rises`, (R,)."""
+        part = self.feasible.rows(rows)
+        ways = sign_patterns(x.shape[1], x)[:, None]
+        return rises(Problem(own, part.lo, part.hi), x, value, ways).amax(0)
 
     def read_with_atoms(self, check: bool) -> None:
         """Read the function with its entropy as atoms, for derivatives.
