@@ -127,7 +127,7 @@ def dual(G: np.ndarray, h: np.ndarray, shares: np.ndarray, allowed: float) -> np
         left = top - shares @ heights
         if left <= max(allowed, 1e-15 * np.abs(heights).max()):
             break
-        mu = min(mu, 0.1 * left / m)
+        mu = min(mu, 0.03 * left / m)
         slack = np.maximum(top - heights, mu / shares) if slack is None else slack
         slack = np.clip(slack, 1e-4 * mu / shares, 1e4 * mu / shares)
         system = (G * (y * (1 - y))) @ G.T
@@ -156,7 +156,7 @@ def sample_after_sample(held: Arrays, x: np.ndarray, steps: int, labels: int) ->
         G, h, shares = g[None], np.array([plain - g @ y]), np.ones(1)
         value, bound = plain + entropy(y), -np.inf
         for _ in range(steps):
-            shares = dual(G, h, shares, 0.05 * (value - bound) if np.isfinite(bound) else np.inf)
+            shares = dual(G, h, shares, 0.2 * (value - bound) if np.isfinite(bound) else np.inf)
             steep = shares @ G
             bound = max(bound, shares @ h - np.logaddexp(0, -steep).sum())
             y = 0.5 * (1 - np.tanh(0.5 * steep))

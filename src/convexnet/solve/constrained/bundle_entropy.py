@@ -8,12 +8,14 @@ they are asked for.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from convexnet.curvature.tracing.trace import TRACING
 from convexnet.errors import NotTraceable
+from convexnet.form.epigraph import EpigraphForm
 from convexnet.solve.arguments import Arguments, tracing_error
 from convexnet.solve.compiled import reading_of
 from convexnet.solve.constrained.regions import Work, read, tableau_of
@@ -21,13 +23,12 @@ from convexnet.solve.derivatives.attach import sources_of, wants_gradients
 from convexnet.solve.derivatives.polish import refine_smooth
 from convexnet.solve.derivatives.unavailable import check_derivatives, check_transforms
 from convexnet.solve.functions.black_box import OwnForward, PrivateCopy
-from convexnet.solve.functions.problem import Problem
 from convexnet.solve.functions.with_entropy import EntropyProblem, WithEntropy, entropy
-from convexnet.solve.lower_bounds import prove_bounds
+from convexnet.solve.lower_bounds import LEAST, prove_bounds
 from convexnet.solve.search import Search, solve
 from convexnet.solve.solution import Multipliers, Solution
 from convexnet.solve.solver_functions import check_certified, problem_of, whole_program
-from convexnet.solve.solvers.incumbents import Incumbents, rises, sign_patterns
+from convexnet.solve.solvers.incumbents import Evidence, Incumbents, pick_rows, rises, sign_patterns
 
 NAME = "bundle-entropy"
 
@@ -91,6 +92,7 @@ class EntropyWork(Work):
     """One run of the bundle entropy method. `reading` is that of f without the entropy."""
 
     found: Incumbents | None = None
+    problem: EntropyProblem | None = None
 
     def run(self, check: bool) -> None:
         """Solve the batch.
@@ -105,7 +107,8 @@ class EntropyWork(Work):
         problem = EntropyProblem(WithEntropy(plain.f), plain.lo, plain.hi, None, plain.exact)
         found, self.used = solve(problem, arguments, closed)
         self.steps += found.steps
-        self.found = found
+        self.found, self.problem = found, problem
+        average_multipliers(plain.f, found)
         proof, lost = prove_bounds(problem, found)
         done = Search(arguments, self.reading, problem, closed, found, self.used)
         self.note(own, everyone, done, proof, lost)
@@ -120,10 +123,11 @@ class EntropyWork(Work):
         return EntropyForward(copy, arguments.inputs, arguments.variable, program)
 
     def rise(self, own: OwnForward, rows: Tensor, x: Tensor, value: Tensor) -> Tensor:
-        """S for points x (R, n) of the cube, as `incumbents.rises`, (R,)."""
-        part = self.feasible.rows(rows)
+        """S for points x (R, n) of the cube, as `incumbents.rises`, (R,); of the function as the solver sees it."""
+        assert self.problem is not None
+        part = self.problem if len(rows) == self.problem.batch else self.problem.rows(rows)
         ways = sign_patterns(x.shape[1], x)[:, None]
-        return rises(Problem(own, part.lo, part.hi), x, value, ways).amax(0)
+        return rises(part, x, part.f.value(x), ways).amax(0)
 
     def read_with_atoms(self, check: bool) -> None:
         """Read the function with its entropy as atoms, for derivatives.
@@ -138,7 +142,7 @@ class EntropyWork(Work):
         problem, closed = problem_of(reading, replace(inner, solver="auto"), everywhere)
         if check:
             check_derivatives(reading, problem.f, "auto", tableau.arguments.inputs, arguments.box)
-        found = replace(self.found, evidence={}, kept={})
+        found = replace(self.found, evidence={}, kept={})  # which is of the function without the entropy
         if check:
             refine_smooth(problem, found)
         rows = torch.arange(arguments.batch, device=self.value.device)
@@ -156,3 +160,37 @@ class EntropyWork(Work):
             with torch.no_grad():
                 self.read_with_atoms(check=False)
         return self.multipliers()
+
+
+def average_multipliers(f: Any, found: Incumbents) -> None:
+    """Put averages of multipliers in the place of averages of tangents, where the function is piecewise linear.
+
+    They give the same plane, and proving it then takes the program once for a sample, not once for each tangent.
+
+    Args:
+        f: the functions without the entropy.
+        found: with the evidence of the bundle entropy method.
+    """
+    tangents = found.evidence.get("tangents")
+    if not isinstance(f, EpigraphForm) or not f.piecewise_linear or not f.atoms or tangents is None:
+        return
+    assert tangents.points is not None
+    assert tangents.shares is not None
+    owner, which = (tangents.shares > LEAST).nonzero(as_tuple=True)
+    weight = tangents.shares[owner, which][:, None]
+    averages = [torch.zeros_like(c) for c in f.constants]
+    for some in torch.arange(len(owner), device=owner.device).split(PLANES):
+        part = f.rows(owner[some])
+        a = part.arguments(tangents.points[owner[some], which[some]])
+        chosen, _ = part.pull([atom.slopes(here) for atom, here in zip(part.atoms, a, strict=True)])
+        for k, average in enumerate(averages):
+            average.index_add_(0, owner[some], weight[some] * chosen[k])
+    kept = found.kept.pop("tangents")
+    del found.evidence["tangents"]
+    rows = kept.nonzero()[:, 0]
+    touching = [torch.zeros_like(c) for c in averages]
+    found.keep(rows, pick_rows(Evidence(touch=found.y, multipliers=averages, touching=touching), rows))
+
+
+PLANES = 2048
+"""Tangents whose multipliers are computed at once."""

@@ -30,7 +30,7 @@ from convexnet.solve.functions.with_entropy import entropy, lowest_point
 from convexnet.solve.solvers.incumbents import Evidence, Incumbents
 from convexnet.solve.solvers.loop import Offer
 
-SHARP = 0.05
+SHARP = 0.2
 """How exactly the model's minimum is found, as a share of the gap."""
 
 SHARPER = 0.01
@@ -45,7 +45,7 @@ HALVINGS = 30
 FRESH = 0.1
 """The share of the multipliers that is spread over all planes when a new one has come."""
 
-CENTRE = 0.1
+CENTRE = 0.03
 """The next μ, as a share of what the gap of the model makes it."""
 
 FAR = 0.99

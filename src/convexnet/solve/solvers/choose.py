@@ -87,7 +87,7 @@ def choose_solver(name: str, problem: Problem, closed: str = "") -> tuple[str, i
         )
     elif name in WAYS and WAYS[name].linear and not problem.f.piecewise_linear:
         raise ValueError(f"solver={name!r} needs a piecewise linear function: use solver='auto'{reason}")
-    return name, samples_at_once(problem)
+    return name, samples_at_once(problem, name)
 
 
 def choose_automatically(problem: Problem) -> str:
@@ -98,9 +98,11 @@ def choose_automatically(problem: Problem) -> str:
     return "bundle" if isinstance(problem.f, WholeProgram) and problem.size <= FEW else "fista"
 
 
-def samples_at_once(problem: Problem) -> int:
+def samples_at_once(problem: Problem, name: str = "newton") -> int:
     """How many samples fit into memory at once."""
     n, f = problem.size, problem.f
+    if name == "bundle-entropy":  # planes and the points that they touch at
+        return max(1, min(problem.batch, MEMORY // (8 * 300 * n)))
     if isinstance(f, EpigraphForm):
         wide = sum(c.shape[1] for c in f.constants)
         each = 8 * (wide * (n + 16) + 3 * n * n)
