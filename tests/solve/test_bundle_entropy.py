@@ -128,7 +128,7 @@ def test_planes_with_dependent_slopes_do_not_end_the_search(name: str) -> None:
     f, cube = Known(a, b), cx.Cube(len(at), entropy=True)
     for start in (None, [0.5] * len(at), [0.0] * len(at), at):
         begin = None if start is None else torch.tensor(start).double()
-        found = cx.minimise(f, cube, start=begin, solver=SOLVER)
+        found = cx.minimise(f, cube, start=begin, solver=SOLVER, tol=1e-8)
         assert bool(found.converged.all()), (name, start, found.message)
         if name != "a corner":
             assert found.x[0].tolist() == pytest.approx(at, abs=1e-3)
