@@ -118,7 +118,7 @@ def draw(file: Path, paths: dict[str, Tensor]) -> None:
     figure = Figure(figsize=(7, 4), layout="constrained")
     for place, (axis, name) in enumerate(zip(figure.subplots(2, 1, sharex=True), ("position", "speed"), strict=True)):
         for controller, path in paths.items():
-            axis.plot(TICK * torch.arange(len(path)), path[:, place], label=controller)
+            axis.plot([TICK * step for step in range(len(path))], path[:, place].numpy(), label=controller)
         axis.axhline(0, color="#888", linewidth=0.8)
         axis.set(ylabel=name)
         axis.legend(frameon=False)
