@@ -4,8 +4,8 @@
 
 A cart of mass 1 on a rail is pushed by at most half a newton, and wind pushes it, too. What a step costs is a network:
 a comfort term that was learnt (input-convex, of position, speed and push) beside a quadratic one. `cx.rollout` writes
-the cost of twelve steps as one module, which is certified convex in the pushes, since the cart's motion is affine and the
-cost is convex in everything. `cx.Minimiser` reads it once; every step of the loop starts from the last solution.
+the cost of twelve steps as one module, which is certified convex in the pushes, since the cart's motion is affine and
+the cost is convex in everything. `cx.Minimiser` reads it once; every step of the loop starts from the last solution.
 
 The same cart with the unconstrained linear-quadratic regulator, its pushes cut off, is what the loop is compared with.
 """
