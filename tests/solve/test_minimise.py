@@ -567,7 +567,7 @@ def test_nothing_is_changed_and_any_mode_will_do(seed: int) -> None:
 NET = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 1))
 SQUARE = cx.Box(-1, 1, shape=(3,))
 WRONG: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
-    "a tuple for a box": ({"domain": (-1, 1)}, TypeError, "must be a convexnet Box"),
+    "a tuple for a box": ({"domain": (-1, 1)}, TypeError, "must be a convexnet domain"),
     "tol zero": ({"tol": 0}, ValueError, "positive number"),
     "tol NaN": ({"tol": float("nan")}, ValueError, "positive number"),
     "tol text": ({"tol": "small"}, ValueError, "positive number"),

@@ -63,6 +63,7 @@ def verdict(model: nn.Module, example: Tensor | Sequence[Tensor]) -> Verdict:
         NotTraceable, ValueError, TypeError: as for `certify`.
 
     Example:
+        >>> import convexnet as cx
         >>> net = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 3))
         >>> verdict(net, torch.zeros(2, 2)).tier is None
         True
