@@ -91,7 +91,8 @@ class Plane:
         if not self.bare:
             far = torch.maximum(self.at.abs(), (1 - self.at).abs())
             size = (shift.abs() + least.abs()).sum(1) + self.level.abs()
-            bound = bound - (self.slack * far).sum(1) * (1 + 1e-6) - 8 * (self.at.shape[1] + 8) * 2.0**-53 * size
+            n = self.at.shape[1]
+            bound = bound - (self.slack * far).sum(1) * (1 + 1e-6) - 8 * (n + 8) * 2.0**-53 * size - n * 1e-300
         return torch.where(bound.isnan(), -torch.inf, bound)
 
 
