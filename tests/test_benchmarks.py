@@ -38,6 +38,16 @@ def test_minimise() -> None:
 
 
 @pytest.mark.slow
+def test_bundle_entropy() -> None:
+    lines = run("bundle_entropy.py", "--smoke", "--rounds", "1").splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
+    assert [row[0] for row in rows] == ["slopes", "1", "10", "80"]
+    for row in rows[1:]:
+        assert row[8] == "4/4"
+        assert float(row[4].split(", ")[1]) <= 1e-6
+
+
+@pytest.mark.slow
 def test_poster(tmp_path: Path) -> None:
     run("poster.py", "--smoke", "--record", str(tmp_path / "rows.jsonl"))
     rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
