@@ -8,6 +8,7 @@ from convexnet.extras import need
 
 need("sklearn", "lab")
 
+from convexnet.estimators.brenier import BrenierMap  # noqa: E402
 from convexnet.estimators.regressor import ConvexRegressor  # noqa: E402
 
-__all__ = ["ConvexRegressor"]
+__all__ = ["BrenierMap", "ConvexRegressor"]

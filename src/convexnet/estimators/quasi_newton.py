@@ -10,6 +10,9 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor, nn
 
+from convexnet.nn import FICNN
+from convexnet.nn.steps import FullStep, innermost, weight_of
+
 MEMORY = 20
 """Pairs of steps and gradients that L-BFGS keeps."""
 
@@ -84,3 +87,10 @@ def fit_by_lbfgs(
     )
     write(parameters, best if watched else found.x)
     return losses, watched
+
+
+def sum_of_squares(net: FICNN) -> Tensor:
+    """Σ W² over all weights of the layers, those that are computed as they are."""
+    steps = [step for step in net.layers if isinstance(step, FullStep)]
+    maps = [part for step in steps for part in (step.z, step.y) if part is not None]
+    return torch.stack([weight_of(innermost(part)).square().sum() for part in maps]).sum()

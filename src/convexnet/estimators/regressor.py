@@ -16,9 +16,9 @@ from torch.nn import functional as F
 
 from convexnet.choices import ActivationName
 from convexnet.curvature import certify
-from convexnet.estimators.quasi_newton import fit_by_lbfgs
+from convexnet.estimators.quasi_newton import fit_by_lbfgs, sum_of_squares
+from convexnet.estimators.weights import weights_of
 from convexnet.nn import FICNN, Standardised
-from convexnet.nn.steps import FullStep, innermost, weight_of
 
 Array = np.ndarray[Any, Any]
 
@@ -201,22 +201,6 @@ def validate_settings(model: ConvexRegressor) -> None:
             raise ValueError(f"{name}={getattr(model, name)!r} is out of range")
 
 
-def weights_of(sample_weight: Any, X: Array) -> Array:
-    """The weight of each sample, (N,) in float64.
-
-    Raises:
-        ValueError: a wrong shape, a negative or infinite weight, or no positive one.
-    """
-    if sample_weight is None:
-        return np.ones(len(X))
-    weights = np.asarray(sample_weight, np.float64)
-    if weights.shape != (len(X),):
-        raise ValueError(f"sample_weight has shape {weights.shape}, and must have one weight for each row of X, 1D")
-    if not (np.isfinite(weights).all() and (weights >= 0).all() and (weights > 0).any()):
-        raise ValueError("sample_weight must be finite and at least 0, and every weight cannot be zero")
-    return weights
-
-
 def merge_repeated(X: Array, y: Array, weights: Array) -> tuple[Tensor, Tensor, Tensor]:
     """The different rows of X in one order, with the weighted mean of their targets and the sum of their weights.
 
@@ -244,13 +228,6 @@ def moments(values: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     if not bool((centre.isfinite() & scale.isfinite()).all()):
         raise ValueError("the data are too large: the squares of their distances from the mean are not finite")
     return centre, scale
-
-
-def sum_of_squares(net: FICNN) -> Tensor:
-    """Σ W² over all weights of the layers, those that are computed as they are."""
-    steps = [step for step in net.layers if isinstance(step, FullStep)]
-    maps = [part for step in steps for part in (step.z, step.y) if part is not None]
-    return torch.stack([weight_of(innermost(part)).square().sum() for part in maps]).sum()
 
 
 class Rising(nn.Module):
