@@ -107,6 +107,11 @@ SIGNATURES = {
         "(hidden=(64, 64), activation='softplus', monotone=None, *, quadratic=None, alpha=1e-05, max_iter=300, "
         "tol=1e-07, early_stopping=False, validation_fraction=0.1, n_iter_no_change=20, random_state=None)"
     ),
+    "estimators.BrenierMap": (
+        "(hidden=(32, 32), activation='softplus', *, alpha=1e-05, max_iter=100, tol=1e-10, early_stopping=False, "
+        "validation_fraction=0.2, n_iter_no_change=20, random_state=None)"
+    ),
+    "estimators.BrenierMap.fit": "(self, X, y, source_weight=None, target_weight=None)",
     "to_cvxpy": "(model, variable, given=None, *, wrt=-1)",
     "to_lp": "(model, domain, given=None, *, wrt=-1)",
     "Cone.attach": "(self, optimizer, *others)",

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from convexnet.choices import ActivationName
 from convexnet.curvature import certify
 from convexnet.estimators.quasi_newton import fit_by_lbfgs, sum_of_squares
-from convexnet.estimators.weights import weights_of
+from convexnet.estimators.settings import validate_settings, weights_of
 from convexnet.nn import FICNN
 from convexnet.solve import Solution, conjugate
 
@@ -27,6 +27,9 @@ RIDGE = 1e-6
 
 ACCURACY = 1e-8
 """Of the conjugates while training: their maximisers make the gradient, with about the root of it."""
+
+EXACT = 1e-12
+"""Of the conjugates of `inverse_transform`: a maximiser is about as accurate as the root of its value."""
 
 
 class Potential(nn.Module):
@@ -81,7 +84,8 @@ class BrenierMap(TransformerMixin, BaseEstimator):
         alpha: penalty on the squares of all weights.
         max_iter: iterations of L-BFGS at most.
         tol: stop where an iteration lowers the loss by less than this share of it.
-        early_stopping: hold out points of both clouds, stop when their loss stops falling, and keep the best weights.
+        early_stopping: hold out points of both clouds, stop when their loss stops falling, and keep the best weights:
+            for few points in many dimensions, which a network can tell apart.
         validation_fraction: the share of points to hold out.
         n_iter_no_change: iterations without a better loss on them after which to stop.
         random_state: of the initial weights and of what is held out.
@@ -116,10 +120,10 @@ class BrenierMap(TransformerMixin, BaseEstimator):
         *,
         alpha: float = 1e-5,
         max_iter: int = 100,
-        tol: float = 1e-7,
+        tol: float = 1e-10,
         early_stopping: bool = False,
         validation_fraction: float = 0.2,
-        n_iter_no_change: int = 10,
+        n_iter_no_change: int = 20,
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
         self.hidden = hidden
@@ -144,6 +148,7 @@ class BrenierMap(TransformerMixin, BaseEstimator):
             ValueError: clouds that are not finite, have fewer than two points or another number of coordinates.
         """
         options: dict[str, Any] = {"dtype": np.float64, "ensure_min_samples": 2}
+        validate_settings(self)
         points: Any = validate_data(self, X, **options)
         if y is None:
             raise ValueError("BrenierMap needs y, the points of the target")
@@ -209,7 +214,7 @@ class BrenierMap(TransformerMixin, BaseEstimator):
         points: Any = validate_data(self, Y, reset=False, dtype=np.float64)
         slopes = self.network_.whitened_target(torch.tensor(points))
         with torch.no_grad():
-            found = conjugate(self.network_.net, slopes, tol=ACCURACY)
+            found = conjugate(self.network_.net, slopes, tol=EXACT)
         return self.network_.raw_source(found.x).numpy()
 
 

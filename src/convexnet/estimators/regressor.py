@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from convexnet.choices import ActivationName
 from convexnet.curvature import certify
 from convexnet.estimators.quasi_newton import fit_by_lbfgs, sum_of_squares
-from convexnet.estimators.weights import weights_of
+from convexnet.estimators.settings import validate_settings, weights_of
 from convexnet.nn import FICNN, Standardised
 
 Array = np.ndarray[Any, Any]
@@ -181,24 +181,6 @@ def signs_of(monotone: int | Sequence[int] | None, count: int) -> Tensor:
     if given.ndim == 1 and len(given) != count:
         raise ValueError(f"monotone has {len(given)} entries, and X has {count} features")
     return torch.tensor(np.broadcast_to(given, (count,)).astype(np.int64))
-
-
-def validate_settings(model: ConvexRegressor) -> None:
-    """Refuse settings out of range.
-
-    Raises:
-        ValueError: names the first.
-    """
-    rules = {
-        "alpha": model.alpha >= 0,
-        "max_iter": model.max_iter >= 1,
-        "tol": model.tol >= 0,
-        "validation_fraction": 0 < model.validation_fraction < 1,
-        "n_iter_no_change": model.n_iter_no_change >= 1,
-    }
-    for name, holds in rules.items():
-        if not holds:
-            raise ValueError(f"{name}={getattr(model, name)!r} is out of range")
 
 
 def merge_repeated(X: Array, y: Array, weights: Array) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Weights of samples."""
+"""Settings that the estimators share, and weights of samples."""
 
 from __future__ import annotations
 
@@ -23,3 +23,21 @@ def weights_of(sample_weight: Any, X: Array, name: str = "sample_weight") -> Arr
     if not (np.isfinite(weights).all() and (weights >= 0).all() and (weights > 0).any()):
         raise ValueError(f"{name} must be finite and at least 0, and every weight cannot be zero")
     return weights
+
+
+def validate_settings(model: Any) -> None:
+    """Refuse settings out of range.
+
+    Raises:
+        ValueError: names the first.
+    """
+    rules = {
+        "alpha": model.alpha >= 0,
+        "max_iter": model.max_iter >= 1,
+        "tol": model.tol >= 0,
+        "validation_fraction": 0 < model.validation_fraction < 1,
+        "n_iter_no_change": model.n_iter_no_change >= 1,
+    }
+    for name, holds in rules.items():
+        if not holds:
+            raise ValueError(f"{name}={getattr(model, name)!r} is out of range")
