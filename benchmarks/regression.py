@@ -51,7 +51,7 @@ def clipped(x: Array, y: Array, width: int, seed: int, epochs: int) -> Predict:
     inputs = torch.tensor((x - centre) / scale, dtype=torch.float32)
     targets = torch.tensor((y - level) / size, dtype=torch.float32)
     net = Clipped(x.shape[1], width)
-    optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.03)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
     for _ in range(epochs):
         for rows in torch.randperm(len(x)).split(128):
@@ -108,7 +108,7 @@ def main() -> None:
         "ConvexRegressor": lambda *a: ours(*a, **few),
         "ConvexRegressor, quadratic=0": lambda *a: ours(*a, quadratic=0, **few),
         "ConvexRegressor, quadratic=0, early stopping": lambda *a: ours(*a, quadratic=0, early_stopping=True, **few),
-        "torch, clipped": lambda *a: clipped(*a, epochs=1 if options.smoke else 60),
+        "torch, clipped": lambda *a: clipped(*a, epochs=1 if options.smoke else 120),
     }
     print("| inputs | method | R² | mean squared error | seconds |\n|---|---|---|---|---|")
     for name, problem, width in (("5", five, 32), ("50", fifty, 64)):
