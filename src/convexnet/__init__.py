@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from convexnet import ensembles, nn
+    from convexnet import ensembles, estimators, nn
     from convexnet.constraints import Cone, constrain
     from convexnet.conversion import Change, bake, changes, convexify
     from convexnet.curvature import Certificate, Finding, certify
@@ -54,6 +54,7 @@ __all__ = [
     "constrain",
     "convexify",
     "ensembles",
+    "estimators",
     "falsify",
     "impute",
     "load",
@@ -108,7 +109,7 @@ _HOMES = {
 }
 """Where a name comes from."""
 
-_ROOMS = ("ensembles", "nn")
+_ROOMS = ("ensembles", "estimators", "nn")
 """Modules that are names of the package themselves."""
 
 
