@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from convexnet import ensembles, nn
+    from convexnet import energy, ensembles, nn
     from convexnet.constraints import Cone, constrain
     from convexnet.conversion import Change, bake, changes, convexify
     from convexnet.curvature import Certificate, Finding, certify
@@ -53,6 +53,7 @@ __all__ = [
     "conjugate",
     "constrain",
     "convexify",
+    "energy",
     "ensembles",
     "falsify",
     "impute",
@@ -108,7 +109,7 @@ _HOMES = {
 }
 """Where a name comes from."""
 
-_ROOMS = ("ensembles", "nn")
+_ROOMS = ("energy", "ensembles", "nn")
 """Modules that are names of the package themselves."""
 
 
