@@ -23,7 +23,7 @@ def predict(f: nn.Module, x: Any, domain: Domain, *, batch: int = 1024, **option
         x: the other inputs, N rows each: a tensor, an array, or a tuple of them.
         domain: the set that y ranges over.
         batch: samples that are solved at once; it changes nothing but memory.
-        options: further arguments of `minimise`; derivative="unrolled" for where its 30 steps of descent end.
+        options: further arguments of `minimise`. Where descent ends instead, which need not be near, says `unrolled`.
 
     Returns:
         Points of the domain. Of classes on a simplex the prediction is `predict(...).argmax(1)`.

@@ -14,10 +14,12 @@ from torch import Tensor, nn
 
 from convexnet.arrays import as_real
 from convexnet.curvature.arguments import unwrap
+from convexnet.curvature.certificate import certify
 from convexnet.domains import Box, Domain
 from convexnet.energy.hinge import Margin, check_solved, hinge_of, margin_of
 from convexnet.energy.missing import Missing
 from convexnet.energy.samples import inputs_of, place_of, rows_of, targets_of
+from convexnet.energy.unrolled import box_of, descend
 from convexnet.ensembles.training import (
     batches,
     check_counts,
@@ -80,7 +82,7 @@ class EnergyTraining(Attributes):
     """The training of an energy f(x, y), step by step: a learner. `fit` runs it to its end.
 
     A step solves the minimisation of a whole batch at once, and takes its loss down by one step of the optimiser; the
-    constraints of f are projected after it. f is certified in every step, so that one that left its cone is an error.
+    constraints of f are projected after it. f is certified after every epoch: one that has left its cone is an error.
     What is solved is f in eval mode: dropout is off, and BatchNorm uses its running statistics, which a pass of
     (x, y) in training mode refreshes before every step.
 
@@ -88,7 +90,8 @@ class EnergyTraining(Attributes):
         f, x, y, domain, how, and what follows: see `fit`.
 
     Points: `epoch`; `loss`, the mean of the epoch; `converged`, the share of minimisations that reached `tol`;
-        `validation`, where there are validation samples.
+        `smoothed`, the share of steps with smoothed derivatives, where a minimiser had no others; `validation`, where
+        there are validation samples.
 
     Raises:
         NotCertified: f is not proved convex in y.
@@ -140,8 +143,10 @@ class EnergyTraining(Attributes):
             raise ValueError("measure and patience are about validation samples: give validation=(x, y)")
         if how == "max-margin" and loss is not None:
             raise ValueError('the loss of how="max-margin" is the structured hinge: give a margin, and no loss')
-        if "derivative" in options and how == "unrolled":
-            raise ValueError('how="unrolled" sets the derivative: leave it out')
+        if how == "unrolled":
+            box_of(domain)
+            if wrong := sorted({*options} - {"steps", "rate", "momentum"}):
+                raise TypeError(f'how="unrolled" takes steps, rate and momentum, and not {wrong[0]!r}')
         self.f, self.domain, self.how = unwrap(f), domain, how
         self.device, self.dtype = place_of(self.f)
         self.samples = self.samples_of(x, y)
@@ -149,12 +154,12 @@ class EnergyTraining(Attributes):
         self.epochs, self.batch, self.patience, self.seed = epochs, batch, patience, seed
         self.loss, self.margin, self.measure, self.penalty = loss, margin_of(margin), measure, penalty
         self.missing = None if missing is None else Missing(missing, domain)
-        self.options: dict[str, Any] = {**options, **({"derivative": "unrolled"} if how == "unrolled" else {})}
+        self.options = options
         self.optimiser = optimiser_of(self.f, self.margin, optimiser, learning_rate)
         self.moving = any(keeps_statistics(part) for part in self.f.modules())
         self.warm = warm_start and how != "unrolled"  # from elsewhere, unrolled descent ends elsewhere
         self.epoch = self.position = 0
-        self.sums = [0.0, 0.0]
+        self.sums = [0.0, 0.0, 0.0]
         self.last = domain.centre.to(self.samples.y).expand_as(self.samples.y).clone() if self.warm else None
         self.best, self.best_epoch = math.inf, 0
         self.best_weights: dict[str, Tensor] | None = None
@@ -191,16 +196,24 @@ class EnergyTraining(Attributes):
         start = None if self.last is None else self.last[rows]
         shares: list[float] = []
 
-        def closure() -> float:
-            losses, x, converged = self.losses(given, y, mask, start)
-            if not shares:
-                shares.extend([float(losses.detach().sum()), float(converged.sum())])
-                if self.last is not None:
-                    self.last[rows] = x.detach().to(self.last)
+        def take(**options: Any) -> float:
+            losses, x, converged = self.losses(given, y, mask, start, **options)
             whole = losses.mean() if self.penalty is None else losses.mean() + self.penalty()
             self.optimiser.zero_grad()
             whole.backward()
+            if not shares:
+                shares.extend([float(losses.detach().sum()), converged, float(bool(options))])
+                if self.last is not None:
+                    self.last[rows] = x.detach().to(self.last)
             return float(whole.detach())
+
+        def closure() -> float:
+            try:
+                return take()
+            except RuntimeError:
+                if self.how != "argmin" or "derivative" in self.options:
+                    raise
+                return take(derivative="smoothed")
 
         with torch.enable_grad(), drawing(seed, self.device):
             self.optimiser.step(closure)
@@ -228,34 +241,41 @@ class EnergyTraining(Attributes):
                 part.training = mode
 
     def losses(
-        self, given: list[Tensor], y: Tensor, mask: Tensor | None, start: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the losses (B,) of a batch, the minimisers, and which of them have converged."""
+        self, given: list[Tensor], y: Tensor, mask: Tensor | None, start: Tensor | None = None, **options: Any
+    ) -> tuple[Tensor, Tensor, float]:
+        """Return the losses (B,) of a batch, the minimisers, and how many of them have converged."""
         domain = cast(Box, self.domain).fix(y, mask) if mask is not None else self.domain
-        options: dict[str, Any] = {**self.options, **({} if start is None else {"start": start})}
+        settings: dict[str, Any] = {**self.options, **({} if start is None else {"start": start}), **options}
         if self.how == "max-margin":
-            losses, found = hinge_of(self.f, given, y, domain, self.margin, options)
-            return losses, found.x, found.converged
-        found = minimise(self.f, domain, tuple(given) or None, **options)
-        check_solved(found)
+            losses, found = hinge_of(self.f, given, y, domain, self.margin, settings)
+            return losses, found.x, float(found.converged.sum())
+        if self.how == "unrolled":
+            begin = None if given else self.domain.centre.expand_as(y)
+            x, converged = descend(self.f, given, cast(Box, domain), begin, **settings), math.nan
+        else:
+            found = minimise(self.f, domain, tuple(given) or None, **settings)
+            check_solved(found)
+            x, converged = found.x, float(found.converged.sum())
         if self.loss is None:
-            return squared_error(found.x, y, mask), found.x, found.converged
-        losses = self.loss(found.x, y)
+            return squared_error(x, y, mask), x, converged
+        losses = self.loss(x, y)
         if losses.ndim == 0:
             losses = losses.expand(len(y))
         if losses.shape != (len(y),):
-            raise ValueError(f"loss(x, y) returns (B,) or one number, not {tuple(losses.shape)}")
-        return losses, found.x, found.converged
+            raise ValueError(f"loss(minimiser, y) returns (B,) or one number, not {tuple(losses.shape)}")
+        return losses, x, converged
 
     def ended(self) -> Point:
         """Close an epoch, and measure."""
+        example = [*rows_of(self.samples.given, torch.arange(1), self.device), self.samples.y[:1].to(self.device)]
+        certify(self.f, tuple(example), wrt=len(example) - 1, domain=self.domain.hull()).require()
         count = len(self.samples)
-        point: Point = {
-            "epoch": float(self.epoch + 1),
-            "loss": self.sums[0] / count,
-            "converged": self.sums[1] / count,
-        }
-        self.epoch, self.position, self.sums = self.epoch + 1, 0, [0.0, 0.0]
+        point: Point = {"epoch": float(self.epoch + 1), "loss": self.sums[0] / count}
+        if self.how != "unrolled":
+            point["converged"] = self.sums[1] / count
+        if self.how == "argmin":
+            point["smoothed"] = self.sums[2] / self.position
+        self.epoch, self.position, self.sums = self.epoch + 1, 0, [0.0, 0.0, 0.0]
         if self.validation is not None:
             point["validation"] = self.validate(self.validation)
             if point["validation"] < self.best:
@@ -361,7 +381,10 @@ def fit(
         domain: the set that y ranges over, the same for all samples.
         how: "argmin": the loss of the minimiser, differentiated through it. Where f is piecewise linear in y,
             minimisers sit on vertices and do not move: take a smooth f, `Cube(entropy=True)` or derivative="smoothed".
-            "unrolled": the loss of where 30 steps of gradient descent end, differentiated through the steps; for boxes.
+            A batch of which some minimiser has no derivative is taken with the smoothed ones, unless a `derivative` is
+            asked for.
+            "unrolled": the loss of where gradient descent ends, differentiated through its steps (`unrolled`); for a
+            `Box`.
             "max-margin": the `structured_hinge`, which needs no derivative of a minimiser.
         epochs: passes over the samples, at most.
         batch: samples that are solved together, and make one step.
@@ -379,14 +402,15 @@ def fit(
         warm_start: begin each minimisation at the last minimiser of its sample.
         seed: of the order of the samples, masks and draws.
         tick: called with the point of each epoch.
-        options: further arguments of `minimise`, such as `tol`, `solver`, `derivative` and `max_steps`.
+        options: further arguments of `minimise`, such as `tol`, `solver`, `derivative` and `max_steps`; or `steps`,
+            `rate` and `momentum` of "unrolled".
 
     Returns:
         What was measured: `loss` and `validation` are lists with one number for each epoch.
 
     Raises:
         NotCertified: f is not proved convex in y, or was not kept so.
-        RuntimeError: how="argmin", and a minimiser has no derivative: derivative="smoothed" is one everywhere.
+        RuntimeError: derivative="exact" was asked for, and a minimiser has none.
         ValueError, TypeError: wrong arguments, a target outside of the domain, a loss that is not finite.
 
     Source: Amos & Kolter (2016), for "max-margin"; Amos, Xu & Kolter (2017), section 5, for the others.
