@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from convexnet import ensembles, estimators, nn
+    from convexnet import energy, ensembles, estimators, nn
     from convexnet.constraints import Cone, constrain
     from convexnet.conversion import Change, bake, changes, convexify
     from convexnet.curvature import Certificate, Finding, certify
@@ -53,6 +53,7 @@ __all__ = [
     "conjugate",
     "constrain",
     "convexify",
+    "energy",
     "ensembles",
     "estimators",
     "falsify",
@@ -109,7 +110,7 @@ _HOMES = {
 }
 """Where a name comes from."""
 
-_ROOMS = ("ensembles", "estimators", "nn")
+_ROOMS = ("energy", "ensembles", "estimators", "nn")
 """Modules that are names of the package themselves."""
 
 
