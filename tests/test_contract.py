@@ -58,6 +58,7 @@ PUBLIC = [
     "split",
     "to_cvxpy",
     "to_lp",
+    "zoo",
 ]
 
 # Parameter names, kinds and defaults. A change here is a change of the contract.
@@ -102,6 +103,10 @@ SIGNATURES = {
     ),
     "ensembles.Boosted": "(experts, weights, gate=None)",
     "ensembles.fuse": "(experts, how='mean', *, weights=None, calibrated=False, example=None)",
+    "zoo.mixer": (
+        "(classes=10, variant='ordinary', *, in_channels=3, image=72, patch=9, width=128, layers=4, token_hidden=64, "
+        "channel_hidden=128, drop_path=0.0, activation='elu', norm='batch', method='exponentiate', init='identity')"
+    ),
     "to_cvxpy": "(model, variable, given=None, *, wrt=-1)",
     "to_lp": "(model, domain, given=None, *, wrt=-1)",
     "Cone.attach": "(self, optimizer, *others)",
@@ -139,7 +144,6 @@ BELOW: dict[str, set[str]] = {
     "constraints": {"errors", "choices", "arrays", "domains", "curvature", "memory"},
     "initialise": {"errors", "choices", "arrays", "domains", "curvature"},
     "nn": {"errors", "choices", "arrays", "domains", "curvature", "memory", "constraints", "initialise"},
-    "zoo": {"errors", "choices", "arrays"},
     "differences": {"errors", "curvature"},
     "split": {"errors", "curvature", "memory", "differences"},
     "storage": {"errors", "curvature", "memory"},
@@ -148,6 +152,7 @@ BELOW: dict[str, set[str]] = {
     "solve": {"errors", "choices", "arrays", "domains", "curvature", "memory", "extras", "form"},
     "export": {"errors", "arrays", "domains", "curvature", "memory", "extras", "form"},
     "conversion": {"errors", "choices", "arrays", "domains", "curvature", "memory", "constraints", "initialise", "nn"},
+    "zoo": {"errors", "choices", "arrays", "constraints", "nn", "conversion"},
 }
 SOLVE: dict[str, set[str]] = {
     "solution": set(),
@@ -292,7 +297,7 @@ def test_errors() -> None:
     assert not issubclass(cx.ConvexNetError, ValueError)
 
 
-@pytest.mark.parametrize("name", [name for name in PUBLIC if name not in ("__version__", "ensembles", "nn")])
+@pytest.mark.parametrize("name", [name for name in PUBLIC if name not in ("__version__", "ensembles", "nn", "zoo")])
 def test_docstrings_have_an_example(name: str) -> None:
     value = resolve(name)
     assert ">>> " in (inspect.getdoc(value) or ""), f"convexnet.{name} needs a docstring with a runnable example"

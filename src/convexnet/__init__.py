@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from convexnet import ensembles, nn
+    from convexnet import ensembles, nn, zoo
     from convexnet.constraints import Cone, constrain
     from convexnet.conversion import Change, bake, changes, convexify
     from convexnet.curvature import Certificate, Finding, certify
@@ -66,6 +66,7 @@ __all__ = [
     "split",
     "to_cvxpy",
     "to_lp",
+    "zoo",
 ]
 
 _HOMES = {
@@ -108,7 +109,7 @@ _HOMES = {
 }
 """Where a name comes from."""
 
-_ROOMS = ("ensembles", "nn")
+_ROOMS = ("ensembles", "nn", "zoo")
 """Modules that are names of the package themselves."""
 
 
