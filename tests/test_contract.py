@@ -107,6 +107,14 @@ SIGNATURES = {
         "(classes=10, variant='ordinary', *, in_channels=3, image=72, patch=9, width=128, layers=4, token_hidden=64, "
         "channel_hidden=128, drop_path=0.0, activation='elu', norm='batch', method='exponentiate', init='identity')"
     ),
+    "zoo.cyclemlp_b1": (
+        "(classes=10, variant='ordinary', *, in_channels=3, image=32, widths=(64, 128, 320, 512), depths=(2, 2, 4, 2), "
+        "ratio=4, drop_path=0.0, activation='elu', norm='batch', method='exponentiate', init='identity')"
+    ),
+    "zoo.efficientnet_b0": (
+        "(classes=10, variant='ordinary', *, in_channels=3, image=64, width=1.0, depth=1.0, dropout=0.2, drop_path=0.2, "
+        "gate='sum', activation='elu', norm='batch', method='exponentiate', init='identity')"
+    ),
     "to_cvxpy": "(model, variable, given=None, *, wrt=-1)",
     "to_lp": "(model, domain, given=None, *, wrt=-1)",
     "Cone.attach": "(self, optimizer, *others)",

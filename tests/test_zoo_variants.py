@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 import convexnet as cx
 from convexnet import zoo
+from convexnet.zoo.cyclemlp import ConstantBranches, SoftmaxBranches
 
 MIXER: dict[str, Any] = {"image": 6, "patch": 3, "width": 8, "layers": 2, "token_hidden": 5, "channel_hidden": 6}
 
@@ -20,16 +21,41 @@ def mixer(variant: Any = "ordinary", **options: Any) -> nn.Module:
     return zoo.mixer(4, variant, **MIXER, **options)
 
 
+CYCLE: dict[str, Any] = {"widths": (6, 7), "depths": (1, 1), "ratio": 2}
+
+
+def cyclemlp(variant: Any = "ordinary", **options: Any) -> nn.Module:
+    return zoo.cyclemlp_b1(4, variant, image=12, **CYCLE, **options)
+
+
+EFFICIENT: dict[str, Any] = {"width": 0.25, "depth": 0.3}
+
+
+def efficientnet(variant: Any = "ordinary", **options: Any) -> nn.Module:
+    return zoo.efficientnet_b0(4, variant, image=24, **EFFICIENT, **options)
+
+
 Build = tuple[Callable[..., nn.Module], tuple[int, ...]]
 CERTIFIED: dict[str, Build] = {
     "mixer": (lambda **k: mixer("certified", **k), (3, 6, 6)),
     "mixer, affine": (lambda **k: mixer("certified", norm="affine", **k), (3, 6, 6)),
+    "cyclemlp": (lambda **k: cyclemlp("certified", **k), (3, 12, 12)),
+    "efficientnet": (lambda **k: efficientnet("certified", **k), (3, 24, 24)),
+    "efficientnet, no gates": (lambda **k: efficientnet("certified", gate="removed", **k), (3, 24, 24)),
 }
 REPORT: dict[str, tuple[Build, str, list[str]]] = {
     "mixer": (
         (lambda **k: mixer("report", **k), (3, 6, 6)),
         "blocks.0.norm1",
         ["blocks.0.norm1", "blocks.0.norm2", "blocks.1.norm1", "blocks.1.norm2", "norm"],
+    ),
+    "cyclemlp": (
+        (lambda **k: cyclemlp("report", **k), (3, 12, 12)),
+        "stages.0.block1.norm1",
+        [
+            *(f"stages.{i}.block1.{part}" for i in (0, 1) for part in ("norm1", "mixing.reweight", "norm2")),
+            "norm",
+        ],
     ),
 }
 """Each with the module that its certificate names, and all that `convexify` must exchange for convexity."""
@@ -65,6 +91,123 @@ def test_count_of_the_mixer() -> None:
     report = sum(p.numel() for p in zoo.mixer(variant="report").parameters())
     assert report == rest + 4 * block + 64 * 64 + 64 + 64 * 64
     assert zoo.mixer()(torch.zeros(1, 3, 72, 72)).shape == (1, 10)
+
+
+@pytest.mark.parametrize("axis", ["width", "height"])
+def test_cycle_fc_is_its_definition(axis: Any, seed: int) -> None:
+    """Written out: the sum over channels, each read at its own offset, 0, 1, -1, 0, ...; nothing beyond the edge."""
+    batch, channels, height, width = 2, 5, 3, 4
+    layer = zoo.CycleFC(channels, axis).double()
+    x = torch.randn(batch, channels, height, width, dtype=torch.float64)
+    assert layer.mix.bias is not None
+    expected = torch.zeros_like(x)
+    for o in range(channels):
+        for i in range(height):
+            for j in range(width):
+                expected[:, o, i, j] = layer.mix.bias[o].detach()
+                for c in range(channels):
+                    shift = (0, 1, -1)[c % 3]
+                    a, b = (i, j + shift) if axis == "width" else (i + shift, j)
+                    if 0 <= a < height and 0 <= b < width:
+                        expected[:, o, i, j] += layer.mix.weight[o, c, 0, 0].detach() * x[:, c, a, b]
+    torch.testing.assert_close(layer(x).detach(), expected)
+
+
+def deformed(x: Tensor, weight: Tensor, bias: Tensor, kernel: tuple[int, int]) -> Tensor:
+    """The authors' way: a deformable convolution of one place, with the offsets of their code."""
+    from torchvision.ops import deform_conv2d
+
+    channels, area = x.shape[1], kernel[0] * kernel[1]
+    offset = torch.zeros(1, 2 * channels, 1, 1, dtype=x.dtype)
+    for i in range(channels):
+        offset[0, 2 * i + (kernel[0] == 1), 0, 0] = (i + area // 2) % area - area // 2
+    return deform_conv2d(x, offset.expand(len(x), -1, *x.shape[2:]), weight, bias)
+
+
+def test_cyclemlp_is_the_one_of_its_paper(seed: int) -> None:
+    """The whole forward again, from the parameters alone."""
+    model = cyclemlp().double().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0.0, 0.5)
+    get = model.get_parameter
+    x = torch.randn(3, 3, 12, 12, dtype=torch.float64)
+
+    def linear(z: Tensor, path: str, bias: bool = True) -> Tensor:
+        return F.linear(z, get(f"{path}.weight"), get(f"{path}.bias") if bias else None)
+
+    def norm(z: Tensor, path: str) -> Tensor:
+        centred = z - z.mean(-1, keepdim=True)
+        scaled = centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+        return scaled * get(f"{path}.weight") + get(f"{path}.bias")
+
+    z = F.conv2d(x, get("patches.weight"), get("patches.bias"), stride=4, padding=2)
+    for number in (0, 1):
+        if number:
+            path = "stages.1.halving.proj"
+            z = F.conv2d(z, get(f"{path}.weight"), get(f"{path}.bias"), stride=2, padding=1)
+        path = f"stages.{number}.block1"
+        z = z.permute(0, 2, 3, 1)
+        y = norm(z, f"{path}.norm1")
+        branches = [
+            deformed(y.permute(0, 3, 1, 2), get(f"{p}.weight"), get(f"{p}.bias"), kernel).permute(0, 2, 3, 1)
+            for p, kernel in ((f"{path}.mixing.sfc_h.mix", (1, 3)), (f"{path}.mixing.sfc_w.mix", (3, 1)))
+        ]
+        branches.append(linear(y, f"{path}.mixing.mlp_c", bias=False))
+        pooled = sum(branches, torch.zeros(())).mean((1, 2))
+        scores = linear(F.gelu(linear(pooled, f"{path}.mixing.reweight.fc1")), f"{path}.mixing.reweight.fc2")
+        weights = scores.reshape(len(x), -1, 3).softmax(2)
+        mixed = sum((b * weights[:, None, None, :, k] for k, b in enumerate(branches)), torch.zeros(()))
+        z = z + linear(mixed, f"{path}.mixing.proj")
+        hidden = F.gelu(linear(norm(z, f"{path}.norm2"), f"{path}.channel.linear1"))
+        z = (z + linear(hidden, f"{path}.channel.linear2")).permute(0, 3, 1, 2)
+    expected = linear(norm(z.permute(0, 2, 3, 1), "norm").mean((1, 2)), "head")
+    torch.testing.assert_close(model(x), expected)
+
+
+def test_count_of_cyclemlp_b1() -> None:
+    """Chen et al. 2022, table 1: 15.2 million for a thousand classes."""
+    with torch.device("meta"):
+        model = zoo.cyclemlp_b1(1000)
+    assert round(sum(p.numel() for p in model.parameters()) / 1e6, 1) == 15.2
+    assert model(torch.zeros(1, 3, 224, 224, device="meta")).shape == (1, 1000)
+
+
+def test_efficientnet_b0_is_the_one_of_torchvision(seed: int) -> None:
+    models = pytest.importorskip("torchvision.models")
+    other = models.efficientnet_b0(weights=None, num_classes=4)
+    for path, module in other.named_modules():
+        if isinstance(module, nn.BatchNorm2d):  # so that nothing is an identity
+            for name in ("weight", "bias", "running_mean", "running_var"):
+                nn.init.uniform_(getattr(module, name), 0.5, 1.5)
+        assert "StochasticDepth" not in type(module).__name__ or module.mode == "row", path
+    own = zoo.efficientnet_b0(4)
+    take_parameters(own, other)
+    x = torch.randn(2, 3, 40, 33)
+    torch.testing.assert_close(own.eval()(x), other.eval()(x))
+    shares = [module.share for module in own.modules() if isinstance(module, zoo.DropPath)]
+    assert shares == pytest.approx([m.p for m in other.modules() if "StochasticDepth" in type(m).__name__])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("gate", ["sum", "removed"])
+def test_efficientnet_b0_at_its_own_size_is_certified(gate: Any) -> None:
+    model = zoo.efficientnet_b0(1000, "certified", gate=gate)
+    assert cx.certify(model, torch.zeros(2, 3, 64, 64)).require().curvature == "convex"
+
+
+@pytest.mark.slow
+def test_mixer_and_cyclemlp_at_their_own_size_are_certified() -> None:
+    assert cx.certify(zoo.mixer(10, "certified"), torch.zeros(2, 3, 72, 72)).require().curvature == "convex"
+    assert cx.certify(zoo.cyclemlp_b1(100, "certified"), torch.zeros(2, 3, 32, 32)).require().curvature == "convex"
+
+
+def test_an_ordinary_efficientnet_is_refused_for_its_gates() -> None:
+    model, x = efficientnet(), torch.zeros(2, 3, 24, 24)
+    assert not cx.certify(model, x).convex
+    with pytest.raises(cx.NotCertified, match=r"PooledSum\.like") as caught:
+        cx.convexify(model, x)
+    assert "branch.gate" in str(caught.value)
 
 
 def test_drop_path_keeps_the_mean_and_drops_whole_samples(seed: int) -> None:
@@ -139,7 +282,7 @@ def test_the_certificate_of_a_report_names_what_is_not_convex(name: str, seed: i
 
 
 def replacements(name: str) -> dict[Any, Any]:
-    return {}
+    return {SoftmaxBranches: ConstantBranches.like} if name == "cyclemlp" else {}
 
 
 @pytest.mark.parametrize("name", REPORT)
@@ -178,6 +321,11 @@ def test_the_constraint_of_the_report_is_by_names() -> None:
         (lambda: zoo.mixer(variant="report", drop_path=0.1), "has no drop-path"),
         (lambda: mixer()(torch.zeros(1, 3, 8, 8)), "built for images of 6 x 6 pixels, not 8 x 8: resize them"),
         (lambda: mixer()(torch.zeros(1, 3, 4, 8)), "needs images of at least 6 x 6 pixels"),
+        (lambda: zoo.CycleMLP(widths=(8, 8), depths=(1,)), "name the stages alike, not 2 and 1"),
+        (lambda: cyclemlp()(torch.zeros(1, 3, 2, 8)), "needs images of at least 3 x 3 pixels"),
+        (lambda: efficientnet("report"), "unknown variant 'report'.*there are ordinary, certified"),
+        (lambda: efficientnet("certified", gate="pool"), "unknown gate 'pool'.*one of sum, removed"),
+        (lambda: zoo.EfficientNet(width=0.0), "width must be a positive number"),
         (lambda: zoo.report_constraint(mixer()), "not of the variant 'report'"),
     ],
 )

@@ -82,7 +82,7 @@ class Mixer(nn.Module):
     Raises:
         TypeError, ValueError: wrong arguments; and, when called, images of another shape.
 
-    Source: Tolstikhin et al. 2021 (arXiv 2105.01601), section 2; sizes of Chaudhari et al. 2022 (the report), section
+    Source: Tolstikhin et al. 2021 (arXiv 2105.01601), section 2; sizes of Singh 2022 (the report), section
     5.2.
 
     Example:
@@ -182,7 +182,7 @@ def mixer(
     Raises:
         TypeError, ValueError: wrong arguments.
 
-    Source: Chaudhari et al. 2022 (the report), section 5.2, and its code (github.com/gsc2001/ConvexNet).
+    Source: Singh 2022 (the report), section 5.2, and its code (github.com/gsc2001/ConvexNet).
 
     Example:
         >>> import convexnet as cx, torch

@@ -1,7 +1,7 @@
 """What the variants of the newer networks share: a certified counterpart, and the constraint of the report's code.
 
 Each of these networks comes as "ordinary", as its paper has it; as "certified", the counterpart that `convexify` makes
-of it; and some as "report", as the code of Chaudhari et al. 2022 has it, which is not convex.
+of it; and some as "report", as the code of Singh 2022 has it, which is not convex.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def report_constraint(network: nn.Module, epsilon: float = 5.0) -> Cone:
     Raises:
         ValueError: the network is not of that variant.
 
-    Source: Chaudhari et al. 2022, the report's code (github.com/gsc2001/ConvexNet), its training loops.
+    Source: Singh 2022, the report's code (github.com/gsc2001/ConvexNet), its training loops.
 
     Example:
         >>> from convexnet.zoo import mixer
