@@ -60,6 +60,7 @@ PUBLIC = [
     "split",
     "to_cvxpy",
     "to_lp",
+    "zoo",
 ]
 
 # Parameter names, kinds and defaults. A change here is a change of the contract.
@@ -122,6 +123,18 @@ SIGNATURES = {
         "validation_fraction=0.2, n_iter_no_change=20, random_state=None)"
     ),
     "estimators.BrenierMap.fit": "(self, X, y, source_weight=None, target_weight=None)",
+    "zoo.mixer": (
+        "(classes=10, variant='ordinary', *, in_channels=3, image=72, patch=9, width=128, layers=4, token_hidden=64, "
+        "channel_hidden=128, drop_path=0.0, activation='elu', norm='batch', method='exponentiate', init='identity')"
+    ),
+    "zoo.cyclemlp_b1": (
+        "(classes=10, variant='ordinary', *, in_channels=3, image=32, widths=(64, 128, 320, 512), depths=(2, 2, 4, 2), "
+        "ratio=4, drop_path=0.0, activation='elu', norm='batch', method='exponentiate', init='identity')"
+    ),
+    "zoo.efficientnet_b0": (
+        "(classes=10, variant='ordinary', *, in_channels=3, image=64, width=1.0, depth=1.0, dropout=0.2, drop_path=0.2, "
+        "gate='sum', activation='elu', norm='batch', method='exponentiate', init='identity')"
+    ),
     "to_cvxpy": "(model, variable, given=None, *, wrt=-1)",
     "to_lp": "(model, domain, given=None, *, wrt=-1)",
     "Cone.attach": "(self, optimizer, *others)",
@@ -144,7 +157,7 @@ MEMBERS = {
     "Finding": {"path", "source", "operator", "argument", "reason", "remedy"},
 }
 
-MODULES = ("energy", "ensembles", "estimators", "nn")
+MODULES = ("energy", "ensembles", "estimators", "nn", "zoo")
 PLANNED = ["rl"]
 
 # Each room may import those on its right, itself, and nothing else of the package. Rooms are listed from the bottom up.
@@ -160,7 +173,6 @@ BELOW: dict[str, set[str]] = {
     "constraints": {"errors", "choices", "arrays", "domains", "curvature", "memory"},
     "initialise": {"errors", "choices", "arrays", "domains", "curvature"},
     "nn": {"errors", "choices", "arrays", "domains", "curvature", "memory", "constraints", "initialise"},
-    "zoo": {"errors", "choices", "arrays"},
     "differences": {"errors", "curvature"},
     "split": {"errors", "curvature", "memory", "differences"},
     "storage": {"errors", "curvature", "memory"},
@@ -171,6 +183,7 @@ BELOW: dict[str, set[str]] = {
     "export": {"errors", "arrays", "domains", "curvature", "memory", "extras", "form"},
     "conversion": {"errors", "choices", "arrays", "domains", "curvature", "memory", "constraints", "initialise", "nn"},
     "estimators": {"errors", "choices", "arrays", "extras", "curvature", "nn", "solve"},
+    "zoo": {"errors", "choices", "arrays", "constraints", "nn", "conversion"},
 }
 SOLVE: dict[str, set[str]] = {
     "solution": set(),
