@@ -67,7 +67,9 @@ def minimise(
         solver: "auto", or one by name: "newton" (primal-dual path following), "bundle" (level bundle, for few
             variables), "pdhg" and "admm" (on the layers; piecewise linear f only), "fista" and "adam" (on a smoothed f,
             for many variables), "lp" (HiGHS; piecewise linear f only; extra `solve`).
-        start: where to begin, (B, *shape) or (*shape), or an earlier `Solution`; it changes the way, not the result.
+        start: where to begin, (B, *shape) or (*shape); it changes the way, not the result. An earlier `Solution` of
+            this function (for other `given` or bounds) also says which kinks and bounds held its minimisers: where
+            these still do, or others after a few exchanges, one linear system is all that is solved ("active set").
         max_steps: of an iterative solver, for each sample.
         time_limit: in seconds. What has been found by then is returned.
         wrt: the number of the input of f that is minimised over; the others are `given`, in order.

@@ -32,6 +32,19 @@ class Multipliers:
 
 
 @dataclass(frozen=True)
+class Trail:
+    """What a search leaves to one that starts from its solution.
+
+    Attributes:
+        y: the points, (B, n), in float64.
+        slopes: of all atoms, (B, in_k) each.
+    """
+
+    y: Tensor
+    slopes: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
 class Solution:
     """The minimum of each sample of a batch, with a proof of its accuracy.
 
@@ -69,6 +82,7 @@ class Solution:
     solver: str
     message: str
     found: Multipliers | None = field(default=None, repr=False, compare=False)
+    trail: Trail | None = field(default=None, repr=False, compare=False)
 
     @property
     def multipliers(self) -> dict[str, Tensor]:
