@@ -20,6 +20,7 @@ from convexnet.solve.constrained.regions import minimise_over_region
 from convexnet.solve.derivatives.attach import sources_of, wants_gradients
 from convexnet.solve.derivatives.polish import refine_smooth
 from convexnet.solve.derivatives.unavailable import check_derivatives, check_transforms
+from convexnet.solve.enclosure import enclosed
 from convexnet.solve.search import Search, solve
 from convexnet.solve.solution import Solution
 from convexnet.solve.solver_functions import check_certified, problem_of
@@ -167,6 +168,7 @@ def minimise_over_box(arguments: Arguments) -> Solution:
         problem, closed = problem_of(reading, arguments, everywhere)
         if exact:
             check_derivatives(reading, problem.f, arguments.solver, arguments.inputs, arguments.box)
+        problem = enclosed(problem, arguments.budget)
         done = Search(arguments, reading, problem, closed, *solve(problem, arguments, closed))
         if exact:
             refine_smooth(problem, done.found)

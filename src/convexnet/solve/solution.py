@@ -173,9 +173,9 @@ def message_of(
         return f"{text}. f is unbounded below on this domain (sample {which}): give finite bounds"
     if not compact and bool(torch.isinf(bound).any()):
         return (
-            f"{text}. On an unbounded domain a bound is proved from strong convexity, and none was found: it is "
-            "looked for in the squares of single coordinates. Give finite bounds, or a network with a quadratic term "
-            "(FICNN(quadratic=...))"
+            f"{text}. On an unbounded domain a bound is proved from strong convexity, which is looked for in the "
+            "squares of single coordinates, or where f is seen to rise in all directions; neither was found. Give "
+            "finite bounds, or a network with a quadratic term (FICNN(quadratic=...))"
         )
     if rounded is not None and bool(rounded[1].any()):
         kind = str(rounded[0]).removeprefix("torch.")

@@ -195,9 +195,7 @@ def is_pure(module: nn.Module) -> bool:
         type(module).__module__.startswith(OWN)
         and "forward" not in held
         and not any(held.get(name) for name in HOOKS)
-        and all(
-            name[0] == "_" or isinstance(value, plain) for name, value in held.items()
-        )
+        and all(name[0] == "_" or isinstance(value, plain) for name, value in held.items())
     )
 
 
