@@ -382,7 +382,7 @@ class Work:
         count, done = len(converged), int(converged.sum())
         if done == count:
             return f"all {count} converged ({name})" if count > 1 else f"converged ({name})"
-        text = f"{done} of {count} converged ({name})"
+        text = f"{done} of {count} converged" + (f" ({name})" if self.used else "")
         bad = empty.nonzero()[:, 0].tolist()
         for row in bad[:4]:
             what = " and ".join(self.infeasible[row])
