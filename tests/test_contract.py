@@ -197,6 +197,8 @@ SOLVE: dict[str, set[str]] = {
     "compiled": {"fingerprint", "functions"},
     "arguments": {"solution", "at_most", "solvers", "compiled"},
     "derivatives": {"functions", "solvers", "compiled", "arguments"},
+    "active_start": {"solution", "functions", "solvers", "derivatives"},
+    "enclosure": {"functions", "solvers", "lower_bounds"},
     "solver_functions": {"functions", "solvers", "lower_bounds", "compiled", "arguments"},
 }
 """The same inside of `solve`, from the bottom up; from `search` on each may know all of it."""
