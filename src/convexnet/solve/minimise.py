@@ -21,6 +21,7 @@ from convexnet.solve.constrained.regions import minimise_over_region
 from convexnet.solve.derivatives.attach import sources_of, wants_gradients
 from convexnet.solve.derivatives.polish import refine_smooth
 from convexnet.solve.derivatives.unavailable import check_derivatives, check_transforms
+from convexnet.solve.enclosure import enclosed
 from convexnet.solve.search import Search, solve
 from convexnet.solve.solution import Solution
 from convexnet.solve.solver_functions import check_certified, problem_of
@@ -70,7 +71,9 @@ def minimise(
             and the entropy as it is; only over a `Cube` with entropy), "pdhg" and "admm" (on the layers; piecewise
             linear f only), "fista" and "adam" (on a smoothed f, for many variables), "lp" (HiGHS; piecewise linear f
             only; extra `solve`).
-        start: where to begin, (B, *shape) or (*shape), or an earlier `Solution`; it changes the way, not the result.
+        start: where to begin, (B, *shape) or (*shape); it changes the way, not the result. An earlier `Solution` of
+            this function (for other `given` or bounds) also says which kinks and bounds held its minimisers: where
+            these still do, or others after a few exchanges, one linear system is all that is solved ("active set").
         max_steps: of an iterative solver, for each sample.
         time_limit: in seconds. What has been found by then is returned.
         wrt: the number of the input of f that is minimised over; the others are `given`, in order.
@@ -170,6 +173,7 @@ def minimise_over_box(arguments: Arguments) -> Solution:
         problem, closed = problem_of(reading, arguments, everywhere)
         if exact:
             check_derivatives(reading, problem.f, arguments.solver, arguments.inputs, arguments.box)
+        problem = enclosed(problem, arguments.budget)
         done = Search(arguments, reading, problem, closed, *solve(problem, arguments, closed))
         if exact:
             refine_smooth(problem, done.found)

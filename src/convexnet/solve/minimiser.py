@@ -79,7 +79,8 @@ class Minimiser:
 
         Args:
             given: the other inputs of f, B rows each.
-            start: where to begin; an earlier `Solution`.
+            start: where to begin; from an earlier `Solution` for a `given` nearby, one linear system is most often
+                enough (see `minimise`): the way to solve one problem after the other, as in a control loop.
             domain: another one of the same shape; None: that of the minimiser.
             time_limit: in seconds; None: that of the minimiser.
         """
