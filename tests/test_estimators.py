@@ -12,6 +12,7 @@ import pytest
 import torch
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
+from sklearn.utils import estimator_checks
 from sklearn.utils.estimator_checks import estimator_checks_generator
 
 import convexnet as cx
@@ -144,11 +145,22 @@ def test_wrong_data() -> None:
         with pytest.raises(ValueError, match="weight"):
             small().fit(x, y, sample_weight=wrong)
     with pytest.raises(ValueError, match="too large"):
-        small().fit(x * 1e200, y)
+        small().fit([[-1.7e308], [1.7e308]], [0.0, 1.0])
     with pytest.raises(ValueError, match="held out"):
         small(early_stopping=True).fit(x[:1], y[:1])
     with pytest.raises(NotFittedError):
         _ = small().network
+
+
+def test_units_whose_squares_overflow_or_vanish() -> None:
+    x, y = samples(50)
+    plain = small(max_iter=5).fit(x, y).predict(x)
+    large = small(max_iter=5).fit(x * 2.0**600, y * 2.0**-600).predict(x * 2.0**600)
+    np.testing.assert_allclose(large * 2.0**600, plain, rtol=1e-6)
+    options: dict[str, Any] = {"hidden": (4,), "max_iter": 2, "random_state": 0}
+    near = cx.estimators.BrenierMap(**options).fit(x[:30], x[20:]).transform(x)
+    far = cx.estimators.BrenierMap(**options).fit(x[:30] * 2.0**-600, x[20:] * 2.0**400).transform(x * 2.0**-600)
+    np.testing.assert_allclose(far * 2.0**-400, near, rtol=1e-4, atol=1e-4)
 
 
 def test_a_single_sample_and_constant_columns() -> None:
@@ -290,6 +302,36 @@ CLOUD = np.random.default_rng(7).normal(size=(9, 2))
 def test_wrong_clouds(source: Any, target: Any, word: str) -> None:
     with pytest.raises(ValueError, match=word):
         cx.estimators.BrenierMap(hidden=(4,), max_iter=1).fit(source, target)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "check_estimator_cloneable",
+        "check_estimator_repr",
+        "check_get_params_invariance",
+        "check_mixin_order",
+        "check_no_attributes_set_in_init",
+        "check_parameters_default_constructible",
+        "check_set_params",
+    ],
+)
+def test_conventions_of_the_map(name: str) -> None:
+    getattr(estimator_checks, name)("BrenierMap", cx.estimators.BrenierMap())
+
+
+def test_fitting_the_map_changes_only_what_ends_in_an_underscore() -> None:
+    model = cx.estimators.BrenierMap(hidden=(4,), max_iter=2, random_state=0)
+    settings, kept = model.get_params(), CLOUD.copy()
+    state = torch.random.get_rng_state()
+    assert model.fit(CLOUD, 2 * CLOUD) is model
+    assert model.get_params() == settings
+    assert {name for name in vars(model) if name not in settings} == {
+        "n_features_in_", "network_", "loss_curve_", "n_iter_",
+    }  # fmt: skip
+    np.testing.assert_array_equal(CLOUD, kept)
+    assert torch.equal(state, torch.random.get_rng_state())
+    np.testing.assert_array_equal(model.transform(CLOUD), clone(model).fit_transform(CLOUD, 2 * CLOUD))
 
 
 def test_wrong_settings_of_the_map() -> None:

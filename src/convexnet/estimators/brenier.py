@@ -33,9 +33,9 @@ EXACT = 1e-12
 
 
 class Potential(nn.Module):
-    """s² g(A (x − p) / s) + ⟨q, x − p⟩: a convex g of whitened coordinates, in the units of the clouds.
+    """a b g(A (x − p) / a) + ⟨q, x − p⟩: a convex g of whitened coordinates, in the units of the clouds.
 
-    Its gradient s A ∇g + q maps x to y where ∇g maps x̃ = A (x − p) / s to ỹ = A⁻¹ (y − q) / s, for a symmetric A.
+    Its gradient b A ∇g + q maps x to y where ∇g maps x̃ = A (x − p) / a to ỹ = A⁻¹ (y − q) / b, for a symmetric A.
 
     Shape: (..., n) -> (..., 1).
     """
@@ -44,29 +44,32 @@ class Potential(nn.Module):
     source_centre: Tensor
     target_centre: Tensor
 
-    def __init__(self, net: nn.Module, matrix: Tensor, scale: float, source: Tensor, target: Tensor) -> None:
+    def __init__(
+        self, net: nn.Module, matrix: Tensor, source: tuple[Tensor, float], target: tuple[Tensor, float]
+    ) -> None:
         super().__init__()
-        self.net, self.scale = net, scale
+        self.net = net
         self.register_buffer("matrix", matrix)
-        self.register_buffer("source_centre", source)
-        self.register_buffer("target_centre", target)
+        self.register_buffer("source_centre", source[0])
+        self.register_buffer("target_centre", target[0])
+        self.source_scale, self.target_scale = source[1], target[1]
 
     def forward(self, x: Tensor) -> Tensor:
         away = x - self.source_centre
-        value = self.net(away @ self.matrix / self.scale) * self.scale**2
+        value = self.net(away / self.source_scale @ self.matrix) * (self.source_scale * self.target_scale)
         return value + (away * self.target_centre).sum(-1, keepdim=True)
 
     def whitened_source(self, x: Tensor) -> Tensor:
-        return (x - self.source_centre) @ self.matrix / self.scale
+        return (x - self.source_centre) / self.source_scale @ self.matrix
 
     def whitened_target(self, y: Tensor) -> Tensor:
-        return torch.linalg.solve(self.matrix, (y - self.target_centre).T).T / self.scale
+        return torch.linalg.solve(self.matrix, ((y - self.target_centre) / self.target_scale).T).T
 
     def raw_source(self, x: Tensor) -> Tensor:
-        return torch.linalg.solve(self.matrix, x.T).T * self.scale + self.source_centre
+        return torch.linalg.solve(self.matrix, x.T).T * self.source_scale + self.source_centre
 
     def raw_target(self, y: Tensor) -> Tensor:
-        return y @ self.matrix * self.scale + self.target_centre
+        return y @ self.matrix * self.target_scale + self.target_centre
 
 
 class BrenierMap(TransformerMixin, BaseEstimator):
@@ -258,29 +261,33 @@ def coordinates(net: nn.Module, source: Tensor, target: Tensor, p: Tensor, q: Te
     The map between normal distributions with covariances S and T is M = S^(-1/2) (S^(1/2) T S^(1/2))^(1/2) S^(-1/2).
     With A = M^(1/2), A S A and A⁻¹ T A⁻¹ are equal, and maps that are gradients of convex functions remain so.
     """
-    source_centre, S = mean_and_covariance(source, p)
-    target_centre, T = mean_and_covariance(target, q)
-    root = power(S, 0.5)
-    inverse = power(S, -0.5)
+    source_centre, a, S = mean_and_covariance(source, p)
+    target_centre, b, T = mean_and_covariance(target, q)
+    root, inverse = power(S, 0.5), power(S, -0.5)
     matrix = power(inverse @ power(root @ T @ root, 0.5) @ inverse, 0.5)
     scale = float((matrix @ S @ matrix).trace() / len(S)) ** 0.5
-    return Potential(net, matrix, scale, source_centre, target_centre)
+    return Potential(net, matrix, (source_centre, a * scale), (target_centre, b * scale))
 
 
-def mean_and_covariance(points: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """The weighted mean and covariance, the latter made definite.
+def mean_and_covariance(points: Tensor, weights: Tensor) -> tuple[Tensor, float, Tensor]:
+    """The weighted mean, the largest distance of a coordinate from it, and the covariance in units of that.
+
+    The covariance is made definite.
 
     Raises:
-        ValueError: all points are the same, or so far apart that their squares are not finite.
+        ValueError: all points are the same, or so far apart that their distances are not finite.
     """
     share = weights / weights.sum()
-    mean = points[0] + share @ (points - points[0])
+    first = points[weights > 0][0]
+    mean = first + share @ (points - first)
     away = points - mean
+    largest = float(away[weights > 0].abs().max())
+    if not np.isfinite(largest) or largest == 0:
+        raise ValueError("all points of a cloud are the same, or their distances are not finite: there is no scale")
+    away = away / largest
     covariance = (away * share[:, None]).T @ away
     size = float(covariance.trace() / len(covariance))
-    if not np.isfinite(size) or size == 0:
-        raise ValueError("all points of a cloud are the same, or their distances are not finite: there is no scale")
-    return mean, covariance + RIDGE * size * torch.eye(len(covariance), dtype=points.dtype)
+    return mean, largest, covariance + RIDGE * size * torch.eye(len(covariance), dtype=points.dtype)
 
 
 def power(matrix: Tensor, exponent: float) -> Tensor:

@@ -200,15 +200,22 @@ def merge_repeated(X: Array, y: Array, weights: Array) -> tuple[Tensor, Tensor, 
 
 
 def moments(values: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean and the standard deviation of each column, 1 where it is constant."""
+    """The mean and the standard deviation of each column, 1 where it is constant.
+
+    Raises:
+        ValueError: they overflow, or the deviation underflows.
+    """
     share = weights / weights.sum()
     # Around one of the rows: numbers that are large and close together keep their digits.
     centre = values[0] + share @ (values - values[0])
-    scale = (share @ (values - centre).square()).sqrt()
-    constant = (values == values[0]).all(0) | (scale == 0)
-    scale = torch.where(constant, 1.0, scale)
-    if not bool((centre.isfinite() & scale.isfinite()).all()):
-        raise ValueError("the data are too large: the squares of their distances from the mean are not finite")
+    # In units of the largest distance, whose square could overflow or vanish.
+    largest = (values - centre).abs().amax(0)
+    constant = (values == values[0]).all(0) | (largest == 0)
+    largest = torch.where(constant, 1.0, largest)
+    spread = (share @ ((values - centre) / largest).square()).sqrt()
+    scale = torch.where(constant, 1.0, spread * largest)
+    if not bool((centre.isfinite() & scale.isfinite() & (scale > 0)).all()):
+        raise ValueError("the data are too large or too small: their distances from the mean are not finite, or vanish")
     return centre, scale
 
 
