@@ -80,8 +80,12 @@ def to_lp(model: nn.Module, domain: Box, given: Tensor | Sequence[Any] | Any = N
     inner = unwrap(model)
     if not isinstance(domain, Box):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(
-            f"the domain is a Box with the shape of one sample, not {type(domain).__name__}: use "
-            "Box(-inf, inf, shape=...) and add rows of your own to the result"
+            f"the domain is a Box with the shape of one sample, not {type(domain).__name__}: use its hull(), or "
+            "Box(-inf, inf, shape=...), and add rows of your own to the result"
+        )
+    if not domain.region().is_box:
+        raise TypeError(
+            f"{domain!r} adds an entropy to the objective, which is not piecewise linear: use Cube(n) for the set alone"
         )
     if domain.batch is not None:
         if domain.batch > 1:

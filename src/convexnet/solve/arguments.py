@@ -164,7 +164,7 @@ def box_around(domain: Domain, region: Region) -> Box:
         if region.lo.ndim == 1 and region.hi.ndim == 1
         else (max(len(e) for e in (region.lo, region.hi) if e.ndim == 2),)
     )
-    lo, hi = (end.expand(*lead, end.shape[-1]).reshape(*lead, *domain.shape) for end in (region.lo, region.hi))
+    lo, hi = (end.expand(*lead, end.shape[-1]).reshape((*lead, *domain.shape)) for end in (region.lo, region.hi))
     return Box(lo, hi, domain.shape, lead[0] if lead else None)
 
 

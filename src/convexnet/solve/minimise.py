@@ -16,6 +16,7 @@ from convexnet.solve.arguments import Arguments, tracing_error, validate_argumen
 from convexnet.solve.assemble_solution import assemble_solution
 from convexnet.solve.at_most import AtMost
 from convexnet.solve.compiled import reading_of
+from convexnet.solve.constrained.bundle_entropy import minimise_with_entropy
 from convexnet.solve.constrained.regions import minimise_over_region
 from convexnet.solve.derivatives.attach import sources_of, wants_gradients
 from convexnet.solve.derivatives.polish import refine_smooth
@@ -66,8 +67,10 @@ def minimise(
             |x_j| is larger): it scales with f, does not see what is added to f, and does not grow with a wide box. The
             unit of y is its length: give y in units in which a change of 1 means something.
         solver: "auto", or one by name: "newton" (primal-dual path following), "bundle" (level bundle, for few
-            variables), "pdhg" and "admm" (on the layers; piecewise linear f only), "fista" and "adam" (on a smoothed f,
-            for many variables), "lp" (HiGHS; piecewise linear f only; extra `solve`).
+            variables), "cutting-planes" (the same without a level, to compare with), "bundle-entropy" (cutting planes
+            and the entropy as it is; only over a `Cube` with entropy), "pdhg" and "admm" (on the layers; piecewise
+            linear f only), "fista" and "adam" (on a smoothed f, for many variables), "lp" (HiGHS; piecewise linear f
+            only; extra `solve`).
         start: where to begin, (B, *shape) or (*shape); it changes the way, not the result. An earlier `Solution` of
             this function (for other `given` or bounds) also says which kinks and bounds held its minimisers: where
             these still do, or others after a few exchanges, one linear system is all that is solved ("active set").
@@ -146,6 +149,8 @@ def minimise(
 
 def minimise_arguments(arguments: Arguments) -> Solution:
     """`minimise` with arguments that are checked."""
+    if arguments.solver == "bundle-entropy":
+        return minimise_with_entropy(arguments)
     if not arguments.region.is_box or arguments.subject_to:
         return minimise_over_region(arguments)
     return minimise_over_box(arguments)

@@ -61,9 +61,9 @@ class Minimiser:
             >>> _ = torch.nn.init.ones_(f.weight)
             >>> solver = Minimiser(f, cx.Box(-1, 1, shape=1))
             >>> _ = torch.nn.init.constant_(f.weight, 2.0)
-            >>> before = float(solver().value)
+            >>> before = solver().value.item()
             >>> solver.refresh()
-            >>> before, float(solver().value)
+            >>> before, solver().value.item()
             (-1.0, -2.0)
         """
         self.readings = Readings([self.f, *(constraint.g for constraint in self.options["subject_to"])])

@@ -21,14 +21,26 @@ class Multipliers:
     """
 
     def __init__(self, compute: Callable[[], dict[str, Tensor]]) -> None:
-        self.compute = compute
+        self.compute: Callable[[], dict[str, Tensor]] | None = compute
         self.known: dict[str, Tensor] | None = None
 
     def get(self) -> dict[str, Tensor]:
         """The multipliers, by kind."""
+        compute = self.compute
         if self.known is None:
-            self.known = self.compute()
+            if compute is None:
+                raise RuntimeError("a copy or a saved solution has no multipliers: its function was not opened")
+            self.known = compute()
+            self.compute = None  # with all that it needs
         return self.known
+
+    def __getstate__(self) -> dict[str, object]:
+        """Copies and files hold the multipliers, not the problem."""
+        try:
+            known = {kind: part.detach() for kind, part in self.get().items()}
+        except (RuntimeError, ValueError):
+            known = None
+        return {"known": known, "compute": None}
 
 
 @dataclass(frozen=True)
@@ -90,7 +102,8 @@ class Solution:
 
         With L = f + λ (A y − b) + ν (A_eq y − b_eq), λ >= 0: `lower` and `upper` (B, n) of bounds, `inequality` (B, m)
         and `equality` of rows, `total` (B, 1) of a simplex, `ball`, and `subject_to` (B, number of networks). Where a
-        sample is infeasible they are NaN. By how much the minimum falls where a right side grows by 1.
+        sample is infeasible they are NaN. By how much the minimum falls (of `maximise`, the maximum rises) where a
+        right side grows by 1.
 
         Raises:
             RuntimeError: f could not be opened at its kinks, so that it has no slopes to tell them by.
