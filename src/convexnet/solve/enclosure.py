@@ -42,6 +42,9 @@ in which it hardly rises, c is small and they are far."""
 MOST = 20_000
 """Tilted problems that are solved at most."""
 
+WORK = 2e10
+"""B n⁴ up to which they are, which is what their Newton systems cost."""
+
 ROUNDING = 2.0**-50
 """What sums of a few numbers may be off by, as a share of their sizes, for each."""
 
@@ -55,7 +58,8 @@ def enclosed(problem: Problem, budget: Budget) -> Problem:
     endless = problem.lo.isinf() | problem.hi.isinf()
     open_ = endless if strong is None else endless & ~(strong > 0)
     rows = open_.any(1).nonzero()[:, 0]
-    if not len(rows) or len(rows) * 2 * problem.size > MOST or problem.size > MOST // 20:
+    count = len(rows)
+    if count == 0 or count * 2 * problem.size > MOST or count * float(problem.size) ** 4 > WORK:
         return problem
     part = replace(problem.rows(rows), strong=None)
     point, size, inner = typical_points(part, budget)

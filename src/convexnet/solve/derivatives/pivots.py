@@ -229,16 +229,17 @@ def first_row_leaving(table: Tableau, vertex: Vertex, change: Tensor, large: Ten
     return place, up[everyone, place]
 
 
-def pivot_to_minimum(table: Tableau, width: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def pivot_to_minimum(table: Tableau, width: Tensor, most: int = PIVOTS) -> tuple[Tensor, Tensor, Tensor]:
     """Pivot until nothing is out of range: t (B, n), slopes (B, M), and for which samples that has come true, (B,).
 
-    `table` then has the rows that hold these vertices.
+    `table` then has the rows that hold these vertices. With fewer pivots than usual, samples of which as many rows are
+    out of range at first are given up at once: each pivot mends one, and may put others out.
     """
     size = torch.where(width > 0, width, 1.0).amax(1)
     t, slopes = torch.zeros_like(width), torch.zeros_like(table.sides)
     done = torch.zeros(len(t), dtype=torch.bool, device=t.device)
     rows, part = torch.arange(len(t), device=t.device), table
-    for _ in range(PIVOTS):
+    for count in range(most):
         vertex = vertex_of(part)
         apart, off = violations(part, vertex)
         apart = apart / size[rows, None]
@@ -248,7 +249,10 @@ def pivot_to_minimum(table: Tableau, width: Tensor) -> tuple[Tensor, Tensor, Ten
         t[ended], slopes[ended], done[ended] = vertex.t[right & known], vertex.slopes[right & known], True
         for mine, theirs in ((table.active, part.active), (table.index, part.index), (table.upper, part.upper)):
             mine[ended] = theirs[right & known]
-        going = (~right & known).nonzero()[:, 0]
+        going = ~right & known
+        if most < PIVOTS and count == 0:
+            going &= ((apart > TINY) | (off > EDGE)).sum(1) <= most
+        going = going.nonzero()[:, 0]
         if not len(going):
             break
         if len(going) < len(rows):

@@ -37,6 +37,10 @@ LARGE = 150
 """Variables up to which pivots are worth their systems."""
 
 
+FEW = 8
+"""Pivots after which it is better to begin anew."""
+
+
 def starting_rows(
     form: EpigraphForm, slopes: Tensor, far: Tensor, y: Tensor, size: Tensor, lo: Tensor, hi: Tensor
 ) -> Tableau:
@@ -160,7 +164,7 @@ def vertices_nearby(
     """
     arguments = form.arguments(y)
     table, chosen = tableau_nearby(form, arguments, y, slopes, size, lo, hi)
-    t, there, done = pivot_to_minimum(table, hi - lo)
+    t, there, done = pivot_to_minimum(table, hi - lo, FEW)
     rows = done.nonzero()[:, 0]
     if not len(rows):
         return None
