@@ -11,6 +11,7 @@ from torch import Tensor
 from convexnet.curvature.tracing.trace import TRACING
 from convexnet.form.epigraph import EpigraphForm
 from convexnet.form.program import OpenedProgram
+from convexnet.solve.active_start import trail_of
 from convexnet.solve.compiled import Reading
 from convexnet.solve.derivatives.attach import attach_derivatives
 from convexnet.solve.derivatives.implicit import as_it_was
@@ -91,7 +92,9 @@ def assemble_solution(done: Search, own: list[Tensor] | None) -> Solution:
             opened_for_proofs(reading, derivative)
         x, value = attach_derivatives(reading, problem, arguments, own, found, used, x, value)
     later = Multipliers(lambda: box_multipliers(replace(done, found=found)))
-    return Solution(x, value, made.bound, value, made.gap, converged, status, found.steps, name, message, later)
+    return Solution(
+        x, value, made.bound, value, made.gap, converged, status, found.steps, name, message, later, trail_of(found)
+    )
 
 
 @dataclass(frozen=True)

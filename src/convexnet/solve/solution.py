@@ -44,6 +44,19 @@ class Multipliers:
 
 
 @dataclass(frozen=True)
+class Trail:
+    """What a search leaves to one that starts from its solution.
+
+    Attributes:
+        y: the points, (B, n), in float64.
+        slopes: of all atoms, (B, in_k) each.
+    """
+
+    y: Tensor
+    slopes: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
 class Solution:
     """The minimum of each sample of a batch, with a proof of its accuracy.
 
@@ -81,6 +94,7 @@ class Solution:
     solver: str
     message: str
     found: Multipliers | None = field(default=None, repr=False, compare=False)
+    trail: Trail | None = field(default=None, repr=False, compare=False)
 
     @property
     def multipliers(self) -> dict[str, Tensor]:
@@ -172,9 +186,9 @@ def message_of(
         return f"{text}. f is unbounded below on this domain (sample {which}): give finite bounds"
     if not compact and bool(torch.isinf(bound).any()):
         return (
-            f"{text}. On an unbounded domain a bound is proved from strong convexity, and none was found: it is "
-            "looked for in the squares of single coordinates. Give finite bounds, or a network with a quadratic term "
-            "(FICNN(quadratic=...))"
+            f"{text}. On an unbounded domain a bound is proved from strong convexity, which is looked for in the "
+            "squares of single coordinates, or where f is seen to rise in all directions; neither was found. Give "
+            "finite bounds, or a network with a quadratic term (FICNN(quadratic=...))"
         )
     if rounded is not None and bool(rounded[1].any()):
         kind = str(rounded[0]).removeprefix("torch.")
