@@ -8,6 +8,8 @@ optimum, which it reaches after finitely many steps.
 
 Source: Goldfarb & Idnani (1983), "A numerically stable dual method for solving strictly convex quadratic programs", for
     the first; Ferris (1991), "Finite termination of the proximal point algorithm", for the second.
+
+Long because linear programs, boxes and proofs of emptiness stand on one active-set loop and its tolerances.
 """
 
 from __future__ import annotations
