@@ -35,7 +35,7 @@ def boxes_of(inputs: Sequence[Tensor], variables: Sequence[int], domain: Domain)
     """The box of each chosen input that has a domain: its hull, which holds the sets of all samples."""
     if domain is None:
         return {}
-    listed = list(domain) if isinstance(domain, (list, tuple)) else [domain]
+    listed: list[object] = list(domain) if isinstance(domain, (list, tuple)) else [domain]
     if not all(box is None or isinstance(box, Set) for box in listed):
         raise TypeError(
             "a domain is a Box, or another convexnet domain, for each chosen input, as Box(0, 1, shape=(3, 32, 32)), "
@@ -45,7 +45,7 @@ def boxes_of(inputs: Sequence[Tensor], variables: Sequence[int], domain: Domain)
         raise ValueError(f"{len(listed)} domain(s) for {len(variables)} chosen input(s): give one for each, or None")
     boxes: dict[int, Box] = {}
     for index, box in zip(variables, listed, strict=True):
-        if box is None:
+        if not isinstance(box, Set):
             continue
         shape = inputs[index].shape[1:]
         if box.shape != shape:

@@ -84,7 +84,7 @@ class Ball(Domain):
             [3.0, 3.0]
         """
         own = self._centre.detach()
-        return own if self.batch is None else own.expand(self.batch, *self._shape)
+        return own if self.batch is None else own.expand((self.batch, *self._shape))
 
     def contains(self, points: Tensor | Any) -> Tensor:
         """Return which of a batch of points, (B, *shape), lie in the ball: booleans (B,).
@@ -99,7 +99,7 @@ class Ball(Domain):
             [True, False]
         """
         own = self.checked(points)
-        y = own.double().flatten(1)
+        y = own.double().reshape(len(own), self._shape.numel())
         middle = self.centre.to(y.device).reshape(-1, self._shape.numel())
         radius = self.radius.detach().to(y)
         kind = torch.finfo(own.dtype if own.dtype.is_floating_point else torch.float64)
@@ -118,7 +118,7 @@ class Ball(Domain):
             [[3.0]]
         """
         own = self.checked(points)
-        y = own.double().flatten(1)
+        y = own.double().reshape(len(own), self._shape.numel())
         middle = self._centre.to(y.device).reshape(-1, self._shape.numel())
         away = torch.linalg.vector_norm(y - middle, dim=1, keepdim=True)
         radius = self.radius.to(y).reshape(-1, 1)

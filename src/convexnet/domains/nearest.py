@@ -8,6 +8,8 @@ optimum, which it reaches after finitely many steps.
 
 Source: Goldfarb & Idnani (1983), "A numerically stable dual method for solving strictly convex quadratic programs", for
     the first; Ferris (1991), "Finite termination of the proximal point algorithm", for the second.
+
+Long because linear programs, boxes and proofs of emptiness stand on one active-set loop and its tolerances.
 """
 
 from __future__ import annotations
@@ -109,13 +111,14 @@ class Polytope:
         right = np.concatenate([self.e, self.b]) / np.where(lengths == 0, 1.0, lengths)
         count = len(self.equal)
         y = v.astype(np.float64).copy()
+        noise = EXACT * np.abs(unit) @ np.abs(y)  # which steps from there leave, where the end is near 0
         active: list[int] = []  # the rows that hold the point, with their signs and multipliers
         signs: list[float] = []
         duals: list[float] = []
         given_up: set[int] = set()  # equal rows that others imply
         for _ in range(20 * (len(rows) + self.size) + 50):
             far, rounding = self.excess(y)
-            wrong = np.where(np.arange(len(rows)) < count, np.abs(far), far) - rounding
+            wrong = np.where(np.arange(len(rows)) < count, np.abs(far), far) - rounding - noise
             wrong[[*active, *given_up]] = -np.inf
             wrong[:count] = np.where(wrong[:count] > 0, np.inf, wrong[:count])  # equal ones first
             if not len(wrong) or wrong.max() <= 0:
@@ -142,7 +145,7 @@ class Polytope:
                             u[place] = -share[i] * signs[i] / lengths[place] if abs(share[i]) > 1e-9 else 0.0
                         if conflict_is_proved(self, u):
                             raise Empty(u.nonzero()[0].tolist(), proved=True)
-                        if left > UNSURE * (abs(far[new]) + rounding[new] / EXACT):
+                        if left > UNSURE * (abs(far[new]) + (rounding[new] + noise[new]) / EXACT):
                             raise Empty(u.nonzero()[0].tolist(), proved=False)
                         given_up.add(new)  # others imply it, and it is missed by what rounding left
                         break
@@ -188,6 +191,8 @@ class Polytope:
         for _ in range(4):
             if used:
                 normals, y = unit[used], start
+                corner, _, rank, _ = np.linalg.lstsq(normals, right[used], rcond=1e-14)
+                y = corner.astype(np.float64) if int(rank) == self.size else start
                 for _ in range(2):  # once more for what rounding left
                     y = y - np.linalg.lstsq(normals, normals @ y - right[used], rcond=1e-14)[0]
             left = missed(y)
@@ -197,7 +202,9 @@ class Polytope:
             if least <= 0 or not more:
                 break
             used, start = [*used, *more], best
-        held = np.linalg.lstsq(unit[active].T, v - best, rcond=1e-14)[0] if active else np.zeros(0)
+        held = np.zeros(len(active))
+        if active:
+            held[:] = np.linalg.lstsq(unit[active].T, v - best, rcond=1e-14)[0]
         return best, held
 
     def furthest(self, way: Array, start: Array) -> tuple[Array, Array] | None:
@@ -273,10 +280,9 @@ def components(normals: Array, normal: Array) -> tuple[Array, Array]:
     """The combination of normals (k, n) nearest to another (n,), and what is left of it, across them."""
     if not len(normals):
         return np.zeros(0), normal
-    share = np.linalg.lstsq(normals.T, normal, rcond=None)[0]
-    way = normal - normals.T @ share
-    for _ in range(2):  # once more for what rounding left
-        more = np.linalg.lstsq(normals.T, way, rcond=None)[0]
+    share, way = np.zeros(len(normals)), normal
+    for _ in range(3):  # more than once for what rounding left
+        more: Array = np.linalg.lstsq(normals.T, way, rcond=None)[0].astype(np.float64)
         share, way = share + more, way - normals.T @ more
     return share, way
 
@@ -307,7 +313,7 @@ def conflict_is_proved(polytope: Polytope, u: Array) -> bool:
         off = sum((exact[i] * Fraction(float(rows[i, j])) for i in support), Fraction(0))
         if off == 0:
             continue
-        single = (rows[:, j] * float(np.sign(off)) < 0) & ((rows != 0).sum(1) == 1)
+        single = (rows[:, j] * (1.0 if off > 0 else -1.0) < 0) & ((rows != 0).sum(1) == 1)
         single[:count] = (rows[:count, j] != 0) & ((rows[:count] != 0).sum(1) == 1)
         if not single.any():
             return is_proved_by_fractions(rows, right, count, support)

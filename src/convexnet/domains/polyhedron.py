@@ -92,7 +92,7 @@ class Polyhedron(Domain):
             [0.293, 0.293]
         """
         made = torch.stack([torch.from_numpy(point) for point, _ in self.widest()])
-        return made.view(-1, *self.shape) if self.batch is not None else made[0].view(self.shape)
+        return made.view((-1, *self.shape)) if self.batch is not None else made[0].view(self.shape)
 
     def conflicts(self) -> list[list[str]]:
         """For each sample (one without a batch), the names of rows that conflict: it is proved, in exact numbers, that
@@ -175,7 +175,7 @@ class Polyhedron(Domain):
             [True, False]
         """
         own = self.checked(points)
-        y = own.double().flatten(1)
+        y = own.double().reshape(len(own), self.shape.numel())
         unit = torch.finfo(own.dtype if own.dtype.is_floating_point else torch.float64).eps
         inside = self.within.contains(own)
         for rows, equal in ((self.below, False), (self.equal, True)):
@@ -200,7 +200,7 @@ class Polyhedron(Domain):
             [[0.0, 0.0]]
         """
         own = self.checked(points)
-        flat = own.detach().cpu().double().flatten(1).numpy()
+        flat = own.detach().cpu().double().reshape(len(own), self.shape.numel()).numpy()
         polytopes = self.polytopes()
         made: list[Array] = []
         for i, point in enumerate(flat):

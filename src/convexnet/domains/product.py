@@ -109,7 +109,9 @@ class Product(Domain):
             >>> Product(Box(0, 1, shape=1), Box(0, 4, shape=1)).project(torch.tensor([[9.0, 9.0]])).tolist()
             [[1.0, 4.0]]
         """
-        return torch.cat(self.each(points, lambda part, own: part.project(own).flatten(1)), 1)
+        return torch.cat(
+            self.each(points, lambda part, own: part.project(own).reshape(len(own), part.shape.numel())), 1
+        )
 
     def each(self, points: Tensor | Any, use: Callable[[Domain, Tensor], Tensor]) -> list[Tensor]:
         """What a function of a part and of its points returns, for all parts."""

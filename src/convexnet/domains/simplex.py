@@ -56,7 +56,7 @@ class Simplex(Domain):
             [0.25, 0.25, 0.25, 0.25]
         """
         share = self.total.detach() / self._shape.numel()
-        return share.view(*share.shape, *[1] * len(self._shape)).expand(*share.shape, *self._shape).clone()
+        return share.view((*share.shape, *[1] * len(self._shape))).expand((*share.shape, *self._shape)).clone()
 
     def contains(self, points: Tensor | Any) -> Tensor:
         """Return which of a batch of points, (B, *shape), lie in the simplex: booleans (B,).
@@ -72,7 +72,7 @@ class Simplex(Domain):
             [True, False]
         """
         own = self.checked(points)
-        y = own.double().flatten(1)
+        y = own.double().reshape(len(own), self._shape.numel())
         kind = torch.finfo(own.dtype if own.dtype.is_floating_point else torch.float64)
         size = torch.maximum(y.abs().sum(1), self.total.detach().to(y))
         allowed = ULPS * kind.eps * size.clamp(min=kind.smallest_normal)
@@ -92,7 +92,7 @@ class Simplex(Domain):
             [[2.0, 2.0]]
         """
         own = self.checked(points)
-        v = own.double().flatten(1)
+        v = own.double().reshape(len(own), self._shape.numel())
         total = self.total.to(v).expand(len(v))[:, None]
         v = v - v.amax(1, keepdim=True)  # which moves nothing, and keeps sums small
         ordered = v.sort(1, descending=True).values

@@ -99,6 +99,11 @@ def turned(found: Solution) -> Solution:
     return replace(found, value=value, lower_bound=value, upper_bound=-found.lower_bound)
 
 
+def rows(y: Tensor) -> Tensor:
+    """Samples as rows, (B, n); of numbers (B,), rows of one."""
+    return y.flatten(1) if y.ndim > 1 else y[:, None]
+
+
 class Tilted(nn.Module):
     """f(*given, y) − ⟨slope, y⟩, of the inputs (*given, slope, y)."""
 
@@ -109,7 +114,7 @@ class Tilted(nn.Module):
     def forward(self, *inputs: Tensor) -> Tensor:
         """(B,)."""
         *given, slope, y = inputs
-        return one_number(self.f(*given, y)) - (slope * y).flatten(1).double().sum(1)
+        return one_number(self.f(*given, y)) - rows(slope * y).double().sum(1)
 
 
 def conjugate(
@@ -201,7 +206,7 @@ class Proximal(nn.Module):
     def forward(self, *inputs: Tensor) -> Tensor:
         """(B,)."""
         *given, v, weight, y = inputs
-        away = (y.double() - v.double()).flatten(1).square()
+        away = rows(y.double() - v.double()).square()
         return one_number(self.f(*given, y)) + (weight.relu()[:, None] * away).sum(1)
 
 

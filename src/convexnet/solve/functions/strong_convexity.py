@@ -64,7 +64,7 @@ def strong_convexity(opened: OpenedProgram, inputs: Sequence[Tensor], form: Epig
             unit = torch.ones_like(arguments[k][0]) if atom.unit is None else atom.unit.expand_as(arguments[k][0])
             for h in single.tolist():
                 (row,) = torch.autograd.grad(arguments[k][:, h].sum(), y, retain_graph=True, materialize_grads=True)
-                row = row.flatten(1)
+                row = row.reshape(batch, -1)
                 own = ((row != 0).sum(1, keepdim=True) == 1) * row.square()
                 total = total + 2 * w.flatten(1)[:, h, None].clamp(min=0) * unit[h] ** 2 * own
     return ((1 - SHARE) * total).expand(form.batch, form.size)
