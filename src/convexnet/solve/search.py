@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from convexnet.solve.active_start import NAME, follow_trail
 from convexnet.solve.arguments import Arguments
 from convexnet.solve.compiled import Reading
 from convexnet.solve.functions.problem import Problem
@@ -66,6 +67,10 @@ def solve(problem: Problem, arguments: Arguments, closed: str) -> tuple[Incumben
     if arguments.dtype != torch.float64:  # x is rounded at the end: a sample next to the tolerance would be left open
         budget = replace(budget, tol=BEFORE_ROUNDING * budget.tol)
     used = [name]
+    if arguments.trail is not None:
+        follow_trail(problem, found, arguments.trail, arguments.budget)
+        if not bool(found.open(arguments.budget.tol).any()):
+            return found, [NAME]
     for first in range(0, problem.batch, size):
         rows = torch.arange(first, min(problem.batch, first + size), device=found.y.device)
         whole = len(rows) == problem.batch
