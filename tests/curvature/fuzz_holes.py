@@ -38,8 +38,8 @@ HOLES = (
     "torch.var({}/x,1,keepdim=True).expand(-1,2)", "torch.copysign(x,1/({}))", "torch.copysign(x,{})",
     "F.normalize({},p=1.0,eps=0.0)", "F.layer_norm({},(2,),eps=0.0)", "F.rms_norm({},(2,),eps=0.0)",
     "F.cosine_similarity({},torch.ones(2),dim=1,eps=0.0).unsqueeze(1).expand(-1,2)",
-    "({})/({}).abs().sum(1,keepdim=True)",
-    "({})/({}).amax(1,keepdim=True)", "torch.var({},1,keepdim=True,correction=2).expand(-1,2)", "(0*({}).log()+5)",
+    "({})/({}).abs().sum(1,keepdim=True)", "({})/({}).amax(1,keepdim=True)", "(0*({}).log()+5)",
+    "torch.var({},1,keepdim=True,correction=2).expand(-1,2)",
     "torch.atan2({},x)", "torch.where({}>0,x,-x)", "torch.where({}>=1,x,x.abs())",
 )  # fmt: skip
 AFTER = (

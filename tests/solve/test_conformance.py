@@ -67,6 +67,15 @@ def test_every_operator_keeps_every_promise(share: list[tuple[int, str]]) -> Non
     assert closed <= 2
 
 
+def test_a_batch_next_to_the_tolerance_is_its_singles() -> None:
+    """A gap that was just below the tolerance, and just above it where x was rounded to float32."""
+    energy = drawn(70_000_916, "channel_shuffle")
+    assert energy is not None
+    solution = checked(energy)
+    assert solution is not None
+    assert solution.converged.all(), solution.message
+
+
 class Function(nn.Module):
     def __init__(self, function: Callable[..., Tensor]) -> None:
         super().__init__()

@@ -57,6 +57,7 @@ FLAT: dict[str, Callable[[Tensor], Tensor]] = {
     "a tie": lambda y: torch.stack(
         [F.bilinear(y, y - 900, torch.zeros(1, 2, 2, dtype=y.dtype)).squeeze(1), 0 * y[:, 0]], 1
     ).amax(1),
+    "what cancels": lambda y: ((y + 1e3) - 1e3 - y).sum(1),
 }
 
 
@@ -72,6 +73,17 @@ def test_flat_minima(name: str) -> None:
     assert (together.lower_bound <= 0).all()
     for low, high in zip(lo, hi, strict=True):
         assert cx.minimise(f, cx.Box(low, high)).converged.all()
+
+
+@pytest.mark.parametrize("large", [1e3, 1e18])
+@pytest.mark.parametrize("slope", [1e-16, 1.0])
+def test_what_rounding_hides_is_not_taken_for_flat(large: float, slope: float) -> None:
+    """A multiple of what is rounded away: its values do not move, but its tangent does."""
+    f = Function(lambda y: ((y + large) - large).mul(slope).sum(1) - 0 * y.sum(1))
+    found = cx.minimise(f, cx.Box(torch.tensor([-0.01, -0.03]).double(), torch.tensor([0.02, 0.02]).double()))
+    least = torch.tensor([-0.01, -0.03]).double().sum().item() * slope
+    assert found.lower_bound.item() <= least * (1 - 1e-9)
+    assert not found.converged.all() or (found.x.sum() * slope).item() <= least + 1e-5 * slope
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

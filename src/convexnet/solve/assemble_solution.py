@@ -124,9 +124,12 @@ def judge(
     """
     apart = excess_of_rounding(problem, x) + 2.0**-50 * value.abs() + 1e-280
 
-    def verdict(scale: Tensor) -> Verdict:
-        much = MUCH * (value.abs() + scale)
-        other = proof > value + 2 * lost.nan_to_num(nan=0.0) + much  # then the module is not what was traced
+    def verdict(scale: Tensor, flat: Tensor | None = None) -> Verdict:
+        much = room = MUCH * (value.abs() + scale)
+        if flat is not None:  # nothing but rounding is left of the gap, and f has no size to compare it with
+            alone = flat & (value - proof - lost <= 2.0**-50 * value.abs() + 1e-280)
+            much = torch.where(alone, torch.inf, much)
+        other = proof > value + 2 * lost.nan_to_num(nan=0.0) + room  # then the module is not what was traced
         sure = torch.where(other, -torch.inf, proof)
         bound = torch.fmin(sure, value)  # they may cross by what rounding leaves
         gap = value - bound
@@ -145,7 +148,7 @@ def judge(
             some = ways[found.way[rows]][None] if first else ways[:, None]
             scale = made.scale.clone()
             scale[rows] = rises(part, x[rows], part.f.value(x[rows]), some).amax(0)
-            made = verdict(scale)
+            made = verdict(scale, None if first else (scale == 0) & left)
     return made
 
 

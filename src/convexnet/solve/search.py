@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -63,6 +63,9 @@ def solve(problem: Problem, arguments: Arguments, closed: str) -> tuple[Incumben
         value = problem.f.value(y)
         everyone = torch.arange(problem.batch, device=y.device)
         found.note(everyone, y, value, torch.full_like(value, -torch.inf))
+    budget = arguments.budget
+    if arguments.dtype != torch.float64:  # x is rounded at the end: a sample next to the tolerance would be left open
+        budget = replace(budget, tol=BEFORE_ROUNDING * budget.tol)
     used = [name]
     if arguments.trail is not None:
         follow_trail(problem, found, arguments.trail, arguments.budget)
@@ -73,11 +76,16 @@ def solve(problem: Problem, arguments: Arguments, closed: str) -> tuple[Incumben
         whole = len(rows) == problem.batch
         part = problem if whole else problem.rows(rows)
         piece = found if whole else pick_rows(found, rows)
-        run_solver(name, part, piece, arguments.budget)
+        run_solver(name, part, piece, budget)
         if arguments.solver == "auto":
-            used += [more for more in rescue_open(part, piece, arguments.budget) if more not in used]
+            used += [more for more in rescue_open(part, piece, budget) if more not in used]
         if not whole:
             found.put(rows, piece)
-        if arguments.budget.watch is not None and arguments.budget.watch.stopped:
+        if budget.watch is not None and budget.watch.stopped:
             break
     return found, used
+
+
+BEFORE_ROUNDING = 0.8
+"""The share of the tolerance that is searched for where x is rounded to float32: that moves f by some 1e-7 of its
+rise."""
