@@ -108,7 +108,7 @@ class EnergyTraining(Attributes):
         [1.0, 2.0]
     """
 
-    kept = ("f", "optimiser", "epoch", "position", "sums", "last", "best", "best_epoch", "best_weights")
+    kept = ("f", "margin", "optimiser", "epoch", "position", "sums", "last", "best", "best_epoch", "best_weights")
 
     def __init__(
         self,
@@ -324,7 +324,7 @@ def optimiser_of(
 
     Raises:
         TypeError: it is not an optimiser, nor a function that makes one.
-        ValueError: everything is frozen.
+        ValueError: everything is frozen, or it is an optimiser of something else.
 
     Example:
         >>> optimiser_of(nn.Linear(1, 1), nn.Identity(), lambda parameters: torch.optim.SGD(parameters, lr=0.1), 1.0)
@@ -341,6 +341,8 @@ def optimiser_of(
     if not isinstance(found, torch.optim.Optimizer):
         raise TypeError(f"optimiser is a torch.optim.Optimizer, or a function of parameters that makes one: {made!r}")
     held = {id(p) for group in found.param_groups for p in group["params"]}
+    if not any(id(p) in held for p in parameters):
+        raise ValueError("the optimiser holds no parameter of f that trains: make it of f.parameters()")
     for cone in cones_of(f):
         if any(id(p) in held for p in cone.model.parameters()):
             cone.attach(found)
