@@ -211,9 +211,9 @@ def test_each_way_learns_classes(way: str, joint: bool) -> None:
     size = domain.shape[0]
     f = Joint(cx.nn.FICNN(2 + size, hidden=(16,))) if joint else cx.nn.PICNN(2, size, hidden=(16,))
     targets = labels.double() if size == 1 else labels
-    history = fit(f, x, targets, domain, how, epochs=8, batch=30, learning_rate=0.1, **options)
-    assert [point["epoch"] for point in history.points] == [float(i + 1) for i in range(8)]
-    assert history.loss[-1] < 0.75 * history.loss[0]
+    history = fit(f, x, targets, domain, how, epochs=5, batch=30, learning_rate=0.1, **options)
+    assert [point["epoch"] for point in history.points] == [float(i + 1) for i in range(5)]
+    assert history.loss[-1] < 0.9 * history.loss[0]
     assert cx.certify(f, (x, torch.zeros(30, size)), wrt=1).convex
 
 
@@ -225,7 +225,7 @@ def test_what_is_projected_stays_convex() -> None:
     def sgd(parameters: Any) -> torch.optim.Optimizer:
         return torch.optim.SGD(parameters, lr=0.5, momentum=0.5)
 
-    fit(f, x, labels, cx.Simplex(2), "max-margin", epochs=1, batch=15, optimiser=sgd, tol=1e-3)
+    fit(f, x, labels, cx.Cube(2), "unrolled", epochs=2, batch=15, optimiser=sgd, steps=5)
     assert cx.certify(f, (x, torch.zeros(30, 2)), wrt=1).convex
     free = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 1))
     free[2].weight.data.abs_()  # convex as it is, and nothing keeps it so
@@ -249,24 +249,22 @@ def test_completion_learns_what_belongs_together() -> None:
     f = Tied()
     history = fit(f, None, y, BOX, missing=0.5, epochs=8, batch=20, learning_rate=0.1, validation=(None, y))
     assert min(history.validation) < 0.5 * history.validation[0]
-    filled = cx.impute(f, torch.tensor([[0.5, torch.nan]]), domain=BOX).x
+    filled = cx.impute(f, torch.tensor([[0.5, torch.nan]]), domain=BOX).x.detach()
     assert abs(float(filled[0, 1]) + 0.5) < 0.3
     mask = torch.tensor([True, False])
     only = EnergyTraining(f, None, y, BOX, missing=mask, epochs=1)
     assert torch.equal(only.mask_of(3, 0), mask.expand(3, 2))
 
 
-@pytest.mark.parametrize("how", ["argmin", "max-margin"])
-def test_a_learner_resumes_bit_by_bit(how: Any) -> None:
+def test_a_learner_resumes_bit_by_bit() -> None:
     x, labels = halves(16)
-    domain = cx.Cube(1, entropy=True) if how == "argmin" else cx.Simplex(2)
 
     def make() -> EnergyTraining:
         torch.manual_seed(0)
-        f = cx.nn.PICNN(2, domain.shape[0], hidden=(4,), x_norm=True)
+        f = cx.nn.PICNN(2, 1, hidden=(4,), x_norm=True)
         return EnergyTraining(
-            f, x, labels.double() if how == "argmin" else labels, domain, how, epochs=2, batch=8, tol=1e-3,
-            learning_rate=0.05, warm_start=True, validation=(x[:4], labels[:4]), patience=2,
+            f, x, labels.double(), cx.Cube(1, entropy=True), epochs=2, batch=8, tol=1e-3, learning_rate=0.05,
+            warm_start=True, validation=(x[:4], labels[:4].double()), patience=2,
         )  # fmt: skip
 
     whole, first, second = make(), make(), make()
@@ -295,9 +293,10 @@ def test_validation_keeps_the_best_and_stops() -> None:
         kept.append({name: value.clone() for name, value in f.state_dict().items()})
         return next(marks)
 
+    targets = torch.eye(2)[labels]
     history = fit(
-        f, x, labels, cx.Simplex(2), "max-margin", epochs=5, validation=(x[:5], labels[:5]), measure=measure,
-        patience=2, tol=1e-3,
+        f, x, targets, cx.Cube(2), "unrolled", epochs=5, validation=(x[:5], targets[:5]), measure=measure, patience=2,
+        steps=3,
     )  # fmt: skip
     assert history.validation == [3.0, 1.0, 2.0, 4.0]
     assert all(torch.equal(value, kept[1][name]) for name, value in f.state_dict().items())
