@@ -2,13 +2,14 @@
 
 To read in this order: `samples` (what is learnt from), `values` (f at a given pair), `hinge`, `exemplars`, `predict`,
 `unrolled` (descent as a
-layer), `missing` (completion), `training` (the loop).
+layer), `missing` (completion), `training` and `fit` (the loop).
 """
 
 from convexnet.energy.exemplars import exemplar_loss, exemplars
+from convexnet.energy.fit import History, fit
 from convexnet.energy.hinge import structured_hinge
 from convexnet.energy.predict import predict
-from convexnet.energy.training import EnergyTraining, History, fit
+from convexnet.energy.training import EnergyTraining
 from convexnet.energy.unrolled import unrolled
 from convexnet.energy.values import Joint
 

@@ -66,7 +66,7 @@ def structured_hinge(
     Returns:
         Losses in float64, computed in eval mode. They are differentiable in the parameters of f and of the margin, and
         in x: the gradient is ∇f(x, y) − ∇f(x, y*), with the dual slopes where y* sits on kinks. A minimum is found up
-        to `tol`, from above: a loss is never larger than the true one.
+        to `tol`, from above: but for the rounding of y*, a loss is never larger than the true one.
 
     Raises:
         NotCertified: f is not proved convex in y, or the margin not concave in y'.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -19,18 +19,17 @@ from convexnet.domains import Box, Domain
 from convexnet.energy.hinge import Margin, check_solved, hinge_of, margin_of
 from convexnet.energy.missing import Missing
 from convexnet.energy.samples import inputs_of, place_of, rows_of, targets_of
+from convexnet.energy.steps import Optimiser, optimiser_of, squared_error
 from convexnet.energy.unrolled import box_of, descend
 from convexnet.ensembles.training import (
     batches,
     check_counts,
     check_rate,
-    cones_of,
     derived_seed,
     drawing,
     keeps_statistics,
-    nothing,
 )
-from convexnet.learner import Attributes, Point, run
+from convexnet.learner import Attributes, Point
 from convexnet.solve import minimise
 
 How = Literal["argmin", "unrolled", "max-margin"]
@@ -38,33 +37,7 @@ HOWS = ("argmin", "unrolled", "max-margin")
 SLICE = 2.0
 """Seconds of work in one advance, about; one batch at least. It changes nothing of what is learnt."""
 
-Optimiser = torch.optim.Optimizer | Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 Loss = Callable[[Tensor, Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class History:
-    """What was measured while an energy learnt.
-
-    Attributes:
-        points: one dictionary of numbers for each epoch.
-
-    Example:
-        >>> History([{"epoch": 1.0, "loss": 0.5, "validation": 0.6}]).validation
-        [0.6]
-    """
-
-    points: list[Point]
-
-    @property
-    def loss(self) -> list[float]:
-        """The mean training loss of each epoch, as it was during the epoch."""
-        return [point["loss"] for point in self.points]
-
-    @property
-    def validation(self) -> list[float]:
-        """What was measured on the validation samples after each epoch; empty without them."""
-        return [point["validation"] for point in self.points if "validation" in point]
 
 
 @dataclass(frozen=True)
@@ -108,7 +81,7 @@ class EnergyTraining(Attributes):
         [1.0, 2.0]
     """
 
-    kept = ("f", "optimiser", "epoch", "position", "sums", "last", "best", "best_epoch", "best_weights")
+    kept = ("f", "margin", "optimiser", "epoch", "position", "sums", "last", "best", "best_epoch", "best_weights")
 
     def __init__(
         self,
@@ -301,134 +274,3 @@ class EnergyTraining(Attributes):
         if self.measure is None:
             return float(torch.cat(losses).mean())
         return as_real(self.measure(torch.cat(found), torch.cat(targets)), "measure(predicted, y)", -math.inf)
-
-
-def squared_error(x: Tensor, y: Tensor, mask: Tensor | None) -> Tensor:
-    """Return the mean square of x − y of each sample, (B,), over the elements that are not given.
-
-    Example:
-        >>> squared_error(torch.tensor([[1.0, 2.0]]), torch.zeros(1, 2), torch.tensor([[True, False]]))
-        tensor([4.])
-    """
-    squares = (x - y).square().flatten(1)
-    if mask is None:
-        return squares.mean(1)
-    counts = (~mask).flatten(1).to(squares)
-    return (squares * counts).sum(1) / counts.sum(1).clamp(min=1)
-
-
-def optimiser_of(
-    f: nn.Module, margin: nn.Module, made: Optimiser | None, learning_rate: float
-) -> torch.optim.Optimizer:
-    """Return the optimiser of an energy, and of a margin that learns, with the constraints of f attached.
-
-    Raises:
-        TypeError: it is not an optimiser, nor a function that makes one.
-        ValueError: everything is frozen.
-
-    Example:
-        >>> optimiser_of(nn.Linear(1, 1), nn.Identity(), lambda parameters: torch.optim.SGD(parameters, lr=0.1), 1.0)
-        SGD (
-        ...
-    """
-    parameters = [p for part in (f, margin) for p in part.parameters() if p.requires_grad]
-    if not parameters:
-        raise ValueError("nothing is left to train: every parameter is frozen")
-    if made is None:
-        found: Any = torch.optim.Adam(parameters, lr=learning_rate)
-    else:
-        found = made if isinstance(made, torch.optim.Optimizer) else made(parameters)
-    if not isinstance(found, torch.optim.Optimizer):
-        raise TypeError(f"optimiser is a torch.optim.Optimizer, or a function of parameters that makes one: {made!r}")
-    held = {id(p) for group in found.param_groups for p in group["params"]}
-    for cone in cones_of(f):
-        if any(id(p) in held for p in cone.model.parameters()):
-            cone.attach(found)
-    return found
-
-
-def fit(
-    f: nn.Module,
-    x: Any,
-    y: Any,
-    domain: Domain,
-    how: How = "argmin",
-    *,
-    epochs: int = 20,
-    batch: int = 128,
-    learning_rate: float = 1e-3,
-    optimiser: Optimiser | None = None,
-    loss: Loss | None = None,
-    margin: Margin = "classes",
-    missing: Any = None,
-    penalty: Callable[[], Tensor] | None = None,
-    validation: tuple[Any, Any] | None = None,
-    measure: Callable[[Tensor, Tensor], Any] | None = None,
-    patience: int | None = None,
-    warm_start: bool = False,
-    seed: int = 0,
-    tick: Callable[[Point], object] | None = None,
-    **options: Any,
-) -> History:
-    """Train an energy f(x, y), in place, so that its least y over a domain is the target of each sample.
-
-    Args:
-        f: certified convex in its last input y; returns (B,) or (B, 1). What `constrain`, `convexify` or a layer of
-            `convexnet.nn` has constrained stays so.
-        x: the other inputs, N rows each: a tensor, an array, or a tuple of them; None where f takes y alone.
-        y: targets (N, *shape), points of the domain; class indices (N,) for a domain of shape (K,); (N,) for a domain
-            of one number.
-        domain: the set that y ranges over, the same for all samples.
-        how: "argmin": the loss of the minimiser, differentiated through it. Where f is piecewise linear in y,
-            minimisers sit on vertices and do not move: take a smooth f, `Cube(entropy=True)` or derivative="smoothed".
-            A batch of which some minimiser has no derivative is taken with the smoothed ones, unless a `derivative` is
-            asked for.
-            "unrolled": the loss of where gradient descent ends, differentiated through its steps (`unrolled`); for a
-            `Box`.
-            "max-margin": the `structured_hinge`, which needs no derivative of a minimiser.
-        epochs: passes over the samples, at most.
-        batch: samples that are solved together, and make one step.
-        learning_rate: of Adam.
-        optimiser: another one: a `torch.optim.Optimizer`, or a function of the parameters that makes one.
-        loss: loss(minimiser, y) -> (B,) or one number; None: the mean square of the difference.
-        margin: of "max-margin", see `structured_hinge`.
-        missing: for completion, on a `Box`: the share of the elements of y that is missing, a pair of shares between
-            which it is drawn for each sample, or a mask (*shape), True where an element is given. Masks are drawn anew
-            in every step; the loss is of what is missing.
-        penalty: a function without arguments whose scalar is added to the loss of every step, an `exemplar_loss` say.
-        validation: (x, y) of samples to watch. At the end, f is as it was after the best epoch.
-        measure: measure(predicted, y) on the validation samples, the less the better; None: the loss.
-        patience: stop after this many epochs in a row that were no better than the best one.
-        warm_start: begin each minimisation at the last minimiser of its sample.
-        seed: of the order of the samples, masks and draws.
-        tick: called with the point of each epoch.
-        options: further arguments of `minimise`, such as `tol`, `solver`, `derivative` and `max_steps`; or `steps`,
-            `rate` and `momentum` of "unrolled".
-
-    Returns:
-        What was measured: `loss` and `validation` are lists with one number for each epoch.
-
-    Raises:
-        NotCertified: f is not proved convex in y, or was not kept so.
-        RuntimeError: derivative="exact" was asked for, and a minimiser has none.
-        ValueError, TypeError: wrong arguments, a target outside of the domain, a loss that is not finite.
-
-    Source: Amos & Kolter (2016), for "max-margin"; Amos, Xu & Kolter (2017), section 5, for the others.
-
-    Example:
-        >>> import convexnet as cx
-        >>> _ = torch.manual_seed(0)
-        >>> x = torch.randn(60, 2)
-        >>> labels = (x[:, 0] > 0).long()
-        >>> f = cx.nn.PICNN(2, 2, hidden=(8,))
-        >>> history = fit(f, x, labels, cx.Simplex(2), "max-margin", epochs=5, learning_rate=0.03)
-        >>> history.loss[-1] < history.loss[0]
-        True
-    """
-    learner = EnergyTraining(
-        f, x, y, domain, how,
-        epochs=epochs, batch=batch, learning_rate=learning_rate, optimiser=optimiser, loss=loss, margin=margin,
-        missing=missing, penalty=penalty, validation=validation, measure=measure, patience=patience,
-        warm_start=warm_start, seed=seed, **options,
-    )  # fmt: skip
-    return History(run(learner, tick or nothing))
