@@ -112,8 +112,8 @@ SIGNATURES = {
         "ratio=4, drop_path=0.0, activation='elu', norm='batch', method='exponentiate', init='identity')"
     ),
     "zoo.efficientnet_b0": (
-        "(classes=10, variant='ordinary', *, in_channels=3, image=64, width=1.0, depth=1.0, dropout=0.2, drop_path=0.2, "
-        "gate='sum', activation='elu', norm='batch', method='exponentiate', init='identity')"
+        "(classes=10, variant='ordinary', *, in_channels=3, image=64, width=1.0, depth=1.0, dropout=0.2, "
+        "drop_path=0.2, gate='sum', activation='elu', norm='batch', method='exponentiate', init='identity')"
     ),
     "to_cvxpy": "(model, variable, given=None, *, wrt=-1)",
     "to_lp": "(model, domain, given=None, *, wrt=-1)",
