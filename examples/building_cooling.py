@@ -158,10 +158,10 @@ def draw(file: Path, weather: Tensor, plan: Tensor, price: Tensor) -> None:
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     top, bottom = figure.subplots(2, 1, sharex=True)
-    top.plot(weather[0], color="#b33", label="outdoor temperature, °C")
-    top.step(range(plan.shape[1]), plan[0], where="mid", color="#36c", label="cooling, kW")
+    top.plot(weather[0].numpy(), color="#b33", label="outdoor temperature, °C")
+    top.step(range(plan.shape[1]), plan[0].numpy(), where="mid", color="#36c", label="cooling, kW")
     top.legend(frameon=False)
-    bottom.bar(range(price.shape[1]), price[0], color="#888")
+    bottom.bar(range(price.shape[1]), price[0].numpy(), color="#888")
     bottom.set(xlabel="hour", ylabel="kWh for 1 kW more ramp")
     figure.savefig(file, dpi=120)
 

@@ -4,8 +4,8 @@
 
 A cart of mass 1 on a rail is pushed by at most half a newton, and wind pushes it, too. What a step costs is a network:
 a comfort term that was learnt (input-convex, of position, speed and push) beside a quadratic one. `cx.rollout` writes
-the cost of twelve steps as one module, which is certified convex in the pushes, since the cart's motion is affine and the
-cost is convex in everything. `cx.Minimiser` reads it once; every step of the loop starts from the last solution.
+the cost of twelve steps as one module, which is certified convex in the pushes, since the cart's motion is affine and
+the cost is convex in everything. `cx.Minimiser` reads it once; every step of the loop starts from the last solution.
 
 The same cart with the unconstrained linear-quadratic regulator, its pushes cut off, is what the loop is compared with.
 """
@@ -118,7 +118,7 @@ def draw(file: Path, paths: dict[str, Tensor]) -> None:
     figure = Figure(figsize=(7, 4), layout="constrained")
     for place, (axis, name) in enumerate(zip(figure.subplots(2, 1, sharex=True), ("position", "speed"), strict=True)):
         for controller, path in paths.items():
-            axis.plot(TICK * torch.arange(len(path)), path[:, place], label=controller)
+            axis.plot([TICK * step for step in range(len(path))], path[:, place].numpy(), label=controller)
         axis.axhline(0, color="#888", linewidth=0.8)
         axis.set(ylabel=name)
         axis.legend(frameon=False)

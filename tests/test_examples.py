@@ -20,9 +20,7 @@ def example(name: str) -> ModuleType:
     return module
 
 
-def test_three_solvers_agree_on_the_cooling_of_a_building(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_three_solvers_agree_on_the_cooling_of_a_building(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     picture = tmp_path / "plan.png"
     example("building_cooling").main(hours=5, epochs=30, out=picture)
     printed = capsys.readouterr().out

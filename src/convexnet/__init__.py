@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from convexnet import ensembles, nn, zoo
+    from convexnet import energy, ensembles, estimators, nn, zoo
     from convexnet.constraints import Cone, constrain
     from convexnet.conversion import Change, bake, changes, convexify
     from convexnet.curvature import Certificate, Finding, certify
@@ -53,7 +53,9 @@ __all__ = [
     "conjugate",
     "constrain",
     "convexify",
+    "energy",
     "ensembles",
+    "estimators",
     "falsify",
     "impute",
     "load",
@@ -109,7 +111,7 @@ _HOMES = {
 }
 """Where a name comes from."""
 
-_ROOMS = ("ensembles", "nn", "zoo")
+_ROOMS = ("energy", "ensembles", "estimators", "nn", "zoo")
 """Modules that are names of the package themselves."""
 
 

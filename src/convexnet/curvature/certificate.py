@@ -141,7 +141,8 @@ def certify(
         wrt: the input or inputs to be convex in; the others are parameters (partial convexity). None: jointly
             convex in all floating inputs.
         domain: a `Box` of one sample that the chosen input stays in (or one for each chosen input; None: free). The
-            certificate then holds on that box; where it is one for each sample, on the smallest that holds them all.
+            certificate then holds on that box; where it is one for each sample, on the smallest that holds them all;
+            and of any other domain on its `hull()`.
 
     Raises:
         TypeError, ValueError: wrong arguments.

@@ -136,7 +136,7 @@ def tell(job: Job, row: Row, place: Place, console: Console) -> None:
         console.print(Text(words, style="bold green" if proved else ""))
     network = place.folder / "network.safetensors"
     console.print(Text(f"Record, log and network are in {place.folder}. The network takes images in [0, 1]:"))
-    package = "" if loads(network) else package_of(job.model)
+    package = package_of(job.model) if network.exists() and not loads(network) else ""
     for use in (
         "certify {}",
         "predict {} IMAGES",

@@ -1,0 +1,142 @@
+"""The loss of max-margin structured prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from convexnet.curvature.arguments import unwrap
+from convexnet.curvature.certificate import certify
+from convexnet.domains import Domain
+from convexnet.energy.samples import inputs_of, place_of, targets_of
+from convexnet.energy.values import value_of
+from convexnet.errors import NotCertified
+from convexnet.solve import Solution
+from convexnet.solve.at_most import one_number
+from convexnet.solve.operations import Negated, minimise_around
+
+Margin = Literal["classes"] | nn.Module
+
+
+class ClassMargin(nn.Module):
+    """Δ(y, y') = y'ᵀ(1 − y): between two classes 1, within one 0, and affine in y' between them.
+
+    Example:
+        >>> import torch
+        >>> ClassMargin()(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.25, 0.75]]))
+        tensor([0.7500])
+    """
+
+    def forward(self, y: Tensor, other: Tensor) -> Tensor:
+        """(B,), of y and y' (B, *shape)."""
+        return (other * (1 - y)).flatten(1).sum(1)
+
+
+class MarginScaled(nn.Module):
+    """f(*given, y') − Δ(y, y'), of the inputs (*given, y, y')."""
+
+    def __init__(self, f: nn.Module, margin: nn.Module) -> None:
+        super().__init__()
+        self.f, self.margin = f, margin
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """(B,)."""
+        *given, y, other = inputs
+        return one_number(self.f(*given, other)) - one_number(self.margin(y, other))
+
+
+def structured_hinge(
+    f: nn.Module, x: Any, y: Any, domain: Domain, margin: Margin = "classes", **options: Any
+) -> Tensor:
+    """Return the losses max(0, f(x, y) − min over y' of (f(x, y') − Δ(y, y'))) of max-margin learning, (B,).
+
+    A loss is 0 where f(x, y) is below f(x, y') by the margin Δ(y, y') for every y' of the domain, vertices or not.
+
+    Args:
+        f: certified convex in its last input y; returns (B,) or (B, 1).
+        x: the other inputs, B rows each: a tensor, an array, or a tuple of them; None where f takes y alone.
+        y: the right answers, (B, *shape), points of the domain; or class indices (B,) for a domain of shape (K,).
+        domain: the set that y ranges over, for classes a `Simplex`.
+        margin: "classes", Δ = y'ᵀ(1 − y), for one-hot y on the simplex; or a module margin(y, y') -> (B,) that is
+            certified concave in y', so that f − Δ is convex.
+        options: further arguments of `minimise`, such as `tol` and `start`.
+
+    Returns:
+        Losses in float64, computed in eval mode. They are differentiable in the parameters of f and of the margin, and
+        in x: the gradient is ∇f(x, y) − ∇f(x, y*), with the dual slopes where y* sits on kinks. A minimum is found up
+        to `tol`, from above: a loss is never larger than the true one.
+
+    Raises:
+        NotCertified: f is not proved convex in y, or the margin not concave in y'.
+        TypeError: the margin is neither a module nor "classes".
+        ValueError: a y outside of the domain, an unknown class, no minimum.
+
+    Source: Amos & Kolter, Input-Convex Deep Networks (2016); Taskar et al. (2005); Tsochantaridis et al. (2005).
+
+    Example:
+        >>> import torch, convexnet as cx
+        >>> f = cx.nn.PICNN(2, 3, hidden=(8,), activation="relu")
+        >>> losses = structured_hinge(f, torch.randn(5, 2), [0, 1, 2, 1, 0], cx.Simplex(3), "classes")
+        >>> losses.shape, bool((losses >= 0).all()), losses.requires_grad
+        (torch.Size([5]), True, True)
+    """
+    module = unwrap(f)
+    device, _ = place_of(module)
+    given = [part.to(device) for part in inputs_of(x, module)]
+    truth = targets_of(y, domain, module, len(given[0]) if given else None).to(device)
+    return hinge_of(module, given, truth, domain, margin_of(margin), options)[0]
+
+
+def margin_of(margin: Any) -> nn.Module:
+    """Return the module of a margin.
+
+    Raises:
+        TypeError, ValueError: it is something else.
+
+    Example:
+        >>> margin_of("classes")
+        ClassMargin()
+    """
+    if isinstance(margin, nn.Module):
+        return margin
+    if isinstance(margin, str):
+        if margin == "classes":
+            return ClassMargin()
+        raise ValueError(f'margin is "classes" or a module margin(y, other) -> (B,), not {margin!r}')
+    raise TypeError(f'margin is "classes" or a module margin(y, other) -> (B,), not a {type(margin).__name__}')
+
+
+def hinge_of(
+    f: nn.Module, given: Sequence[Tensor], truth: Tensor, domain: Domain, margin: nn.Module, options: dict[str, Any]
+) -> tuple[Tensor, Solution]:
+    """Return the losses (B,), and the y' that violate the margin most."""
+    try:
+        found = minimise_around(MarginScaled(f, margin), f, domain, [*given, truth], -1, options)
+    except NotCertified as error:
+        own = certify(Negated(margin), (truth[:1], truth[:1]), wrt=1, domain=domain.hull())
+        if own.convex:  # then it is f that is not convex
+            raise
+        raise NotCertified(
+            f"the margin {type(margin).__name__} is not proved concave in y', its second input, so that f − margin "
+            f"would have more than one minimum:\n{error}",
+            error.findings,
+        ) from None
+    check_solved(found)
+    return (value_of(f, [*given, truth]) - found.value).relu(), found
+
+
+def check_solved(found: Solution) -> None:
+    """Raise where a sample has no minimum.
+
+    Raises:
+        ValueError: it is unbounded or infeasible.
+
+    Example:
+        >>> import convexnet as cx
+        >>> check_solved(cx.minimise(nn.Linear(1, 1), cx.Box(0, 1, shape=1)))
+    """
+    for row, status in enumerate(found.status):
+        if status in ("unbounded", "infeasible"):
+            raise ValueError(f"there is no minimum over y for sample {row}, which is {status}: {found.message}")

@@ -1,0 +1,434 @@
+"""The loop that trains an energy: a learner."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from convexnet.arrays import as_real
+from convexnet.curvature.arguments import unwrap
+from convexnet.curvature.certificate import certify
+from convexnet.domains import Box, Domain
+from convexnet.energy.hinge import Margin, check_solved, hinge_of, margin_of
+from convexnet.energy.missing import Missing
+from convexnet.energy.samples import inputs_of, place_of, rows_of, targets_of
+from convexnet.energy.unrolled import box_of, descend
+from convexnet.ensembles.training import (
+    batches,
+    check_counts,
+    check_rate,
+    cones_of,
+    derived_seed,
+    drawing,
+    keeps_statistics,
+    nothing,
+)
+from convexnet.learner import Attributes, Point, run
+from convexnet.solve import minimise
+
+How = Literal["argmin", "unrolled", "max-margin"]
+HOWS = ("argmin", "unrolled", "max-margin")
+SLICE = 2.0
+"""Seconds of work in one advance, about; one batch at least. It changes nothing of what is learnt."""
+
+Optimiser = torch.optim.Optimizer | Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class History:
+    """What was measured while an energy learnt.
+
+    Attributes:
+        points: one dictionary of numbers for each epoch.
+
+    Example:
+        >>> History([{"epoch": 1.0, "loss": 0.5, "validation": 0.6}]).validation
+        [0.6]
+    """
+
+    points: list[Point]
+
+    @property
+    def loss(self) -> list[float]:
+        """The mean training loss of each epoch, as it was during the epoch."""
+        return [point["loss"] for point in self.points]
+
+    @property
+    def validation(self) -> list[float]:
+        """What was measured on the validation samples after each epoch; empty without them."""
+        return [point["validation"] for point in self.points if "validation" in point]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Inputs and targets of the same rows."""
+
+    given: list[Tensor]
+    y: Tensor
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+
+class EnergyTraining(Attributes):
+    """The training of an energy f(x, y), step by step: a learner. `fit` runs it to its end.
+
+    A step solves the minimisation of a whole batch at once, and takes its loss down by one step of the optimiser; the
+    constraints of f are projected after it. f is certified after every epoch: one that has left its cone is an error.
+    What is solved is f in eval mode: dropout is off, and BatchNorm uses its running statistics, which a pass of
+    (x, y) in training mode refreshes before every step.
+
+    Args:
+        f, x, y, domain, how, and what follows: see `fit`.
+
+    Points: `epoch`; `loss`, the mean of the epoch; `converged`, the share of minimisations that reached `tol`;
+        `smoothed`, the share of steps with smoothed derivatives, where a minimiser had no others; `validation`, where
+        there are validation samples.
+
+    Raises:
+        NotCertified: f is not proved convex in y.
+        ValueError, TypeError: wrong arguments; when it runs, a loss that is not finite.
+
+    Source: Amos & Kolter (2016); Amos, Xu & Kolter (2017), section 5.
+
+    Example:
+        >>> import convexnet as cx
+        >>> from convexnet.learner import run
+        >>> x = torch.randn(20, 2)
+        >>> learner = EnergyTraining(cx.nn.PICNN(2, 1, hidden=(8,)), x, x[:, :1].sigmoid(), cx.Cube(1), epochs=2)
+        >>> [point["epoch"] for point in run(learner)]
+        [1.0, 2.0]
+    """
+
+    kept = ("f", "optimiser", "epoch", "position", "sums", "last", "best", "best_epoch", "best_weights")
+
+    def __init__(
+        self,
+        f: nn.Module,
+        x: Any,
+        y: Any,
+        domain: Domain,
+        how: How = "argmin",
+        *,
+        epochs: int = 20,
+        batch: int = 128,
+        learning_rate: float = 1e-3,
+        optimiser: Optimiser | None = None,
+        loss: Loss | None = None,
+        margin: Margin = "classes",
+        missing: Any = None,
+        penalty: Callable[[], Tensor] | None = None,
+        validation: tuple[Any, Any] | None = None,
+        measure: Callable[[Tensor, Tensor], Any] | None = None,
+        patience: int | None = None,
+        warm_start: bool = False,
+        seed: int = 0,
+        **options: Any,
+    ) -> None:
+        check_counts(epochs=epochs, batch=batch, **({} if patience is None else {"patience": patience}))
+        check_rate(learning_rate)
+        if how not in HOWS:
+            raise ValueError(f"how is one of {', '.join(HOWS)}, not {how!r}")
+        if domain.batch is not None:
+            raise ValueError("the domain is the same for all samples: give one without a batch")
+        if validation is None and (measure is not None or patience is not None):
+            raise ValueError("measure and patience are about validation samples: give validation=(x, y)")
+        if how == "max-margin" and loss is not None:
+            raise ValueError('the loss of how="max-margin" is the structured hinge: give a margin, and no loss')
+        if how == "unrolled":
+            box_of(domain)
+            if wrong := sorted({*options} - {"steps", "rate", "momentum"}):
+                raise TypeError(f'how="unrolled" takes steps, rate and momentum, and not {wrong[0]!r}')
+        self.f, self.domain, self.how = unwrap(f), domain, how
+        self.device, self.dtype = place_of(self.f)
+        self.samples = self.samples_of(x, y)
+        self.validation = None if validation is None else self.samples_of(*validation)
+        self.epochs, self.batch, self.patience, self.seed = epochs, batch, patience, seed
+        self.loss, self.margin, self.measure, self.penalty = loss, margin_of(margin), measure, penalty
+        self.missing = None if missing is None else Missing(missing, domain)
+        self.options = options
+        self.optimiser = optimiser_of(self.f, self.margin, optimiser, learning_rate)
+        self.moving = any(keeps_statistics(part) for part in self.f.modules())
+        self.warm = warm_start and how != "unrolled"  # from elsewhere, unrolled descent ends elsewhere
+        self.epoch = self.position = 0
+        self.sums = [0.0, 0.0, 0.0]
+        self.last = domain.centre.to(self.samples.y).expand_as(self.samples.y).clone() if self.warm else None
+        self.best, self.best_epoch = math.inf, 0
+        self.best_weights: dict[str, Tensor] | None = None
+
+    def samples_of(self, x: Any, y: Any) -> Samples:
+        """Return checked samples."""
+        given = inputs_of(x, self.f)
+        return Samples(given, targets_of(y, self.domain, self.f, len(given[0]) if given else None))
+
+    @property
+    def done(self) -> bool:
+        """Return whether the epochs are over, or too many in a row were no better on the validation samples."""
+        stale = self.patience is not None and self.epoch - self.best_epoch >= self.patience
+        return self.epoch >= self.epochs or stale
+
+    def advance(self) -> Point | None:
+        """Work for about two seconds, or to the end of an epoch, whose point is returned."""
+        until = time.monotonic() + SLICE
+        while not self.done:
+            point = self.step()
+            if point is not None or time.monotonic() >= until:
+                return point
+        return None
+
+    def step(self) -> Point | None:
+        """Take one step; at the end of an epoch, return its point."""
+        parts = batches(len(self.samples), self.batch, derived_seed(self.seed, "order", self.epoch))
+        rows = parts[self.position]
+        seed = derived_seed(self.seed, "draws", self.epoch, self.position)
+        given, y = rows_of(self.samples.given, rows, self.device), self.samples.y[rows].to(self.device)
+        mask = self.mask_of(len(rows), seed)
+        if self.moving:
+            self.refresh_statistics(given, y, seed)
+        start = None if self.last is None else self.last[rows]
+        shares: list[float] = []
+
+        def take(**options: Any) -> float:
+            losses, x, converged = self.losses(given, y, mask, start, **options)
+            whole = losses.mean() if self.penalty is None else losses.mean() + self.penalty()
+            self.optimiser.zero_grad()
+            whole.backward()
+            if not shares:
+                shares.extend([float(losses.detach().sum()), converged, float(bool(options))])
+                if self.last is not None:
+                    self.last[rows] = x.detach().to(self.last)
+            return float(whole.detach())
+
+        def closure() -> float:
+            try:
+                return take()
+            except RuntimeError:
+                if self.how != "argmin" or "derivative" in self.options:
+                    raise
+                return take(derivative="smoothed")
+
+        with torch.enable_grad(), drawing(seed, self.device):
+            self.optimiser.step(closure)
+        if not math.isfinite(shares[0]):
+            raise ValueError(f"the loss is {shares[0]} in epoch {self.epoch + 1}: try a smaller learning_rate")
+        self.sums = [total + share for total, share in zip(self.sums, shares, strict=True)]
+        self.position += 1
+        return self.ended() if self.position == len(parts) else None
+
+    def mask_of(self, rows: int, seed: int) -> Tensor | None:
+        """Return which elements of y are given, for completion."""
+        if self.missing is None:
+            return None
+        return self.missing.draw(rows, torch.Generator().manual_seed(seed)).to(self.device)
+
+    def refresh_statistics(self, given: list[Tensor], y: Tensor, seed: int) -> None:
+        """Let BatchNorm see a batch, in training mode."""
+        modes = [(part, part.training) for part in self.f.modules()]
+        try:
+            self.f.train()
+            with torch.no_grad(), drawing(seed, self.device):
+                self.f(*given, y)
+        finally:
+            for part, mode in modes:
+                part.training = mode
+
+    def losses(
+        self, given: list[Tensor], y: Tensor, mask: Tensor | None, start: Tensor | None = None, **options: Any
+    ) -> tuple[Tensor, Tensor, float]:
+        """Return the losses (B,) of a batch, the minimisers, and how many of them have converged."""
+        domain = cast(Box, self.domain).fix(y, mask) if mask is not None else self.domain
+        settings: dict[str, Any] = {**self.options, **({} if start is None else {"start": start}), **options}
+        if self.how == "max-margin":
+            losses, found = hinge_of(self.f, given, y, domain, self.margin, settings)
+            return losses, found.x, float(found.converged.sum())
+        if self.how == "unrolled":
+            begin = None if given else self.domain.centre.expand_as(y)
+            x, converged = descend(self.f, given, cast(Box, domain), begin, **settings), math.nan
+        else:
+            found = minimise(self.f, domain, tuple(given) or None, **settings)
+            check_solved(found)
+            x, converged = found.x, float(found.converged.sum())
+        if self.loss is None:
+            return squared_error(x, y, mask), x, converged
+        losses = self.loss(x, y)
+        if losses.ndim == 0:
+            losses = losses.expand(len(y))
+        if losses.shape != (len(y),):
+            raise ValueError(f"loss(minimiser, y) returns (B,) or one number, not {tuple(losses.shape)}")
+        return losses, x, converged
+
+    def ended(self) -> Point:
+        """Close an epoch, and measure."""
+        example = [*rows_of(self.samples.given, torch.arange(1), self.device), self.samples.y[:1].to(self.device)]
+        certify(self.f, tuple(example), wrt=len(example) - 1, domain=self.domain.hull()).require()
+        count = len(self.samples)
+        point: Point = {"epoch": float(self.epoch + 1), "loss": self.sums[0] / count}
+        if self.how != "unrolled":
+            point["converged"] = self.sums[1] / count
+        if self.how == "argmin":
+            point["smoothed"] = self.sums[2] / self.position
+        self.epoch, self.position, self.sums = self.epoch + 1, 0, [0.0, 0.0, 0.0]
+        if self.validation is not None:
+            point["validation"] = self.validate(self.validation)
+            if point["validation"] < self.best:
+                self.best, self.best_epoch = point["validation"], self.epoch
+                self.best_weights = copy.deepcopy(self.f.state_dict())
+            if self.done and self.best_weights is not None:
+                self.f.load_state_dict(self.best_weights)
+        return point
+
+    def validate(self, samples: Samples) -> float:
+        """Return the mean loss of the validation samples, or what `measure` says; the less the better."""
+        losses, found, targets = list[Tensor](), list[Tensor](), list[Tensor]()
+        with torch.no_grad():
+            for number, rows in enumerate(torch.arange(len(samples)).split(self.batch)):
+                seed = derived_seed(self.seed, "validation", number)  # in every epoch the same masks
+                given, y = rows_of(samples.given, rows, self.device), samples.y[rows].to(self.device)
+                loss, x, _ = self.losses(given, y, self.mask_of(len(rows), seed))
+                if self.measure is not None and self.how == "max-margin" and self.missing is None:
+                    x = minimise(self.f, self.domain, tuple(given) or None, **self.options).x  # without the margin
+                losses.append(loss.double())
+                found.append(x)
+                targets.append(y)
+        if self.measure is None:
+            return float(torch.cat(losses).mean())
+        return as_real(self.measure(torch.cat(found), torch.cat(targets)), "measure(predicted, y)", -math.inf)
+
+
+def squared_error(x: Tensor, y: Tensor, mask: Tensor | None) -> Tensor:
+    """Return the mean square of x − y of each sample, (B,), over the elements that are not given.
+
+    Example:
+        >>> squared_error(torch.tensor([[1.0, 2.0]]), torch.zeros(1, 2), torch.tensor([[True, False]]))
+        tensor([4.])
+    """
+    squares = (x - y).square().flatten(1)
+    if mask is None:
+        return squares.mean(1)
+    counts = (~mask).flatten(1).to(squares)
+    return (squares * counts).sum(1) / counts.sum(1).clamp(min=1)
+
+
+def optimiser_of(
+    f: nn.Module, margin: nn.Module, made: Optimiser | None, learning_rate: float
+) -> torch.optim.Optimizer:
+    """Return the optimiser of an energy, and of a margin that learns, with the constraints of f attached.
+
+    Raises:
+        TypeError: it is not an optimiser, nor a function that makes one.
+        ValueError: everything is frozen.
+
+    Example:
+        >>> optimiser_of(nn.Linear(1, 1), nn.Identity(), lambda parameters: torch.optim.SGD(parameters, lr=0.1), 1.0)
+        SGD (
+        ...
+    """
+    parameters = [p for part in (f, margin) for p in part.parameters() if p.requires_grad]
+    if not parameters:
+        raise ValueError("nothing is left to train: every parameter is frozen")
+    if made is None:
+        found: Any = torch.optim.Adam(parameters, lr=learning_rate)
+    else:
+        found = made if isinstance(made, torch.optim.Optimizer) else made(parameters)
+    if not isinstance(found, torch.optim.Optimizer):
+        raise TypeError(f"optimiser is a torch.optim.Optimizer, or a function of parameters that makes one: {made!r}")
+    held = {id(p) for group in found.param_groups for p in group["params"]}
+    for cone in cones_of(f):
+        if any(id(p) in held for p in cone.model.parameters()):
+            cone.attach(found)
+    return found
+
+
+def fit(
+    f: nn.Module,
+    x: Any,
+    y: Any,
+    domain: Domain,
+    how: How = "argmin",
+    *,
+    epochs: int = 20,
+    batch: int = 128,
+    learning_rate: float = 1e-3,
+    optimiser: Optimiser | None = None,
+    loss: Loss | None = None,
+    margin: Margin = "classes",
+    missing: Any = None,
+    penalty: Callable[[], Tensor] | None = None,
+    validation: tuple[Any, Any] | None = None,
+    measure: Callable[[Tensor, Tensor], Any] | None = None,
+    patience: int | None = None,
+    warm_start: bool = False,
+    seed: int = 0,
+    tick: Callable[[Point], object] | None = None,
+    **options: Any,
+) -> History:
+    """Train an energy f(x, y), in place, so that its least y over a domain is the target of each sample.
+
+    Args:
+        f: certified convex in its last input y; returns (B,) or (B, 1). What `constrain`, `convexify` or a layer of
+            `convexnet.nn` has constrained stays so.
+        x: the other inputs, N rows each: a tensor, an array, or a tuple of them; None where f takes y alone.
+        y: targets (N, *shape), points of the domain; class indices (N,) for a domain of shape (K,); (N,) for a domain
+            of one number.
+        domain: the set that y ranges over, the same for all samples.
+        how: "argmin": the loss of the minimiser, differentiated through it. Where f is piecewise linear in y,
+            minimisers sit on vertices and do not move: take a smooth f, `Cube(entropy=True)` or derivative="smoothed".
+            A batch of which some minimiser has no derivative is taken with the smoothed ones, unless a `derivative` is
+            asked for.
+            "unrolled": the loss of where gradient descent ends, differentiated through its steps (`unrolled`); for a
+            `Box`.
+            "max-margin": the `structured_hinge`, which needs no derivative of a minimiser.
+        epochs: passes over the samples, at most.
+        batch: samples that are solved together, and make one step.
+        learning_rate: of Adam.
+        optimiser: another one: a `torch.optim.Optimizer`, or a function of the parameters that makes one.
+        loss: loss(minimiser, y) -> (B,) or one number; None: the mean square of the difference.
+        margin: of "max-margin", see `structured_hinge`.
+        missing: for completion, on a `Box`: the share of the elements of y that is missing, a pair of shares between
+            which it is drawn for each sample, or a mask (*shape), True where an element is given. Masks are drawn anew
+            in every step; the loss is of what is missing.
+        penalty: a function without arguments whose scalar is added to the loss of every step, an `exemplar_loss` say.
+        validation: (x, y) of samples to watch. At the end, f is as it was after the best epoch.
+        measure: measure(predicted, y) on the validation samples, the less the better; None: the loss.
+        patience: stop after this many epochs in a row that were no better than the best one.
+        warm_start: begin each minimisation at the last minimiser of its sample.
+        seed: of the order of the samples, masks and draws.
+        tick: called with the point of each epoch.
+        options: further arguments of `minimise`, such as `tol`, `solver`, `derivative` and `max_steps`; or `steps`,
+            `rate` and `momentum` of "unrolled".
+
+    Returns:
+        What was measured: `loss` and `validation` are lists with one number for each epoch.
+
+    Raises:
+        NotCertified: f is not proved convex in y, or was not kept so.
+        RuntimeError: derivative="exact" was asked for, and a minimiser has none.
+        ValueError, TypeError: wrong arguments, a target outside of the domain, a loss that is not finite.
+
+    Source: Amos & Kolter (2016), for "max-margin"; Amos, Xu & Kolter (2017), section 5, for the others.
+
+    Example:
+        >>> import convexnet as cx
+        >>> _ = torch.manual_seed(0)
+        >>> x = torch.randn(60, 2)
+        >>> labels = (x[:, 0] > 0).long()
+        >>> f = cx.nn.PICNN(2, 2, hidden=(8,))
+        >>> history = fit(f, x, labels, cx.Simplex(2), "max-margin", epochs=5, learning_rate=0.03)
+        >>> history.loss[-1] < history.loss[0]
+        True
+    """
+    learner = EnergyTraining(
+        f, x, y, domain, how,
+        epochs=epochs, batch=batch, learning_rate=learning_rate, optimiser=optimiser, loss=loss, margin=margin,
+        missing=missing, penalty=penalty, validation=validation, measure=measure, patience=patience,
+        warm_start=warm_start, seed=seed, **options,
+    )  # fmt: skip
+    return History(run(learner, tick or nothing))
