@@ -111,3 +111,10 @@ def test_paired(tmp_path: Path) -> None:
     for name, before, now, ratio, _ in rows:
         assert float(before) > 0 < float(now), name
         assert 0.1 < float(ratio) < 10, name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["regression.py", "transport.py"])
+def test_estimators(name: str) -> None:
+    rows = [line for line in run(name, "--smoke", "--seeds", "1").splitlines() if line[:3] in ("| 2", "| 5")]
+    assert {line.split("|")[2].strip() for line in rows} > {"torch, clipped" if name == "regression.py" else "linear"}

@@ -595,8 +595,12 @@ def check_head_only(
     ioc.eval()(example)
     handle.remove()
     features = seen[0]
-    assert not cx.certify(ioc, example).convex
-    assert cx.certify(ioc.get_submodule(only), features).convex
+    whole, part = cx.certify(ioc, example), cx.certify(ioc.get_submodule(only), features)
+    assert not whole.convex
+    assert part.convex
+    assert f"convex in the input of {only} alone" in whole.notes[-1]
+    assert f"it is {only} of {type(ioc).__name__}, converted alone" in part.notes[-1]
+    assert part.notes[-1][:20] in " ".join(str(part).split())
 
     optimiser = sgd(ioc)
     cone = cx.constrain(ioc, example).attach(optimiser)
@@ -621,6 +625,18 @@ def test_convex_in_the_features_of_vgg_only() -> None:
 
 def test_one_linear_layer_alone_is_convex_in_its_features_already() -> None:
     check_head_only(images(nn.BatchNorm2d(6)), "7", IMAGE, ())
+
+
+def test_the_note_on_a_part_stays_with_copies_and_goes_with_a_conversion_of_the_whole() -> None:
+    net, example = Classifier(), torch.zeros(2, 3, 8, 8)
+    ioc = cx.convexify(net, example, only="classifier")
+    assert cx.certify(copy.deepcopy(ioc).classifier, torch.zeros(2, 96)).notes
+    assert not cx.certify(net, example).notes
+    assert not cx.certify(net.classifier, torch.zeros(2, 96)).notes
+    full = cx.convexify(ioc, example)
+    assert cx.certify(full, example).convex
+    assert not cx.certify(full, example).notes
+    assert not cx.certify(full.classifier, torch.zeros(2, 96)).notes
 
 
 def test_only_what_there_is() -> None:

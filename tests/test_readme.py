@@ -17,6 +17,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -82,7 +83,9 @@ def test_there_is_documentation() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_python_blocks(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    namespace: dict[str, object] = {"__name__": page.stem}
+    module = ModuleType(f"page_{page.stem}")  # which dataclasses look up
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    namespace = module.__dict__
     printed = ""
     for block in blocks(page):
         where = f"{page.name}, line {block.line}"

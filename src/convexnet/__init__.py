@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from convexnet import energy, ensembles, nn
+    from convexnet import energy, ensembles, estimators, nn, zoo
     from convexnet.constraints import Cone, constrain
     from convexnet.conversion import Change, bake, changes, convexify
     from convexnet.curvature import Certificate, Finding, certify
@@ -55,6 +55,7 @@ __all__ = [
     "convexify",
     "energy",
     "ensembles",
+    "estimators",
     "falsify",
     "impute",
     "load",
@@ -67,6 +68,7 @@ __all__ = [
     "split",
     "to_cvxpy",
     "to_lp",
+    "zoo",
 ]
 
 _HOMES = {
@@ -109,7 +111,7 @@ _HOMES = {
 }
 """Where a name comes from."""
 
-_ROOMS = ("energy", "ensembles", "nn")
+_ROOMS = ("energy", "ensembles", "estimators", "nn", "zoo")
 """Modules that are names of the package themselves."""
 
 

@@ -26,7 +26,9 @@ HeadName = Literal["nonnegative", "free"]
 InitName = Literal["paper", "lognormal", "identity"]
 """How constrained weights are drawn: `convexnet.initialise`."""
 
-SolverName = Literal["auto", "newton", "bundle", "pdhg", "admm", "fista", "adam", "lp"]
+SolverName = Literal[
+    "auto", "newton", "bundle", "cutting-planes", "bundle-entropy", "pdhg", "admm", "fista", "adam", "lp"
+]  # fmt: skip
 """Solvers of `minimise`: `convexnet.solve.solvers.choose`."""
 
 DerivativeName = Literal["exact", "smoothed", "unrolled"]

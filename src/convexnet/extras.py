@@ -6,9 +6,14 @@ import importlib
 from typing import Any
 
 
-def need(name: str) -> Any:
-    """An optional package, or an error that says how to get it."""
+def need(name: str, extra: str = "solve") -> Any:
+    """An optional package, or an error that says how to get it.
+
+    Args:
+        name: of the module.
+        extra: that installs it.
+    """
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise ImportError(f"this needs {name}: pip install 'convexnet[solve]'") from error
+        raise ImportError(f"this needs {name}: pip install 'convexnet[{extra}]'") from error

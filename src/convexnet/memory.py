@@ -12,13 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from convexnet.curvature.arguments import ONLY as ONLY
+from convexnet.curvature.arguments import PART as PART
 from convexnet.curvature.arguments import as_example, two_rows, unwrap
 from convexnet.curvature.tracing.restored_state import calling
 
 EXAMPLE = "_convexnet_example"
 CONSTRAINT = "_convexnet_constraint"
 CHANGES = "_convexnet_changes"
-ONLY = "_convexnet_only"
 CLASSNAMES = "_convexnet_classnames"
 PREPARATION = "_convexnet_preparation"
 

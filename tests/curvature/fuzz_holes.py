@@ -36,6 +36,10 @@ HOLES = (
     "torch.logdet(torch.diag_embed({})).unsqueeze(1).expand(-1,2)", "({}).log10()", "(({})*1e400)",
     "torch.special.xlog1py(x,{})", "torch.linalg.solve(torch.diag_embed({}),x.unsqueeze(2)).squeeze(2)",
     "torch.var({}/x,1,keepdim=True).expand(-1,2)", "torch.copysign(x,1/({}))", "torch.copysign(x,{})",
+    "F.normalize({},p=1.0,eps=0.0)", "F.layer_norm({},(2,),eps=0.0)", "F.rms_norm({},(2,),eps=0.0)",
+    "F.cosine_similarity({},torch.ones(2),dim=1,eps=0.0).unsqueeze(1).expand(-1,2)",
+    "({})/({}).abs().sum(1,keepdim=True)",
+    "({})/({}).amax(1,keepdim=True)", "torch.var({},1,keepdim=True,correction=2).expand(-1,2)", "(0*({}).log()+5)",
     "torch.atan2({},x)", "torch.where({}>0,x,-x)", "torch.where({}>=1,x,x.abs())",
 )  # fmt: skip
 AFTER = (
@@ -99,6 +103,12 @@ AFTER = (
     "({})-({})", "({})**0", "({})**2", "({}).exp()", "(-({})).exp()", "(-({}).square()).exp()", "({}).tanh()",
     "({}).sigmoid()", "({}).atan()", "({}).abs()", "F.softplus({})", "F.elu({})", "F.hardtanh({})",
     "F.threshold({},0.0,0.0)", "F.hardshrink({})", "F.leaky_relu({},0.0)", "F.relu6({})", "torch.hypot({},x)",
+    "(x+1)*(({})>3)", "(x+1)*(({})==({}))", "(x+1)*({}).isnan()", "(x+1)*({}).sign()", "(x+1)*({}).nan_to_num()",
+    "(x+1)*({}).argmax(1,keepdim=True)", "torch.fmax({},x*0-9)", "x.gather(1,(({})>3).long())", "torch.clamp({},0,0)",
+    "(({})+torch.tensor([-9.,3.])).topk(1,1,largest=False)[0].expand(-1,2)", "torch.stack([x,{}],2).norm(dim=2)",
+    "F.multi_margin_loss({},torch.zeros(x.shape[0],dtype=torch.long),reduction='none').unsqueeze(1).expand(-1,2)",
+    "torch.cdist(({}).unsqueeze(1),torch.zeros(1,2),p=float('inf')).squeeze(1).expand(-1,2)",
+    "F.pairwise_distance({},torch.zeros(2),eps=0.0).unsqueeze(1).expand(-1,2)", "F.l1_loss({},x,reduction='none')",
     "torch.logaddexp({},x)", "F.huber_loss({},x,reduction='none')",
 )  # fmt: skip
 LAST = (

@@ -7,11 +7,13 @@ import torch
 from torch import Tensor, nn
 
 import convexnet as cx
-from convexnet.choices import SOLVERS as NAMES
+from convexnet.choices import SOLVERS
 from convexnet.curvature.tracing.trace import trace
 from convexnet.form.program import OpenedProgram
 from convexnet.solve.functions.black_box import WholeProgram
 from convexnet.solve.solvers.choose import MATRICES
+
+NAMES = tuple(name for name in SOLVERS if name != "bundle-entropy")  # which is for a cube with entropy
 
 
 class WithNorm(nn.Module):

@@ -30,7 +30,7 @@ from convexnet.curvature.tracing.trace import TRACING, trace
 from convexnet.curvature.tracing.traceable_models import check_modules, check_tensors
 from convexnet.errors import NotCertified, meant
 from convexnet.initialise import initialise
-from convexnet.memory import CHANGES, ONLY, part_of, recall, remember_example
+from convexnet.memory import CHANGES, ONLY, PART, part_of, recall, remember_example
 
 
 def convexify(
@@ -77,7 +77,8 @@ def convexify(
             "signs": the first activation becomes its values at a and at −a (`nn.BothSigns`), for which no layer needs
             new weights of its own; the next layers get columns for them, of zeros where `init` draws none.
         init: "paper", "lognormal" or "identity" draws the constrained layers anew; None copies their weights.
-        only: the path of a submodule, if the output shall be convex in *its* input (a head alone, say).
+        only: the path of a submodule, if the output shall be convex in *its* input: a head alone, say, in the features
+            that it is given. Certificates of the model and of the part say so.
         wrt: the inputs to be convex in, as for `certify`.
 
     Returns:
@@ -153,7 +154,10 @@ def convexify(
     )
     if only is None:
         whole.__dict__.pop(ONLY, None)
+        for module in whole.modules():
+            module.__dict__.pop(PART, None)
     else:
+        new.__dict__[PART] = only, type(whole).__name__
         whole.__dict__[ONLY] = tuple(dict.fromkeys((*(recall(whole, ONLY) or ()), only)))
         remember_example(whole, inputs)
     renewed = estimate_statistics(whole, probe, before)

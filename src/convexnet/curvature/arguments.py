@@ -79,6 +79,13 @@ def chosen_inputs(inputs: Sequence[Tensor], wrt: int | Sequence[int] | None) -> 
     return tuple(dict.fromkeys(indices))
 
 
+ONLY = "_convexnet_only"
+"""Where a module remembers the paths of those parts that were converted to be convex in their own inputs."""
+
+PART = "_convexnet_part"
+"""Where such a part remembers its path, and the class of the module it is a part of."""
+
+
 def unwrap(model: nn.Module) -> nn.Module:
     """The module inside `torch.compile`, DistributedDataParallel and Lightning Fabric wrappers; anything but a module
     is an error."""

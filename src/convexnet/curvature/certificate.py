@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from torch import Tensor, fx, nn
 
 from convexnet.curvature import explain
-from convexnet.curvature.arguments import chosen_inputs
+from convexnet.curvature.arguments import ONLY, PART, chosen_inputs, unwrap
 from convexnet.curvature.facts import AFFINE, CONCAVE, CONSTANT, CONVEX, UNKNOWN
 from convexnet.curvature.findings import Finding, findings_of, has_draws, is_proved, not_finite, state_findings
 from convexnet.curvature.premises import Domain, boxes_of, is_weight, placeholder_facts, unshared
@@ -141,7 +141,8 @@ def certify(
         wrt: the input or inputs to be convex in; the others are parameters (partial convexity). None: jointly
             convex in all floating inputs.
         domain: a `Box` of one sample that the chosen input stays in (or one for each chosen input; None: free). The
-            certificate then holds on that box; where it is one for each sample, on the smallest that holds them all.
+            certificate then holds on that box; where it is one for each sample, on the smallest that holds them all;
+            and of any other domain on its `hull()`.
 
     Raises:
         TypeError, ValueError: wrong arguments.
@@ -156,7 +157,35 @@ def certify(
         >>> certificate.convex, certificate.curvature, certificate.scope
         (True, 'convex', 'at these weights')
     """
-    return certify_program(trace(model, example), wrt, domain)
+    certificate = certify_program(trace(model, example), wrt, domain)
+    return replace(certificate, notes=(*certificate.notes, *notes_on_parts(unwrap(model))))
+
+
+def notes_on_parts(model: nn.Module) -> tuple[str, ...]:
+    """What a certificate says where `convexify(only=...)` made a part convex: in which input, and in which not.
+
+    Example:
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
+        >>> net.__dict__[ONLY] = ("1",)
+        >>> notes_on_parts(net)[0]
+        'it was converted to be convex in the input of 1 alone: certify that part with the features that it is given'
+    """
+    parts: tuple[str, ...] = model.__dict__.get(ONLY, ())
+    part: tuple[str, str] | None = model.__dict__.get(PART)
+    notes: list[str] = []
+    if parts:
+        one = "that part" if len(parts) == 1 else "each part"
+        notes.append(
+            f"it was converted to be convex in the input of {' and of '.join(parts)} alone: certify {one} with the "
+            "features that it is given"
+        )
+    if part is not None:
+        notes.append(
+            f"it is {part[0]} of {part[1]}, converted alone: its input is the features that {part[1]} computes, and "
+            f"what is proved is proved in these features, not in the input of {part[1]}"
+        )
+    return tuple(notes)
 
 
 def certify_program(program: Program, wrt: int | Sequence[int] | None = None, domain: Domain = None) -> Certificate:

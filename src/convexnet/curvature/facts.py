@@ -25,6 +25,8 @@ none: (x + 1) - x varies, as an affine function with bounds that hold its roundi
 that it is not zero, or on which side of a threshold it lies. Patterns that see more than one operator keep to this too.
 One thing may still differ between points, the sign of a zero: 0 x is 0, or -0 for a negative x, and 1/(-0) is not 1/0.
 `moved` says that the elements that do not vary were computed from some that do, and what minds the sign of a zero asks.
+Where such elements may be undefined, they are NaN at some points and one number at the others (0 log(x)): what makes a
+number, an integer or a boolean of NaN asks for these `gaps`.
 
 Every field has the tensor's full shape, but costs only what it says; see `fields`. What an operator makes of the facts
 of its arguments is in `composition`.
@@ -229,6 +231,12 @@ def has_holes(fact: Fact) -> bool:
 def has_moved(fact: Fact) -> bool:
     """Whether a fact is of what varies, or was computed from what does."""
     return fact.moved or (fact.value is None and not fact.constant)
+
+
+def has_gaps(fact: Fact) -> bool:
+    """Whether elements that do not vary may be NaN at some points of the input, as 0 log(x) is at 0: what makes a
+    number of NaN gives another one there."""
+    return fact.undefined and fact.moved and fact.constant and fact.value is None
 
 
 def signed_zeros(fact: Fact) -> Tensor:

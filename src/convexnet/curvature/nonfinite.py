@@ -18,10 +18,10 @@ from torch import Tensor
 
 from convexnet.curvature.call import Call, Refusal, Result
 from convexnet.curvature.facts import Fact, as_fact, has_holes
-from convexnet.curvature.fields import either, elementwise, extremes, from_core, uniform, where_any
+from convexnet.curvature.fields import core, either, elementwise, extremes, from_core, level, uniform, where_any
 from convexnet.curvature.row import Sum
 from convexnet.curvature.rules.opaque_operators import elementwise_operator
-from convexnet.curvature.rules.reductions import Reduction
+from convexnet.curvature.rules.reductions import Reduction, dims_along
 from convexnet.curvature.table import row_of
 
 NAN = Refusal(
@@ -80,13 +80,12 @@ def forget_over_holes(call: Call, result: Result) -> Result:
     """A result without what its rule says of elements made of some that are not defined in the midst of others.
 
     An argument of no curvature that may be undefined has such holes, as 1/x has one: of a zero in its place, or of
-    what is flat there, NaN is made all the same. Where curvature is known, what is defined is a convex set (log x).
+    what is flat there, NaN is made all the same. A rule that sees from its bounds that such an argument moves nothing
+    (a norm of what is 0 where it is defined) speaks of where it is defined. Where curvature is known, what is defined
+    is a convex set (log x).
     """
     row = row_of(call.name)
     if row.is_move:
-        return result
-    elementwise_one = elementwise_operator(call)
-    if not elementwise_one and not row.weights:
         return result
     mask = uniform(False, call.shape, torch.bool)
     if row.pole is not None and not (divisor := as_fact(call.args[row.pole])).constant:
@@ -94,10 +93,22 @@ def forget_over_holes(call: Call, result: Result) -> Result:
             mask = may_cross_zero(divisor).expand(tuple(call.shape))  # a numerator of zero hides the pole
     for fact in call.read():
         if has_holes(fact):
-            hole = fact.unknown
-            part = hole.expand(tuple(call.shape)) if elementwise_one else uniform(True, call.shape, torch.bool)
-            mask = either(mask, part)
+            mask = either(mask, reached_by(call, fact.unknown))
     return mark_unknown(result, mask) if where_any(mask) else result
+
+
+def reached_by(call: Call, mask: Tensor) -> Tensor:
+    """Which elements of the result may be made of elements of an argument that a mask marks."""
+    shape, rule = call.shape, row_of(call.name).rule
+    if elementwise_operator(call):
+        return mask.expand(tuple(shape))
+    if not isinstance(rule, Reduction) or level(mask) is not None:
+        return uniform(True, shape, torch.bool)
+    dims = dims_along(call, rule.position)
+    found = core(mask).any(dim=tuple(dims), keepdim=True) if dims else core(mask)
+    if len(shape) != len(mask.shape):
+        found = found.reshape([n for d, n in enumerate(found.shape) if d not in dims])
+    return found.expand(tuple(shape))
 
 
 def may_cross_zero(fact: Fact) -> Tensor:

@@ -15,8 +15,9 @@ from convexnet.curvature.facts import Fact, constant, known
 from convexnet.curvature.fields import aligned_rows, compact, uniform
 from convexnet.curvature.tracing.trace import Program, Source, memory_of
 from convexnet.domains import Box
+from convexnet.domains import Domain as Set
 
-Domain = Box | Sequence[Box | None] | None
+Domain = Set | Sequence[Set | None] | None
 
 
 def is_weight(program: Program, source: Source) -> bool:
@@ -31,12 +32,15 @@ def unshared(program: Program, moves: Callable[[Source], bool]) -> Callable[[Sou
 
 
 def boxes_of(inputs: Sequence[Tensor], variables: Sequence[int], domain: Domain) -> dict[int, Box]:
-    """The box of each chosen input that has one; of a box for each sample, the one that holds them all."""
+    """The box of each chosen input that has a domain: its hull, which holds the sets of all samples."""
     if domain is None:
         return {}
-    listed = [domain] if isinstance(domain, Box) else list(domain)
-    if not all(box is None or isinstance(box, Box) for box in listed):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise TypeError("a domain is a Box for each chosen input, as Box(0, 1, shape=(3, 32, 32)), or None")
+    listed = list(domain) if isinstance(domain, (list, tuple)) else [domain]
+    if not all(box is None or isinstance(box, Set) for box in listed):
+        raise TypeError(
+            "a domain is a Box, or another convexnet domain, for each chosen input, as Box(0, 1, shape=(3, 32, 32)), "
+            "or None"
+        )
     if len(listed) != len(variables):
         raise ValueError(f"{len(listed)} domain(s) for {len(variables)} chosen input(s): give one for each, or None")
     boxes: dict[int, Box] = {}

@@ -49,7 +49,7 @@ from convexnet.curvature.rules.pointwise_with_settings import (
     softshrink,
     threshold,
 )
-from convexnet.curvature.rules.reductions import Reduction, Window, norm_order, prod
+from convexnet.curvature.rules.reductions import Reduction, Window, no_freedom, norm_order, prod
 from convexnet.curvature.rules.shapes import Moved, Placed
 from convexnet.curvature.rules.undefined import Beyond
 
@@ -109,7 +109,7 @@ RESHAPED = Placed(shapes.reshaped, plain=True, drops=False, repeats=False, in_or
 COPIED = Placed(arithmetic.identity, drops=False, repeats=False)
 OWN_AND_OTHERS = "non-decreasing in one element and non-increasing in the others"
 NEITHER_WAY = "neither non-decreasing nor non-increasing"
-SPREAD = Reduction("convex", moves="both")
+SPREAD = Reduction("convex", moves="both", allows=no_freedom)
 ATTENTION = "attention multiplies quantities that depend on the input, and normalises them by a softmax"
 
 
@@ -206,8 +206,8 @@ ROWS: tuple[tuple[str, Rule | Row], ...] = (
     ("logsumexp", Row(Reduction("convex", homogeneous=False), steepest=1.0)),
     ("linalg_vector_norm", Row(NORM, takes_infinity=True, undefined=undefined.has_no_order, steepest=1.0)),
     ("norm", Row(NORM, takes_infinity=True, undefined=undefined.has_no_order, steepest=1.0)),
-    ("var", Row(Reduction("convex", moves="both"), undefined=undefined.of_few, instead=MEAN_OF_SQUARES)),
-    ("std", Row(Reduction("convex", moves="both"), undefined=undefined.of_few, steepest=1.0,
+    ("var", Row(SPREAD, undefined=undefined.of_few, instead=MEAN_OF_SQUARES)),
+    ("std", Row(SPREAD, undefined=undefined.of_few, steepest=1.0,
         instead=NORM_OF_DIFFERENCES)),
     # --- over windows ----------------------------------------------------------------------------------------------
     *((name.format(n), Window("convex")) for n in (1, 2, 3) for name in (
@@ -355,9 +355,9 @@ ROWS: tuple[tuple[str, Rule | Row], ...] = (
     ("col2im", scans_and_scatters.col2im),
     *((name, scans_and_scatters.grid_sampler) for name in ("grid_sampler", "grid_sampler_2d", "grid_sampler_3d")),
     # --- sorted ------------------------------------------------------------------------------------------------------
-    ("topk", Row(sorting.topk, steepest=1.0)),
-    ("sort", Row(sorting.sort, steepest=1.0)),
-    ("msort", Row(sorting.sorted_first, steepest=1.0)),
+    ("topk", Row(sorting.topk, steepest=1.0, forgives=True)),  # NaN is the largest, and the others remain
+    ("sort", Row(sorting.sort, steepest=1.0, forgives=True)),
+    ("msort", Row(sorting.sorted_first, steepest=1.0, forgives=True)),
     *((name, Opaque("it picks an element from the middle, and only sums of the largest ones are convex",
                     "use torch.amax, or topk(k) and the sum of its values"))
       for name in ("kthvalue", "median", "nanmedian", "mode", "quantile", "nanquantile")),
@@ -374,7 +374,7 @@ ROWS: tuple[tuple[str, Rule | Row], ...] = (
     ("binary_cross_entropy_with_logits", losses.Loss(losses.binary_cross_entropy, 4)),
     ("cross_entropy_loss", Row(losses.Loss(losses.cross_entropy, 3), undefined=undefined.of_few)),
     ("nll_loss_nd", Row(losses.Loss(losses.negative_log_likelihood, 3), undefined=undefined.of_few)),
-    ("multi_margin_loss", losses.Loss(losses.multi_margin, 5)),
+    ("multi_margin_loss", Row(losses.Loss(losses.multi_margin, 5), forgives=True)),
     ("triplet_margin_loss", losses.Loss(losses.triplet_margin, 7)),
     # --- known to break convexity ------------------------------------------------------------------------------------
     *((name, Opaque("it divides exponentials by their sum", "leave it out: certify the logits", one, (0.0, 1.0)))

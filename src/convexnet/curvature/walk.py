@@ -26,6 +26,7 @@ from convexnet.curvature.facts import (
     UNKNOWN,
     Fact,
     constant,
+    has_gaps,
     has_moved,
     signed_zeros,
     typed,
@@ -276,6 +277,9 @@ class _Runner:
         row = row_of(call.name)
         if row.minds_zero and any(where_any(signed_zeros(fact)) for fact in facts):
             return self.blame(node, call, ZERO)
+        gaps = [fact for fact in facts if has_gaps(fact)]
+        if gaps and (row.forgives or isinstance(row.rule, Opaque) or any(fact.integral for fact in gaps)):
+            return self.blame(node, call, GAP)
         if not moving and not at_hand and not is_in_real_arithmetic(call, node):
             return fact_without_rule(call)
         if moving and not call.floating and call.name in TABLE and not isinstance(row.rule, Opaque):
@@ -294,7 +298,7 @@ class _Runner:
             cause = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
             return self.blame(node, call, Refusal(f"its rule does not cover this call ({cause})", UNRULED))
         except Refusal as refusal:
-            if not moving and not any(where_any(signed_zeros(fact)) for fact in facts):
+            if not moving and not gaps and not any(where_any(signed_zeros(fact)) for fact in facts):
                 return fact_without_rule(call)
             known_here = refusal.known_of(call)
             result = None if known_here is None else refine(call, row, known_here)
@@ -365,7 +369,7 @@ UNREAD = Refusal(
     "read it from a buffer, or give a Python number",
 )
 GAP = Refusal(
-    "it replaces NaN by a number, and its argument may be undefined at some points",
+    "it makes a number (or an integer, or a boolean) of NaN, and its argument may be undefined at some points",
     "keep the arguments of powers, logarithms and quotients where these are defined",
 )
 ZERO = Refusal(

@@ -10,7 +10,17 @@ from torch import Tensor
 
 from convexnet.arrays import as_sizes, as_tensor
 from convexnet.domains.box import Bound, Box
-from convexnet.domains.domain import ULPS, BallPart, Domain, Region, as_number
+from convexnet.domains.domain import (
+    ULPS,
+    BallPart,
+    Domain,
+    Region,
+    as_number,
+    batch_text,
+    numbers_text,
+    own_copy,
+    shape_text,
+)
 
 
 class Ball(Domain):
@@ -33,7 +43,7 @@ class Ball(Domain):
     def __init__(self, n: int | Sequence[int], radius: float | Sequence[float] | Tensor, centre: Bound = 0.0) -> None:
         self._shape = torch.Size(as_sizes(n, "n", least=1))
         self.radius = as_number(radius, "radius", "Ball")
-        given = as_tensor(centre, "centre of the Ball").double()
+        given = own_copy(as_tensor(centre, "centre of the Ball"))
         if not bool(given.isfinite().all()):
             raise ValueError("centre of the Ball holds NaN or infinity")
         batched = given.ndim > len(self._shape)
@@ -50,6 +60,10 @@ class Ball(Domain):
             raise ValueError(f"radius and centre of the Ball are for {' and '.join(map(str, sorted(counts)))} samples")
         batches = [len(t) for t, has in ((self.radius, self.radius.ndim), (given, batched)) if has]
         self.batch = max(batches) if batches else None
+
+    def __repr__(self) -> str:
+        shape, batch = shape_text(self.shape), batch_text(self.batch)
+        return f"Ball({shape}, {numbers_text(self.radius)}, centre={numbers_text(self._centre)}{batch})"
 
     @property
     def shape(self) -> torch.Size:
@@ -113,15 +127,14 @@ class Ball(Domain):
         return y.view(own.shape).to(own if own.dtype.is_floating_point else torch.get_default_dtype())
 
     def hull(self) -> Box:
-        """Return the smallest box that contains the balls of all samples.
+        """Return the smallest box, up to rounding, that contains the balls of all samples.
 
         Example:
-            >>> Ball(1, [1.0, 2.0]).hull().lo.tolist()
+            >>> Ball(1, [1.0, 2.0]).hull().lo.round(decimals=9).tolist()
             [-2.0]
         """
-        region = self.region()
-        middle, reach = region.balls[0].centre.detach(), self.radius.detach()[..., None]
-        lo, hi = ((middle + side * reach).reshape(-1, *self._shape) for side in (-1, 1))
+        middle, reach = self.region().balls[0].centre.detach(), self.radius.detach()[..., None]
+        lo, hi = (end.reshape(-1, *self._shape) for end in outwards(middle - reach, middle + reach))
         return Box(lo.amin(0), hi.amax(0))
 
     def region(self) -> Region:
@@ -139,4 +152,17 @@ class Ball(Domain):
             middle = middle.expand(len(radius), n)
         # The ball implies its box: bounds that are met with it would be more than are needed to hold a point.
         reach = 1.5 * radius.detach()[..., None]
-        return Region(middle.detach() - reach, middle.detach() + reach, balls=(BallPart(0, n, middle, radius),))
+        lo, hi = outwards(middle.detach() - reach, middle.detach() + reach)
+        return Region(lo, hi, balls=(BallPart(0, n, middle, radius),))
+
+
+def outwards(lo: Tensor, hi: Tensor) -> tuple[Tensor, Tensor]:
+    """Bounds that were computed, with what rounding may have done to them.
+
+    Example:
+        >>> lo, hi = outwards(torch.ones(1), torch.ones(1))
+        >>> bool(lo < 1), bool(hi > 1)
+        (True, True)
+    """
+    infinity = torch.full_like(lo, torch.inf)
+    return torch.nextafter(lo, -infinity), torch.nextafter(hi, infinity)

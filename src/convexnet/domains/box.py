@@ -10,13 +10,23 @@ import torch
 from torch import Tensor
 
 from convexnet.arrays import as_size, as_sizes, as_tensor
-from convexnet.domains.domain import Domain, Region, bound_tolerance, first_index, flat_bound
+from convexnet.domains.domain import (
+    Domain,
+    Region,
+    batch_text,
+    bound_tolerance,
+    first_index,
+    flat_bound,
+    numbers_text,
+    own_copy,
+    shape_text,
+)
 
 Bound = float | Sequence[Any] | Tensor | Any
 """A number, a (nested) list of numbers, an array or a tensor."""
 
 
-@dataclass(frozen=True, eq=False, init=False)
+@dataclass(frozen=True, eq=False, init=False, repr=False)
 class Box(Domain):
     """The set of points of one sample's shape with `lo <= x <= hi`, element by element.
 
@@ -96,6 +106,10 @@ class Box(Domain):
         finite = lo.isfinite() & hi.isfinite()
         nearest = torch.zeros_like(lo).clamp(lo, hi)
         return torch.where(finite, torch.where(finite, lo, 0) / 2 + torch.where(finite, hi, 0) / 2, nearest)
+
+    def __repr__(self) -> str:
+        shape, batch = shape_text(self.shape), batch_text(self.batch)
+        return f"Box({numbers_text(self.lo)}, {numbers_text(self.hi)}, shape={shape}{batch})"
 
     def region(self) -> Region:
         """Return the box as a solver sees it: its bounds, flat.
@@ -201,12 +215,6 @@ class Box(Domain):
         """
         own = self.checked(points)
         return own.clamp(self.lo.to(own), self.hi.to(own))
-
-
-def own_copy(bound: Tensor) -> Tensor:
-    """A bound in float64, in memory that nothing else writes to."""
-    made = bound.double()
-    return made.clone() if made is bound else made
 
 
 def bounds_shape(lower: torch.Size, upper: torch.Size, sample: tuple[int, ...] | None, rows: int | None) -> torch.Size:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from convexnet.arrays import as_sizes
 from convexnet.domains.box import Bound, Box
-from convexnet.domains.domain import Region
+from convexnet.domains.domain import Region, shape_text
 
 
 class Cube(Box):
@@ -37,6 +37,9 @@ class Cube(Box):
     def __init__(self, n: int | Sequence[int], entropy: bool = False) -> None:
         super().__init__(0.0, 1.0, shape=as_sizes(n, "n", least=0))
         object.__setattr__(self, "entropy", bool(entropy))
+
+    def __repr__(self) -> str:
+        return f"Cube({shape_text(self.shape)}{', entropy=True' if self.entropy else ''})"
 
     def fix(self, values: Bound, mask: bool | Sequence[bool] | Tensor | Any) -> Box:
         """Return the cube with some elements fixed, as `Box.fix`.

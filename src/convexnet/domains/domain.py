@@ -56,6 +56,20 @@ class Domain(ABC):
     def region(self) -> Region:
         """Return the set as a solver sees it."""
 
+    def conflicts(self) -> list[list[str]]:
+        """For each sample (one without a batch), the names of rows that are proved to conflict; none where the set has
+        points, as all sets but polyhedra have.
+
+        Example:
+            >>> import convexnet as cx
+            >>> cx.Simplex(3, [1.0, 2.0]).conflicts()
+            [[], []]
+        """
+        return [[] for _ in range(self.batch or 1)]
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({shape_text(self.shape)}{batch_text(self.batch)})"
+
     def checked(self, points: Tensor | Any) -> Tensor:
         """Return a batch of points as a tensor, (B, *shape), one for each sample if the set has a batch.
 
@@ -156,6 +170,40 @@ def bound_tolerance(x: Tensor, bound: Tensor, dtype: torch.dtype) -> Tensor:
     return ULPS * kind.eps * size.clamp(min=kind.smallest_normal)
 
 
+def shape_text(shape: torch.Size) -> str:
+    """A shape as users write it: 3 for (3,).
+
+    Example:
+        >>> shape_text(torch.Size([3])), shape_text(torch.Size([2, 2])), shape_text(torch.Size([]))
+        ('3', '(2, 2)', '()')
+    """
+    return str(shape[0]) if len(shape) == 1 else str(tuple(shape))
+
+
+def batch_text(batch: int | None) -> str:
+    """What a text says of a batch, if there is one."""
+    return "" if batch is None else f", batch={batch}"
+
+
+def numbers_text(numbers: Tensor) -> str:
+    """Numbers as one, where they are all the same, and otherwise by their smallest and largest.
+
+    Example:
+        >>> numbers_text(torch.zeros(3)), numbers_text(torch.tensor([0.0, 2.5]))
+        ('0', '[0 to 2.5]')
+    """
+    if not numbers.numel():
+        return "[]"
+    least, most = float(numbers.detach().amin()), float(numbers.detach().amax())
+    return f"{least:g}" if least == most else f"[{least:g} to {most:g}]"
+
+
+def own_copy(numbers: Tensor) -> Tensor:
+    """Numbers in float64, in memory that nothing else writes to."""
+    made = numbers.double()
+    return made.clone() if made is numbers else made
+
+
 def first_index(mask: Tensor) -> tuple[int, ...]:
     """The place of the first element that is True."""
     return tuple(int(i) for i in mask.nonzero()[0])
@@ -176,7 +224,7 @@ def as_number(value: Any, name: str, batch_of: str) -> Tensor:
         >>> as_number(2, "total", "Simplex")
         tensor(2., dtype=torch.float64)
     """
-    number = as_tensor(value, f"{name} of the {batch_of}").double()
+    number = own_copy(as_tensor(value, f"{name} of the {batch_of}"))
     if number.ndim > 1 or not bool((number >= 0).all()) or not bool(number.isfinite().all()):
         raise ValueError(
             f"{name} of the {batch_of} must be a finite number >= 0, or one for each sample, not {value!r}"

@@ -8,6 +8,7 @@ import torch
 
 from convexnet.arrays import as_sizes
 from convexnet.domains.box import Box
+from convexnet.domains.domain import shape_text
 
 
 class Free(Box):
@@ -25,3 +26,6 @@ class Free(Box):
 
     def __init__(self, n: int | Sequence[int]) -> None:
         super().__init__(-torch.inf, torch.inf, shape=as_sizes(n, "n", least=0))
+
+    def __repr__(self) -> str:
+        return f"Free({shape_text(self.shape)})"

@@ -13,6 +13,7 @@ Source: Goldfarb & Idnani (1983), "A numerically stable dual method for solving 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +23,17 @@ Array = NDArray[np.float64]
 EXACT = 1e-13
 """A row counts as met up to this share of its size: of its coefficients times the point, and of its right side."""
 
-DEPENDENT = 1e-9
+INSIDE = 2.0**-51
+"""The same share for what is returned, where rounding allows it: what `contains` allows is four times as much."""
+
+DEPENDENT = 1e-12
 """A row whose normal is a combination of others up to this share of its length adds nothing to them."""
+
+UNSURE = 1e-9
+"""The share of its size by which a row that others imply may be missed by rounding, unless a conflict is proved."""
+
+MOST = 40
+"""Rows up to which a conflict is looked at in exact numbers."""
 
 FAR = 1e12
 """A linear program whose point has gone this many times the size of the rows away has no end."""
@@ -34,15 +44,18 @@ LOOSE = 1e-6
 
 
 class Empty(Exception):
-    """No point meets the rows.
+    """No point was found that meets the rows.
 
     Attributes:
         rows: the numbers of those that conflict; equal ones are counted first.
+        proved: whether it is proved in exact numbers that no point meets them. Where it is not, as of rows that are
+            parallel up to rounding, points may be far away.
     """
 
-    def __init__(self, rows: list[int]) -> None:
-        super().__init__(f"no point meets rows {rows}")
+    def __init__(self, rows: list[int], proved: bool) -> None:
+        super().__init__(f"no point {'meets' if proved else 'was found that meets'} rows {rows}")
         self.rows = rows
+        self.proved = proved
 
 
 @dataclass(frozen=True)
@@ -82,7 +95,7 @@ class Polytope:
         """The nearest point (n,) to v, and the multipliers (k + m,) of the rows: y = v − rowsᵀ multipliers.
 
         Raises:
-            Empty: no point meets the rows.
+            Empty: no point was found that meets the rows.
 
         Example:
             >>> box = Polytope(np.zeros((0, 2)), np.zeros(0), np.eye(2), np.ones(2))
@@ -93,6 +106,7 @@ class Polytope:
         rows = np.concatenate([self.equal, self.below])
         lengths = np.linalg.norm(rows, axis=1)
         unit = rows / np.where(lengths == 0, 1.0, lengths)[:, None]
+        right = np.concatenate([self.e, self.b]) / np.where(lengths == 0, 1.0, lengths)
         count = len(self.equal)
         y = v.astype(np.float64).copy()
         active: list[int] = []  # the rows that hold the point, with their signs and multipliers
@@ -109,15 +123,12 @@ class Polytope:
             new = int(wrong.argmax())
             sign = 1.0 if far[new] > 0 else -1.0
             if lengths[new] == 0:
-                raise Empty([new])
+                raise Empty([new], proved=True)
             multiplier, left = 0.0, abs(float(far[new]))
             while True:
                 normals = (unit[active] * np.array(signs)[:, None]) if active else np.zeros((0, self.size))
                 normal = sign * unit[new]
-                share = np.linalg.lstsq(normals.T, normal, rcond=None)[0] if active else np.zeros(0)
-                way = normal - normals.T @ share
-                if np.linalg.norm(way) > DEPENDENT:
-                    way -= normals.T @ (np.linalg.lstsq(normals.T, way, rcond=None)[0] if active else np.zeros(0))
+                share, way = components(normals, normal)
                 curve = float(way @ way)
                 leaving = [
                     (duals[i] / share[i], i) for i in range(len(active)) if active[i] >= count and share[i] > 1e-14
@@ -125,10 +136,16 @@ class Polytope:
                 step, out = min(leaving, default=(np.inf, -1))
                 if curve <= DEPENDENT**2:
                     if out < 0:
-                        if new < count and left <= 1e-9 * (1 + abs(float(self.e[new])) / lengths[new]):
-                            given_up.add(new)
-                            break
-                        raise Empty(sorted({new, *(active[i] for i in range(len(active)) if abs(share[i]) > 1e-9)}))
+                        u = np.zeros(len(rows))
+                        u[new] = sign / lengths[new]
+                        for i, place in enumerate(active):
+                            u[place] = -share[i] * signs[i] / lengths[place] if abs(share[i]) > 1e-9 else 0.0
+                        if conflict_is_proved(self, u):
+                            raise Empty(u.nonzero()[0].tolist(), proved=True)
+                        if left > UNSURE * (abs(far[new]) + rounding[new] / EXACT):
+                            raise Empty(u.nonzero()[0].tolist(), proved=False)
+                        given_up.add(new)  # others imply it, and it is missed by what rounding left
+                        break
                     full = np.inf
                 else:
                     full = left / curve
@@ -139,18 +156,49 @@ class Polytope:
                 multiplier += taken
                 if full <= step:
                     active, signs, duals = [*active, new], [*signs, sign], [*duals, multiplier]
+                    y = y - np.linalg.lstsq(unit[active], unit[active] @ y - right[active], rcond=None)[0]
                     break
                 for held in (active, signs, duals):
                     held.pop(out)
+        else:
+            raise Empty(sorted({*active}), proved=False)
+        y, held = self.finished(v, y, active, unit, right)
         multipliers = np.zeros(len(rows))
-        if active:  # once more, with all that hold the point at once
-            normals = unit[active]
-            right = np.concatenate([self.e, self.b])[active] / lengths[active]
-            held = np.linalg.lstsq(normals @ normals.T, normals @ v - right, rcond=None)[0]
-            y = v - normals.T @ held
-            y = y - normals.T @ np.linalg.lstsq(normals @ normals.T, normals @ y - right, rcond=None)[0]
-            multipliers[active] = held / lengths[active]
+        multipliers[active] = held / lengths[active]
         return y, multipliers
+
+    def finished(self, v: Array, y: Array, active: list[int], unit: Array, right: Array) -> tuple[Array, Array]:
+        """The point at which all `active` rows are met with equality, and others to a few units in the last place.
+
+        Args:
+            v: what it is to be nearest to.
+            y: the point so far.
+            active: the rows that hold it.
+            unit, right: all rows, of length 1.
+        """
+        count, used = len(self.equal), list(active)
+
+        def missed(point: Array) -> Array:
+            far, rounding = self.excess(point)
+            far[:count] = np.abs(far[:count])
+            return far - rounding * (INSIDE / EXACT)
+
+        best, least = y, float(missed(y).max(initial=0.0))
+        start = v
+        for _ in range(4):
+            if used:
+                normals, y = unit[used], start
+                for _ in range(2):  # once more for what rounding left
+                    y = y - np.linalg.lstsq(normals, normals @ y - right[used], rcond=1e-14)[0]
+            left = missed(y)
+            if float(left.max(initial=0.0)) < least:
+                best, least = y, float(left.max(initial=0.0))
+            more = [i for i in (left > 0).nonzero()[0].tolist() if i not in used]
+            if least <= 0 or not more:
+                break
+            used, start = [*used, *more], best
+        held = np.linalg.lstsq(unit[active].T, v - best, rcond=1e-14)[0] if active else np.zeros(0)
+        return best, held
 
     def furthest(self, way: Array, start: Array) -> tuple[Array, Array] | None:
         """A point at which `way @ y` is largest, and multipliers with rowsᵀ multipliers = way; None if there is no end.
@@ -173,7 +221,10 @@ class Polytope:
         most = FAR * (1.0 + float(np.abs(self.b).max(initial=0.0)) + float(np.abs(start).max(initial=0.0)))
         for _ in range(200):
             goal = y + length / size * way
-            found, held = self.nearest(goal)
+            try:
+                found, held = self.nearest(goal)
+            except Empty:  # by rounding, this far away
+                return None
             gone = float(np.linalg.norm(found - y))
             if gone <= 1e-11 * (1.0 + float(np.abs(found).max(initial=0.0))):
                 return found, held * size / length
@@ -188,7 +239,7 @@ class Polytope:
         centre. The radius is at most `most`, and 0 where some row is always met with equality.
 
         Raises:
-            Empty: no point meets the rows.
+            Empty: no point was found that meets the rows.
 
         Example:
             >>> square = Polytope(np.zeros((0, 2)), np.zeros(0), np.vstack([np.eye(2), -np.eye(2)]), np.ones(4))
@@ -213,11 +264,89 @@ class Polytope:
             np.append(self.b, most),
         )
         found = lifted.furthest(last[0], np.append(start, 0.0))
-        assert found is not None  # the radius has an end
+        if found is None:  # the radius has an end, which rounding hides
+            return start, 0.0
         return found[0][:-1], max(0.0, float(found[0][-1]))
 
 
-def proved_box(polytope: Polytope, inside: Array | None) -> tuple[Array, Array]:
+def components(normals: Array, normal: Array) -> tuple[Array, Array]:
+    """The combination of normals (k, n) nearest to another (n,), and what is left of it, across them."""
+    if not len(normals):
+        return np.zeros(0), normal
+    share = np.linalg.lstsq(normals.T, normal, rcond=None)[0]
+    way = normal - normals.T @ share
+    for _ in range(2):  # once more for what rounding left
+        more = np.linalg.lstsq(normals.T, way, rcond=None)[0]
+        share, way = share + more, way - normals.T @ more
+    return share, way
+
+
+def conflict_is_proved(polytope: Polytope, u: Array) -> bool:
+    """Whether multipliers prove, in exact numbers, that no point meets the rows: uᵀ rows = 0 and u · right < 0, with
+    u >= 0 of the rows that are no equations.
+
+    What uᵀ rows is off by rounding is taken off by rows for single coordinates, as far as there are any; otherwise the
+    multipliers are computed once more, as fractions.
+
+    Source: Farkas' lemma.
+
+    Example:
+        >>> apart = Polytope(np.zeros((0, 1)), np.zeros(0), np.array([[1.0], [-1.0]]), np.array([0.0, -1.0]))
+        >>> conflict_is_proved(apart, np.ones(2))
+        True
+    """
+    rows, right = np.concatenate([polytope.equal, polytope.below]), np.concatenate([polytope.e, polytope.b])
+    count = len(polytope.equal)
+    u = u.copy()
+    u[count:] = np.maximum(u[count:], 0.0)
+    if not bool(np.isfinite(u).all()):
+        return False
+    support = u.nonzero()[0].tolist()
+    exact = {i: Fraction(float(u[i])) for i in support}
+    for j in range(polytope.size):
+        off = sum((exact[i] * Fraction(float(rows[i, j])) for i in support), Fraction(0))
+        if off == 0:
+            continue
+        single = (rows[:, j] * float(np.sign(off)) < 0) & ((rows != 0).sum(1) == 1)
+        single[:count] = (rows[:count, j] != 0) & ((rows[:count] != 0).sum(1) == 1)
+        if not single.any():
+            return is_proved_by_fractions(rows, right, count, support)
+        place = int(single.nonzero()[0][0])
+        exact[place] = exact.get(place, Fraction(0)) - off / Fraction(float(rows[place, j]))
+    return sum((weight * Fraction(float(right[i])) for i, weight in exact.items()), Fraction(0)) < 0
+
+
+def is_proved_by_fractions(rows: Array, right: Array, count: int, support: list[int]) -> bool:
+    """Whether one combination of a few rows, the only one that vanishes, proves that no point meets them."""
+    if len(support) > MOST:
+        return False
+    table = [[Fraction(float(rows[i, j])) for i in support] for j in range(rows.shape[1])]
+    pivots: list[int] = []
+    for column in range(len(support)):
+        top = len(pivots)
+        found = next((r for r in range(top, len(table)) if table[r][column] != 0), None)
+        if found is None:
+            continue
+        table[top], table[found] = table[found], table[top]
+        table[top] = [entry / table[top][column] for entry in table[top]]
+        for r in range(len(table)):
+            if r != top and table[r][column] != 0:
+                table[r] = [x - table[r][column] * p for x, p in zip(table[r], table[top], strict=True)]
+        pivots.append(column)
+    free = [column for column in range(len(support)) if column not in pivots]
+    if len(free) != 1:
+        return False
+    weights = [Fraction(0)] * len(support)
+    weights[free[0]] = Fraction(1)
+    for r, column in enumerate(pivots):
+        weights[column] = -table[r][free[0]]
+    total = sum((w * Fraction(float(right[i])) for w, i in zip(weights, support, strict=True)), Fraction(0))
+    if total > 0:  # an equation may be turned
+        weights, total = [-w for w in weights], -total
+    return total < 0 and all(w >= 0 or i < count for w, i in zip(weights, support, strict=True))
+
+
+def proved_box(polytope: Polytope, inside: Array | None, empty: bool = False) -> tuple[Array, Array]:
     """A box (n,), (n,) that contains the polytope; infinite where it has no end.
 
     Each side is the optimum of a linear program, moved outwards, and held to be right because of its multipliers u:
@@ -226,11 +355,17 @@ def proved_box(polytope: Polytope, inside: Array | None) -> tuple[Array, Array]:
     most the size of the box, and for which this says that it is not that far out.
 
     Args:
-        inside: a point of it; None: it has none, and the box is a point.
+        inside: a point of it; None: none was found, and the box has no end.
+        empty: it is proved to have none, and the box is a point.
+
+    Example:
+        >>> lo, hi = proved_box(Polytope(np.zeros((0, 1)), np.zeros(0), np.ones((1, 1)), np.ones(1)), np.zeros(1))
+        >>> bool(lo[0] == -np.inf), bool(1 <= hi[0] < 1.001)
+        (True, True)
     """
     n = polytope.size
     if inside is None:
-        return np.zeros(n), np.zeros(n)
+        return (np.zeros(n), np.zeros(n)) if empty else (np.full(n, -np.inf), np.full(n, np.inf))
     rows = np.concatenate([polytope.equal, polytope.below])
     right = np.concatenate([polytope.e, polytope.b])
     ends = np.full((2, n), np.inf)
@@ -249,11 +384,16 @@ def proved_box(polytope: Polytope, inside: Array | None) -> tuple[Array, Array]:
             found.append((side, j, residual, float(np.abs(u) @ np.abs(right))))
     finite = ends[np.isfinite(ends)]
     size = 1.0 + float(np.abs(finite).max(initial=0.0)) + float(np.abs(inside).max(initial=0.0))
-    for side, j, residual, sizes in found:
-        unsure = float(np.abs(residual[np.isfinite(ends).all(0)]).sum()) * size + 1e-14 * n * sizes
-        endless = bool((np.abs(residual[~np.isfinite(ends).all(0)]) > 0).any())
-        if endless or unsure > LOOSE * size:
-            ends[side, j] = np.inf
-        else:
-            ends[side, j] += LOOSE * size
+    known = np.isfinite(ends)
+    while True:  # a side that is not sure takes those with it that were held to be right because of it
+        closed = known.all(0)
+        sure = known.copy()
+        for side, j, residual, sizes in found:
+            unsure = float(np.abs(residual[closed]).sum()) * size + 1e-12 * n * sizes
+            if bool((residual[~closed] != 0).any()) or unsure > LOOSE * size:
+                sure[side, j] = False
+        if bool((sure == known).all()):
+            break
+        known = sure
+    ends = np.where(known, ends + LOOSE * size, np.inf)
     return -ends[0], ends[1]

@@ -8,6 +8,7 @@ import torch
 
 from convexnet.arrays import as_sizes
 from convexnet.domains.box import Box
+from convexnet.domains.domain import shape_text
 
 
 class Orthant(Box):
@@ -23,3 +24,6 @@ class Orthant(Box):
 
     def __init__(self, n: int | Sequence[int]) -> None:
         super().__init__(0.0, torch.inf, shape=as_sizes(n, "n", least=0))
+
+    def __repr__(self) -> str:
+        return f"Orthant({shape_text(self.shape)})"

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from convexnet.arrays import as_tensor
 from convexnet.domains.box import Bound, Box
-from convexnet.domains.domain import ULPS, Domain, Region, Rows, first_index
+from convexnet.domains.domain import ULPS, Domain, Region, Rows, batch_text, first_index, own_copy
 from convexnet.domains.free import Free
 from convexnet.domains.nearest import Array, Empty, Polytope, proved_box
 from convexnet.domains.simplex import Simplex
@@ -65,6 +65,11 @@ class Polyhedron(Domain):
         self.batch = max(counts) if counts else None
         self._found: dict[str, Any] = {}
 
+    def __repr__(self) -> str:
+        counts = [0 if rows is None else len(rows.matrix) for rows in (self.below, self.equal)]
+        rows = f"{counts[0]} inequalities and {counts[1]} equalities"
+        return f"Polyhedron({rows}, within={self.within!r}{batch_text(self.batch)})"
+
     @property
     def shape(self) -> torch.Size:
         """The shape of one sample.
@@ -77,7 +82,7 @@ class Polyhedron(Domain):
 
     @property
     def centre(self) -> Tensor:
-        """The Chebyshev centre, that of a largest ball inside; NaN where the polyhedron is empty.
+        """The Chebyshev centre, that of a largest ball inside; NaN where no point of the polyhedron was found.
 
         Found when it is first asked for, and kept. Where rows leave no room (as `y <= 0` and `y >= 0`), the ball has
         radius 0.
@@ -90,7 +95,8 @@ class Polyhedron(Domain):
         return made.view(-1, *self.shape) if self.batch is not None else made[0].view(self.shape)
 
     def conflicts(self) -> list[list[str]]:
-        """For each sample (one without a batch), the names of rows that conflict; none where the polyhedron has points.
+        """For each sample (one without a batch), the names of rows that conflict: it is proved, in exact numbers, that
+        no point meets them. None where the polyhedron has points, or where none was found and nothing is proved.
 
         Example:
             >>> Polyhedron([[1.0], [-1.0]], [0.0, -1.0]).conflicts()
@@ -100,7 +106,7 @@ class Polyhedron(Domain):
         return self._found["conflicts"]
 
     def radius(self) -> Tensor:
-        """The radius of the largest ball inside, (B,) with B = 1 without a batch; NaN where the polyhedron is empty.
+        """The radius of the largest ball inside, (B,) with B = 1 without a batch; NaN where there is none.
 
         Example:
             >>> bool(Polyhedron([[1.0], [-1.0]], [2.0, 2.0]).radius() == 1.0)  # no more than 1 is looked for
@@ -119,7 +125,7 @@ class Polyhedron(Domain):
                     conflicts.append([])
                 except Empty as empty:
                     found.append((np.full(polytope.size, np.nan), np.nan))
-                    conflicts.append([names[i] for i in empty.rows])
+                    conflicts.append([names[i] for i in empty.rows] if empty.proved else [])
             self._found.update(widest=found, conflicts=conflicts)
         return self._found["widest"]
 
@@ -241,8 +247,8 @@ class Polyhedron(Domain):
         """The bounds of `within` (n,) or (B, n), with the polyhedron's own where these have no end and it has one."""
         if "bounds" not in self._found:
             ends = [
-                proved_box(polytope, None if conflict else point)
-                for (polytope, _), (point, _), conflict in zip(
+                proved_box(polytope, point if np.isfinite(radius) else None, bool(conflict))
+                for (polytope, _), (point, radius), conflict in zip(
                     self.polytopes(), self.widest(), self.conflicts(), strict=True
                 )
             ]
@@ -266,8 +272,8 @@ def rows_of(matrix: Any, right: Any, names: tuple[str, str], size: int | None, k
         return None
     if matrix is None or right is None:
         raise ValueError(f"the Polyhedron has {names[matrix is None]} without {names[right is None]}")
-    left = as_tensor(matrix, names[0]).double()
-    limit = as_tensor(right, names[1]).double()
+    left = own_copy(as_tensor(matrix, names[0]))
+    limit = own_copy(as_tensor(right, names[1]))
     if left.ndim < 2:
         raise ValueError(f"{names[0]} of the Polyhedron must be (rows, n), and has shape {tuple(left.shape)}")
     left = left.flatten(1)

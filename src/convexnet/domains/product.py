@@ -42,6 +42,25 @@ class Product(Domain):
         self.batch = max(counts) if counts else None
         self.sizes = [part.shape.numel() for part in parts]
 
+    def __repr__(self) -> str:
+        return f"Product({', '.join(map(repr, self.parts))})"
+
+    def conflicts(self) -> list[list[str]]:
+        """For each sample (one without a batch), the names of rows of one part that conflict.
+
+        Example:
+            >>> import convexnet as cx
+            >>> Product(cx.Simplex(2), cx.Polyhedron([[1.0], [-1.0]], [0.0, -1.0])).conflicts()
+            [['row 0 of A of part 1', 'row 1 of A of part 1']]
+        """
+        made: list[list[str]] = [[] for _ in range(self.batch or 1)]
+        for number, part in enumerate(self.parts):
+            known = part.conflicts()
+            for i, names in enumerate(made):
+                own = known[min(i, len(known) - 1)]
+                made[i] = names or [f"{name} of part {number}" for name in own]
+        return made
+
     @property
     def shape(self) -> torch.Size:
         """(n₁ + n₂ + …,).

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from convexnet.arrays import as_sizes
 from convexnet.domains.box import Box
-from convexnet.domains.domain import ULPS, Domain, Region, Rows, as_number
+from convexnet.domains.domain import ULPS, Domain, Region, Rows, as_number, batch_text, numbers_text, shape_text
 
 
 class Simplex(Domain):
@@ -33,6 +33,9 @@ class Simplex(Domain):
         self._shape = torch.Size(as_sizes(n, "n", least=1))
         self.total = as_number(total, "total", "Simplex")
         self.batch = len(self.total) if self.total.ndim else None
+
+    def __repr__(self) -> str:
+        return f"Simplex({shape_text(self.shape)}, total={numbers_text(self.total)}{batch_text(self.batch)})"
 
     @property
     def shape(self) -> torch.Size:

@@ -13,9 +13,10 @@ from convexnet.arrays import listed_inputs
 from convexnet.curvature.arguments import unwrap
 from convexnet.domains import Box
 from convexnet.export.arguments import one_value, read_form, sample_inputs, variable_of
+from convexnet.export.updatable import updatable_class
 from convexnet.extras import need
 from convexnet.form.atoms import Kinks
-from convexnet.form.sparse import SparseForm
+from convexnet.form.sparse import Sample, SparseForm, sparse_form
 from convexnet.form.sum_of_largest import SumLargest
 from convexnet.form.tightness import check_tight
 
@@ -43,6 +44,8 @@ def to_lp(model: nn.Module, domain: Box, given: Tensor | Sequence[Any] | Any = N
         A `highspy.Highs` that holds the problem, silent, not yet run. Columns are named `y(i)`, by the place in the
         domain, and `z1(i)`, `z2(i)`, ... for the units of the first, second, ... nonlinearity; rows `a1(i)` say z >= a
         and rows `s1(i)` z >= s a. `writeModel("net.lp")` and `writeModel("net.mps")` write files that others read.
+        Its `update(given)` puts in the numbers for another `given` in place: what was added stays, and the next
+        `run()` goes on from the basis that it has.
 
     Raises:
         NotCertified: not proved convex, or an operator is not piecewise linear: named, with source line and remedy.
@@ -63,14 +66,26 @@ def to_lp(model: nn.Module, domain: Box, given: Tensor | Sequence[Any] | Any = N
         True
         >>> lp.getLp().col_names_[:3]
         ['y(0)', 'y(1)', 'z1(0)']
+        >>> partial = cx.nn.PICNN(1, 2, hidden=(8,), activation="relu")
+        >>> lp = to_lp(partial, cx.Box(-1, 1, shape=(2,)), given=[0.0])
+        >>> _ = lp.run()
+        >>> lp.update([1.0])
+        >>> _ = lp.run()
+        >>> best = torch.tensor(lp.getSolution().col_value[:2])
+        >>> abs(partial(torch.ones(1, 1), best[None]).item() - lp.getInfo().objective_function_value) < 1e-4
+        True
     """
     need("highspy")
     need("scipy.sparse")
     inner = unwrap(model)
     if not isinstance(domain, Box):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(
-            f"the domain is a Box with the shape of one sample, not {type(domain).__name__}: use "
-            "Box(-inf, inf, shape=...) and add rows of your own to the result"
+            f"the domain is a Box with the shape of one sample, not {type(domain).__name__}: use its hull(), or "
+            "Box(-inf, inf, shape=...), and add rows of your own to the result"
+        )
+    if not domain.region().is_box:
+        raise TypeError(
+            f"{domain!r} adds an entropy to the objective, which is not piecewise linear: use Cube(n) for the set alone"
         )
     if domain.batch is not None:
         if domain.batch > 1:
@@ -83,7 +98,7 @@ def to_lp(model: nn.Module, domain: Box, given: Tensor | Sequence[Any] | Any = N
     number = variable_of(wrt, len(tensors))
     inputs = sample_inputs(inner, tensors, domain.shape, number)
     bounds = Box(domain.lo.reshape(inputs[number].shape[1:]), domain.hi.reshape(inputs[number].shape[1:]))
-    form, _ = read_form(inner, inputs, (), linear=True, variable=number, domain=bounds)
+    form, sample = read_form(inner, inputs, (), linear=True, variable=number, domain=bounds)
     if form.shape:
         raise ValueError(
             f"{type(inner).__name__} returns {tuple(form.shape)} numbers for each sample, and a linear program "
@@ -91,11 +106,31 @@ def to_lp(model: nn.Module, domain: Box, given: Tensor | Sequence[Any] | Any = N
             f"input has the domain's shape, {tuple(domain.shape)}"
         )
     check_tight(form, type(inner).__name__, domain)
-    return as_highs(form, domain)
+
+    def read(given: Any) -> Any:
+        """The program for another `given`, of the network as it was traced."""
+        others = [one_value(value, place) for place, value in enumerate(listed_inputs(given))]
+        if len(others) != len(tensors):
+            raise ValueError(f"given must be {len(tensors)} inputs, as for to_lp, not {len(others)}")
+        again = sample_inputs(inner, others, domain.shape, number)
+        for place, (tensor, first) in enumerate(zip(again, inputs, strict=True)):
+            if tensor.shape != first.shape or tensor.dtype != first.dtype:
+                raise ValueError(
+                    f"input {place} is {tuple(tensor.shape)} of {tensor.dtype}, and was {tuple(first.shape)} of "
+                    f"{first.dtype} when the program was made"
+                )
+        found = sparse_form(Sample(sample.opened, again, sample.rows if sample.closed else None))
+        check_tight(found, type(inner).__name__, domain)
+        return program_of(found, domain)
+
+    highs = updatable_class()()
+    highs.setOptionValue("output_flag", False)
+    highs.hold(program_of(form, domain), read)
+    return highs
 
 
-def as_highs(form: SparseForm, domain: Box) -> Any:
-    """The program as HiGHS holds it."""
+def program_of(form: SparseForm, domain: Box) -> Any:
+    """The program as a `highspy.HighsLp`."""
     highspy, sparse = need("highspy"), need("scipy.sparse")
     starts = list(itertools.accumulate((cut.results for cut in form.cuts), initial=form.size))
     width = starts[-1]
@@ -171,10 +206,7 @@ def as_highs(form: SparseForm, domain: Box) -> Any:
     lp.a_matrix_.format_ = highspy.MatrixFormat.kColwise
     lp.a_matrix_.start_, lp.a_matrix_.index_ = matrix.indptr, matrix.indices
     lp.a_matrix_.value_ = matrix.data
-    highs = highspy.Highs()
-    highs.setOptionValue("output_flag", False)
-    highs.passModel(lp)
-    return highs
+    return lp
 
 
 def affine_argument(form: SparseForm, target: int, starts: Sequence[int]) -> tuple[Any, Any]:

@@ -19,6 +19,7 @@ from convexnet.nn.norms import BatchNormAlong as BatchNormAlong
 from convexnet.nn.picnn import PICNN as PICNN
 from convexnet.nn.recurrent import ICRNN as ICRNN
 from convexnet.nn.signs import BothSigns as BothSigns
+from convexnet.nn.standardised import Standardised as Standardised
 
 __all__ = [
     "FICNN",
@@ -34,5 +35,6 @@ __all__ = [
     "Convolution",
     "FreeHead",
     "PooledSum",
+    "Standardised",
     "removed",
 ]

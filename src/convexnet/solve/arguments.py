@@ -21,7 +21,7 @@ from convexnet.errors import NotTraceable, meant
 from convexnet.form.input_types import output_of, with_floats
 from convexnet.solve.at_most import AtMost, Constraint, constraint_of
 from convexnet.solve.compiled import Readings
-from convexnet.solve.solution import Solution
+from convexnet.solve.solution import Solution, Trail
 from convexnet.solve.solvers.loop import Budget, Progress, Watch
 
 
@@ -46,6 +46,7 @@ class Arguments:
     subject_to: tuple[Constraint, ...] = ()
     owner: nn.Module | None = None  # with whom what is read of the module is kept; itself, where it lasts
     kind: Hashable = None  # what tells the module from others of that owner
+    trail: Trail | None = None  # of an earlier search
     readings: Readings | None = None  # to use instead of looking whether the module has changed
 
     @property
@@ -150,6 +151,7 @@ def validate_arguments(
         allowed,
         budget,
         further,
+        trail=start.trail if isinstance(start, Solution) else None,
     )
 
 
@@ -162,7 +164,7 @@ def box_around(domain: Domain, region: Region) -> Box:
         if region.lo.ndim == 1 and region.hi.ndim == 1
         else (max(len(e) for e in (region.lo, region.hi) if e.ndim == 2),)
     )
-    lo, hi = (end.expand(*lead, end.shape[-1]).reshape(*lead, *domain.shape) for end in (region.lo, region.hi))
+    lo, hi = (end.expand(*lead, end.shape[-1]).reshape((*lead, *domain.shape)) for end in (region.lo, region.hi))
     return Box(lo, hi, domain.shape, lead[0] if lead else None)
 
 

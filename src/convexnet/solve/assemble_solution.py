@@ -11,6 +11,7 @@ from torch import Tensor
 from convexnet.curvature.tracing.trace import TRACING
 from convexnet.form.epigraph import EpigraphForm
 from convexnet.form.program import OpenedProgram
+from convexnet.solve.active_start import trail_of
 from convexnet.solve.compiled import Reading
 from convexnet.solve.derivatives.attach import attach_derivatives
 from convexnet.solve.derivatives.implicit import as_it_was
@@ -19,8 +20,9 @@ from convexnet.solve.derivatives.surrogates import unroll_descent
 from convexnet.solve.functions.black_box import OwnForward, PrivateCopy
 from convexnet.solve.functions.problem import Problem
 from convexnet.solve.lower_bounds import PART, count_cells, prove_bounds
+from convexnet.solve.multipliers import box_multipliers
 from convexnet.solve.search import Search
-from convexnet.solve.solution import Solution, message_of
+from convexnet.solve.solution import Multipliers, Solution, message_of
 from convexnet.solve.solver_functions import whole_program
 from convexnet.solve.solvers.incumbents import Incumbents, pick_rows, rises, sign_patterns
 
@@ -89,7 +91,10 @@ def assemble_solution(done: Search, own: list[Tensor] | None) -> Solution:
         if derivative == "smoothed":
             opened_for_proofs(reading, derivative)
         x, value = attach_derivatives(reading, problem, arguments, own, found, used, x, value)
-    return Solution(x, value, made.bound, value, made.gap, converged, status, found.steps, name, message)
+    later = Multipliers(lambda: box_multipliers(replace(done, found=found)))
+    return Solution(
+        x, value, made.bound, value, made.gap, converged, status, found.steps, name, message, later, trail_of(found)
+    )
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ from convexnet.form.sum_of_largest import SumLargest
 from convexnet.solve.functions.black_box import WholeProgram
 from convexnet.solve.functions.matrix_free import MatrixFree, replace_gradient
 from convexnet.solve.functions.problem import Problem
+from convexnet.solve.functions.with_entropy import EntropyProblem
 from convexnet.solve.rounding_errors import Tracked, analysis_of
 from convexnet.solve.solvers.incumbents import Evidence, Incumbents, pick_rows
 
@@ -75,6 +76,22 @@ class Plane:
         part = ends.sum(1)
         rounding = 0.0 if self.bare else 4 * (self.at.shape[1] + 4) * 2.0**-53 * (ends.abs().sum(1) + self.level.abs())
         bound = self.level + part - self.error - rounding
+        return torch.where(bound.isnan(), -torch.inf, bound)
+
+    def proved_minimum_with_entropy(self) -> Tensor:
+        """What it and Σ y log y + (1 − y) log(1 − y) are together at least, for 0 <= y <= 1, (B,).
+
+        With slopes that are exact, min over y of g (y − t) plus the entropy is −g t − log(1 + exp(−g)); an error s of g
+        changes g (y − t) by at most s · max |y − t|.
+        """
+        shift = -self.slope * self.at
+        least = torch.nn.functional.logsigmoid(self.slope)
+        parts = shift + least
+        bound = self.level + parts.sum(1) - self.error
+        if not self.bare:
+            far = torch.maximum(self.at.abs(), (1 - self.at).abs())
+            size = (shift.abs() + least.abs()).sum(1) + self.level.abs()
+            bound = bound - (self.slack * far).sum(1) * (1 + 1e-6) - 8 * (self.at.shape[1] + 8) * 2.0**-53 * size
         return torch.where(bound.isnan(), -torch.inf, bound)
 
 
@@ -348,12 +365,19 @@ def prove_bounds(problem: Problem, found: Incumbents) -> tuple[Tensor, Tensor]:
             some = problem if len(index) == problem.batch else replace(problem, f=problem.exact).rows(index)
             evidence = pick_rows(found.evidence[kind], index) if kind != "none" else Evidence(touch=found.y[index])
             plane, strong = planes_of_evidence(some, evidence, found.y[index])
-            new = plane.proved_minimum(some.lo, some.hi, strong)
+            new = least_of(some, plane, strong)
             better = new > bound[index]
             bound[index[better]] = new[better]
-            lost = plane.exactly().proved_minimum(some.lo, some.hi, strong) - new
+            lost = least_of(some, plane.exactly(), strong) - new
             error[index[better]] = lost[better]
     return bound, error
+
+
+def least_of(problem: Problem, plane: Plane, strong: Tensor | None) -> Tensor:
+    """What is proved of the minimum by an affine function below f, (B,)."""
+    if isinstance(problem, EntropyProblem):
+        return plane.proved_minimum_with_entropy()
+    return plane.proved_minimum(problem.lo, problem.hi, strong)
 
 
 PART = 256 * 2**20

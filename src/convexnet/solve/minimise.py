@@ -16,10 +16,12 @@ from convexnet.solve.arguments import Arguments, tracing_error, validate_argumen
 from convexnet.solve.assemble_solution import assemble_solution
 from convexnet.solve.at_most import AtMost
 from convexnet.solve.compiled import reading_of
+from convexnet.solve.constrained.bundle_entropy import minimise_with_entropy
 from convexnet.solve.constrained.regions import minimise_over_region
 from convexnet.solve.derivatives.attach import sources_of, wants_gradients
 from convexnet.solve.derivatives.polish import refine_smooth
 from convexnet.solve.derivatives.unavailable import check_derivatives, check_transforms
+from convexnet.solve.enclosure import enclosed
 from convexnet.solve.search import Search, solve
 from convexnet.solve.solution import Solution
 from convexnet.solve.solver_functions import check_certified, problem_of
@@ -65,9 +67,13 @@ def minimise(
             |x_j| is larger): it scales with f, does not see what is added to f, and does not grow with a wide box. The
             unit of y is its length: give y in units in which a change of 1 means something.
         solver: "auto", or one by name: "newton" (primal-dual path following), "bundle" (level bundle, for few
-            variables), "pdhg" and "admm" (on the layers; piecewise linear f only), "fista" and "adam" (on a smoothed f,
-            for many variables), "lp" (HiGHS; piecewise linear f only; extra `solve`).
-        start: where to begin, (B, *shape) or (*shape), or an earlier `Solution`; it changes the way, not the result.
+            variables), "cutting-planes" (the same without a level, to compare with), "bundle-entropy" (cutting planes
+            and the entropy as it is; only over a `Cube` with entropy), "pdhg" and "admm" (on the layers; piecewise
+            linear f only), "fista" and "adam" (on a smoothed f, for many variables), "lp" (HiGHS; piecewise linear f
+            only; extra `solve`).
+        start: where to begin, (B, *shape) or (*shape); it changes the way, not the result. An earlier `Solution` of
+            this function (for other `given` or bounds) also says which kinks and bounds held its minimisers: where
+            these still do, or others after a few exchanges, one linear system is all that is solved ("active set").
         max_steps: of an iterative solver, for each sample.
         time_limit: in seconds. What has been found by then is returned.
         wrt: the number of the input of f that is minimised over; the others are `given`, in order.
@@ -143,6 +149,8 @@ def minimise(
 
 def minimise_arguments(arguments: Arguments) -> Solution:
     """`minimise` with arguments that are checked."""
+    if arguments.solver == "bundle-entropy":
+        return minimise_with_entropy(arguments)
     if not arguments.region.is_box or arguments.subject_to:
         return minimise_over_region(arguments)
     return minimise_over_box(arguments)
@@ -165,6 +173,7 @@ def minimise_over_box(arguments: Arguments) -> Solution:
         problem, closed = problem_of(reading, arguments, everywhere)
         if exact:
             check_derivatives(reading, problem.f, arguments.solver, arguments.inputs, arguments.box)
+        problem = enclosed(problem, arguments.budget)
         done = Search(arguments, reading, problem, closed, *solve(problem, arguments, closed))
         if exact:
             refine_smooth(problem, done.found)

@@ -61,9 +61,9 @@ class Minimiser:
             >>> _ = torch.nn.init.ones_(f.weight)
             >>> solver = Minimiser(f, cx.Box(-1, 1, shape=1))
             >>> _ = torch.nn.init.constant_(f.weight, 2.0)
-            >>> before = float(solver().value)
+            >>> before = solver().value.item()
             >>> solver.refresh()
-            >>> before, float(solver().value)
+            >>> before, solver().value.item()
             (-1.0, -2.0)
         """
         self.readings = Readings([self.f, *(constraint.g for constraint in self.options["subject_to"])])
@@ -79,7 +79,8 @@ class Minimiser:
 
         Args:
             given: the other inputs of f, B rows each.
-            start: where to begin; an earlier `Solution`.
+            start: where to begin; from an earlier `Solution` for a `given` nearby, one linear system is most often
+                enough (see `minimise`): the way to solve one problem after the other, as in a control loop.
             domain: another one of the same shape; None: that of the minimiser.
             time_limit: in seconds; None: that of the minimiser.
         """

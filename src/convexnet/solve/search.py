@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from convexnet.solve.active_start import NAME, follow_trail
 from convexnet.solve.arguments import Arguments
 from convexnet.solve.compiled import Reading
 from convexnet.solve.functions.problem import Problem
@@ -63,6 +64,10 @@ def solve(problem: Problem, arguments: Arguments, closed: str) -> tuple[Incumben
         everyone = torch.arange(problem.batch, device=y.device)
         found.note(everyone, y, value, torch.full_like(value, -torch.inf))
     used = [name]
+    if arguments.trail is not None:
+        follow_trail(problem, found, arguments.trail, arguments.budget)
+        if not bool(found.open(arguments.budget.tol).any()):
+            return found, [NAME]
     for first in range(0, problem.batch, size):
         rows = torch.arange(first, min(problem.batch, first + size), device=found.y.device)
         whole = len(rows) == problem.batch

@@ -21,14 +21,39 @@ class Multipliers:
     """
 
     def __init__(self, compute: Callable[[], dict[str, Tensor]]) -> None:
-        self.compute = compute
+        self.compute: Callable[[], dict[str, Tensor]] | None = compute
         self.known: dict[str, Tensor] | None = None
 
     def get(self) -> dict[str, Tensor]:
         """The multipliers, by kind."""
+        compute = self.compute
         if self.known is None:
-            self.known = self.compute()
+            if compute is None:
+                raise RuntimeError("a copy or a saved solution has no multipliers: its function was not opened")
+            self.known = compute()
+            self.compute = None  # with all that it needs
         return self.known
+
+    def __getstate__(self) -> dict[str, object]:
+        """Copies and files hold the multipliers, not the problem."""
+        try:
+            known = {kind: part.detach() for kind, part in self.get().items()}
+        except (RuntimeError, ValueError):
+            known = None
+        return {"known": known, "compute": None}
+
+
+@dataclass(frozen=True)
+class Trail:
+    """What a search leaves to one that starts from its solution.
+
+    Attributes:
+        y: the points, (B, n), in float64.
+        slopes: of all atoms, (B, in_k) each.
+    """
+
+    y: Tensor
+    slopes: tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
@@ -69,6 +94,7 @@ class Solution:
     solver: str
     message: str
     found: Multipliers | None = field(default=None, repr=False, compare=False)
+    trail: Trail | None = field(default=None, repr=False, compare=False)
 
     @property
     def multipliers(self) -> dict[str, Tensor]:
@@ -76,7 +102,8 @@ class Solution:
 
         With L = f + λ (A y − b) + ν (A_eq y − b_eq), λ >= 0: `lower` and `upper` (B, n) of bounds, `inequality` (B, m)
         and `equality` of rows, `total` (B, 1) of a simplex, `ball`, and `subject_to` (B, number of networks). Where a
-        sample is infeasible they are NaN. By how much the minimum falls where a right side grows by 1.
+        sample is infeasible they are NaN. By how much the minimum falls (of `maximise`, the maximum rises) where a
+        right side grows by 1.
 
         Raises:
             RuntimeError: f could not be opened at its kinks, so that it has no slopes to tell them by.
@@ -159,9 +186,9 @@ def message_of(
         return f"{text}. f is unbounded below on this domain (sample {which}): give finite bounds"
     if not compact and bool(torch.isinf(bound).any()):
         return (
-            f"{text}. On an unbounded domain a bound is proved from strong convexity, and none was found: it is "
-            "looked for in the squares of single coordinates. Give finite bounds, or a network with a quadratic term "
-            "(FICNN(quadratic=...))"
+            f"{text}. On an unbounded domain a bound is proved from strong convexity, which is looked for in the "
+            "squares of single coordinates, or where f is seen to rise in all directions; neither was found. Give "
+            "finite bounds, or a network with a quadratic term (FICNN(quadratic=...))"
         )
     if rounded is not None and bool(rounded[1].any()):
         kind = str(rounded[0]).removeprefix("torch.")

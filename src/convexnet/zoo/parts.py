@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 
 from convexnet.arrays import is_whole
@@ -77,6 +78,59 @@ def as_widths(sizes: object, name: str) -> tuple[int, ...]:
     listed: list[object] = list(sizes) if isinstance(sizes, Iterable) and not is_whole(sizes) else [sizes]
     require_positive(**{f"{name}[{index}]": size for index, size in enumerate(listed)})
     return tuple(int(cast("int", size)) for size in listed)
+
+
+class DropPath(nn.Module):
+    """Leave out a residual branch for a share of the samples of a batch, and scale it up for the others; in training.
+
+    In eval mode it is the identity, so that convexity, a statement about eval mode, does not know it.
+
+    Args:
+        share: of the samples, from 0 to below 1.
+
+    Raises:
+        ValueError: a share outside [0, 1).
+
+    Source: Huang et al. 2016 (arXiv 1603.09382), stochastic depth, section 3.
+
+    Example:
+        >>> _ = torch.manual_seed(0)
+        >>> DropPath(0.5)(torch.ones(4, 1)).flatten().tolist()
+        [0.0, 2.0, 0.0, 0.0]
+        >>> DropPath(0.5).eval()(torch.ones(2, 1)).flatten().tolist()
+        [1.0, 1.0]
+    """
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.share = require_share(share, "drop_path")
+
+    def extra_repr(self) -> str:
+        return f"{self.share:g}"
+
+    def forward(self, branch: Tensor) -> Tensor:
+        if not self.training or not self.share:
+            return branch
+        kept = torch.rand(len(branch), *[1] * (branch.ndim - 1), device=branch.device, dtype=branch.dtype) >= self.share
+        return branch * kept / (1 - self.share)
+
+
+def require_share(share: object, name: str) -> float:
+    """Return a share in [0, 1) as a float.
+
+    Raises:
+        TypeError, ValueError: with the name of the argument.
+
+    Example:
+        >>> require_share(1, "drop_path")
+        Traceback (most recent call last):
+        ValueError: drop_path must be in [0, 1), not 1
+    """
+    if isinstance(share, bool) or not isinstance(share, (int, float)):
+        raise TypeError(f"{name} must be a number in [0, 1), not {share!r}")
+    if not 0 <= share < 1:
+        raise ValueError(f"{name} must be in [0, 1), not {share!r}")
+    return float(share)
 
 
 def require_images(images: Tensor, *, channels: int, least: int, network: str) -> None:

@@ -438,13 +438,13 @@ def test_arrays_that_are_no_data_set(stored: dict[str, Any], message: str, tmp_p
 
 def test_files_that_are_no_archives(tmp_path: Path) -> None:
     path = tmp_path / "user_images.npz"
-    with pytest.raises(data.MissingData, match=r"own\.npz"):
+    with pytest.raises(data.MissingData, match=r"user_images\.npz"):
         data.load(f"npz:{path}")
     np.savez(path, **GOOD)
     whole = path.read_bytes()
     for broken in (whole[: len(whole) // 2], whole[:-30], b"", b"hello", whole[:100] + b"\0" * 50 + whole[150:]):
         path.write_bytes(broken)
-        with pytest.raises(data.CorruptData, match=r"own\.npz"):
+        with pytest.raises(data.CorruptData, match=r"user_images\.npz"):
             data.load(f"npz:{path}")
     with path.open("wb") as file:
         np.save(file, GOOD["images"])

@@ -96,7 +96,7 @@ def test_a_full_disk_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_nan_is_no_record(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="JSON"):
+    with pytest.raises(RecordError, match=r"'test_accuracy': .* not JSON"):
         append_record(tmp_path / "r.jsonl", row(test_accuracy=float("nan")))
     assert not (tmp_path / "r.jsonl").exists()
 

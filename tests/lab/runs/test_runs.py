@@ -18,6 +18,7 @@ import convexnet as cx
 from convexnet.lab.data import Split, load, scaled
 from convexnet.lab.models import architectures
 from convexnet.lab.models.convex import Convex
+from convexnet.lab.models.modern import MODERN
 from convexnet.lab.models.registry import MODELS, build
 from convexnet.lab.runs import measuring
 from convexnet.lab.runs.learning import POINTS, thinned
@@ -231,7 +232,7 @@ def test_a_long_curve_is_thinned() -> None:
     assert kept[-1]["epoch"] == 1300
 
 
-LARGEST = ("ioc-allconv", "densenet", "ioc-densenet")
+LARGEST = ("ioc-allconv", "densenet", "ioc-densenet", *(name for name in MODERN if "cnn" not in name))
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LARGEST)) for name in MODELS])

@@ -49,7 +49,8 @@ def falsify(
         model: any module with floating outputs whose first dimension is the batch.
         example: a tensor (B, ...) or tuple of them; its values are the first centres of the search.
         wrt: the inputs to be convex in, as for `certify`; the others are drawn at random and held fixed on a chord.
-        domain: a `Box`, or one for each chosen input; chords stay inside.
+        domain: a `Box`, or one for each chosen input; chords stay inside. Of another domain, inside of its `hull()`,
+            which is what a certificate on it speaks of.
         budget: how many samples may be evaluated; a backward pass counts as a forward pass, so that a step of ascent
             costs six for each chord.
         seed: of the search; the same seed finds the same point.

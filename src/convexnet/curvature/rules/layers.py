@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -211,6 +212,11 @@ def cdist(call: Call) -> Fact:
         raise Refusal(f"its order is {p:g}; a norm is convex for orders from 1", "use an order from 1")
     if not points.constant:
         raise Refusal("it is a distance to points that depend on the input", "fix the second argument")
+    if p == math.inf and any(fact.undefined for fact in (x, points)):
+        raise Refusal(
+            "its largest difference leaves out those that are NaN, and its argument may be undefined at some points",
+            "write it out: the norm of differences, torch.linalg.vector_norm(x - c, torch.inf)",
+        )
     if where_any(points.rows):
         raise Refusal("it is a distance to points that differ between samples", "fix the second argument")
 

@@ -21,6 +21,7 @@ from convexnet.curvature.facts import INF, Fact, as_fact, constant, viewed
 from convexnet.curvature.fields import Shape, batched, core, elementwise, uniform, where_any
 from convexnet.curvature.rules.arithmetic import div, extremum, product
 from convexnet.curvature.rules.linear import EPS, sum_of_facts
+from convexnet.curvature.rules.opaque_operators import Opaque
 from convexnet.curvature.rules.pointwise import (
     LEFT,
     LINE,
@@ -406,6 +407,10 @@ def nan_to_num(call: Call) -> Fact:
     return replace(call.x, value=None)
 
 
+def anything(call: Call) -> str:
+    return ""
+
+
 @dataclass(frozen=True)
 class Both:
     """Two reductions of one argument at once, with the names of their operators."""
@@ -414,12 +419,15 @@ class Both:
     second: tuple[Reduction, str]
 
     def __call__(self, call: Call) -> Result:
+        reason = self.first[0].allows(call)
+        if reason:
+            return Opaque(reason)(call)
         x, dims = call.x, dims_along(call, 1)
         keep = len(x.shape) > 0 and len(call.shape) == len(x.shape)
         found: list[Fact] = []
         for (reduction, name), shape in zip((self.first, self.second), call.shapes, strict=True):
             operator = getattr(torch.ops.aten, name)
-            result = reduction(sub_call(call, operator, name, shape, x, dims, keepdim=keep))
+            result = replace(reduction, allows=anything)(sub_call(call, operator, name, shape, x, dims, keepdim=keep))
             assert isinstance(result, Fact)
             found.append(result)
         return tuple(found)

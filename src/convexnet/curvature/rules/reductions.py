@@ -12,7 +12,7 @@ from torch import Tensor
 
 from convexnet.curvature.call import Call, Refusal, Result
 from convexnet.curvature.composition import Influence, Reach, compose
-from convexnet.curvature.facts import INF, Fact, unknown
+from convexnet.curvature.facts import INF, Fact, has_gaps, unknown
 from convexnet.curvature.fields import batched, compact, core, elementwise, from_core, level, uniform, where_any
 from convexnet.curvature.row import Kind
 from convexnet.curvature.rules.linear import EPS, TINY, clip_sign
@@ -40,6 +40,16 @@ def norm_order(call: Call) -> str:
     return "" if order >= 1 else f"its order is {order:g}; a norm is convex for orders from 1"
 
 
+def no_freedom(call: Call) -> str:
+    """Why a variance (or its root) is not one: it is divided by zero, and then infinite, or NaN where all are equal."""
+    flags = [value for value in call.args[1:3] if isinstance(value, bool)]
+    correction = call.kwargs.get("correction")
+    if correction is None:
+        correction = int(call.kwargs.get("unbiased", [*flags, True][0]))
+    count = math.prod(call.x.shape[d] for d in dims_along(call, 1))
+    return "" if count > correction else f"it is of {count} elements, and divided by their number less {correction:g}"
+
+
 @dataclass(frozen=True)
 class Reduction(Kind):
     """Over dimensions: rises with every element (or with their absolute values, as norms do; or both ways)."""
@@ -65,6 +75,8 @@ class Reduction(Kind):
 
     def __call__(self, call: Call) -> Result:
         reason = self.allows(call)
+        if reason and has_gaps(call.x):  # the number of elements that are not zero counts NaN
+            raise Refusal(reason, "keep its argument where it is defined")
         if reason:
             return Opaque(reason)(call)
         x, shape = call.x, call.shape

@@ -51,6 +51,7 @@ class Bars:
     def done(self, job: Job, outcome: Outcome) -> None:
         """Take away the bar of a job that is done, and move that of all."""
         if job.key in self.of_jobs:
+            self.progress.refresh()  # so that where it got to is seen, however short it was
             self.progress.remove_task(self.of_jobs.pop(job.key))
         if self.whole is not None:
             finished = len({row["key"] for row in outcome.rows}) + len(outcome.failed)

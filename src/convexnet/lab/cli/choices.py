@@ -14,7 +14,7 @@ WHITENINGS = ("standard", "zca")
 WHITE_EPSILON = 0.1
 """The fixed first step of a network: `convexnet.lab.models.first_step`."""
 
-AUGMENTATIONS = ("none", "crop", "crop-flip", "crop-flip-cutout", "resized-crop-flip", "paper-code")
+AUGMENTATIONS = ("none", "flip", "crop", "crop-flip", "crop-flip-cutout", "resized-crop-flip", "paper-code")
 """Sets of augmentations: `convexnet.lab.data`."""
 
 DATASETS = (
@@ -40,6 +40,8 @@ MODELS = (
     *("mlp", "mlp-signs", "relu-mlp", "ficnn", "ioc-mlp", "ioc-shallow", "allconv", "ioc-allconv"),
     *("allconv-quarter", "ioc-allconv-quarter", "densenet", "ioc-densenet"),
     *("densenet-16", "ioc-densenet-16", "rnn", "ioc-rnn", "icrnn"),
+    *("mixer", "ioc-mixer", "mixer-report", "cyclemlp-b1", "ioc-cyclemlp-b1", "cyclemlp-b1-report"),
+    *("efficientnet-b0", "ioc-efficientnet-b0", "cnn", "ioc-cnn", "cnn-head"),
 )
 """`convexnet.lab.models.registry`."""
 

@@ -129,9 +129,14 @@ def tell(job: Job, row: Row, place: Place, console: Console) -> None:
     elif row["breaks"]:
         path, operator, reason = row["breaks"]
         console.print(Text(f"Not certified convex: {path}: {operator}: {reason}."))
+    for path, proved in row.get("certified_parts", {}).items():
+        words = (
+            f"Certified convex in its features alone: {path}." if proved else f"{path} is not certified convex either."
+        )
+        console.print(Text(words, style="bold green" if proved else ""))
     network = place.folder / "network.safetensors"
     console.print(Text(f"Record, log and network are in {place.folder}. The network takes images in [0, 1]:"))
-    package = "" if loads(network) else package_of(job.model)
+    package = package_of(job.model) if network.exists() and not loads(network) else ""
     for use in (
         "certify {}",
         "predict {} IMAGES",

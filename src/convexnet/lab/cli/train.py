@@ -179,13 +179,13 @@ def train(
         name = f"ioc-{model}" if convex and (":" in model or f"ioc-{model}" in MODELS) else model
         try:
             kind = model_named(name)
-            given_recipe = how = recipe_named(recipe or kind.recipe, convex=kind.convex, family=kind.family)
+            given_recipe = how = recipe_named(recipe or kind.recipe, convex=kind.constrained, family=kind.family)
             streamed = streams(dataset, Pictures(image_size, stream))
         except (DataError, ValueError) as error:
             raise refuse(str(error)) from None
-        if convex and not kind.convex:
+        if convex and not kind.constrained:
             raise refuse(f"{model} has no convex counterpart here; models: {', '.join(MODELS)}")
-        if not kind.convex and (method or init):
+        if not kind.constrained and (method or init):
             raise refuse(
                 f"--{'method' if method else 'init'} applies to convex networks: add --convex, or leave it out"
             )

@@ -154,6 +154,7 @@ class ResizedCrop:
 
 AUGMENTATIONS: Mapping[str, tuple[Augmentation, ...]] = {
     "none": (),
+    "flip": (Flip(),),
     "crop": (Crop(),),
     "crop-flip": (Crop(), Flip()),
     "crop-flip-cutout": (Crop(), Flip(), Cutout()),

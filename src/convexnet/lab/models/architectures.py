@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -31,6 +31,7 @@ class Model:
         family: whose recipes it has, see `convexnet.lab.training.recipes`.
         recipe: which of them it is trained with, where none is named.
         colour: of a theme, in pictures; empty: it is drawn in none that tells networks apart.
+        only: the part that is meant to be convex in its own input, where the whole is not.
     """
 
     title: str
@@ -39,6 +40,12 @@ class Model:
     family: str = "mlp"
     recipe: str = "paper-text"
     colour: str = ""
+    only: str = ""
+
+    @property
+    def constrained(self) -> bool:
+        """Whether a constraint that makes it, or a part of it, convex is attached to the optimiser."""
+        return self.convex or bool(self.only)
 
 
 def mlp(shape: Sequence[int], classes: int, recipe: Design) -> nn.Module:
@@ -133,7 +140,14 @@ def counterpart(
 
 
 def converted(
-    network: nn.Module, shape: Sequence[int], how: Convex, activation: ActivationName, *, start: bool = True
+    network: nn.Module,
+    shape: Sequence[int],
+    how: Convex,
+    activation: ActivationName,
+    *,
+    start: bool = True,
+    replace: Mapping[type[nn.Module], Callable[[nn.Module], nn.Module]] = {},
+    only: str | None = None,
 ) -> nn.Module:
     """`convexify` with the options of an experiment; without `start` its weights stay, but for their signs."""
     with warnings.catch_warnings():
@@ -148,5 +162,7 @@ def converted(
             widen_first=how.widen_first,
             init=how.init if start else None,
             head="free" if how.free_head else "nonnegative",
+            replace=replace,
+            only=only,
         )
     return as_new(made)

@@ -22,6 +22,7 @@ from convexnet.lab.models.architectures import (
 )
 from convexnet.lab.models.convex import Design, drawn_from
 from convexnet.lab.models.foreign import foreign
+from convexnet.lab.models.modern import MODERN
 from convexnet.lab.models.sequences import icrnn, ioc_rnn, rnn
 
 MODELS: Mapping[str, Model] = MappingProxyType(
@@ -51,6 +52,7 @@ MODELS: Mapping[str, Model] = MappingProxyType(
         "rnn": Model("RNN", convex=False, make=rnn, family="recurrent", recipe="ours", colour="nn"),
         "ioc-rnn": Model("IOC-RNN", convex=True, make=ioc_rnn, family="recurrent", recipe="ours", colour="ioc"),
         "icrnn": Model("ICRNN", convex=True, make=icrnn, family="recurrent", recipe="ours", colour="first"),
+        **MODERN,
     }
 )
 

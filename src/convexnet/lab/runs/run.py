@@ -25,7 +25,7 @@ from convexnet.lab.runs.normalising import normalised
 from convexnet.lab.runs.place import Place, Tick
 from convexnet.lab.runs.records import Row
 from convexnet.lab.runs.tasks import classification
-from convexnet.lab.runs.verdict import verdict
+from convexnet.lab.runs.verdict import part_verdicts, verdict
 from convexnet.lab.training.checkpoints import CheckpointError
 from convexnet.lab.training.driver import Driven, drive
 from convexnet.lab.training.epoch import Diverged
@@ -98,7 +98,7 @@ def trained(job: Job, place: Place, tick: Tick = lambda job, point: None) -> Tra
     fabric = launched(place, job.recipe.precision)
     raw = loaded(job, place)
     model = build(job.model, raw.shape, raw.classes, job.recipe, job.seed)
-    return train_model(job, place, tick, model, raw, fabric=fabric, convex=model_named(job.model).convex)
+    return train_model(job, place, tick, model, raw, fabric=fabric, convex=model_named(job.model).constrained)
 
 
 def train_model(
@@ -227,6 +227,7 @@ def record(found: Trained) -> Row:
         peak = outputs(best, data.test)
     train = measured_part(data.train)
     proved = verdict(found.network, torch.zeros(2, *data.shape))
+    parts = part_verdicts(network, few_inputs(network, data.train)[:2])
     columns = task.columns(
         Measured(
             end=found.driven.curve[-1],
@@ -261,6 +262,7 @@ def record(found: Trained) -> Row:
         "certified": proved.certified,
         "convex_at_these_weights": proved.convex,
         "breaks": list(proved.breaks) if proved.breaks else None,
+        **({"certified_parts": {path: part.certified for path, part in parts.items()}} if parts else {}),
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "processes": found.fabric.world_size,
         "hardware": records.hardware(found.fabric.device),

@@ -17,7 +17,7 @@ from convexnet.curvature.tracing.restored_state import calling
 from convexnet.curvature.tracing.trace import Program, trace
 from convexnet.differences.convex_part import ConvexPart
 from convexnet.errors import NotCertified
-from convexnet.memory import CONSTRAINT, example_of, recall
+from convexnet.memory import CONSTRAINT, ONLY, example_of, part_of, recall
 from convexnet.nn.heads import FreeHead
 
 
@@ -63,6 +63,7 @@ def verdict(model: nn.Module, example: Tensor | Sequence[Tensor]) -> Verdict:
         NotTraceable, ValueError, TypeError: as for `certify`.
 
     Example:
+        >>> import convexnet as cx
         >>> net = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 3))
         >>> verdict(net, torch.zeros(2, 2)).tier is None
         True
@@ -82,6 +83,24 @@ def verdict(model: nn.Module, example: Tensor | Sequence[Tensor]) -> Verdict:
         scope=certificate.scope,
         breaks=(first.path, first.operator, first.reason) if first is not None and not certificate.convex else None,
     )
+
+
+def part_verdicts(model: nn.Module, example: Tensor) -> dict[str, Verdict]:
+    """What is proved of the parts that `convexify(only=...)` made convex, each in the features that it is given.
+
+    Example:
+        >>> import convexnet as cx
+        >>> net = nn.Sequential(nn.Linear(2, 4), nn.GELU(), nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)))
+        >>> _ = net[2][2].weight.data.abs_()
+        >>> part = cx.convexify(net, torch.zeros(2, 2), only="2", activation="relu")
+        >>> [(path, found.certified) for path, found in part_verdicts(part, torch.zeros(2, 2)).items()]
+        [('2', True)]
+        >>> part_verdicts(net, torch.zeros(2, 2))
+        {}
+    """
+    model = unwrap(model)
+    paths: tuple[str, ...] = recall(model, ONLY) or ()
+    return {path: verdict(*part_of(model, path, (example,))) for path in paths}
 
 
 def tier_of(model: nn.Module, example: Tensor | Sequence[Tensor]) -> str:

@@ -16,6 +16,7 @@ import convexnet as cx
 from convexnet.lab.models.convex import without_scales
 from convexnet.lab.training.robust_losses import Memory
 from convexnet.lab.training.task import Task
+from convexnet.zoo.variants import EXEMPT, report_constraint
 
 
 class Batch(NamedTuple):
@@ -145,9 +146,15 @@ class Seen:
 
 
 def constrained(model: nn.Module, example: Tensor, *, free_gamma: bool) -> cx.Cone:
-    """The cone of a network, with BatchNorm's scales or without."""
+    """The cone of a network, or of its convex part, with BatchNorm's scales or without."""
     cone = cx.constrain(model, example)
     return without_scales(cone) if free_gamma else cone
+
+
+def constraint_by_names(model: nn.Module) -> cx.Cone | None:
+    """The constraint of a network of the report's code, which does not make it convex; None of any other."""
+    has_one = any(getattr(module, EXEMPT, None) is not None for module in model.modules())
+    return report_constraint(model) if has_one else None
 
 
 def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from convexnet.lab.data import Part, augmentation, batches
 from convexnet.lab.training.checkpoints import epoch_seed
-from convexnet.lab.training.epoch import Batch, Diverged, Seen, constrained, set_rate, steps
+from convexnet.lab.training.epoch import Batch, Diverged, Seen, constrained, constraint_by_names, set_rate, steps
 from convexnet.lab.training.parameters import groups, update
 from convexnet.lab.training.recipes import Recipe
 from convexnet.lab.training.robust_losses import Memory
@@ -274,7 +274,8 @@ class Training:
 def prepared(model: nn.Module, example: Tensor, course: Course, *, convex: bool) -> Training:
     """A network with its optimiser, and its constraint attached."""
     recipe = course.recipe
-    cone = constrained(model, example, free_gamma=recipe.convex.free_gamma) if convex else None
+    free = recipe.convex.free_gamma
+    cone = constrained(model, example, free_gamma=free) if convex else constraint_by_names(model)
     parts, decay = groups(model, recipe, cone), recipe.weight_decay
     optimiser: torch.optim.Optimizer
     if recipe.optimiser == "sgd":

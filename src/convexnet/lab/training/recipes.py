@@ -174,6 +174,10 @@ OTHER_CONVEX = replace(OTHER, convex=replace(OURS_CONVEX.convex, widen_first=Non
 # A quarter of All-CNN-C: both signs of its first activation; its logits are an average, as above.
 QUARTER_CONVEX = replace(OTHER, convex=ALLCONV_OURS_CONVEX.convex)
 
+# Singh 2022 (the report), section 5.2, with what its code adds: Adam at 0.001, batches of 512, 100 epochs, flips. Its
+# convex network is trained alike.
+MIXER_TEXT = Recipe(name="paper-text", epochs=100, batch=512, learning_rate=1e-3, augment="flip")
+
 # Recurrent networks: no decay, as it would pull the weights from state to state away from the identity. Gradients go
 # through as many steps as a sequence has, and so the rate starts lower.
 RECURRENT = replace(OURS, epochs=20, learning_rate=5e-4, weight_decay=0.0)
@@ -198,6 +202,7 @@ FAMILIES: Mapping[str, Mapping[str, tuple[Recipe, Recipe]]] = MappingProxyType(
         ),
         "quarter": MappingProxyType({"ours": (OTHER, QUARTER_CONVEX)}),
         "recurrent": MappingProxyType({"ours": (RECURRENT, RECURRENT_CONVEX)}),
+        "mixer": MappingProxyType({"paper-text": (MIXER_TEXT, MIXER_TEXT), "ours": (OTHER, OTHER_CONVEX)}),
         "other": MappingProxyType({"ours": (OTHER, OTHER_CONVEX)}),
     }
 )

@@ -74,6 +74,11 @@ def excess_arguments(arguments: Arguments) -> Arguments:
     )  # fmt: skip
 
 
+def excess_of(arguments: Arguments, work: Callable[[Arguments], Any]) -> Any:
+    """The function G of a problem, with `value(y)`."""
+    return work(excess_arguments(arguments)).forward()
+
+
 class Levels:
     """The constraints of a batch.
 
@@ -84,6 +89,7 @@ class Levels:
 
     def __init__(self, arguments: Arguments, work: Callable[[Arguments], Any]) -> None:
         self.arguments = excess_arguments(arguments)
+        self.asked, self.make = arguments, work
         self.work: Any = work(self.arguments)
         self.own = self.work.forward()
         self.size = torch.stack([c.level.detach()[:, 0].abs() for c in arguments.subject_to]).amax(0).clamp(min=1.0)
@@ -96,6 +102,18 @@ class Levels:
             self.work.run(check=False)
             found = self._inner = self.work.x.double()
         return found
+
+    def missed(self, row: int) -> list[str]:
+        """The names of the constraints that the sample misses where the largest excess is least."""
+        asked, names = self.asked, [f"subject_to[{i}]" for i in range(len(self.asked.subject_to))]
+        if len(names) == 1:
+            return names
+        point = self.inside()
+        return [
+            name
+            for name, constraint in zip(names, asked.subject_to, strict=True)
+            if float(excess_of(replace(asked, subject_to=(constraint,)), self.make).value(point)[row]) > 0
+        ] or names
 
     def pull(self, rows: Tensor, point: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Points of the domain (R, n) moved to where they meet the constraints; which do (R,); and of which samples

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from convexnet.curvature.tracing.trace import TRACING
-from convexnet.domains import Box, Polyhedron
+from convexnet.domains import Box
 from convexnet.errors import NotCertified, NotTraceable
 from convexnet.solve.arguments import Arguments, tracing_error
 from convexnet.solve.assemble_solution import MUCH, round_inside
@@ -24,14 +24,16 @@ from convexnet.solve.compiled import Reading, reading_of
 from convexnet.solve.constrained.feasible import feasible_of
 from convexnet.solve.constrained.levels import Levels
 from convexnet.solve.constrained.penalised import Layout, Penalised
+from convexnet.solve.constrained.receding import recedes
 from convexnet.solve.derivatives.attach import attach_derivatives, sources_of, wants_gradients
 from convexnet.solve.derivatives.polish import refine_smooth
 from convexnet.solve.derivatives.unavailable import check_derivatives, check_transforms
 from convexnet.solve.functions.black_box import OwnForward, PrivateCopy
 from convexnet.solve.lower_bounds import prove_bounds
+from convexnet.solve.multipliers import slopes_of
 from convexnet.solve.search import Search, search
 from convexnet.solve.solution import Multipliers, Solution
-from convexnet.solve.solver_functions import check_certified, whole_program
+from convexnet.solve.solver_functions import check_certified, problem_of, whole_program
 from convexnet.solve.solvers.incumbents import pick_rows, sign_patterns
 
 TURNS = 10
@@ -199,22 +201,24 @@ class Work:
         bound, lost: the best lower bounds, (B,), and what rounding took off them.
         pieces: the last turn of each sample: the samples that took it, and the search.
         infeasible: for each sample, what conflicts; empty where nothing does.
+        nowhere: of which samples no point of the domain was found, though nothing proves that there is none.
+        rounding: what the objective differs by because points are rounded to the caller's type, (B,).
     """
 
     def __init__(self, arguments: Arguments, tableau: Tableau, reading: Reading, everywhere: bool) -> None:
         self.arguments, self.tableau, self.reading, self.everywhere = arguments, tableau, reading, everywhere
         batch, like = arguments.batch, arguments.lo
         inner = arguments.domain.centre.to(like)
-        names: list[list[str]] = [[] for _ in range(batch)]
-        if isinstance(arguments.domain, Polyhedron):
-            known = arguments.domain.conflicts()
-            names = [known[min(i, len(known) - 1)] for i in range(batch)]
-        self.infeasible = names
-        self.feasible = feasible_of(arguments.region, batch, inner.reshape(-1, like.shape[1]))
+        known = arguments.domain.conflicts()
+        self.infeasible = [known[min(i, len(known) - 1)] for i in range(batch)]
+        inner = inner.reshape(-1, like.shape[1])
+        self.nowhere = inner.isnan().any(1).expand(batch)
+        self.feasible = feasible_of(arguments.region, batch, inner)
         self.x = torch.full_like(like, torch.nan).to(arguments.dtype)
         self.value = torch.full_like(like[:, 0], torch.inf)
         self.bound, self.lost = torch.full_like(self.value, -torch.inf), torch.zeros_like(self.value)
         self.scale = torch.zeros_like(self.value)
+        self.rounding = torch.zeros_like(self.value)
         self.steps = torch.zeros(batch, dtype=torch.int64, device=like.device)
         self.other = torch.zeros(batch, dtype=torch.bool, device=like.device)
         self.pieces: list[tuple[Tensor, Search]] = []
@@ -229,7 +233,8 @@ class Work:
             check: refuse what has no derivatives.
         """
         arguments, like = self.arguments, self.value
-        rows = torch.tensor([i for i, names in enumerate(self.infeasible) if not names], device=like.device).long()
+        able = [not names and not lost for names, lost in zip(self.infeasible, self.nowhere.tolist(), strict=True)]
+        rows = torch.tensor(able, device=like.device).nonzero()[:, 0]
         if not len(rows):
             return
         own = self.forward()
@@ -322,23 +327,48 @@ class Work:
         if self.levels is not None:
             point, held, conflict = self.levels.pull(rows, point)
             for row in rows[conflict].tolist():
-                self.infeasible[row] = ["subject_to"]
-        x = round_inside(point, part.lo, part.hi, arguments.dtype)
+                self.infeasible[row] = self.levels.missed(row)
+        x, within = self.members(rows, point)
         value = own.rows(rows).value(x.double())
         if bool(value.isnan().any()):  # as y log(y) beside 0, which has a limit
-            near = torch.lerp(point, part.inner, 1e-12)
-            again = own.rows(rows).value(round_inside(near, part.lo, part.hi, arguments.dtype).double())
+            near, inside = self.members(rows, torch.lerp(point, part.inner, 1e-12))
+            again = own.rows(rows).value(near.double())
             move = value.isnan() & ~again.isnan()
-            x = torch.where(move[:, None], round_inside(near, part.lo, part.hi, arguments.dtype), x)
-            value = torch.where(move, again, value)
-        value = torch.where(held, value, torch.inf)
+            x = torch.where(move[:, None], near, x)
+            value, within = torch.where(move, again, value), torch.where(move, inside, within)
+        value = torch.where(held & within, value, torch.inf)
         better = (value < self.value[rows]) | ~self.value[rows].isfinite() & value.isfinite()
         self.x[rows[better]], self.value[rows[better]] = x[better], value[better]
+        if arguments.dtype != torch.float64 and bool(better.any()):
+            exact = own.rows(rows[better]).value(point[better])
+            self.rounding[rows[better]] = (value[better] - exact).abs().nan_to_num(0.0, 0.0, 0.0)
         higher = proof > self.bound[rows]
         self.bound[rows[higher]], self.lost[rows[higher]] = proof[higher], lost[higher]
         some = rows[self.value[rows].isfinite()]
         if len(some):
             self.scale[some] = self.rise(own.rows(some), some, self.x[some].double(), self.value[some])
+
+    def members(self, rows: Tensor, point: Tensor) -> tuple[Tensor, Tensor]:
+        """Points (R, n) in the caller's type, moved towards the inside by as little as makes the domain contain them;
+        and whether it does, (R,)."""
+        arguments, part = self.arguments, self.feasible.rows(rows)
+        domain = arguments.domain
+        x = round_inside(point, part.lo, part.hi, arguments.dtype)
+        everyone = domain.centre.to(point).reshape(-1, point.shape[1]).expand(arguments.batch, -1).to(x).clone()
+        unit = torch.finfo(arguments.dtype).eps
+
+        def contained(points: Tensor) -> Tensor:
+            everyone[rows] = points
+            return domain.contains(everyone.view(-1, *domain.shape))[rows]
+
+        within = contained(x)
+        for share in (4 * unit, 64 * unit, 1024 * unit, 2**14 * unit):
+            if bool(within.all()):
+                break
+            near = round_inside(torch.lerp(part.meet(point), part.inner, share), part.lo, part.hi, arguments.dtype)
+            move = ~within & contained(near)
+            x, within = torch.where(move[:, None], near, x), within | move
+        return x, within
 
     def converged(self, rows: Tensor) -> Tensor:
         """Which samples are solved, (R,)."""
@@ -348,7 +378,7 @@ class Work:
         self.other[rows] = bound > value + 2 * lost.nan_to_num(nan=0.0) + much
         rounded = 0.0
         if self.arguments.dtype != torch.float64:  # what x may be off by, times what f rises by
-            rounded = torch.finfo(self.arguments.dtype).eps * scale * self.x.shape[1]
+            rounded = torch.finfo(self.arguments.dtype).eps * scale * self.x.shape[1] + 2 * self.rounding[rows]
         allowed = self.arguments.atol[rows] + self.arguments.budget.tol * scale
         allowed = allowed + 2 * torch.minimum(lost, much).nan_to_num(nan=0.0) + 2.0**-50 * size + rounded + 1e-280
         return ((value - torch.minimum(bound, value)) <= allowed) & value.isfinite() & ~self.other[rows]
@@ -358,6 +388,7 @@ class Work:
         arguments, batch = self.arguments, self.arguments.batch
         everyone = torch.arange(batch, device=self.value.device)
         converged = self.converged(everyone)
+        endless = self.unbounded(~converged & ~self.other & (self.bound == -torch.inf))
         empty = torch.tensor([bool(names) for names in self.infeasible], device=self.value.device)
         converged &= ~empty
         bound = torch.where(self.other, -torch.inf, torch.minimum(self.bound, self.value))
@@ -366,30 +397,51 @@ class Work:
         x = torch.where(empty[:, None], torch.nan, self.x)
         gap = torch.where(empty, torch.inf, (value - bound).nan_to_num(nan=torch.inf))
         status = tuple(
-            "infeasible" if bad else "converged" if done else "stopped"
-            for bad, done in zip(empty.tolist(), converged.tolist(), strict=True)
+            "infeasible" if bad else "converged" if done else "unbounded" if falls else "stopped"
+            for bad, done, falls in zip(empty.tolist(), converged.tolist(), endless.tolist(), strict=True)
         )
         name = "none" if not self.used else self.used[0]
         name += f", then {', '.join(self.used[1:])}" if len(self.used) > 1 else ""
-        message = self.message(converged, empty, gap, name)
+        message = self.message(converged, empty, endless, gap, name)
         made = x.view(batch, *arguments.domain.shape)
         return Solution(
             made, value, bound, value, gap, converged, status, self.steps, name, message, Multipliers(self.multipliers)
         )
 
-    def message(self, converged: Tensor, empty: Tensor, gap: Tensor, name: str) -> str:
+    def unbounded(self, left: Tensor) -> Tensor:
+        """Of which samples (B,), some of those that are `left`, it is proved that there is no least value."""
+        endless = torch.zeros_like(left)
+        rows = (left & self.value.isfinite()).nonzero()[:, 0]
+        if not len(rows) or self.arguments.subject_to:
+            return endless
+        part = self.tableau.weighted(torch.zeros_like(self.value[rows]), rows)
+        problem, _ = problem_of(self.reading, part, self.everywhere)
+        slope = problem.exact.subgradient(self.x[rows].double())[1]
+        endless[rows] = recedes(problem.f, self.arguments.region, part.lo, part.hi, slope)
+        return endless
+
+    def message(self, converged: Tensor, empty: Tensor, endless: Tensor, gap: Tensor, name: str) -> str:
         """What happened, in sentences."""
         count, done = len(converged), int(converged.sum())
         if done == count:
             return f"all {count} converged ({name})" if count > 1 else f"converged ({name})"
-        text = f"{done} of {count} converged ({name})"
+        text = f"{done} of {count} converged" + (f" ({name})" if self.used else "")
         bad = empty.nonzero()[:, 0].tolist()
         for row in bad[:4]:
             what = " and ".join(self.infeasible[row])
             text += f". Sample {row} is infeasible: no point of the domain meets {what}"
         text += f". {len(bad) - 4} more samples are infeasible" if len(bad) > 4 else ""
         left = ~converged & ~empty
-        if bool(left.any()):
+        if bool(endless.any()):
+            which = ", ".join(str(i) for i in endless.nonzero()[:8, 0].tolist())
+            text += f". f is unbounded below on this domain (sample {which}): give finite bounds"
+        elif bool((left & self.nowhere).any()):
+            which = ", ".join(str(i) for i in (left & self.nowhere).nonzero()[:8, 0].tolist())
+            text += (
+                f". No point of the domain was found for sample {which}, and it is not proved that there is none: its "
+                "rows conflict up to rounding. Give finite bounds (within=Box(...)), or other rows"
+            )
+        elif bool(left.any()):
             far = float((gap / self.scale.clamp(min=1e-300))[left].max())
             text += f"; largest gap {far:.2g} of the size of f"
             if bool(torch.isinf(self.bound[left]).any()):
@@ -468,13 +520,6 @@ class Work:
             if kind in made:
                 made[kind] = made[kind].clamp(min=0)
         return {kind: torch.where(unknown, torch.nan, part) for kind, part in made.items()}
-
-
-def slopes_of(total: Tensor, leaves: Sequence[Tensor]) -> list[Tensor]:
-    """The gradients of a number, zeros where it does not depend on a leaf."""
-    if not total.requires_grad:
-        return [torch.zeros_like(leaf) for leaf in leaves]
-    return list(torch.autograd.grad(total, leaves, allow_unused=True, materialize_grads=True))
 
 
 def missing(rows: Tensor, others: Tensor) -> Tensor:

@@ -102,12 +102,8 @@ def find_held(
     y = found.y
     units, steep = argument_units(form, y, lo, hi)
     arguments = form.arguments(y)
-    g = form.gradient(form.pull(slopes_at(form, slopes, arguments))[0])
-    width = hi - lo
-    scale = torch.where(width > 0, width, 1.0)
-    low = ((y - lo) / scale < g / steep) | (width == 0)
-    high = ((hi - y) / scale < -g / steep) & ~low
-    held, better = hold_at(form, y, slopes, lo, hi, to_x, (low, high), units, arguments)
+    sets = find_sets(form, y, slopes, lo, hi, steep, arguments)
+    held, better = hold_at(form, y, slopes, lo, hi, to_x, sets, units, arguments)
     rows = torch.arange(len(y), device=y.device)
     for _ in range(ROUNDS):
         changed = ((better.low != held.low[rows]) | (better.high != held.high[rows])).any(1) & ~held.sure[rows]
@@ -126,6 +122,23 @@ def find_held(
     return held
 
 
+def find_sets(
+    form: EpigraphForm,
+    y: Tensor,
+    slopes: list[Tensor],
+    lo: Tensor,
+    hi: Tensor,
+    steep: Tensor,
+    arguments: list[Tensor],
+) -> tuple[Tensor, Tensor]:
+    """The coordinates (B, n) that seem to be at their lower and at their upper bounds, by a solver's slopes."""
+    g = form.gradient(form.pull(slopes_at(form, slopes, arguments))[0])
+    width = hi - lo
+    scale = torch.where(width > 0, width, 1.0)
+    low = ((y - lo) / scale < g / steep) | (width == 0)
+    return low, ((hi - y) / scale < -g / steep) & ~low
+
+
 @dataclass
 class Improved:
     """What the solution of the system says of the sets and the point it was made with.
@@ -134,12 +147,14 @@ class Improved:
         low, high: coordinates (B, n) that seem to be at a bound.
         y: where it puts the minimiser, inside of the bounds, (B, n).
         bent: samples (B,) whose curvature is another one there.
+        multipliers: of the arguments of each atom, (B, in_k), as the system has them.
     """
 
     low: Tensor
     high: Tensor
     y: Tensor
     bent: Tensor
+    multipliers: dict[int, Tensor]
 
 
 def hold_at(
@@ -268,7 +283,8 @@ def hold_at(
             form, slopes, curvatures, new_arguments if torch.equal(moved, inner) else form.arguments(inner)
         )
     held = Held(low, high, to_y, along, parts[0], sure, kinks, there, tied, still)
-    return held, Improved(is_low, is_high, inner, bent)
+    wanted = {k: multiplier + parts[1][k] for k, multiplier in chosen.items()}
+    return held, Improved(is_low, is_high, inner, bent, wanted)
 
 
 def curvature_differs(

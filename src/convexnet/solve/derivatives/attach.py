@@ -34,7 +34,7 @@ from convexnet.solve.derivatives.unavailable import check_transforms
 from convexnet.solve.functions.problem import Problem
 from convexnet.solve.solvers.incumbents import Incumbents, pick_rows
 
-EXACT = ("newton", "newton in full", "lp")
+EXACT = ("newton", "newton in full", "lp", "active set")
 """Solvers whose slopes say which kinks hold the minimiser."""
 
 

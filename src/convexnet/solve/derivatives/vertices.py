@@ -38,21 +38,22 @@ LARGE = 150
 
 
 def starting_rows(
-    form: EpigraphForm, slopes: Tensor, far: Tensor, found: Incumbents, lo: Tensor, hi: Tensor
+    form: EpigraphForm, slopes: Tensor, far: Tensor, y: Tensor, size: Tensor, lo: Tensor, hi: Tensor
 ) -> Tableau:
     """The rows that seem to hold the minimisers.
 
     Args:
-        form: the kinks that may turn, as functions of t = y − found.y.
+        form: the kinks that may turn, as functions of t, the distance from y.
         slopes: of these, (B, M).
         far: how far they seem to be from holding, (B, M); negative where they do.
-        found: the points, and the scale of f.
+        y: the points, (B, n).
+        size: the scale of f, (B,).
         lo, hi: the bounds of y, (B, n).
     """
-    least, y, width = smaller_slopes(form), found.y, hi - lo
+    least, width = smaller_slopes(form), hi - lo
     scale = torch.where(width > 0, width, 1.0)
     _, lines = pull_multipliers(form, least + (1 - least) * slopes, torch.zeros_like(slopes))
-    rise = form.gradient(dict(enumerate(split_by_atom(form, lines)))) * width / found.scale.clamp(min=1e-300)[:, None]
+    rise = form.gradient(dict(enumerate(split_by_atom(form, lines)))) * width / size.clamp(min=1e-300)[:, None]
     low, high = rise - (y - lo) / scale, -rise - (hi - y) / scale
     bounds = torch.maximum(low, high)
     bounds = torch.where(width == 0, torch.inf, torch.where(bounds > 0, 1 + bounds, bounds))
@@ -75,13 +76,8 @@ def held_at_vertices(form: EpigraphForm, found: Incumbents, lo: Tensor, hi: Tens
     if slopes is None or not is_usable(form, lo, hi):
         return held
     arguments, width = form.arguments(found.y), hi - lo
-    chosen = nearest_kinks(arguments, slopes, MANY * form.size)
-    small = reduce_in_parts(form, arguments, found.y, chosen)
-    near = torch.cat([slope.gather(1, index) for slope, index in zip(slopes, chosen, strict=True)], 1)
-    sizes = [a.abs().mean(1, keepdim=True) for a in arguments]
-    away = [a.gather(1, i).abs() / size.clamp(min=1e-300) for a, i, size in zip(arguments, chosen, sizes, strict=True)]
-    far = torch.cat(away, 1) - torch.minimum(near, 1 - near)
-    table = starting_rows(small, near.clamp(0, 1), far, found, lo, hi)
+    table, chosen = tableau_nearby(form, arguments, found.y, slopes, found.scale, lo, hi)
+    small = table.form
     t, there, done = pivot_to_minimum(table, width)
     rows = done.nonzero()[:, 0]
     if not len(rows):
@@ -134,6 +130,50 @@ def held_at_vertices(form: EpigraphForm, found: Incumbents, lo: Tensor, hi: Tens
     if len(right) == batch:
         held.slope = slope
     return held
+
+
+def tableau_nearby(
+    form: EpigraphForm,
+    arguments: list[Tensor],
+    y: Tensor,
+    slopes: list[Tensor],
+    size: Tensor,
+    lo: Tensor,
+    hi: Tensor,
+) -> tuple[Tableau, list[Tensor]]:
+    """The kinks near points (B, n), those that seem to hold a minimiser there active; and their numbers (B, m_k)."""
+    chosen = nearest_kinks(arguments, slopes, MANY * form.size)
+    small = reduce_in_parts(form, arguments, y, chosen)
+    near = torch.cat([slope.gather(1, index) for slope, index in zip(slopes, chosen, strict=True)], 1)
+    sizes = [a.abs().mean(1, keepdim=True) for a in arguments]
+    away = [a.gather(1, i).abs() / s.clamp(min=1e-300) for a, i, s in zip(arguments, chosen, sizes, strict=True)]
+    far = torch.cat(away, 1) - torch.minimum(near, 1 - near)
+    return starting_rows(small, near.clamp(0, 1), far, y, size, lo, hi), chosen
+
+
+def vertices_nearby(
+    form: EpigraphForm, y: Tensor, slopes: list[Tensor], size: Tensor, lo: Tensor, hi: Tensor
+) -> tuple[Tensor, Tensor, list[Tensor]] | None:
+    """Vertices that are minimisers as far as the kinks near points (B, n) tell: for which samples, where, all slopes.
+
+    Nothing is looked up in the function itself: what these slopes prove says how good they are.
+    """
+    arguments = form.arguments(y)
+    table, chosen = tableau_nearby(form, arguments, y, slopes, size, lo, hi)
+    t, there, done = pivot_to_minimum(table, hi - lo)
+    rows = done.nonzero()[:, 0]
+    if not len(rows):
+        return None
+    bound = table.active[:, there.shape[1] :]
+    end = torch.where(table.upper, hi, lo)
+    y = torch.where(bound, end, y + t)
+    whole = [
+        (a > 0).to(y).scatter(1, index, slope)
+        for a, index, slope in zip(arguments, chosen, split_by_atom(table.form, there), strict=True)
+    ]
+    if len(rows) == len(y):
+        return rows, y, whole
+    return rows, y[rows], [slope[rows] for slope in whole]
 
 
 def reduce_in_parts(form: EpigraphForm, arguments: list[Tensor], y: Tensor, chosen: list[Tensor]) -> EpigraphForm:

@@ -6,6 +6,7 @@ import copy
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -150,10 +151,14 @@ class PrivateCopy:
     def __init__(self, module: nn.Module) -> None:
         self.lock = threading.Lock()
         self.worn = False
+        self.pure = False
         try:
             self.module: nn.Module | None = copy_module(module).double().requires_grad_(False)
             if any(isinstance(held, nn.Module) for _, held in unregistered_attributes(self.module)):
                 self.module = None  # a copy would run modules of the caller's
+            self.pure = self.module is not None and all(map(is_pure, self.module.modules()))
+            if self.module is not None and self.pure:
+                self.module.eval()
         except Exception:  # whatever a module's own ways of being copied and converted raise
             self.module = None
 
@@ -162,10 +167,10 @@ class PrivateCopy:
         with self.lock:
             if self.module is None:
                 return None
-            held = [(tensor, version_of(tensor)) for tensor in tensors_of(self.module)]
+            held = [] if self.pure else [(tensor, version_of(tensor)) for tensor in tensors_of(self.module)]
             draws = Generators()
             try:
-                with torch.no_grad(), in_eval_mode(self.module):
+                with torch.no_grad(), nullcontext() if self.pure else in_eval_mode(self.module):
                     return leaf_of(self.module(*inputs)).reshape(len(inputs[0])).double()
             except (RuntimeError, TypeError, ValueError):  # types that do not fit together
                 self.module = None
@@ -173,6 +178,25 @@ class PrivateCopy:
             finally:
                 draws.restore()
                 self.worn = self.worn or any(version_of(tensor) != version for tensor, version in held)
+
+
+OWN = ("torch.nn.modules.", "convexnet.nn.")
+"""Where modules are from whose forward, in eval mode, changes nothing of theirs."""
+
+HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+
+
+def is_pure(module: nn.Module) -> bool:
+    """Whether a module's forward is known to assign nothing: its class is torch's or ours, and nothing is put into it
+    that could run something else."""
+    held = vars(module)
+    plain = (bool, int, float, str, type(None))
+    return (
+        type(module).__module__.startswith(OWN)
+        and "forward" not in held
+        and not any(held.get(name) for name in HOOKS)
+        and all(name[0] == "_" or isinstance(value, plain) for name, value in held.items())
+    )
 
 
 def version_of(tensor: Tensor) -> int:

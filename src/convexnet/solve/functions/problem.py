@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -101,11 +101,11 @@ class Problem:
     def converted(self, dtype: torch.dtype) -> Problem:
         """The same bounds in another precision; the functions stay as they are."""
         strong = None if self.strong is None else self.strong.to(dtype)
-        return Problem(self.f, self.lo.to(dtype), self.hi.to(dtype), strong, self.exact)
+        return replace(self, lo=self.lo.to(dtype), hi=self.hi.to(dtype), strong=strong)
 
     def rows(self, index: Tensor) -> Problem:
         """The problems of some samples."""
         strong = None if self.strong is None else self.strong[index]
         exact = None if self.exact is None else self.exact.rows(index)
         f = exact if self.f is self.exact and exact is not None else self.f.rows(index)
-        return Problem(f, self.lo[index], self.hi[index], strong, exact)
+        return replace(self, f=f, lo=self.lo[index], hi=self.hi[index], strong=strong, exact=exact)

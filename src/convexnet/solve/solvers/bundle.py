@@ -1,4 +1,5 @@
-"""A level bundle: for few variables, a model of the function made of planes, and few evaluations of the function.
+"""A level bundle: for few variables, a model of the function made of planes, and few evaluations of the function. And
+cutting planes without a level.
 
 Every subgradient is a plane below f, and the largest of them is the model. Its least value over the box is the lower
 bound, made a true one by multipliers on the simplex, however exact they are; the next point is the one nearest to the
@@ -27,6 +28,9 @@ RIGHT, LOWER = 0.1, 0.2
 
 SHARP = 0.05
 """How exactly the model's minimum is found, as a share of the gap."""
+
+VERTEX = 1e-3
+"""The same where the next point is that minimum."""
 
 CLOSE = 6
 """Iterations that bring the next point near to the last one."""
@@ -67,7 +71,8 @@ class Bundle:
     """Level bundle on subgradients; needs nothing else of a function.
 
     Args:
-        level: how far above the model's minimum the next point may be, as a share of the gap.
+        level: how far above the model's minimum the next point may be, as a share of the gap; 0: the next point is that
+            minimum (see `CuttingPlanes`).
         keep: how many planes are kept; those with the least multipliers go.
 
     Source: Lemaréchal, Nemirovskii & Nesterov (1995), New variants of bundle methods (the level method), projecting
@@ -107,7 +112,7 @@ class Bundle:
         lo = torch.where(problem.lo.isfinite(), problem.lo, torch.minimum(problem.hi, state.best) - state.reach)
         hi = torch.where(problem.hi.isfinite(), problem.hi, torch.maximum(problem.lo, state.best) + state.reach)
         state.reach = 2 * state.reach
-        y, weights, pulling = low_point(state, lo, hi)
+        y, weights, pulling = low_point(state, lo, hi, project=self.level > 0)
         g = torch.einsum("bm,bmn->bn", weights, state.slopes)
         bound = problem.proved_minimum(g, (weights * state.offsets).sum(1))
         shares, touched = weights, state.points
@@ -148,13 +153,32 @@ class Bundle:
         state.points = torch.cat([points, state.y[:, None]], 1)
 
 
-def low_point(state: State, lo: Tensor, hi: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+class CuttingPlanes(Bundle):
+    """Cutting planes without a level: the next point is where the model is least.
+
+    What the level method improves on: with several variables the points jump from one end of the box to another. It is
+    here to be compared with, and takes what comes close to a vertex of the model, by the same interior-point method.
+
+    Args:
+        keep: how many planes are kept; those with the least multipliers go.
+
+    Source: Kelley (1960), The cutting-plane method for solving convex programs.
+    """
+
+    name = "cutting-planes"
+
+    def __init__(self, keep: int = 200) -> None:
+        super().__init__(level=0.0, keep=keep)
+
+
+def low_point(state: State, lo: Tensor, hi: Tensor, project: bool = True) -> tuple[Tensor, Tensor, Tensor]:
     """The point (B, n) nearest to the last one where the model is low, and multipliers (B, m) on the simplex: those
     that give the model's least value, and those that hold the point.
 
     Args:
         state: the planes.
         lo, hi: finite bounds (B, n).
+        project: whether the point is to be near the last one; else it is the model's minimum.
     """
     middle, radius = lo / 2 + hi / 2, (hi - lo) / 2
     # In units in which the box is [-1, 1]^n, the slopes are of size 1, and the best value is 0.
@@ -184,9 +208,11 @@ def low_point(state: State, lo: Tensor, hi: Tensor) -> tuple[Tensor, Tensor, Ten
         better = going & (new > bound)
         weights, bound = torch.where(better, share, weights), torch.where(better, new, bound)
         whole = torch.minimum(gap, -bound).clamp(min=1e-15)
-        going = going & (path.x[:, n:] - bound > SHARP * whole)
+        going = going & (path.x[:, n:] - bound > (SHARP if project else VERTEX) * whole)
         if not bool(going.any()):
             break
+    if not project:
+        return middle + radius * path.x[:, :n], weights, weights
     target = torch.maximum(bound + state.level * whole, path.x[:, n:])
     path = projection_path(C, k, path.x[:, :n], target, last)
     fixed = torch.cat([C[:, :, :n], torch.zeros_like(C[:, :, n:])], 2)  # the level stays

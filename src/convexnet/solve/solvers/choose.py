@@ -10,8 +10,10 @@ from convexnet.form.epigraph import EpigraphForm
 from convexnet.solve.functions.black_box import WholeProgram
 from convexnet.solve.functions.matrix_free import MatrixFree
 from convexnet.solve.functions.problem import Problem
+from convexnet.solve.functions.with_entropy import EntropyProblem
 from convexnet.solve.solvers.admm import ADMM
-from convexnet.solve.solvers.bundle import Bundle
+from convexnet.solve.solvers.bundle import Bundle, CuttingPlanes
+from convexnet.solve.solvers.bundle_entropy import BundleEntropy
 from convexnet.solve.solvers.first_order import Adam, Fista
 from convexnet.solve.solvers.highs import solve_exactly
 from convexnet.solve.solvers.incumbents import Incumbents
@@ -46,6 +48,8 @@ class Way:
 WAYS: dict[str, Way] = {
     "newton": Way(lambda: Newton(rough=True), 100, (EpigraphForm,)),
     "bundle": Way(Bundle, 200),
+    "cutting-planes": Way(CuttingPlanes, 200),
+    "bundle-entropy": Way(BundleEntropy, 200),
     "pdhg": Way(PDHG, 500, (EpigraphForm, MatrixFree), linear=True),
     "admm": Way(ADMM, 500, (EpigraphForm,), linear=True),
     "fista": Way(Fista, 500),
@@ -68,6 +72,8 @@ def choose_solver(name: str, problem: Problem, closed: str = "") -> tuple[str, i
         ValueError: the solver that was asked for cannot be used on this function.
     """
     reason = f" ({closed})" if closed else ""
+    if name == "bundle-entropy" and not isinstance(problem, EntropyProblem):
+        raise ValueError("solver='bundle-entropy' is for Cube(n, entropy=True): use solver='auto'")
     if name == "auto":
         name = choose_automatically(problem)
     elif name == "lp" and not (isinstance(problem.f, EpigraphForm) and problem.f.piecewise_linear):
@@ -81,7 +87,7 @@ def choose_solver(name: str, problem: Problem, closed: str = "") -> tuple[str, i
         )
     elif name in WAYS and WAYS[name].linear and not problem.f.piecewise_linear:
         raise ValueError(f"solver={name!r} needs a piecewise linear function: use solver='auto'{reason}")
-    return name, samples_at_once(problem)
+    return name, samples_at_once(problem, name)
 
 
 def choose_automatically(problem: Problem) -> str:
@@ -92,9 +98,11 @@ def choose_automatically(problem: Problem) -> str:
     return "bundle" if isinstance(problem.f, WholeProgram) and problem.size <= FEW else "fista"
 
 
-def samples_at_once(problem: Problem) -> int:
+def samples_at_once(problem: Problem, name: str = "newton") -> int:
     """How many samples fit into memory at once."""
     n, f = problem.size, problem.f
+    if name == "bundle-entropy":  # planes and the points that they touch at
+        return max(1, min(problem.batch, MEMORY // (8 * 300 * n)))
     if isinstance(f, EpigraphForm):
         wide = sum(c.shape[1] for c in f.constants)
         each = 8 * (wide * (n + 16) + 3 * n * n)
@@ -109,7 +117,9 @@ def run_solver(name: str, problem: Problem, found: Incumbents, budget: Budget) -
         solve_exactly(problem, found, budget)
         return
     way = WAYS[name]
-    if way.needs == (object,) and problem.exact is not None:  # its tangents are then those of the function itself
+    if (
+        way.needs == (object,) and problem.exact is not None and not isinstance(problem, EntropyProblem)
+    ):  # its tangents are then those of the function itself
         problem = replace(problem, f=problem.exact)
     run_loop(way.make(), problem, found, budget, way.steps)
 
