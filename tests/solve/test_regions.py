@@ -175,6 +175,9 @@ def test_an_empty_sample_is_named_with_the_rows_that_conflict() -> None:
     assert bool(found.x[0].isnan().all())
     assert float(found.lower_bound[0]) == float(found.value[0]) == float("inf")
     assert domain.contains(found.x).tolist() == [False, True, True]
+    with torch.no_grad():  # a loop goes on after such a sample
+        after = cx.minimise(NETWORKS["relu"], cx.Box(-1, 1, shape=N), given=GIVEN, start=found)
+    assert bool(after.converged.all())
 
 
 class Bowl(nn.Module):

@@ -265,6 +265,8 @@ def starting_points(start: Any, batch: int, domain: Domain, device: torch.device
     shape = tuple(domain.shape)
     if tuple(points.shape) not in (shape, (1, *shape), (batch, *shape)):
         raise ValueError(f"start has shape {tuple(points.shape)}; it must be {shape} or {(batch, *shape)}")
+    if isinstance(start, Solution):  # of a sample that had no point it says nothing
+        points = torch.where(points.isfinite(), points, domain.centre.to(points).nan_to_num())
     if not bool(points.isfinite().all()):
         raise ValueError("start holds NaN or infinity")
     return points.to(device, torch.float64).expand(batch, *shape).reshape(batch, -1)
