@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import json
 import os
 import signal
@@ -183,13 +181,6 @@ def test_a_damaged_image_is_named(workers: int, tmp_path: Path) -> None:
         given(data.train, 0)
 
 
-def parent(place: Path) -> str:
-    try:
-        return (place / "stat").read_text().rpartition(")")[2].split()[1]
-    except OSError:
-        return ""
-
-
 def test_sizes_that_differ(photographs: Path) -> None:
     for streamed in (None, True, False):
         with pytest.raises(DataError, match=r"one size: .* .--image-size 224"):
@@ -290,27 +281,9 @@ def test_killed_thirty_times(narrow: None, photographs: Path, tmp_path: Path, se
     assert equal(tmp_path / "whole", tmp_path / "parts")
 
 
-def test_a_worker_that_is_killed_is_a_sentence(
-    narrow: None, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    original, mine = experiment.Training.after, Path("/proc/self/cmdline").read_bytes()
-
-    def after(training: experiment.Training) -> None:
-        original(training)
-        if training.steps == 2:
-            for place in Path("/proc").iterdir():
-                if place.name.isdigit() and parent(place) == str(os.getpid()):
-                    with contextlib.suppress(OSError):
-                        if (place / "cmdline").read_bytes() == mine:  # a fork of this one, and not the forge
-                            os.kill(int(place.name), signal.SIGKILL)
-
-    monkeypatch.setattr(experiment.Training, "after", after)
-    with pytest.raises(DataError, match=r"a process that decodes images has ended .* try fewer --workers"):
-        run(streaming(str(photographs)), small.place(tmp_path, workers=1))
-    # While its loader is there, torch says so again whenever any process ends, in the midst of whatever runs then.
-    for _ in range(2):
-        with contextlib.suppress(RuntimeError):
-            gc.collect()
+def test_a_worker_that_is_killed_is_a_sentence(photographs: Path, tmp_path: Path, forge: Forge) -> None:
+    done = forge.run("tests.lab.data.dead_worker:main", str(photographs), str(tmp_path / "runs"), folder=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_an_epoch_is_read_once(
