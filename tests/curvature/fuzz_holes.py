@@ -9,6 +9,7 @@ a forward, so that a violation can be tried at once; `x` is the input, of shape 
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -173,7 +174,9 @@ def examine(source: str, within: tuple[float, float] | None, seed: int = 0) -> F
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)  # for the numbers that forwards make
     try:
-        return held_against(source, within, seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch, that a variance has no degrees of freedom
+            return held_against(source, within, seed)
     finally:
         torch.set_default_dtype(before)
 

@@ -59,8 +59,7 @@ class EnergyTraining(Attributes):
     What is solved is f in eval mode: dropout is off, and BatchNorm uses its running statistics, which a pass of
     (x, y) in training mode refreshes before every step.
 
-    Args:
-        f, x, y, domain, how, and what follows: see `fit`.
+    The arguments are those of `fit`.
 
     Points: `epoch`; `loss`, the mean of the epoch; `converged`, the share of minimisations that reached `tol`;
         `smoothed`, the share of steps with smoothed derivatives, where a minimiser had no others; `validation`, where

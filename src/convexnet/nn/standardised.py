@@ -46,9 +46,9 @@ class Standardised(nn.Module):
         super().__init__()
         self.net = net
         given = {"centre": centre, "scale": scale, "out_centre": out_centre, "out_scale": out_scale}
+        kind = next((p.dtype for p in net.parameters() if p.is_floating_point()), torch.get_default_dtype())
         for name, value in given.items():
-            tensor = as_tensor(value, name).detach()
-            tensor = tensor.clone() if tensor.is_floating_point() else tensor.to(torch.get_default_dtype())
+            tensor = as_tensor(value, name).detach().to(kind, copy=True)
             if not bool(tensor.isfinite().all()):
                 raise ValueError(f"{name} must be finite, not {value}")
             self.register_buffer(name, tensor)

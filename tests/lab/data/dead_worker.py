@@ -10,6 +10,8 @@ import contextlib
 import os
 import re
 import signal
+import sys
+import traceback
 from pathlib import Path
 
 from convexnet.lab.data import DataError
@@ -49,4 +51,9 @@ def main(photographs: str, folder: str) -> None:
         right = re.search(r"a process that decodes images has ended .* try fewer --workers", str(error))
         print(error, flush=True)
         os._exit(0 if right else 3)
-    os._exit(4)
+    except BaseException:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(4)
+    os._exit(5)

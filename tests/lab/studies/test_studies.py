@@ -379,7 +379,7 @@ def test_a_folder_in_use_is_refused_or_waited_for(kind: str, tmp_path: Path, mon
         (["train", "--dataset", "digits", "--seed", str(2**64)], "seed"),
         (["train", "--dataset", "digits", "--method", "clip"], "--method applies to convex networks: add --convex"),
         (["train", "--dataset", "digits", "--model", "mpl"], "'mpl' is not one of mlp, mlp-signs, relu-mlp"),
-        (["train", "--dataset", "digits", "--augment", "flip"], "(did you mean 'crop-flip'?)"),
+        (["train", "--dataset", "digits", "--augment", "crop-flop"], "(did you mean 'crop-flip'?)"),
         (["train", "--dataset", "digits", "--augment", "flips", "--epochs", "1"], "flips"),
         (["train", "--dataset", "digits", "--train-samples", "99999"], "99999"),
         (["train", "--dataset", "digits", "--accelerator", "tpu"], "is not one of cpu, cuda, auto"),

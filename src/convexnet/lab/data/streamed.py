@@ -216,6 +216,7 @@ def given_by(loader: DataLoader[Any]) -> Iterator[Tensor]:
         except RuntimeError as error:
             if not is_of_a_worker(error):
                 raise
+            silence_reports()
             ended = str(error)
             continue
         if found is None:
@@ -230,6 +231,15 @@ def given_by(loader: DataLoader[Any]) -> Iterator[Tensor]:
 def is_of_a_worker(error: RuntimeError) -> bool:
     """Whether torch says that a worker has died; it does so in the midst of anything, when the signal comes."""
     return "DataLoader worker" in str(error)
+
+
+def silence_reports() -> None:
+    """Let torch say no more that a worker has died: it would, in the midst of what cleans up after it.
+
+    Loaders that come later find a dead worker when they next wait for it.
+    """
+    with contextlib.suppress(ValueError):  # outside of the main thread there are no signals
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 def worker_ended(said: str) -> DataError:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import convexnet as cx
 from convexnet.lab.data import DataSet, Pictures, fingerprint_of, load
-from convexnet.lab.data.streamed import is_of_a_worker, worker_ended
+from convexnet.lab.data.streamed import is_of_a_worker, silence_reports, worker_ended
 from convexnet.lab.models.registry import build, model_named
 from convexnet.lab.models.saved import described, require_savable
 from convexnet.lab.runs import metrics, records
@@ -160,6 +160,7 @@ def train_model(
     except RuntimeError as error:
         if not is_of_a_worker(error):
             raise
+        silence_reports()
         dead = str(error)
     finally:
         training.close()
