@@ -219,6 +219,12 @@ def given_by(loader: DataLoader[Any]) -> Iterator[Tensor]:
             silence_reports()
             ended = str(error)
             continue
+        except (OSError, EOFError):  # of the pipe to a worker that died with a batch in it: files are read over there
+            if loader.num_workers == 0:
+                raise
+            silence_reports()
+            ended = "it does not answer any more"
+            continue
         if found is None:
             return
         if isinstance(found, DataError):
