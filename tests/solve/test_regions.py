@@ -259,6 +259,32 @@ def test_a_minimiser_keeps_the_network_it_was_built_with() -> None:
     assert not bool(torch.isclose(new.value, old.value, atol=1e-3).any())
 
 
+class Around(nn.Module):
+    """‖y − centre‖²."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.centre = nn.Parameter(torch.ones(N).double())
+
+    def forward(self, y: Tensor) -> Tensor:
+        return (y - self.centre).square().sum(1)
+
+
+def test_a_minimiser_keeps_the_networks_of_its_constraints() -> None:
+    near = Around()
+    with torch.no_grad():
+        solver = cx.Minimiser(NETWORKS["relu"], cx.Box(-3, 3, shape=N), subject_to=[cx.at_most(near, 0.3)])
+        before = solver(GIVEN)
+        near.centre.fill_(-1.0)
+        again = solver(GIVEN)
+        solver.refresh()
+        after = solver(GIVEN)
+    assert before.status == again.status == after.status == ("converged",) * ROWS
+    assert bool(torch.isclose(again.value, before.value, atol=1e-9).all())
+    assert bool(((before.x - 1).square().sum(1) <= 0.3 + 1e-12).all())
+    assert bool(((after.x + 1).square().sum(1) <= 0.3 + 1e-12).all())
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [

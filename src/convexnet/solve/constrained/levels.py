@@ -69,7 +69,8 @@ def excess_arguments(arguments: Arguments) -> Arguments:
     inputs.append(arguments.inputs[arguments.variable])
     return replace(
         arguments, module=Excess(networks, places), inputs=inputs, variable=len(inputs) - 1, subject_to=(), start=None,
-        owner=None, kind=None, readings=None,
+        owner=arguments.owner or arguments.module,
+        kind=(arguments.kind, "excess", tuple(id(network) for network in networks)),
         atol=torch.zeros_like(arguments.atol), budget=replace(arguments.budget, tol=ROUGH, watch=None),
     )  # fmt: skip
 
