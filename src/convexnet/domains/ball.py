@@ -17,8 +17,10 @@ from convexnet.domains.domain import (
     Region,
     as_number,
     batch_text,
+    floating_type,
     numbers_text,
     own_copy,
+    precision_of,
     shape_text,
 )
 
@@ -102,7 +104,7 @@ class Ball(Domain):
         y = own.double().reshape(len(own), self._shape.numel())
         middle = self.centre.to(y.device).reshape(-1, self._shape.numel())
         radius = self.radius.detach().to(y)
-        kind = torch.finfo(own.dtype if own.dtype.is_floating_point else torch.float64)
+        kind = precision_of(own.dtype)
         size = torch.linalg.vector_norm(y.abs() + middle.abs(), dim=1) + radius
         away = torch.linalg.vector_norm(y - middle, dim=1)
         return (away <= radius + ULPS * kind.eps * size.clamp(min=kind.smallest_normal)) & y.isfinite().all(1)
@@ -124,7 +126,7 @@ class Ball(Domain):
         radius = self.radius.to(y).reshape(-1, 1)
         moved = middle + (y - middle) * (radius / torch.where(away > 0, away, 1.0))
         y = torch.where(away > radius, moved, y)
-        return y.view(own.shape).to(own if own.dtype.is_floating_point else torch.get_default_dtype())
+        return y.view(own.shape).to(own.device, floating_type(own.dtype))
 
     def hull(self) -> Box:
         """Return the smallest box, up to rounding, that contains the balls of all samples.

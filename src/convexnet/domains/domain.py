@@ -157,14 +157,27 @@ def flat_bound(bound: Tensor, shape: torch.Size) -> Tensor:
     return bound.reshape(*bound.shape[: bound.ndim - len(shape)], shape.numel())
 
 
+def precision_of(dtype: torch.dtype) -> torch.finfo:
+    """The precision of a type; whole numbers are as exact as double precision.
+
+    Example:
+        >>> precision_of(torch.int64).eps == precision_of(torch.float64).eps < precision_of(torch.float32).eps
+        True
+    """
+    return torch.finfo(dtype if dtype.is_floating_point else torch.float64)
+
+
+def floating_type(dtype: torch.dtype) -> torch.dtype:
+    """The type of what is computed from points of a type: its own, or the default one of whole numbers."""
+    return dtype if dtype.is_floating_point else torch.get_default_dtype()
+
+
 def bound_tolerance(x: Tensor, bound: Tensor, dtype: torch.dtype) -> Tensor:
     """By how much a number (float64) may lie beyond a bound: 8 units in the last place of its type, at their size.
 
     At least the smallest numbers of the type: the number beside 0 is one unit in the last place away.
     """
-    if not dtype.is_floating_point:
-        dtype = torch.float64
-    kind = torch.finfo(dtype)
+    kind = precision_of(dtype)
     size = torch.maximum(x.detach().abs(), bound.detach().abs())
     size = torch.where(size.isfinite(), size, 0.0)  # nothing is near an infinite bound
     return ULPS * kind.eps * size.clamp(min=kind.smallest_normal)

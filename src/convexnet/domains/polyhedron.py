@@ -11,7 +11,17 @@ from torch import Tensor
 
 from convexnet.arrays import as_tensor
 from convexnet.domains.box import Bound, Box
-from convexnet.domains.domain import ULPS, Domain, Region, Rows, batch_text, first_index, own_copy
+from convexnet.domains.domain import (
+    ULPS,
+    Domain,
+    Region,
+    Rows,
+    batch_text,
+    first_index,
+    floating_type,
+    own_copy,
+    precision_of,
+)
 from convexnet.domains.free import Free
 from convexnet.domains.nearest import Array, Empty, Polytope, proved_box
 from convexnet.domains.simplex import Simplex
@@ -176,7 +186,7 @@ class Polyhedron(Domain):
         """
         own = self.checked(points)
         y = own.double().reshape(len(own), self.shape.numel())
-        unit = torch.finfo(own.dtype if own.dtype.is_floating_point else torch.float64).eps
+        unit = precision_of(own.dtype).eps
         inside = self.within.contains(own)
         for rows, equal in ((self.below, False), (self.equal, True)):
             if rows is None:
@@ -210,8 +220,7 @@ class Polyhedron(Domain):
             except Empty:
                 made.append(np.full(polytope.size, np.nan))
         y = torch.from_numpy(np.stack(made) if made else flat).view(own.shape)
-        kind = own.dtype if own.dtype.is_floating_point else torch.get_default_dtype()
-        return y.to(own.device, kind)
+        return y.to(own.device, floating_type(own.dtype))
 
     def hull(self) -> Box:
         """Return a box without a batch that contains the polyhedra of all samples: that of `within`, and where it has

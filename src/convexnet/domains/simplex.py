@@ -10,7 +10,18 @@ from torch import Tensor
 
 from convexnet.arrays import as_sizes
 from convexnet.domains.box import Box
-from convexnet.domains.domain import ULPS, Domain, Region, Rows, as_number, batch_text, numbers_text, shape_text
+from convexnet.domains.domain import (
+    ULPS,
+    Domain,
+    Region,
+    Rows,
+    as_number,
+    batch_text,
+    floating_type,
+    numbers_text,
+    precision_of,
+    shape_text,
+)
 
 
 class Simplex(Domain):
@@ -73,7 +84,7 @@ class Simplex(Domain):
         """
         own = self.checked(points)
         y = own.double().reshape(len(own), self._shape.numel())
-        kind = torch.finfo(own.dtype if own.dtype.is_floating_point else torch.float64)
+        kind = precision_of(own.dtype)
         size = torch.maximum(y.abs().sum(1), self.total.detach().to(y))
         allowed = ULPS * kind.eps * size.clamp(min=kind.smallest_normal)
         near = (y.sum(1) - self.total.detach().to(y)).abs() <= allowed
@@ -102,7 +113,7 @@ class Simplex(Domain):
         y = (v - thresholds.gather(1, last)).clamp(min=0)
         scale = y.sum(1, keepdim=True)
         y = torch.where(scale > 0, y * (total / torch.where(scale > 0, scale, 1.0)), y)
-        return y.view(own.shape).to(own if own.dtype.is_floating_point else torch.get_default_dtype())
+        return y.view(own.shape).to(own.device, floating_type(own.dtype))
 
     def hull(self) -> Box:
         """Return the box from 0 to the total, the largest of all samples.

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from convexnet.curvature.tracing.trace import TRACING
 from convexnet.form.epigraph import EpigraphForm
 from convexnet.form.program import OpenedProgram
 from convexnet.solve.active_start import trail_of
@@ -17,13 +16,13 @@ from convexnet.solve.derivatives.attach import attach_derivatives
 from convexnet.solve.derivatives.implicit import as_it_was
 from convexnet.solve.derivatives.saved_minimum import flat_bound
 from convexnet.solve.derivatives.surrogates import unroll_descent
-from convexnet.solve.functions.black_box import OwnForward, PrivateCopy
+from convexnet.solve.functions.black_box import OwnForward
 from convexnet.solve.functions.problem import Problem
 from convexnet.solve.lower_bounds import PART, count_cells, prove_bounds
 from convexnet.solve.multipliers import box_multipliers
 from convexnet.solve.search import Search
 from convexnet.solve.solution import Multipliers, Solution, message_of
-from convexnet.solve.solver_functions import whole_program
+from convexnet.solve.solver_functions import own_forward
 from convexnet.solve.solvers.incumbents import Incumbents, pick_rows, rises, sign_patterns
 
 MUCH = 1e-7
@@ -50,11 +49,7 @@ def assemble_solution(done: Search, own: list[Tensor] | None) -> Solution:
         found = replace(found, y=y.detach(), value=descended.detach(), looked=nowhere)
     x = round_inside(y, arguments.lo, arguments.hi, arguments.dtype)
     opened = problem.exact.opened
-    copy = reading.itself
-    if copy is None or copy.worn:
-        with TRACING:
-            copy = PrivateCopy(arguments.module)
-    itself = OwnForward(copy, arguments.inputs, arguments.variable, whole_program(reading, arguments, None))
+    itself = own_forward(reading, arguments)
     value = evaluate_in_parts(itself, x.double(), opened)
     x, value = move_where_defined(itself, problem, found, x, value, opened)
     proof, lost = prove_bounds(problem, found)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -11,11 +13,9 @@ from torch import Tensor, nn
 from convexnet.choices import DerivativeName, SolverName
 from convexnet.curvature.tracing.trace import TRACING
 from convexnet.domains import Domain
-from convexnet.errors import NotTraceable
-from convexnet.solve.arguments import Arguments, tracing_error, validate_arguments
+from convexnet.solve.arguments import Arguments, validate_arguments
 from convexnet.solve.assemble_solution import assemble_solution
 from convexnet.solve.at_most import AtMost
-from convexnet.solve.compiled import reading_of
 from convexnet.solve.constrained.bundle_entropy import minimise_with_entropy
 from convexnet.solve.constrained.regions import minimise_over_region
 from convexnet.solve.derivatives.attach import sources_of, wants_gradients
@@ -24,10 +24,28 @@ from convexnet.solve.derivatives.unavailable import check_derivatives, check_tra
 from convexnet.solve.enclosure import enclosed
 from convexnet.solve.search import Search, solve
 from convexnet.solve.solution import Solution
-from convexnet.solve.solver_functions import check_certified, problem_of
+from convexnet.solve.solver_functions import check_certified, problem_of, read_module
 from convexnet.solve.solvers.loop import Progress
 
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
 
+
+def outside_inference_mode(function: Callable[Given, Result]) -> Callable[Given, Result]:
+    """A function that leaves inference mode while it runs, whose tensors automatic differentiation refuses, also that
+    of our own."""
+
+    @wraps(function)
+    def run(*args: Given.args, **kwargs: Given.kwargs) -> Result:
+        if not torch.is_inference_mode_enabled():
+            return function(*args, **kwargs)
+        with torch.inference_mode(False), torch.no_grad():
+            return function(*args, **kwargs)
+
+    return run
+
+
+@outside_inference_mode
 def minimise(
     f: nn.Module,
     domain: Domain,
@@ -133,18 +151,39 @@ def minimise(
         >>> _ = minimise(f, cx.Box(-1, 1, shape=(1,)), verbose=True)
         step 1: newton, ... of 1 open, largest gap ...
     """
-    if torch.is_inference_mode_enabled():  # whose tensors automatic differentiation refuses, also that of our own
-        with torch.inference_mode(False), torch.no_grad():
-            return minimise(
-                f, domain, given, tol, solver, start, max_steps, time_limit,
-                wrt=wrt, atol=atol, subject_to=subject_to, derivative=derivative, verbose=verbose, callback=callback,
-            )  # fmt: skip
     with TRACING:  # while another thread traces the module, its tensors are others
         arguments = validate_arguments(
             f, domain, given, start, wrt, tol=tol, atol=atol, solver=solver, max_steps=max_steps,
             time_limit=time_limit, derivative=derivative, callback=callback, verbose=verbose, subject_to=subject_to,
         )  # fmt: skip
     return minimise_arguments(arguments)
+
+
+OPTIONS: dict[str, Any] = {
+    name: parameter.default
+    for name, parameter in inspect.signature(minimise).parameters.items()
+    if name not in ("f", "domain", "given", "wrt")
+}
+"""The options of `minimise` that functions and classes on top of it take, too, with its defaults."""
+
+
+def with_defaults(options: Mapping[str, Any]) -> dict[str, Any]:
+    """All options of `minimise`, as they are given or by default.
+
+    Raises:
+        TypeError: an option that it does not have.
+
+    Example:
+        >>> with_defaults({"tol": 1e-4})["solver"]
+        'auto'
+        >>> with_defaults({"tolerance": 1e-4})
+        Traceback (most recent call last):
+        TypeError: unknown option 'tolerance'; minimise takes tol, solver, start, ...
+    """
+    unknown = sorted({*options} - {*OPTIONS})
+    if unknown:
+        raise TypeError(f"unknown option {unknown[0]!r}; minimise takes {', '.join(OPTIONS)}")
+    return {**OPTIONS, **options}
 
 
 def minimise_arguments(arguments: Arguments) -> Solution:
@@ -158,12 +197,7 @@ def minimise_arguments(arguments: Arguments) -> Solution:
 
 def minimise_over_box(arguments: Arguments) -> Solution:
     """`minimise` where the domain is a box."""
-    try:
-        reading = reading_of(
-            arguments.module, arguments.inputs, arguments.variable, arguments.owner, arguments.kind, arguments.readings
-        )
-    except NotTraceable as error:
-        raise tracing_error(arguments, error) from error.__cause__
+    reading = read_module(arguments)
     everywhere = check_certified(reading, arguments)
     own = sources_of(reading, arguments.module)
     check_transforms(own)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from convexnet.arrays import listed_inputs
@@ -15,8 +14,7 @@ from convexnet.curvature.tracing.trace import TRACING
 from convexnet.domains import Domain
 from convexnet.solve.arguments import validate_arguments
 from convexnet.solve.compiled import Readings
-from convexnet.solve.minimise import minimise_arguments
-from convexnet.solve.operations import OPTIONS
+from convexnet.solve.minimise import minimise_arguments, outside_inference_mode, with_defaults
 from convexnet.solve.solution import Solution
 
 
@@ -35,6 +33,7 @@ class Minimiser:
         TypeError: an option that `minimise` does not have.
 
     Example:
+        >>> import torch
         >>> import convexnet as cx
         >>> f = cx.nn.PICNN(3, 2, hidden=(8,), activation="relu")
         >>> solver = Minimiser(f, cx.Box(-1, 1, shape=2), tol=1e-5)
@@ -45,17 +44,15 @@ class Minimiser:
     """
 
     def __init__(self, f: nn.Module, domain: Domain, *, wrt: int = -1, **options: Any) -> None:
-        unknown = sorted({*options} - {*OPTIONS})
-        if unknown:
-            raise TypeError(f"unknown option {unknown[0]!r}; minimise takes {', '.join(OPTIONS)}")
         self.f, self.domain, self.wrt = unwrap(f), domain, wrt
-        self.options = {**OPTIONS, **options}
+        self.options = with_defaults(options)
         self.refresh()
 
     def refresh(self) -> None:
         """Take the network as it is now.
 
         Example:
+            >>> import torch
             >>> import convexnet as cx
             >>> f = torch.nn.Linear(1, 1, bias=False)
             >>> _ = torch.nn.init.ones_(f.weight)
@@ -68,6 +65,7 @@ class Minimiser:
         """
         self.readings = Readings([self.f, *(constraint.g for constraint in self.options["subject_to"])])
 
+    @outside_inference_mode
     def __call__(
         self,
         given: Tensor | Sequence[Any] | Any = None,
@@ -84,19 +82,15 @@ class Minimiser:
             domain: another one of the same shape; None: that of the minimiser.
             time_limit: in seconds; None: that of the minimiser.
         """
-        if torch.is_inference_mode_enabled():
-            with torch.inference_mode(False), torch.no_grad():
-                return self(given, start, domain, time_limit)
         options = dict(self.options)
-        begin = options.pop("start") if start is None else start
-        if start is not None:
-            options.pop("start", None)
+        own_start = options.pop("start")
         if time_limit is not None:
             options["time_limit"] = time_limit
         where = self.domain if domain is None else domain
         if where.shape != self.domain.shape:
             own = tuple(self.domain.shape)
             raise ValueError(f"the domain has shape {tuple(where.shape)}, and that of the minimiser {own}")
+        begin = own_start if start is None else start
         with TRACING:
             arguments = validate_arguments(self.f, where, tuple(listed_inputs(given)), begin, self.wrt, **options)
         return minimise_arguments(replace(arguments, readings=self.readings))

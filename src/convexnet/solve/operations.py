@@ -19,16 +19,11 @@ from convexnet.curvature.tracing.trace import TRACING
 from convexnet.domains import Box, Domain, Free, Product
 from convexnet.solve.arguments import validate_arguments
 from convexnet.solve.at_most import one_number
-from convexnet.solve.minimise import minimise_arguments
+from convexnet.solve.minimise import minimise_arguments, outside_inference_mode, with_defaults
 from convexnet.solve.solution import Solution
 
-OPTIONS: dict[str, Any] = {
-    "tol": 1e-6, "atol": 0.0, "solver": "auto", "start": None, "max_steps": None, "time_limit": None,
-    "derivative": "exact", "callback": None, "verbose": False, "subject_to": (),
-}  # fmt: skip
-"""Those of `minimise`, with its defaults."""
 
-
+@outside_inference_mode
 def minimise_around(
     made: nn.Module, f: nn.Module, domain: Domain, given: Sequence[Any], wrt: int, options: dict[str, Any]
 ) -> Solution:
@@ -43,13 +38,7 @@ def minimise_around(
     Raises:
         TypeError: an option that `minimise` does not have.
     """
-    unknown = sorted({*options} - {*OPTIONS})
-    if unknown:
-        raise TypeError(f"unknown option {unknown[0]!r}; minimise takes {', '.join(OPTIONS)}")
-    whole = {**OPTIONS, **options}
-    if torch.is_inference_mode_enabled():
-        with torch.inference_mode(False), torch.no_grad():
-            return minimise_around(made, f, domain, given, wrt, options)
+    whole = with_defaults(options)
     start = whole.pop("start")
     with TRACING:
         arguments = validate_arguments(made, domain, tuple(given), start, wrt, **whole)
@@ -151,16 +140,25 @@ def conjugate(
         (12.5, [[3.0, 4.0]])
     """
     module = unwrap(f)
-    tilt = as_tensor(slope, "slope")
-    if domain is not None and tilt.shape == domain.shape:
-        tilt = tilt[None]
-    if tilt.ndim == 0 or (domain is not None and tilt.shape[1:] != domain.shape):
-        wanted = "(B, n)" if domain is None else f"(B, {', '.join(map(str, domain.shape))})"
-        raise ValueError(f"slope has shape {tuple(tilt.shape)}, and must have {wanted}: one slope for each sample")
+    tilt, where = sample_of_each(slope, "slope", domain, module)
     others = listed_inputs(given)
-    where = Free(tuple(tilt.shape[1:])) if domain is None else domain
     made = Tilted(Reordered.of(module, len(others), wrt))
-    return turned(minimise_around(made, f, where, [*others, floating(tilt, module)], -1, options))
+    return turned(minimise_around(made, f, where, [*others, tilt], -1, options))
+
+
+def sample_of_each(value: Any, name: str, domain: Domain | None, module: nn.Module) -> tuple[Tensor, Domain]:
+    """A slope or a point for each sample, (B, *shape) in a floating type, and the domain: all points, where it is None.
+
+    Raises:
+        ValueError: it has another shape than the domain's samples.
+    """
+    each = as_tensor(value, name)
+    if domain is not None and each.shape == domain.shape:
+        each = each[None]
+    if each.ndim == 0 or (domain is not None and each.shape[1:] != domain.shape):
+        wanted = "(B, n)" if domain is None else f"(B, {', '.join(map(str, domain.shape))})"
+        raise ValueError(f"{name} has shape {tuple(each.shape)}, and must have {wanted}: one for each sample")
+    return floating(each, module), Free(tuple(each.shape[1:])) if domain is None else domain
 
 
 def floating(tensor: Tensor, module: nn.Module) -> Tensor:
@@ -239,19 +237,14 @@ def prox(
         [[2.0, 0.0]]
     """
     module = unwrap(f)
-    about = as_tensor(v, "v")
-    if domain is not None and about.shape == domain.shape:
-        about = about[None]
-    if about.ndim == 0 or (domain is not None and about.shape[1:] != domain.shape):
-        raise ValueError(f"v has shape {tuple(about.shape)}, and must be (B, *shape): one point for each sample")
+    about, where = sample_of_each(v, "v", domain, module)
     length = as_tensor(step, "step").double()
     if length.ndim > 1 or (length.ndim == 1 and len(length) not in (1, len(about))) or not bool((length > 0).all()):
         raise ValueError(f"step must be a positive number, or one for each of {len(about)} samples")
     weight = (0.5 / length).expand(len(about))
     others = listed_inputs(given)
-    where = Free(tuple(about.shape[1:])) if domain is None else domain
     made = Proximal(Reordered.of(module, len(others), wrt))
-    return minimise_around(made, f, where, [*others, floating(about, module), weight], -1, options)
+    return minimise_around(made, f, where, [*others, about, weight], -1, options)
 
 
 def impute(f: nn.Module, x: Any, mask: Any = None, domain: Domain | None = None, **options: Any) -> Solution:

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, fx
 
 from convexnet.curvature.call import Refusal
-from convexnet.errors import NotCertified
+from convexnet.curvature.tracing.trace import TRACING
+from convexnet.errors import NotCertified, NotTraceable
 from convexnet.form.epigraph import EpigraphForm
 from convexnet.form.matrices import Pieces, TooLarge
 from convexnet.form.program import OpenedProgram
-from convexnet.solve.arguments import Arguments, explain_wrong_batch, output_of
-from convexnet.solve.compiled import Reading
-from convexnet.solve.functions.black_box import WholeProgram
+from convexnet.solve.arguments import Arguments, explain_wrong_batch, output_of, tracing_error
+from convexnet.solve.compiled import Reading, reading_of
+from convexnet.solve.functions.black_box import OwnForward, PrivateCopy, WholeProgram
 from convexnet.solve.functions.matrix_free import MatrixFree
 from convexnet.solve.functions.problem import Problem
 from convexnet.solve.functions.strong_convexity import strong_convexity
@@ -24,6 +25,20 @@ from convexnet.solve.solvers.choose import MANY, MATRICES
 
 FEW = 4
 """Samples of which it is looked up, once, that the atoms of a network prove something."""
+
+
+def read_module(arguments: Arguments) -> Reading:
+    """The reading of the module that is minimised, new or kept.
+
+    Raises:
+        NotTraceable, ValueError: it cannot be traced; the error names the wrong argument, if there is one.
+    """
+    try:
+        return reading_of(
+            arguments.module, arguments.inputs, arguments.variable, arguments.owner, arguments.kind, arguments.readings
+        )
+    except NotTraceable as error:
+        raise tracing_error(arguments, error) from error.__cause__
 
 
 def check_certified(reading: Reading, arguments: Arguments) -> bool:
@@ -149,3 +164,12 @@ def whole_program(reading: Reading, arguments: Arguments, centre: Tensor | None,
         return WholeProgram(opened, arguments.inputs, centre=centre)
     pairs = OpenedProgram(reading.program, arguments.variable).valued(reading.values)
     return WholeProgram(pairs, arguments.inputs, pairs=True, centre=centre)
+
+
+def own_forward(reading: Reading, arguments: Arguments, kind: type[OwnForward] = OwnForward) -> OwnForward:
+    """The module's own forward as it was read, for the inputs of a batch; `kind` is what adds to its values."""
+    copy = reading.itself
+    if copy is None or copy.worn:
+        with TRACING:
+            copy = PrivateCopy(arguments.module)
+    return kind(copy, arguments.inputs, arguments.variable, whole_program(reading, arguments, None))

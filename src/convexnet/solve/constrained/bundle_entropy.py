@@ -13,21 +13,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convexnet.curvature.tracing.trace import TRACING
-from convexnet.errors import NotTraceable
 from convexnet.form.epigraph import EpigraphForm
-from convexnet.solve.arguments import Arguments, tracing_error
-from convexnet.solve.compiled import reading_of
+from convexnet.solve.arguments import Arguments
 from convexnet.solve.constrained.regions import Work, read, tableau_of
 from convexnet.solve.derivatives.attach import sources_of, wants_gradients
 from convexnet.solve.derivatives.polish import refine_smooth
 from convexnet.solve.derivatives.unavailable import check_derivatives, check_transforms
-from convexnet.solve.functions.black_box import OwnForward, PrivateCopy
+from convexnet.solve.functions.black_box import OwnForward
 from convexnet.solve.functions.with_entropy import EntropyProblem, WithEntropy, entropy
 from convexnet.solve.lower_bounds import LEAST, prove_bounds
 from convexnet.solve.search import Search, solve
 from convexnet.solve.solution import Multipliers, Solution
-from convexnet.solve.solver_functions import check_certified, problem_of, whole_program
+from convexnet.solve.solver_functions import check_certified, own_forward, problem_of, read_module
 from convexnet.solve.solvers.incumbents import Evidence, Incumbents, pick_rows, rises, sign_patterns
 
 NAME = "bundle-entropy"
@@ -58,12 +55,7 @@ def minimise_with_entropy(arguments: Arguments) -> Solution:
     check_entropy(arguments)
     if arguments.derivative == "unrolled":
         raise ValueError('derivative="unrolled" is for boxes without further constraints: use "exact" or "smoothed"')
-    try:
-        reading = reading_of(
-            arguments.module, arguments.inputs, arguments.variable, arguments.owner, arguments.kind, arguments.readings
-        )
-    except NotTraceable as error:
-        raise tracing_error(arguments, error) from error.__cause__
+    reading = read_module(arguments)
     everywhere = check_certified(reading, arguments)
     own = sources_of(reading, arguments.module)
     check_transforms(own)
@@ -113,14 +105,9 @@ class EntropyWork(Work):
         done = Search(arguments, self.reading, problem, closed, found, self.used)
         self.note(own, everyone, done, proof, lost)
 
-    def forward(self) -> EntropyForward:
+    def forward(self) -> OwnForward:
         """The objective with its entropy, by the module's own forward."""
-        arguments, copy = self.arguments, self.reading.itself
-        if copy is None or copy.worn:
-            with TRACING:
-                copy = PrivateCopy(arguments.module)
-        program = whole_program(self.reading, arguments, None)
-        return EntropyForward(copy, arguments.inputs, arguments.variable, program)
+        return own_forward(self.reading, self.arguments, EntropyForward)
 
     def rise(self, own: OwnForward, rows: Tensor, x: Tensor, value: Tensor) -> Tensor:
         """S for points x (R, n) of the cube, as `incumbents.rises`, (R,); of the function as the solver sees it."""

@@ -15,12 +15,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from convexnet.curvature.tracing.trace import TRACING
 from convexnet.domains import Box
 from convexnet.errors import NotCertified, NotTraceable
-from convexnet.solve.arguments import Arguments, tracing_error
+from convexnet.solve.arguments import Arguments
 from convexnet.solve.assemble_solution import MUCH, round_inside
-from convexnet.solve.compiled import Reading, reading_of
+from convexnet.solve.compiled import Reading
 from convexnet.solve.constrained.feasible import feasible_of
 from convexnet.solve.constrained.levels import Levels
 from convexnet.solve.constrained.penalised import Layout, Penalised
@@ -28,12 +27,12 @@ from convexnet.solve.constrained.receding import recedes
 from convexnet.solve.derivatives.attach import attach_derivatives, sources_of, wants_gradients
 from convexnet.solve.derivatives.polish import refine_smooth
 from convexnet.solve.derivatives.unavailable import check_derivatives, check_transforms
-from convexnet.solve.functions.black_box import OwnForward, PrivateCopy
+from convexnet.solve.functions.black_box import OwnForward
 from convexnet.solve.lower_bounds import prove_bounds
 from convexnet.solve.multipliers import slopes_of
 from convexnet.solve.search import Search, search
 from convexnet.solve.solution import Multipliers, Solution
-from convexnet.solve.solver_functions import check_certified, problem_of, whole_program
+from convexnet.solve.solver_functions import check_certified, own_forward, problem_of, read_module, whole_program
 from convexnet.solve.solvers.incumbents import pick_rows, sign_patterns
 
 TURNS = 10
@@ -124,7 +123,10 @@ def tableau_of(arguments: Arguments) -> Tableau:
     )  # fmt: skip
     module = Penalised(arguments.module, [constraint.module for constraint in arguments.subject_to], layout)
     scale = torch.cat(scales, 1) if scales else arguments.lo.new_zeros(batch, 0)
-    inner = replace(arguments, module=module, inputs=[*arguments.inputs, scale, *extras])
+    inner = replace(
+        arguments, module=module, inputs=[*arguments.inputs, scale, *extras], owner=arguments.owner or arguments.module,
+        kind=(arguments.kind, layout, tuple(id(network) for network in module.others)),
+    )  # fmt: skip
     return Tableau(module, inner, scale, ends)
 
 
@@ -160,37 +162,31 @@ def turns_of(arguments: Arguments) -> Work:
 def read(arguments: Arguments, tableau: Tableau) -> tuple[Reading, bool]:
     """The penalised function, certified; or the error that says which of its parts is not."""
     inner = tableau.arguments
-    owner = arguments.owner or arguments.module
-    kind = (arguments.kind, tableau.module.layout, tuple(id(network) for network in tableau.module.others))
     try:
-        reading = reading_of(inner.module, inner.inputs, inner.variable, owner, kind, arguments.readings)
+        reading = read_module(inner)
         return reading, check_certified(reading, inner)
-    except (NotTraceable, NotCertified, ValueError) as error:
+    except (NotTraceable, NotCertified, ValueError):
         check_part(arguments)
         for i, (constraint, network) in enumerate(zip(arguments.subject_to, tableau.module.others, strict=True)):
             takes = constraint.takes
             y = arguments.inputs[arguments.variable]
             inputs = [*constraint.given, y] if isinstance(takes, int) else [arguments.inputs[j] for j in takes]
             variable = len(inputs) - 1 if isinstance(takes, int) else arguments.variable
-            part = replace(arguments, module=network, inputs=inputs, variable=variable, owner=None, kind=None)
+            part = replace(
+                arguments, module=network, inputs=inputs, variable=variable, owner=None, kind=None, readings=None
+            )
             try:
                 check_part(part)
             except NotCertified as refused:
                 raise NotCertified(f"subject_to[{i}]: {refused}", refused.findings) from None
             except (NotTraceable, ValueError) as refused:
                 raise type(refused)(f"subject_to[{i}]: {refused}") from None
-        if isinstance(error, NotTraceable):
-            raise tracing_error(inner, error) from error.__cause__
         raise
 
 
 def check_part(arguments: Arguments) -> None:
     """Raise what is wrong with one network of the problem, if anything is."""
-    try:
-        reading = reading_of(arguments.module, arguments.inputs, arguments.variable, arguments.owner, arguments.kind)
-    except NotTraceable as error:
-        raise tracing_error(arguments, error) from error.__cause__
-    check_certified(reading, arguments)
+    check_certified(read_module(arguments), arguments)
 
 
 class Work:
@@ -224,7 +220,6 @@ class Work:
         self.pieces: list[tuple[Tensor, Search]] = []
         self.used: list[str] = []
         self.levels = Levels(arguments, turns_of) if arguments.subject_to else None
-        self.notes: list[str] = []
 
     def run(self, check: bool) -> None:
         """Take turns until every sample is solved or cannot be.
@@ -285,11 +280,7 @@ class Work:
     def forward(self) -> OwnForward:
         """The objective itself, by the module's own forward: with weights of zero."""
         plain = self.tableau.weighted(torch.zeros_like(self.value))
-        copy = self.reading.itself
-        if copy is None or copy.worn:
-            with TRACING:
-                copy = PrivateCopy(self.tableau.module)
-        return OwnForward(copy, plain.inputs, plain.variable, whole_program(self.reading, plain, None))
+        return own_forward(self.reading, plain)
 
     def steepness(self, whole: object, rows: Tensor) -> Tensor:
         """The size of the objective's slope at a few points, (R,)."""
@@ -464,14 +455,10 @@ class Work:
             live = self.live(rows, done, self.tableau.arguments)
             found = done.found.y.view(len(rows), *self.arguments.domain.shape).to(x.dtype)
             with torch.enable_grad():
-                made.append(
-                    (
-                        rows,
-                        *attach_derivatives(
-                            self.reading, done.problem, live, own, done.found, done.used, found, value[rows]
-                        ),
-                    )
+                moving = attach_derivatives(
+                    self.reading, done.problem, live, own, done.found, done.used, found, value[rows]
                 )
+            made.append((rows, *moving))
         with torch.enable_grad():
             for rows, moving, height in made:
                 shifted = moving + (x[rows].detach() - moving.detach())
