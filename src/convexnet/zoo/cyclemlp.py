@@ -306,7 +306,7 @@ def cyclemlp_b1(
         inside = r"norm1|mixing\.sfc_h\.mix|mixing\.sfc_w\.mix|mixing\.reweight\.fc1"
         network.exempt = (r"patches\.weight", rf"stages\.0\.block1\.({inside})\.weight")
     if variant == "certified":
-        made = certified(
+        return certified(
             network,
             (in_channels, image, image),
             activation=activation,
@@ -315,6 +315,4 @@ def cyclemlp_b1(
             init=init,
             replace={SoftmaxBranches: ConstantBranches.like},
         )
-        assert isinstance(made, CycleMLP)
-        return made
     return network

@@ -254,7 +254,7 @@ def efficientnet_b0(
     )
     if variant == "ordinary":
         return network
-    made = certified(
+    return certified(
         network,
         (in_channels, image, image),
         activation=activation,
@@ -263,5 +263,3 @@ def efficientnet_b0(
         init=init,
         replace={SqueezeExcitation: GATES[gate]},
     )
-    assert isinstance(made, EfficientNet)
-    return made

@@ -214,7 +214,5 @@ def mixer(
         network.exempt = (r"patches\.weight", r"blocks\.0\.norm1\.weight")
     if variant == "certified":
         shape = (in_channels, image, image)
-        made = certified(network, shape, activation=activation, norm=norm, method=method, init=init)
-        assert isinstance(made, Mixer)
-        return made
+        return certified(network, shape, activation=activation, norm=norm, method=method, init=init)
     return network

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, cast
+from typing import Literal, TypeVar, cast
 
 import torch
 from torch import nn
@@ -42,8 +42,11 @@ def require_variant(variant: object, known: Sequence[str]) -> None:
         raise ValueError(f"unknown variant {variant!r}{meant(variant, known)}; there are {', '.join(known)}")
 
 
+Network = TypeVar("Network", bound=nn.Module)
+
+
 def certified(
-    network: nn.Module,
+    network: Network,
     shape: Sequence[int],
     *,
     activation: ActivationName,
@@ -51,7 +54,7 @@ def certified(
     method: MethodName,
     init: InitName | None,
     replace: Mapping[type[nn.Module], Callable[[nn.Module], nn.Module]] = {},
-) -> nn.Module:
+) -> Network:
     """Return the certified counterpart of a network that has learnt nothing yet, for samples of a shape.
 
     The warning of `convexify` that accuracy is lost is left out: there is none to lose.
@@ -73,7 +76,7 @@ def certified(
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "convexify projects weights", UserWarning)
-        return convexify(
+        made = convexify(
             network,
             torch.zeros(2, *shape),
             activation=activation,
@@ -82,6 +85,8 @@ def certified(
             init=init,
             replace=replace,
         )
+    assert isinstance(made, type(network))  # of a network as a whole, parts are exchanged
+    return made
 
 
 def report_constraint(network: nn.Module, epsilon: float = 5.0) -> Cone:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from convexnet.lab.data import Split
 from convexnet.lab.reports.pictures import Draw
-from convexnet.lab.reports.plane_pictures import EXTENT
+from convexnet.lab.reports.plane_pictures import EXTENT, frame_plane
 from convexnet.lab.reports.theme import Theme
 
 COLOURS = (
@@ -61,7 +61,7 @@ def partition(chosen: Tensor, data: Split | None = None) -> Draw:
         if data is not None:
             inside = data.inputs[data.labels == 1][:300].numpy()
             axes.scatter(inside[:, 0], inside[:, 1], s=5, color=theme.ink, linewidths=0, rasterized=True)
-        framed(axes)
+        frame_plane(axes)
 
     return draw
 
@@ -84,7 +84,7 @@ def boundaries(signs: Tensor, chosen: Tensor, data: Split) -> Draw:
             # Blurred by half a cell the line would leave its partition; outside of it nothing is drawn.
             shown = sheet.masked_fill(chosen != index, torch.nan)
             axes.contour(axis, axis, shown.numpy(), levels=[0.5], colors=[colour(index)], linewidths=2.4)
-        framed(axes)
+        frame_plane(axes)
 
     return draw
 
@@ -104,20 +104,6 @@ def middle(here: Tensor) -> tuple[int, int]:
             row, column = places[len(places) // 2].tolist()
             return row, column
         left = inner
-
-
-def framed(axes: object) -> None:
-    """A square without numbers."""
-    from matplotlib.axes import Axes
-
-    assert isinstance(axes, Axes)
-    axes.set_xlim(-EXTENT, EXTENT)
-    axes.set_ylim(-EXTENT, EXTENT)
-    axes.set_aspect("equal")
-    axes.set_xticks([])
-    axes.set_yticks([])
-    for spine in axes.spines.values():
-        spine.set_visible(True)
 
 
 def mean_images(images: Tensor, counts: Sequence[int]) -> Draw:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 from torch import Tensor
@@ -37,15 +38,20 @@ def regions(data: Split, classes: Tensor | None) -> Draw:
         for label, colour, marker in ((0, theme.first, "o"), (1, theme.second, "^")):
             points = data.inputs[data.labels == label][:150].numpy()
             axes.scatter(points[:, 0], points[:, 1], s=11, color=colour, marker=marker, linewidths=0, rasterized=True)
-        axes.set_xlim(-EXTENT, EXTENT)
-        axes.set_ylim(-EXTENT, EXTENT)
-        axes.set_aspect("equal")
-        axes.set_xticks([])
-        axes.set_yticks([])
-        for spine in axes.spines.values():
-            spine.set_visible(True)
+        frame_plane(axes)
 
     return draw
+
+
+def frame_plane(axes: Axes) -> None:
+    """Make of axes the square of the plane, without numbers."""
+    axes.set_xlim(-EXTENT, EXTENT)
+    axes.set_ylim(-EXTENT, EXTENT)
+    axes.set_aspect("equal")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_visible(True)
 
 
 def sheets(outputs: Tensor, elevation: float, azimuth: float) -> Draw:

@@ -87,6 +87,12 @@ def points(seed: int) -> tuple[Split, Split]:
     return crescents(600, seed), crescents(2000, seed + 1)
 
 
+def two_classes(name: str, train: Split, test: Split, note: str) -> DataSet:
+    """Points of two classes as a data set, of which none are kept for validation."""
+    nothing = Split(train.images[:0], train.labels[:0])
+    return DataSet(name=name, train=train, validation=nothing, test=test, classes=2, classnames=("A", "B"), note=note)
+
+
 def job_of(study: str, name: str, seed: int, *, epochs: int = RECIPE.epochs, full: bool = True) -> Job:
     """The job of training one of `NETWORKS`."""
     return Job(study, name, "crescents", replace(RECIPE, epochs=epochs), seed, full=full, variant=NETWORKS[name][0])
@@ -100,15 +106,7 @@ def explore(job: Job, place: Place, tick: Tick = lambda job, point: None) -> Bou
     """
     title, outputs, convex = NETWORKS[job.model]
     data, fresh = points(job.seed)
-    whole = DataSet(
-        name=job.dataset,
-        train=data,
-        validation=Split(data.images[:0], data.labels[:0]),
-        test=fresh,
-        classes=2,
-        classnames=("A", "B"),
-        note="points of our own: those of the paper are not published",
-    )
+    whole = two_classes(job.dataset, data, fresh, "points of our own: those of the paper are not published")
     model = build("ioc-mlp" if convex else "mlp", whole.shape, outputs, job.recipe, job.seed)
     found = train_model(job, place, tick, model, whole, convex=convex)
     row = record(found)

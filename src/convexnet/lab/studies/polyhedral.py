@@ -23,7 +23,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor, nn
 
-from convexnet.lab.data import DataSet, Split
+from convexnet.lab.data import Split
 from convexnet.lab.data.noise import generator_for
 from convexnet.lab.models.convex import drawn_from
 from convexnet.lab.models.registry import build
@@ -37,6 +37,7 @@ from convexnet.lab.runs.place import Place, Tick
 from convexnet.lab.runs.records import Row
 from convexnet.lab.runs.run import record, train_model
 from convexnet.lab.studies.fig2 import MAP, packed, unpacked
+from convexnet.lab.studies.plane import two_classes
 from convexnet.lab.studies.study import Study
 from convexnet.lab.training.epoch import predict
 from convexnet.lab.training.recipes import OURS_CONVEX, Recipe
@@ -163,15 +164,7 @@ def run(job: Job, place: Place, tick: Tick) -> Row:
     with drawn_from(job.seed):
         model = make(job.seed)
     train, fresh = points(job.dataset, COUNT, job.seed), points(job.dataset, FRESH, job.seed + 1_000)
-    data = DataSet(
-        name=job.dataset,
-        train=train,
-        validation=Split(train.images[:0], train.labels[:0]),
-        test=fresh,
-        classes=2,
-        classnames=("A", "B"),
-        note="points of our own",
-    )
+    data = two_classes(job.dataset, train, fresh, "points of our own")
     found = train_model(job, place, tick, model, data, convex=convex)
     drawn: Row = {}
     if not job.seed:
