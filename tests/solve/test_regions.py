@@ -285,6 +285,11 @@ def test_a_minimiser_keeps_the_networks_of_its_constraints() -> None:
     assert bool(((after.x + 1).square().sum(1) <= 0.3 + 1e-12).all())
 
 
+def test_what_is_not_concave_is_not_maximised() -> None:
+    with pytest.raises(cx.NotCertified, match=r"cannot maximise: Bowl is not proved concave\."):
+        cx.maximise(Bowl(), cx.Box(0, 1, shape=N))
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [

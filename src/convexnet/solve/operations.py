@@ -17,6 +17,7 @@ from convexnet.arrays import as_tensor, is_whole, listed_inputs
 from convexnet.curvature.arguments import unwrap
 from convexnet.curvature.tracing.trace import TRACING
 from convexnet.domains import Box, Domain, Free, Product
+from convexnet.errors import NotCertified
 from convexnet.solve.arguments import validate_arguments
 from convexnet.solve.at_most import one_number
 from convexnet.solve.minimise import minimise_arguments, outside_inference_mode, with_defaults
@@ -79,7 +80,14 @@ def maximise(f: nn.Module, domain: Domain, given: Any = None, *, wrt: int = -1, 
         >>> round(float(solution.value), 6), bool(solution.upper_bound >= solution.value)
         (3.0, True)
     """
-    return turned(minimise_around(Negated(unwrap(f)), f, domain, listed_inputs(given), wrt, options))
+    module = unwrap(f)
+    try:
+        return turned(minimise_around(Negated(module), f, domain, listed_inputs(given), wrt, options))
+    except NotCertified as error:
+        name = type(module).__name__
+        raise NotCertified(
+            f"cannot maximise: {name} is not proved concave. Its negative: {error}", error.findings
+        ) from None
 
 
 def turned(found: Solution) -> Solution:
