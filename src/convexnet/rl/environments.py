@@ -150,10 +150,15 @@ def describe(environment: Environment) -> Description:
     return Description(name, math.prod(environment.observation_space.shape), len(low), low, high)
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of what simulates, of those packages that are installed."""
+def versions(*more: str) -> dict[str, str]:
+    """Return the versions of what simulates, and of more packages, of those that are installed.
+
+    Example:
+        >>> sorted(versions())[0]
+        'gymnasium'
+    """
     found: dict[str, str] = {}
-    for package in ("gymnasium", "mujoco", "stable-baselines3"):
+    for package in ("gymnasium", "mujoco", *more):
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

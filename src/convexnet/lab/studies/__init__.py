@@ -11,6 +11,7 @@ from convexnet.lab.studies import (
     appendix_c,
     appendix_e,
     constraint_ablation,
+    control,
     fig1,
     fig2,
     fig3,
@@ -52,6 +53,7 @@ STUDIES: tuple[Study, ...] = (
     polyhedral.STUDY,
     table2.STUDY,
     report_mlp.STUDY,
+    control.STUDY,
 )
 """In the order of a report. A new study is one file and one line here."""
 
