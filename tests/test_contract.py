@@ -55,6 +55,7 @@ PUBLIC = [
     "minimise",
     "nn",
     "prox",
+    "rl",
     "rollout",
     "save",
     "split",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Write text, or bytes, under a temporary name in the same folder and rename it, so that no reader meets half a file."""
+    """Write a file under a temporary name in the same folder and rename it, so that no reader meets half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:

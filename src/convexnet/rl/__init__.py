@@ -1,14 +1,16 @@
 """Q-learning with a Q-function whose negative is convex in the action, on environments of Gymnasium (extra `rl`).
 
-To read in this order: `environments`, `replay` and `noise` (what is learnt from), `networks`, `argmin` (the best action
-of many states), `limits` and `limited` (actions in a polyhedron), `policy` (the best action with a proof, and what is saved), `learning` (the learner), `evaluate`.
+To read in this order: `environments`, `copies`, `replay` and `noise` (what is learnt from), `networks`, `argmin` (the
+best action of many states), `limits` and `limited` (actions in a polyhedron), `policy` (the best action with a proof,
+and what is saved), `learning` (the learner), `evaluate`.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from convexnet.rl.environments import Description, EnvironmentFault, Environments, describe, make, versions
+from convexnet.rl.copies import Environments
+from convexnet.rl.environments import Description, EnvironmentFault, describe, make, versions
 from convexnet.rl.evaluate import returns
 from convexnet.rl.learning import QLearning
 from convexnet.rl.limits import power_budget

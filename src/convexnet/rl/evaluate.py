@@ -7,7 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from convexnet.rl.environments import Environment, Environments
+from convexnet.rl.copies import Environments
+from convexnet.rl.environments import Environment
 
 Acting = Callable[[Tensor], Tensor]
 """States (B, s) -> actions (B, m) in [-1, 1]^m."""

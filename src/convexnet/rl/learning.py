@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +17,8 @@ from convexnet.ensembles.training import derived_seed
 from convexnet.errors import ConvexNetError
 from convexnet.learner import Attributes, Point
 from convexnet.rl.argmin import Best, bundle_entropy, cutting_planes
-from convexnet.rl.environments import Environment, Environments
+from convexnet.rl.copies import Environments
+from convexnet.rl.environments import Environment
 from convexnet.rl.evaluate import returns
 from convexnet.rl.networks import NAF, function_at, negated_q
 from convexnet.rl.noise import OrnsteinUhlenbeck
@@ -110,7 +110,7 @@ class QLearning(Attributes):
         self.scale = own.scale
         self.losses: list[float] = []
         self.chosen = torch.zeros(own.copies, known.actions)
-        self.seconds = dict.fromkeys(("argmin", "learning", "simulator", "evaluation"), 0.0)
+        self.seconds: dict[str, float] = dict.fromkeys(("argmin", "learning", "simulator", "evaluation"), 0.0)
         self.best = -math.inf
 
     @property
@@ -190,7 +190,8 @@ class QLearning(Attributes):
             nn.utils.clip_grad_norm_(self.network.parameters(), LARGEST)
             self.optimiser.step()
             with torch.no_grad():
-                torch._foreach_lerp_(list(self.target.parameters()), list(self.network.parameters()), own.tau)
+                for slow, fast in zip(self.target.parameters(), self.network.parameters(), strict=True):
+                    slow.lerp_(fast, own.tau)
         if not math.isfinite(value := float(loss.detach())):
             raise ConvexNetError(
                 f"the loss is {value} in step {self.step}: a smaller rate than {own.rate:g}, or a larger scale than "

@@ -1,4 +1,4 @@
-"""An environment that insists on a polyhedron of actions. Importing this file needs Gymnasium, which it is a class of."""
+"""An environment that insists on a polyhedron of actions: a class of Gymnasium, which importing this file needs."""
 
 from __future__ import annotations
 

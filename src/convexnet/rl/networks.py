@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from convexnet.nn import PICNN
+from convexnet.nn.steps import PartialStep
 from convexnet.rl.argmin import Function
 
 
@@ -48,7 +51,7 @@ class NAF(nn.Module):
     def __init__(self, states: int, actions: int, hidden: Sequence[int] = (200, 200)) -> None:
         super().__init__()
         widths = [states, *hidden]
-        layers = [part for a, b in zip(widths, widths[1:], strict=False) for part in (nn.Linear(a, b), nn.LeakyReLU())]
+        layers = [part for a, b in pairwise(widths) for part in (nn.Linear(a, b), nn.LeakyReLU())]
         self.trunk = nn.Sequential(*layers)
         self.value, self.mean = nn.Linear(widths[-1], 1), nn.Linear(widths[-1], actions)
         self.factor = nn.Linear(widths[-1], actions * actions)
@@ -78,11 +81,11 @@ def function_at(f: nn.Module, states: Tensor) -> Function:
     """
     if not isinstance(f, PICNN) or f.quadratic is not None:
         return lambda actions: f(states, actions)[:, 0]
-    net = f
+    net, layers = f, [cast(PartialStep, layer) for layer in f.layers]
     made: list[tuple[Tensor | None, Tensor | None, Tensor]] = []
     with torch.no_grad():
         u = states
-        for layer, path in zip(net.layers, [*net.x_layers, nn.Identity()], strict=True):
+        for layer, path in zip(layers, [*net.x_layers, nn.Identity()], strict=True):
             z_gate = None if layer.z_gate is None else layer.z_gate(u).relu()
             y_gate = None if layer.y_gate is None else layer.y_gate(u)
             made.append((z_gate, y_gate, layer.u(u)))
@@ -90,10 +93,10 @@ def function_at(f: nn.Module, states: Tensor) -> Function:
 
     def value(actions: Tensor) -> Tensor:
         z = None
-        for layer, (z_gate, y_gate, affine) in zip(net.layers, made, strict=True):
-            if y_gate is not None:
+        for layer, (z_gate, y_gate, affine) in zip(layers, made, strict=True):
+            if layer.y is not None and y_gate is not None:
                 affine = layer.y(actions * y_gate) + affine
-            if z is not None:
+            if layer.z is not None and z is not None:
                 affine = layer.z(net.activation(z) * z_gate) + affine
             z = affine
         assert z is not None

@@ -28,8 +28,8 @@ def rl(
         str | None,
         typer.Option(
             metavar="ID",
-            help="An environment with real actions, such as Pendulum-v1 or HalfCheetah-v5; MODULE:ID imports the module "
-            "that registers it first.",
+            help="An environment with real actions, such as Pendulum-v1 or HalfCheetah-v5; MODULE:ID imports the "
+            "module that registers it first.",
             show_default=False,
         ),
     ] = None,
@@ -92,7 +92,7 @@ def rl(
 
         from convexnet.errors import ConvexNetError
         from convexnet.lab.cli.show_control import learn_all
-        from convexnet.lab.runs.control import Control
+        from convexnet.lab.runs.control_course import Control
         from convexnet.lab.runs.jobs import Job
         from convexnet.rl import Settings
 
@@ -108,7 +108,7 @@ def rl(
         try:
             settings = Settings(**given)
             name = "limited" if budget is not None else "free"
-            recipe = Control(name, settings, budget or 0.0, bound or 0.0)
+            recipe: Any = Control(name, settings, budget or 0.0, bound or 0.0)
             model = {"icnn": "icnn-q"}.get(method, method)
             jobs = [Job("rl", model, env, recipe, seed, full=False) for seed in range(seeds)]
             folder = out if out is not None else Path("runs") / re.sub(r"[^\w.-]+", "-", f"rl-{env}-{method}")

@@ -93,8 +93,8 @@ def sections(rows: Sequence[Row]) -> list[Section]:
         here = [row for row in found if title_of(row) == title]
         for model in dict.fromkeys([*(name for name in MODELS if any(row["model"] == name for row in here))]):
             own = [row for row in here if row["model"] == model]
-            for full in dict.fromkeys(bool(row["full"]) for row in own):
-                cells.append(line_of(title, [row for row in own if bool(row["full"]) == full]))
+            lengths = dict.fromkeys((bool(row["full"]), row["steps"]) for row in own)
+            cells += [line_of(title, [row for row in own if (row["full"], row["steps"]) == one]) for one in lengths]
         panels.append(panel_of(title, here))
     caption = (
         "Returns without discount and without noise: mean of 20 episodes from seeds of their own after the last step, "

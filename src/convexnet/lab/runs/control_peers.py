@@ -14,7 +14,7 @@ from torch import Tensor
 
 from convexnet.ensembles.training import derived_seed
 from convexnet.extras import need
-from convexnet.lab.runs.control import LAST, SEEDS, Course
+from convexnet.lab.runs.control_course import LAST, SEEDS, Course
 from convexnet.lab.runs.jobs import Job
 from convexnet.learner import Point
 from convexnet.rl import returns, versions

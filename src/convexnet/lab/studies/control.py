@@ -15,9 +15,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from convexnet.lab.reports.control import sections
-from convexnet.lab.runs.control import Control, run
+from convexnet.lab.runs.control import run
+from convexnet.lab.runs.control_course import Control
 from convexnet.lab.runs.jobs import Job
 from convexnet.lab.studies.study import Study
 from convexnet.rl.settings import Settings
@@ -79,7 +81,7 @@ def job_of(
     """The job of a method on an environment."""
     own = settings_of(stage, model) if settings is None else settings
     hours = stage.hours if model == "icnn-q" else stage.hours / 2
-    recipe = Control("limited" if stage.budget else "free", own, stage.budget, length=length, hours=hours)
+    recipe: Any = Control("limited" if stage.budget else "free", own, stage.budget, length=length, hours=hours)
     variant = f"power {stage.budget:g}" if stage.budget else ""
     whole = stage.full if full is None else full
     return Job("control", model, stage.environment, recipe, seed, full=whole, variant=variant)
@@ -104,7 +106,12 @@ def plan(size: str, seeds: Sequence[int]) -> list[Job]:
             for model in LEARNERS:
                 small = replace(
                     settings_of(STAGES[name], model),
-                    **{"steps": 60, "warmup": 30, "batch": 16, "hidden": (16, 16), "every": 30, "episodes": 1},
+                    steps=60,
+                    warmup=30,
+                    batch=16,
+                    hidden=(16, 16),
+                    every=30,
+                    episodes=1,
                 )
                 made += [job_of(STAGES[name], model, seed, small, full=False, length=10) for seed in seeds]
         return made
