@@ -48,7 +48,7 @@ class Learnt(QLearning):
 
 def final(learner: Learnt) -> tuple[Actor, list[float]]:
     """Return who acted, and the returns of the last evaluation."""
-    actor = Actor(learner.policy)
+    actor = learner.actor_of(learner.network)
     return actor, returns(actor, learner.makes, LAST, learner.seed + SEEDS)
 
 
