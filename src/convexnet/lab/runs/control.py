@@ -57,7 +57,7 @@ def run(job: Job, place: Place, tick: Tick) -> Row:
 
     Raises:
         EnvironmentFault: the environment raises, or returns what is not a number.
-        ValueError, ImportError: see `Course`.
+        DataError: see `Course`.
     """
     if job.model not in OURS:
         return learn(Peer, job, place, tick)

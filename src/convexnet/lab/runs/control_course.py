@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from convexnet.domains import Polyhedron
+from convexnet.lab.data import DataError
 from convexnet.lab.runs.jobs import Job
 from convexnet.rl import Settings, describe, make, power_budget, versions
 from convexnet.rl.environments import Environment
@@ -50,18 +51,21 @@ class Course:
     """The environment of a job: how it is made, and which actions it allows.
 
     Raises:
-        ValueError: there is no such environment, or it does not fit; the message says what to do.
-        ImportError: something is not installed; the message names the extra.
+        DataError: there is no such environment, it does not fit, or something is not installed; the message says what
+            to do.
     """
 
     def __init__(self, job: Job) -> None:
         how = cast(Control, job.recipe)
         self.name, self.bound, self.settings = job.dataset, how.bound or None, how.settings
         self.options = {"max_episode_steps": how.length} if how.length else {}
-        plain = make(self.name, self.bound, **self.options)
-        self.description = describe(plain)
-        plain.close()
-        self.domain: Polyhedron | None = power_budget(self.description, how.budget) if how.budget else None
+        try:
+            plain = make(self.name, self.bound, **self.options)
+            self.description = describe(plain)
+            plain.close()
+            self.domain: Polyhedron | None = power_budget(self.description, how.budget) if how.budget else None
+        except (ValueError, ImportError) as error:  # which end a job of a sweep, and no sweep
+            raise DataError(str(error)) from error
         self.made: list[Any] = []
         """The environments that insist on the polyhedron, which count what they move."""
 

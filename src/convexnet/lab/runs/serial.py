@@ -34,7 +34,7 @@ Ran = tuple[Job, Row | str, bool]
 """A job, its record or what went wrong in words, and whether it was this sweep that ran it."""
 
 
-FAILURES = (DataError, CheckpointError, Diverged, RecordError, OSError, ConvexNetError, ImportError)
+FAILURES = (DataError, CheckpointError, Diverged, RecordError, OSError, ConvexNetError)
 """What ends a job, and no sweep."""
 
 
