@@ -147,9 +147,9 @@ def test_spaces_that_do_not_fit_are_refused(endless: str) -> None:
 def test_settings_that_do_not_go_together_are_refused() -> None:
     with pytest.raises(ValueError, match="multiple of the 7 copies"):
         Settings(copies=7)
-    with pytest.raises(ValueError, match="targets is one of .*did you mean 'exact'"):
+    with pytest.raises(ValueError, match=r"targets is one of .*did you mean 'exact'"):
         Settings(targets="exakt")  # pyright: ignore
-    with pytest.raises(ValueError, match="a budget of power|budget of power is"):
+    with pytest.raises(ValueError, match="the budget of power is"):
         power_budget(describe(short()), -1.0)
     domain = power_budget(describe(short()), 1.0)
     with pytest.raises(ValueError, match="entropy is that of a cube"):

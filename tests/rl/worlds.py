@@ -75,7 +75,7 @@ class Faulty(World):
         self.what = what
 
     def step(self, action: Any) -> Answer:
-        state, reward, *rest = super().step(action)
+        state, reward, *_ = super().step(action)
         if self.steps == 3:
             if self.what == "raises":
                 raise RuntimeError("the arm fell off")

@@ -108,8 +108,7 @@ def rl(
             given["every"] = steps
         try:
             settings = Settings(**given)
-            name = "limited" if budget is not None else "free"
-            recipe: Any = Control(name, settings, budget or 0.0, bound or 0.0)
+            recipe: Any = Control("own", settings, budget or 0.0, bound or 0.0)
             model = {"icnn": "icnn-q"}.get(method, method)
             jobs = [Job("rl", model, env, recipe, seed, full=False) for seed in range(seeds)]
             folder = out if out is not None else Path("runs") / re.sub(r"[^\w.-]+", "-", f"rl-{env}-{method}")

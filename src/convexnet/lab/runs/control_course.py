@@ -13,6 +13,9 @@ from convexnet.rl.environments import Environment
 
 TASK = "control"
 
+PACE = 0.06
+"""Seconds of one core for a step, about: of two actions more, of a baseline less."""
+
 LAST = 20
 """Episodes of the evaluation that a record's return is the mean of."""
 
@@ -31,7 +34,6 @@ class Control:
         budget: the largest Σ |a| that is allowed, in the environment's units; 0: no limit.
         bound: of actions that the environment does not bound; 0: it does.
         length: after so many steps an episode is cut off; 0: as the environment has it.
-        hours: how long it takes on one core, about.
     """
 
     name: str = "icnn"
@@ -39,12 +41,16 @@ class Control:
     budget: float = 0.0
     bound: float = 0.0
     length: int = 0
-    hours: float = 0.3
 
     @property
     def epochs(self) -> int:
         """How far the bar of the job goes: it counts steps."""
         return self.settings.steps
+
+    @property
+    def hours(self) -> float:
+        """About how long it takes on one core, evaluations included."""
+        return self.settings.steps * PACE / 3600
 
 
 class Course:
