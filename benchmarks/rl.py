@@ -83,7 +83,8 @@ def choosing(states: int, actions: int, options: argparse.Namespace, hidden: tup
     cells = (
         f"{states}, {actions}", f"{seconds['peer']:.2f}", f"{alone:.2f}", f"{seconds['exact']:.3f}",
         f"{int(exact.converged.sum())}/{options.states}", f"{seconds['peer'] / seconds['exact']:.0f}",
-        f"{alone / seconds['exact']:.0f}", f"{1e3 * seconds['entropy']:.1f}", f"{1e3 * seconds['planes']:.1f}", f"{excess:.1e}",
+        f"{alone / seconds['exact']:.0f}", f"{1e3 * seconds['entropy']:.1f}", f"{1e3 * seconds['planes']:.1f}",
+        f"{excess:.1e}",
         f"{1e3 * seconds['cold']:.1f}", f"{1e3 * seconds['warm']:.1f}",
     )  # fmt: skip
     return "| " + " | ".join(cells) + " |"

@@ -24,11 +24,7 @@ import convexnet as cx
 
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = (
-    "convexnet.nn",
-    "convexnet.energy",
-    "convexnet.ensembles",
-    "convexnet.initialise",
-    "convexnet.rl",
+    *("convexnet.nn", "convexnet.energy", "convexnet.ensembles", "convexnet.initialise", "convexnet.rl"),
     "convexnet.zoo",
 )
 LOADED = {"script": "src", "img": "src", "link": "href", "iframe": "src", "source": "src", "object": "data"}
