@@ -401,6 +401,7 @@ def values(row: Row) -> tuple[np.ndarray, np.ndarray]:
 def written() -> dict[Row, tuple[str, str]]:
     """The two functions of every row, as they are written in this file."""
     source = Path(__file__).read_text(encoding="utf-8")
+    lines = source.splitlines()
     calls = [
         node
         for node in ast.walk(ast.parse(source))
@@ -409,9 +410,22 @@ def written() -> dict[Row, tuple[str, str]]:
     shown: dict[Row, tuple[str, str]] = {}
     for row, call in zip(ROWS, sorted(calls, key=lambda call: call.lineno), strict=True):
         bodies = [argument.body for argument in call.args[1:3] if isinstance(argument, ast.Lambda)]
-        atom, ours = (" ".join((ast.get_source_segment(source, body) or "").split()) for body in bodies)
+        atom, ours = (" ".join(segment(lines, body).split()) for body in bodies)
         shown[row] = atom.replace("cp.", "").replace(".numpy()", ""), ours
     return shown
+
+
+def segment(lines: list[str], node: ast.expr) -> str:
+    """The text of an expression; `ast.get_source_segment` would take the whole file apart into lines for each.
+
+    The columns of a node count bytes, which is the same here: a line with other characters is refused.
+    """
+    assert node.end_lineno is not None
+    own = lines[node.lineno - 1 : node.end_lineno]
+    assert all(line.isascii() for line in own)
+    own[-1] = own[-1][: node.end_col_offset]
+    own[0] = own[0][node.col_offset :]
+    return "\n".join(own)
 
 
 def names() -> set[str]:

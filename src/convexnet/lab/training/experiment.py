@@ -26,7 +26,7 @@ from convexnet.lab.training.parameters import groups, update
 from convexnet.lab.training.recipes import Recipe
 from convexnet.lab.training.robust_losses import Memory
 from convexnet.lab.training.task import Task
-from convexnet.learner import Point
+from convexnet.learner import Point, seed_generators
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -95,7 +95,7 @@ class Course:
                     rows = torch.tensor(numbers[rank::processes], device=labels.device)
                 if self.weights is not None and rows is not None:
                     weights = self.weights[rows.to(self.weights.device)]
-                torch.manual_seed(epoch_seed(self.seed, epoch, f"dropout {number}", fabric.global_rank))
+                seed_generators(epoch_seed(self.seed, epoch, f"dropout {number}", fabric.global_rank))
                 yield Batch(inputs, labels, processes * len(labels) / whole, weights, rows)
 
 
