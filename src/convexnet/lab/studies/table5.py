@@ -169,8 +169,8 @@ def sections(rows: Sequence[Row]) -> list[Section]:
             "Near-duplicates of the hold-out",
             "A test image counts as a near-duplicate where the correlation of its details with those of an image that "
             f"was trained on is above {SAME:g}. “Gap” is the accuracy of all images minus that of those without a "
-            "near-duplicate, in points. Such images may also be easy ones: a network that has hardly learnt anything yet "
-            "is better on them, too. So a gap alone says nothing; the difference of two networks does. The last "
+            "near-duplicate, in points. Such images may also be easy ones: a network that has hardly learnt anything "
+            "yet is better on them, too. So a gap alone says nothing; the difference of two networks does. The last "
             "columns are the first 1,017 official test images, and the 35 of them that Barz & Denzler list.",
             tables=[on_the_holdout(lines)],
             panels=seen_panel({" ".join(words): line.counted for words, line in lines.items()}),
