@@ -34,7 +34,10 @@ Ran = tuple[Job, Row | str, bool]
 """A job, its record or what went wrong in words, and whether it was this sweep that ran it."""
 
 
-FAILURES = (DataError, CheckpointError, Diverged, RecordError, OSError, ConvexNetError, ValueError, RuntimeError)
+FAILURES = (
+    *(DataError, CheckpointError, Diverged, RecordError, OSError, ConvexNetError),
+    *(ImportError, ValueError, RuntimeError),
+)
 """What ends a job, and no sweep: a queue of days goes on. A TypeError, say, is a fault of the program, and is shown."""
 
 
