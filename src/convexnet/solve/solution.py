@@ -15,6 +15,7 @@ class Multipliers:
         compute: gives them.
 
     Example:
+        >>> import torch
         >>> Multipliers(lambda: {"total": torch.ones(1, 1)}).get()["total"].tolist()
         [[1.0]]
     """
@@ -77,6 +78,7 @@ class Solution:
     function. For numpy, take `solution.detach()` first, or call `minimise` under `torch.no_grad()`, which is faster.
 
     Example:
+        >>> import torch
         >>> import convexnet as cx
         >>> cx.minimise(torch.nn.Linear(3, 1), cx.Box(-1, 1, shape=(3,)))
         Solution(1 of 1 converged, largest gap ..., newton, x of shape (1, 3))
@@ -108,6 +110,7 @@ class Solution:
             RuntimeError: f could not be opened at its kinks, so that it has no slopes to tell them by.
 
         Example:
+            >>> import torch
             >>> import convexnet as cx
             >>> f = torch.nn.Linear(2, 1)
             >>> _ = f.weight.data.copy_(torch.tensor([[1.0, 3.0]]))
@@ -120,6 +123,7 @@ class Solution:
         """Return the same solution without gradients, so that `solution.detach().x.numpy()` is an array.
 
         Example:
+            >>> import torch
             >>> import convexnet as cx
             >>> solution = cx.minimise(torch.nn.Linear(3, 1), cx.Box(-1, 1, shape=(3,)))
             >>> solution.x.requires_grad, solution.detach().x.numpy().shape
