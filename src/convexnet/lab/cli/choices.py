@@ -161,6 +161,12 @@ STUDIES = (
         "A3",
     ),
     (
+        "table5",
+        "Test images that are in the training part too: ciFAIR, and the hold-out",
+        "Sivaprasad et al. 2021, table 5; Barz & Denzler 2020",
+        "A6",
+    ),
+    (
         "report-mlp",
         "The report's own MLP and its counterpart, Adam at 1e-5",
         "Singh 2022, section 5.1",

@@ -134,6 +134,8 @@ def tell(job: Job, row: Row, place: Place, console: Console) -> None:
             f"Certified convex in its features alone: {path}." if proved else f"{path} is not certified convex either."
         )
         console.print(Text(words, style="bold green" if proved else ""))
+    if row["note"]:
+        console.print(Text(f"Note: {row['note']}."), soft_wrap=True)
     network = place.folder / "network.safetensors"
     console.print(Text(f"Record, log and network are in {place.folder}. The network takes images in [0, 1]:"))
     package = package_of(job.model) if network.exists() and not loads(network) else ""

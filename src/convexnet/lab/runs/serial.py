@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from time import sleep
 
+from convexnet.errors import ConvexNetError
 from convexnet.lab.atomic import write_whole
 from convexnet.lab.data import DataError
 from convexnet.lab.runs.dependencies import Early, Study, Unmet, Waits, Work, needed_by, recorded
@@ -33,8 +34,11 @@ Ran = tuple[Job, Row | str, bool]
 """A job, its record or what went wrong in words, and whether it was this sweep that ran it."""
 
 
-FAILURES = (DataError, CheckpointError, Diverged, RecordError, OSError)
-"""What ends a job, and no sweep."""
+FAILURES = (
+    *(DataError, CheckpointError, Diverged, RecordError, OSError, ConvexNetError),
+    *(ImportError, ValueError, RuntimeError),
+)
+"""What ends a job, and no sweep: a queue of days goes on. A TypeError, say, is a fault of the program, and is shown."""
 
 
 def own_place(place: Place, job: Job) -> Place:

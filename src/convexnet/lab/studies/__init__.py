@@ -27,6 +27,7 @@ from convexnet.lab.studies import (
     table2,
     table3,
     table4,
+    table5,
     table6,
 )
 from convexnet.lab.studies.study import Study
@@ -51,6 +52,7 @@ STUDIES: tuple[Study, ...] = (
     recurrent.STUDY,
     polyhedral.STUDY,
     table2.STUDY,
+    table5.STUDY,
     report_mlp.STUDY,
 )
 """In the order of a report. A new study is one file and one line here."""

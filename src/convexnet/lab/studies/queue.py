@@ -33,6 +33,7 @@ from convexnet.lab.studies import (
     table1,
     table3,
     table4,
+    table5,
     table6,
 )
 from convexnet.lab.studies.mixtures import experts_of, is_mixture
@@ -107,6 +108,7 @@ QUEUE: tuple[Entry, ...] = (
         lambda: fig1.longer(range(1)),
     ),
     Entry(5, "fig6", "three architectures on the hold-out, 1 seed", lambda: fig6.longer(range(1))),
+    Entry(5, "table5", "four MLPs on the hold-out, 60 epochs, 3 seeds", lambda: table5.longer(SEEDS)),
     Entry(6, "report-mlp", "the hold-out, 30 epochs, 3 seeds", holdout_of_the_report),
     Entry(
         6,
