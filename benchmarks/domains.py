@@ -4,8 +4,8 @@
 
 A ReLU PICNN of two layers of 32 units is minimised over y for a batch of x, certified to 1e-4. CVXPY compiles its
 problem once, with x as a parameter (DPP, by `to_cvxpy`), and then takes one x after the other. Its solvers are Clarabel
-as it comes, and, at tolerances of 1e-4, all that take the problem: Clarabel, SCS and OSQP; the quickest of these is the "inexact"
-one.
+as it comes, and, at tolerances of 1e-4, all that take the problem: Clarabel, SCS and OSQP; the quickest of these is the
+"inexact" one.
 
 A round times `minimise` on the whole batch (which includes all that a caller pays but the first trace, the proof of
 the bounds included), and at once every peer on a few samples, other ones in each round; a peer's seconds are
@@ -32,7 +32,7 @@ import convexnet as cx
 TOL = 1e-4
 WAYS: dict[str, tuple[str, dict[str, Any]]] = {
     "Clarabel": ("CLARABEL", {}),
-    "Clarabel 1e-4": ("CLARABEL", {name: TOL for name in ("tol_gap_abs", "tol_gap_rel", "tol_feas")}),
+    "Clarabel 1e-4": ("CLARABEL", dict.fromkeys(("tol_gap_abs", "tol_gap_rel", "tol_feas"), TOL)),
     "SCS 1e-4": ("SCS", {"eps_abs": TOL, "eps_rel": TOL}),
     "OSQP 1e-4": ("OSQP", {"eps_abs": TOL, "eps_rel": TOL}),
 }
