@@ -23,6 +23,7 @@ from convexnet.lab.studies import (
     polyhedral,
     recurrent,
     report_mlp,
+    synthetic_icnn,
     table1,
     table2,
     table3,
@@ -52,6 +53,7 @@ STUDIES: tuple[Study, ...] = (
     polyhedral.STUDY,
     table2.STUDY,
     report_mlp.STUDY,
+    synthetic_icnn.STUDY,
 )
 """In the order of a report. A new study is one file and one line here."""
 
