@@ -172,5 +172,11 @@ STUDIES = (
         "Singh 2022, section 5.1",
         "A2",
     ),
+    (
+        "synthetic-icnn",
+        "Energies in the plane: FICNN and PICNN in three ways",
+        "Amos & Kolter 2016; Amos, Xu & Kolter 2017, section 6.1",
+        "C2, C7",
+    ),
 )
 """Name, title, source and rows of docs/systems.md: `convexnet.lab.studies`."""

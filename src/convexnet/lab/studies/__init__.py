@@ -23,6 +23,7 @@ from convexnet.lab.studies import (
     polyhedral,
     recurrent,
     report_mlp,
+    synthetic_icnn,
     table1,
     table2,
     table3,
@@ -54,6 +55,7 @@ STUDIES: tuple[Study, ...] = (
     table2.STUDY,
     table5.STUDY,
     report_mlp.STUDY,
+    synthetic_icnn.STUDY,
 )
 """In the order of a report. A new study is one file and one line here."""
 
