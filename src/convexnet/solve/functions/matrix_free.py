@@ -97,6 +97,11 @@ class MatrixFree:
         """Whether all atoms are."""
         return all(atom.piecewise_linear for atom in self.atoms)
 
+    @property
+    def smooth(self) -> bool:
+        """Whether no atom has a kink."""
+        return all(atom.smooth for atom in self.atoms)
+
     def rows(self, index: Tensor) -> MatrixFree:
         """The functions of some samples."""
         shift = None if self.shift is None else self.shift[index]
