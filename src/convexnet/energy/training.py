@@ -110,6 +110,7 @@ class EnergyTraining(Attributes):
         warm_start: bool = False,
         seed: int = 0,
         augment: Augment | None = None,
+        convex: bool = True,
         **options: Any,
     ) -> None:
         check_counts(epochs=epochs, batch=batch, **({} if patience is None else {"patience": patience}))
@@ -124,6 +125,8 @@ class EnergyTraining(Attributes):
             raise ValueError("measure and patience are about validation samples: give validation=(x, y)")
         if how == "max-margin" and loss is not None:
             raise ValueError('the loss of how="max-margin" is the structured hinge: give a margin, and no loss')
+        if not convex and how != "unrolled":
+            raise ValueError(f'how={how!r} needs minima, so that f must be convex: convex=False is for how="unrolled"')
         if how == "unrolled":
             box_of(domain)
             if wrong := sorted({*options} - {"steps", "rate", "momentum"}):
@@ -136,7 +139,7 @@ class EnergyTraining(Attributes):
         self.loss, self.margin, self.measure, self.penalty = loss, margin_of(margin), measure, penalty
         self.missing = None if missing is None else Missing(missing, domain)
         self.options = options
-        self.augment = augment
+        self.augment, self.convex = augment, convex
         self.optimiser = optimiser_of(self.f, self.margin, optimiser, first)
         self.moving = any(keeps_statistics(part) for part in self.f.modules())
         self.warm = warm_start and how != "unrolled"  # from elsewhere, unrolled descent ends elsewhere
@@ -268,7 +271,8 @@ class EnergyTraining(Attributes):
     def ended(self) -> Point:
         """Close an epoch, and measure."""
         example = [*rows_of(self.samples.given, torch.arange(1), self.device), self.samples.y[:1].to(self.device)]
-        certify(self.f, tuple(example), wrt=len(example) - 1, domain=self.domain.hull()).require()
+        if self.convex:
+            certify(self.f, tuple(example), wrt=len(example) - 1, domain=self.domain.hull()).require()
         count = len(self.samples)
         point: Point = {"epoch": float(self.epoch + 1), "loss": self.sums[0] / count}
         if self.how != "unrolled":

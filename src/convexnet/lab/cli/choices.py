@@ -162,9 +162,30 @@ STUDIES = (
     ),
     (
         "report-mlp",
+        "olivetti",
+        "exemplars",
+        "imputation",
         "The report's own MLP and its counterpart, Adam at 1e-5",
         "Singh 2022, section 5.1",
         "A2",
+    ),
+    (
+        "olivetti",
+        "Face completion on Olivetti by least energy",
+        "Amos, Xu & Kolter 2017, section 6.3",
+        "C8",
+    ),
+    (
+        "exemplars",
+        "The input that a network likes best for each class, and training towards it",
+        "Amos & Kolter 2016",
+        "C4",
+    ),
+    (
+        "imputation",
+        "Missing inputs filled in by a convex energy",
+        "Amos & Kolter 2016; Amos, Xu & Kolter 2017",
+        "C5",
     ),
 )
 """Name, title, source and rows of docs/systems.md: `convexnet.lab.studies`."""

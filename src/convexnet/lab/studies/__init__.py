@@ -19,6 +19,7 @@ from convexnet.lab.studies import (
     fig6,
     human_noise,
     noise,
+    olivetti,
     parity,
     polyhedral,
     recurrent,
@@ -52,6 +53,7 @@ STUDIES: tuple[Study, ...] = (
     polyhedral.STUDY,
     table2.STUDY,
     report_mlp.STUDY,
+    olivetti.STUDY,
 )
 """In the order of a report. A new study is one file and one line here."""
 
