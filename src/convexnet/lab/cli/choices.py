@@ -178,5 +178,11 @@ STUDIES = (
         "Amos & Kolter 2016; Amos, Xu & Kolter 2017, section 6.1",
         "C2, C7",
     ),
+    (
+        "olivetti",
+        "Face completion on Olivetti by least energy",
+        "Amos, Xu & Kolter 2017, section 6.3",
+        "C8",
+    ),
 )
 """Name, title, source and rows of docs/systems.md: `convexnet.lab.studies`."""

@@ -19,6 +19,7 @@ from convexnet.lab.studies import (
     fig6,
     human_noise,
     noise,
+    olivetti,
     parity,
     polyhedral,
     recurrent,
@@ -56,6 +57,7 @@ STUDIES: tuple[Study, ...] = (
     table5.STUDY,
     report_mlp.STUDY,
     synthetic_icnn.STUDY,
+    olivetti.STUDY,
 )
 """In the order of a report. A new study is one file and one line here."""
 
