@@ -85,6 +85,36 @@ def train(
             INITS, help="How constrained weights are drawn at the start.  [default: the recipe's]", show_default=False
         ),
     ] = None,
+    warmup: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="Epochs in which the learning rate rises.  [default: the recipe's]", show_default=False
+        ),
+    ] = None,
+    mixup: Annotated[
+        float | None,
+        typer.Option(min=0, help="Mix images in pairs, by a share from Beta(a, a) with this a.", show_default=False),
+    ] = None,
+    cutmix: Annotated[
+        float | None,
+        typer.Option(
+            min=0, help="Mix windows of images in pairs; with --mixup, one of both a batch.", show_default=False
+        ),
+    ] = None,
+    drop_path: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=0.99, help="Share of the samples that pass the last residual branch by.", show_default=False
+        ),
+    ] = None,
+    accumulate: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Parts of a batch that are seen one after the other, before one step: less memory.",
+            show_default=False,
+        ),
+    ] = None,
     loss: Annotated[
         str | None,
         typer.Option(
@@ -190,7 +220,8 @@ def train(
                 f"--{'method' if method else 'init'} applies to convex networks: add --convex, or leave it out"
             )
         given = {"epochs": epochs, "batch": batch, "learning_rate": learning_rate, "augment": augment}
-        given |= {"normalise": normalise, "precision": precision, "compiled": compiled or None}
+        given |= {"normalise": normalise, "precision": precision, "compiled": compiled or None, "warmup": warmup}
+        given |= {"mixup": mixup, "cutmix": cutmix, "drop_path": drop_path, "accumulate": accumulate}
         try:
             given |= {} if loss is None else settings_of(loss)
         except ValueError as error:

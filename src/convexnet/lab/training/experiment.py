@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from convexnet.lab.data import Part, augmentation, batches
+from convexnet.lab.data.augment import mixed
 from convexnet.lab.training.checkpoints import epoch_seed
 from convexnet.lab.training.epoch import Batch, Diverged, Seen, constrained, constraint_by_names, set_rate, steps
 from convexnet.lab.training.parameters import groups, update
@@ -95,8 +96,13 @@ class Course:
                     rows = torch.tensor(numbers[rank::processes], device=labels.device)
                 if self.weights is not None and rows is not None:
                     weights = self.weights[rows.to(self.weights.device)]
+                others, kept = None, 1.0
+                if recipe.mixup or recipe.cutmix:  # within what this process sees of a batch
+                    drawn = epoch_seed(self.seed, epoch, f"mixing {number}", rank)
+                    found = mixed(inputs, recipe.mixup, recipe.cutmix, drawn)
+                    inputs, others, kept = found.inputs, found.others, found.kept
                 torch.manual_seed(epoch_seed(self.seed, epoch, f"dropout {number}", fabric.global_rank))
-                yield Batch(inputs, labels, processes * len(labels) / whole, weights, rows)
+                yield Batch(inputs, labels, processes * len(labels) / whole, weights, rows, others, kept)
 
 
 @dataclass(frozen=True)
@@ -230,6 +236,8 @@ class Training:
                     memory=self.memory,
                     backward=fabric.backward,
                     after=self.after,
+                    accumulate=recipe.accumulate,
+                    unshared=lambda: fabric.no_backward_sync(forward),
                 )
         except Diverged as error:
             rows = rows_of(len(course.data), recipe.batch, course.order(number), error.batch or 0)
@@ -272,15 +280,22 @@ class Training:
 
 
 def prepared(model: nn.Module, example: Tensor, course: Course, *, convex: bool) -> Training:
-    """A network with its optimiser, and its constraint attached."""
+    """A network with its optimiser, and its constraint attached.
+
+    Raises:
+        ValueError: the recipe does not fit the data or the task.
+    """
     recipe = course.recipe
+    if recipe.mixup or recipe.cutmix:
+        require_mixable(course)
     free = recipe.convex.free_gamma
     cone = constrained(model, example, free_gamma=free) if convex else constraint_by_names(model)
     parts, decay = groups(model, recipe, cone), recipe.weight_decay
     optimiser: torch.optim.Optimizer
-    if recipe.optimiser == "sgd":
+    if recipe.optimiser in ("sgd", "momentum"):
+        nesterov = recipe.optimiser == "sgd"
         optimiser = torch.optim.SGD(
-            parts, lr=recipe.learning_rate, momentum=0.9, nesterov=True, weight_decay=decay, fused=True
+            parts, lr=recipe.learning_rate, momentum=0.9, nesterov=nesterov, weight_decay=decay, fused=True
         )
     else:
         optimiser = torch.optim.AdamW(parts, lr=recipe.learning_rate, weight_decay=decay, fused=True)
@@ -296,6 +311,16 @@ def prepared(model: nn.Module, example: Tensor, course: Course, *, convex: bool)
         memory = course.task.memory(len(course.data))
     average = None if recipe.average is None else copy.deepcopy(model)
     return Training(model, optimiser, course, average, memory=memory)
+
+
+def require_mixable(course: Course) -> None:
+    """Refuse to mix what are not images, or where the loss remembers single samples."""
+    if len(course.data.shape) != 3:
+        raise ValueError(f"mixup and CutMix take images (C, H, W), and a sample is of shape {tuple(course.data.shape)}")
+    if course.task.memory is not None:
+        raise ValueError(
+            f"the loss {course.recipe.loss} remembers each sample, and mixup and CutMix make one of two: leave one out"
+        )
 
 
 def paced(done: int, seconds: float) -> int:
