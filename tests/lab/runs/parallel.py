@@ -17,8 +17,11 @@ from tests.lab import small
 
 
 def settings() -> Job:
-    """A network without BatchNorm, whose statistics would be those of a part; batches that do not divide by two."""
-    return small.job("ficnn", batch=51, epochs=3, average=0.8)
+    """A network without BatchNorm, whose statistics would be those of a part; batches that do not divide by two.
+
+    Each process sees its share in two parts, and the gradients are averaged once.
+    """
+    return small.job("ficnn", batch=51, epochs=3, average=0.8, accumulate=2)
 
 
 def main(folder: str) -> None:

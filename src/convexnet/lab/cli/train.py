@@ -167,6 +167,14 @@ def train(
             min=0, help="Processes that decode streamed images.  [default: one a CPU, at most 8]", show_default=False
         ),
     ] = None,
+    skip_unreadable: Annotated[
+        bool,
+        typer.Option(
+            "--skip-unreadable",
+            help="Leave out images of folder:PATH that cannot be read, and log them; each image is decoded once for "
+            "that. Otherwise the first one ends the run.",
+        ),
+    ] = False,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of everything that is random.")] = 0,
     data_dir: DataDir = None,
     download: Download = False,
@@ -210,7 +218,7 @@ def train(
         try:
             kind = model_named(name)
             given_recipe = how = recipe_named(recipe or kind.recipe, convex=kind.constrained, family=kind.family)
-            streamed = streams(dataset, Pictures(image_size, stream))
+            streamed = streams(dataset, Pictures(image_size, stream, skip=skip_unreadable))
         except (DataError, ValueError) as error:
             raise refuse(str(error)) from None
         if convex and not kind.constrained:
@@ -249,6 +257,7 @@ def train(
             measure_every=measure_every or (how.epochs if streamed else 1),
             streamed=stream,
             image_size=image_size,
+            skip_unreadable=skip_unreadable,
         )
         safe = re.sub(r"[^\w.-]+", "-", f"{name}-{dataset}")
         folder = out if out is not None else Path("runs") / f"train-{safe}-{seed}"

@@ -191,6 +191,8 @@ def read(name: str, data_dir: Path | str | None, download: bool, pictures: Pictu
         size = own.size if pictures.size is None else pictures.size
         streamed = own.streamed if pictures.streamed is None else pictures.streamed
         return folders(Path(data_dir).expanduser() / name, replace(pictures, size=size, streamed=streamed))
+    if pictures.skip:
+        raise ValueError(f"{name} has no images in files that could be left out: --skip-unreadable is of folder:PATH")
     if (pictures.size, pictures.streamed) != (None, None):
         raise ValueError(f"{name} is kept in memory as it is: --stream and --image-size are of folder:PATH")
     if name not in SOURCES:

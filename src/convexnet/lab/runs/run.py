@@ -204,7 +204,7 @@ def loaded(job: Job, place: Place) -> DataSet:
         noisy_validation=job.noisy_validation,
         train_samples=job.train_samples,
         download=place.download,
-        pictures=Pictures(job.image_size, job.streamed, place.workers),
+        pictures=Pictures(job.image_size, job.streamed, place.workers, job.skip_unreadable),
     )
 
 
