@@ -185,6 +185,10 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the checkpoint in the folder.")] = False,
     accelerator: Accelerator = "auto",
     devices: Annotated[int, typer.Option(min=1, help="Processes, each with a device of its own.")] = 1,
+    sharded: Annotated[
+        bool,
+        typer.Option("--sharded", help="Let each process keep a part of parameters and optimiser (FSDP2), not all."),
+    ] = False,
     precision: Annotated[
         str | None,
         choice(PRECISIONS, help="Floating-point precision of the training steps.", show_default=False),
@@ -267,6 +271,7 @@ def train(
             resume=resume,
             accelerator=accelerator,
             devices=devices,
+            sharded=sharded,
             download=download,
             board=True,
             network=True,

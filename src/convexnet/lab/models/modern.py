@@ -81,7 +81,7 @@ def enlarged(network: nn.Module, shape: Sequence[int]) -> nn.Module:
     return nn.Sequential(OrderedDict(resize=nn.Upsample(size=size, mode="bilinear"), network=network))
 
 
-def stem(old: nn.Module, channels: int) -> nn.Module:
+def stem(old: object, channels: int) -> nn.Conv2d:
     """A first convolution for images of so many colours; the old one, where that is what it takes."""
     assert isinstance(old, nn.Conv2d)
     if old.in_channels == channels:

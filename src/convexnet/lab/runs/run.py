@@ -148,7 +148,7 @@ def train_model(
     training = prepared(model, torch.zeros(2, *data.shape, device=fabric.device), course, convex=convex)
     how = keeping(job, place, writes=fabric.is_global_zero, agreed=agreement(fabric))
     if place.network:
-        require_savable(complete(model, step))
+        require_savable(complete(training.result, step))
     dead = ""
     driven = Driven()
     try:
