@@ -23,7 +23,12 @@ from convexnet.lab.studies import (
     parity,
     polyhedral,
     recurrent,
+    report_head,
+    report_imagenet,
     report_mlp,
+    report_table1,
+    report_table2,
+    report_table3,
     synthetic_icnn,
     table1,
     table2,
@@ -58,6 +63,11 @@ STUDIES: tuple[Study, ...] = (
     report_mlp.STUDY,
     synthetic_icnn.STUDY,
     olivetti.STUDY,
+    report_table1.STUDY,
+    report_table2.STUDY,
+    report_table3.STUDY,
+    report_imagenet.STUDY,
+    report_head.STUDY,
 )
 """In the order of a report. A new study is one file and one line here."""
 
