@@ -220,5 +220,11 @@ STUDIES = (
         "Singh 2022, section 6",
         "B5",
     ),
+    (
+        "control",
+        "Q-learning with a Q convex in the action, and baselines",
+        "Amos, Xu & Kolter 2017, section 6.3",
+        "C6",
+    ),
 )
 """Name, title, source and rows of docs/systems.md: `convexnet.lab.studies`."""

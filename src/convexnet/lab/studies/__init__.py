@@ -11,6 +11,7 @@ from convexnet.lab.studies import (
     appendix_c,
     appendix_e,
     constraint_ablation,
+    control,
     fig1,
     fig2,
     fig3,
@@ -68,6 +69,7 @@ STUDIES: tuple[Study, ...] = (
     report_table3.STUDY,
     report_imagenet.STUDY,
     report_head.STUDY,
+    control.STUDY,
 )
 """In the order of a report. A new study is one file and one line here."""
 

@@ -19,6 +19,7 @@ from convexnet.lab.runs.records import Row
 from convexnet.lab.studies import (
     appendix_c,
     constraint_ablation,
+    control,
     fig1,
     fig4,
     fig5,
@@ -102,6 +103,24 @@ QUEUE: tuple[Entry, ...] = (
         lambda: report_imagenet.tiny(range(1)),
     ),
     Entry(
+        1,
+        "control",
+        "Pendulum-v1 by a Q convex in the action, 20,000 steps, 5 seeds",
+        lambda: control.jobs_of(("pendulum",), ("icnn-q",), range(5)),
+    ),
+    Entry(
+        2,
+        "control",
+        "Pendulum-v1 with a budget of power, 20,000 steps, and InvertedPendulum-v5, 30,000 steps, 3 seeds",
+        lambda: control.jobs_of(("pendulum-limited", "inverted"), ("icnn-q",), SEEDS),
+    ),
+    Entry(
+        2,
+        "control",
+        "the same three by NAF, DDPG, TD3 and SAC",
+        lambda: control.jobs_of(("pendulum", "pendulum-limited", "inverted"), control.BASELINES, range(5)),
+    ),
+    Entry(
         2,
         "noise",
         "40, 80 and 0 % of labels drawn anew, matched training accuracy, starts; 20 epochs, 3 seeds",
@@ -131,6 +150,18 @@ QUEUE: tuple[Entry, ...] = (
         "report-imagenet",
         f"what a convex DenseNet-121 starts from, {report_imagenet.LENGTH} epochs, 1 seed",
         lambda: report_imagenet.tiny_starts(range(1)),
+    ),
+    Entry(
+        3,
+        "control",
+        "InvertedDoublePendulum-v5, 60,000 steps, and Reacher-v5 with and without a budget, 50,000 steps, 2 seeds",
+        lambda: control.jobs_of(("double", "reacher", "reacher-limited"), ("icnn-q",), range(2)),
+    ),
+    Entry(
+        3,
+        "control",
+        "the same three by NAF, DDPG, TD3 and SAC",
+        lambda: control.jobs_of(("double", "reacher", "reacher-limited"), control.BASELINES, range(2)),
     ),
     Entry(4, "human-noise", "CIFAR-10N with the MLPs, 20 epochs, 3 seeds", lambda: human_noise.mlps(SEEDS)),
     Entry(
@@ -316,6 +347,8 @@ class Pace:
             >>> Pace([]).hours(parity.plan("full", range(1))[0])
             (0.36, 'a guess')
         """
+        if (stated := getattr(job.recipe, "hours", None)) is not None:  # of a learner that counts no images
+            return round(stated, 2), "a guess"
         images = (job.train_samples or IMAGES.get(job.dataset, 50_000)) * networks_in(job.model)
         own = [row for row in self.rows if (row["model"], row["dataset"]) == (job.model, job.dataset)]
         if same := [row for row in own if same_recipe(row, job.recipe)]:
