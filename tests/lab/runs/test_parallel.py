@@ -27,7 +27,7 @@ def under_torchrun(folder: Path) -> subprocess.CompletedProcess[str]:
     command += ["--master-port=0", "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "--local-addr=127.0.0.1"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     return subprocess.run(
-        [*command, str(ROOT / "tests" / "lab" / "parallel.py"), str(folder)],
+        [*command, str(ROOT / "tests" / "lab" / "runs" / "parallel.py"), str(folder)],
         cwd=ROOT,
         env=environment,
         capture_output=True,
