@@ -11,6 +11,7 @@ from convexnet.lab.studies import (
     appendix_c,
     appendix_e,
     constraint_ablation,
+    exemplars,
     fig1,
     fig2,
     fig3,
@@ -18,6 +19,7 @@ from convexnet.lab.studies import (
     fig5,
     fig6,
     human_noise,
+    imputation,
     noise,
     olivetti,
     parity,
@@ -54,6 +56,8 @@ STUDIES: tuple[Study, ...] = (
     table2.STUDY,
     report_mlp.STUDY,
     olivetti.STUDY,
+    exemplars.STUDY,
+    imputation.STUDY,
 )
 """In the order of a report. A new study is one file and one line here."""
 

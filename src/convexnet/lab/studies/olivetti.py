@@ -291,8 +291,8 @@ def section(rows: Sequence[Row], full: bool) -> Section:
     return Section(
         "Face completion on Olivetti" + ("" if full else ", shortened"),
         "One half of a face from the other. Everything is chosen on the last five people of the training part, and "
-        "then learnt from all of it. Other published figures for the left half: a sum-product network 942, a hinge-loss "
-        "Markov field 927; for the bottom half 918 and 1226.",
+        "then learnt from all of it. Other published figures for the left half: a sum-product network 942, a "
+        "hinge-loss Markov field 927; for the bottom half 918 and 1226.",
         tables=[Table(caption, columns, cells)],
         panels=panels(rows, full),
     )
