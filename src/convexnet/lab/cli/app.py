@@ -13,6 +13,7 @@ import typer
 import convexnet as cx
 from convexnet.choices import InitName, MethodName
 from convexnet.lab.cli.choices import INITS, METHODS, WHITE_EPSILON, WHITENINGS
+from convexnet.lab.cli.impute import impute
 from convexnet.lab.cli.minimise import minimise
 from convexnet.lab.cli.report import register
 from convexnet.lab.cli.terminal import Allow, choice, print_certificate, refuse, refuse_unwritten, stops_cleanly
@@ -281,4 +282,5 @@ def predict(
 
 
 app.command()(minimise)
+app.command()(impute)
 register(app)

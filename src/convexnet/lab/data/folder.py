@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import struct
 import time
@@ -61,7 +62,10 @@ def readable(path: Path) -> Generator[None, None, None]:
             f"{path} would have more pixels than an image should (at most {Image.MAX_IMAGE_PIXELS}): {error}"
         ) from error
     except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
-        raise CorruptData(f"{path} cannot be read as an image of bytes; it may be truncated: {error}") from error
+        raise CorruptData(
+            f"{path} cannot be read as an image of bytes; it may be truncated: {error}. Training leaves such "
+            "images out with --skip-unreadable"
+        ) from error
 
 
 def pixels_of(path: Path) -> np.ndarray:
@@ -75,7 +79,34 @@ def pixels_of(path: Path) -> np.ndarray:
     with readable(path), Image.open(path) as picture:
         if picture.mode.startswith(("I", "F")):
             raise ValueError(f"its pixels ({picture.mode}) are not bytes; convert it to 8 bits a colour")
-        return np.array(ImageOps.exif_transpose(picture).convert("RGB"))
+        upright = ImageOps.exif_transpose(picture)
+        if upright.mode == "P" and "transparency" in upright.info:  # Pillow warns where it is lost on the way
+            upright = upright.convert("RGBA")
+        return np.array(upright.convert("RGB"))
+
+
+def unreadable(samples: Sequence[tuple[str, int]]) -> dict[str, str]:
+    """The files that cannot be read as images, and why: each is decoded once.
+
+    What was found in a large folder is kept while no file of it changes.
+    """
+
+    def read() -> str:
+        with ThreadPoolExecutor(READERS) as pool:
+            said = pool.map(complaint, (file for file, _ in samples))
+            return json.dumps({file: text for (file, _), text in zip(samples, said, strict=True) if text})
+
+    key = unchanged([("", (), list(samples))])
+    return json.loads(read() if key is None else kept_text(f"unreadable-{key}", read))
+
+
+def complaint(file: str) -> str:
+    """Why a file cannot be read as an image; empty where it can."""
+    try:
+        pixels_of(Path(file))
+    except DataError as error:
+        return str(error)
+    return ""
 
 
 def size_of(path: Path) -> tuple[int, int]:
@@ -139,7 +170,10 @@ def listed(folder: Path) -> tuple[tuple[str, ...], list[tuple[str, int]]]:
                     owner[real] = number
                     samples.append((file, number))
         if len(samples) == count:
-            raise MissingData(f"{folder / name} has no images of its own; a folder of images for each class is needed")
+            raise MissingData(
+                f"{folder / name} has no images of its own; a folder of images for each class is needed. Images are "
+                f"files that end in {', '.join(ENDINGS)}: convert others, or delete the folder if it is not a class"
+            )
     return classes, samples
 
 

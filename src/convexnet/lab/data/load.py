@@ -5,7 +5,10 @@ from __future__ import annotations
 import difflib
 import hashlib
 import math
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 
 import torch
@@ -20,7 +23,16 @@ from convexnet.lab.data.user_images import PLAIN, Pictures, archive, folders, st
 
 PREFIXES = ("folder", "npz")
 
-NAMES = (*SOURCES, "folder:PATH", "npz:PATH")
+FOLDERS: Mapping[str, Pictures] = MappingProxyType(
+    {"tiny-imagenet-20": Pictures(64, streamed=False), "imagenet": Pictures(224, streamed=True)}
+)
+"""Published sets that are folders of images, `train` and `val`, under their own name in the folder of the data sets.
+
+Of "tiny-imagenet-20" it has twenty classes of Tiny-ImageNet (`convexnet.lab.studies.report_imagenet` names them); of
+"imagenet" the thousand of ILSVRC 2012, in the layout that torchvision's `ImageFolder` takes.
+"""
+
+NAMES = (*SOURCES, *FOLDERS, "folder:PATH", "npz:PATH")
 """What `load` knows. PATH is a folder with a folder for each class (of images), or an .npz file."""
 
 PEOPLE_LABELLED = ("cifar10", "cifair10", "cifar10-holdout")
@@ -144,11 +156,13 @@ def content_of(source: Source) -> str:
 
 
 def streams(name: str, pictures: Pictures) -> bool:
-    """Whether the images of a set stay in their files, which only those of a user's folder may.
+    """Whether the images of a set stay in their files, which only those of a folder may.
 
     Raises:
         DataError: the folder is not there, or its images differ in size and none is asked for.
     """
+    if name in FOLDERS:
+        return bool(FOLDERS[name].streamed if pictures.streamed is None else pictures.streamed)
     prefix, colon, path = name.partition(":")
     if not colon or prefix != "folder" or not path:
         return False
@@ -196,6 +210,15 @@ def read(name: str, data_dir: Path | str | None, download: bool, pictures: Pictu
             raise ValueError(f"{name!r} needs a path after the colon, such as {prefix}:my-images")
         place = Path(path).expanduser()
         return folders(place, pictures) if prefix == "folder" else archive(place)
+    if name in FOLDERS:
+        if data_dir is None:
+            raise MissingData(f"{name} is read from the folder {name} of --data-dir: name the folder that it is in")
+        own = FOLDERS[name]
+        size = own.size if pictures.size is None else pictures.size
+        streamed = own.streamed if pictures.streamed is None else pictures.streamed
+        return folders(Path(data_dir).expanduser() / name, replace(pictures, size=size, streamed=streamed))
+    if pictures.skip:
+        raise ValueError(f"{name} has no images in files that could be left out: --skip-unreadable is of folder:PATH")
     if (pictures.size, pictures.streamed) != (None, None):
         raise ValueError(f"{name} is kept in memory as it is: --stream and --image-size are of folder:PATH")
     if name not in SOURCES:

@@ -136,28 +136,34 @@ class Newton:
         chosen, arguments, g, b = predict_multipliers(form, state.slopes, at, changes, moved)
         goal = state.y + step
         y = torch.minimum(torch.maximum(goal, state.below), state.above)
+        smooth = any(atom.smooth for atom in form.atoms)
+        if (smooth and not torch.equal(y, goal)) or (not rough and curves_are_nested(form)):
+            # The proof has its tangents there, and not beyond the box, where f may be undefined, nor at the arguments
+            # that the step predicts.
+            goal, arguments = y, form.arguments(y)
+            chosen, (g, b) = form.fit(chosen, arguments)
         offer = self.make_offer(problem, state, y, goal, g, b)
+        proved = (torch.arange(len(y), device=y.device), form, chosen)
         if rough:
-            cube, middle, radius = (
-                Problem(state.exact, state.below, state.above, state.strong),
-                state.middle,
-                state.radius,
-            )
+            cube = Problem(state.exact, state.below, state.above, state.strong)
 
             def certify(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+                nonlocal proved
                 few, point, touch = cube.rows(rows).converted(torch.float64), y[rows].double(), goal[rows].double()
                 wanted = {k: m[rows].double() for k, m in chosen.items()}
-                smooth = any(atom.smooth for atom in form.atoms)
                 where = few.f.arguments(touch) if smooth else [a[rows].double() for a in arguments]
-                _, (g, b) = few.f.fit(wanted, where)
+                fitted, (g, b) = few.f.fit(wanted, where)
+                proved = (rows, few.f, fitted)
                 bound = few.proved_minimum(g, b, touch)
                 value, bound = size[rows] * few.f.value(point), size[rows] * bound
-                return problem.inside_rows(rows, middle[rows] + radius[rows] * point), value, bound
+                return problem.inside_rows(rows, state.middle[rows] + state.radius[rows] * point), value, bound
 
             offer.certify = certify
 
         def evidence(rows: Tensor) -> Evidence:
-            slopes = form.rows(rows).slopes_from(pick_rows(chosen, rows))
+            all_rows, function, multipliers = proved
+            some = torch.searchsorted(all_rows, rows)
+            slopes = function.rows(some).slopes_from(pick_rows(multipliers, some))
             touch = problem.inside_rows(rows, state.middle[rows] + state.radius[rows] * goal[rows].double())
             return Evidence(touch=touch, slopes=[slope.double() for slope in slopes])
 
@@ -242,6 +248,11 @@ class Newton:
                 break
             length[todo] *= 0.5
         return length
+
+
+def curves_are_nested(form: EpigraphForm) -> bool:
+    """Whether the argument of a smooth atom moves with other atoms."""
+    return any(form.atoms[k].smooth for k, _ in form.between)
 
 
 # --- the smoothed function -------------------------------------------------------------------------------------------
