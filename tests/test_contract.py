@@ -180,7 +180,7 @@ BELOW: dict[str, set[str]] = {
     "ensembles": {"errors", "learner", "arrays", "curvature", "memory", "constraints"},
     "form": {"errors", "domains", "curvature", "extras"},
     "solve": {"errors", "choices", "arrays", "domains", "curvature", "memory", "extras", "form"},
-    "energy": {"errors", "learner", "arrays", "domains", "curvature", "ensembles", "solve"},
+    "energy": {"errors", "learner", "arrays", "domains", "curvature", "nn", "ensembles", "solve"},
     "rl": {"errors", "learner", "extras", "domains", "curvature", "memory", "constraints", "nn", "ensembles", "solve"},
     "export": {"errors", "arrays", "domains", "curvature", "memory", "extras", "form"},
     "conversion": {"errors", "choices", "arrays", "domains", "curvature", "memory", "constraints", "initialise", "nn"},
@@ -188,6 +188,7 @@ BELOW: dict[str, set[str]] = {
     "zoo": {"errors", "choices", "arrays", "constraints", "nn", "conversion"},
 }
 SOLVE: dict[str, set[str]] = {
+    "message": set(),
     "solution": set(),
     "rounding_errors": set(),
     "fingerprint": set(),

@@ -14,6 +14,7 @@ from convexnet.curvature.tracing.restored_state import evaluating
 from convexnet.domains import Domain, Simplex
 from convexnet.energy.contexts import context_of, value_with
 from convexnet.energy.cutting_planes import least_over_simplex
+from convexnet.energy.entropy import PLANES, check_for_planes, entropy, search
 from convexnet.energy.samples import inputs_of, place_of, targets_of
 from convexnet.energy.values import value_of
 from convexnet.errors import NotCertified
@@ -21,7 +22,7 @@ from convexnet.solve import Solution
 from convexnet.solve.at_most import one_number
 from convexnet.solve.operations import Negated, minimise_around
 
-Margin = Literal["classes"] | nn.Module
+Margin = Literal["classes", "labels"] | nn.Module
 
 VERTICES = "vertices"
 """The solver of `cutting_planes`, for classes alone."""
@@ -39,6 +40,19 @@ class ClassMargin(nn.Module):
     def forward(self, y: Tensor, other: Tensor) -> Tensor:
         """(B,), of y and y' (B, *shape)."""
         return (other * (1 - y)).flatten(1).sum(1)
+
+
+class LabelMargin(nn.Module):
+    """Δ(y, y') = Σ y (1 − y') + (1 − y) y': how many labels differ, and affine in y' between.
+
+    Example:
+        >>> LabelMargin()(torch.tensor([[1.0, 0.0, 1.0]]), torch.tensor([[0.0, 1.0, 0.5]]))
+        tensor([2.5000])
+    """
+
+    def forward(self, y: Tensor, other: Tensor) -> Tensor:
+        """(B,), of y and y' (B, *shape)."""
+        return (y * (1 - other) + (1 - y) * other).flatten(1).sum(1)
 
 
 class MarginScaled(nn.Module):
@@ -66,12 +80,15 @@ def structured_hinge(
         x: the other inputs, B rows each: a tensor, an array, or a tuple of them; None where f takes y alone.
         y: the right answers, (B, *shape), points of the domain; or class indices (B,) for a domain of shape (K,).
         domain: the set that y ranges over, for classes a `Simplex`.
-        margin: "classes", Δ = y'ᵀ(1 − y), for one-hot y on the simplex; or a module margin(y, y') -> (B,) that is
+        margin: "classes", Δ = y'ᵀ(1 − y), for one-hot y on the simplex; "labels", Σ y(1 − y') + (1 − y)y', the number
+            of labels that differ, for y on the cube; or a module margin(y, y') -> (B,) that is
             certified concave in y', so that f − Δ is convex.
         options: further arguments of `minimise`, such as `tol` and `start`. solver="vertices", for "classes" on a
             `Simplex` alone, is the fastest by far: cutting planes that start from the right class and the vertices
             (`convexnet.energy.cutting_planes`), whose gap is at most `tol` (1e-3) times the rise of f to the highest
             vertex; the gradient is ∇f(x, y) − ∇f(x, y*) without dual slopes, as in the source's learning.
+            solver="planes", for "labels" on a `Cube` with entropy, is bundle entropy (`convexnet.energy.entropy`).
+            With an entropy the loss is an upper bound of the hinge, and smooth.
 
     Returns:
         Losses in float64, computed in eval mode. They are differentiable in the parameters of f and of the margin, and
@@ -96,7 +113,7 @@ def structured_hinge(
     device, _ = place_of(module)
     given = [part.to(device) for part in inputs_of(x, module)]
     truth = targets_of(y, domain, module, len(given[0]) if given else None).to(device)
-    if options.get("solver") == VERTICES:
+    if options.get("solver") in (VERTICES, PLANES):
         certify(module, (*given, truth), wrt=len(given)).require()
     return hinge_of(module, given, truth, domain, margin_of(margin), options)[0]
 
@@ -114,10 +131,12 @@ def margin_of(margin: Any) -> nn.Module:
     if isinstance(margin, nn.Module):
         return margin
     if isinstance(margin, str):
-        if margin == "classes":
-            return ClassMargin()
-        raise ValueError(f'margin is "classes" or a module margin(y, other) -> (B,), not {margin!r}')
-    raise TypeError(f'margin is "classes" or a module margin(y, other) -> (B,), not a {type(margin).__name__}')
+        if margin in ("classes", "labels"):
+            return ClassMargin() if margin == "classes" else LabelMargin()
+        raise ValueError(f'margin is "classes", "labels" or a module margin(y, other) -> (B,), not {margin!r}')
+    raise TypeError(
+        f'margin is "classes", "labels" or a module margin(y, other) -> (B,), not a {type(margin).__name__}'
+    )
 
 
 def hinge_of(
@@ -126,6 +145,8 @@ def hinge_of(
     """Return the losses (B,), the y' that violate the margin most, and which of them have converged."""
     if options.get("solver") == VERTICES:
         return hinge_over_classes(f, given, truth, domain, margin, **options)
+    if options.get("solver") == PLANES:
+        return hinge_over_labels(f, given, truth, domain, margin, **options)
     try:
         found = minimise_around(MarginScaled(f, margin), f, domain, [*given, truth], -1, options)
     except NotCertified as error:
@@ -166,15 +187,47 @@ def hinge_over_classes(
     found = least_over_simplex(f, given, truth.double() - 1, truth, tol)
     losses = (found.first - found.value).relu()
     y = found.y.to(truth)
+    return with_gradient(f, given, truth, y, losses), y, found.converged
+
+
+def hinge_over_labels(
+    f: nn.Module,
+    given: Sequence[Tensor],
+    truth: Tensor,
+    domain: Domain,
+    margin: nn.Module,
+    solver: str = PLANES,
+    tol: float = 1e-3,
+    start: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`hinge_of` for labels over a cube with entropy, by bundle entropy; f is certified by the caller.
+
+    Raises:
+        ValueError: another margin or domain, or an f that the solver is not for.
+    """
+    del solver, start
+    check_for_planes(f, domain)
+    if not isinstance(margin, LabelMargin):
+        raise ValueError(f'solver="{PLANES}" is for margin="labels", not for a {type(margin).__name__}')
+    right = truth.double()
+    found = search(f, given, truth.shape[1], tol, 2 * right - 1)
+    own = value_of(f, [*given, truth]).detach() - entropy(right)
+    losses = (own - (found.value - right.sum(1))).relu()
+    y = found.y.to(truth)
+    return with_gradient(f, given, truth, y, losses), y, found.converged
+
+
+def with_gradient(f: nn.Module, given: Sequence[Tensor], truth: Tensor, y: Tensor, losses: Tensor) -> Tensor:
+    """Return losses with the gradient ∇f(x, y) − ∇f(x, y*) where they are positive."""
     rows = (losses > 0).nonzero()[:, 0]
-    if torch.is_grad_enabled() and len(rows):
-        some = len(rows) < len(truth)
-        parts, right, wrong = ([a[rows] if some else a for a in group] for group in (list(given), [truth], [y]))
-        with evaluating(f):
-            known = context_of(f, parts)
-            moving = value_with(f, known, right[0]) - value_with(f, known, wrong[0])
-        losses = losses.index_add(0, rows, moving - moving.detach())
-    return losses, y, found.converged
+    if not torch.is_grad_enabled() or not len(rows):
+        return losses
+    some = len(rows) < len(truth)
+    parts, right, wrong = ([a[rows] if some else a for a in group] for group in (list(given), [truth], [y]))
+    with evaluating(f):
+        known = context_of(f, parts)
+        moving = value_with(f, known, right[0]) - value_with(f, known, wrong[0])
+    return losses.index_add(0, rows, moving - moving.detach())
 
 
 def check_simplex(domain: Domain) -> None:

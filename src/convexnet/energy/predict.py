@@ -13,6 +13,7 @@ from convexnet.curvature.arguments import unwrap
 from convexnet.curvature.certificate import certify
 from convexnet.domains import Domain
 from convexnet.energy.cutting_planes import least_over_simplex
+from convexnet.energy.entropy import PLANES, least_with_entropy
 from convexnet.energy.hinge import VERTICES, check_simplex, check_solved
 from convexnet.energy.samples import inputs_of, place_of, rows_of
 from convexnet.solve import minimise
@@ -26,8 +27,9 @@ def predict(f: nn.Module, x: Any, domain: Domain, *, batch: int = 1024, **option
         x: the other inputs, N rows each: a tensor, an array, or a tuple of them.
         domain: the set that y ranges over.
         batch: samples that are solved at once; it changes nothing but memory.
-        options: further arguments of `minimise`; or solver="vertices" with a `tol`, for classes on a `Simplex`, see
-            `structured_hinge`. Where descent ends instead, which need not be near, says `unrolled`.
+        options: further arguments of `minimise`; or a solver of `fit` and `structured_hinge` with its `tol`: "vertices"
+            for classes on a `Simplex`, "planes" over a `Cube` with entropy. Where descent ends instead, which need not
+            be near, says `unrolled`.
 
     Returns:
         Points of the domain. Of classes on a simplex the prediction is `predict(...).argmax(1)`.
@@ -50,7 +52,7 @@ def predict(f: nn.Module, x: Any, domain: Domain, *, batch: int = 1024, **option
     with torch.no_grad():
         for rows in torch.arange(len(given[0])).split(size):
             parts = rows_of(given, rows, device)
-            if not found and options.get("solver") == VERTICES:
+            if not found and options.get("solver") in (VERTICES, PLANES):
                 example = domain.centre[None].to(parts[0])
                 certify(module, (*(part[:1] for part in parts), example), wrt=len(parts)).require()
             found.append(least(module, parts, domain, options))
@@ -61,8 +63,10 @@ def least(f: nn.Module, given: Sequence[Tensor], domain: Domain, options: Mappin
     """Return argmin over y of f(x, y) for a batch, (B, *shape).
 
     Raises:
-        ValueError: no minimum, or solver="vertices" for another domain than a simplex.
+        ValueError: no minimum, or solver="vertices" or "planes" for a domain, or an f, that these are not for.
     """
+    if options.get("solver") == PLANES:
+        return least_with_entropy(f, given, domain, tol=options.get("tol", 1e-3))[0]
     if options.get("solver") != VERTICES:
         solution = minimise(f, domain, tuple(given) or None, **options)
         check_solved(solution)

@@ -16,6 +16,7 @@ from convexnet.arrays import as_real
 from convexnet.curvature.arguments import unwrap
 from convexnet.curvature.certificate import certify
 from convexnet.domains import Box, Domain
+from convexnet.energy.entropy import PLANES, least_with_entropy
 from convexnet.energy.hinge import Margin, check_solved, hinge_of, margin_of
 from convexnet.energy.missing import Missing
 from convexnet.energy.predict import least
@@ -257,6 +258,10 @@ class EnergyTraining(Attributes):
         if self.how == "unrolled":
             begin = None if given else self.domain.centre.expand_as(y)
             x, converged = descend(self.f, given, cast(Box, domain), begin, **settings), math.nan
+        elif settings.get("solver") == PLANES:
+            options = {name: value for name, value in settings.items() if name != "solver"}
+            x, proved = least_with_entropy(self.f, given, domain, **options)
+            converged = float(proved.sum())
         else:
             found = minimise(self.f, domain, tuple(given) or None, **settings)
             check_solved(found)

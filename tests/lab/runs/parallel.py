@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from convexnet.lab import cli
 from convexnet.lab.models import architectures
 from convexnet.lab.runs.devices import leave
 from convexnet.lab.runs.jobs import Job
@@ -58,6 +59,18 @@ def killed(folder: str) -> None:
     row = run(settings(), small.place(Path(folder), devices=2))
     leave()
     (Path(folder) / f"row{os.environ['RANK']}.json").write_text(json.dumps(row), encoding="utf-8")
+
+
+def command(folder: str) -> None:
+    """Run the command whose words are in a file of the folder."""
+    torch.set_num_threads(1)
+    architectures.HIDDEN = small.HIDDEN
+    sys.argv = ["convexnet", *json.loads((Path(folder) / "words.json").read_text(encoding="utf-8"))]
+    try:
+        cli.main()
+    except SystemExit as ended:
+        if ended.code:
+            raise
 
 
 def main(folder: str) -> None:

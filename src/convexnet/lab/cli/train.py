@@ -134,6 +134,10 @@ def train(
     noisy_validation: Annotated[
         bool, typer.Option("--noisy-validation", help="Make the labels of the validation part wrong, too.")
     ] = False,
+    validation: Annotated[
+        float,
+        typer.Option(min=0, max=0.9, help="Share of the training images that is kept to choose the best epoch by."),
+    ] = 0.1,
     train_samples: Annotated[int | None, typer.Option(min=2, help="Train on this many images only.")] = None,
     measure_every: Annotated[
         int | None,
@@ -255,6 +259,7 @@ def train(
             seed,
             full=not changed,
             train_samples=train_samples,
+            validation=validation,
             noise=noise,
             noise_kind=noise_kind,
             noisy_validation=noisy_validation,

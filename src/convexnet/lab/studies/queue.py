@@ -2,6 +2,8 @@
 
 `convexnet study queue` goes through it on one core: what has a record is left out, what another process is at work on
 is left to it, and what was stopped goes on from its checkpoint. A row counts as full only at its study's stated length.
+
+Long because it is one list.
 """
 
 from __future__ import annotations
