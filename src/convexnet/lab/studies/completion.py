@@ -210,7 +210,9 @@ def chosen_ridge(data: Halves, near: bool) -> tuple[float, float, float]:
             out = slice(start, min(start + size, data.count))
             kept = torch.ones(data.count, dtype=torch.bool)
             kept[out] = False
-            x, y = doubled(data, kept) if near else (flat(part) for part in data.split(data.pictures[: data.count][kept]))
+            x, y = (
+                doubled(data, kept) if near else (flat(part) for part in data.split(data.pictures[: data.count][kept]))
+            )
             held, truth = (flat(part) for part in data.part(out))
             middle, target = (x * weights).mean(0), y.mean(0)
             centred, seen = x * weights - middle, held * weights - middle
