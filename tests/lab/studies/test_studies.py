@@ -423,6 +423,10 @@ def test_missing_data_are_not_run(tmp_path: Path) -> None:
     done = command("study", "run", "table1", "--seeds", "1", *places)
     assert done.exit_code == 1
     assert "MNIST" in done.output
+    # One reason is said once, and no file is named that is not there.
+    assert done.output.count("Fashion-MNIST is not in") + done.output.count("FashionMNIST is not in") == 1
+    assert ", and 3 more: MNIST is not in" in " ".join(done.output.split())
+    assert "Records:" not in done.output
     assert not (tmp_path / "results").exists() or not list((tmp_path / "results").iterdir())
 
 

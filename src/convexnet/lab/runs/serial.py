@@ -18,7 +18,7 @@ from convexnet.lab.runs.dependencies import Early, Study, Unmet, Waits, Work, ne
 from convexnet.lab.runs.jobs import Job
 from convexnet.lab.runs.lock import Taken, claimed
 from convexnet.lab.runs.place import Place, Tick
-from convexnet.lab.runs.records import RecordError, Row, append_record
+from convexnet.lab.runs.records import NotRecorded, RecordError, Row, append_record
 from convexnet.lab.training.checkpoints import NAME, CheckpointError
 from convexnet.lab.training.epoch import Diverged
 
@@ -139,4 +139,4 @@ def error_in_words(error: Exception) -> str:
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror or error}; what was recorded is whole, and the same command goes on"
-    return str(error)
+    return error.short if isinstance(error, NotRecorded) else str(error)

@@ -226,7 +226,7 @@ def work_of(rank: int | None = None, only: str = "") -> list[tuple[Entry, list[W
 
 
 @dataclass(frozen=True)
-class State:
+class JobState:
     """Where a job is: "done", "running" in some process, "begun" and stopped, or "waiting".
 
     `hours` are those that it took if it is done, and an estimate otherwise, of which `basis` says where it is from.
@@ -239,7 +239,7 @@ class State:
     epoch: int = 0
 
 
-def states(work: Sequence[Work], runs: Path, results: Path) -> list[State]:
+def states(work: Sequence[Work], runs: Path, results: Path) -> list[JobState]:
     """Where the jobs are.
 
     Args:
@@ -255,14 +255,14 @@ def states(work: Sequence[Work], runs: Path, results: Path) -> list[State]:
     return [state_of(job, runs / job.key, known, pace) for _, job in work]
 
 
-def state_of(job: Job, folder: Path, known: Mapping[str, Row], pace: Pace) -> State:
+def state_of(job: Job, folder: Path, known: Mapping[str, Row], pace: Pace) -> JobState:
     """Where one job is."""
     if job.key in known:
-        return State(job, "done", core_seconds(known[job.key]) / 3600)
+        return JobState(job, "done", core_seconds(known[job.key]) / 3600)
     hours, basis = pace.hours(job)
     if in_use(folder):
-        return State(job, "running", hours, basis, epochs_in(folder))
-    return State(job, "begun" if (folder / NAME).exists() else "waiting", hours, basis, epochs_in(folder))
+        return JobState(job, "running", hours, basis, epochs_in(folder))
+    return JobState(job, "begun" if (folder / NAME).exists() else "waiting", hours, basis, epochs_in(folder))
 
 
 def epochs_in(folder: Path) -> int:
