@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx import _lazy_graph_module  # pyright: ignore[reportPrivateUsage]
+from torch.fx import _lazy_graph_module
 from torch.utils import _pytree as pytree
 
 from convexnet.curvature.arguments import as_example, two_rows, unwrap
