@@ -209,6 +209,7 @@ SOLVE["search"] = {*SOLVE}
 SOLVE["multipliers"] = {*SOLVE}
 SOLVE["assemble_solution"] = {*SOLVE}
 SOLVE["constrained"] = {*SOLVE}
+SOLVE["single"] = {*SOLVE}
 SOLVE["minimise"] = {*SOLVE}
 SOLVE["operations"] = {*SOLVE}
 SOLVE["minimiser"] = {*SOLVE}

@@ -62,14 +62,14 @@ class QLearning(Attributes):
         >>> from convexnet.learner import run
         >>> from convexnet.rl import make
         >>> small = Settings(steps=40, warmup=20, batch=8, hidden=(8, 8), every=20, episodes=1)
-        >>> learner = QLearning(lambda: make("Pendulum-v1"), small, seed=0)
+        >>> learner = QLearning(lambda: make("Pendulum-v1", max_episode_steps=5), small, seed=0)
         >>> [point["step"] for point in run(learner)]
         [20, 40]
     """
 
     kept = (
         *("step", "network", "target", "optimiser", "noise", "generator", "ring", "environments", "scale"),
-        *("updates", "losses", "seconds", "best", "chosen"),
+        *("updates", "losses", "seconds", "best", "chosen", "acting", "read_at"),
     )
 
     def __init__(
@@ -99,14 +99,15 @@ class QLearning(Attributes):
         if own.method == "icnn":
             example = torch.zeros(2, known.states), torch.zeros(2, known.actions)
             constraints.constrain(self.network, example, wrt=1).attach(self.optimiser)
-        self.policy = Policy(self.network, known, domain)
+        self.limits, self.policy = domain, Policy(self.network, known, domain)
         self.domain = self.policy.domain
+        # Exact acting reads the network now and then: what it read is a part of the state.
+        self.acting: nn.Module = copy.deepcopy(self.network) if own.acting == "exact" else nn.Identity()
         self.actor = Actor(self.policy)
-        self.exact_targets: Minimiser | None = None
         self.noise = OrnsteinUhlenbeck(own.copies, known.actions, own.theta, own.sigma)
         self.generator = torch.Generator().manual_seed(derived_seed(seed, "drawing"))
         self.ring = Ring(min(own.replay, own.steps), known.states, known.actions)
-        self.step = self.updates = 0
+        self.step = self.updates = self.read_at = 0
         self.scale = own.scale
         self.losses: list[float] = []
         self.chosen = torch.zeros(own.copies, known.actions)
@@ -121,12 +122,22 @@ class QLearning(Attributes):
     def advance(self) -> Point | None:
         """Take some steps, up to the next evaluation; return what that measured."""
         own = self.settings
+        if own.acting == "exact":
+            self.actor = self.actor_of(self.acting)
         next_look = min(own.steps, (self.step // own.every + 1) * own.every)
         for _ in range(CHUNK):
             self.one_step()
             if self.step >= next_look:
                 return self.evaluated()
         return None
+
+    def actor_of(self, f: nn.Module) -> Actor:
+        """Who acts by f as it is now.
+
+        What was asked of a network before may change the last bits of what is found; so each gets a copy of its own,
+        and a run that was stopped finds the same as one that was not.
+        """
+        return Actor(Policy(copy.deepcopy(f), self.environments.description, self.limits))
 
     # --- one step ---
 
@@ -159,10 +170,14 @@ class QLearning(Attributes):
     def best_now(self, states: Tensor) -> Tensor:
         """The best actions by the network that learns, (n, m)."""
         own = self.settings
-        if own.method == "naf" or own.acting == "exact":
-            if self.updates % own.refresh == 0 or self.updates < own.refresh:
+        if own.acting == "exact":
+            if self.updates - self.read_at >= own.refresh:
+                self.read_at = self.updates
+                self.acting.load_state_dict(self.network.state_dict())
+                self.actor.policy.f.load_state_dict(self.network.state_dict())
                 self.actor.refresh()
-            self.actor.forget()  # so that a run that was resumed finds the same
+            return self.actor(states)
+        if own.method == "naf":
             return self.actor(states)
         return self.few_cuts(own.acting, self.network, states, self.chosen).actions.float()
 
@@ -237,7 +252,7 @@ class QLearning(Attributes):
         """Play episodes without noise, and return what is known at this step."""
         own = self.settings
         with self.clock("evaluation"):
-            actor = Actor(self.policy)
+            actor = self.actor_of(self.network)
             earned = returns(actor, self.makes, own.episodes, self.seed)
         mean = sum(earned) / len(earned)
         point: Point = {"step": self.step, "return": mean, "least": min(earned), "most": max(earned)}

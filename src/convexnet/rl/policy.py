@@ -111,10 +111,6 @@ class Actor:
         if self.solver is not None:
             self.solver.refresh()
 
-    def forget(self) -> None:
-        """Begin the next search anew, so that it does not depend on what was asked before."""
-        self.last = None
-
     def __call__(self, states: Tensor) -> Tensor:
         """Return the best actions (B, m), in [-1, 1]^m."""
         self.asked += len(states)

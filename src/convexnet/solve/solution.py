@@ -50,10 +50,12 @@ class Trail:
     Attributes:
         y: the points, (B, n), in float64.
         slopes: of all atoms, (B, in_k) each.
+        basis: what held the minimiser, where one sample was solved as a vertex.
     """
 
     y: Tensor
     slopes: tuple[Tensor, ...]
+    basis: object = None
 
 
 @dataclass(frozen=True)

@@ -191,6 +191,18 @@ STUDIES = (
         "C8",
     ),
     (
+        "exemplars",
+        "The input that a network likes best for each class, and training towards it",
+        "Amos & Kolter 2016",
+        "C4",
+    ),
+    (
+        "imputation",
+        "Missing inputs filled in by a convex energy",
+        "Amos & Kolter 2016; Amos, Xu & Kolter 2017",
+        "C5",
+    ),
+    (
         "report-table1",
         "MLP-Mixer: ordinary, the report's, and certified",
         "Singh 2022, table 1",

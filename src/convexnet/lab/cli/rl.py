@@ -92,6 +92,7 @@ def rl(
 
         from convexnet.errors import ConvexNetError
         from convexnet.lab.cli.show_control import learn_all
+        from convexnet.lab.data import DataError
         from convexnet.lab.runs.control_course import Control
         from convexnet.lab.runs.jobs import Job
         from convexnet.rl import Settings
@@ -107,13 +108,12 @@ def rl(
             given["every"] = steps
         try:
             settings = Settings(**given)
-            name = "limited" if budget is not None else "free"
-            recipe: Any = Control(name, settings, budget or 0.0, bound or 0.0)
+            recipe: Any = Control("own", settings, budget or 0.0, bound or 0.0)
             model = {"icnn": "icnn-q"}.get(method, method)
             jobs = [Job("rl", model, env, recipe, seed, full=False) for seed in range(seeds)]
             folder = out if out is not None else Path("runs") / re.sub(r"[^\w.-]+", "-", f"rl-{env}-{method}")
             learn_all(jobs, folder)
-        except (ValueError, ImportError, ConvexNetError) as error:
+        except (ValueError, ImportError, ConvexNetError, DataError) as error:
             raise refuse(str(error)) from None
 
 

@@ -73,7 +73,10 @@ class Flip:
     """Left and right exchanged in half of the images."""
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        chosen = (torch.rand(len(images), generator=generator) < 0.5).nonzero()[:, 0].to(images.device)
+        turned = torch.rand(len(images), generator=generator) < 0.5
+        if len(images) == 1:  # as for images in files, of which each is a batch
+            return images.flip(-1) if turned else images
+        chosen = turned.nonzero()[:, 0].to(images.device)
         return images.clone().index_copy_(0, chosen, images.index_select(0, chosen).flip(-1))
 
 
@@ -135,6 +138,14 @@ class Cutout:
         return images.masked_fill((inside[0][:, :, None] & inside[1][:, None, :])[:, None], 0)
 
 
+@functools.cache
+def window_drawer(least: float) -> Any:
+    """What draws a window of torchvision, whatever the size that it is resized to; a process makes it once."""
+    from torchvision.transforms import v2
+
+    return v2.RandomResizedCrop(1, scale=(least, 1.0))
+
+
 @dataclass(frozen=True)
 class ResizedCrop:
     """A window of random area and aspect, resized to the size of the images.
@@ -156,11 +167,10 @@ class ResizedCrop:
 
     def cut(self, image: Tensor, size: Sequence[int], generator: torch.Generator) -> Tensor:
         """A window of one image (C, H, W) in another size."""
-        from torchvision.transforms import v2
         from torchvision.transforms.v2 import functional as changes
 
         with drawing_from(generator):
-            window = v2.RandomResizedCrop(list(size), scale=(self.least, 1.0)).make_params([image])
+            window = window_drawer(self.least).make_params([image])
         return changes.resized_crop(image, **window, size=list(size), antialias=True)
 
 

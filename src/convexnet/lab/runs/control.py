@@ -48,7 +48,7 @@ class Learnt(QLearning):
 
 def final(learner: Learnt) -> tuple[Actor, list[float]]:
     """Return who acted, and the returns of the last evaluation."""
-    actor = Actor(learner.policy)
+    actor = learner.actor_of(learner.network)
     return actor, returns(actor, learner.makes, LAST, learner.seed + SEEDS)
 
 
@@ -57,7 +57,7 @@ def run(job: Job, place: Place, tick: Tick) -> Row:
 
     Raises:
         EnvironmentFault: the environment raises, or returns what is not a number.
-        ValueError, ImportError: see `Course`.
+        DataError: see `Course`.
     """
     if job.model not in OURS:
         return learn(Peer, job, place, tick)

@@ -6,11 +6,15 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from convexnet.domains import Polyhedron
+from convexnet.lab.data import DataError
 from convexnet.lab.runs.jobs import Job
 from convexnet.rl import Settings, describe, make, power_budget, versions
 from convexnet.rl.environments import Environment
 
 TASK = "control"
+
+PACE = 0.06
+"""Seconds of one core for a step, about: of two actions more, of a baseline less."""
 
 LAST = 20
 """Episodes of the evaluation that a record's return is the mean of."""
@@ -30,7 +34,6 @@ class Control:
         budget: the largest Σ |a| that is allowed, in the environment's units; 0: no limit.
         bound: of actions that the environment does not bound; 0: it does.
         length: after so many steps an episode is cut off; 0: as the environment has it.
-        hours: how long it takes on one core, about.
     """
 
     name: str = "icnn"
@@ -38,30 +41,37 @@ class Control:
     budget: float = 0.0
     bound: float = 0.0
     length: int = 0
-    hours: float = 0.3
 
     @property
     def epochs(self) -> int:
         """How far the bar of the job goes: it counts steps."""
         return self.settings.steps
 
+    @property
+    def hours(self) -> float:
+        """About how long it takes on one core, evaluations included."""
+        return self.settings.steps * PACE / 3600
+
 
 class Course:
     """The environment of a job: how it is made, and which actions it allows.
 
     Raises:
-        ValueError: there is no such environment, or it does not fit; the message says what to do.
-        ImportError: something is not installed; the message names the extra.
+        DataError: there is no such environment, it does not fit, or something is not installed; the message says what
+            to do.
     """
 
     def __init__(self, job: Job) -> None:
         how = cast(Control, job.recipe)
         self.name, self.bound, self.settings = job.dataset, how.bound or None, how.settings
         self.options = {"max_episode_steps": how.length} if how.length else {}
-        plain = make(self.name, self.bound, **self.options)
-        self.description = describe(plain)
-        plain.close()
-        self.domain: Polyhedron | None = power_budget(self.description, how.budget) if how.budget else None
+        try:
+            plain = make(self.name, self.bound, **self.options)
+            self.description = describe(plain)
+            plain.close()
+            self.domain: Polyhedron | None = power_budget(self.description, how.budget) if how.budget else None
+        except (ValueError, ImportError) as error:  # which end a job of a sweep, and no sweep
+            raise DataError(str(error)) from error
         self.made: list[Any] = []
         """The environments that insist on the polyhedron, which count what they move."""
 

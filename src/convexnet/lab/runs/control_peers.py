@@ -14,6 +14,7 @@ from torch import Tensor
 
 from convexnet.ensembles.training import derived_seed
 from convexnet.extras import need
+from convexnet.lab.data import DataError
 from convexnet.lab.runs.control_course import LAST, SEEDS, Course
 from convexnet.lab.runs.jobs import Job
 from convexnet.learner import Point
@@ -31,11 +32,14 @@ class Peer:
     job's settings, all else the package's defaults.
 
     Raises:
-        ImportError: stable-baselines3 is not installed; the message names the extra.
+        DataError: stable-baselines3 is not installed; the message names the extra.
     """
 
     def __init__(self, job: Job) -> None:
-        package = need("stable_baselines3", "peers")
+        try:
+            package = need("stable_baselines3", "peers")
+        except ImportError as error:
+            raise DataError(str(error)) from error
         self.course, self.seed, self.best = Course(job), job.seed, -float("inf")
         own = self.settings = self.course.settings
         self.step = 0
