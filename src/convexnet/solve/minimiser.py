@@ -27,8 +27,8 @@ class Minimiser:
     the parameters of f, for the values they had then.
 
     One sample after another, of a network of ReLUs or leaky ReLUs on a box, is minimised in numpy, in milliseconds, and
-    from an earlier solution nearby in less: under `torch.no_grad()`, or where nothing requires a gradient. Such solutions
-    are proved and judged as those of `minimise`.
+    from an earlier solution nearby in less: under `torch.no_grad()`, or where nothing requires a gradient. Such
+    solutions are proved and judged as those of `minimise`.
 
     Args:
         f, domain, wrt: as for `minimise`.
