@@ -198,7 +198,7 @@ def affine_minorant(f: MatrixFree, at: Tensor, guide: Guide) -> Plane:
     shape = (batch, *f.shape)
     with torch.enable_grad():
         inputs[f.opened.variable] = Tracked(point.reshape(shape), start.reshape(shape))
-        out = f.opened.run(inputs, bent, apply=rounding)
+        out = f.opened.run(inputs, bent, apply=rounding, still=f.still.setdefault(batch, {}))
     if not isinstance(out, Tracked):  # nothing moves
         value = torch.as_tensor(out).expand(batch).double()
         return Plane(at, value, torch.zeros_like(at), 2.0**-52 * value.abs(), torch.zeros_like(at))
