@@ -172,5 +172,17 @@ STUDIES = (
         "Amos & Kolter 2016; Amos, Xu & Kolter 2017, section 6.1",
         "C2, C7",
     ),
+    (
+        "mnist-icnn",
+        "MNIST by an energy over image and label",
+        "Amos & Kolter 2016",
+        "C2, C7",
+    ),
+    (
+        "bibtex",
+        "BibTeX: many labels at once",
+        "Amos, Xu & Kolter 2017, section 6.2",
+        "C2, C8",
+    ),
 )
 """Name, title, source and rows of docs/systems.md: `convexnet.lab.studies`."""

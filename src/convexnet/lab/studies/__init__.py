@@ -10,6 +10,7 @@ import difflib
 from convexnet.lab.studies import (
     appendix_c,
     appendix_e,
+    bibtex,
     constraint_ablation,
     fig1,
     fig2,
@@ -18,6 +19,7 @@ from convexnet.lab.studies import (
     fig5,
     fig6,
     human_noise,
+    mnist_icnn,
     noise,
     parity,
     polyhedral,
@@ -54,6 +56,8 @@ STUDIES: tuple[Study, ...] = (
     table2.STUDY,
     report_mlp.STUDY,
     synthetic_icnn.STUDY,
+    mnist_icnn.STUDY,
+    bibtex.STUDY,
 )
 """In the order of a report. A new study is one file and one line here."""
 

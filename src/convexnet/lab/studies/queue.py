@@ -18,18 +18,21 @@ from convexnet.lab.runs.lock import in_use
 from convexnet.lab.runs.records import Row
 from convexnet.lab.studies import (
     appendix_c,
+    bibtex,
     constraint_ablation,
     fig1,
     fig4,
     fig5,
     fig6,
     human_noise,
+    mnist_icnn,
     noise,
     parity,
     polyhedral,
     recurrent,
     report_mlp,
     study_named,
+    synthetic_icnn,
     table1,
     table3,
     table4,
@@ -80,6 +83,11 @@ QUEUE: tuple[Entry, ...] = (
     Entry(1, "recurrent", "MNIST row by row, 20 epochs, 3 seeds", lambda: recurrent.plan("full", SEEDS)),
     Entry(1, "polyhedral", "toys in the plane, 3 seeds", lambda: polyhedral.plan("full", SEEDS)),
     Entry(1, "fig4", "mixtures in the plane, 3 seeds", lambda: fig4.plan("full", SEEDS)),
+    Entry(1, "synthetic-icnn", "energies in the plane, 3 seeds", lambda: synthetic_icnn.plan("full", SEEDS)),
+    Entry(
+        1, "bibtex", "three ways, a feed-forward network, averages of 5 seeds", lambda: bibtex.plan("full", range(5))
+    ),
+    Entry(2, "mnist-icnn", "all images, early stopping, 3 seeds", lambda: mnist_icnn.plan("full", SEEDS)),
     Entry(
         2,
         "noise",
@@ -224,6 +232,10 @@ IMAGES: Mapping[str, int] = {
     "cifar10-holdout": 36_000,
     "cifar10-holdout-animals": 36_000,
     "vee": 1_000,
+    "linear": 400,
+    "moons": 400,
+    "circles": 400,
+    "bibtex": 4_392,
 }
 """To train on, without the validation part."""
 
