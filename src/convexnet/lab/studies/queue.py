@@ -20,6 +20,7 @@ from convexnet.lab.runs.lock import in_use
 from convexnet.lab.runs.records import Row
 from convexnet.lab.studies import (
     appendix_c,
+    bibtex,
     constraint_ablation,
     control,
     fig1,
@@ -27,6 +28,7 @@ from convexnet.lab.studies import (
     fig5,
     fig6,
     human_noise,
+    mnist_icnn,
     noise,
     parity,
     polyhedral,
@@ -36,6 +38,7 @@ from convexnet.lab.studies import (
     report_mlp,
     report_table1,
     study_named,
+    synthetic_icnn,
     table1,
     table3,
     table4,
@@ -92,6 +95,10 @@ QUEUE: tuple[Entry, ...] = (
     Entry(1, "recurrent", "MNIST row by row, 20 epochs, 3 seeds", lambda: recurrent.plan("full", SEEDS)),
     Entry(1, "polyhedral", "toys in the plane, 3 seeds", lambda: polyhedral.plan("full", SEEDS)),
     Entry(1, "fig4", "mixtures in the plane, 3 seeds", lambda: fig4.plan("full", SEEDS)),
+    Entry(1, "synthetic-icnn", "energies in the plane, 3 seeds", lambda: synthetic_icnn.plan("full", SEEDS)),
+    Entry(
+        1, "bibtex", "three ways, a feed-forward network, averages of 5 seeds", lambda: bibtex.plan("full", range(5))
+    ),
     Entry(
         1,
         "report-head",
@@ -110,6 +117,7 @@ QUEUE: tuple[Entry, ...] = (
         "Pendulum-v1 by a Q convex in the action, 20,000 steps, 5 seeds",
         lambda: control.jobs_of(("pendulum",), ("icnn-q",), range(5)),
     ),
+    Entry(2, "mnist-icnn", "all images, early stopping, 3 seeds", lambda: mnist_icnn.plan("full", SEEDS)),
     Entry(
         2,
         "control",
@@ -292,6 +300,10 @@ IMAGES: Mapping[str, int] = {
     "cifar10-holdout-animals": 36_000,
     "vee": 1_000,
     "tiny-imagenet-20": 9_000,
+    "linear": 400,
+    "moons": 400,
+    "circles": 400,
+    "bibtex": 4_392,
 }
 """To train on, without the validation part."""
 
