@@ -19,12 +19,15 @@ from convexnet.lab.runs.records import Row
 from convexnet.lab.studies import (
     appendix_c,
     constraint_ablation,
+    exemplars,
     fig1,
     fig4,
     fig5,
     fig6,
     human_noise,
+    imputation,
     noise,
+    olivetti,
     parity,
     polyhedral,
     recurrent,
@@ -91,6 +94,21 @@ QUEUE: tuple[Entry, ...] = (
         "fig5",
         f"1 to 10 experts of 3 x 128 on the hold-out set, {fig5.NARROW.epochs} iterations, 3 seeds",
         lambda: fig5.narrow(SEEDS),
+    ),
+    Entry(
+        2,
+        "olivetti",
+        "faces of 64 x 64 pixels, nine models, two protocols, left and bottom half, 1 seed",
+        lambda: olivetti.plan("full", range(1)),
+    ),
+    Entry(
+        2,
+        "imputation",
+        "digits, 10,000 images of MNIST and Olivetti, two energies and three imputers, 1 seed",
+        lambda: imputation.plan("full", range(1)),
+    ),
+    Entry(
+        2, "exemplars", "MNIST and Fashion-MNIST, three γ, 20 epochs, 1 seed", lambda: exemplars.plan("full", range(1))
     ),
     Entry(3, "noise", "20, 60 and 100 % of labels drawn anew, 20 epochs, 3 seeds", lambda: noise.longer(SEEDS)),
     Entry(
