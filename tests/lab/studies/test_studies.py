@@ -438,7 +438,11 @@ def test_the_list() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["noise", "table3", "fig1", "human-noise", "fig6", "recurrent", "polyhedral", "table2", "table5"]
+    "name",
+    [
+        *("noise", "table3", "fig1", "human-noise", "fig6", "recurrent", "polyhedral", "table2", "table5"),
+        *("olivetti", "imputation", "exemplars"),
+    ],
 )
 def test_smoke_of_the_rest(name: str, tmp_path: Path) -> None:
     places = ("--results", str(tmp_path / "results"), "--runs", str(tmp_path / "runs"))

@@ -27,7 +27,7 @@ import convexnet as cx
 from convexnet.choices import SolverName
 from convexnet.energy import EnergyTraining
 from convexnet.energy.unrolled import descend
-from convexnet.lab.data.faces import EACH, olivetti
+from convexnet.lab.data.faces import EACH, digest, olivetti
 from convexnet.lab.models.convex import drawn_from
 from convexnet.lab.models.faces import AroundAnswer, Squared, encoder_decoder, free_twin
 from convexnet.lab.reports.comparison import NOT_RUN, shown
@@ -211,6 +211,7 @@ def columns_of(job: Job, data: Halves) -> Callable[[Callable[[Tensor], Tensor]],
             "test_mse_by_person": [round(float(part.mean()), 2) for part in errors.split(EACH)],
             "test_samples": len(y),
             "missing": data.side,
+            "data": digest((data.pictures * 255).round().byte()),
         }
         if job.seed == 0:
             some = torch.arange(len(y))[:: max(1, len(y) // SHOWN)][:SHOWN]

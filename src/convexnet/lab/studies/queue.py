@@ -23,13 +23,16 @@ from convexnet.lab.studies import (
     bibtex,
     constraint_ablation,
     control,
+    exemplars,
     fig1,
     fig4,
     fig5,
     fig6,
     human_noise,
+    imputation,
     mnist_icnn,
     noise,
+    olivetti,
     parity,
     polyhedral,
     recurrent,
@@ -147,6 +150,21 @@ QUEUE: tuple[Entry, ...] = (
         "report-table1",
         f"MLP-Mixer on the hold-out, {report_table1.LENGTH} epochs, two recipes, 1 seed",
         lambda: report_table1.longer(range(1)),
+    ),
+    Entry(
+        2,
+        "olivetti",
+        "faces of 64 x 64 pixels, nine models, two protocols, left and bottom half, 1 seed",
+        lambda: olivetti.plan("full", range(1)),
+    ),
+    Entry(
+        2,
+        "imputation",
+        "digits, 10,000 images of MNIST and Olivetti, two energies and three imputers, 1 seed",
+        lambda: imputation.plan("full", range(1)),
+    ),
+    Entry(
+        2, "exemplars", "MNIST and Fashion-MNIST, three γ, 20 epochs, 1 seed", lambda: exemplars.plan("full", range(1))
     ),
     Entry(3, "noise", "20, 60 and 100 % of labels drawn anew, 20 epochs, 3 seeds", lambda: noise.longer(SEEDS)),
     Entry(
