@@ -416,7 +416,11 @@ def test_the_list() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["noise", "table3", "fig1", "human-noise", "fig6", "recurrent", "polyhedral", "table2"]
+    "name",
+    [
+        *("noise", "table3", "fig1", "human-noise", "fig6", "recurrent", "polyhedral", "table2"),
+        *("report-table1", "report-table2", "report-table3", "report-imagenet", "report-head"),
+    ],
 )
 def test_smoke_of_the_rest(name: str, tmp_path: Path) -> None:
     places = ("--results", str(tmp_path / "results"), "--runs", str(tmp_path / "runs"))
