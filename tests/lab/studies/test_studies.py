@@ -442,6 +442,7 @@ def test_the_list() -> None:
     [
         *("noise", "table3", "fig1", "human-noise", "fig6", "recurrent", "polyhedral", "table2", "table5"),
         *("olivetti", "imputation", "exemplars"),
+        *("report-table1", "report-table2", "report-table3", "report-imagenet", "report-head"),
     ],
 )
 def test_smoke_of_the_rest(name: str, tmp_path: Path) -> None:
