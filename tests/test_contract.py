@@ -103,7 +103,7 @@ SIGNATURES = {
     "energy.fit": (
         "(f, x, y, domain, how='argmin', *, epochs=20, batch=128, learning_rate=0.001, optimiser=None, loss=None, "
         "margin='classes', missing=None, penalty=None, validation=None, measure=None, patience=None, "
-        "warm_start=False, seed=0, tick=None, **options)"
+        "warm_start=False, seed=0, augment=None, convex=True, tick=None, **options)"
     ),
     "energy.exemplars": "(f, classes, domain, **options)",
     "energy.exemplar_loss": "(f, x_true, y, domain, gamma, *, classes=None, **options)",
@@ -180,7 +180,7 @@ BELOW: dict[str, set[str]] = {
     "ensembles": {"errors", "learner", "arrays", "curvature", "memory", "constraints"},
     "form": {"errors", "domains", "curvature", "extras"},
     "solve": {"errors", "choices", "arrays", "domains", "curvature", "memory", "extras", "form"},
-    "energy": {"errors", "learner", "arrays", "domains", "curvature", "ensembles", "solve"},
+    "energy": {"errors", "learner", "arrays", "domains", "curvature", "nn", "ensembles", "solve"},
     "rl": {"errors", "learner", "extras", "domains", "curvature", "memory", "constraints", "nn", "ensembles", "solve"},
     "export": {"errors", "arrays", "domains", "curvature", "memory", "extras", "form"},
     "conversion": {"errors", "choices", "arrays", "domains", "curvature", "memory", "constraints", "initialise", "nn"},
@@ -188,6 +188,7 @@ BELOW: dict[str, set[str]] = {
     "zoo": {"errors", "choices", "arrays", "constraints", "nn", "conversion"},
 }
 SOLVE: dict[str, set[str]] = {
+    "message": set(),
     "solution": set(),
     "rounding_errors": set(),
     "fingerprint": set(),
@@ -208,6 +209,7 @@ SOLVE["search"] = {*SOLVE}
 SOLVE["multipliers"] = {*SOLVE}
 SOLVE["assemble_solution"] = {*SOLVE}
 SOLVE["constrained"] = {*SOLVE}
+SOLVE["single"] = {*SOLVE}
 SOLVE["minimise"] = {*SOLVE}
 SOLVE["operations"] = {*SOLVE}
 SOLVE["minimiser"] = {*SOLVE}

@@ -9,7 +9,7 @@ import typer
 
 from convexnet.lab.cli.rl import rl_app
 from convexnet.lab.cli.study import study_app
-from convexnet.lab.cli.terminal import refuse, stops_cleanly
+from convexnet.lab.cli.terminal import refuse, refuse_unwritten, stops_cleanly
 from convexnet.lab.cli.train import train
 
 
@@ -38,7 +38,9 @@ def report(
 
         try:
             written = write_report(records, out, STUDIES)
-        except (RecordError, OSError) as error:
+        except RecordError as error:
             raise refuse(str(error)) from None
+        except OSError as error:
+            raise refuse_unwritten(out, error) from None
         for path in written:
             print(path)

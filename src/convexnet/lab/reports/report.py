@@ -30,6 +30,9 @@ LEGENDS: Mapping[str, Sequence[tuple[str, str]]] = MappingProxyType(
         "classes": (("first", "class A"), ("second", "class B")),
         "curves": (*coloured("mlp", "ioc-mlp"), *LINES),
         "networks": (*coloured("mlp", "relu-mlp", "ficnn", "ioc-mlp"), *LINES),
+        "mixers": (*coloured("mixer", "ioc-mixer", "mixer-report"), *LINES),
+        "cyclemlps": (*coloured("cyclemlp-b1", "ioc-cyclemlp-b1", "cyclemlp-b1-report"), *LINES),
+        "heads": (*coloured("cnn", "ioc-cnn", "cnn-head"), *LINES),
         "lines": LINES,
     }
 )
