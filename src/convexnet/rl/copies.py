@@ -41,6 +41,7 @@ class Environments:
         purpose: sets these episodes apart from others of that seed.
 
     Example:
+        >>> from convexnet.rl import make
         >>> copies = Environments(lambda: make("Pendulum-v1"), 2, seed=0)
         >>> step = copies.step(torch.zeros(2, 1))
         >>> step.states.shape, step.rewards.shape, bool(step.ended.any())

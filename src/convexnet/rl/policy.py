@@ -35,7 +35,7 @@ class Policy(nn.Module):
         >>> two = torch.full((2,), 2.0)
         >>> policy = Policy(negated_q(3, 2, (8,)), Description("Some-v0", 3, 2, -two, two))
         >>> policy(torch.zeros(5, 3), torch.zeros(5, 2)).shape, policy.domain
-        (torch.Size([5, 1]), Box(shape=(2,), lo=-1, hi=1))
+        (torch.Size([5, 1]), Box(-1, 1, shape=2))
     """
 
     def __init__(self, f: nn.Module, description: Description, domain: Polyhedron | None = None) -> None:
