@@ -74,7 +74,6 @@ class Row:
         box: bounds of every element of the arguments; None: the whole space.
         why: what is missing, of one that is not certified.
         near: the relative difference that CVXPY's value may have: some of its atoms are approximations.
-        one_size: whether torch.export records it for one size of the batch only; `minimise` then does not open it.
     """
 
     kind: str
@@ -83,7 +82,6 @@ class Row:
     box: tuple[float, float] | None = None
     why: str = ""
     near: float = 1e-9
-    one_size: bool = False
 
     @property
     def arguments(self) -> tuple[str, ...]:
@@ -193,7 +191,7 @@ ROWS = (
         why="of an inverse, only diagonal and trace have a rule"),
     Row(MATRIX, lambda X: cp.mixed_norm(X, 2, 1), lambda X: X.norm(dim=2).sum(1)),
     Row(MATRIX, lambda X: cp.norm(X, "fro"), lambda X: torch.linalg.matrix_norm(X)),
-    Row(MATRIX, lambda X: cp.norm(X, 1), lambda X: torch.linalg.matrix_norm(X, 1), one_size=True),
+    Row(MATRIX, lambda X: cp.norm(X, 1), lambda X: torch.linalg.matrix_norm(X, 1)),
     Row(MATRIX, lambda X: cp.normNuc(X), lambda X: torch.linalg.matrix_norm(X, "nuc")),
     Row(MATRIX, lambda X: cp.sigma_max(X), lambda X: torch.linalg.matrix_norm(X, 2)),
     Row(MATRIX, lambda x: cp.tr_inv(cp.diag(x) + S.numpy()),
@@ -339,7 +337,7 @@ def found(row: Row) -> Found:
     total = 2 if mine.convex else 3
     single = output_of(program, total)
     everywhere = certify_program(single, 0).convex
-    fast = not row.one_size and is_fast(row, opened(single, None), everywhere)
+    fast = is_fast(row, opened(single, None), everywhere)
     exports, refused = exporters(opened(single, ()), domain)
     return Found(mine.curvature, negative, theirs, total, fast, exports, refused)
 

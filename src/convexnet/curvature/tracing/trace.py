@@ -27,7 +27,7 @@ from convexnet.curvature.tracing.graph import base_name, hidden_write, source_li
 from convexnet.curvature.tracing.graph_rewrites import simplify
 from convexnet.curvature.tracing.open_batches import OpenBatch
 from convexnet.curvature.tracing.restored_state import TRACING, Generators, evaluating, silence_torch
-from convexnet.curvature.tracing.trace_errors import REGISTER, explain
+from convexnet.curvature.tracing.trace_errors import REGISTER, explain_trace_error
 from convexnet.curvature.tracing.traceable_models import CLOSURE, check_model, unregistered_modules
 from convexnet.errors import NotTraceable
 
@@ -203,7 +203,7 @@ def export(model: nn.Module, inputs: tuple[Tensor, ...], any_batch: bool) -> tup
         raise
     except Exception as error:
         # torch's own frames would bury the message: keep the cause, without its traceback
-        raise NotTraceable(explain(model, inputs, error)) from error.with_traceback(None)
+        raise NotTraceable(explain_trace_error(model, inputs, error)) from error.with_traceback(None)
     return exported, functional
 
 

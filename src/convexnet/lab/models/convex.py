@@ -57,6 +57,11 @@ class Design(Protocol):
         ...
 
     @property
+    def drop_path(self) -> float | None:
+        """The share of the samples for which the last residual branch is left out; None: the model's own."""
+        ...
+
+    @property
     def published(self) -> bool:
         """Whether weights are drawn as in the published code."""
         ...

@@ -154,7 +154,7 @@ def train_model(
     training = prepared(model, torch.zeros(2, *data.shape, device=fabric.device), course, convex=convex)
     how = keeping(job, place, writes=fabric.is_global_zero, agreed=agreement(fabric))
     if place.network:
-        require_savable(complete(model, step))
+        require_savable(complete(training.result, step))
     dead = ""
     driven = Driven()
     try:
@@ -210,7 +210,7 @@ def loaded(job: Job, place: Place) -> DataSet:
         noisy_validation=job.noisy_validation,
         train_samples=job.train_samples,
         download=place.download,
-        pictures=Pictures(job.image_size, job.streamed, place.workers),
+        pictures=Pictures(job.image_size, job.streamed, place.workers, job.skip_unreadable),
     )
 
 
