@@ -63,6 +63,16 @@ def test_bundle_entropy() -> None:
 
 
 @pytest.mark.slow
+def test_domains() -> None:
+    lines = run("domains.py", "--smoke").splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
+    assert [row[0] for row in rows] == ["domain", "simplex", "polyhedron", "ball"]
+    for row in rows[1:]:
+        assert row[2] == "4/4"
+        assert float(row[8]) == 0, "a bound above Clarabel's optimum, or a value below it"
+
+
+@pytest.mark.slow
 def test_poster(tmp_path: Path) -> None:
     run("poster.py", "--smoke", "--record", str(tmp_path / "rows.jsonl"))
     rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]

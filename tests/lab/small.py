@@ -83,7 +83,7 @@ def fitted(
     return training
 
 
-VARYING = ("seconds", "core_seconds", "commit", "date", "resumed_after")
+VARYING = ("seconds", "core_seconds", "commit", "date", "resumed_after", "share_in_minimise")
 """What may differ between two records of the same run."""
 
 

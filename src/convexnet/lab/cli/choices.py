@@ -167,10 +167,40 @@ STUDIES = (
         "A3",
     ),
     (
+        "table5",
+        "Test images that are in the training part too: ciFAIR, and the hold-out",
+        "Sivaprasad et al. 2021, table 5; Barz & Denzler 2020",
+        "A6",
+    ),
+    (
         "report-mlp",
         "The report's own MLP and its counterpart, Adam at 1e-5",
         "Singh 2022, section 5.1",
         "A2",
+    ),
+    (
+        "synthetic-icnn",
+        "Energies in the plane: FICNN and PICNN in three ways",
+        "Amos & Kolter 2016; Amos, Xu & Kolter 2017, section 6.1",
+        "C2, C7",
+    ),
+    (
+        "olivetti",
+        "Face completion on Olivetti by least energy",
+        "Amos, Xu & Kolter 2017, section 6.3",
+        "C8",
+    ),
+    (
+        "exemplars",
+        "The input that a network likes best for each class, and training towards it",
+        "Amos & Kolter 2016",
+        "C4",
+    ),
+    (
+        "imputation",
+        "Missing inputs filled in by a convex energy",
+        "Amos & Kolter 2016; Amos, Xu & Kolter 2017",
+        "C5",
     ),
     (
         "report-table1",
@@ -201,6 +231,12 @@ STUDIES = (
         "Convexity for the head alone, for all of a CNN, and for none of it",
         "Singh 2022, section 6",
         "B5",
+    ),
+    (
+        "control",
+        "Q-learning with a Q convex in the action, and baselines",
+        "Amos, Xu & Kolter 2017, section 6.3",
+        "C6",
     ),
 )
 """Name, title, source and rows of docs/systems.md: `convexnet.lab.studies`."""

@@ -14,8 +14,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from convexnet.lab.data.data_set import DataSet, Split
-from convexnet.lab.data.files import MissingData
+from convexnet.lab.data.data_set import DataSet, Part, Split
+from convexnet.lab.data.files import DataError, MissingData
 from convexnet.lab.data.folder import fingerprint
 from convexnet.lab.data.noise import HUMAN, KINDS, generator_for, human, resampled, wrong_labels
 from convexnet.lab.data.sources import SOURCES, Source
@@ -74,6 +74,7 @@ def load(
 
     Raises:
         MissingData, CorruptData: files are not there, or not the published ones. Each is named.
+        DataError: all images to train on are of one class. Classes without an image among them are named in `note`.
         ValueError: an unknown name or kind, or a number outside its range.
 
     Example:
@@ -101,6 +102,7 @@ def load(
         if noisy_validation:
             other = generator_for(seed, "noise of validation").initial_seed()
             kept = kept.relabelled(draw(kept.clean, noise / 100, classes, other))
+    note = absent(train, source, name)
     said = noise_kind if noise_kind in HUMAN else f"{noise_kind} {noise:g} %" if noise else ""
     return DataSet(
         name=name,
@@ -110,12 +112,36 @@ def load(
         classes=classes,
         classnames=source.classnames,
         extra=source.extra,
-        note=source.note,
+        note="; ".join(filter(None, [source.note, note])),
         noise=said,
         fingerprint=source.fingerprint or content_of(source),
         noise_fingerprint=of_people,
         centred=source.centred,
     )
+
+
+def absent(train: Part, source: Source, name: str) -> str:
+    """Name the classes that the published training part has and the images to train on have not; empty where there is
+    none.
+
+    Raises:
+        DataError: all images to train on are of one class, of which nothing can be learnt.
+    """
+    if train.clean.is_floating_point():
+        return ""
+    here, all_of_them = set(train.clean.unique().tolist()), set(source.train.clean.unique().tolist())
+    if len(here) < 2:
+        (only,) = here
+        why = "all its training images are" if len(all_of_them) < 2 else f"the {len(train)} images to train on are all"
+        raise DataError(
+            f"{name}: {why} of the class {source.classnames[only]}: nothing can be learnt of one class. Give images of "
+            "two or more"
+        )
+    missing = [source.classnames[number] for number in sorted(all_of_them - here)]
+    if not missing:
+        return ""
+    more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
+    return f"none of the {len(train)} images to train on is of the class {', '.join(missing[:10])}{more}"
 
 
 def content_of(source: Source) -> str:

@@ -39,7 +39,15 @@ LEGENDS: Mapping[str, Sequence[tuple[str, str]]] = MappingProxyType(
 """What the lines and colours of a section mean."""
 
 SAID = MappingProxyType(
-    {"nn": "orange", "ioc": "blue", "first": "green", "second": "purple", "train": "solid line", "test": "dashed line"}
+    {
+        "nn": "orange",
+        "ioc": "blue",
+        "first": "green",
+        "second": "purple",
+        "muted": "grey",
+        "train": "solid line",
+        "test": "dashed line",
+    }
 )
 """How a colour or line of the light theme is called, where there is nothing to show it with."""
 

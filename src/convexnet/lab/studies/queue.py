@@ -2,6 +2,8 @@
 
 `convexnet study queue` goes through it on one core: what has a record is left out, what another process is at work on
 is left to it, and what was stopped goes on from its checkpoint. A row counts as full only at its study's stated length.
+
+Long because it is one list.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from convexnet.lab.runs.records import Row
 from convexnet.lab.studies import (
     appendix_c,
     constraint_ablation,
+    control,
     fig1,
     fig4,
     fig5,
@@ -36,6 +39,7 @@ from convexnet.lab.studies import (
     table1,
     table3,
     table4,
+    table5,
     table6,
 )
 from convexnet.lab.studies.mixtures import experts_of, is_mixture
@@ -101,6 +105,24 @@ QUEUE: tuple[Entry, ...] = (
         lambda: report_imagenet.tiny(range(1)),
     ),
     Entry(
+        1,
+        "control",
+        "Pendulum-v1 by a Q convex in the action, 20,000 steps, 5 seeds",
+        lambda: control.jobs_of(("pendulum",), ("icnn-q",), range(5)),
+    ),
+    Entry(
+        2,
+        "control",
+        "Pendulum-v1 with a budget of power, 20,000 steps, and InvertedPendulum-v5, 30,000 steps, 3 seeds",
+        lambda: control.jobs_of(("pendulum-limited", "inverted"), ("icnn-q",), SEEDS),
+    ),
+    Entry(
+        2,
+        "control",
+        "the same three by NAF, DDPG, TD3 and SAC",
+        lambda: control.jobs_of(("pendulum", "pendulum-limited", "inverted"), control.BASELINES, range(5)),
+    ),
+    Entry(
         2,
         "noise",
         "40, 80 and 0 % of labels drawn anew, matched training accuracy, starts; 20 epochs, 3 seeds",
@@ -131,6 +153,18 @@ QUEUE: tuple[Entry, ...] = (
         f"what a convex DenseNet-121 starts from, {report_imagenet.LENGTH} epochs, 1 seed",
         lambda: report_imagenet.tiny_starts(range(1)),
     ),
+    Entry(
+        3,
+        "control",
+        "InvertedDoublePendulum-v5, 60,000 steps, and Reacher-v5 with and without a budget, 50,000 steps, 2 seeds",
+        lambda: control.jobs_of(("double", "reacher", "reacher-limited"), ("icnn-q",), range(2)),
+    ),
+    Entry(
+        3,
+        "control",
+        "the same three by NAF, DDPG, TD3 and SAC",
+        lambda: control.jobs_of(("double", "reacher", "reacher-limited"), control.BASELINES, range(2)),
+    ),
     Entry(4, "human-noise", "CIFAR-10N with the MLPs, 20 epochs, 3 seeds", lambda: human_noise.mlps(SEEDS)),
     Entry(
         5,
@@ -139,6 +173,7 @@ QUEUE: tuple[Entry, ...] = (
         lambda: fig1.longer(range(1)),
     ),
     Entry(5, "fig6", "three architectures on the hold-out, 1 seed", lambda: fig6.longer(range(1))),
+    Entry(5, "table5", "four MLPs on the hold-out, 60 epochs, 3 seeds", lambda: table5.longer(SEEDS)),
     Entry(6, "report-mlp", "the hold-out, 30 epochs, 3 seeds", holdout_of_the_report),
     Entry(
         6,
@@ -191,7 +226,7 @@ def work_of(rank: int | None = None, only: str = "") -> list[tuple[Entry, list[W
 
 
 @dataclass(frozen=True)
-class State:
+class JobState:
     """Where a job is: "done", "running" in some process, "begun" and stopped, or "waiting".
 
     `hours` are those that it took if it is done, and an estimate otherwise, of which `basis` says where it is from.
@@ -204,7 +239,7 @@ class State:
     epoch: int = 0
 
 
-def states(work: Sequence[Work], runs: Path, results: Path) -> list[State]:
+def states(work: Sequence[Work], runs: Path, results: Path) -> list[JobState]:
     """Where the jobs are.
 
     Args:
@@ -220,14 +255,14 @@ def states(work: Sequence[Work], runs: Path, results: Path) -> list[State]:
     return [state_of(job, runs / job.key, known, pace) for _, job in work]
 
 
-def state_of(job: Job, folder: Path, known: Mapping[str, Row], pace: Pace) -> State:
+def state_of(job: Job, folder: Path, known: Mapping[str, Row], pace: Pace) -> JobState:
     """Where one job is."""
     if job.key in known:
-        return State(job, "done", core_seconds(known[job.key]) / 3600)
+        return JobState(job, "done", core_seconds(known[job.key]) / 3600)
     hours, basis = pace.hours(job)
     if in_use(folder):
-        return State(job, "running", hours, basis, epochs_in(folder))
-    return State(job, "begun" if (folder / NAME).exists() else "waiting", hours, basis, epochs_in(folder))
+        return JobState(job, "running", hours, basis, epochs_in(folder))
+    return JobState(job, "begun" if (folder / NAME).exists() else "waiting", hours, basis, epochs_in(folder))
 
 
 def epochs_in(folder: Path) -> int:
@@ -314,6 +349,8 @@ class Pace:
             >>> Pace([]).hours(parity.plan("full", range(1))[0])
             (0.36, 'a guess')
         """
+        if (stated := getattr(job.recipe, "hours", None)) is not None:  # of a learner that counts no images
+            return round(stated, 2), "a guess"
         images = (job.train_samples or IMAGES.get(job.dataset, 50_000)) * networks_in(job.model)
         own = [row for row in self.rows if (row["model"], row["dataset"]) == (job.model, job.dataset)]
         if same := [row for row in own if same_recipe(row, job.recipe)]:

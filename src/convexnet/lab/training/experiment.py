@@ -28,7 +28,7 @@ from convexnet.lab.training.recipes import Recipe
 from convexnet.lab.training.robust_losses import Memory
 from convexnet.lab.training.sharded import BY_NAME, Sharded, is_sharding, restore_by_name
 from convexnet.lab.training.task import Task
-from convexnet.learner import Point
+from convexnet.learner import Point, seed_generators
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -102,7 +102,7 @@ class Course:
                     drawn = epoch_seed(self.seed, epoch, f"mixing {number}", rank)
                     found = mixed(inputs, recipe.mixup, recipe.cutmix, drawn)
                     inputs, others, kept = found.inputs, found.others, found.kept
-                torch.manual_seed(epoch_seed(self.seed, epoch, f"dropout {number}", fabric.global_rank))
+                seed_generators(epoch_seed(self.seed, epoch, f"dropout {number}", fabric.global_rank))
                 yield Batch(inputs, labels, processes * len(labels) / whole, weights, rows, others, kept)
 
 
