@@ -49,9 +49,9 @@ def solve_each(net: torch.nn.Module, states: Tensor, actions: int) -> list[tuple
     for state in states:
         a = cp.Variable(actions)
         problem = cp.Problem(cp.Minimize(cx.to_cvxpy(net, a, (state,))), [a >= -1, a <= 1])
-        data, chain, inverse = problem.get_problem_data(cp.CLARABEL)
+        data, chain, inverse = problem.get_problem_data(cp.CLARABEL, solver_opts={})
         start = time.process_time()
-        answer = chain.solve_via_data(problem, data)
+        answer = chain.solve_via_data(problem, data, solver_opts={})
         took = time.process_time() - start
         problem.unpack_results(answer, chain, inverse)
         found.append((float(problem.value), took))
