@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from convexnet.domains import Domain
 from convexnet.energy.hinge import Margin
 from convexnet.energy.steps import Optimiser
-from convexnet.energy.training import EnergyTraining, How, Loss
+from convexnet.energy.training import Augment, EnergyTraining, How, Loss
 from convexnet.ensembles.training import nothing
 from convexnet.learner import Point, run
 
@@ -50,7 +50,7 @@ def fit(
     *,
     epochs: int = 20,
     batch: int = 128,
-    learning_rate: float = 1e-3,
+    learning_rate: float | Callable[[int], float] = 1e-3,
     optimiser: Optimiser | None = None,
     loss: Loss | None = None,
     margin: Margin = "classes",
@@ -61,6 +61,8 @@ def fit(
     patience: int | None = None,
     warm_start: bool = False,
     seed: int = 0,
+    augment: Augment | None = None,
+    convex: bool = True,
     tick: Callable[[Point], object] | None = None,
     **options: Any,
 ) -> History:
@@ -76,13 +78,15 @@ def fit(
         how: "argmin": the loss of the minimiser, differentiated through it. Where f is piecewise linear in y,
             minimisers sit on vertices and do not move: take a smooth f, `Cube(entropy=True)` or derivative="smoothed".
             A batch of which some minimiser has no derivative is taken with the smoothed ones, unless a `derivative` is
-            asked for.
+            asked for. Over a `Cube(entropy=True)` of many elements solver="planes" is the fastest by far: bundle
+            entropy for a PICNN, or a `Joint` of a FICNN, with softplus (`convexnet.energy.entropy`); its `tol` is the
+            gap in nats for each element.
             "unrolled": the loss of where gradient descent ends, differentiated through its steps (`unrolled`); for a
             `Box`.
             "max-margin": the `structured_hinge`, which needs no derivative of a minimiser.
         epochs: passes over the samples, at most.
         batch: samples that are solved together, and make one step.
-        learning_rate: of Adam.
+        learning_rate: of Adam; a function of the epoch, from 1, sets that of any optimiser.
         optimiser: another one: a `torch.optim.Optimizer`, or a function of the parameters that makes one.
         loss: loss(minimiser, y) -> (B,) or one number; None: the mean square of the difference.
         margin: of "max-margin", see `structured_hinge`.
@@ -95,6 +99,9 @@ def fit(
         patience: stop after this many epochs in a row that were no better than the best one.
         warm_start: begin each minimisation at the last minimiser of its sample.
         seed: of the order of the samples, masks and draws.
+        augment: augment(inputs, y) -> (inputs, y) changes every batch at random: drops words, say, or shifts images.
+        convex: whether f is certified after every epoch; False is for how="unrolled" alone, to compare with an f that
+            need not be convex.
         tick: called with the point of each epoch.
         options: further arguments of `minimise`, such as `tol`, `solver`, `derivative` and `max_steps`; or `steps`,
             `rate` and `momentum` of "unrolled".
@@ -123,6 +130,6 @@ def fit(
         f, x, y, domain, how,
         epochs=epochs, batch=batch, learning_rate=learning_rate, optimiser=optimiser, loss=loss, margin=margin,
         missing=missing, penalty=penalty, validation=validation, measure=measure, patience=patience,
-        warm_start=warm_start, seed=seed, **options,
+        warm_start=warm_start, seed=seed, augment=augment, convex=convex, **options,
     )  # fmt: skip
     return History(run(learner, tick or nothing))

@@ -16,8 +16,10 @@ from convexnet.arrays import as_real
 from convexnet.curvature.arguments import unwrap
 from convexnet.curvature.certificate import certify
 from convexnet.domains import Box, Domain
+from convexnet.energy.entropy import PLANES, least_with_entropy
 from convexnet.energy.hinge import Margin, check_solved, hinge_of, margin_of
 from convexnet.energy.missing import Missing
+from convexnet.energy.predict import least
 from convexnet.energy.samples import inputs_of, place_of, rows_of, targets_of
 from convexnet.energy.steps import Optimiser, optimiser_of, squared_error
 from convexnet.energy.unrolled import box_of, descend
@@ -38,6 +40,9 @@ SLICE = 2.0
 """Seconds of work in one advance, about; one batch at least. It changes nothing of what is learnt."""
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+
+Augment = Callable[[list[Tensor], Tensor], tuple[list[Tensor], Tensor]]
+"""(the inputs of a batch, its targets) -> the same, changed at random: torch draws from the seed of the step."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,10 @@ class EnergyTraining(Attributes):
         [1.0, 2.0]
     """
 
-    kept = ("f", "margin", "optimiser", "epoch", "position", "sums", "last", "best", "best_epoch", "best_weights")
+    kept = (
+        *("f", "margin", "optimiser", "epoch", "position", "sums", "last"),
+        *("best", "best_epoch", "best_weights", "end_weights", "spent"),
+    )
 
     def __init__(
         self,
@@ -92,7 +100,7 @@ class EnergyTraining(Attributes):
         *,
         epochs: int = 20,
         batch: int = 128,
-        learning_rate: float = 1e-3,
+        learning_rate: float | Callable[[int], float] = 1e-3,
         optimiser: Optimiser | None = None,
         loss: Loss | None = None,
         margin: Margin = "classes",
@@ -103,10 +111,14 @@ class EnergyTraining(Attributes):
         patience: int | None = None,
         warm_start: bool = False,
         seed: int = 0,
+        augment: Augment | None = None,
+        convex: bool = True,
         **options: Any,
     ) -> None:
         check_counts(epochs=epochs, batch=batch, **({} if patience is None else {"patience": patience}))
-        check_rate(learning_rate)
+        self.rate = learning_rate if callable(learning_rate) else None
+        first = learning_rate(1) if callable(learning_rate) else learning_rate
+        check_rate(first)
         if how not in HOWS:
             raise ValueError(f"how is one of {', '.join(HOWS)}, not {how!r}")
         if domain.batch is not None:
@@ -115,6 +127,8 @@ class EnergyTraining(Attributes):
             raise ValueError("measure and patience are about validation samples: give validation=(x, y)")
         if how == "max-margin" and loss is not None:
             raise ValueError('the loss of how="max-margin" is the structured hinge: give a margin, and no loss')
+        if not convex and how != "unrolled":
+            raise ValueError(f'how={how!r} needs minima, so that f must be convex: convex=False is for how="unrolled"')
         if how == "unrolled":
             box_of(domain)
             if wrong := sorted({*options} - {"steps", "rate", "momentum"}):
@@ -127,7 +141,8 @@ class EnergyTraining(Attributes):
         self.loss, self.margin, self.measure, self.penalty = loss, margin_of(margin), measure, penalty
         self.missing = None if missing is None else Missing(missing, domain)
         self.options = options
-        self.optimiser = optimiser_of(self.f, self.margin, optimiser, learning_rate)
+        self.augment, self.convex = augment, convex
+        self.optimiser = optimiser_of(self.f, self.margin, optimiser, first)
         self.moving = any(keeps_statistics(part) for part in self.f.modules())
         self.warm = warm_start and how != "unrolled"  # from elsewhere, unrolled descent ends elsewhere
         self.epoch = self.position = 0
@@ -135,6 +150,13 @@ class EnergyTraining(Attributes):
         self.last = domain.centre.to(self.samples.y).expand_as(self.samples.y).clone() if self.warm else None
         self.best, self.best_epoch = math.inf, 0
         self.best_weights: dict[str, Tensor] | None = None
+        self.end_weights: dict[str, Tensor] | None = None
+        self.spent = [0.0, 0.0]
+
+    @property
+    def share_in_minimise(self) -> float:
+        """The share of the processor time of all steps that was spent on minimising, or unrolled descent."""
+        return self.spent[0] / self.spent[1] if self.spent[1] else math.nan
 
     def samples_of(self, x: Any, y: Any) -> Samples:
         """Return checked samples."""
@@ -158,11 +180,20 @@ class EnergyTraining(Attributes):
 
     def step(self) -> Point | None:
         """Take one step; at the end of an epoch, return its point."""
+        begun = time.process_time()
+        if not self.position and not self.epoch and self.convex:
+            self.certify()
         parts = batches(len(self.samples), self.batch, derived_seed(self.seed, "order", self.epoch))
         rows = parts[self.position]
         seed = derived_seed(self.seed, "draws", self.epoch, self.position)
         given, y = rows_of(self.samples.given, rows, self.device), self.samples.y[rows].to(self.device)
         mask = self.mask_of(len(rows), seed)
+        if self.rate is not None and not self.position:
+            for group in self.optimiser.param_groups:
+                group["lr"] = self.rate(self.epoch + 1)
+        if self.augment is not None:
+            with torch.no_grad(), drawing(derived_seed(seed, "augment"), self.device):
+                given, y = self.augment(given, y)
         if self.moving:
             self.refresh_statistics(given, y, seed)
         start = None if self.last is None else self.last[rows]
@@ -193,6 +224,7 @@ class EnergyTraining(Attributes):
             raise ValueError(f"the loss is {shares[0]} in epoch {self.epoch + 1}: try a smaller learning_rate")
         self.sums = [total + share for total, share in zip(self.sums, shares, strict=True)]
         self.position += 1
+        self.spent[1] += time.process_time() - begun
         return self.ended() if self.position == len(parts) else None
 
     def mask_of(self, rows: int, seed: int) -> Tensor | None:
@@ -218,16 +250,23 @@ class EnergyTraining(Attributes):
         """Return the losses (B,) of a batch, the minimisers, and how many of them have converged."""
         domain = cast(Box, self.domain).fix(y, mask) if mask is not None else self.domain
         settings: dict[str, Any] = {**self.options, **({} if start is None else {"start": start}), **options}
+        begun = time.process_time()
         if self.how == "max-margin":
-            losses, found = hinge_of(self.f, given, y, domain, self.margin, settings)
-            return losses, found.x, float(found.converged.sum())
+            losses, x, converged = hinge_of(self.f, given, y, domain, self.margin, settings)
+            self.spent[0] += time.process_time() - begun
+            return losses, x, float(converged.sum())
         if self.how == "unrolled":
             begin = None if given else self.domain.centre.expand_as(y)
             x, converged = descend(self.f, given, cast(Box, domain), begin, **settings), math.nan
+        elif settings.get("solver") == PLANES:
+            options = {name: value for name, value in settings.items() if name != "solver"}
+            x, proved = least_with_entropy(self.f, given, domain, **options)
+            converged = float(proved.sum())
         else:
             found = minimise(self.f, domain, tuple(given) or None, **settings)
             check_solved(found)
             x, converged = found.x, float(found.converged.sum())
+        self.spent[0] += time.process_time() - begun
         if self.loss is None:
             return squared_error(x, y, mask), x, converged
         losses = self.loss(x, y)
@@ -239,8 +278,8 @@ class EnergyTraining(Attributes):
 
     def ended(self) -> Point:
         """Close an epoch, and measure."""
-        example = [*rows_of(self.samples.given, torch.arange(1), self.device), self.samples.y[:1].to(self.device)]
-        certify(self.f, tuple(example), wrt=len(example) - 1, domain=self.domain.hull()).require()
+        if self.convex:
+            self.certify()
         count = len(self.samples)
         point: Point = {"epoch": float(self.epoch + 1), "loss": self.sums[0] / count}
         if self.how != "unrolled":
@@ -254,22 +293,30 @@ class EnergyTraining(Attributes):
                 self.best, self.best_epoch = point["validation"], self.epoch
                 self.best_weights = copy.deepcopy(self.f.state_dict())
             if self.done and self.best_weights is not None:
+                self.end_weights = copy.deepcopy(self.f.state_dict())
                 self.f.load_state_dict(self.best_weights)
         return point
+
+    def certify(self) -> None:
+        """Raise where f is not proved convex in y, as it is now."""
+        example = [*rows_of(self.samples.given, torch.arange(1), self.device), self.samples.y[:1].to(self.device)]
+        certify(self.f, tuple(example), wrt=len(example) - 1, domain=self.domain.hull()).require()
 
     def validate(self, samples: Samples) -> float:
         """Return the mean loss of the validation samples, or what `measure` says; the less the better."""
         losses, found, targets = list[Tensor](), list[Tensor](), list[Tensor]()
+        spent = list(self.spent)
         with torch.no_grad():
             for number, rows in enumerate(torch.arange(len(samples)).split(self.batch)):
                 seed = derived_seed(self.seed, "validation", number)  # in every epoch the same masks
                 given, y = rows_of(samples.given, rows, self.device), samples.y[rows].to(self.device)
                 loss, x, _ = self.losses(given, y, self.mask_of(len(rows), seed))
                 if self.measure is not None and self.how == "max-margin" and self.missing is None:
-                    x = minimise(self.f, self.domain, tuple(given) or None, **self.options).x  # without the margin
+                    x = least(self.f, given, self.domain, self.options)  # without the margin
                 losses.append(loss.double())
                 found.append(x)
                 targets.append(y)
+        self.spent = spent  # of steps alone
         if self.measure is None:
             return float(torch.cat(losses).mean())
         return as_real(self.measure(torch.cat(found), torch.cat(targets)), "measure(predicted, y)", -math.inf)

@@ -122,7 +122,9 @@ def minimise(
         RuntimeError that names the sample and these kinks, if a gradient of this minimiser arrives; the gradient of
         the value is one of those between its derivatives to both sides, as that of a ReLU at zero is. Where no kink
         holds the minimiser, they can be differentiated again, to any order (`create_graph=True`); where one does, a
-        second derivative is a RuntimeError that names the operator and its line.
+        second derivative is a RuntimeError that names the operator and its line. Beyond the number of variables that
+        matrices allow, f must have no kinks; first derivatives are then as precise as x is, and there are no second
+        ones.
 
     Raises:
         NotCertified: f is not proved convex in y.

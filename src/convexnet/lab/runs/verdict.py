@@ -32,6 +32,7 @@ class Verdict:
         tier: how much convexity restricts it, "T0" to "T3"; None where it is not proved.
         curvature, scope: of the certificate.
         breaks: path, operator and reason of the first finding; None where it is proved.
+        certificate: the certificate in full, as it is printed.
     """
 
     convex: bool
@@ -40,6 +41,7 @@ class Verdict:
     curvature: str
     scope: str
     breaks: tuple[str, str, str] | None
+    certificate: str = ""
 
     @property
     def certified(self) -> bool:
@@ -47,7 +49,7 @@ class Verdict:
         return self.convex and self.kept
 
 
-def verdict(model: nn.Module, example: Tensor | Sequence[Tensor]) -> Verdict:
+def verdict(model: nn.Module, example: Tensor | Sequence[Tensor], wrt: int | None = None) -> Verdict:
     """Certify a network and say in which tier it is.
 
     T0: logits of an ordinary network, all shifted by the same convex function (`convexnet.split.shifted`): no
@@ -58,6 +60,7 @@ def verdict(model: nn.Module, example: Tensor | Sequence[Tensor]) -> Verdict:
     T2. Args:
         model: any module that can be traced.
         example: a tensor (B, ...) or a tuple of positional ones.
+        wrt: the number of the input in which it is convex, for an energy; it has no tier then. None: all of them.
 
     Raises:
         NotTraceable, ValueError, TypeError: as for `certify`.
@@ -73,15 +76,16 @@ def verdict(model: nn.Module, example: Tensor | Sequence[Tensor]) -> Verdict:
     """
     model = unwrap(model)
     program = trace(model, example)  # once for both: it is most of what they cost
-    certificate = certify_program(program)
+    certificate = certify_program(program, wrt)
     first = certificate.findings[0] if certificate.findings else None
     return Verdict(
         convex=certificate.convex,
-        kept=certificate.convex and keeps(model, program, certificate.scope),
-        tier=tier_of(model, example) if certificate.convex else None,
+        kept=certificate.convex and keeps(model, program, certificate.scope, wrt),
+        tier=tier_of(model, example) if certificate.convex and wrt is None else None,
         curvature=certificate.curvature,
         scope=certificate.scope,
         breaks=(first.path, first.operator, first.reason) if first is not None and not certificate.convex else None,
+        certificate=str(certificate),
     )
 
 
@@ -124,7 +128,7 @@ def outputs(model: nn.Module, example: Tensor | Sequence[Tensor]) -> int:
     return found[0].numel()
 
 
-def keeps(model: nn.Module, program: Program, scope: str) -> bool:
+def keeps(model: nn.Module, program: Program, scope: str, wrt: int | None = None) -> bool:
     """Whether no step of training can undo a proof: of all parameters, of none that train, or of constrained ones."""
     if scope == ALL or not any(parameter.requires_grad for parameter in model.parameters()):
         return True
@@ -134,7 +138,7 @@ def keeps(model: nn.Module, program: Program, scope: str) -> bool:
         if kept is not None:
             recorded |= {f"{path}.{name}".lstrip("."): interval for name, interval in kept.intervals.items()}
     try:
-        needed = intervals_for(program, model)
+        needed = intervals_for(program, model, wrt)
     except NotCertified:
         return False  # convex at these weights, but no signs of its parameters would keep it so
     return all(name in recorded and is_within_cone(recorded[name], interval) for name, interval in needed.items())

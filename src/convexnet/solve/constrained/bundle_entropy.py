@@ -143,7 +143,7 @@ class EntropyWork(Work):
         arguments, tableau = self.arguments, self.tableau
         reading, everywhere = read(arguments, tableau)
         inner = tableau.weighted(torch.zeros_like(self.value))
-        problem, closed = problem_of(reading, replace(inner, solver="auto"), everywhere)
+        problem, closed = problem_of(reading, replace(inner, solver=NAME), everywhere)
         if check:
             check_derivatives(reading, problem.f, "auto", tableau.arguments.inputs, arguments.box)
         found = replace(self.found, evidence={}, kept={})  # which is of the function without the entropy
