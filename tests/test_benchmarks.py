@@ -48,6 +48,15 @@ def test_bundle_entropy() -> None:
 
 
 @pytest.mark.slow
+def test_energy() -> None:
+    lines = run("energy.py", "--smoke").splitlines()
+    assert [line.partition(":")[0] for line in lines[:2]] == [
+        f"softplus, {steps} steps, 8 of 8 proved" for steps in (0, 1)
+    ]
+    assert sum("ratio" in line for line in lines) == 7
+
+
+@pytest.mark.slow
 def test_poster(tmp_path: Path) -> None:
     run("poster.py", "--smoke", "--record", str(tmp_path / "rows.jsonl"))
     rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]

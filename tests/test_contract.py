@@ -102,7 +102,7 @@ SIGNATURES = {
     "energy.fit": (
         "(f, x, y, domain, how='argmin', *, epochs=20, batch=128, learning_rate=0.001, optimiser=None, loss=None, "
         "margin='classes', missing=None, penalty=None, validation=None, measure=None, patience=None, "
-        "warm_start=False, seed=0, tick=None, **options)"
+        "warm_start=False, seed=0, augment=None, tick=None, **options)"
     ),
     "energy.exemplars": "(f, classes, domain, **options)",
     "energy.exemplar_loss": "(f, x_true, y, domain, gamma, *, classes=None, **options)",
