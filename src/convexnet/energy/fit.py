@@ -62,6 +62,7 @@ def fit(
     warm_start: bool = False,
     seed: int = 0,
     augment: Augment | None = None,
+    convex: bool = True,
     tick: Callable[[Point], object] | None = None,
     **options: Any,
 ) -> History:
@@ -99,6 +100,8 @@ def fit(
         warm_start: begin each minimisation at the last minimiser of its sample.
         seed: of the order of the samples, masks and draws.
         augment: augment(inputs, y) -> (inputs, y) changes every batch at random: drops words, say, or shifts images.
+        convex: whether f is certified after every epoch; False is for how="unrolled" alone, to compare with an f that
+            need not be convex.
         tick: called with the point of each epoch.
         options: further arguments of `minimise`, such as `tol`, `solver`, `derivative` and `max_steps`; or `steps`,
             `rate` and `momentum` of "unrolled".
@@ -127,6 +130,6 @@ def fit(
         f, x, y, domain, how,
         epochs=epochs, batch=batch, learning_rate=learning_rate, optimiser=optimiser, loss=loss, margin=margin,
         missing=missing, penalty=penalty, validation=validation, measure=measure, patience=patience,
-        warm_start=warm_start, seed=seed, augment=augment, **options,
+        warm_start=warm_start, seed=seed, augment=augment, convex=convex, **options,
     )  # fmt: skip
     return History(run(learner, tick or nothing))

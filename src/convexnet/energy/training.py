@@ -112,6 +112,7 @@ class EnergyTraining(Attributes):
         warm_start: bool = False,
         seed: int = 0,
         augment: Augment | None = None,
+        convex: bool = True,
         **options: Any,
     ) -> None:
         check_counts(epochs=epochs, batch=batch, **({} if patience is None else {"patience": patience}))
@@ -126,6 +127,8 @@ class EnergyTraining(Attributes):
             raise ValueError("measure and patience are about validation samples: give validation=(x, y)")
         if how == "max-margin" and loss is not None:
             raise ValueError('the loss of how="max-margin" is the structured hinge: give a margin, and no loss')
+        if not convex and how != "unrolled":
+            raise ValueError(f'how={how!r} needs minima, so that f must be convex: convex=False is for how="unrolled"')
         if how == "unrolled":
             box_of(domain)
             if wrong := sorted({*options} - {"steps", "rate", "momentum"}):
@@ -138,7 +141,7 @@ class EnergyTraining(Attributes):
         self.loss, self.margin, self.measure, self.penalty = loss, margin_of(margin), measure, penalty
         self.missing = None if missing is None else Missing(missing, domain)
         self.options = options
-        self.augment = augment
+        self.augment, self.convex = augment, convex
         self.optimiser = optimiser_of(self.f, self.margin, optimiser, first)
         self.moving = any(keeps_statistics(part) for part in self.f.modules())
         self.warm = warm_start and how != "unrolled"  # from elsewhere, unrolled descent ends elsewhere
@@ -178,7 +181,7 @@ class EnergyTraining(Attributes):
     def step(self) -> Point | None:
         """Take one step; at the end of an epoch, return its point."""
         begun = time.process_time()
-        if not self.position and not self.epoch:
+        if not self.position and not self.epoch and self.convex:
             self.certify()
         parts = batches(len(self.samples), self.batch, derived_seed(self.seed, "order", self.epoch))
         rows = parts[self.position]
@@ -275,7 +278,8 @@ class EnergyTraining(Attributes):
 
     def ended(self) -> Point:
         """Close an epoch, and measure."""
-        self.certify()
+        if self.convex:
+            self.certify()
         count = len(self.samples)
         point: Point = {"epoch": float(self.epoch + 1), "loss": self.sums[0] / count}
         if self.how != "unrolled":

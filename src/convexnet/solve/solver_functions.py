@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -21,7 +22,7 @@ from convexnet.solve.functions.matrix_free import MatrixFree
 from convexnet.solve.functions.problem import Problem
 from convexnet.solve.functions.strong_convexity import strong_convexity
 from convexnet.solve.lower_bounds import is_supported
-from convexnet.solve.solvers.choose import MANY, MATRICES
+from convexnet.solve.solvers.choose import ENTRIES, MANY, MATRICES, WITHOUT_MATRICES
 
 FEW = 4
 """Samples of which it is looked up, once, that the atoms of a network prove something."""
@@ -134,18 +135,31 @@ def open_functions(
         RuntimeError, IndexError: an operator does not take a batch of this size.
     """
     closed = ""
-    if size <= MANY or solver in MATRICES:
+    if solver in MATRICES or (size <= MANY and not spares_matrices(opened, inputs, size, solver)):
+        still: dict[fx.Node, Any] = {}
         try:
-            form = pieces.form(inputs)
+            form = pieces.form(inputs, still)
         except TooLarge as large:
             closed = large.reason if solver in MATRICES else ""
         else:
             constant = torch.where(form.constant.isfinite(), form.constant, 0.0)
             whole = opened.gated  # the form was read with the batch itself
             layers = MatrixFree(opened, inputs, form.atoms, constant if whole else None)
+            layers.still[len(inputs[0])] = still
             return replace(form, constant=0 * constant), layers if whole else layers.centred(), ""
     layers = MatrixFree(opened, inputs).centred()
     return layers, layers, closed
+
+
+def spares_matrices(opened: OpenedProgram, inputs: list[Tensor], size: int, solver: str) -> bool:
+    """Whether a solver that was asked for by name can do without matrices that take long to read.
+
+    With kinks it cannot: the derivatives of a minimum need them.
+    """
+    if solver not in WITHOUT_MATRICES:
+        return False
+    layers = MatrixFree(opened, [tensor[:2] for tensor in inputs])
+    return layers.smooth and size * layers.width > ENTRIES
 
 
 def takes_any_batch(opened: OpenedProgram, inputs: Sequence[Tensor]) -> bool:

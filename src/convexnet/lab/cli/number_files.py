@@ -1,8 +1,9 @@
-"""Arrays of numbers from .npy, .npz and .csv files, for the options of `minimise` that take a file."""
+"""Arrays of numbers from .npy, .npz and .csv files, for the options of `minimise` and `impute` that take a file."""
 
 from __future__ import annotations
 
 import csv
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,13 @@ from convexnet.lab.errors import UsageError
 ENDINGS = (".csv", ".npy", ".npz")
 
 
-def arrays_of(path: Path, option: str) -> list[Any]:
+def arrays_of(path: Path, option: str, *, gaps: bool = False) -> list[Any]:
     """Read the arrays of a file: one of a .csv (rows, columns) or a .npy, those of a .npz in the order of their names.
 
     Args:
         path: the file.
         option: what error messages call it.
+        gaps: whether an empty cell of a .csv is a number that is missing, NaN.
 
     Raises:
         UsageError: it cannot be read, or does not hold numbers.
@@ -30,7 +32,7 @@ def arrays_of(path: Path, option: str) -> list[Any]:
         raise UsageError(f"{option} is a .npy, .npz or .csv file, not {path.name}")
     try:
         if path.suffix.lower() == ".csv":
-            return [rows_of(path)]
+            return [rows_of(path, gaps)]
         found = arrays_in(path)
         named = (
             {path.name: found}
@@ -47,7 +49,7 @@ def arrays_of(path: Path, option: str) -> list[Any]:
     return list(named.values())
 
 
-def rows_of(path: Path) -> Any:
+def rows_of(path: Path, gaps: bool = False) -> Any:
     """Read the numbers of a .csv file, (rows, columns); a first line without numbers is a header, and is skipped.
 
     Raises:
@@ -71,7 +73,12 @@ def rows_of(path: Path) -> Any:
                 f"{path}, line {number} has {len(cells)} columns, and line {lines[0][0]} has {len(lines[0][1])}: every "
                 "row is one sample"
             )
-        rows.append([number_in(cell, f"{path}, line {number}, column {i}") for i, cell in enumerate(cells, 1)])
+        rows.append(
+            [
+                math.nan if gaps and not cell.strip() else number_in(cell, f"{path}, line {number}, column {i}")
+                for i, cell in enumerate(cells, 1)
+            ]
+        )
     return np.array(rows)
 
 

@@ -11,7 +11,8 @@ kinks, H the second derivative through smooth atoms, and b, f the coordinates at
 where L is the network with dual slopes. Without H this is the vertex formula, without J the implicit function theorem.
 Everything is computed in the backward pass only, for the values that the network had in the forward pass.
 
-Derivatives of these derivatives are right where no kink holds the minimiser (`implicit`), and an error elsewhere.
+Derivatives of these derivatives are right where no kink holds the minimiser (`implicit`), and an error elsewhere. Of a
+smooth f with more variables than matrices allow, the first ones are found by conjugate gradients (`without_matrices`).
 """
 
 from __future__ import annotations
@@ -28,9 +29,10 @@ from convexnet.form.program import tensors_of
 from convexnet.solve.arguments import Arguments
 from convexnet.solve.compiled import Reading
 from convexnet.solve.derivatives.backward import pull_back
-from convexnet.solve.derivatives.higher_order import pull_back_differentiably, pull_back_smoothed
+from convexnet.solve.derivatives.higher_order import pull_back_differentiably, pull_back_many, pull_back_smoothed
 from convexnet.solve.derivatives.saved_minimum import SavedMinimum
 from convexnet.solve.derivatives.unavailable import check_transforms
+from convexnet.solve.functions.matrix_free import MatrixFree
 from convexnet.solve.functions.problem import Problem
 from convexnet.solve.solvers.incumbents import Incumbents, pick_rows
 
@@ -102,7 +104,9 @@ class Attach(torch.autograd.Function):
         at: SavedMinimum = ctx.at
         x, lo, hi, *tensors = ctx.saved_tensors
         check_transforms([t for t in grads if t is not None])
-        if at.smoothed:
+        if isinstance(at.f, MatrixFree) and at.f.smooth and not at.smoothed:
+            ends, others = pull_back_many(at, x, lo, hi, tensors, to_x, to_value)
+        elif at.smoothed:
             ends, others = pull_back_smoothed(at, x, lo, hi, tensors, to_x, to_value)
         elif torch.is_grad_enabled():
             ends, others = pull_back_differentiably(at, x, lo, hi, tensors, to_x, to_value)

@@ -9,7 +9,8 @@ from convexnet.solve.derivatives.backward import find_held_precisely, pull_back
 from convexnet.solve.derivatives.implicit import as_it_was, differentiable_once, implicit_gradients
 from convexnet.solve.derivatives.saved_minimum import Gradients, SavedMinimum, bound_gradient, flat_bound
 from convexnet.solve.derivatives.surrogates import barrier_hessian, smoothed_values
-from convexnet.solve.derivatives.unavailable import explain_missing, explain_no_second
+from convexnet.solve.derivatives.unavailable import explain_many_variables, explain_missing, explain_no_second
+from convexnet.solve.derivatives.without_matrices import pull_back_smooth
 from convexnet.solve.functions.matrix_free import keep_unchanged
 from convexnet.solve.functions.problem import Problem
 from convexnet.solve.functions.smoothing import smoothing_units
@@ -56,6 +57,26 @@ def pull_back_differentiably(
     to_lo, to_hi, others = implicit_gradients(f, y, made, held.low, held.high, *arriving)
     ends = bound_gradient(to_lo, at.box.lo, at.box.shape), bound_gradient(to_hi, at.box.hi, at.box.shape)
     return ends, [gradient.to(tensor) for gradient, tensor in zip(others, tensors, strict=True)]
+
+
+def pull_back_many(
+    at: SavedMinimum,
+    x: Tensor,
+    lo: Tensor,
+    hi: Tensor,
+    tensors: list[Tensor],
+    to_x: Tensor | None,
+    to_value: Tensor | None,
+) -> Gradients:
+    """The gradients of `pull_back_smooth`, whose own derivatives are an error in words."""
+    if not torch.is_grad_enabled():
+        return pull_back_smooth(at, tensors, to_x, to_value)
+    plain = pull_back_smooth(at, tensors, *(None if t is None else t.detach() for t in (to_x, to_value)))
+    arrived = [t for t in (to_x, to_value, x, lo, hi, *tensors) if t is not None]
+    lower, upper, *rest = differentiable_once(
+        lambda: explain_many_variables(at.f), [t.detach() for t in (*plain[0], *plain[1])], arrived
+    )
+    return (lower, upper), rest
 
 
 def pull_back_smoothed(

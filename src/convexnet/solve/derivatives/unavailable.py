@@ -26,7 +26,8 @@ def check_derivatives(reading: Reading, f: Function, name: str, inputs: Sequence
     Raises:
         ValueError: an input or a bound takes part in autograd, and the functions are not known as matrices.
     """
-    if not isinstance(f, EpigraphForm) and any(t.requires_grad for t in [*inputs, box.lo, box.hi]):
+    known = isinstance(f, EpigraphForm) or (isinstance(f, MatrixFree) and f.smooth)
+    if not known and any(t.requires_grad for t in [*inputs, box.lo, box.hi]):
         raise ValueError(explain_missing(f, reading, name))
 
 
@@ -67,6 +68,15 @@ def explain_no_second(opened: OpenedProgram, inputs: Sequence[Tensor], k: int, s
     )
 
 
+def explain_many_variables(f: Function) -> str:
+    """The error for a second derivative where the first was found without matrices."""
+    size = f.size if isinstance(f, MatrixFree) else "many"
+    return (
+        f"second derivatives of this minimum are not available: it has {size} variables or maps that are too large for "
+        'the matrices that they need. Use derivative="unrolled"'
+    )
+
+
 def explain_many_meet(
     opened: OpenedProgram, inputs: Sequence[Tensor], sample: int, rows: Sequence[tuple[int, int]]
 ) -> str:
@@ -104,7 +114,10 @@ def describe_operator(node: fx.Node) -> str:
 def explain_missing(f: Function, reading: Reading, name: str) -> str:
     """Why there are no derivatives at all."""
     if isinstance(f, MatrixFree):
-        why = f"it has {f.size} variables or maps that are too large for the matrices that derivatives need"
+        why = (
+            f"it has {f.size} variables or maps that are too large for the matrices that derivatives need, and kinks; "
+            "those of a smooth network (softplus for relu) need none"
+        )
     elif reading.opened is None:
         why = "its forward, or an operator of torch in it, reads the size of its batch"
     else:

@@ -97,6 +97,17 @@ class MatrixFree:
         """Whether all atoms are."""
         return all(atom.piecewise_linear for atom in self.atoms)
 
+    @property
+    def smooth(self) -> bool:
+        """Whether no atom has a kink."""
+        return all(atom.smooth for atom in self.atoms)
+
+    @property
+    def width(self) -> int:
+        """Arguments of all atoms."""
+        origin = torch.zeros(self.batch, self.size, dtype=torch.float64, device=self.inputs[0].device)
+        return sum(a.shape[1] for a in self.arguments(origin))
+
     def rows(self, index: Tensor) -> MatrixFree:
         """The functions of some samples."""
         shift = None if self.shift is None else self.shift[index]

@@ -59,6 +59,12 @@ WAYS: dict[str, Way] = {
 MATRICES = ("lp", *(name for name, way in WAYS.items() if way.needs == (EpigraphForm,)))
 """Solvers that cannot do without the function as matrices."""
 
+WITHOUT_MATRICES = ("bundle-entropy", "fista", "adam")
+"""Solvers that have no use for them."""
+
+ENTRIES = 200_000
+"""Entries of matrices, of all variables and all arguments of atoms, beyond which such a solver is not given any."""
+
 
 def choose_solver(name: str, problem: Problem, closed: str = "") -> tuple[str, int]:
     """The name of a solver, and how many samples it takes at once.
