@@ -82,5 +82,5 @@ $(VENV)/.stamp-lab: pyproject.toml constraints.txt | $(BIN)/pip
 
 $(VENV)/.stamp-dev: pyproject.toml constraints.txt | $(BIN)/pip
 	@echo "installing convexnet and what its tests need (once; torch is a large download) ..."
-	@$(PIP) install -c constraints.txt -e '.[lab,solve,cluster,dev]'
+	@$(PIP) install -c constraints.txt -e '.[lab,solve,rl,cluster,dev]'
 	@touch $@ $(VENV)/.stamp-lab

@@ -26,11 +26,10 @@ from importlib import metadata
 
 import torch
 from torch import Tensor
-from workload.icnn import EXACT, FAMILIES, INEXACT, Network, Solved, highs, problem, relative, timed
+from workload.icnn import EXACT, FAMILIES, INEXACT, OVER_BOXES, Network, Solved, highs, problem, relative, timed
 from workload.peers import Parametrised, Warm, cvxpy_solvers, layer
 
 import convexnet as cx
-from convexnet.choices import SOLVERS as NAMES
 
 
 @dataclass(frozen=True)
@@ -205,7 +204,7 @@ def others(sizes: Iterable[int], batch: int, width: int, limit: float, samples: 
             f"other packages solve {samples} samples, times {batch}: extrapolated"
         )
         head("way", "seconds for the batch", "in exact solves", "certified", "median gap", "largest gap")
-        for name in NAMES:
+        for name in OVER_BOXES:
             if name not in ("auto", "lp") and not (name == "bundle" and n > 20):
                 seconds, found = timed(net, x, box, 1e-4, solver=name, time_limit=limit, max_steps=10**6)
                 gaps = relative(net, x, found)

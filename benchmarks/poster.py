@@ -27,14 +27,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from workload.icnn import EXACT, INEXACT, Network, highs, problem, relative, timed
+from workload.icnn import EXACT, INEXACT, OVER_BOXES, Network, highs, problem, relative, timed
 from workload.peers import Parametrised, cvxpy_solvers
 
 import convexnet as cx
-from convexnet.choices import SOLVERS as NAMES
 from convexnet.lab.runs.records import commit, hardware, versions, write_records
 
-OURS = tuple(name for name in NAMES if name not in ("auto", "lp"))
+OURS = tuple(name for name in OVER_BOXES if name not in ("auto", "lp"))
 LADDER = (1e-2, 1e-3, 1e-4, 1e-6)
 FEW, MANY = 20, 100
 """Beyond these, no bundle, and no batch of more than 16."""

@@ -74,7 +74,6 @@ class Row:
         box: bounds of every element of the arguments; None: the whole space.
         why: what is missing, of one that is not certified.
         near: the relative difference that CVXPY's value may have: some of its atoms are approximations.
-        one_size: whether torch.export records it for one size of the batch only; `minimise` then does not open it.
     """
 
     kind: str
@@ -83,7 +82,6 @@ class Row:
     box: tuple[float, float] | None = None
     why: str = ""
     near: float = 1e-9
-    one_size: bool = False
 
     @property
     def arguments(self) -> tuple[str, ...]:
@@ -193,7 +191,7 @@ ROWS = (
         why="of an inverse, only diagonal and trace have a rule"),
     Row(MATRIX, lambda X: cp.mixed_norm(X, 2, 1), lambda X: X.norm(dim=2).sum(1)),
     Row(MATRIX, lambda X: cp.norm(X, "fro"), lambda X: torch.linalg.matrix_norm(X)),
-    Row(MATRIX, lambda X: cp.norm(X, 1), lambda X: torch.linalg.matrix_norm(X, 1), one_size=True),
+    Row(MATRIX, lambda X: cp.norm(X, 1), lambda X: torch.linalg.matrix_norm(X, 1)),
     Row(MATRIX, lambda X: cp.normNuc(X), lambda X: torch.linalg.matrix_norm(X, "nuc")),
     Row(MATRIX, lambda X: cp.sigma_max(X), lambda X: torch.linalg.matrix_norm(X, 2)),
     Row(MATRIX, lambda x: cp.tr_inv(cp.diag(x) + S.numpy()),
@@ -339,7 +337,7 @@ def found(row: Row) -> Found:
     total = 2 if mine.convex else 3
     single = output_of(program, total)
     everywhere = certify_program(single, 0).convex
-    fast = not row.one_size and is_fast(row, opened(single, None), everywhere)
+    fast = is_fast(row, opened(single, None), everywhere)
     exports, refused = exporters(opened(single, ()), domain)
     return Found(mine.curvature, negative, theirs, total, fast, exports, refused)
 
@@ -403,6 +401,7 @@ def values(row: Row) -> tuple[np.ndarray, np.ndarray]:
 def written() -> dict[Row, tuple[str, str]]:
     """The two functions of every row, as they are written in this file."""
     source = Path(__file__).read_text(encoding="utf-8")
+    lines = source.splitlines()
     calls = [
         node
         for node in ast.walk(ast.parse(source))
@@ -411,9 +410,22 @@ def written() -> dict[Row, tuple[str, str]]:
     shown: dict[Row, tuple[str, str]] = {}
     for row, call in zip(ROWS, sorted(calls, key=lambda call: call.lineno), strict=True):
         bodies = [argument.body for argument in call.args[1:3] if isinstance(argument, ast.Lambda)]
-        atom, ours = (" ".join((ast.get_source_segment(source, body) or "").split()) for body in bodies)
+        atom, ours = (" ".join(segment(lines, body).split()) for body in bodies)
         shown[row] = atom.replace("cp.", "").replace(".numpy()", ""), ours
     return shown
+
+
+def segment(lines: list[str], node: ast.expr) -> str:
+    """The text of an expression; `ast.get_source_segment` would take the whole file apart into lines for each.
+
+    The columns of a node count bytes, which is the same here: a line with other characters is refused.
+    """
+    assert node.end_lineno is not None
+    own = lines[node.lineno - 1 : node.end_lineno]
+    assert all(line.isascii() for line in own)
+    own[-1] = own[-1][: node.end_col_offset]
+    own[0] = own[0][node.col_offset :]
+    return "\n".join(own)
 
 
 def names() -> set[str]:

@@ -118,8 +118,10 @@ def library(folder: str) -> None:
     pair(lambda rank: both(rank, folder))
 
 
-def laboratory(folder: str) -> None:
+def laboratory(folder: str, name: str = "main") -> None:
     """A run of the laboratory, in two processes that find around them what `torchrun` gives its own.
+
+    `name` is a function of `tests.lab.runs.parallel`.
 
     The store by which they meet is this process's, as torchrun's is its agent's: its port is taken while they run.
     """
@@ -136,7 +138,7 @@ def laboratory(folder: str) -> None:
         counts = {"TORCHELASTIC_RESTART_COUNT": 0, "TORCHELASTIC_MAX_RESTARTS": 0}
         os.environ.update({name: str(value) for name, value in {**numbers, **sizes, **words, **counts}.items()})
         os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-        parallel.main(folder)
+        getattr(parallel, name)(folder)
 
     children = [fork(lambda r=rank: status_of(act, r)) for rank in range(2)]
     # made after the forks, for it has threads

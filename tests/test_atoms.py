@@ -28,7 +28,9 @@ from tests.atoms import (
     written,
 )
 
-pytestmark = pytest.mark.filterwarnings("ignore:Solution may be inaccurate", "ignore:.*is being approximated")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Solution may be inaccurate", "ignore:.*is being approximated", "ignore:.*don't support CPP backend"
+)
 
 AS_A_WHOLE = "on its values and tangents alone"
 

@@ -38,6 +38,21 @@ def test_minimise() -> None:
 
 
 @pytest.mark.slow
+def test_networks() -> None:
+    lines = run("networks.py", "--smoke").splitlines()
+    (row,) = [line.strip("| ").split(" | ") for line in lines if line.startswith("| ioc-cnn")]
+    assert row[-1] == "yes"
+    assert float(row[2]) > 0
+
+
+@pytest.mark.slow
+def test_streaming() -> None:
+    """It counts every image of a pass itself."""
+    lines = run("streaming.py", "--smoke").splitlines()
+    assert [line.split(" | ")[0] for line in lines[-2:]] == ["| ours", "| ImageFolder"]
+
+
+@pytest.mark.slow
 def test_bundle_entropy() -> None:
     lines = run("bundle_entropy.py", "--smoke", "--rounds", "1").splitlines()
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
@@ -45,6 +60,16 @@ def test_bundle_entropy() -> None:
     for row in rows[1:]:
         assert row[8] == "4/4"
         assert float(row[4].split(", ")[1]) <= 1e-6
+
+
+@pytest.mark.slow
+def test_domains() -> None:
+    lines = run("domains.py", "--smoke").splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
+    assert [row[0] for row in rows] == ["domain", "simplex", "polyhedron", "ball"]
+    for row in rows[1:]:
+        assert row[2] == "4/4"
+        assert float(row[8]) == 0, "a bound above Clarabel's optimum, or a value below it"
 
 
 @pytest.mark.slow
@@ -128,3 +153,12 @@ def test_paired(tmp_path: Path) -> None:
 def test_estimators(name: str) -> None:
     rows = [line for line in run(name, "--smoke", "--seeds", "1").splitlines() if line[:3] in ("| 2", "| 5")]
     assert {line.split("|")[2].strip() for line in rows} > {"torch, clipped" if name == "regression.py" else "linear"}
+
+
+@pytest.mark.slow
+def test_control() -> None:
+    lines = run("rl.py", "--smoke").splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
+    assert [row[0] for row in rows[1:]] == ["3, 1", "11, 2"]
+    assert [row[4] for row in rows[1:]] == ["4/4", "4/4"]
+    assert sum("steps a second" in line for line in lines) == 2

@@ -421,6 +421,10 @@ BEHIND: dict[str, tuple[Callable[[Any, Tensor, Tensor], Any], dict[str, Any]]] =
     "a pruned column": (
         lambda m, y, x: m.pruned(y.relu()), {"b": [ALL, NONE, ALL], "pruned": [[True, False, True]] * 3},
     ),
+    "a pruned column in the shape of another": (
+        lambda m, y, x: F.linear(y.relu(), (m.pruned.weight_orig * m.pruned.weight_mask).reshape_as(m.c.weight)),
+        {"b": [ALL, NONE, ALL], "pruned": [[True, False, True]] * 3},
+    ),
     "one more reader": (lambda m, y, x: y[:, :1] + y[:, 1:2], {"b": [ALL, ALL, NONE]}),
 }  # fmt: skip
 

@@ -20,6 +20,10 @@ import torch
 from torch import Tensor, nn
 
 import convexnet as cx
+from convexnet.choices import SOLVERS
+
+OVER_BOXES = tuple(name for name in SOLVERS if name != "bundle-entropy")
+"""The solvers that this workload can ask for by name: without the one for functions with an entropy."""
 
 CONTEXT = 8
 """Length of c."""

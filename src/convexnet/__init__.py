@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from convexnet import energy, ensembles, estimators, nn, zoo
+    from convexnet import energy, ensembles, estimators, nn, rl, zoo
     from convexnet.constraints import Cone, constrain
     from convexnet.conversion import Change, bake, changes, convexify
     from convexnet.curvature import Certificate, Finding, certify
@@ -63,6 +63,7 @@ __all__ = [
     "minimise",
     "nn",
     "prox",
+    "rl",
     "rollout",
     "save",
     "split",
@@ -111,7 +112,7 @@ _HOMES = {
 }
 """Where a name comes from."""
 
-_ROOMS = ("energy", "ensembles", "estimators", "nn", "zoo")
+_ROOMS = ("energy", "ensembles", "estimators", "nn", "rl", "zoo")
 """Modules that are names of the package themselves."""
 
 

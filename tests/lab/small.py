@@ -46,6 +46,13 @@ RESUMED = {
         "weight_decay": 0.1,
         "smoothing": 0.1,
     },
+    "mixed, by a policy, in parts": {
+        "augment": "crop-flip-randaugment",
+        "mixup": 0.8,
+        "cutmix": 1.0,
+        "accumulate": 2,
+        "warmup": 2,
+    },
     "computed weights": {"convex": Convex(method="softplus")},
     "wrong labels": {"noise": 40.0, "batch": 50},
     "a loss that remembers, and convergence": {"loss": "elr", "noise": 40.0, "converged": 1e-3},

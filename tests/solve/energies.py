@@ -180,8 +180,12 @@ def exchanged(value: Any, change: Callable[[Any], Any]) -> Any:
     return change(value)
 
 
-def drawn(seed: int, name: str | None = None) -> Drawn | None:
-    """The energy of a seed; None where the operator's sample does not make one."""
+def drawn(seed: int, name: str | None = None, sign: float | None = None) -> Drawn | None:
+    """The energy of a seed; None where the operator's sample does not make one.
+
+    Args:
+        sign: the one with which it is convex, where that is known; None: both are tried.
+    """
     draws = torch.Generator().manual_seed(seed)
 
     def below(n: int) -> int:
@@ -204,15 +208,15 @@ def drawn(seed: int, name: str | None = None) -> Drawn | None:
     if size > 1 and not (unbounded and model.inner == "affine"):
         size = 1.0
     lo, hi = lo * size, hi * size
-    for sign in (1.0, -1.0):
-        model.sign = sign
+    for tried in (1.0, -1.0) if sign is None else (sign,):
+        model.sign = tried
         y = torch.zeros(BATCH, n, dtype=kind)
         try:
             with torch.no_grad():
                 model(*given, y)
             if not symmetric(model, given, y):
                 return None
-            if not promises(model, [*given, y], cx.Box(lo, hi)):
+            if sign is None and not promises(model, [*given, y], cx.Box(lo, hi)):
                 continue
             reading = reading_of(model, [*given, y], len(given))  # which minimise finds again
             if reading.certificate.convex or reading.on(cx.Box(lo, hi)).convex:

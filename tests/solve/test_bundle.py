@@ -8,7 +8,7 @@ from torch import Tensor
 
 from convexnet.solve.functions.problem import Problem
 from convexnet.solve.rounding_errors import Rounding, Tracked
-from convexnet.solve.solvers.bundle import Bundle, State, low_point
+from convexnet.solve.solvers.bundle import Bundle, BundleState, low_point
 from tests.drawing import some
 from tests.solve.networks import NETWORKS
 from tests.solve.problems import BATCH, KNOWN, at, both, boxes, forms_of, optima, planes, solved
@@ -102,7 +102,7 @@ def test_the_bound_is_true_whatever_the_multipliers_are(seed: int) -> None:
     for scale in (1e-6, 1.0, 1e6):
         G, h = scale * drawn(3, 6, 2), scale * drawn(3, 6)
         y = torch.zeros(3, 2, dtype=torch.float64)
-        state = State(
+        state = BundleState(
             G,
             h,
             y[:, None].expand(-1, 6, -1),

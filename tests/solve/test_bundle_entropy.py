@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import cvxpy as cp
@@ -15,6 +16,7 @@ from convexnet.domains import Domain
 from convexnet.solve.functions.with_entropy import entropy, lowest_point
 from convexnet.solve.lower_bounds import Plane
 from convexnet.solve.solvers.bundle_entropy import maximise_dual
+from convexnet.solve.solvers.choose import WAYS
 
 SOLVER = "bundle-entropy"
 
@@ -79,7 +81,7 @@ def test_minima_are_those_of_cvxpy(n: int, activation: str) -> None:
 
 def compare(n: int, activation: str, seed: int, spread: float, batch: int) -> cx.Solution:
     f, x, cube = network(n, activation, seed, spread), given(batch, seed), cx.Cube(n, entropy=True)
-    best = cx.minimise(f, cube, given=x)
+    best = cx.minimise(f, cube, given=x, solver="newton")
     found = cx.minimise(f, cube, given=x, solver=SOLVER)
     assert bool((found.lower_bound <= best.value).all())
     assert bool((best.lower_bound <= found.value).all())
@@ -94,6 +96,19 @@ def compare(n: int, activation: str, seed: int, spread: float, batch: int) -> cx
 def test_minima_are_those_of_newton(activation: str, spread: float) -> None:
     """Also with gradients of size 80, where most of the minimiser is 0 or 1 up to rounding."""
     compare(20, activation, 3, spread, 12)
+
+
+def test_auto_takes_it_and_where_it_does_not_end_newton(monkeypatch: pytest.MonkeyPatch) -> None:
+    f, x, cube = network(6, "relu", 4, 30.0), given(4, 4), cx.Cube(6, entropy=True)
+    found = cx.minimise(f, cube, given=x)
+    assert found.solver == SOLVER
+    assert bool(found.converged.all())
+    monkeypatch.setitem(WAYS, SOLVER, replace(WAYS[SOLVER], steps=1))
+    other = cx.minimise(f, cube, given=x)
+    assert other.solver == "newton"
+    assert bool(other.converged.all()), other.message
+    assert torch.allclose(other.value, found.value, atol=1e-5)
+    assert cx.minimise(f, cube, given=x, max_steps=1).solver == SOLVER, "a budget that the caller set ends it"
 
 
 @pytest.mark.slow
@@ -158,7 +173,7 @@ def test_derivatives_and_multipliers_are_those_of_the_minimum() -> None:
     f, x, cube = network(4, "relu", 2), given(5, 2).requires_grad_(), cx.Cube(4, entropy=True)
     weights = torch.arange(1.0, 5.0, dtype=torch.float64)
     made = []
-    for solver in ("auto", SOLVER):
+    for solver in ("newton", SOLVER):
         found = cx.minimise(f, cube, given=x, solver=solver, tol=1e-9)  # pyright: ignore
         made.append(torch.autograd.grad((found.x * weights).sum() + found.value.sum(), x)[0])
         assert float(torch.cat([found.multipliers["lower"], found.multipliers["upper"]]).max()) < 1e-4

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import softplus
 
+import convexnet as cx
 from convexnet.curvature.tracing.trace import trace
 from convexnet.form.epigraph import EpigraphForm
 from convexnet.form.linear_maps import Map
@@ -171,3 +174,34 @@ def test_maps_know_their_transposes(seed: int) -> None:
             assert torch.allclose((m(x) * v).sum(1), (x * m.transposed(v)).sum(1))
             assert torch.allclose(m.on_columns(x[:, :, None])[..., 0], m(x))
             assert torch.allclose(m.of(2) @ x[2], m(x)[2])
+
+
+class Tilted(nn.Module):
+    """An energy plus a linear term for each sample."""
+
+    def __init__(self, energy: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.energy = energy
+
+    def forward(self, slope: Tensor, y: Tensor) -> Tensor:
+        return self.energy(y) + (slope * y).sum(1)
+
+
+def divergence(y: Tensor) -> Tensor:
+    """The Kullback-Leibler divergence of the first half from the second: defined for positive numbers only."""
+    p, q = y[:, :3], y[:, 3:]
+    return (p * (p / q).log() - p + q).sum(1)
+
+
+@pytest.mark.parametrize("tol", [1e-3, 1e-5])
+@pytest.mark.parametrize("name", ["divergence", "curve of kinks"])
+def test_a_bound_that_ends_the_search_is_one_that_is_proved(name: str, tol: float) -> None:
+    """Tangents beyond the box, or at arguments that a step only predicts, give bounds that no proof has."""
+    torch.manual_seed(1)
+    kinks = cx.nn.FICNN(6, (16, 16), activation="relu").double()
+    energies = {"divergence": divergence, "curve of kinks": lambda y: softplus(5 * kinks(y)).flatten()}
+    energy, box = energies[name], cx.Box(0.11, 2.0, shape=6)
+    at = (0.11 + 1.89 * torch.rand(128, 6, dtype=torch.float64)).requires_grad_()
+    (slope,) = torch.autograd.grad(energy(at).sum(), at)
+    found = cx.minimise(Tilted(energy), box, given=-0.9 * slope, tol=tol)
+    assert bool(found.converged.all()), found.message

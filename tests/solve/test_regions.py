@@ -144,6 +144,29 @@ def test_derivatives_are_those_of_differences(name: str) -> None:
     assert float((of_value * way).sum()) == pytest.approx(value, abs=2e-5)
 
 
+class Raised(nn.Module):
+    """A network plus a constant."""
+
+    def __init__(self, net: nn.Module, constant: float) -> None:
+        super().__init__()
+        self.net, self.constant = net, constant
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.net(x, y) + self.constant
+
+
+def test_a_constant_changes_nothing_but_the_value() -> None:
+    """A solver does not see it, and what says whether penalties are large enough must: here the first are not."""
+    torch.manual_seed(0)
+    net, given = cx.nn.PICNN(4, 10, hidden=(32, 32), activation="relu").double(), drawn(6, 4, seed=6)
+    value = None
+    for constant in (9.0, -9.0):
+        found = cx.minimise(Raised(net, constant), cx.Simplex(10), given=given, tol=1e-5).detach()
+        assert found.converged.all(), found.message
+        assert value is None or torch.allclose(found.value - constant, value, atol=1e-5)
+        value = found.value - constant
+
+
 def test_multipliers_are_those_of_cvxpy() -> None:
     f = NETWORKS["softplus"]
     domain = cx.Polyhedron(A, B, E, [0.1], within=cx.Box(-1, 1, shape=N))

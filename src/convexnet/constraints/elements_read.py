@@ -182,9 +182,15 @@ def nonzero_factors(node: fx.Node, known: Known) -> Tensor:
         parts = [nonzero_factors(n, known) for n in node.args if isinstance(n, fx.Node)]
         return torch.stack([part.expand(shape) for part in parts]).prod(0)
     row = row_of(name)
-    if row.runs(identity, reshaped) or (isinstance(row.rule, Moved) and len(node.all_input_nodes) == 1):
-        (source,) = node.all_input_nodes
-        moved = execute_node(node, lambda _: nonzero_factors(source, known))
+    shapes = [node.args[place] for place in row.shape_only if place < len(node.args)]
+    sources = [other for other in node.all_input_nodes if other not in shapes]
+    if len(sources) == 1 and (row.runs(identity, reshaped) or isinstance(row.rule, Moved)):
+        (source,) = sources
+
+        def exchange(other: fx.Node) -> Tensor:
+            return nonzero_factors(source, known) if other is source else torch.empty(shapes_of(other)[0])
+
+        moved = execute_node(node, exchange)
         if isinstance(moved, Tensor):
             return moved.double()
     return torch.ones(()).double().expand(shape)

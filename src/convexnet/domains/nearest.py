@@ -20,6 +20,8 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
+# Small functions with types of their own stand for the arithmetic within the loops of `nearest`: inferring through
+# loops what every overload of an array's operators returns took pyright a tenth of its time.
 Array = NDArray[np.float64]
 
 EXACT = 1e-13
@@ -129,14 +131,9 @@ class Polytope:
                 raise Empty([new], proved=True)
             multiplier, left = 0.0, abs(float(far[new]))
             while True:
-                normals = (unit[active] * np.array(signs)[:, None]) if active else np.zeros((0, self.size))
-                normal = sign * unit[new]
-                share, way = components(normals, normal)
+                share, way = components(signed_rows(unit, active, signs), signed_rows(unit, [new], [sign])[0])
                 curve = float(way @ way)
-                leaving = [
-                    (duals[i] / share[i], i) for i in range(len(active)) if active[i] >= count and share[i] > 1e-14
-                ]
-                step, out = min(leaving, default=(np.inf, -1))
+                step, out = first_to_leave(duals, share, [place >= count for place in active])
                 if curve <= DEPENDENT**2:
                     if out < 0:
                         u = np.zeros(len(rows))
@@ -152,17 +149,18 @@ class Polytope:
                     full = np.inf
                 else:
                     full = left / curve
-                    y = y - min(step, full) * way
+                    y = moved(y, way, -min(step, full))
                     left -= min(step, full) * curve
                 taken = min(step, full)
-                duals = [d - taken * s for d, s in zip(duals, share, strict=True)]
+                duals = lowered(duals, taken, share)
                 multiplier += taken
                 if full <= step:
                     active, signs, duals = [*active, new], [*signs, sign], [*duals, multiplier]
-                    y = y - np.linalg.lstsq(unit[active], unit[active] @ y - right[active], rcond=None)[0]
+                    y = on_rows(y, unit[active], right[active])
                     break
-                for held in (active, signs, duals):
-                    held.pop(out)
+                active.pop(out)
+                signs.pop(out)
+                duals.pop(out)
         else:
             raise Empty(sorted({*active}), proved=False)
         y, held = self.finished(v, y, active, unit, right)
@@ -194,7 +192,7 @@ class Polytope:
                 corner, _, rank, _ = np.linalg.lstsq(normals, right[used], rcond=1e-14)
                 y = corner.astype(np.float64) if int(rank) == self.size else start
                 for _ in range(2):  # once more for what rounding left
-                    y = y - np.linalg.lstsq(normals, normals @ y - right[used], rcond=1e-14)[0]
+                    y = on_rows(y, normals, right[used], 1e-14)
             left = missed(y)
             if float(left.max(initial=0.0)) < least:
                 best, least = y, float(left.max(initial=0.0))
@@ -274,6 +272,32 @@ class Polytope:
         if found is None:  # the radius has an end, which rounding hides
             return start, 0.0
         return found[0][:-1], max(0.0, float(found[0][-1]))
+
+
+def signed_rows(unit: Array, places: list[int], signs: list[float]) -> Array:
+    """The rows at some places, each times its sign."""
+    return unit[places] * np.array(signs, dtype=np.float64)[:, None]
+
+
+def first_to_leave(duals: list[float], share: Array, may: list[bool]) -> tuple[float, int]:
+    """How far to go until the first multiplier of those that may leave is 0, and which it is; -1 if none will be."""
+    ends = [(d / float(s), i) for i, (d, s) in enumerate(zip(duals, share, strict=True)) if may[i] and s > 1e-14]
+    return min(ends, default=(np.inf, -1))
+
+
+def lowered(duals: list[float], taken: float, share: Array) -> list[float]:
+    """The multipliers after a step."""
+    return [d - taken * float(s) for d, s in zip(duals, share, strict=True)]
+
+
+def moved(y: Array, way: Array, length: float) -> Array:
+    """The point that lies some way from y."""
+    return y + length * way
+
+
+def on_rows(y: Array, rows: Array, right: Array, rcond: float | None = None) -> Array:
+    """The point nearest to y at which rows are met with equality, as far as rounding allows."""
+    return y - np.linalg.lstsq(rows, rows @ y - right, rcond=rcond)[0].astype(np.float64)
 
 
 def components(normals: Array, normal: Array) -> tuple[Array, Array]:

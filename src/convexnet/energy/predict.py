@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,8 +10,11 @@ from torch import Tensor, nn
 
 from convexnet.arrays import as_size
 from convexnet.curvature.arguments import unwrap
+from convexnet.curvature.certificate import certify
 from convexnet.domains import Domain
-from convexnet.energy.hinge import check_solved
+from convexnet.energy.cutting_planes import least_over_simplex
+from convexnet.energy.entropy import PLANES, least_with_entropy
+from convexnet.energy.hinge import VERTICES, check_simplex, check_solved
 from convexnet.energy.samples import inputs_of, place_of, rows_of
 from convexnet.solve import minimise
 
@@ -23,7 +27,9 @@ def predict(f: nn.Module, x: Any, domain: Domain, *, batch: int = 1024, **option
         x: the other inputs, N rows each: a tensor, an array, or a tuple of them.
         domain: the set that y ranges over.
         batch: samples that are solved at once; it changes nothing but memory.
-        options: further arguments of `minimise`. Where descent ends instead, which need not be near, says `unrolled`.
+        options: further arguments of `minimise`; or a solver of `fit` and `structured_hinge` with its `tol`: "vertices"
+            for classes on a `Simplex`, "planes" over a `Cube` with entropy. Where descent ends instead, which need not
+            be near, says `unrolled`.
 
     Returns:
         Points of the domain. Of classes on a simplex the prediction is `predict(...).argmax(1)`.
@@ -45,7 +51,27 @@ def predict(f: nn.Module, x: Any, domain: Domain, *, batch: int = 1024, **option
     found: list[Tensor] = []
     with torch.no_grad():
         for rows in torch.arange(len(given[0])).split(size):
-            solution = minimise(module, domain, tuple(rows_of(given, rows, device)), **options)
-            check_solved(solution)
-            found.append(solution.x)
+            parts = rows_of(given, rows, device)
+            if not found and options.get("solver") in (VERTICES, PLANES):
+                example = domain.centre[None].to(parts[0])
+                certify(module, (*(part[:1] for part in parts), example), wrt=len(parts)).require()
+            found.append(least(module, parts, domain, options))
     return torch.cat(found)
+
+
+def least(f: nn.Module, given: Sequence[Tensor], domain: Domain, options: Mapping[str, Any]) -> Tensor:
+    """Return argmin over y of f(x, y) for a batch, (B, *shape).
+
+    Raises:
+        ValueError: no minimum, or solver="vertices" or "planes" for a domain, or an f, that these are not for.
+    """
+    if options.get("solver") == PLANES:
+        return least_with_entropy(f, given, domain, tol=options.get("tol", 1e-3))[0]
+    if options.get("solver") != VERTICES:
+        solution = minimise(f, domain, tuple(given) or None, **options)
+        check_solved(solution)
+        return solution.x
+    check_simplex(domain)
+    device, dtype = place_of(f)
+    centre = domain.centre.to(device, dtype).expand(len(given[0]), -1)
+    return least_over_simplex(f, given, torch.zeros_like(centre), centre, options.get("tol", 1e-3)).y.to(dtype)

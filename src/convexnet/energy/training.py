@@ -16,8 +16,10 @@ from convexnet.arrays import as_real
 from convexnet.curvature.arguments import unwrap
 from convexnet.curvature.certificate import certify
 from convexnet.domains import Box, Domain
+from convexnet.energy.entropy import PLANES, least_with_entropy
 from convexnet.energy.hinge import Margin, check_solved, hinge_of, margin_of
 from convexnet.energy.missing import Missing
+from convexnet.energy.predict import least
 from convexnet.energy.samples import inputs_of, place_of, rows_of, targets_of
 from convexnet.energy.steps import Optimiser, optimiser_of, squared_error
 from convexnet.energy.unrolled import box_of, descend
@@ -179,6 +181,8 @@ class EnergyTraining(Attributes):
     def step(self) -> Point | None:
         """Take one step; at the end of an epoch, return its point."""
         begun = time.process_time()
+        if not self.position and not self.epoch and self.convex:
+            self.certify()
         parts = batches(len(self.samples), self.batch, derived_seed(self.seed, "order", self.epoch))
         rows = parts[self.position]
         seed = derived_seed(self.seed, "draws", self.epoch, self.position)
@@ -248,12 +252,16 @@ class EnergyTraining(Attributes):
         settings: dict[str, Any] = {**self.options, **({} if start is None else {"start": start}), **options}
         begun = time.process_time()
         if self.how == "max-margin":
-            losses, found = hinge_of(self.f, given, y, domain, self.margin, settings)
+            losses, x, converged = hinge_of(self.f, given, y, domain, self.margin, settings)
             self.spent[0] += time.process_time() - begun
-            return losses, found.x, float(found.converged.sum())
+            return losses, x, float(converged.sum())
         if self.how == "unrolled":
             begin = None if given else self.domain.centre.expand_as(y)
             x, converged = descend(self.f, given, cast(Box, domain), begin, **settings), math.nan
+        elif settings.get("solver") == PLANES:
+            options = {name: value for name, value in settings.items() if name != "solver"}
+            x, proved = least_with_entropy(self.f, given, domain, **options)
+            converged = float(proved.sum())
         else:
             found = minimise(self.f, domain, tuple(given) or None, **settings)
             check_solved(found)
@@ -270,9 +278,8 @@ class EnergyTraining(Attributes):
 
     def ended(self) -> Point:
         """Close an epoch, and measure."""
-        example = [*rows_of(self.samples.given, torch.arange(1), self.device), self.samples.y[:1].to(self.device)]
         if self.convex:
-            certify(self.f, tuple(example), wrt=len(example) - 1, domain=self.domain.hull()).require()
+            self.certify()
         count = len(self.samples)
         point: Point = {"epoch": float(self.epoch + 1), "loss": self.sums[0] / count}
         if self.how != "unrolled":
@@ -290,6 +297,11 @@ class EnergyTraining(Attributes):
                 self.f.load_state_dict(self.best_weights)
         return point
 
+    def certify(self) -> None:
+        """Raise where f is not proved convex in y, as it is now."""
+        example = [*rows_of(self.samples.given, torch.arange(1), self.device), self.samples.y[:1].to(self.device)]
+        certify(self.f, tuple(example), wrt=len(example) - 1, domain=self.domain.hull()).require()
+
     def validate(self, samples: Samples) -> float:
         """Return the mean loss of the validation samples, or what `measure` says; the less the better."""
         losses, found, targets = list[Tensor](), list[Tensor](), list[Tensor]()
@@ -300,7 +312,7 @@ class EnergyTraining(Attributes):
                 given, y = rows_of(samples.given, rows, self.device), samples.y[rows].to(self.device)
                 loss, x, _ = self.losses(given, y, self.mask_of(len(rows), seed))
                 if self.measure is not None and self.how == "max-margin" and self.missing is None:
-                    x = minimise(self.f, self.domain, tuple(given) or None, **self.options).x  # without the margin
+                    x = least(self.f, given, self.domain, self.options)  # without the margin
                 losses.append(loss.double())
                 found.append(x)
                 targets.append(y)

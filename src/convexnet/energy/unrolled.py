@@ -12,8 +12,8 @@ from convexnet.arrays import as_real, as_size
 from convexnet.curvature.arguments import unwrap
 from convexnet.curvature.tracing.restored_state import evaluating
 from convexnet.domains import Box, Domain
+from convexnet.energy.contexts import context_of, value_with
 from convexnet.energy.samples import inputs_of, place_of
-from convexnet.solve.at_most import one_number
 
 STEPS, RATE, MOMENTUM = 30, 0.01, 0.9
 
@@ -101,8 +101,9 @@ def descend(
         y = centre if start is None else start.to(centre)
         y = y.detach().clamp(lo, hi).requires_grad_()
         speed = torch.zeros_like(y)
+        known = context_of(f, given)
         for _ in range(steps):
-            total = one_number(f(*given, y)).sum()
+            total = value_with(f, known, y).sum()
             (slope,) = torch.autograd.grad(total, y, create_graph=keep)
             speed = momentum * speed - rate * slope
             y = cut_off(y + speed, lo, hi)

@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _NormBase  # pyright: ignore[reportPrivat
 
 from convexnet.constraints import Cone
 from convexnet.constraints.constrain import Kept
-from convexnet.learner import Point
+from convexnet.learner import Point, seed_generators
 from convexnet.memory import CONSTRAINT, recall
 
 
@@ -71,7 +71,7 @@ def batches(count: int, size: int, seed: int) -> list[Tensor]:
 def drawing(seed: int, device: torch.device) -> Generator[None]:
     """Let torch draw from a seed, and leave its generators as they were."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
+        seed_generators(seed)
         yield
 
 

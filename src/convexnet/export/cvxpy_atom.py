@@ -15,26 +15,27 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
 
-import cvxpy as cp
 import numpy as np
 import torch
 from cvxpy.atoms import EXP_ATOMS, NONPOS_ATOMS, SOC_ATOMS
 from cvxpy.atoms.atom import Atom as CvxpyAtom
 from cvxpy.error import DCPError
 from cvxpy.reductions.dcp2cone.canonicalizers import CANON_METHODS
-from cvxpy.utilities.power_tools import gm_constrs
-from scipy import sparse
 from torch import Tensor
 
 from convexnet.errors import NotCertified
+from convexnet.extras import need
 from convexnet.form.atoms import Atom, Kinks, Smooth
 from convexnet.form.grouped import Largest, LogSumExp, Norm
 from convexnet.form.perspective import Perspective
 from convexnet.form.program import Gate
-from convexnet.form.quadratic import Quadratic
+from convexnet.form.quadratic import QuadraticAtom
 from convexnet.form.sparse import Sample, SparseForm, Vector
 from convexnet.form.sum_of_largest import SumLargest
 from convexnet.form.tightness import LOWER_BOUND
+
+# Neither states types, and to infer what their functions return takes pyright a fifth of its time.
+cp, sparse, gm_constrs = need("cvxpy"), need("scipy.sparse"), need("cvxpy.utilities.power_tools").gm_constrs
 
 Expression = Any
 Constraints = list[Any]
@@ -404,7 +405,7 @@ GROUPED: dict[type[Atom], Cone] = {
     LogSumExp: of_logsumexp,
     Norm: of_norm,
     Perspective: of_perspective,
-    Quadratic: of_quadratic,
+    QuadraticAtom: of_quadratic,
 }
 CURVES: dict[str, Cone] = {
     "exponential": of_exp,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -134,6 +135,43 @@ class PICNN(nn.Module):
             u = path(u)
         value = self.layers[-1](u, y, z)
         return value if self.quadratic is None else value + self.quadratic(y)
+
+    def context(self, x: Tensor) -> list[Tensor]:
+        """Return what depends on x alone, tensors of its rows: gates, and what each layer adds.
+
+        For many y and one x, `with_context(context(x), y)` gives what `forward(x, y)` gives, without the path of x.
+
+        Example:
+            >>> net = PICNN(3, 2, hidden=(4, 4))
+            >>> x, y = torch.randn(5, 3), torch.randn(5, 2)
+            >>> torch.allclose(net.with_context(net.context(x), y), net(x, y), atol=1e-6)
+            True
+        """
+        found: list[Tensor] = []
+        u = x
+        for index, layer in enumerate(self.layers):
+            step = cast(PartialStep, layer)
+            found += [] if step.z_gate is None else [step.z_gate(u).relu()]
+            found += [] if step.y_gate is None else [step.y_gate(u)]
+            found.append(step.u(u))
+            u = self.x_layers[index](u) if index < len(self.x_layers) else u
+        return found
+
+    def with_context(self, context: Sequence[Tensor], y: Tensor) -> Tensor:
+        """Return the outputs at y, where `context` was computed of x."""
+        known = iter(context)
+        z: Tensor | None = None
+        for index, layer in enumerate(self.layers):
+            step = cast(PartialStep, layer)
+            affine = y.new_zeros(())
+            if step.z is not None and step.z_gate is not None and z is not None:
+                affine = affine + step.z(z * next(known))
+            if step.y is not None and step.y_gate is not None:
+                affine = affine + step.y(y * next(known))
+            affine = affine + next(known)
+            z = self.activation(affine) if index < len(self.layers) - 1 else affine
+        assert z is not None
+        return z if self.quadratic is None else z + self.quadratic(y)
 
     def strong_convexity(self) -> Tensor:
         """Return a modulus μ for each output: f_k(x, y) − ½ μ_k ‖y‖² is convex in y; 0 without `quadratic`.

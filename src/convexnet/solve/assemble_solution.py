@@ -19,9 +19,10 @@ from convexnet.solve.derivatives.surrogates import unroll_descent
 from convexnet.solve.functions.black_box import OwnForward
 from convexnet.solve.functions.problem import Problem
 from convexnet.solve.lower_bounds import PART, count_cells, prove_bounds
+from convexnet.solve.message import Summary
 from convexnet.solve.multipliers import box_multipliers
 from convexnet.solve.search import Search
-from convexnet.solve.solution import Multipliers, Solution, message_of
+from convexnet.solve.solution import Multipliers, Solution
 from convexnet.solve.solver_functions import own_forward
 from convexnet.solve.solvers.incumbents import Incumbents, pick_rows, rises, sign_patterns
 
@@ -64,7 +65,6 @@ def assemble_solution(done: Search, own: list[Tensor] | None) -> Solution:
     converged = made.converged
     name = used[0] if len(used) == 1 else f"{used[0]}, then {', '.join(used[1:])}"
     far = (made.gap / made.scale.clamp(min=1e-300))[~converged]
-    why = f"largest gap {float(far.max()) if len(far) else 0.0:.2g} of the size of f"
     moved = (x.double() != found.y).any(1)
     rounded = None if arguments.dtype == torch.float64 else (arguments.dtype, ~found.open(tol) & ~converged & moved)
     sides = (arguments.hi - arguments.lo)[~converged]
@@ -72,8 +72,17 @@ def assemble_solution(done: Search, own: list[Tensor] | None) -> Solution:
     unbounded = ~converged & ~made.other & ~made.proof.isfinite()
     if bool(unbounded.any()):
         unbounded &= is_unbounded(problem, found)
-    message = message_of(
-        converged, made.bound, name, why, problem.compact, rounded, unbounded, closed, made.other, side
+    summary = Summary(
+        converged,
+        made.bound,
+        solver=name,
+        gap=float(far.max()) if len(far) else 0.0,
+        compact=problem.compact,
+        closed=closed,
+        rounded=rounded,
+        unbounded=unbounded,
+        other=made.other,
+        side=side,
     )
     status = tuple(
         "converged" if done else "unbounded" if endless else "stopped"
@@ -88,12 +97,23 @@ def assemble_solution(done: Search, own: list[Tensor] | None) -> Solution:
         x, value = attach_derivatives(reading, problem, arguments, own, found, used, x, value)
     later = Multipliers(lambda: box_multipliers(replace(done, found=found)))
     return Solution(
-        x, value, made.bound, value, made.gap, converged, status, found.steps, name, message, later, trail_of(found)
+        x,
+        value,
+        made.bound,
+        value,
+        made.gap,
+        converged,
+        status,
+        found.steps,
+        name,
+        summary.message,
+        later,
+        trail_of(found),
     )
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Judgement:
     """What becomes of values and bounds, (B,) each: see `assemble_solution`."""
 
     other: Tensor
@@ -106,7 +126,7 @@ class Verdict:
 
 def judge(
     problem: Problem, found: Incumbents, x: Tensor, value: Tensor, proof: Tensor, lost: Tensor, tol: float
-) -> Verdict:
+) -> Judgement:
     """Which samples have converged. S is looked at as far as it is needed to tell.
 
     Args:
@@ -119,7 +139,7 @@ def judge(
     """
     apart = excess_of_rounding(problem, x) + 2.0**-50 * value.abs() + 1e-280
 
-    def verdict(scale: Tensor, flat: Tensor | None = None) -> Verdict:
+    def verdict(scale: Tensor, flat: Tensor | None = None) -> Judgement:
         much = room = MUCH * (value.abs() + scale)
         if flat is not None:  # nothing but rounding is left of the gap, and f has no size to compare it with
             alone = flat & (value - proof - lost <= 2.0**-50 * value.abs() + 1e-280)
@@ -130,7 +150,7 @@ def judge(
         gap = value - bound
         gap = torch.where(gap.isnan(), torch.inf, gap)
         allowed = found.atol + tol * scale + 2 * torch.minimum(lost, much).nan_to_num(nan=0.0) + apart
-        return Verdict(other, sure, bound, gap, (gap <= allowed) & gap.isfinite(), scale)
+        return Judgement(other, sure, bound, gap, (gap <= allowed) & gap.isfinite(), scale)
 
     known = found.looked & (found.y == x).all(1)
     made = verdict(torch.where(known, found.scale, 0.0))

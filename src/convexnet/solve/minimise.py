@@ -16,7 +16,7 @@ from convexnet.domains import Domain
 from convexnet.solve.arguments import Arguments, validate_arguments
 from convexnet.solve.assemble_solution import assemble_solution
 from convexnet.solve.at_most import AtMost
-from convexnet.solve.constrained.bundle_entropy import minimise_with_entropy
+from convexnet.solve.constrained.bundle_entropy import is_for_entropy, minimise_with_entropy
 from convexnet.solve.constrained.regions import minimise_over_region
 from convexnet.solve.derivatives.attach import sources_of, wants_gradients
 from convexnet.solve.derivatives.polish import refine_smooth
@@ -86,9 +86,9 @@ def minimise(
             unit of y is its length: give y in units in which a change of 1 means something.
         solver: "auto", or one by name: "newton" (primal-dual path following), "bundle" (level bundle, for few
             variables), "cutting-planes" (the same without a level, to compare with), "bundle-entropy" (cutting planes
-            and the entropy as it is; only over a `Cube` with entropy), "pdhg" and "admm" (on the layers; piecewise
-            linear f only), "fista" and "adam" (on a smoothed f, for many variables), "lp" (HiGHS; piecewise linear f
-            only; extra `solve`).
+            and the entropy as it is; only over a `Cube` with entropy, where "auto" takes it), "pdhg" and "admm" (on the
+            layers; piecewise linear f only), "fista" and "adam" (on a smoothed f, for many variables), "lp" (HiGHS;
+            piecewise linear f only; extra `solve`).
         start: where to begin, (B, *shape) or (*shape); it changes the way, not the result. An earlier `Solution` of
             this function (for other `given` or bounds) also says which kinks and bounds held its minimisers: where
             these still do, or others after a few exchanges, one linear system is all that is solved ("active set").
@@ -190,7 +190,8 @@ def with_defaults(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def minimise_arguments(arguments: Arguments) -> Solution:
     """`minimise` with arguments that are checked."""
-    if arguments.solver == "bundle-entropy":
+    asked = arguments.solver == "bundle-entropy"
+    if asked or (arguments.solver == "auto" and is_for_entropy(arguments) and arguments.derivative != "unrolled"):
         return minimise_with_entropy(arguments)
     if not arguments.region.is_box or arguments.subject_to:
         return minimise_over_region(arguments)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 
-import torch
 from torch import Tensor
 
 
@@ -16,6 +15,7 @@ class Multipliers:
         compute: gives them.
 
     Example:
+        >>> import torch
         >>> Multipliers(lambda: {"total": torch.ones(1, 1)}).get()["total"].tolist()
         [[1.0]]
     """
@@ -50,10 +50,12 @@ class Trail:
     Attributes:
         y: the points, (B, n), in float64.
         slopes: of all atoms, (B, in_k) each.
+        basis: what held the minimiser, where one sample was solved as a vertex.
     """
 
     y: Tensor
     slopes: tuple[Tensor, ...]
+    basis: object = None
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,7 @@ class Solution:
     function. For numpy, take `solution.detach()` first, or call `minimise` under `torch.no_grad()`, which is faster.
 
     Example:
+        >>> import torch
         >>> import convexnet as cx
         >>> cx.minimise(torch.nn.Linear(3, 1), cx.Box(-1, 1, shape=(3,)))
         Solution(1 of 1 converged, largest gap ..., newton, x of shape (1, 3))
@@ -109,6 +112,7 @@ class Solution:
             RuntimeError: f could not be opened at its kinks, so that it has no slopes to tell them by.
 
         Example:
+            >>> import torch
             >>> import convexnet as cx
             >>> f = torch.nn.Linear(2, 1)
             >>> _ = f.weight.data.copy_(torch.tensor([[1.0, 3.0]]))
@@ -121,6 +125,7 @@ class Solution:
         """Return the same solution without gradients, so that `solution.detach().x.numpy()` is an array.
 
         Example:
+            >>> import torch
             >>> import convexnet as cx
             >>> solution = cx.minimise(torch.nn.Linear(3, 1), cx.Box(-1, 1, shape=(3,)))
             >>> solution.x.requires_grad, solution.detach().x.numpy().shape
@@ -136,69 +141,3 @@ class Solution:
             f"Solution({done} of {len(self.converged)} converged, largest gap {worst:.2g}, "
             f"{self.solver}, x of shape {tuple(self.x.shape)})"
         )
-
-
-WIDE = 1e15
-"""A side of a domain from which on a step that float64 resolves there may be longer than what f changes over."""
-
-
-def message_of(
-    converged: Tensor,
-    bound: Tensor,
-    solver: str,
-    why: str,
-    compact: bool,
-    rounded: tuple[torch.dtype, Tensor] | None = None,
-    unbounded: Tensor | None = None,
-    closed: str = "",
-    other: Tensor | None = None,
-    side: float = 0.0,
-) -> str:
-    """The message of a solution.
-
-    Args:
-        converged: which samples have.
-        bound: their lower bounds.
-        solver: who did it.
-        why: how far the worst is from it.
-        compact: whether all bounds of the domain are finite.
-        rounded: the type of the points, and which samples had converged before they were rounded to it.
-        unbounded: which samples certainly have no least value.
-        closed: why the function was not opened, if it was not.
-        other: of which samples the module's own value is below what its traced program can be.
-        side: the largest side of the domain of those that have not converged, as far as it is finite.
-    """
-    if closed:
-        solver = f"{solver}, on its values and tangents alone: {closed}"
-    count, done = len(converged), int(converged.sum())
-    if done == count:
-        return f"all {count} converged ({solver})" if count > 1 else f"converged ({solver})"
-    text = f"{done} of {count} converged ({solver}); {why}"
-    if other is not None and bool(other.any()):
-        which = ", ".join(str(i) for i in other.nonzero()[:8, 0].tolist())
-        return (
-            f"{text}. Nothing is proved of sample {which}: the module's own forward is lower there than the program "
-            "that was traced can be. It reads the size of its batch, the type of its numbers or whether "
-            "gradients are recorded, or writes into its own tensors: make it compute one function of each sample"
-        )
-    if unbounded is not None and bool(unbounded.any()):
-        which = ", ".join(str(i) for i in unbounded.nonzero()[:8, 0].tolist())
-        return f"{text}. f is unbounded below on this domain (sample {which}): give finite bounds"
-    if not compact and bool(torch.isinf(bound).any()):
-        return (
-            f"{text}. On an unbounded domain a bound is proved from strong convexity, which is looked for in the "
-            "squares of single coordinates, or where f is seen to rise in all directions; neither was found. Give "
-            "finite bounds, or a network with a quadratic term (FICNN(quadratic=...))"
-        )
-    if rounded is not None and bool(rounded[1].any()):
-        kind = str(rounded[0]).removeprefix("torch.")
-        lost = int(rounded[1].sum())
-        text = f"{text}, {lost} of them only since x was rounded to {kind}: give float64 (or try a larger tol)"
-        if lost == count - done:
-            return text
-    if side >= WIDE:
-        return (
-            f"{text}. A side of the domain is {side:.1g} long, of which double precision resolves steps of "
-            f"{side * 2.0**-53:.1g}: give bounds that are nearer to where the minimiser may be"
-        )
-    return f"{text}. The points are the best found and the gaps hold: try a larger tol, max_steps or time_limit"

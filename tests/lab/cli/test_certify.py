@@ -16,6 +16,8 @@ from convexnet.lab import cli
 from convexnet.lab.cli.app import app
 from tests.processes import HANGING
 
+ROOT = Path(__file__).resolve().parents[3]
+
 MODELS = """
 import torch
 from torch import nn
@@ -208,3 +210,25 @@ def test_the_command_in_a_process_of_its_own(models: str, tmp_path: Path) -> Non
     assert "linear" in done.stdout
     # Not a terminal: no colours.
     assert "\x1b" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["certify", "torch.nn:ReLU", "--shape", "3", "--html", "file/proof.html"],
+        ["report", "records.jsonl", "-o", "file/report.html"],
+    ],
+)
+def test_a_page_that_cannot_be_written_is_a_line(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("a file, and no folder")
+    Path("records.jsonl").write_text(
+        (ROOT / "results" / "fig3.jsonl").read_text(encoding="utf-8").splitlines()[0] + "\n"
+    )
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 2, done.output
+    assert f"{words[-1]} could not be written" in done.stderr
+    assert "choose another place, or free some space" in done.stderr
+    assert "Traceback" not in done.output

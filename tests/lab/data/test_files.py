@@ -19,6 +19,7 @@ from torchvision import datasets
 
 from convexnet.lab import data
 from convexnet.lab.data import noise, sources, user_images
+from convexnet.lab.data.load import FOLDERS
 
 TRAIN, TEST = 20, 6
 
@@ -161,7 +162,8 @@ def same(split: data.Split, images: np.ndarray, labels: np.ndarray) -> bool:
 
 
 def test_every_named_set_has_a_writer() -> None:
-    assert {*WRITERS, "digits", "folder:PATH", "npz:PATH"} == {*data.NAMES}
+    folders = {*FOLDERS, "folder:PATH"}  # of images, whose reading test_streamed.py looks at
+    assert {*WRITERS, *folders, "digits", "npz:PATH"} == {*data.NAMES}
 
 
 @pytest.mark.parametrize("name", WRITERS)
@@ -401,6 +403,22 @@ def test_arrays_in_one_part_get_a_test_part_that_no_seed_changes(tmp_path: Path)
     assert first.classnames == ("x", "a", "b")
     assert "10 of 50 images" in first.note
     assert "no training image has the label 0" in first.note
+
+
+def test_classes_without_an_image_to_train_on_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "user_images.npz"
+    labels = np.repeat(np.arange(3), 20)
+    np.savez(path, images=drawn(60, 6), labels=labels, test_images=drawn(3, 6), test_labels=np.arange(3))
+    assert data.load(f"npz:{path}", validation=0).note == ""
+    few = data.load(f"npz:{path}", train_samples=2)
+    (missing,) = {"0", "1", "2"} - {str(label) for label in few.train.labels.tolist()}
+    assert f"none of the 2 images to train on is of the class {missing}" in few.note
+    np.savez(path, images=drawn(20, 6), labels=np.ones(20, np.int64))
+    with pytest.raises(data.DataError, match=r"all its training images are of the class 1: nothing can be learnt"):
+        data.load(f"npz:{path}")
+    np.savez(path, images=drawn(20, 6), labels=np.repeat([0, 1], [19, 1]), test_images=drawn(1, 6), test_labels=[0])
+    with pytest.raises(data.DataError, match=r"the 2 images to train on are all of the class 0: nothing"):
+        data.load(f"npz:{path}", train_samples=2)
 
 
 GOOD = {"images": drawn(8, 3, 6, 5), "labels": labelled(8, 2)}

@@ -19,8 +19,18 @@ from typer.testing import CliRunner
 
 import convexnet as cx
 from convexnet.lab.cli.app import app
-from convexnet.lab.data import CorruptData, DataError, MissingData, Pictures, augmentation, batches, load, user_images
-from convexnet.lab.data.folder import centred, size_of
+from convexnet.lab.data import (
+    CorruptData,
+    DataError,
+    MissingData,
+    Pictures,
+    augmentation,
+    batches,
+    load,
+    streams,
+    user_images,
+)
+from convexnet.lab.data.folder import centred, pixels_of, size_of
 from convexnet.lab.data.streamed import Paths, Streamed, sampled
 from convexnet.lab.models import architectures
 from convexnet.lab.models.saved import network_of, predictions
@@ -92,14 +102,16 @@ def test_streamed_is_what_it_is_in_memory(augment: str, pictures: Path) -> None:
 
 
 def test_neither_workers_nor_where_it_begins_change_a_bit(photographs: Path) -> None:
-    def read(workers: int, seed: int = 5, **more: Any) -> list[tuple[Tensor, Tensor]]:
+    def read(workers: int, seed: int = 5, augment: str = "resized-crop-flip", **more: Any) -> Any:
         data = load(f"folder:{photographs}", pictures=Pictures(8, True, workers))
         before = torch.get_rng_state()
-        found = given(data.train, seed, "resized-crop-flip", **more)
+        found = given(data.train, seed, augment, **more)
         assert torch.equal(torch.get_rng_state(), before), "nothing is drawn from the global generator"
         return found
 
     whole = read(0)
+    policy = "resized-crop-flip-randaugment-erase"
+    assert same(read(1, augment=policy, start=2), read(0, augment=policy)[2:])
     assert [tuple(images.shape) for images, _ in whole] == [(16, 3, 8, 8)] * 3 + [(6, 3, 8, 8)]
     assert all(images.is_contiguous(memory_format=torch.channels_last) for images, _ in whole)
     assert same(read(2), whole)
@@ -179,6 +191,70 @@ def test_a_damaged_image_is_named(workers: int, tmp_path: Path) -> None:
     damaged.unlink()
     with pytest.raises(MissingData, match=r"no image .*bee/4\.jpg; it was moved or deleted"):
         given(data.train, 0)
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_an_unreadable_image_is_left_out_only_if_asked_for(
+    streamed: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = draw(tmp_path / "set", 6)
+    (root / "train" / "bee" / "x.png").write_bytes(b"")
+    (root / "val" / "cow" / "y.jpg").write_bytes((root / "val" / "cow" / "0.jpg").read_bytes()[:150])
+    with pytest.raises(CorruptData, match=r"bee/x\.png cannot be read .* --skip-unreadable"):
+        given(load(f"folder:{root}", validation=0, pictures=Pictures(12, streamed)).train, 0)
+    data = load(f"folder:{root}", validation=0, pictures=Pictures(12, streamed, skip=True))
+    assert (len(data.train), len(data.test)) == (18, 12)
+    assert len(torch.cat([labels for _, labels in given(data.train, 0)])) == 18
+    assert data.note.startswith("2 of 32 images could not be read and were left out, such as ")
+    assert [record.message.partition(" cannot")[0][-5:] for record in caplog.records] == ["x.png", "y.jpg"]
+    for file in (root / "val" / "ant").iterdir():
+        file.write_bytes(b"")
+    with pytest.raises(MissingData, match="no image of the class 'ant' can be read"):
+        load(f"folder:{root}", pictures=Pictures(12, streamed, skip=True))
+    with pytest.raises(ValueError, match="--skip-unreadable is of folder:PATH"):
+        load("digits", pictures=Pictures(skip=True))
+
+
+def test_classes_that_a_part_lacks(tmp_path: Path) -> None:
+    root = draw(tmp_path / "set", 2)
+    for file in (root / "val" / "bee").iterdir():
+        file.rename(file.with_suffix(".heic"))
+    with pytest.raises(MissingData, match=r"val/bee has no images of its own.*\.jpg.*convert others"):
+        load(f"folder:{root}")
+    for file in (root / "val" / "bee").iterdir():
+        file.unlink()
+    (root / "val" / "bee").rmdir()
+    with pytest.raises(DataError, match=r"bee is in one of them only.*as .*/val/bee would be"):
+        load(f"folder:{root}")
+
+
+def test_pictures_of_other_kinds_become_rgb(tmp_path: Path) -> None:
+    pixels = np.full((8, 8, 3), (204, 102, 0), np.uint8)
+    for mode, ending in (("CMYK", "jpg"), ("LA", "png"), ("1", "png"), ("P", "png"), ("RGBA", "webp")):
+        path = tmp_path / f"{mode}.{ending}"
+        extra = {"transparency": bytes(10)} if mode == "P" else {}
+        Image.fromarray(pixels).convert(mode).save(path, **extra)
+        found = pixels_of(path)
+        assert (found.shape, found.dtype) == ((8, 8, 3), np.uint8)
+        if mode in ("CMYK", "P", "RGBA"):
+            assert np.abs(found.astype(int) - pixels).max() < 16
+    Image.fromarray(np.full((8, 8), 40_000, np.uint16)).save(tmp_path / "deep.png")
+    with pytest.raises(CorruptData, match="convert it to 8 bits a colour"):
+        pixels_of(tmp_path / "deep.png")
+
+
+def test_a_set_of_folders_is_found_by_its_name(tmp_path: Path) -> None:
+    draw(tmp_path / "tiny-imagenet-20", 4)
+    held = load("tiny-imagenet-20", tmp_path)
+    assert held.shape == (3, 64, 64)
+    assert held.fingerprint
+    assert not streams("tiny-imagenet-20", Pictures())
+    assert streams("imagenet", Pictures())
+    assert isinstance(load("tiny-imagenet-20", tmp_path, pictures=Pictures(8, True)).train, Streamed)
+    with pytest.raises(MissingData, match="--data-dir"):
+        load("imagenet")
+    with pytest.raises(MissingData, match=r"there is no folder .*imagenet"):
+        load("imagenet", tmp_path)
 
 
 def test_sizes_that_differ(photographs: Path) -> None:

@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -86,15 +85,6 @@ def cheap(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
             rows[found.job.key] = rows.get(found.job.key) or record(found)
             return rows[found.job.key]
 
-        # And certified once, as long as they are the same object and nothing trains them on.
-        certify, kept = cx.certify, dict[int, tuple[nn.Module, cx.Certificate]]()
-
-        def certified(model: nn.Module, example: Tensor) -> cx.Certificate:
-            if id(model) not in kept:
-                kept[id(model)] = model, certify(model, example)
-            return kept[id(model)][1]
-
-        patch.setattr(demo, "cx", SimpleNamespace(certify=certified))
         patch.setattr(demo, "trained", once)
         patch.setattr(demo, "record", recorded)
         patch.setattr(plane, "explore_plane", lambda *_, **__: toy)
@@ -164,7 +154,7 @@ def without_ours(text: str) -> str:
 def less_often(words: str) -> Any:
     """Rows of one method each, whose page differs by few words, are run in `make slow`; see also the tests of each
     method, start and normalisation."""
-    once = words.startswith(("--method clip", "--method absolute", "--method exp "))
+    once = words.startswith(("--method clip", "--method absolute", "--method shift", "--method exp "))
     return pytest.param(words, marks=pytest.mark.slow) if once else words
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from convexnet.lab.reports.claims import BEGIN, CLAIMS, END, Which, claims, filled
+from convexnet.lab.reports.claims import BEGIN, END, claims, filled, found, paired
+from convexnet.lab.reports.claims_list import CLAIMS, CONTESTS, LENGTHS, MATCHED, Claim, Contest, Which
 from convexnet.lab.reports.noise_tables import at, matched
 from convexnet.lab.reports.report import collected
 from convexnet.lab.studies import STUDIES
@@ -25,13 +26,14 @@ def test_the_pages_are_made_of_the_records(page: str) -> None:
 
 
 def made_up(which: Which, seed: int, test: float, **changes: Any) -> dict[str, Any]:
+    seen = {"accuracy": test, "unique_accuracy": test, "duplicate_accuracy": test, "duplicates": 7}
     return {
-        "study": which.study,
+        "study": which.studies[0],
         "dataset": which.dataset,
         "variant": which.variant,
         "model": which.model,
         "noise": f"{which.kind or 'symmetric-including'} {which.level:g} %" if which.level else which.kind,
-        "recipe": {"epochs": which.epochs},
+        "recipe": {"epochs": which.epochs, "name": which.recipe},
         "epochs": which.epochs or 60,
         "seed": seed,
         "full": True,
@@ -42,39 +44,104 @@ def made_up(which: Which, seed: int, test: float, **changes: Any) -> dict[str, A
         "test_accuracy_at_peak": test,
         "gap": 0.9 - test,
         "ece": 0.05,
+        "duplicates": {"test": seen, "official-1017, listed": seen},
+        "expert_accuracy": [test, test],
         **changes,
     }
 
 
+LINES = [which for claim in CLAIMS for which in claim.lines]
+WHOLE = [*LINES, *(which for contest in CONTESTS for which in (contest.convex, contest.other))]
+
+
 def test_every_line_can_be_filled() -> None:
-    assert claims([]).count("not run") == sum(len(lines) for _, lines in CLAIMS)
-    rows = [made_up(which, seed, 0.5 + 0.1 * seed) for _, lines in CLAIMS for which in lines for seed in range(3)]
+    missing = len(LINES) + len(CONTESTS) + len(LENGTHS) * (2 + 2 * (len(MATCHED) - 2))
+    assert claims([]).count("| not run |") == missing
+    rows = [made_up(which, seed, 0.5 + 0.1 * seed) for which in WHOLE for seed in range(3)]
     text = claims(list({repr({**row, "test_accuracy": 0}): row for row in rows}.values()))
-    assert "not run" not in text
-    assert text.count("60.00 ± 24.84") == 2 * sum(len(lines) for _, lines in CLAIMS), "Student's t of three seeds"
+    tables = text[text.index(f"### {CLAIMS[0].title}") :]
+    assert "not run" not in tables
+    least = sum("test_accuracy" in (column.key for column in claim.columns) for claim in CLAIMS for _ in claim.lines)
+    assert tables.count("60.00 ± 24.84") > least, "Student's t of three seeds"
+    assert "lines are recorded" not in tables
 
 
 def test_every_line_is_of_a_run_that_the_laboratory_knows() -> None:
     """A variant that is renamed in its study would stay "not run" for ever."""
-    jobs = [
-        job
-        for study in STUDIES
-        if study.name in {w.study for _, lines in CLAIMS for w in lines}
-        for job in study.jobs("full", 1)
-    ]
+    jobs = [job for study in STUDIES for job in study.jobs("full", 1)]
     jobs += [job for entry in QUEUE for job in entry.jobs()]
-    for title, lines in CLAIMS:
-        for which in lines:
-            assert [
-                job
-                for job in jobs
-                if (job.study, job.dataset) == (which.study, which.dataset)
-                and which.variant in ("", job.variant)
-                and which.model in ("", job.model)
-                and which.level in (None, job.noise)
-                and (not which.kind or job.noise_kind == which.kind)
-                and which.epochs in (None, job.recipe.epochs)
-            ], f"{title}: {which.words}"
+    for which in WHOLE:
+        assert [
+            job
+            for job in jobs
+            if job.study in which.studies
+            and job.dataset == which.dataset
+            and which.variant in ("", job.variant)
+            and which.model in ("", job.model)
+            and which.level in (None, job.noise)
+            and (not which.kind or job.noise_kind == which.kind)
+            and which.epochs in (None, job.recipe.epochs)
+            and which.recipe in ("", job.recipe.name)
+        ], which
+    lengths = {(job.variant, job.recipe.epochs) for job in jobs if (job.study, job.noise) == ("noise", 40.0)}
+    assert {(variant, epochs) for variant, _ in MATCHED for epochs in LENGTHS} <= lengths
+
+
+def test_a_line_of_the_queue_finds_the_study_that_runs_it() -> None:
+    """Studies share runs, and the record names the one that the queue comes to first."""
+    queued = [job for entry in QUEUE for job in entry.jobs() if not job.noise]
+    first: dict[str, str] = {}
+    for job in queued:
+        first.setdefault(job.key, job.study)
+    for which in WHOLE:
+        for job in queued:
+            named = which.variant in ("", job.variant) and which.model in ("", job.model)
+            if named and job.study in which.studies and job.dataset == which.dataset:
+                assert first[job.key] in which.studies, f"{which.words}: recorded as {first[job.key]}"
+
+
+def test_what_is_missing_is_said() -> None:
+    lines = (Which("a", "noise", "d", variant="a"), Which("b", "noise", "d", variant="b"))
+    claim = Claim("title", lines)
+    short = made_up(lines[0], 0, 0.5, full=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("convexnet.lab.reports.claims.CLAIMS", (claim,))
+        assert "None of these 2 lines are recorded: `convexnet study queue` has them, of `noise`." in claims([])
+        text = claims([short])
+        assert "All but 1 of these 2 lines are recorded" in text
+        assert "What is shortened shows that it runs, and no more." in text
+        assert "of these" not in claims([made_up(lines[0], 0, 0.5), made_up(lines[1], 0, 0.5)])
+
+
+def test_who_is_ahead() -> None:
+    one, other = Which("", "noise", "d", variant="a"), Which("", "noise", "d", variant="b")
+
+    def verdict(*pairs: tuple[float, float], **changes: Any) -> str:
+        rows = [
+            made_up(which, seed, test, **changes)
+            for seed, pair in enumerate(pairs)
+            for which, test in zip((one, other), pair, strict=True)
+        ]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("convexnet.lab.reports.claims.CONTESTS", (Contest(("d", "a", "b"), one, other),))
+            return next(line for line in claims(rows).splitlines() if line.startswith("| d | a | b |"))
+
+    # Each seed is compared with itself: seeds differ by more than the networks do.
+    assert "| +1.00 ± 0.00 | convex |" in verdict((0.61, 0.60), (0.81, 0.80), (0.71, 0.70))
+    assert "| the other |" in verdict((0.60, 0.62), (0.80, 0.83), (0.70, 0.72))
+    assert "| not decided |" in verdict((0.60, 0.62), (0.80, 0.77))
+    assert "| not decided: one seed |" in verdict((0.9, 0.1))
+    assert "| not run |" in verdict()
+    assert "shortened" in verdict((0.9, 0.1), (0.9, 0.1), full=False)
+    full, short = made_up(one, 0, 0.5), made_up(other, 0, 0.5, full=False)
+    assert paired([full], [short]) == [], "a full run is not compared with a shortened one"
+
+
+def test_paths_of_keys() -> None:
+    row = {"a": {"b": [0.5, 0.7]}, "c": None, "d": "words"}
+    assert (found(row, "a/b/1"), found(row, "a/b/2"), found(row, "c"), found(row, "d"), found(row, "e/f")) == (
+        *(0.7, None, None, None, None),
+    )
 
 
 def test_a_page_without_marks_is_refused() -> None:

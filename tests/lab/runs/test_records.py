@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from convexnet.lab.runs.records import FIELDS, VERSION, RecordError, append_record, read_records
+from convexnet.lab.runs.serial import error_in_words
 
 
 def row(**changes: Any) -> dict[str, Any]:
@@ -89,6 +90,8 @@ def test_a_full_disk_changes_nothing(tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert path.read_bytes() == before
+    # A sweep goes on with the same command, and its terminal need not show the whole record.
+    assert error_in_words(told.value).endswith("run the same command again")
     # The line in the message is the record.
     by_hand = str(told.value).partition("by hand: ")[2]
     path.write_bytes(before + by_hand.encode() + b"\n")

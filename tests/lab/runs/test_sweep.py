@@ -92,15 +92,23 @@ def test_two_sweeps_share_the_work(tmp_path: Path) -> None:
 
 
 def test_a_failure_stops_nothing_else(tmp_path: Path) -> None:
-    jobs = [small.job("mlp", epochs=1, seed=seed) for seed in range(3)]
-    fail: dict[int, Exception] = {0: Diverged("the loss is nan"), 1: MissingData("no folder")}
+    jobs = [small.job("mlp", epochs=1, seed=seed) for seed in range(5)]
+    fail: dict[int, Exception] = {
+        0: Diverged("the loss is nan"),
+        1: MissingData("no folder"),
+        2: ValueError("a part has one of two classes alone"),
+        3: RuntimeError("out of memory"),
+    }
     ran: list[str] = []
     outcome = sweep(counting(ran, fail), jobs, small.place(tmp_path / "runs"), tmp_path / "results")
-    assert [(job.seed, error) for job, error in outcome.failed] == [(0, "the loss is nan"), (1, "no folder")]
-    assert [row["seed"] for row in outcome.rows] == [2]
+    assert [(job.seed, error) for job, error in outcome.failed] == [(seed, str(fail[seed])) for seed in range(4)]
+    assert [row["seed"] for row in outcome.rows] == [4]
     # They have no record, so that the next sweep tries again.
-    again = sweep(table1.STUDY, jobs, small.place(tmp_path / "runs"), tmp_path / "results")
-    assert (len(again.rows), again.found) == (3, 1)
+    again = sweep(table1.STUDY, jobs[3:], small.place(tmp_path / "runs"), tmp_path / "results")
+    assert (len(again.rows), again.found) == (2, 1)
+    # What is a fault of the program is not taken for one of a job.
+    with pytest.raises(TypeError, match="a fault"):
+        sweep(counting([], {0: TypeError("a fault")}), jobs[:1], small.place(tmp_path / "runs"), tmp_path / "results")
 
 
 def test_records_of_another_version_stop_it_before_anything_runs(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from convexnet.lab.models import architectures
 from convexnet.lab.models import registry as models
 from convexnet.lab.runs.lock import claimed
 from convexnet.lab.runs.records import read_records
-from convexnet.lab.studies import fig5, parity, study_named, table1
+from convexnet.lab.studies import control, fig5, parity, study_named, table1
 from convexnet.lab.studies import queue as study_queue
 from convexnet.lab.studies.queue import QUEUE, Entry, Pace, states, work_of
 from tests.lab import small
@@ -37,7 +37,7 @@ def test_every_run_is_in_one_line_and_in_its_study() -> None:
         for study, job in work:
             assert study.name == entry.study
             assert job.key in shown, f"{entry.what}: no report would show {job.name}"
-            short = job.recipe.name in ("paper-code", fig5.NARROW.name)
+            short = job.recipe.name in ("paper-code", fig5.NARROW.name, control.SHORTER)
             assert job.full != short, "what is shortened says so, and nothing else does"
     with pytest.raises(ValueError, match="there is no rank 99; there are 1, 2"):
         work_of(99)

@@ -11,6 +11,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -400,11 +401,32 @@ def test_wrong_usage_is_a_line(words: list[str], told: str, tmp_path: Path, monk
     assert "Traceback" not in done.output
 
 
+def test_one_class_alone_is_refused_and_a_class_without_images_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.savez("gap.npz", images=np.arange(200, dtype=np.uint8).reshape(50, 4), labels=np.arange(50) % 2 * 2)
+    words = ("--model", "mlp", "--recipe", "ours", "--epochs", "1", "--measure-every", "9", "--out", "out")
+    monkeypatch.setattr(architectures, "HIDDEN", small.HIDDEN)
+    done = command("train", "--dataset", "npz:gap.npz", *words)
+    assert done.exit_code == 0, done.output
+    assert "Note: no test part was given" in done.output
+    assert "no training image has the label 1" in " ".join(done.output.split())
+    np.savez("one.npz", images=np.arange(200, dtype=np.uint8).reshape(50, 4), labels=np.zeros(50, int))
+    done = command("train", "--dataset", "npz:one.npz", *words[:-1], "other")
+    assert done.exit_code == 2
+    assert "nothing can be learnt of one class" in done.stderr
+
+
 def test_missing_data_are_not_run(tmp_path: Path) -> None:
     places = ("--results", str(tmp_path / "results"), "--runs", str(tmp_path / "runs"), "--data-dir", str(tmp_path))
     done = command("study", "run", "table1", "--seeds", "1", *places)
     assert done.exit_code == 1
     assert "MNIST" in done.output
+    # One reason is said once, and no file is named that is not there.
+    assert done.output.count("Fashion-MNIST is not in") + done.output.count("FashionMNIST is not in") == 1
+    assert ", and 3 more: MNIST is not in" in " ".join(done.output.split())
+    assert "Records:" not in done.output
     assert not (tmp_path / "results").exists() or not list((tmp_path / "results").iterdir())
 
 
@@ -418,8 +440,9 @@ def test_the_list() -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        *("noise", "table3", "fig1", "human-noise", "fig6", "recurrent", "polyhedral", "table2"),
+        *("noise", "table3", "fig1", "human-noise", "fig6", "recurrent", "polyhedral", "table2", "table5"),
         *("olivetti", "imputation", "exemplars"),
+        *("report-table1", "report-table2", "report-table3", "report-imagenet", "report-head"),
     ],
 )
 def test_smoke_of_the_rest(name: str, tmp_path: Path) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -83,6 +85,48 @@ def test_early_learning_regularisation(seed: int) -> None:
         torch.testing.assert_close(mine, theirs)
     torch.testing.assert_close(loss.targets, targets)
     assert not bool(loss.targets[1].any()), "a sample that was not seen has no target"
+
+
+def probabilities(logits: np.ndarray) -> np.ndarray:
+    """Softmax over the classes."""
+    raised = np.exp(logits - logits.max(1, keepdims=True))
+    return raised / raised.sum(1, keepdims=True)
+
+
+FORMULAS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "cross-entropy": lambda p, y: -(y * np.log(p)).sum(1),
+    "label-smoothing": lambda p, y: -((0.9 * y + 0.1 / p.shape[1]) * np.log(p)).sum(1),
+    "label-smoothing:0.3": lambda p, y: -((0.7 * y + 0.3 / p.shape[1]) * np.log(p)).sum(1),
+    "gce": lambda p, y: (1 - (p * y).sum(1) ** 0.7) / 0.7,
+    "gce:0.2": lambda p, y: (1 - (p * y).sum(1) ** 0.2) / 0.2,
+    "sce": lambda p, y: -0.1 * (y * np.log(p)).sum(1) - (p * np.where(y == 1, 0.0, -4.0)).sum(1),
+    # As in the authors' code, which clips the labels at 1e-4.
+    "sce:0.1,2.302585093": lambda p, y: -0.1 * (y * np.log(p)).sum(1) - (p * np.log(np.clip(y, 1e-4, 1))).sum(1),
+    "elr": lambda p, y: -(y * np.log(p)).sum(1) + 3 * np.log(1 - (p * (0.3 * p)).sum(1)),  # first seen: t = 0.3 p
+    "elr:1,0.9": lambda p, y: -(y * np.log(p)).sum(1) + np.log(1 - (p * (0.1 * p)).sum(1)),
+}
+"""Losses (N,) of probabilities and one-hot labels (N, K), of samples that were not seen before."""
+
+
+@pytest.mark.parametrize("text", FORMULAS)
+def test_every_loss_is_its_formula(text: str, seed: int) -> None:
+    logits, labels = drawn(seed, count=9)
+    logits = logits / 3  # no probability is clipped
+    p, y = probabilities(logits.numpy()), np.eye(5)[labels.numpy()]
+    assert p.min() > 1e-4
+    settings = settings_of(text)
+    task = classification(settings.get("smoothing", 0.0), settings.get("loss", "cross-entropy"))
+    if task.memory is None:
+        found = task.loss(logits, labels)
+    else:
+        found = task.memory(9)(logits, labels, torch.arange(9))
+    # The memory of a loss is in single precision.
+    exact = 1e-6 if task.memory else 1e-9
+    assert float(found) == pytest.approx(float(FORMULAS[text](p, y).mean()), rel=exact)
+
+
+def test_every_loss_has_a_formula() -> None:
+    assert {text.partition(":")[0] for text in FORMULAS} == {*LOSSES, "label-smoothing"}
 
 
 @pytest.mark.parametrize("name", LOSSES)

@@ -13,6 +13,7 @@ NEEDED = {
     **dict.fromkeys(("typer", "rich", "jinja2", "matplotlib", "sklearn", "filelock"), "lab"),
     **dict.fromkeys(("lightning", "torchvision", "timm", "tensorboard", "scipy"), "lab"),
     "ray": "lab,cluster",
+    **dict.fromkeys(("gymnasium", "mujoco"), "lab,rl"),
 }
 """What the commands import beyond torch and numpy, and the extra it comes with."""
 

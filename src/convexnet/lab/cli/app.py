@@ -16,7 +16,7 @@ from convexnet.lab.cli.choices import INITS, METHODS, WHITE_EPSILON, WHITENINGS
 from convexnet.lab.cli.impute import impute
 from convexnet.lab.cli.minimise import minimise
 from convexnet.lab.cli.report import register
-from convexnet.lab.cli.terminal import Allow, choice, print_certificate, refuse, stops_cleanly
+from convexnet.lab.cli.terminal import Allow, choice, print_certificate, refuse, refuse_unwritten, stops_cleanly
 from convexnet.lab.errors import UsageError
 
 app = typer.Typer(
@@ -238,10 +238,6 @@ def certify(
                 example, indices, domain = user_model.arguments(words, batch=batch, wrt=wrt, box=box, seed=seed)
                 example = user_model.fit_example(model, example)
                 certificate = cx.certify(model, example, wrt=indices, domain=domain)
-            if html is not None:
-                from convexnet.lab.reports.certificate_page import write_page
-
-                write_page(certificate, html, factory)
         except UsageError as error:
             raise refuse(str(error)) from None
         except (cx.NotTraceable, ValueError, TypeError) as error:
@@ -250,6 +246,13 @@ def certify(
             print(certificate.to_json())
         else:
             print_certificate(str(certificate), certificate.convex, Console(highlight=False))
+        if html is not None:
+            from convexnet.lab.reports.certificate_page import write_page
+
+            try:
+                write_page(certificate, html, factory)
+            except OSError as error:
+                raise refuse_unwritten(html, error) from None
     raise typer.Exit(0 if certificate.convex else 1)
 
 

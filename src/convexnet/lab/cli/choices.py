@@ -14,12 +14,16 @@ WHITENINGS = ("standard", "zca")
 WHITE_EPSILON = 0.1
 """The fixed first step of a network: `convexnet.lab.models.first_step`."""
 
-AUGMENTATIONS = ("none", "flip", "crop", "crop-flip", "crop-flip-cutout", "resized-crop-flip", "paper-code")
+AUGMENTATIONS = (
+    *("none", "flip", "crop", "crop-flip", "crop-flip-cutout", "resized-crop-flip", "paper-code"),
+    *("crop-flip-jitter-erase", "crop-flip-randaugment", "crop-flip-autoaugment"),
+    *("resized-crop-flip-randaugment-erase", "resized-crop-flip-autoaugment"),
+)
 """Sets of augmentations: `convexnet.lab.data`."""
 
 DATASETS = (
     *("mnist", "fashion-mnist", "svhn", "stl10", "cifar10", "cifar100", "cifair10", "cifair100", "cifar10-holdout"),
-    *("digits", "folder:PATH", "npz:PATH"),
+    *("digits", "tiny-imagenet-20", "imagenet", "folder:PATH", "npz:PATH"),
 )
 NOISES = (
     *("symmetric-including", "symmetric-excluding"),
@@ -41,7 +45,9 @@ MODELS = (
     *("allconv-quarter", "ioc-allconv-quarter", "densenet", "ioc-densenet"),
     *("densenet-16", "ioc-densenet-16", "rnn", "ioc-rnn", "icrnn"),
     *("mixer", "ioc-mixer", "mixer-report", "cyclemlp-b1", "ioc-cyclemlp-b1", "cyclemlp-b1-report"),
-    *("efficientnet-b0", "ioc-efficientnet-b0", "cnn", "ioc-cnn", "cnn-head"),
+    *("efficientnet-b0", "ioc-efficientnet-b0", "ioc-efficientnet-b0-ungated"),
+    *("densenet-121", "ioc-densenet-121", "resnet-50", "ioc-resnet-50"),
+    *("cnn", "ioc-cnn", "cnn-head"),
 )
 """`convexnet.lab.models.registry`."""
 
@@ -161,13 +167,34 @@ STUDIES = (
         "A3",
     ),
     (
+        "table5",
+        "Test images that are in the training part too: ciFAIR, and the hold-out",
+        "Sivaprasad et al. 2021, table 5; Barz & Denzler 2020",
+        "A6",
+    ),
+    (
         "report-mlp",
-        "olivetti",
-        "exemplars",
-        "imputation",
         "The report's own MLP and its counterpart, Adam at 1e-5",
         "Singh 2022, section 5.1",
         "A2",
+    ),
+    (
+        "synthetic-icnn",
+        "Energies in the plane: FICNN and PICNN in three ways",
+        "Amos & Kolter 2016; Amos, Xu & Kolter 2017, section 6.1",
+        "C2, C7",
+    ),
+    (
+        "mnist-icnn",
+        "MNIST by an energy over image and label",
+        "Amos & Kolter 2016",
+        "C2, C7",
+    ),
+    (
+        "bibtex",
+        "BibTeX: many labels at once",
+        "Amos, Xu & Kolter 2017, section 6.2",
+        "C2, C8",
     ),
     (
         "olivetti",
@@ -186,6 +213,42 @@ STUDIES = (
         "Missing inputs filled in by a convex energy",
         "Amos & Kolter 2016; Amos, Xu & Kolter 2017",
         "C5",
+    ),
+    (
+        "report-table1",
+        "MLP-Mixer: ordinary, the report's, and certified",
+        "Singh 2022, table 1",
+        "B1",
+    ),
+    (
+        "report-table2",
+        "CycleMLP on CIFAR-10: ordinary, the report's, and certified",
+        "Singh 2022, table 2 and figures 3 and 4",
+        "B2",
+    ),
+    (
+        "report-table3",
+        "CycleMLP on CIFAR-100: ordinary, the report's, and certified",
+        "Singh 2022, table 3 and figures 1 and 2",
+        "B2",
+    ),
+    (
+        "report-imagenet",
+        "Large networks on folders of images, and what they start from",
+        "Singh 2022, sections 5.2, 5.4 and 6",
+        "B3, B4",
+    ),
+    (
+        "report-head",
+        "Convexity for the head alone, for all of a CNN, and for none of it",
+        "Singh 2022, section 6",
+        "B5",
+    ),
+    (
+        "control",
+        "Q-learning with a Q convex in the action, and baselines",
+        "Amos, Xu & Kolter 2017, section 6.3",
+        "C6",
     ),
 )
 """Name, title, source and rows of docs/systems.md: `convexnet.lab.studies`."""

@@ -1,4 +1,4 @@
-"""The subcommand `report`; `register` also adds `train` and the group `study` to the application."""
+"""The subcommand `report`; `register` also adds `train` and the groups `study` and `rl` to the application."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from convexnet.lab.cli.rl import rl_app
 from convexnet.lab.cli.study import study_app
-from convexnet.lab.cli.terminal import refuse, stops_cleanly
+from convexnet.lab.cli.terminal import refuse, refuse_unwritten, stops_cleanly
 from convexnet.lab.cli.train import train
 
 
@@ -16,6 +17,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
     app.command()(train)
     app.add_typer(study_app, name="study")
+    app.add_typer(rl_app, name="rl")
     app.command()(report)
 
 
@@ -36,7 +38,9 @@ def report(
 
         try:
             written = write_report(records, out, STUDIES)
-        except (RecordError, OSError) as error:
+        except RecordError as error:
             raise refuse(str(error)) from None
+        except OSError as error:
+            raise refuse_unwritten(out, error) from None
         for path in written:
             print(path)

@@ -17,7 +17,7 @@ from convexnet.lab.runs.dependencies import Work
 from convexnet.lab.runs.jobs import Job
 from convexnet.lab.runs.place import Place
 from convexnet.lab.runs.sweep import Outcome, sweep_several
-from convexnet.lab.studies.queue import Entry, State, states
+from convexnet.lab.studies.queue import Entry, JobState, states
 from convexnet.learner import Point, moment_of
 
 Lines = Sequence[tuple[Entry, list[Work]]]
@@ -47,19 +47,19 @@ def show_queue(lines: Lines, runs: Path, results: Path) -> None:
         console.print(Text(described(job)), soft_wrap=True)
 
 
-def left(jobs: Sequence[State]) -> float:
+def left(jobs: Sequence[JobState]) -> float:
     """The hours of what is not done; of what has begun, those of the epochs that are missing."""
     return sum(
         job.hours * max(0.0, 1 - job.epoch / (length_of(job.job) or math.inf)) for job in jobs if job.state != "done"
     )
 
 
-def described(job: State) -> str:
+def described(job: JobState) -> str:
     """A job that is not done in a line.
 
     Example:
         >>> from convexnet.lab.studies import parity
-        >>> described(State(parity.plan("full", range(1))[0], "waiting", 0.36, "a guess"))
+        >>> described(JobState(parity.plan("full", range(1))[0], "waiting", 0.36, "a guess"))
         'waiting: mlp-signs, fashion-mnist, ours, no decay, ordinary, seed 0; about 0.36 hours (a guess)'
     """
     said = f"{job.state}: {job.job.name}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -134,6 +135,8 @@ def tell(job: Job, row: Row, place: Place, console: Console) -> None:
             f"Certified convex in its features alone: {path}." if proved else f"{path} is not certified convex either."
         )
         console.print(Text(words, style="bold green" if proved else ""))
+    if row["note"]:
+        console.print(Text(f"Note: {row['note']}."), soft_wrap=True)
     network = place.folder / "network.safetensors"
     console.print(Text(f"Record, log and network are in {place.folder}. The network takes images in [0, 1]:"))
     package = package_of(job.model) if network.exists() and not loads(network) else ""
@@ -195,10 +198,21 @@ def run_sweep(
     for section in study.sections(study.rows(outcome.rows)):
         for table in section.tables:
             console.print(on_terminal(table))
-    for job, error in outcome.failed:
-        console.print(Text(f"{job.name}: {error}", style="bold red"), soft_wrap=True)
-    console.print(Text(f"Records: {results / f'{study.name}.jsonl'}"), soft_wrap=True)
+    for line in failures_in_words(outcome.failed):
+        console.print(Text(line, style="bold red"), soft_wrap=True)
+    if (results / f"{study.name}.jsonl").exists():
+        console.print(Text(f"Records: {results / f'{study.name}.jsonl'}"), soft_wrap=True)
     return len(outcome.failed)
+
+
+def failures_in_words(failed: Sequence[tuple[Job, str]]) -> list[str]:
+    """A line for each different reason: of what failed for the same one, the first job and how many more."""
+    by: dict[str, list[Job]] = {}
+    for job, error in failed:
+        by.setdefault(error, []).append(job)
+    return [
+        f"{jobs[0].name}{f', and {len(jobs) - 1} more' if len(jobs) > 1 else ''}: {error}" for error, jobs in by.items()
+    ]
 
 
 LEFT_OUT = ("paper train", "paper gap", "paper single", "paper oracle", "gate’s gap", "test at peak", "ECE", "seeds")

@@ -56,6 +56,7 @@ def run_study(
         "runs/studies"
     ),
     accelerator: Accelerator = "cpu",
+    workers: Annotated[int, typer.Option(min=0, help="Processes that decode streamed images, for each run.")] = 0,
     threads: Threads = 1,
 ) -> None:
     """Run a study: shortened to minutes on two processor cores, unless --smoke or --full says otherwise.
@@ -76,7 +77,7 @@ def run_study(
         torch.set_num_threads(threads)
         size = "smoke" if smoke else "full" if full else "two-core"
         kept = results if results is not None else Path("runs/smoke" if smoke else "results")
-        place = Place(runs, data_dir, accelerator=accelerator, download=download)
+        place = Place(runs, data_dir, accelerator=accelerator, download=download, workers=workers)
         try:
             study = study_named(name)
             failed = run_sweep(study, size, seeds, place, kept, only=only, ray=ray, threads=threads)

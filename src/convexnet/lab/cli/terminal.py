@@ -55,6 +55,11 @@ def refuse(message: str) -> typer.Exit:
     return typer.Exit(2)
 
 
+def refuse_unwritten(path: object, error: OSError) -> typer.Exit:
+    """Print that a file could not be written, and return the exit."""
+    return refuse(f"{path} could not be written ({error.strerror or error}): choose another place, or free some space")
+
+
 def one_of(allowed: Iterable[str]) -> Callable[[str | None], str | None]:
     """A check of an option that has one of a few values."""
     names = tuple(allowed)

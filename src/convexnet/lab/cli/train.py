@@ -85,6 +85,36 @@ def train(
             INITS, help="How constrained weights are drawn at the start.  [default: the recipe's]", show_default=False
         ),
     ] = None,
+    warmup: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="Epochs in which the learning rate rises.  [default: the recipe's]", show_default=False
+        ),
+    ] = None,
+    mixup: Annotated[
+        float | None,
+        typer.Option(min=0, help="Mix images in pairs, by a share from Beta(a, a) with this a.", show_default=False),
+    ] = None,
+    cutmix: Annotated[
+        float | None,
+        typer.Option(
+            min=0, help="Mix windows of images in pairs; with --mixup, one of both a batch.", show_default=False
+        ),
+    ] = None,
+    drop_path: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=0.99, help="Share of the samples that pass the last residual branch by.", show_default=False
+        ),
+    ] = None,
+    accumulate: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Parts of a batch that are seen one after the other, before one step: less memory.",
+            show_default=False,
+        ),
+    ] = None,
     loss: Annotated[
         str | None,
         typer.Option(
@@ -104,6 +134,10 @@ def train(
     noisy_validation: Annotated[
         bool, typer.Option("--noisy-validation", help="Make the labels of the validation part wrong, too.")
     ] = False,
+    validation: Annotated[
+        float,
+        typer.Option(min=0, max=0.9, help="Share of the training images that is kept to choose the best epoch by."),
+    ] = 0.1,
     train_samples: Annotated[int | None, typer.Option(min=2, help="Train on this many images only.")] = None,
     measure_every: Annotated[
         int | None,
@@ -137,6 +171,14 @@ def train(
             min=0, help="Processes that decode streamed images.  [default: one a CPU, at most 8]", show_default=False
         ),
     ] = None,
+    skip_unreadable: Annotated[
+        bool,
+        typer.Option(
+            "--skip-unreadable",
+            help="Leave out images of folder:PATH that cannot be read, and log them; each image is decoded once for "
+            "that. Otherwise the first one ends the run.",
+        ),
+    ] = False,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of everything that is random.")] = 0,
     data_dir: DataDir = None,
     download: Download = False,
@@ -147,6 +189,10 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the checkpoint in the folder.")] = False,
     accelerator: Accelerator = "auto",
     devices: Annotated[int, typer.Option(min=1, help="Processes, each with a device of its own.")] = 1,
+    sharded: Annotated[
+        bool,
+        typer.Option("--sharded", help="Let each process keep a part of parameters and optimiser (FSDP2), not all."),
+    ] = False,
     precision: Annotated[
         str | None,
         choice(PRECISIONS, help="Floating-point precision of the training steps.", show_default=False),
@@ -180,7 +226,7 @@ def train(
         try:
             kind = model_named(name)
             given_recipe = how = recipe_named(recipe or kind.recipe, convex=kind.constrained, family=kind.family)
-            streamed = streams(dataset, Pictures(image_size, stream))
+            streamed = streams(dataset, Pictures(image_size, stream, skip=skip_unreadable))
         except (DataError, ValueError) as error:
             raise refuse(str(error)) from None
         if convex and not kind.constrained:
@@ -190,7 +236,8 @@ def train(
                 f"--{'method' if method else 'init'} applies to convex networks: add --convex, or leave it out"
             )
         given = {"epochs": epochs, "batch": batch, "learning_rate": learning_rate, "augment": augment}
-        given |= {"normalise": normalise, "precision": precision, "compiled": compiled or None}
+        given |= {"normalise": normalise, "precision": precision, "compiled": compiled or None, "warmup": warmup}
+        given |= {"mixup": mixup, "cutmix": cutmix, "drop_path": drop_path, "accumulate": accumulate}
         try:
             given |= {} if loss is None else settings_of(loss)
         except ValueError as error:
@@ -212,12 +259,14 @@ def train(
             seed,
             full=not changed,
             train_samples=train_samples,
+            validation=validation,
             noise=noise,
             noise_kind=noise_kind,
             noisy_validation=noisy_validation,
             measure_every=measure_every or (how.epochs if streamed else 1),
             streamed=stream,
             image_size=image_size,
+            skip_unreadable=skip_unreadable,
         )
         safe = re.sub(r"[^\w.-]+", "-", f"{name}-{dataset}")
         folder = out if out is not None else Path("runs") / f"train-{safe}-{seed}"
@@ -227,6 +276,7 @@ def train(
             resume=resume,
             accelerator=accelerator,
             devices=devices,
+            sharded=sharded,
             download=download,
             board=True,
             network=True,

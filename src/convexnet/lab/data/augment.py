@@ -6,10 +6,12 @@ image, is drawn on the processor, so that the same generator gives the same imag
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -20,6 +22,22 @@ class Augmentation(Protocol):
     """Random changes of images (B, C, H, W), bytes or floating-point, of the same shape and type."""
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor: ...
+
+
+@contextlib.contextmanager
+def drawing_from(generator: torch.Generator) -> Generator[None, None, None]:
+    """Let what draws from the global generator on the processor, as torchvision does, draw from a number of this one.
+
+    The global state is put back afterwards. `torch.manual_seed`, which also seeds every device, takes longer than a
+    crop.
+    """
+    seed = int(torch.randint(2**62, (), generator=generator))
+    before = torch.get_rng_state()
+    try:
+        torch.default_generator.manual_seed(seed)
+        yield
+    finally:
+        torch.set_rng_state(before)
 
 
 def require_range(value: float, least: float, most: float, what: str) -> None:
@@ -55,7 +73,10 @@ class Flip:
     """Left and right exchanged in half of the images."""
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        chosen = (torch.rand(len(images), generator=generator) < 0.5).nonzero()[:, 0].to(images.device)
+        turned = torch.rand(len(images), generator=generator) < 0.5
+        if len(images) == 1:  # as for images in files, of which each is a batch
+            return images.flip(-1) if turned else images
+        chosen = turned.nonzero()[:, 0].to(images.device)
         return images.clone().index_copy_(0, chosen, images.index_select(0, chosen).flip(-1))
 
 
@@ -117,6 +138,14 @@ class Cutout:
         return images.masked_fill((inside[0][:, :, None] & inside[1][:, None, :])[:, None], 0)
 
 
+@functools.cache
+def window_drawer(least: float) -> Any:
+    """What draws a window of torchvision, whatever the size that it is resized to; a process makes it once."""
+    from torchvision.transforms import v2
+
+    return v2.RandomResizedCrop(1, scale=(least, 1.0))
+
+
 @dataclass(frozen=True)
 class ResizedCrop:
     """A window of random area and aspect, resized to the size of the images.
@@ -138,19 +167,59 @@ class ResizedCrop:
 
     def cut(self, image: Tensor, size: Sequence[int], generator: torch.Generator) -> Tensor:
         """A window of one image (C, H, W) in another size."""
-        from torchvision.transforms import v2
         from torchvision.transforms.v2 import functional as changes
 
-        seed = int(torch.randint(2**62, (), generator=generator))
-        # torchvision draws from the global generator. torch.manual_seed takes longer than a crop.
-        before = torch.get_rng_state()
-        try:
-            torch.default_generator.manual_seed(seed)
-            window = v2.RandomResizedCrop(list(size), scale=(self.least, 1.0)).make_params([image])
-        finally:
-            torch.set_rng_state(before)
+        with drawing_from(generator):
+            window = window_drawer(self.least).make_params([image])
         return changes.resized_crop(image, **window, size=list(size), antialias=True)
 
+
+def transforms() -> Mapping[str, Callable[[], Any]]:
+    """How torchvision's transforms are made that `Torchvision` knows by name."""
+    from torchvision.transforms import v2
+
+    return {
+        "randaugment": lambda: v2.RandAugment(num_ops=2, magnitude=9),
+        "autoaugment-cifar10": lambda: v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10),
+        "autoaugment-imagenet": lambda: v2.AutoAugment(v2.AutoAugmentPolicy.IMAGENET),
+        "jitter": lambda: v2.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4),
+        "erase": lambda: v2.RandomErasing(p=0.25),
+    }
+
+
+@functools.cache
+def transform_named(name: str) -> Any:
+    """One of torchvision's transforms; a process makes each once."""
+    return transforms()[name]()
+
+
+@dataclass(frozen=True)
+class Torchvision:
+    """A transform of torchvision, which draws for each image anew; of images that are bytes.
+
+    - "randaugment": two of fourteen changes, of strength 9 (Cubuk et al. 2019, arXiv 1909.13719).
+    - "autoaugment-cifar10", "autoaugment-imagenet": one of the learnt policies (Cubuk et al. 2018, arXiv 1805.09501).
+    - "jitter": brightness, contrast and saturation times up to 1.4 or down to 0.6.
+    - "erase": in one image of four a window is black (Zhong et al. 2017, arXiv 1708.04896, with black for noise).
+
+    Raises:
+        ValueError: the images are not bytes.
+    """
+
+    name: str
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        if images.dtype != torch.uint8:
+            raise ValueError(
+                f"{self.name} changes colours of images that are bytes (uint8), and these are {images.dtype}: choose "
+                "another augmentation, or keep the images as bytes"
+            )
+        change = transform_named(self.name)
+        with drawing_from(generator):
+            return torch.stack([change(image) for image in images])
+
+
+JITTER, ERASE, RANDAUGMENT = Torchvision("jitter"), Torchvision("erase"), Torchvision("randaugment")
 
 AUGMENTATIONS: Mapping[str, tuple[Augmentation, ...]] = {
     "none": (),
@@ -160,10 +229,19 @@ AUGMENTATIONS: Mapping[str, tuple[Augmentation, ...]] = {
     "crop-flip-cutout": (Crop(), Flip(), Cutout()),
     "resized-crop-flip": (ResizedCrop(), Flip()),
     "paper-code": (Crop(), Flip(), Affine(rotation=10.0, shear=10.0)),
+    "crop-flip-jitter-erase": (Crop(), Flip(), JITTER, ERASE),
+    "crop-flip-randaugment": (Crop(), Flip(), RANDAUGMENT),
+    "crop-flip-autoaugment": (Crop(), Flip(), Torchvision("autoaugment-cifar10")),
+    "resized-crop-flip-randaugment-erase": (ResizedCrop(), Flip(), RANDAUGMENT, ERASE),
+    "resized-crop-flip-autoaugment": (ResizedCrop(), Flip(), Torchvision("autoaugment-imagenet")),
 }
-"""Named sets, in the order of application. "resized-crop-flip" is what ImageNet is
-trained with. "paper-code" is what the published code does, to the MLP too: crops with a
-margin of four pixels, flips, "small" rotations and shears. How small we chose: up to ten degrees either way."""
+"""Named sets, in the order of application.
+
+"resized-crop-flip" is what ImageNet is trained with; with RandAugment and erased windows it is what newer networks are
+(Touvron et al. 2021, arXiv 2012.12877). "crop-flip-jitter-erase" is what the report's code does to the images of its
+CycleMLP. "paper-code" is what the published code does, to the MLP too: crops with a margin of four pixels, flips,
+"small" rotations and shears. How small we chose: up to ten degrees either way.
+"""
 
 
 def augmentation(name: str) -> tuple[Augmentation, ...]:
@@ -181,6 +259,49 @@ def augmentation(name: str) -> tuple[Augmentation, ...]:
         meant = f" Did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"unknown augmentation {name!r}.{meant} Known are {', '.join(AUGMENTATIONS)}")
     return AUGMENTATIONS[name]
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """A batch whose images are mixed with those of its other end, one to the next.
+
+    Attributes:
+        inputs: (N, ...), mixed.
+        others: (N,), the row of the batch that each was mixed with.
+        kept: the share of its own that each has, in [0, 1].
+    """
+
+    inputs: Tensor
+    others: Tensor
+    kept: float
+
+
+def mixed(inputs: Tensor, mixup: float, cutmix: float, seed: int) -> Mixed:
+    """Mix every image of a batch with another one: as a whole (mixup), or by a window (CutMix), by torchvision.
+
+    Args:
+        inputs: (N, C, H, W) on any device, augmented and scaled.
+        mixup, cutmix: parameters a of Beta(a, a), of which the share is drawn; 0: not in this way. With both, each is
+            taken for half of the batches.
+        seed: decides which, the share and the window.
+
+    Source: Zhang et al. 2018 (arXiv 1710.09412), section 2; Yun et al. 2019 (arXiv 1905.04899), section 3.1.
+
+    Example:
+        >>> found = mixed(torch.arange(3.0)[:, None, None, None].expand(3, 1, 2, 2), 1.0, 0.0, seed=0)
+        >>> found.others.tolist(), bool((found.inputs[1] == found.kept).all())
+        ([2, 0, 1], True)
+    """
+    from torchvision.transforms import v2
+
+    count = len(inputs)
+    with drawing_from(torch.Generator().manual_seed(seed)):
+        windows = bool(cutmix) and (not mixup or float(torch.rand(())) < 0.5)
+        # With the rows for classes, the labels that it returns say who was mixed with whom.
+        change = v2.CutMix(alpha=cutmix, num_classes=count) if windows else v2.MixUp(alpha=mixup, num_classes=count)
+        found, shares = change(inputs, torch.arange(count, device=inputs.device))
+    others = torch.arange(count, device=inputs.device).roll(1)
+    return Mixed(found, others, float(shares[0, 0]))
 
 
 def augmented(images: Tensor, augment: Sequence[Augmentation], generator: torch.Generator) -> Tensor:

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import struct
 import time
-import warnings
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
 
 from convexnet.lab.data.cache import kept_text
 from convexnet.lab.data.files import CorruptData, DataError, MissingData
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 TRAIN_FOLDERS = ("train", "training")
 TEST_FOLDERS = ("test",)
@@ -51,17 +55,45 @@ def readable(path: Path) -> Generator[None, None, None]:
     from PIL import Image
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            yield
+        yield
     except FileNotFoundError:
         raise MissingData(f"there is no image {path}; it was moved or deleted since the folder was read") from None
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise CorruptData(
-            f"{path} would have more pixels than an image should (at most {Image.MAX_IMAGE_PIXELS}): {error}"
-        ) from error
+        raise too_many_pixels(path) from error
     except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
-        raise CorruptData(f"{path} cannot be read as an image of bytes; it may be truncated: {error}") from error
+        raise CorruptData(
+            f"{path} cannot be read as an image of bytes; it may be truncated: {error}. Training leaves such "
+            "images out with --skip-unreadable"
+        ) from error
+
+
+def too_many_pixels(path: Path) -> CorruptData:
+    """The error for an image that may be made to fill the memory."""
+    from PIL import Image
+
+    return CorruptData(f"{path} would have more pixels than an image should (at most {Image.MAX_IMAGE_PIXELS})")
+
+
+@contextlib.contextmanager
+def opened_image(path: Path) -> Generator[Image, None, None]:
+    """An image whose pixels are not read yet.
+
+    Pillow warns of too many of them; to make an error of that by the filter of warnings, as is usual, would change it
+    for all threads.
+
+    Raises:
+        MissingData, CorruptData: it is not there, cannot be read, or would be too large.
+    """
+    from PIL import Image
+
+    with readable(path), Image.open(path) as picture:
+        if Image.MAX_IMAGE_PIXELS is not None and picture.width * picture.height > Image.MAX_IMAGE_PIXELS:
+            raise too_many_pixels(path)
+        yield picture
+
+
+ORIENTATION = 0x0112
+"""The entry in which a camera says how it was held; 1 is upright."""
 
 
 def pixels_of(path: Path) -> np.ndarray:
@@ -70,12 +102,41 @@ def pixels_of(path: Path) -> np.ndarray:
     Raises:
         MissingData, CorruptData: it is not there, cannot be read, or would be too large.
     """
-    from PIL import Image, ImageOps
+    from PIL import ImageOps
 
-    with readable(path), Image.open(path) as picture:
+    with opened_image(path) as picture:
         if picture.mode.startswith(("I", "F")):
             raise ValueError(f"its pixels ({picture.mode}) are not bytes; convert it to 8 bits a colour")
-        return np.array(ImageOps.exif_transpose(picture).convert("RGB"))
+        # Each of these would copy an image that is as it should be.
+        turned = picture.getexif().get(ORIENTATION, 1) != 1
+        upright = ImageOps.exif_transpose(picture) if turned else picture
+        if upright.mode == "P" and "transparency" in upright.info:  # Pillow warns where it is lost on the way
+            upright = upright.convert("RGBA")
+        return np.array(upright if upright.mode == "RGB" else upright.convert("RGB"))
+
+
+def unreadable(samples: Sequence[tuple[str, int]]) -> dict[str, str]:
+    """The files that cannot be read as images, and why: each is decoded once.
+
+    What was found in a large folder is kept while no file of it changes.
+    """
+
+    def read() -> str:
+        with ThreadPoolExecutor(READERS) as pool:
+            said = pool.map(complaint, (file for file, _ in samples))
+            return json.dumps({file: text for (file, _), text in zip(samples, said, strict=True) if text})
+
+    key = unchanged([("", (), list(samples))])
+    return json.loads(read() if key is None else kept_text(f"unreadable-{key}", read))
+
+
+def complaint(file: str) -> str:
+    """Why a file cannot be read as an image; empty where it can."""
+    try:
+        pixels_of(Path(file))
+    except DataError as error:
+        return str(error)
+    return ""
 
 
 def size_of(path: Path) -> tuple[int, int]:
@@ -84,11 +145,9 @@ def size_of(path: Path) -> tuple[int, int]:
     Raises:
         MissingData, CorruptData: it cannot be read.
     """
-    from PIL import Image
-
-    with readable(path), Image.open(path) as picture:
+    with opened_image(path) as picture:
         width, height = picture.size
-        turned = picture.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+        turned = picture.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
     return (width, height) if turned else (height, width)
 
 
@@ -139,7 +198,10 @@ def listed(folder: Path) -> tuple[tuple[str, ...], list[tuple[str, int]]]:
                     owner[real] = number
                     samples.append((file, number))
         if len(samples) == count:
-            raise MissingData(f"{folder / name} has no images of its own; a folder of images for each class is needed")
+            raise MissingData(
+                f"{folder / name} has no images of its own; a folder of images for each class is needed. Images are "
+                f"files that end in {', '.join(ENDINGS)}: convert others, or delete the folder if it is not a class"
+            )
     return classes, samples
 
 

@@ -5,22 +5,34 @@ from __future__ import annotations
 import difflib
 import hashlib
 import math
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from convexnet.lab.data.data_set import DataSet, Split
-from convexnet.lab.data.files import MissingData
+from convexnet.lab.data.data_set import DataSet, Part, Split
+from convexnet.lab.data.files import DataError, MissingData
 from convexnet.lab.data.folder import fingerprint
 from convexnet.lab.data.noise import HUMAN, KINDS, generator_for, human, resampled, wrong_labels
-from convexnet.lab.data.sources import SOURCES, Source
+from convexnet.lab.data.sources import SOURCES, PublishedSet
 from convexnet.lab.data.user_images import PLAIN, Pictures, archive, folders, streamed_by_size
 
 PREFIXES = ("folder", "npz")
 
-NAMES = (*SOURCES, "folder:PATH", "npz:PATH")
+FOLDERS: Mapping[str, Pictures] = MappingProxyType(
+    {"tiny-imagenet-20": Pictures(64, streamed=False), "imagenet": Pictures(224, streamed=True)}
+)
+"""Published sets that are folders of images, `train` and `val`, under their own name in the folder of the data sets.
+
+Of "tiny-imagenet-20" it has twenty classes of Tiny-ImageNet (`convexnet.lab.studies.report_imagenet` names them); of
+"imagenet" the thousand of ILSVRC 2012, in the layout that torchvision's `ImageFolder` takes.
+"""
+
+NAMES = (*SOURCES, *FOLDERS, "folder:PATH", "npz:PATH")
 """What `load` knows. PATH is a folder with a folder for each class (of images), or an .npz file."""
 
 PEOPLE_LABELLED = ("cifar10", "cifair10", "cifar10-holdout")
@@ -62,6 +74,7 @@ def load(
 
     Raises:
         MissingData, CorruptData: files are not there, or not the published ones. Each is named.
+        DataError: all images to train on are of one class. Classes without an image among them are named in `note`.
         ValueError: an unknown name or kind, or a number outside its range.
 
     Example:
@@ -89,6 +102,7 @@ def load(
         if noisy_validation:
             other = generator_for(seed, "noise of validation").initial_seed()
             kept = kept.relabelled(draw(kept.clean, noise / 100, classes, other))
+    note = absent(train, source, name)
     said = noise_kind if noise_kind in HUMAN else f"{noise_kind} {noise:g} %" if noise else ""
     return DataSet(
         name=name,
@@ -98,7 +112,7 @@ def load(
         classes=classes,
         classnames=source.classnames,
         extra=source.extra,
-        note=source.note,
+        note="; ".join(filter(None, [source.note, note])),
         noise=said,
         fingerprint=source.fingerprint or content_of(source),
         noise_fingerprint=of_people,
@@ -106,7 +120,31 @@ def load(
     )
 
 
-def content_of(source: Source) -> str:
+def absent(train: Part, source: PublishedSet, name: str) -> str:
+    """Name the classes that the published training part has and the images to train on have not; empty where there is
+    none.
+
+    Raises:
+        DataError: all images to train on are of one class, of which nothing can be learnt.
+    """
+    if train.clean.is_floating_point():
+        return ""
+    here, all_of_them = set(train.clean.unique().tolist()), set(source.train.clean.unique().tolist())
+    if len(here) < 2:
+        (only,) = here
+        why = "all its training images are" if len(all_of_them) < 2 else f"the {len(train)} images to train on are all"
+        raise DataError(
+            f"{name}: {why} of the class {source.classnames[only]}: nothing can be learnt of one class. Give images of "
+            "two or more"
+        )
+    missing = [source.classnames[number] for number in sorted(all_of_them - here)]
+    if not missing:
+        return ""
+    more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
+    return f"none of the {len(train)} images to train on is of the class {', '.join(missing[:10])}{more}"
+
+
+def content_of(source: PublishedSet) -> str:
     """Sixteen hexadecimal digits that stand for the images and labels of a set, of all its parts."""
     total = hashlib.sha256()
     for part in (source.train, source.validation, source.test):
@@ -118,11 +156,13 @@ def content_of(source: Source) -> str:
 
 
 def streams(name: str, pictures: Pictures) -> bool:
-    """Whether the images of a set stay in their files, which only those of a user's folder may.
+    """Whether the images of a set stay in their files, which only those of a folder may.
 
     Raises:
         DataError: the folder is not there, or its images differ in size and none is asked for.
     """
+    if name in FOLDERS:
+        return bool(FOLDERS[name].streamed if pictures.streamed is None else pictures.streamed)
     prefix, colon, path = name.partition(":")
     if not colon or prefix != "folder" or not path:
         return False
@@ -162,7 +202,7 @@ def closest(name: str, known: tuple[str, ...]) -> str:
     return f". Did you mean {found[0]!r}?" if found else "."
 
 
-def read(name: str, data_dir: Path | str | None, download: bool, pictures: Pictures = PLAIN) -> Source:
+def read(name: str, data_dir: Path | str | None, download: bool, pictures: Pictures = PLAIN) -> PublishedSet:
     """The published data of this name."""
     prefix, colon, path = name.partition(":")
     if colon and prefix in PREFIXES:
@@ -170,6 +210,15 @@ def read(name: str, data_dir: Path | str | None, download: bool, pictures: Pictu
             raise ValueError(f"{name!r} needs a path after the colon, such as {prefix}:my-images")
         place = Path(path).expanduser()
         return folders(place, pictures) if prefix == "folder" else archive(place)
+    if name in FOLDERS:
+        if data_dir is None:
+            raise MissingData(f"{name} is read from the folder {name} of --data-dir: name the folder that it is in")
+        own = FOLDERS[name]
+        size = own.size if pictures.size is None else pictures.size
+        streamed = own.streamed if pictures.streamed is None else pictures.streamed
+        return folders(Path(data_dir).expanduser() / name, replace(pictures, size=size, streamed=streamed))
+    if pictures.skip:
+        raise ValueError(f"{name} has no images in files that could be left out: --skip-unreadable is of folder:PATH")
     if (pictures.size, pictures.streamed) != (None, None):
         raise ValueError(f"{name} is kept in memory as it is: --stream and --image-size are of folder:PATH")
     if name not in SOURCES:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,9 +23,10 @@ from convexnet.lab.data.folder import (
     listed,
     pixels_of,
     size_of,
+    unreadable,
 )
 from convexnet.lab.data.noise import generator_for
-from convexnet.lab.data.sources import Source
+from convexnet.lab.data.sources import PublishedSet
 from convexnet.lab.data.streamed import Streamed
 
 HELD_OUT = 0.2
@@ -51,18 +53,26 @@ class Pictures:
         streamed: whether images stay in their files and are decoded in every epoch; None: where they have more than
             `IN_MEMORY` bytes.
         workers: processes that decode streamed images.
+        skip: leave out, and log, images that cannot be read; otherwise the first one is an error. All images are
+            decoded once for that before anything else.
     """
 
     size: int | None = None
     streamed: bool | None = None
     workers: int = 0
+    skip: bool = False
 
+
+Samples = Sequence[tuple[str, int]]
+"""Files and classes."""
+
+LOG = logging.getLogger(__name__)
 
 PLAIN = Pictures()
 """Images of one size, in memory unless there are many."""
 
 
-def split_in_half(whole: Part, classnames: tuple[str, ...], what: str) -> Source:
+def split_in_half(whole: Part, classnames: tuple[str, ...], what: str) -> PublishedSet:
     """A set that comes in one part, with a test part carved from it that no seed changes."""
     order = torch.randperm(len(whole), generator=generator_for(0, "test part"))
     held = round(HELD_OUT * len(whole))
@@ -70,13 +80,13 @@ def split_in_half(whole: Part, classnames: tuple[str, ...], what: str) -> Source
         raise DataError(f"{what} has {len(whole)} images, too few to hold some out for a test")
     note = f"no test part was given: {held} of {len(whole)} images, the same for every seed, were held out"
     test, train = whole.rows(order[:held].sort().values), whole.rows(order[held:].sort().values)
-    return Source(train, test, classnames, note=note)
+    return PublishedSet(train, test, classnames, note=note)
 
 
 # --- arrays ----------------------------------------------------------------------------------------------------------
 
 
-def archive(path: Path) -> Source:
+def archive(path: Path) -> PublishedSet:
     """An .npz file with images and labels.
 
     Images are bytes or floating-point numbers, (N, D), (N, H, W), (N, H, W, C) or (N, C, H, W) with one or three
@@ -98,7 +108,9 @@ def archive(path: Path) -> Source:
     names = tuple(str(name) for name in found["classnames"]) if "classnames" in found else class_numbers(classes)
     if len(names) < classes:
         raise CorruptData(f"{path}: classnames has {len(names)} names, and labels go up to {classes - 1}")
-    source = Source(halves[0], halves[1], names) if len(halves) == 2 else split_in_half(halves[0], names, str(path))
+    source = (
+        PublishedSet(halves[0], halves[1], names) if len(halves) == 2 else split_in_half(halves[0], names, str(path))
+    )
     unused = sorted({*range(classes)} - {*source.train.labels.unique().tolist()})
     if unused:  # as where labels begin with 1
         said = f"no training image has the label {', '.join(map(str, unused[:10]))}"
@@ -154,14 +166,14 @@ def channels_first(path: Path, name: str, images: np.ndarray) -> np.ndarray:
 # --- folders ---------------------------------------------------------------------------------------------------------
 
 
-def folders(path: Path, how: Pictures = PLAIN) -> Source:
+def folders(path: Path, how: Pictures = PLAIN) -> PublishedSet:
     """A folder with `train`, `val` and `test` inside, each with a folder of images for each class; or the classes.
 
     Where there is no `test`, `val` is the test part; where there are both, `val` is the validation part. Images are
     read as RGB, and upright where a camera says how it was held. They must have one size, or `how` gives them one.
     """
     places, found = parts_of(path)
-    samples = [own for _, own in found]
+    samples, left_out = readable_samples(found) if how.skip else ([own for _, own in found], "")
     size = size_for(samples, how)
     streamed = is_streamed(samples, size, how)
     parts: list[Part]
@@ -174,12 +186,12 @@ def folders(path: Path, how: Pictures = PLAIN) -> Source:
     if len(parts) == 1:
         source = split_in_half(parts[0], names, str(places[0]))
     else:
-        source = Source(parts[0], parts[1], names, validation=parts[2] if len(parts) == 3 else None)
-    source = replace(source, centred=streamed or how.size is not None)
+        source = PublishedSet(parts[0], parts[1], names, validation=parts[2] if len(parts) == 3 else None)
+    note = "; ".join(filter(None, [source.note, left_out, said]))
+    source = replace(source, note=note, centred=streamed or how.size is not None)
     if not streamed:
         return source
-    note = "; ".join(filter(None, [source.note, said]))
-    return replace(source, note=note, fingerprint=fingerprint(path))
+    return replace(source, fingerprint=fingerprint(path))
 
 
 def parts_of(path: Path) -> tuple[list[Path], list[tuple[tuple[str, ...], list[tuple[str, int]]]]]:
@@ -199,21 +211,45 @@ def parts_of(path: Path) -> tuple[list[Path], list[tuple[tuple[str, ...], list[t
     for place, (names, _) in zip(places[1:], found[1:], strict=True):
         if names != found[0][0]:
             differing = sorted({*names} ^ {*found[0][0]})
+            lacking = place if differing[0] in found[0][0] else places[0]
             raise DataError(
                 f"{places[0]} and {place} have different classes: {', '.join(differing[:5])} "
-                f"{'is' if len(differing) == 1 else 'are'} in one of them only"
+                f"{'is' if len(differing) == 1 else 'are'} in one of them only. Every part needs a folder with images "
+                f"for each class, as {lacking / differing[0]} would be; or move away the folder that it lacks"
             )
     return places, found
 
 
+def readable_samples(found: Sequence[tuple[tuple[str, ...], Samples]]) -> tuple[list[Samples], str]:
+    """The images of each part without those that cannot be read, and a sentence that says how many these are.
+
+    Each of these is logged with the reason.
+
+    Raises:
+        MissingData: nothing is left of a class.
+    """
+    kept: list[Samples] = []
+    lost: list[str] = []
+    for names, samples in found:
+        wrong = unreadable(samples)
+        for reason in wrong.values():
+            LOG.warning("left out: %s", reason)
+        lost += wrong
+        fine = [(file, number) for file, number in samples if file not in wrong]
+        if gone := {*range(len(names))} - {number for _, number in fine}:
+            raise MissingData(f"no image of the class {names[min(gone)]!r} can be read, such as {next(iter(wrong))}")
+        kept.append(fine)
+    if not lost:
+        return kept, ""
+    total = sum(len(samples) for _, samples in found)
+    return kept, f"{len(lost)} of {total} images could not be read and were left out, such as {lost[0]}"
+
+
 def streamed_by_size(path: Path, how: Pictures) -> bool:
     """Whether a folder is so large that its images stay in their files."""
-    samples = [own for _, own in parts_of(path)[1]]
+    found = parts_of(path)[1]
+    samples = readable_samples(found)[0] if how.skip and how.size is None else [own for _, own in found]
     return is_streamed(samples, size_for(samples, how), how)
-
-
-Samples = Sequence[tuple[str, int]]
-"""Files and classes."""
 
 
 def streaming_note(size: tuple[int, int]) -> str:

@@ -18,6 +18,7 @@ from convexnet.choices import ActivationName, InitName, MethodName
 from convexnet.constraints.constrain import Kept
 from convexnet.constraints.parametrised import owner_of, unparametrise
 from convexnet.constraints.required_signs import derive_intervals
+from convexnet.learner import seed_generators
 from convexnet.memory import CONSTRAINT
 
 EPSILON = 5.0
@@ -56,6 +57,11 @@ class Design(Protocol):
         ...
 
     @property
+    def drop_path(self) -> float | None:
+        """The share of the samples for which the last residual branch is left out; None: the model's own."""
+        ...
+
+    @property
     def published(self) -> bool:
         """Whether weights are drawn as in the published code."""
         ...
@@ -70,7 +76,7 @@ class Design(Protocol):
 def drawn_from(seed: int) -> Generator[None, None, None]:
     """Random numbers from `seed`; the global random state is left alone."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        seed_generators(seed)
         yield
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -64,8 +65,8 @@ def of_timm(name: str) -> Make:
     Raises:
         ValueError: there is no such model; a near name is suggested.
     """
-    import timm
-
+    # by name: pyright would read the 400 modules of an `import`
+    timm = importlib.import_module("timm")
     if not timm.is_model(name):
         raise ValueError(f"timm has no model {name!r}{meant(name, timm.list_models())}; timm.list_models() has all")
 

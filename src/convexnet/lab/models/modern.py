@@ -23,6 +23,12 @@ SIDE = 72
 DROP_PATH = 0.1
 """Of the report's ordinary Mixer; its convex one has none."""
 
+EFFICIENTNET_DROP_PATH = 0.2
+"""Of the paper of EfficientNet, section 5.2."""
+
+LEAST = 32
+"""Side of the smallest images that DenseNet-121 and ResNet-50 are given: they halve them five times."""
+
 HEAD = "head"
 
 
@@ -32,40 +38,75 @@ def resized(network: zoo.Mixer) -> nn.Module:
     return nn.Sequential(OrderedDict(resize=nn.Upsample(size=size, mode="bilinear"), mixer=network))
 
 
+def dropped(recipe: Design, own: float = 0.0) -> float:
+    """The drop-path of a recipe, or the model's own."""
+    return own if recipe.drop_path is None else recipe.drop_path
+
+
 def mixer(shape: Sequence[int], classes: int, recipe: Design) -> nn.Module:
     """The MLP-Mixer of the report: 4 layers of width 128 over 9 x 9 patches of 72 x 72 pixels."""
-    del recipe
-    return resized(zoo.Mixer(classes, in_channels=shape[0], image=SIDE, drop_path=DROP_PATH))
+    return resized(zoo.Mixer(classes, in_channels=shape[0], image=SIDE, drop_path=dropped(recipe, DROP_PATH)))
 
 
 def mixer_without_drops(shape: Sequence[int], classes: int, recipe: Design) -> nn.Module:
-    """The same without drop-path, from which the convex one is made."""
-    del recipe
-    return resized(zoo.Mixer(classes, in_channels=shape[0], image=SIDE))
+    """The same without drop-path, where the recipe has none, from which the convex one is made."""
+    return resized(zoo.Mixer(classes, in_channels=shape[0], image=SIDE, drop_path=dropped(recipe)))
 
 
 def mixer_report(shape: Sequence[int], classes: int, recipe: Design) -> nn.Module:
     """The "IOC-Mixer" of the report's code, which is not convex."""
-    del recipe
-    return resized(zoo.mixer(classes, "report", in_channels=shape[0], image=SIDE))
+    return resized(zoo.mixer(classes, "report", in_channels=shape[0], image=SIDE, drop_path=dropped(recipe)))
 
 
 def cyclemlp_b1(shape: Sequence[int], classes: int, recipe: Design) -> nn.Module:
     """CycleMLP-B1, on images in their own size."""
-    del recipe
-    return zoo.cyclemlp_b1(classes, in_channels=shape[0])
+    return zoo.cyclemlp_b1(classes, in_channels=shape[0], drop_path=dropped(recipe))
 
 
 def cyclemlp_b1_report(shape: Sequence[int], classes: int, recipe: Design) -> nn.Module:
     """The "IOC-CycleMLP" of the report's code, which is not convex."""
-    del recipe
-    return zoo.cyclemlp_b1(classes, "report", in_channels=shape[0])
+    return zoo.cyclemlp_b1(classes, "report", in_channels=shape[0], drop_path=dropped(recipe))
 
 
 def efficientnet_b0(shape: Sequence[int], classes: int, recipe: Design) -> nn.Module:
     """EfficientNet-B0, on images in their own size."""
+    return zoo.efficientnet_b0(classes, in_channels=shape[0], drop_path=dropped(recipe, EFFICIENTNET_DROP_PATH))
+
+
+def enlarged(network: nn.Module, shape: Sequence[int]) -> nn.Module:
+    """A network behind a bilinear resize where images are smaller than it takes; of others, the network itself."""
+    if min(shape[1:]) >= LEAST:
+        return network
+    size = tuple(max(LEAST, side) for side in shape[1:])
+    return nn.Sequential(OrderedDict(resize=nn.Upsample(size=size, mode="bilinear"), network=network))
+
+
+def stem(old: object, channels: int) -> nn.Conv2d:
+    """A first convolution for images of so many colours; the old one, where that is what it takes."""
+    assert isinstance(old, nn.Conv2d)
+    if old.in_channels == channels:
+        return old
+    return nn.Conv2d(channels, old.out_channels, 7, stride=2, padding=3, bias=old.bias is not None)
+
+
+def densenet_121(shape: Sequence[int], classes: int, recipe: Design) -> nn.Module:
+    """DenseNet-121 of torchvision with random weights, for images as large as ImageNet's."""
+    from torchvision.models import densenet121
+
     del recipe
-    return zoo.efficientnet_b0(classes, in_channels=shape[0])
+    network = densenet121(num_classes=classes)
+    network.features.conv0 = stem(network.features.conv0, shape[0])
+    return enlarged(network, shape)
+
+
+def resnet_50(shape: Sequence[int], classes: int, recipe: Design) -> nn.Module:
+    """ResNet-50 of torchvision with random weights, for images as large as ImageNet's."""
+    from torchvision.models import resnet50
+
+    del recipe
+    network = resnet50(num_classes=classes)
+    network.conv1 = stem(network.conv1, shape[0])
+    return enlarged(network, shape)
 
 
 def cnn(shape: Sequence[int], classes: int, recipe: Design) -> nn.Module:
@@ -111,13 +152,27 @@ MODERN: Mapping[str, Model] = MappingProxyType(
         "mixer": plain(mixer, "MLP-Mixer", family="mixer"),
         "ioc-mixer": certified(mixer_without_drops, "IOC-Mixer", family="mixer"),
         "mixer-report": plain(mixer_report, "the report’s IOC-Mixer (not convex)", family="mixer", colour="first"),
-        "cyclemlp-b1": plain(cyclemlp_b1, "CycleMLP-B1"),
-        "ioc-cyclemlp-b1": certified(cyclemlp_b1, "IOC-CycleMLP-B1", replace={SoftmaxBranches: ConstantBranches.like}),
-        "cyclemlp-b1-report": plain(cyclemlp_b1_report, "the report’s IOC-CycleMLP-B1 (not convex)", colour="first"),
+        "cyclemlp-b1": plain(cyclemlp_b1, "CycleMLP-B1", family="cyclemlp"),
+        "ioc-cyclemlp-b1": certified(
+            cyclemlp_b1,
+            "IOC-CycleMLP-B1",
+            family="cyclemlp",
+            replace={SoftmaxBranches: ConstantBranches.like},
+        ),
+        "cyclemlp-b1-report": plain(
+            cyclemlp_b1_report, "the report’s IOC-CycleMLP-B1 (not convex)", family="cyclemlp", colour="first"
+        ),
         "efficientnet-b0": plain(efficientnet_b0, "EfficientNet-B0"),
         "ioc-efficientnet-b0": certified(
             efficientnet_b0, "IOC-EfficientNet-B0", replace={SqueezeExcitation: GATES["sum"]}
         ),
+        "ioc-efficientnet-b0-ungated": certified(
+            efficientnet_b0, "IOC-EfficientNet-B0 without gates", replace={SqueezeExcitation: GATES["removed"]}
+        ),
+        "densenet-121": plain(densenet_121, "DenseNet-121", family="imagenet"),
+        "ioc-densenet-121": certified(densenet_121, "IOC-DenseNet-121", family="imagenet"),
+        "resnet-50": plain(resnet_50, "ResNet-50", family="imagenet"),
+        "ioc-resnet-50": certified(resnet_50, "IOC-ResNet-50", family="imagenet"),
         "cnn": plain(cnn, "CNN"),
         "ioc-cnn": certified(cnn, "IOC-CNN"),
         "cnn-head": certified(cnn, "CNN with a convex head", only=HEAD),

@@ -24,6 +24,7 @@ from convexnet.lab.models.convex import Design, drawn_from
 from convexnet.lab.models.foreign import foreign
 from convexnet.lab.models.modern import MODERN
 from convexnet.lab.models.sequences import icrnn, ioc_rnn, rnn
+from convexnet.zoo import DropPath
 
 MODELS: Mapping[str, Model] = MappingProxyType(
     {
@@ -92,4 +93,6 @@ def build(name: str, shape: Sequence[int], classes: int, recipe: Design, seed: i
             raise ValueError(f"{name} does not take samples of shape {tuple(shape)}: {told}") from error
     if recipe.dropout and not any(isinstance(module, nn.Dropout) for module in network.modules()):
         raise ValueError(f"the recipe drops {recipe.dropout:g} of hidden units, and {name} has no place for it")
+    if recipe.drop_path and not any(isinstance(module, DropPath) and module.share for module in network.modules()):
+        raise ValueError(f"the recipe leaves out residual branches (drop-path), and {name} has no place for it")
     return network

@@ -1,173 +1,156 @@
 """Put the paper's claims beside what is recorded of them, as Markdown.
 
 A line without records says "not run". `docs/tools/claims.py` writes the text between two marks of two pages.
+`claims_list.py` has the claims.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
-from convexnet.lab.reports.comparison import NOT_RUN, Line, extent, shown
-from convexnet.lab.reports.noise_tables import level_of
+from convexnet.lab.reports.claims_list import CLAIMS, CONTESTS, LENGTHS, MATCHED, Claim, Column, Contest
+from convexnet.lab.reports.comparison import NOT_RUN, Line, extent, interval, shown, signed
+from convexnet.lab.reports.noise_tables import level_of, matched, of_t0
 from convexnet.lab.reports.page import Table
 from convexnet.lab.runs.records import Row
 
 BEGIN, END = "<!-- claims: from the records -->", "<!-- end of the claims -->"
 
-COLUMNS = (
-    ("train", "train_accuracy"),
-    ("test", "test_accuracy"),
-    ("test at peak", "test_accuracy_at_peak"),
-    ("wrong labels given back", "memorised_wrong_labels"),
-)
-
-
-@dataclass(frozen=True)
-class Which:
-    """Records of one line: those of a study whose model or variant, data set and level of noise are these.
-
-    `level` is in percent; None: any. `epochs`: those of the recipe alone; None: any.
-    """
-
-    words: str
-    study: str
-    dataset: str
-    variant: str = ""
-    model: str = ""
-    level: float | None = None
-    kind: str = ""
-    epochs: int | None = None
-
-    def rows(self, records: Sequence[Row]) -> list[Row]:
-        """Those records."""
-        return [
-            row
-            for row in records
-            if (row["study"], row["dataset"]) == (self.study, self.dataset)
-            and row.get("task", "classification") == "classification"
-            and (not self.variant or row["variant"] == self.variant)
-            and (not self.model or row["model"] == self.model)
-            and (self.level is None or level_of(row) == self.level)
-            and (not self.kind or str(row.get("noise")).startswith(self.kind))
-            and (self.epochs is None or row["recipe"]["epochs"] == self.epochs)
-        ]
-
-
-PARITY = (
-    ("the paper's text", "the paper's text"),
-    ("convex, T1 (ours)", "convex, T1 (ours)"),
-    ("convex, T2: head clipped", "convex, T2: head clipped"),
-    ("one hidden layer, unconstrained", "one hidden layer: convex for nothing"),
-    ("ordinary", "ordinary, early stopping at its peak"),
-    ("ordinary, dropout and weight decay", "ordinary, dropout and weight decay"),
-)
-NOISY = (
-    *PARITY[:4],
-    *PARITY[4:],
-    *((name, name) for name in ("ordinary, weight decay", "ordinary, dropout", "ordinary, label smoothing")),
-    *((name, name) for name in ("convex, T1, label smoothing", "ordinary, GCE", "convex, T1, GCE")),
-    *((name, name) for name in ("ordinary, ELR", "convex, T1, ELR")),
-)
-
-
-def parity(dataset: str) -> tuple[Which, ...]:
-    """The lines of the study `parity` on a data set."""
-    return tuple(Which(words, "parity", dataset, variant=variant) for variant, words in PARITY)
-
-
-def noise(level: float) -> tuple[Which, ...]:
-    """The lines of the study `noise` at a level, of 20 epochs."""
-    return tuple(
-        Which(words, "noise", "fashion-mnist", variant=variant, level=level, epochs=20) for variant, words in NOISY
-    )
-
-
-STARTS = ("convex, T1 (ours)", "T1, start paper", "T1, start lognormal", "the paper's text, its start alone")
-CLAIMS: tuple[tuple[str, tuple[Which, ...]], ...] = (
-    ("A convex MLP generalises at least as well (table 1): Fashion-MNIST, true labels", parity("fashion-mnist")),
-    ("The same on the hold-out of CIFAR-10", parity("cifar10-holdout")),
-    (
-        "Scales of BatchNorm may be left free (section 4): Fashion-MNIST",
-        tuple(
-            Which(words, "constraint-ablation", "fashion-mnist", variant=variant)
-            for words, variant in (
-                ("γ constrained, as is proved", "base: exponentiate, γ kept, ELU"),
-                ("γ free, which is not convex", "scales of BatchNorm: γ free (not convex)"),
-            )
-        ),
-    ),
-    ("Convexity resists wrong labels (table 3): Fashion-MNIST, 40 % drawn anew", noise(40.0)),
-    ("The same at 80 %", noise(80.0)),
-    ("The same at 0 %, what resistance costs", noise(0.0)),
-    (
-        "Convexity, or the start? 40 %, T1 with other starts, and a start without the constraint",
-        tuple(Which(name, "noise", "fashion-mnist", variant=name, level=40.0, epochs=20) for name in STARTS),
-    ),
-    (
-        "One output (T3), where convexity does restrict: tops against the rest, 40 %",
-        (
-            Which("ordinary, one output", "noise", "fashion-mnist-tops", variant="ordinary, one output", level=40.0),
-            Which("the rest convex", "noise", "fashion-mnist-tops", variant="T3, the rest convex", level=40.0),
-            Which("the tops convex", "noise", "fashion-mnist-tops-convex", variant="T3, the tops convex", level=40.0),
-        ),
-    ),
-    (
-        "Labels as people give them (CIFAR-10N, worse: 40 % wrong)",
-        tuple(
-            Which(name, "human-noise", "cifar10-holdout", variant=name, kind="cifar10n-worse")
-            for name in ("the paper's text", "convex, T1 (ours)", "ordinary", "ordinary, ELR", "convex, T1, ELR")
-        ),
-    ),
-    (
-        "Convolution (tables 2 and 3, figure 1): a quarter of AllConv on the hold-out",
-        tuple(
-            Which(f"{words}, {level:.0f} % drawn anew", "fig1", "cifar10-holdout", model=model, level=level)
-            for level in (0.0, 50.0)
-            for words, model in (("ordinary", "allconv-quarter"), ("convex", "ioc-allconv-quarter"))
-        ),
-    ),
-    (
-        "Recurrent networks (future work): MNIST, row by row",
-        tuple(
-            Which(words, "recurrent", "mnist", model=model)
-            for words, model in (("ordinary RNN", "rnn"), ("convex RNN", "ioc-rnn"), ("ICRNN", "icrnn"))
-        ),
-    ),
-    (
-        "Polyhedral classifiers fail on XOR (section 2)",
-        tuple(
-            Which(f"{words}, {toy}", "polyhedral", f"xor-{toy}", model=model)
-            for toy in ("points", "quadrants")
-            for words, model in (("polyhedron", "polyhedron"), ("two convex outputs", "ioc-mlp-2"))
-        ),
-    ),
-)
-"""A claim, and the lines that bear on it."""
-
 
 def claims(records: Sequence[Row]) -> str:
     """All claims as Markdown tables, each with what is recorded of it."""
-    heads = ("network", *(name for name, _ in COLUMNS), "gap", "ECE", "certified", "seeds", "run")
-    parts: list[str] = []
-    for title, lines in CLAIMS:
-        cells = [[which.words, *measured(Line((which.words,), which.rows(records)).counted)] for which in lines]
-        parts += [f"### {title}", Table("", heads, cells).markdown()]
+    parts = [contests(records), matches(records)]
+    for claim in CLAIMS:
+        rows = [Line((which.words,), which.rows(records)).counted for which in claim.lines]
+        heads = (claim.head, *(column.head for column in claim.columns), "certified", "seeds", "run")
+        cells = [[which.words, *measured(own, claim.columns)] for which, own in zip(claim.lines, rows, strict=True)]
+        parts += [f"### {claim.title}", *([claim.text] if claim.text else []), Table("", heads, cells).markdown()]
+        if claim.shifted:
+            parts.append(of_t0([row for row in records if row["study"] == "noise"]))
+        if said := missing(claim, rows):
+            parts.append(said)
     return "\n\n".join(parts)
 
 
-def measured(rows: Sequence[Row]) -> list[str]:
+def measured(rows: Sequence[Row], columns: Sequence[Column]) -> list[str]:
     """The cells of a line."""
     if not rows:
-        return ["–"] * (len(COLUMNS) + 4) + [NOT_RUN]
+        return ["–"] * (len(columns) + 2) + [NOT_RUN]
     return [
-        *(shown([row.get(kind) for row in rows]) for _, kind in COLUMNS),
-        shown([row["gap"] for row in rows]),
-        shown([row.get("ece") for row in rows], scale=1.0, digits=3),
+        *(shown([found(row, one.key) for row in rows], scale=one.scale, digits=one.digits) for one in columns),
         f"{sum(bool(row['certified']) for row in rows)} of {len(rows)}",
         str(len({row["seed"] for row in rows})),
         extent(rows),
     ]
+
+
+def found(row: Row, key: str) -> float | None:
+    """What a record has under a key, or under a path of keys and places; None where it has nothing there.
+
+    Example:
+        >>> found({"duplicates": {"test": {"accuracy": 0.5}}}, "duplicates/test/accuracy"), found({}, "ece")
+        (0.5, None)
+    """
+    value: object = row
+    for step in key.split("/"):
+        if isinstance(value, Mapping):
+            value = value.get(step)
+        elif isinstance(value, list):
+            value = value[int(step)] if int(step) < len(value) else None
+    return float(value) if isinstance(value, (int, float)) else None
+
+
+def missing(claim: Claim, rows: Sequence[Sequence[Row]]) -> str:
+    """Which lines have no record or a shortened one, and what makes it; empty where all are there."""
+    without = [which for which, own in zip(claim.lines, rows, strict=True) if not own]
+    short = sum(bool(own) and not all(row["full"] for row in own) for own in rows)
+    if not without and not short:
+        return ""
+    said: list[str] = []
+    if without:
+        count = "None" if len(without) == len(rows) else f"All but {len(without)}"
+        studies = " and ".join(f"`{name}`" for name in dict.fromkeys(which.studies[0] for which in without))
+        said.append(f"{count} of these {len(rows)} lines are recorded: `convexnet study queue` has them, of {studies}.")
+    if short:
+        said.append("What is shortened shows that it runs, and no more.")
+    return " ".join(said)
+
+
+# --- who is ahead ----------------------------------------------------------------------------------------------------
+
+
+def contests(records: Sequence[Row]) -> str:
+    """The table of where the convex network wins and where it loses."""
+    cells = [[*contest.words, *decided(contest, records)] for contest in CONTESTS]
+    heads = ("data", "convex", "against", "at the end", "at the peak", "who is ahead", "seeds", "run")
+    return "\n\n".join(
+        [
+            "### Where the convex network wins, and where it loses",
+            "Test accuracy of the convex network minus that of the other, in points, seed by seed (both have the same "
+            "validation part and the same wrong labels), with half of the 95 % interval. “Ahead” is said where the "
+            "interval of the difference at the validation peak does not hold 0.",
+            Table("", heads, cells, text=3).markdown(),
+        ]
+    )
+
+
+def decided(contest: Contest, records: Sequence[Row]) -> list[str]:
+    """The differences of a contest, and what they say."""
+    pairs = paired(*(Line((), which.rows(records)).counted for which in (contest.convex, contest.other)))
+    if not pairs:
+        return ["–", "–", "–", "–", NOT_RUN]
+    ends, peaks = (
+        [100 * (float(one[key]) - float(other[key])) for one, other in pairs]
+        for key in ("test_accuracy", "test_accuracy_at_peak")
+    )
+    mean, half = interval(peaks)
+    verdict = "not decided: one seed" if half is None else "not decided" if abs(mean) <= half else ""
+    verdict = verdict or ("convex" if mean > 0 else "the other")
+    rows = [row for pair in pairs for row in pair]
+    return [signed(ends), signed(peaks), verdict, str(len(pairs)), extent(rows)]
+
+
+def paired(convex: Sequence[Row], other: Sequence[Row]) -> list[tuple[Row, Row]]:
+    """The records of two networks by seed, of those that both have; a full run is not compared with a shortened one."""
+    by = {row["seed"]: row for row in other}
+    return [
+        (row, by[row["seed"]])
+        for row in sorted(convex, key=lambda row: row["seed"])
+        if row["seed"] in by and row["full"] == by[row["seed"]]["full"]
+    ]
+
+
+def matches(records: Sequence[Row]) -> str:
+    """The comparison at equal training accuracy."""
+    full = [
+        row
+        for row in records
+        if (row["study"], row["dataset"]) == ("noise", "fashion-mnist") and row["full"] and level_of(row) == 40
+    ]
+    families = {
+        words: {
+            epochs: [r for r in full if r["variant"] == variant and r["recipe"]["epochs"] == epochs]
+            for epochs in LENGTHS
+        }
+        for variant, words in MATCHED
+    }
+    parts = [
+        "### Convexity, or underfitting? At equal training accuracy, Fashion-MNIST, 40 % drawn anew",
+        "“Difference” is the test accuracy minus what the reference reaches at the same training accuracy, seed by "
+        "seed, between two of its lengths and never beyond them. The rates of ours and of the ordinary networks fall "
+        "to 0 by the last epoch of each length: in the midst of a schedule the steps are still large, and a network "
+        "that is cut there is not one whose schedule ends there. The paper’s text has a constant rate, which never "
+        "falls; the line “annealed” has the same network with a rate that does.",
+    ]
+    names = [words for _, words in MATCHED]
+    for reference in (names[0], names[1]):
+        others = {name: families[name] for name in names if name not in names[:2] or name == reference}
+        table, _ = matched("", others, reference)
+        parts.append(table.markdown())
+    return "\n\n".join(parts)
+
+
+# --- the pages -------------------------------------------------------------------------------------------------------
 
 
 def filled(page: str, text: str) -> str:

@@ -73,6 +73,19 @@ def shown(values: Sequence[float | None], scale: float = 100.0, digits: int = 2)
     return said.replace("-", "−")
 
 
+def signed(points: Sequence[float]) -> str:
+    """The mean of differences with its sign, ± half of the interval; a dash where there are none.
+
+    Example:
+        >>> signed([1.0, 2.0, 3.0]), signed([-0.5]), signed([])
+        ('+2.00 ± 2.48', '−0.50', '–')
+    """
+    if not points:
+        return "–"
+    mean, half = interval(points)
+    return (f"{mean:+.2f}" if half is None else f"{mean:+.2f} ± {half:.2f}").replace("-", "−")
+
+
 def comparison(caption: str, heads: Sequence[str], lines: Sequence[Line], *, paper: bool = True) -> Table:
     """A table of lines; one without records says "not run". Without `paper`, its columns are left out."""
     columns = [*heads, *(COLUMNS if paper else COLUMNS[3:])]

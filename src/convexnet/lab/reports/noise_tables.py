@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from convexnet.lab.models.registry import MODELS
-from convexnet.lab.reports.comparison import NOT_RUN, Line, extent, interval, shown
+from convexnet.lab.reports.comparison import NOT_RUN, Line, extent, interval, shown, signed
 from convexnet.lab.reports.page import Panel, Table
 from convexnet.lab.reports.papers import TITLES
 from convexnet.lab.reports.pictures import Draw, picture, plain_axes
@@ -69,6 +69,18 @@ def level_of(row: Row) -> float:
     """
     words = str(row.get("noise") or "").split()
     return float(words[1]) if len(words) == 3 else 0.0
+
+
+def of_t0(rows: Sequence[Row]) -> str:
+    """What the records of the ordinary network say of tier T0."""
+    found = [row["shifted"] for row in rows if row.get("shifted")]
+    if not found:
+        return "No ordinary network was shifted into a convex one (T0)."
+    alike = min(one["same_decision"] for one in found)
+    return (
+        f"T0: of {len(found)} ordinary networks {sum(one['certified'] for one in found)} are certified convex once "
+        f"their logits are shifted alike, and decide as before on at least {100 * alike:.1f} % of 1,000 test images."
+    )
 
 
 # --- curves ----------------------------------------------------------------------------------------------------------
@@ -141,11 +153,6 @@ def matched(
     """
     rows: list[list[str]] = []
     points: dict[str, list[tuple[float, float]]] = {}
-    base = [
-        (mean_of(some, "train_accuracy"), mean_of(some, "test_accuracy"))
-        for some in families[reference].values()
-        if some
-    ]
     for name, lengths in families.items():
         for epochs, some in lengths.items():
             if not some:
@@ -153,21 +160,33 @@ def matched(
                 continue
             train, test = mean_of(some, "train_accuracy"), mean_of(some, "test_accuracy")
             points.setdefault(name, []).append((100 * train, 100 * test))
-            other = None if name == reference else at(train, base)
+            there = [] if name == reference else reached(some, families[reference])
             rows.append(
                 [
                     name,
                     str(epochs),
                     *(shown([row[kind] for row in some]) for kind in ("train_accuracy", "test_accuracy")),
                     shown([row["test_accuracy_at_peak"] for row in some]),
-                    "–" if other is None else f"{100 * other:.2f}",
-                    "–" if other is None else f"{100 * (test - other):+.2f}".replace("-", "−"),
+                    shown([other for _, other in there]),
+                    signed([100 * (float(row["test_accuracy"]) - other) for row, other in there]),
                     str(len({row["seed"] for row in some})),
                     extent(some),
                 ]
             )
     columns = ("network", "epochs", "train", "test", "test at peak", f"{reference} there", "difference", "seeds", "run")
     return Table(caption, columns, rows), family_panel(points, reference)
+
+
+def reached(rows: Sequence[Row], reference: Mapping[int, Sequence[Row]]) -> list[tuple[Row, float]]:
+    """The records for whose training accuracy the reference of the same seed has a test accuracy, each with it."""
+    found: list[tuple[Row, float]] = []
+    for row in rows:
+        own = [r for some in reference.values() for r in some if r["seed"] == row["seed"]]
+        ends = [(float(r["train_accuracy"]), float(r["test_accuracy"])) for r in own]
+        other = at(float(row["train_accuracy"]), ends)
+        if other is not None:
+            found.append((row, other))
+    return found
 
 
 def mean_of(rows: Sequence[Row], kind: str) -> float:
@@ -181,7 +200,7 @@ def family_panel(points: Mapping[str, Sequence[tuple[float, float]]], reference:
         return []
     names = list(points)
     colours = {reference: "nn"} | dict(
-        zip([n for n in names if n != reference], ("ioc", "first", "second"), strict=False)
+        zip([n for n in names if n != reference], ("ioc", "first", "second", "muted"), strict=False)
     )
 
     def draw(figure: Figure, theme: Theme) -> None:

@@ -92,6 +92,31 @@ TABLE_3: Mapping[tuple[float, str], tuple[Numbers, Numbers]] = MappingProxyType(
 """Sivaprasad et al. 2021, table 3, CIFAR-10: at the peak and at convergence, by percent of labels drawn anew and model.
 Training accuracy is on the labels used."""
 
+TABLE_5: Mapping[tuple[str, str], tuple[float, float]] = MappingProxyType(
+    {
+        ("cifair10", "mlp"): (63.6, 63.08),
+        ("cifair10", "ioc-mlp"): (69.89, 69.51),
+        ("cifair10", "allconv"): (92.8, 91.14),
+        ("cifair10", "ioc-allconv"): (90.6, 90.47),
+        ("cifair10", "densenet"): (94.06, 93.28),
+        ("cifair10", "ioc-densenet"): (91.12, 90.73),
+    }
+)
+"""Sivaprasad et al. 2021, table 5: test accuracy on CIFAR-10 and on ciFAIR-10; its gap of AllConv is 1 too small."""
+
+REPORT: Mapping[tuple[str, str], Numbers] = MappingProxyType(
+    {
+        ("cifar10", "mixer"): Numbers(85.72, 71.1),
+        ("cifar10", "mixer-report"): Numbers(78.57, 67.97),
+        ("cifar10", "cyclemlp-b1"): Numbers(99.71, 82.87),
+        ("cifar10", "cyclemlp-b1-report"): Numbers(81.42, 72.26),
+        ("cifar100", "cyclemlp-b1"): Numbers(99.69, 51.98),
+        ("cifar100", "cyclemlp-b1-report"): Numbers(79.98, 39.56),
+    }
+)
+"""Singh 2022, tables 1 to 3, by data set and model. Its code measures the Mixers on a part of the training images, in
+the best epoch of that part."""
+
 TITLES: Mapping[str, str] = MappingProxyType(
     {
         "mnist": "MNIST",
@@ -101,8 +126,12 @@ TITLES: Mapping[str, str] = MappingProxyType(
         "cifar10": "CIFAR-10",
         "cifar10-holdout": "CIFAR-10, hold-out",
         "cifar100": "CIFAR-100",
+        "cifair10": "ciFAIR-10",
+        "cifair100": "ciFAIR-100",
         "cifar10-animals": "CIFAR-10, animals or not",
         "cifar10-holdout-animals": "CIFAR-10, hold-out, animals or not",
+        "tiny-imagenet-20": "Tiny-ImageNet, 20 classes",
+        "imagenet": "ImageNet",
         "digits": "digits (smoke test)",
         "fashion-mnist-tops": "Fashion-MNIST, tops",
         "digits-odd": "digits, odd or even (smoke test)",

@@ -30,13 +30,24 @@ LEGENDS: Mapping[str, Sequence[tuple[str, str]]] = MappingProxyType(
         "classes": (("first", "class A"), ("second", "class B")),
         "curves": (*coloured("mlp", "ioc-mlp"), *LINES),
         "networks": (*coloured("mlp", "relu-mlp", "ficnn", "ioc-mlp"), *LINES),
+        "mixers": (*coloured("mixer", "ioc-mixer", "mixer-report"), *LINES),
+        "cyclemlps": (*coloured("cyclemlp-b1", "ioc-cyclemlp-b1", "cyclemlp-b1-report"), *LINES),
+        "heads": (*coloured("cnn", "ioc-cnn", "cnn-head"), *LINES),
         "lines": LINES,
     }
 )
 """What the lines and colours of a section mean."""
 
 SAID = MappingProxyType(
-    {"nn": "orange", "ioc": "blue", "first": "green", "second": "purple", "train": "solid line", "test": "dashed line"}
+    {
+        "nn": "orange",
+        "ioc": "blue",
+        "first": "green",
+        "second": "purple",
+        "muted": "grey",
+        "train": "solid line",
+        "test": "dashed line",
+    }
 )
 """How a colour or line of the light theme is called, where there is nothing to show it with."""
 

@@ -17,15 +17,19 @@ from convexnet.lab.runs.metrics import Reliability
 from convexnet.lab.runs.records import Row
 
 
-def curve_panels(rows: Sequence[Row], networks: Sequence[str]) -> list[Panel]:
-    """Accuracy over epochs, one picture for each data set and recipe, of the first seed of every network."""
+def curve_panels(rows: Sequence[Row], networks: Sequence[str], kinds: Sequence[str] = ("accuracy",)) -> list[Panel]:
+    """Accuracy over epochs, one picture for each data set and recipe, of the first seed of every network.
+
+    With "loss" among the `kinds`, its loss beside that.
+    """
     panels: list[Panel] = []
-    kinds = dict.fromkeys((row["dataset"], row["recipe"]["name"]) for row in rows if row.get("curve"))
-    for dataset, recipe in kinds:
+    for dataset, recipe in dict.fromkeys((row["dataset"], row["recipe"]["name"]) for row in rows if row.get("curve")):
         drawn: list[Row] = []
         for network in networks:
             own = [r for r in rows if (r["dataset"], r["recipe"]["name"], r["model"]) == (dataset, recipe, network)]
             drawn += sorted(own, key=lambda row: (not row["full"], row["seed"]))[:1]
+        if not drawn:
+            continue
         ends = "; ".join(
             f"{MODELS[row['model']].title} train {100 * row['train_accuracy']:.1f} %, "
             f"test {100 * row['test_accuracy']:.1f} %"
@@ -33,30 +37,33 @@ def curve_panels(rows: Sequence[Row], networks: Sequence[str]) -> list[Panel]:
         )
         short = "" if all(row["full"] for row in drawn) else " Shortened runs."
         title = f"{TITLES[dataset]}, {recipe}"
-        panels.append(
-            Panel(
-                picture(title, f"Line chart of accuracy over epochs, {title}. At the end: {ends}.", curves(drawn)),
-                f"Seed {drawn[0]['seed']}, at the end: {ends}.{short}",
+        for kind in kinds:
+            alt = f"Line chart of {kind} over epochs, {title}. At the end: {ends}."
+            name = title if kind == "accuracy" else f"{title}, {kind}"
+            panels.append(
+                Panel(picture(name, alt, curves(drawn, kind)), f"Seed {drawn[0]['seed']}, at the end: {ends}.{short}")
             )
-        )
     return panels
 
 
-def curves(rows: Sequence[Row]) -> Draw:
-    """Train (solid) and test (dashed) accuracy of some runs, in the colours of their networks."""
+def curves(rows: Sequence[Row], kind: str = "accuracy", colours: Sequence[str] = ()) -> Draw:
+    """Train (solid) and test (dashed) accuracy, or loss, of some runs, in the colours of their networks or in these."""
 
     def draw(figure: Figure, theme: Theme) -> None:
-        axes = plain_axes(figure, "epoch", "accuracy")
-        for row in rows:
+        axes = plain_axes(figure, "epoch", kind if kind == "accuracy" else "loss, nats")
+        names = colours or [MODELS[row["model"]].colour for row in rows]
+        for row, name in zip(rows, names, strict=True):
             for part, style in (("train", "-"), ("test", (0, (4, 2)))):
-                measured = [point for point in row["curve"] if f"{part}_accuracy" in point]
+                measured = [point for point in row["curve"] if f"{part}_{kind}" in point]
                 epochs = [point["epoch"] for point in measured]
-                values = [point[f"{part}_accuracy"] for point in measured]
+                values = [point[f"{part}_{kind}"] for point in measured]
                 marker = "o" if len(values) < 12 else None
-                colour = getattr(theme, MODELS[row["model"]].colour)
-                axes.plot(epochs, values, color=colour, linestyle=style, marker=marker, markersize=3)
+                axes.plot(epochs, values, color=getattr(theme, name), linestyle=style, marker=marker, markersize=3)
         axes.set_xlim(left=0)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        if kind != "accuracy":
+            axes.set_ylim(bottom=0)
+            return
         axes.set_ylim(0, 1.02)
         axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
 

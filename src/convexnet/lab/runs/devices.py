@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from convexnet.lab.runs.place import Place
+from convexnet.lab.training import sharded
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -23,6 +24,8 @@ def launched(place: Place, precision: str) -> Fabric:
         raise ValueError(f"precision {precision!r} keeps the weights themselves in it: take bf16-mixed or 32-true")
     devices, nodes = processes(place.devices)
     strategy: Any = "ddp" if devices * nodes > 1 else "auto"
+    if place.sharded and devices * nodes > 1:
+        strategy = sharded.strategy(devices * nodes)
     kind: Any = precision
     try:
         fabric = Fabric(

@@ -33,7 +33,7 @@ class Job:
         needs: the keys of the jobs that must be done before this one starts, such as the experts that a gate chooses
             among; what they trained decides what this one learns, and so it is a setting.
         continued_from: the key of a finished run that this one goes on from, with more epochs.
-        streamed, image_size: how the images of a user's folder are read (`convexnet.lab.data.Pictures`).
+        streamed, image_size, skip_unreadable: how the images of a folder are read (`convexnet.lab.data.Pictures`).
 
     Example:
         >>> from convexnet.lab.training.recipes import recipe
@@ -60,6 +60,7 @@ class Job:
     image_size: int | None = None
     needs: tuple[str, ...] = ()
     noisy_validation: bool = False
+    skip_unreadable: bool = False
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -55,7 +55,8 @@ def over_ray(
     if started:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
     try:
-        task = ray.remote(num_cpus=threads, max_retries=RETRIES)(perform)
+        gpus = int(place.accelerator == "cuda")  # otherwise Ray shows its workers none
+        task = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=RETRIES)(perform)
         absolute = replace(place, folder=place.folder.absolute(), say=print)
         work = [(study, job) for job in jobs]
         waits, kept, later = Waits(work, results), needed_by(work), list(jobs)

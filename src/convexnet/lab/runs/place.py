@@ -22,6 +22,7 @@ class Place:
         data_dir: of the data sets.
         resume: go on from a checkpoint in the folder; otherwise one that is there is an error.
         accelerator, devices: Lightning Fabric's: "cpu", "cuda", "auto", and how many processes.
+        sharded: whether several processes keep a part of the parameters each (FSDP2), and not all of them.
         download: whether missing data may be downloaded to `data_dir`.
         board: write a log for TensorBoard too.
         network: keep the trained network, as `network.safetensors`.
@@ -37,6 +38,7 @@ class Place:
     resume: bool = True
     accelerator: str = "cpu"
     devices: int = 1
+    sharded: bool = False
     download: bool = False
     board: bool = False
     network: bool = False

@@ -49,6 +49,18 @@ class RecordError(Exception):
     """A file of records cannot be read or written; the message names file and line, and what to do."""
 
 
+class NotRecorded(RecordError):
+    """A record could not be added to its file: the message holds it, for one who wants to add it by hand.
+
+    Attributes:
+        short: the message without the record.
+    """
+
+    def __init__(self, short: str, line: str) -> None:
+        super().__init__(f"{short}, or add this line by hand: {line}")
+        self.short = short
+
+
 def write_records(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
     """Write one JSON object a line; NaN is refused, because it is not JSON."""
     write_whole(path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
@@ -116,9 +128,10 @@ def append_record(path: Path, row: Mapping[str, object]) -> None:
                     os.ftruncate(file.fileno(), start)
                 raise
     except OSError as error:
-        raise RecordError(
+        raise NotRecorded(
             f"the record could not be added to {path} ({error.strerror}); nothing there was lost. Free some space and "
-            f"run the same command again, or add this line by hand: {line}"
+            "run the same command again",
+            line,
         ) from error
 
 

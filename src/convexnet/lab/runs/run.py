@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,7 @@ from convexnet.lab.runs.normalising import normalised
 from convexnet.lab.runs.place import Place, Tick
 from convexnet.lab.runs.records import Row
 from convexnet.lab.runs.tasks import classification
-from convexnet.lab.runs.verdict import part_verdicts, verdict
+from convexnet.lab.runs.verdict import Verdict, part_verdicts, verdict
 from convexnet.lab.training.checkpoints import CheckpointError
 from convexnet.lab.training.driver import Driven, drive
 from convexnet.lab.training.epoch import Diverged
@@ -81,6 +82,11 @@ class Trained:
     def network(self) -> nn.Module:
         """The trained network behind its fixed first step, on the CPU, in eval mode: samples as they are -> outputs."""
         return complete(self.training.result, self.step)
+
+    @cached_property
+    def proved(self) -> Verdict:
+        """What is proved of it, computed once: the record has some of it, and a page may show the certificate."""
+        return verdict(self.network, torch.zeros(2, *self.data.shape))
 
     @property
     def task(self) -> Task:
@@ -148,7 +154,7 @@ def train_model(
     training = prepared(model, torch.zeros(2, *data.shape, device=fabric.device), course, convex=convex)
     how = keeping(job, place, writes=fabric.is_global_zero, agreed=agreement(fabric))
     if place.network:
-        require_savable(complete(model, step))
+        require_savable(complete(training.result, step))
     dead = ""
     driven = Driven()
     try:
@@ -204,7 +210,7 @@ def loaded(job: Job, place: Place) -> DataSet:
         noisy_validation=job.noisy_validation,
         train_samples=job.train_samples,
         download=place.download,
-        pictures=Pictures(job.image_size, job.streamed, place.workers),
+        pictures=Pictures(job.image_size, job.streamed, place.workers, job.skip_unreadable),
     )
 
 
@@ -227,7 +233,7 @@ def record(found: Trained) -> Row:
         best.load_state_dict(training.best.weights)
         peak = outputs(best, data.test)
     train = measured_part(data.train)
-    proved = verdict(found.network, torch.zeros(2, *data.shape))
+    proved = found.proved
     parts = part_verdicts(network, few_inputs(network, data.train)[:2])
     columns = task.columns(
         Measured(

@@ -11,13 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 from time import sleep
 
+from convexnet.errors import ConvexNetError
 from convexnet.lab.atomic import write_whole
 from convexnet.lab.data import DataError
 from convexnet.lab.runs.dependencies import Early, Study, Unmet, Waits, Work, needed_by, recorded
 from convexnet.lab.runs.jobs import Job
 from convexnet.lab.runs.lock import Taken, claimed
 from convexnet.lab.runs.place import Place, Tick
-from convexnet.lab.runs.records import RecordError, Row, append_record
+from convexnet.lab.runs.records import NotRecorded, RecordError, Row, append_record
 from convexnet.lab.training.checkpoints import NAME, CheckpointError
 from convexnet.lab.training.epoch import Diverged
 
@@ -33,8 +34,11 @@ Ran = tuple[Job, Row | str, bool]
 """A job, its record or what went wrong in words, and whether it was this sweep that ran it."""
 
 
-FAILURES = (DataError, CheckpointError, Diverged, RecordError, OSError)
-"""What ends a job, and no sweep."""
+FAILURES = (
+    *(DataError, CheckpointError, Diverged, RecordError, OSError, ConvexNetError),
+    *(ImportError, ValueError, RuntimeError),
+)
+"""What ends a job, and no sweep: a queue of days goes on. A TypeError, say, is a fault of the program, and is shown."""
 
 
 def own_place(place: Place, job: Job) -> Place:
@@ -135,4 +139,4 @@ def error_in_words(error: Exception) -> str:
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror or error}; what was recorded is whole, and the same command goes on"
-    return str(error)
+    return error.short if isinstance(error, NotRecorded) else str(error)

@@ -32,6 +32,7 @@ class Verdict:
         tier: how much convexity restricts it, "T0" to "T3"; None where it is not proved.
         curvature, scope: of the certificate.
         breaks: path, operator and reason of the first finding; None where it is proved.
+        certificate: the certificate in full, as it is printed.
     """
 
     convex: bool
@@ -40,6 +41,7 @@ class Verdict:
     curvature: str
     scope: str
     breaks: tuple[str, str, str] | None
+    certificate: str = ""
 
     @property
     def certified(self) -> bool:
@@ -83,6 +85,7 @@ def verdict(model: nn.Module, example: Tensor | Sequence[Tensor], wrt: int | Non
         curvature=certificate.curvature,
         scope=certificate.scope,
         breaks=(first.path, first.operator, first.reason) if first is not None and not certificate.convex else None,
+        certificate=str(certificate),
     )
 
 

@@ -42,6 +42,7 @@ class EnergyRecipe(Recipe):
         activation: of the convex layers.
         constraint: how weights are kept non-negative.
         tol: of `minimise`.
+        solver: of `minimise`; or "vertices", for classes by max-margin.
         descent_steps, descent_rate, descent_momentum: of unrolled descent.
         drop_x: the share of the elements of x that are dropped while training.
 
@@ -55,17 +56,21 @@ class EnergyRecipe(Recipe):
     activation: ActivationName = "softplus"
     constraint: ConstraintName = "softplus"
     tol: float = 1e-3
+    solver: str = "auto"
     descent_steps: int = 30
     descent_rate: float = 0.01
     descent_momentum: float = 0.9
     drop_x: float = 0.0
 
     @property
-    def options(self) -> dict[str, float]:
+    def descent(self) -> dict[str, Any]:
+        """The arguments of `convexnet.energy.unrolled`."""
+        return {"steps": self.descent_steps, "rate": self.descent_rate, "momentum": self.descent_momentum}
+
+    @property
+    def options(self) -> dict[str, Any]:
         """What the way of learning passes on to the solver, or to the descent."""
-        if self.how == "unrolled":
-            return {"steps": self.descent_steps, "rate": self.descent_rate, "momentum": self.descent_momentum}
-        return {"tol": self.tol}
+        return self.descent if self.how == "unrolled" else {"tol": self.tol, "solver": self.solver}
 
     def optimiser_of(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """Adam, with decoupled weight decay on all parameters."""

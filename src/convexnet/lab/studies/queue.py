@@ -2,6 +2,8 @@
 
 `convexnet study queue` goes through it on one core: what has a record is left out, what another process is at work on
 is left to it, and what was stopped goes on from its checkpoint. A row counts as full only at its study's stated length.
+
+Long because it is one list.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ from convexnet.lab.runs.lock import in_use
 from convexnet.lab.runs.records import Row
 from convexnet.lab.studies import (
     appendix_c,
+    bibtex,
     constraint_ablation,
+    control,
     exemplars,
     fig1,
     fig4,
@@ -26,16 +30,22 @@ from convexnet.lab.studies import (
     fig6,
     human_noise,
     imputation,
+    mnist_icnn,
     noise,
     olivetti,
     parity,
     polyhedral,
     recurrent,
+    report_head,
+    report_imagenet,
     report_mlp,
+    report_table1,
     study_named,
+    synthetic_icnn,
     table1,
     table3,
     table4,
+    table5,
     table6,
 )
 from convexnet.lab.studies.mixtures import experts_of, is_mixture
@@ -78,11 +88,51 @@ def holdout_of_the_report() -> list[Job]:
     return [job for job in report_mlp.plan("full", SEEDS) if job.dataset == "cifar10-holdout"]
 
 
+def heads_on_the_holdout() -> list[Job]:
+    """The hold-out's part of the heads."""
+    return [job for job in report_head.plan("full", SEEDS) if job.dataset == "cifar10-holdout"]
+
+
 QUEUE: tuple[Entry, ...] = (
     Entry(1, "parity", "six networks on two sets, 60 epochs, 3 seeds", lambda: parity.plan("full", SEEDS)),
     Entry(1, "recurrent", "MNIST row by row, 20 epochs, 3 seeds", lambda: recurrent.plan("full", SEEDS)),
     Entry(1, "polyhedral", "toys in the plane, 3 seeds", lambda: polyhedral.plan("full", SEEDS)),
     Entry(1, "fig4", "mixtures in the plane, 3 seeds", lambda: fig4.plan("full", SEEDS)),
+    Entry(1, "synthetic-icnn", "energies in the plane, 3 seeds", lambda: synthetic_icnn.plan("full", SEEDS)),
+    Entry(
+        1, "bibtex", "three ways, a feed-forward network, averages of 5 seeds", lambda: bibtex.plan("full", range(5))
+    ),
+    Entry(
+        1,
+        "report-head",
+        f"convexity in the head of a CNN, the hold-out, {report_head.EPOCHS} epochs, 3 seeds",
+        heads_on_the_holdout,
+    ),
+    Entry(
+        1,
+        "report-imagenet",
+        f"eleven networks on Tiny-ImageNet-20, {report_imagenet.SHORT} epochs, 1 seed",
+        lambda: report_imagenet.tiny(range(1)),
+    ),
+    Entry(
+        1,
+        "control",
+        "Pendulum-v1 by a Q convex in the action, 20,000 steps, 5 seeds",
+        lambda: control.jobs_of(("pendulum",), ("icnn-q",), range(5)),
+    ),
+    Entry(2, "mnist-icnn", "all images, early stopping, 3 seeds", lambda: mnist_icnn.plan("full", SEEDS)),
+    Entry(
+        2,
+        "control",
+        "Pendulum-v1 with a budget of power, 20,000 steps, and InvertedPendulum-v5, 30,000 steps, 3 seeds",
+        lambda: control.jobs_of(("pendulum-limited", "inverted"), ("icnn-q",), SEEDS),
+    ),
+    Entry(
+        2,
+        "control",
+        "the same three by NAF, DDPG, TD3 and SAC",
+        lambda: control.jobs_of(("pendulum", "pendulum-limited", "inverted"), control.BASELINES, range(5)),
+    ),
     Entry(
         2,
         "noise",
@@ -94,6 +144,12 @@ QUEUE: tuple[Entry, ...] = (
         "fig5",
         f"1 to 10 experts of 3 x 128 on the hold-out set, {fig5.NARROW.epochs} iterations, 3 seeds",
         lambda: fig5.narrow(SEEDS),
+    ),
+    Entry(
+        2,
+        "report-table1",
+        f"MLP-Mixer on the hold-out, {report_table1.LENGTH} epochs, two recipes, 1 seed",
+        lambda: report_table1.longer(range(1)),
     ),
     Entry(
         2,
@@ -117,6 +173,24 @@ QUEUE: tuple[Entry, ...] = (
         f"three boosted MLPs of {table6.EPOCHS} epochs and their gate, hold-out set, 3 seeds",
         lambda: table6.boosted_mlps(SEEDS),
     ),
+    Entry(
+        3,
+        "report-imagenet",
+        f"what a convex DenseNet-121 starts from, {report_imagenet.LENGTH} epochs, 1 seed",
+        lambda: report_imagenet.tiny_starts(range(1)),
+    ),
+    Entry(
+        3,
+        "control",
+        "InvertedDoublePendulum-v5, 60,000 steps, and Reacher-v5 with and without a budget, 50,000 steps, 2 seeds",
+        lambda: control.jobs_of(("double", "reacher", "reacher-limited"), ("icnn-q",), range(2)),
+    ),
+    Entry(
+        3,
+        "control",
+        "the same three by NAF, DDPG, TD3 and SAC",
+        lambda: control.jobs_of(("double", "reacher", "reacher-limited"), control.BASELINES, range(2)),
+    ),
     Entry(4, "human-noise", "CIFAR-10N with the MLPs, 20 epochs, 3 seeds", lambda: human_noise.mlps(SEEDS)),
     Entry(
         5,
@@ -125,6 +199,7 @@ QUEUE: tuple[Entry, ...] = (
         lambda: fig1.longer(range(1)),
     ),
     Entry(5, "fig6", "three architectures on the hold-out, 1 seed", lambda: fig6.longer(range(1))),
+    Entry(5, "table5", "four MLPs on the hold-out, 60 epochs, 3 seeds", lambda: table5.longer(SEEDS)),
     Entry(6, "report-mlp", "the hold-out, 30 epochs, 3 seeds", holdout_of_the_report),
     Entry(
         6,
@@ -177,7 +252,7 @@ def work_of(rank: int | None = None, only: str = "") -> list[tuple[Entry, list[W
 
 
 @dataclass(frozen=True)
-class State:
+class JobState:
     """Where a job is: "done", "running" in some process, "begun" and stopped, or "waiting".
 
     `hours` are those that it took if it is done, and an estimate otherwise, of which `basis` says where it is from.
@@ -190,7 +265,7 @@ class State:
     epoch: int = 0
 
 
-def states(work: Sequence[Work], runs: Path, results: Path) -> list[State]:
+def states(work: Sequence[Work], runs: Path, results: Path) -> list[JobState]:
     """Where the jobs are.
 
     Args:
@@ -206,14 +281,14 @@ def states(work: Sequence[Work], runs: Path, results: Path) -> list[State]:
     return [state_of(job, runs / job.key, known, pace) for _, job in work]
 
 
-def state_of(job: Job, folder: Path, known: Mapping[str, Row], pace: Pace) -> State:
+def state_of(job: Job, folder: Path, known: Mapping[str, Row], pace: Pace) -> JobState:
     """Where one job is."""
     if job.key in known:
-        return State(job, "done", core_seconds(known[job.key]) / 3600)
+        return JobState(job, "done", core_seconds(known[job.key]) / 3600)
     hours, basis = pace.hours(job)
     if in_use(folder):
-        return State(job, "running", hours, basis, epochs_in(folder))
-    return State(job, "begun" if (folder / NAME).exists() else "waiting", hours, basis, epochs_in(folder))
+        return JobState(job, "running", hours, basis, epochs_in(folder))
+    return JobState(job, "begun" if (folder / NAME).exists() else "waiting", hours, basis, epochs_in(folder))
 
 
 def epochs_in(folder: Path) -> int:
@@ -242,8 +317,30 @@ IMAGES: Mapping[str, int] = {
     "cifar10-holdout": 36_000,
     "cifar10-holdout-animals": 36_000,
     "vee": 1_000,
+    "tiny-imagenet-20": 9_000,
+    "linear": 400,
+    "moons": 400,
+    "circles": 400,
+    "bibtex": 4_392,
 }
 """To train on, without the validation part."""
+
+STEPS: Mapping[tuple[str, str], float] = {
+    ("cnn", "cifar10-holdout"): 0.9e-3,
+    ("mixer", "cifar10-holdout"): 2.0e-3,
+    ("mixer", "tiny-imagenet-20"): 2.0e-3,
+    ("cyclemlp-b1", "tiny-imagenet-20"): 21e-3,
+    ("efficientnet-b0", "tiny-imagenet-20"): 15e-3,
+    ("densenet-121", "tiny-imagenet-20"): 33e-3,
+    ("resnet-50", "tiny-imagenet-20"): 39e-3,
+}
+"""Seconds of one core that a training step takes for one image, as measured, by network and data set.
+
+Of a network that has no record yet and is nothing like those that have. A counterpart takes as long as its network.
+"""
+
+FORWARD = 1 / 3
+"""Of a step, what a forward pass takes."""
 
 STOPS = 150
 """Epochs that a run with early stopping is expected to take, of those that it may."""
@@ -262,6 +359,12 @@ def networks_in(model: str) -> int:
     return experts_of(model)[1] if is_mixture(model) else 1
 
 
+def step_seconds(job: Job) -> float | None:
+    """Seconds of one core that a step of a job's network takes for one image; None where it was not measured."""
+    own = [seconds for (name, dataset), seconds in STEPS.items() if dataset == job.dataset and name in job.model]
+    return own[0] if own else None
+
+
 class Pace:
     """How long a job takes on one core, from the records that are nearest to it."""
 
@@ -276,6 +379,8 @@ class Pace:
             >>> Pace([]).hours(parity.plan("full", range(1))[0])
             (0.36, 'a guess')
         """
+        if (stated := getattr(job.recipe, "hours", None)) is not None:  # of a learner that counts no images
+            return round(stated, 2), "a guess"
         images = (job.train_samples or IMAGES.get(job.dataset, 50_000)) * networks_in(job.model)
         own = [row for row in self.rows if (row["model"], row["dataset"]) == (job.model, job.dataset)]
         if same := [row for row in own if same_recipe(row, job.recipe)]:
@@ -290,6 +395,9 @@ class Pace:
         for words, like in nearness:
             if found := [row for row in own if like(row)]:
                 return self.scaled(found, seen), f"records of the same {words}: {len(found)}"
+        if (seconds := step_seconds(job)) is not None:
+            measured = 1.2 / job.measure_every + 0.2  # passes over the training, test and validation part, an epoch
+            return round(seconds * seen * (1 + FORWARD * measured) / 3600, 2), "a measured step"
         if found := [row for row in self.rows if row["dataset"] == job.dataset]:
             return self.scaled(found, seen), f"records of other networks: {len(found)}"
         return round(GUESS * seen / 1e4 / 3600, 2), "a guess"

@@ -98,7 +98,8 @@ def drive(learner: Learner, keeping: Keeping, tick: Callable[[Point], object] = 
                 found.curve.append(point)
                 log(found.curve)
             stop = keeping.agreed(asked() is not None)
-            if stop or learner.done or time.monotonic() - written >= keeping.seconds:
+            # Clocks differ, and a state may have to be gathered from all processes: they write together.
+            if stop or learner.done or keeping.agreed(time.monotonic() - written >= keeping.seconds):
                 keep(learner, keeping, found)
                 written = time.monotonic()
             if point is not None and keeping.writes:
@@ -154,9 +155,10 @@ def plain(point: Mapping[str, Any]) -> Point:
 
 
 def keep(learner: Learner, keeping: Keeping, found: Driven) -> None:
-    """Write a checkpoint."""
+    """Write a checkpoint; every process is asked for its state, of which the first one's has all."""
+    state = learner.state()
     if keeping.writes:
-        write_checkpoint(keeping.checkpoint, keeping.settings, {"learner": learner.state(), **vars(found)})
+        write_checkpoint(keeping.checkpoint, keeping.settings, {"learner": state, **vars(found)})
 
 
 @contextlib.contextmanager

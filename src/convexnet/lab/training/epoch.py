@@ -7,6 +7,8 @@ in `convexnet.lab.training.experiment`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -23,7 +25,8 @@ class Batch(NamedTuple):
     """What one process sees of a batch; `share` times its mean loss, averaged over the processes, is the batch's.
 
     `weights` (N,) are those of its samples, 1 on average over the training part; None: each counts alike. `rows` (N,)
-    are their numbers in the training part, where something asks for them.
+    are their numbers in the training part, where something asks for them. `others` (N,) are the rows of the batch that
+    its images were mixed with, `kept` the share of its own that each has.
     """
 
     inputs: Tensor
@@ -31,6 +34,8 @@ class Batch(NamedTuple):
     share: float = 1.0
     weights: Tensor | None = None
     rows: Tensor | None = None
+    others: Tensor | None = None
+    kept: float = 1.0
 
 
 class Epoch(NamedTuple):
@@ -64,25 +69,67 @@ def steps(
     memory: Memory | None = None,
     backward: Callable[[Tensor], None] = Tensor.backward,
     after: Callable[[], None] = lambda: None,
+    accumulate: int = 1,
+    unshared: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> None:
     """Some steps of an epoch, which `seen` adds up; `memory` is the task's loss, where that remembers its samples.
+
+    Args:
+        forward, optimiser, given, seen: the network, and what is done with it.
+        task: what is learnt.
+        memory: as above.
+        backward: of a loss.
+        after: called after every step.
+        accumulate: parts of a batch that are seen one after the other, before one step.
+        unshared: within it, gradients are not yet averaged over processes: all parts of a batch but its last.
 
     Raises:
         Diverged: a loss is infinite or NaN.
     """
     forward.train()
-    for inputs, labels, share, weights, rows in given:
-        outputs = forward(inputs)
-        if memory is None or rows is None:
-            value = task.loss(outputs, labels, weights)
-        else:
-            value = memory(outputs, labels, rows, weights)
-        seen.add(value.detach(), task.score(task.decide(outputs.detach()), labels))
+    for batch in given:
         optimiser.zero_grad()
-        backward(value * share)
+        parts = divided(len(batch.labels), accumulate)
+        loss, scores = torch.zeros((), device=batch.labels.device), list[Tensor]()
+        for number, part in enumerate(parts, 1):
+            with nullcontext() if number == len(parts) else unshared():
+                outputs = forward(batch.inputs[part])
+                value, scored = judged(outputs, batch, part, task, memory)
+                share = len(outputs) / len(batch.labels)
+                backward(value * (batch.share * share))
+            loss = loss + share * value.detach()
+            scores.append(scored)
+        seen.add(loss, torch.cat(scores))  # which on a CPU looks at the loss before the step
         optimiser.step()
         after()
     seen.check()
+
+
+def divided(count: int, parts: int) -> list[slice]:
+    """The rows of the parts of a batch; BatchNorm makes nothing of a single row, so that there may be fewer of them.
+
+    Example:
+        >>> divided(7, 3), divided(3, 3)
+        ([slice(0, 3, None), slice(3, 5, None), slice(5, 7, None)], [slice(0, 3, None)])
+    """
+    wanted = max(1, min(parts, count // 2))
+    ends = [-(-count * k // wanted) for k in range(wanted + 1)]
+    return [slice(first, last) for first, last in pairwise(ends)]
+
+
+def judged(outputs: Tensor, batch: Batch, part: slice, task: Task, memory: Memory | None) -> tuple[Tensor, Tensor]:
+    """The mean loss of a part of a batch, and its scores (N,); of mixed images by the labels of both."""
+    labels, weights = batch.labels[part], None if batch.weights is None else batch.weights[part]
+    decided = task.decide(outputs.detach())
+    if memory is not None and batch.rows is not None:
+        return memory(outputs, labels, batch.rows[part], weights), task.score(decided, labels)
+    value, scores = task.loss(outputs, labels, weights), task.score(decided, labels)
+    if batch.others is None:
+        return value, scores
+    others = batch.others[part]
+    second = batch.labels[others], None if batch.weights is None else batch.weights[others]
+    other, kept = task.loss(outputs, *second), batch.kept
+    return kept * value + (1 - kept) * other, kept * scores.double() + (1 - kept) * task.score(decided, second[0])
 
 
 class Seen:

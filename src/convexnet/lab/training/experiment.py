@@ -20,13 +20,15 @@ import torch
 from torch import Tensor, nn
 
 from convexnet.lab.data import Part, augmentation, batches
-from convexnet.lab.training.checkpoints import epoch_seed
+from convexnet.lab.data.augment import mixed
+from convexnet.lab.training.checkpoints import CheckpointError, epoch_seed
 from convexnet.lab.training.epoch import Batch, Diverged, Seen, constrained, constraint_by_names, set_rate, steps
 from convexnet.lab.training.parameters import groups, update
 from convexnet.lab.training.recipes import Recipe
 from convexnet.lab.training.robust_losses import Memory
+from convexnet.lab.training.sharded import BY_NAME, Sharded, is_sharding, restore_by_name
 from convexnet.lab.training.task import Task
-from convexnet.learner import Point
+from convexnet.learner import Point, seed_generators
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -95,8 +97,13 @@ class Course:
                     rows = torch.tensor(numbers[rank::processes], device=labels.device)
                 if self.weights is not None and rows is not None:
                     weights = self.weights[rows.to(self.weights.device)]
-                torch.manual_seed(epoch_seed(self.seed, epoch, f"dropout {number}", fabric.global_rank))
-                yield Batch(inputs, labels, processes * len(labels) / whole, weights, rows)
+                others, kept = None, 1.0
+                if recipe.mixup or recipe.cutmix:  # within what this process sees of a batch
+                    drawn = epoch_seed(self.seed, epoch, f"mixing {number}", rank)
+                    found = mixed(inputs, recipe.mixup, recipe.cutmix, drawn)
+                    inputs, others, kept = found.inputs, found.others, found.kept
+                seed_generators(epoch_seed(self.seed, epoch, f"dropout {number}", fabric.global_rank))
+                yield Batch(inputs, labels, processes * len(labels) / whole, weights, rows, others, kept)
 
 
 @dataclass(frozen=True)
@@ -124,6 +131,7 @@ class Training:
         best: None before the end of the first epoch, and without a validation part.
         loss: the running loss of the last epoch; None before there is one.
         memory: the loss, where it remembers something of each sample.
+        sharded: the network in shards, where several processes share it.
     """
 
     model: nn.Module
@@ -137,20 +145,24 @@ class Training:
     best: Best | None = None
     loss: float | None = None
     memory: Memory | None = None
+    sharded: Sharded | None = None
     pace: int = field(default=1, repr=False)  # steps of an advance
     given: Generator[Batch] | None = field(default=None, repr=False)  # the rest of the epoch that has begun
 
     @property
     def result(self) -> nn.Module:
-        """The network that counts."""
+        """The network that counts; of one in shards, as it was after the last epoch."""
+        if self.sharded is not None:
+            return self.sharded.whole
         return self.model if self.average is None else self.average
 
     def state(self) -> dict[str, Any]:
-        """All that it needs to go on."""
+        """All that it needs to go on; of a network in shards, every process has to ask for it."""
+        sharded, optimiser = self.sharded, self.optimiser
         return {
-            "model": self.model.state_dict(),
+            "model": self.model.state_dict() if sharded is None else sharded.gather(),
             "average": None if self.average is None else self.average.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
+            "optimiser": optimiser.state_dict() if sharded is None else sharded.optimiser_state(optimiser),
             "epoch": self.epoch,
             "steps": self.steps,
             "batch": self.batch,
@@ -163,10 +175,18 @@ class Training:
     def restore(self, state: dict[str, Any]) -> None:
         """Continue from a `state()`."""
         self.close()
-        self.model.load_state_dict(state["model"])
+        if self.sharded is None:
+            self.model.load_state_dict(state["model"])
+        else:
+            self.sharded.restore(state["model"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
-        self.optimiser.load_state_dict(state["optimiser"])
+        if BY_NAME in state["optimiser"]:
+            restore_by_name(self.model, self.optimiser, state["optimiser"])
+        elif self.sharded is None:
+            self.optimiser.load_state_dict(state["optimiser"])
+        else:
+            raise CheckpointError("this checkpoint is of a run without --sharded: go on without it")
         self.epoch, self.steps, self.batch = state["epoch"], state["steps"], state["batch"]
         self.seen = None if state["seen"] is None else Seen.restored(state["seen"])
         self.best = None if state["best"] is None else Best(**state["best"])
@@ -200,6 +220,8 @@ class Training:
     @cached_property
     def wrapped(self) -> tuple[Any, Any]:
         """The network and the optimiser as Fabric has them, compiled where the recipe asks for it."""
+        if self.sharded is not None:
+            return self.sharded.wrapped, self.course.fabric.setup_optimizers(self.optimiser)
         # torch.compile is typed for functions; it returns a module for a module.
         network = cast("nn.Module", torch.compile(self.model)) if self.course.recipe.compiled else self.model
         return self.course.fabric.setup(network, self.optimiser, move_to_device=False)
@@ -230,6 +252,8 @@ class Training:
                     memory=self.memory,
                     backward=fabric.backward,
                     after=self.after,
+                    accumulate=recipe.accumulate,
+                    unshared=lambda: fabric.no_backward_sync(forward),
                 )
         except Diverged as error:
             rows = rows_of(len(course.data), recipe.batch, course.order(number), error.batch or 0)
@@ -257,6 +281,8 @@ class Training:
         sums = torch.tensor([epoch.running_loss, epoch.running_score, 1.0], dtype=torch.float64, device=fabric.device)
         loss, score, count = cast("Tensor", fabric.all_reduce(sums * epoch.samples, reduce_op="sum")).tolist()
         task = self.course.task
+        if self.sharded is not None:
+            self.sharded.gather()
         point: Point = {"epoch": number, "running_loss": loss / count, f"running_{task.figure}": score / count}
         if fabric.is_global_zero:
             point |= self.course.measure(self.result, number)
@@ -272,15 +298,27 @@ class Training:
 
 
 def prepared(model: nn.Module, example: Tensor, course: Course, *, convex: bool) -> Training:
-    """A network with its optimiser, and its constraint attached."""
+    """A network with its optimiser, and its constraint attached.
+
+    Raises:
+        ValueError: the recipe does not fit the data or the task.
+    """
     recipe = course.recipe
+    if recipe.mixup or recipe.cutmix:
+        require_mixable(course)
     free = recipe.convex.free_gamma
     cone = constrained(model, example, free_gamma=free) if convex else constraint_by_names(model)
+    sharded = None
+    if is_sharding(course.fabric):
+        if recipe.average is not None or recipe.compiled:
+            raise ValueError("a network in shards (--sharded) has no averaged weights, and is not compiled")
+        sharded = Sharded.of(model, course.fabric)  # before its optimiser is made, which holds the shards
     parts, decay = groups(model, recipe, cone), recipe.weight_decay
     optimiser: torch.optim.Optimizer
-    if recipe.optimiser == "sgd":
+    if recipe.optimiser in ("sgd", "momentum"):
+        nesterov = recipe.optimiser == "sgd"
         optimiser = torch.optim.SGD(
-            parts, lr=recipe.learning_rate, momentum=0.9, nesterov=True, weight_decay=decay, fused=True
+            parts, lr=recipe.learning_rate, momentum=0.9, nesterov=nesterov, weight_decay=decay, fused=True
         )
     else:
         optimiser = torch.optim.AdamW(parts, lr=recipe.learning_rate, weight_decay=decay, fused=True)
@@ -295,7 +333,17 @@ def prepared(model: nn.Module, example: Tensor, course: Course, *, convex: bool)
             )
         memory = course.task.memory(len(course.data))
     average = None if recipe.average is None else copy.deepcopy(model)
-    return Training(model, optimiser, course, average, memory=memory)
+    return Training(model, optimiser, course, average, memory=memory, sharded=sharded)
+
+
+def require_mixable(course: Course) -> None:
+    """Refuse to mix what are not images, or where the loss remembers single samples."""
+    if len(course.data.shape) != 3:
+        raise ValueError(f"mixup and CutMix take images (C, H, W), and a sample is of shape {tuple(course.data.shape)}")
+    if course.task.memory is not None:
+        raise ValueError(
+            f"the loss {course.recipe.loss} remembers each sample, and mixup and CutMix make one of two: leave one out"
+        )
 
 
 def paced(done: int, seconds: float) -> int:

@@ -28,13 +28,20 @@ class Recipe:
         schedule: "geometric", as `decay` says; "cosine": half a wave, down to 0 after the last epoch; "steps": times
             `decay` at each of the `milestones`.
         milestones: epochs after which a step comes.
-        optimiser: "adamw", or "sgd" with Nesterov's momentum of 0.9.
+        warmup: epochs in which the rate rises in equal steps to what the schedule says.
+        optimiser: "adamw", "sgd" with Nesterov's momentum of 0.9, or "momentum", plain momentum of 0.9.
         hidden: widths of the hidden layers of an MLP, instead of the model's own.
         dropout: the share of the results of every hidden activation that is dropped while training; of MLPs.
+        drop_path: the share of the samples for which the last residual branch is left out while training, the earlier
+            ones less often; None: the model's own.
         weight_decay: decoupled (AdamW).
         decays: what it acts on: "all" parameters, or "free" weights: matrices and kernels that no constraint keeps.
         patience: epochs without a better validation accuracy after which training stops; None: it does not.
         augment: the name of a set of augmentations, see `convexnet.lab.data`.
+        mixup, cutmix: parameters of the Beta distribution of the shares in which images are mixed with others of their
+            batch, as a whole or by a window; with both, one of the two is drawn for each batch. 0: not at all.
+        accumulate: parts of a batch whose gradients are added before one step, so that fewer samples are in memory at
+            once; BatchNorm sees a part.
         normalise: the fixed first step, see `convexnet.lab.models.first_step`: "none", "mean-std" (of each colour),
             "standard" (of each pixel) or "zca" (whitened).
         epsilon: of "standard" and "zca", in units of the average variance of the colours.
@@ -76,6 +83,11 @@ class Recipe:
     hidden: tuple[int, ...] = ()
     loss: str = "cross-entropy"
     converged: float | None = None
+    warmup: int = 0
+    drop_path: float | None = None
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    accumulate: int = 1
 
     def rate(self, epoch: int) -> float:
         """The learning rate in an epoch, from 1.
@@ -87,7 +99,15 @@ class Recipe:
             >>> how = Recipe("steps", epochs=4, learning_rate=1.0, schedule="steps", milestones=(1, 3), decay=0.1)
             >>> [round(how.rate(epoch), 3) for epoch in (1, 2, 3, 4)]
             [1.0, 0.1, 0.1, 0.01]
+            >>> how = Recipe("warm", epochs=4, learning_rate=1.0, warmup=2)
+            >>> [round(how.rate(epoch), 3) for epoch in (1, 2, 3, 4)]
+            [0.333, 0.667, 1.0, 1.0]
         """
+        rise = min(1.0, epoch / (self.warmup + 1))
+        return rise * self.scheduled(epoch)
+
+    def scheduled(self, epoch: int) -> float:
+        """The learning rate in an epoch, from 1, without the rise at the start."""
         done = (epoch - 1) / self.epochs
         if self.schedule == "steps":
             return self.learning_rate * self.decay ** sum(epoch > milestone for milestone in self.milestones)
@@ -178,6 +198,41 @@ QUARTER_CONVEX = replace(OTHER, convex=ALLCONV_OURS_CONVEX.convex)
 # convex network is trained alike.
 MIXER_TEXT = Recipe(name="paper-text", epochs=100, batch=512, learning_rate=1e-3, augment="flip")
 
+# Singh 2022, section 5.3: "augmentation and hyper parameters suggested by the authors", 300 epochs. Its code has
+# DeiT's defaults without RandAugment: AdamW at 5e-4 for batches of 512, weight decay 0.05, five epochs of warm-up and a
+# cosine, drop-path 0.1, labels smoothed by 0.1, mixup 0.8 and CutMix 1.0, crops, flips, jittered colours and erased
+# windows. Its repeated augmentation and averaged weights are left out. Images stay as large as they are: what size the
+# report gave them is not said.
+CYCLEMLP_TEXT = Recipe(
+    name="paper-text",
+    epochs=300,
+    batch=512,
+    learning_rate=5e-4,
+    schedule="cosine",
+    warmup=5,
+    weight_decay=0.05,
+    smoothing=0.1,
+    drop_path=0.1,
+    mixup=0.8,
+    cutmix=1.0,
+    augment="crop-flip-jitter-erase",
+)
+
+# Singh 2022, section 5.4, as its code has it: SGD with plain momentum at 0.1, a tenth of it after every ten epochs,
+# weight decay 1e-4, windows of random size and flips. Thirty epochs and batches of 256 are ours.
+IMAGENET_TEXT = Recipe(
+    name="paper-text",
+    epochs=30,
+    batch=256,
+    learning_rate=0.1,
+    decay=0.1,
+    schedule="steps",
+    milestones=(10, 20),
+    weight_decay=1e-4,
+    optimiser="momentum",
+    augment="resized-crop-flip",
+)
+
 # Recurrent networks: no decay, as it would pull the weights from state to state away from the identity. Gradients go
 # through as many steps as a sequence has, and so the rate starts lower.
 RECURRENT = replace(OURS, epochs=20, learning_rate=5e-4, weight_decay=0.0)
@@ -203,6 +258,8 @@ FAMILIES: Mapping[str, Mapping[str, tuple[Recipe, Recipe]]] = MappingProxyType(
         "quarter": MappingProxyType({"ours": (OTHER, QUARTER_CONVEX)}),
         "recurrent": MappingProxyType({"ours": (RECURRENT, RECURRENT_CONVEX)}),
         "mixer": MappingProxyType({"paper-text": (MIXER_TEXT, MIXER_TEXT), "ours": (OTHER, OTHER_CONVEX)}),
+        "cyclemlp": MappingProxyType({"paper-text": (CYCLEMLP_TEXT, CYCLEMLP_TEXT), "ours": (OTHER, OTHER_CONVEX)}),
+        "imagenet": MappingProxyType({"paper-text": (IMAGENET_TEXT, IMAGENET_TEXT), "ours": (OTHER, OTHER_CONVEX)}),
         "other": MappingProxyType({"ours": (OTHER, OTHER_CONVEX)}),
     }
 )

@@ -1,8 +1,9 @@
 """Losses that resist wrong labels, by name: for ordinary and convex networks alike, as none asks for convexity.
 
 `loss_named` reads a name with its numbers ("gce:0.7"); `convexnet.lab.runs.tasks.classification` takes what it returns.
-Each docstring has the equation, its paper, and the numbers that the paper takes for CIFAR-10, which are the defaults.
-Label smoothing is the recipe's `smoothing`.
+Each docstring has the formula, its paper, and the numbers that are taken there for CIFAR-10, which are the defaults.
+The formulas are those of the authors' published code where there is some (symmetric cross-entropy, early-learning
+regularisation); tests compare each with the same formula written in NumPy. Label smoothing is the recipe's `smoothing`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ LOSSES: Mapping[str, tuple[float, ...]] = {
 """The names, and the numbers of their papers."""
 
 LOG_OF_ZERO = -4.0
-"""A of symmetric cross-entropy: what stands for log 0."""
+"""A of symmetric cross-entropy: what stands for log 0. Another value is another beta, which A multiplies."""
 
 CLIPPED = 1e-4
 """Probabilities of early-learning regularisation stay so far from 0 and 1, as in the authors' code."""
@@ -101,7 +102,8 @@ def settings_of(text: str) -> dict[str, Any]:
     Raises:
         ValueError: as `loss_named`.
 
-    Source of label smoothing: Szegedy et al., Rethinking the Inception Architecture (CVPR 2016), section 7; its 0.1.
+    Labels smoothed by a share e are (1 - e) [k = y] + e / K. Source: Szegedy et al., Rethinking the Inception
+    Architecture for Computer Vision (CVPR 2016), on label smoothing; its e is 0.1.
 
     Example:
         >>> settings_of("label-smoothing"), settings_of("gce:0.5")
@@ -124,8 +126,8 @@ def generalised(q: float) -> Each:
     """Generalised cross-entropy: (1 - p_y^q) / q.
 
     Towards q = 0 it is cross-entropy, and at q = 1 the mean absolute error up to a factor. Source: Zhang & Sabuncu,
-    Generalized Cross Entropy Loss for Training Deep Neural Networks with Noisy Labels (NeurIPS 2018), equation 6; its
-    q is 0.7.
+    Generalized Cross Entropy Loss for Training Deep Neural Networks with Noisy Labels (NeurIPS 2018); its q is 0.7. The
+    truncated loss of the same paper, which leaves samples of a large loss out, is not here.
 
     Example:
         >>> float(generalised(1.0)(torch.zeros(1, 4), torch.tensor([2])))
@@ -142,8 +144,10 @@ def generalised(q: float) -> Each:
 def symmetric(alpha: float, beta: float) -> Each:
     """Symmetric cross-entropy: alpha (-log p_y) + beta (-sum_k p_k log [k = y]), with A in place of log 0.
 
-    The second term is -A (1 - p_y). Source: Wang et al., Symmetric Cross Entropy for Robust Learning with Noisy Labels
-    (ICCV 2019), equations 5 and 6, and section 4.1: A = -4 here; on CIFAR-10 alpha is 0.1 and beta 1.
+    The second term is -A (1 - p_y), so that A only scales beta. Source: Wang et al., Symmetric Cross Entropy for Robust
+    Learning with Noisy Labels (ICCV 2019); on CIFAR-10 alpha is 0.1 and beta 1. A is -4 here, as in reimplementations
+    that name the paper; the authors' code clips the labels at 1e-4, so that its A is log 1e-4 = -9.21, which is
+    `sce:0.1,2.3026` here.
 
     Example:
         >>> float(symmetric(0.0, 1.0)(torch.zeros(1, 4), torch.tensor([2])))
@@ -163,7 +167,7 @@ class EarlyLearning:
     Each training sample has a target t of its own, 0 at first; whenever it is seen, t <- beta t + (1 - beta) p, and
     then the loss is computed, through p alone. Probabilities are clipped to [1e-4, 1 - 1e-4], and those that enter t
     are divided by their sum, as the authors' code does. Source: Liu et al., Early-Learning Regularization Prevents
-    Memorization of Noisy Labels (NeurIPS 2020), equations 6 and 9; on CIFAR-10 lambda is 3 and beta 0.7.
+    Memorization of Noisy Labels (NeurIPS 2020), and its code, whose settings for CIFAR-10 are lambda 3 and beta 0.7.
 
     Args:
         samples: of the training part.

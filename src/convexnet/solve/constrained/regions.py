@@ -263,8 +263,9 @@ class Work:
             if not bool(open_.any()) or arguments.budget.is_spent:
                 break
             room = (arguments.atol + arguments.budget.tol * self.scale)[rows]
-            inside = (done.found.value - proof) > SHARE * room
-            outside = (self.value[rows] - done.found.value) > SHARE * room
+            reached = with_constant(done)
+            inside = (reached - proof) > SHARE * room
+            outside = (self.value[rows] - reached) > SHARE * room
             gap = (self.value - self.bound)[rows]
             stalled[rows] = torch.where(gap < 0.5 * before[rows], 0.0, stalled[rows] + 1)
             before[rows] = torch.minimum(gap, before[rows])
@@ -507,6 +508,12 @@ class Work:
             if kind in made:
                 made[kind] = made[kind].clamp(min=0)
         return {kind: torch.where(unknown, torch.nan, part) for kind, part in made.items()}
+
+
+def with_constant(done: Search) -> Tensor:
+    """The values that a search found, with what is constant in f, which its solvers do not see, (B,)."""
+    shift: Tensor | None = getattr(done.problem.exact, "shift", None)
+    return done.found.value if shift is None else done.found.value + shift
 
 
 def missing(rows: Tensor, others: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import is_dataclass
 from typing import Any
 
 import torch
@@ -168,7 +169,7 @@ class PrivateCopy:
             if self.module is None:
                 return None
             held = [] if self.pure else [(tensor, version_of(tensor)) for tensor in tensors_of(self.module)]
-            draws = Generators()
+            draws = None if self.pure else Generators()
             try:
                 with torch.no_grad(), nullcontext() if self.pure else in_eval_mode(self.module):
                     return leaf_of(self.module(*inputs)).reshape(len(inputs[0])).double()
@@ -176,12 +177,16 @@ class PrivateCopy:
                 self.module = None
                 return None
             finally:
-                draws.restore()
+                if draws is not None:
+                    draws.restore()
                 self.worn = self.worn or any(version_of(tensor) != version for tensor, version in held)
 
 
-OWN = ("torch.nn.modules.", "convexnet.nn.")
-"""Where modules are from whose forward, in eval mode, changes nothing of theirs."""
+OWN = ("torch.nn.modules.", "convexnet.nn.", "convexnet.solve.")
+"""Where modules are from whose forward, in eval mode, changes nothing of theirs and draws nothing."""
+
+DRAWING = (nn.FractionalMaxPool2d, nn.FractionalMaxPool3d)
+"""But for these, which draw in eval mode too."""
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
@@ -190,13 +195,22 @@ def is_pure(module: nn.Module) -> bool:
     """Whether a module's forward is known to assign nothing: its class is torch's or ours, and nothing is put into it
     that could run something else."""
     held = vars(module)
-    plain = (bool, int, float, str, type(None))
     return (
         type(module).__module__.startswith(OWN)
+        and not isinstance(module, DRAWING)
         and "forward" not in held
         and not any(held.get(name) for name in HOOKS)
-        and all(name[0] == "_" or isinstance(value, plain) for name, value in held.items())
+        and all(name[0] == "_" or is_inert(value) for name, value in held.items())
     )
+
+
+def is_inert(value: object) -> bool:
+    """Whether a setting of a module cannot run anything, nor be changed: a number, a text, or a record of such."""
+    if isinstance(value, tuple):
+        return all(map(is_inert, value))
+    if is_dataclass(value) and not isinstance(value, type):
+        return type(value).__module__.startswith(OWN) and all(map(is_inert, vars(value).values()))
+    return isinstance(value, (bool, int, float, str, type(None)))
 
 
 def version_of(tensor: Tensor) -> int:

@@ -44,7 +44,7 @@ class Shared:
 
 
 @dataclass
-class State:
+class AdmmState:
     """The iterates of each sample, around the centre and in units of columns and rows.
 
     Copies and multipliers are side by side: those of y (B, n), of all arguments (B, r), of all results (B, h).
@@ -92,7 +92,7 @@ class ADMM:
 
     name = "admm"
 
-    def begin(self, problem: Problem, found: Incumbents) -> State:
+    def begin(self, problem: Problem, found: Incumbents) -> AdmmState:
         check_kinks(problem.f, self.name)
         middle = problem.centre()
         unit = column_units(problem.f)
@@ -113,12 +113,12 @@ class ADMM:
         size, wide = norm(multipliers), norm(copy)
         rho = torch.where((size > 0) & (wide > 0), size / torch.where(wide > 0, wide, 1.0), 1.0)
         point, none = copy + multipliers / rho, torch.zeros_like(rho)
-        return State(
+        return AdmmState(
             form, middle, unit + 0 * y, below, above, pick_samples(matrix), pick_samples(inverse), cost, point, point,
             rho, none[:, 0] + torch.inf, none, none,
         )  # fmt: skip
 
-    def step(self, problem: Problem, state: State) -> Offer:
+    def step(self, problem: Problem, state: AdmmState) -> Offer:
         form, n, r = state.form, state.form.size, rows_of(state)
         for _ in range(EVERY):
             self.iterate(state)
@@ -136,7 +136,7 @@ class ADMM:
 
         return Offer(y, value, bound, evidence=evidence)
 
-    def iterate(self, state: State) -> None:
+    def iterate(self, state: AdmmState) -> None:
         """One round: project, solve for w from what is reflected, and move twice as far as the two differ."""
         n, r = state.form.size, rows_of(state)
         copy = project_copies(state, state.point)
@@ -150,7 +150,7 @@ class ADMM:
         state.point = torch.lerp(state.then, state.point + 2 * (moved - copy), share.expand_as(copy))
         state.since, state.count = state.since + 1, state.count + 1
 
-    def restart(self, state: State, copy: Tensor, gap: Tensor) -> None:
+    def restart(self, state: AdmmState, copy: Tensor, gap: Tensor) -> None:
         """Begin again from here where the gap has fallen enough, or for too long not; with another step length."""
         again = (gap <= ENOUGH * state.gap)[:, None] | (state.since >= LONG * state.count)
         before = project_copies(state, state.then)
@@ -164,7 +164,7 @@ class ADMM:
         state.since = torch.where(again, 0.0, state.since)
 
 
-def rows_of(state: State) -> int:
+def rows_of(state: AdmmState) -> int:
     return sum(c.shape[1] for c in state.form.constants)
 
 
@@ -186,7 +186,7 @@ def transposed(matrix: Tensor | Shared, x: Tensor) -> Tensor:
     return x @ matrix.matrix if isinstance(matrix, Shared) else (matrix.mT @ x[:, :, None])[..., 0]
 
 
-def project_copies(state: State, point: Tensor) -> Tensor:
+def project_copies(state: AdmmState, point: Tensor) -> Tensor:
     """The nearest copies that satisfy their constraints."""
     form, n = state.form, state.form.size
     inside = [c.shape[1] for c in form.constants]

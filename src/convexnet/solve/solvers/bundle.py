@@ -52,7 +52,7 @@ REACH = 10.0
 
 
 @dataclass
-class State:
+class BundleState:
     """The planes (B, m, n) and (B, m) in y, the points (B, m, n) that they touch at, the best point, its value, the
     bound, and where the last point was."""
 
@@ -99,16 +99,16 @@ class Bundle:
         self.level = level
         self.keep = keep
 
-    def begin(self, problem: Problem, found: Incumbents) -> State:
+    def begin(self, problem: Problem, found: Incumbents) -> BundleState:
         y = found.y
         value, g = problem.f.subgradient(y)
         h = value - (g * y).sum(1)
         bound = torch.fmax(found.bound, problem.proved_minimum(g, h))
-        return State(
+        return BundleState(
             g[:, None], h[:, None], y[:, None], y, value, bound, y, self.level + 0 * y[:, :1], REACH + 0 * y[:, :1]
         )
 
-    def step(self, problem: Problem, state: State) -> Offer:
+    def step(self, problem: Problem, state: BundleState) -> Offer:
         lo = torch.where(problem.lo.isfinite(), problem.lo, torch.minimum(problem.hi, state.best) - state.reach)
         hi = torch.where(problem.hi.isfinite(), problem.hi, torch.maximum(problem.lo, state.best) + state.reach)
         state.reach = 2 * state.reach
@@ -140,7 +140,7 @@ class Bundle:
 
         return Offer(here, value, torch.fmax(alone, bound), evidence=evidence)
 
-    def add(self, state: State, counts: Tensor, slope: Tensor, offset: Tensor) -> None:
+    def add(self, state: BundleState, counts: Tensor, slope: Tensor, offset: Tensor) -> None:
         """Take another plane into the model; where there are too many, the one that counts least goes."""
         slopes, offsets, points = state.slopes, state.offsets, state.points
         if slopes.shape[1] >= self.keep:
@@ -171,7 +171,7 @@ class CuttingPlanes(Bundle):
         super().__init__(level=0.0, keep=keep)
 
 
-def low_point(state: State, lo: Tensor, hi: Tensor, project: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+def low_point(state: BundleState, lo: Tensor, hi: Tensor, project: bool = True) -> tuple[Tensor, Tensor, Tensor]:
     """The point (B, n) nearest to the last one where the model is low, and multipliers (B, m) on the simplex: those
     that give the model's least value, and those that hold the point.
 

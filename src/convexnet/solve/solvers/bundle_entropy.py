@@ -62,7 +62,7 @@ NEW = 1e-14
 
 
 @dataclass
-class State:
+class EntropyState:
     """The planes (B, m, n) and (B, m), the points (B, m, n) that they touch at, their multipliers (B, m), the best
     value (B,) and bound, how exactly the model is minimised, as a share of the gap, (B,), and which samples' last plane
     added nothing to a model that was minimised as exactly as rounding allows."""
@@ -96,16 +96,16 @@ class BundleEntropy:
     def __init__(self, keep: int = 120) -> None:
         self.keep = keep
 
-    def begin(self, problem: Problem, found: Incumbents) -> State:
+    def begin(self, problem: Problem, found: Incumbents) -> EntropyState:
         y = found.y
         value, g = problem.f.plain.subgradient(y)
         h = value - (g * y).sum(1)
         one = torch.ones_like(value)[:, None]
         sharp = torch.full_like(value, SHARP)
         nowhere = torch.zeros_like(found.looked)
-        return State(g[:, None], h[:, None], y[:, None], one, value + entropy(y), found.bound, sharp, nowhere)
+        return EntropyState(g[:, None], h[:, None], y[:, None], one, value + entropy(y), found.bound, sharp, nowhere)
 
-    def step(self, problem: Problem, state: State) -> Offer | None:
+    def step(self, problem: Problem, state: EntropyState) -> Offer | None:
         if bool(state.stuck.all()):
             return None
         gap = torch.where(state.bound.isfinite(), state.value - state.bound, torch.inf)
@@ -131,7 +131,7 @@ class BundleEntropy:
 
         return Offer(y, value, bound, evidence=evidence)
 
-    def add(self, state: State, shares: Tensor, y: Tensor, slope: Tensor, offset: Tensor) -> None:
+    def add(self, state: EntropyState, shares: Tensor, y: Tensor, slope: Tensor, offset: Tensor) -> None:
         """Take another plane into the model; where there are too many, the one that counts least goes."""
         slopes, offsets, points = state.slopes, state.offsets, state.points
         if slopes.shape[1] >= self.keep:

@@ -31,8 +31,8 @@ from convexnet.solve.solvers.newton_state import (
     PATIENCE,
     START,
     Ahead,
+    NewtonState,
     Smoothed,
-    State,
     float32_is_spent,
     is_near,
     least_distance,
@@ -61,7 +61,7 @@ class Newton:
 
     # --- the start ---------------------------------------------------------------------------------------------------
 
-    def begin(self, problem: Problem, found: Incumbents) -> State:
+    def begin(self, problem: Problem, found: Incumbents) -> NewtonState:
         finite = problem.lo.isfinite() & problem.hi.isfinite()
         middle = problem.interior()
         radius = torch.where(finite, (problem.hi - problem.lo) / 2, 1.0)
@@ -79,7 +79,7 @@ class Newton:
         y = step_inside(torch.zeros_like(y), y, below, above).to(dtype)
         weight = smoothing_weight(form)
         none = torch.full_like(found.value, torch.inf, dtype=dtype)
-        return State(
+        return NewtonState(
             exact=exact,
             form=form,
             middle=middle,
@@ -105,7 +105,7 @@ class Newton:
 
     # --- one step ----------------------------------------------------------------------------------------------------
 
-    def step(self, problem: Problem, state: State) -> Offer:
+    def step(self, problem: Problem, state: NewtonState) -> Offer:
         if state.ahead is not None:
             self.advance(state, state.ahead)
         size = state.size
@@ -136,28 +136,34 @@ class Newton:
         chosen, arguments, g, b = predict_multipliers(form, state.slopes, at, changes, moved)
         goal = state.y + step
         y = torch.minimum(torch.maximum(goal, state.below), state.above)
+        smooth = any(atom.smooth for atom in form.atoms)
+        if (smooth and not torch.equal(y, goal)) or (not rough and curves_are_nested(form)):
+            # The proof has its tangents there, and not beyond the box, where f may be undefined, nor at the arguments
+            # that the step predicts.
+            goal, arguments = y, form.arguments(y)
+            chosen, (g, b) = form.fit(chosen, arguments)
         offer = self.make_offer(problem, state, y, goal, g, b)
+        proved = (torch.arange(len(y), device=y.device), form, chosen)
         if rough:
-            cube, middle, radius = (
-                Problem(state.exact, state.below, state.above, state.strong),
-                state.middle,
-                state.radius,
-            )
+            cube = Problem(state.exact, state.below, state.above, state.strong)
 
             def certify(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+                nonlocal proved
                 few, point, touch = cube.rows(rows).converted(torch.float64), y[rows].double(), goal[rows].double()
                 wanted = {k: m[rows].double() for k, m in chosen.items()}
-                smooth = any(atom.smooth for atom in form.atoms)
                 where = few.f.arguments(touch) if smooth else [a[rows].double() for a in arguments]
-                _, (g, b) = few.f.fit(wanted, where)
+                fitted, (g, b) = few.f.fit(wanted, where)
+                proved = (rows, few.f, fitted)
                 bound = few.proved_minimum(g, b, touch)
                 value, bound = size[rows] * few.f.value(point), size[rows] * bound
-                return problem.inside_rows(rows, middle[rows] + radius[rows] * point), value, bound
+                return problem.inside_rows(rows, state.middle[rows] + state.radius[rows] * point), value, bound
 
             offer.certify = certify
 
         def evidence(rows: Tensor) -> Evidence:
-            slopes = form.rows(rows).slopes_from(pick_rows(chosen, rows))
+            all_rows, function, multipliers = proved
+            some = torch.searchsorted(all_rows, rows)
+            slopes = function.rows(some).slopes_from(pick_rows(multipliers, some))
             touch = problem.inside_rows(rows, state.middle[rows] + state.radius[rows] * goal[rows].double())
             return Evidence(touch=touch, slopes=[slope.double() for slope in slopes])
 
@@ -166,7 +172,7 @@ class Newton:
         state.ahead = Ahead(at, step, changes, gradient, decrement, ((offer.value - offer.bound) / size).to(y.dtype))
         return offer
 
-    def make_offer(self, problem: Problem, state: State, y: Tensor, goal: Tensor, g: Tensor, b: Tensor) -> Offer:
+    def make_offer(self, problem: Problem, state: NewtonState, y: Tensor, goal: Tensor, g: Tensor, b: Tensor) -> Offer:
         """The point as one of the problem, and the bound from the affine function g y + b on the cube, which touches
         the curves of f at `goal`."""
         value = state.form.value(y)
@@ -178,7 +184,7 @@ class Newton:
 
     # --- going on ----------------------------------------------------------------------------------------------------
 
-    def advance(self, state: State, ahead: Ahead) -> None:
+    def advance(self, state: NewtonState, ahead: Ahead) -> None:
         """Take the step, change mu, and take samples that are lost back to the path."""
         length = self.line_search(state, ahead)
         share = length[:, None]
@@ -202,7 +208,7 @@ class Newton:
         astray = (ahead.gap > ASTRAY * state.best) & (state.waited >= 2)
         self.recentre(state, part * (gap / now)[:, None], astray | (state.waited >= PATIENCE))
 
-    def recentre(self, state: State, part: Tensor, lost: Tensor) -> None:
+    def recentre(self, state: NewtonState, part: Tensor, lost: Tensor) -> None:
         """Back to the best point, for samples whose gap has not moved: with mu as large as the gap allows, and larger
         each time, and with slopes and multipliers as they are on the path."""
         if not bool(lost.any()):
@@ -221,7 +227,7 @@ class Newton:
         state.upper = torch.where(lost, barrier / (state.above - state.y), state.upper)
         state.lower = torch.where(lost, barrier / (state.y - state.below), state.lower)
 
-    def line_search(self, state: State, ahead: Ahead) -> Tensor:
+    def line_search(self, state: NewtonState, ahead: Ahead) -> Tensor:
         """How much of the step to take: all of it near the path, else until the smoothed function falls enough."""
         length = torch.ones_like(ahead.decrement)
         todo = (ahead.decrement > NEAR).nonzero()[:, 0]
@@ -244,10 +250,15 @@ class Newton:
         return length
 
 
+def curves_are_nested(form: EpigraphForm) -> bool:
+    """Whether the argument of a smooth atom moves with other atoms."""
+    return any(form.atoms[k].smooth for k, _ in form.between)
+
+
 # --- the smoothed function -------------------------------------------------------------------------------------------
 
 
-def smoothed_at(form: EpigraphForm, state: State) -> Smoothed:
+def smoothed_at(form: EpigraphForm, state: NewtonState) -> Smoothed:
     """Values and derivatives of the smoothed atoms, forwards, and the multipliers, backwards."""
     results: list[Tensor] = []
     arguments: list[Tensor] = []
@@ -296,7 +307,7 @@ def predict_multipliers(
     return chosen, arguments, *form.affine(chosen, intercept)
 
 
-def barrier_of(state: State, y: Tensor) -> Tensor:
+def barrier_of(state: NewtonState, y: Tensor) -> Tensor:
     return barrier_at(y, state.below, state.above, state.mu * state.weight)
 
 

@@ -45,7 +45,7 @@ TRUST = 30.0
 
 
 @dataclass
-class State:
+class NewtonState:
     """The iterates of the samples that are still active, on the cube [-1, 1]^n; a side without an end is infinite."""
 
     exact: EpigraphForm  # in float64
@@ -140,7 +140,7 @@ def next_mu(mu: Tensor, share: Tensor, decrement: Tensor, length: Tensor, lost: 
 # --- precision -------------------------------------------------------------------------------------------------------
 
 
-def float32_is_spent(state: State) -> bool:
+def float32_is_spent(state: NewtonState) -> bool:
     """Whether float32 has given what it can: half of the gaps are small, or many steps did not help."""
     if not math.isfinite(float(state.best.max())):
         return state.steps >= LONG
@@ -149,7 +149,7 @@ def float32_is_spent(state: State) -> bool:
     return state.steps >= LONG or 2 * int(small.sum()) >= len(small)
 
 
-def to_float64(state: State) -> None:
+def to_float64(state: NewtonState) -> None:
     """Go on in float64."""
     for field in fields(state):
         value = getattr(state, field.name)

@@ -44,7 +44,7 @@ SHORT = 0.9
 
 
 @dataclass
-class State:
+class PdhgState:
     """The iterates of each sample, in the scaled variables x / column and multiplier / row."""
 
     columns: Parts
@@ -87,7 +87,7 @@ class PDHG:
 
     name = "pdhg"
 
-    def begin(self, problem: Problem, found: Incumbents) -> State:
+    def begin(self, problem: Problem, found: Incumbents) -> PdhgState:
         check_kinks(problem.f, self.name)
         program = LinearProgram(problem.f)
         arguments = problem.f.arguments(found.y)
@@ -98,16 +98,18 @@ class PDHG:
         large, wide = dual_distance(dual, zeros(dual)), dual_distance(primal, zeros(primal))
         weight = torch.where((large > 0) & (wide > 0), large / torch.where(wide > 0, wide, 1.0), 1.0)
         none, start = torch.zeros_like(norm), (primal, dual)
-        state = State(columns, rows, norm, primal, dual, [], weight, start, start, none[:, 0] + torch.inf, none, none)
+        state = PdhgState(
+            columns, rows, norm, primal, dual, [], weight, start, start, none[:, 0] + torch.inf, none, none
+        )
         self.turn(program, state)
         return state
 
-    def turn(self, program: LinearProgram, state: State) -> None:
+    def turn(self, program: LinearProgram, state: PdhgState) -> None:
         """The slopes for new multipliers."""
         _, back = program.products(matrix_times(state.primal, state.columns))
         state.slopes = matrix_times(back(matrix_times(state.dual, state.rows)), state.columns)
 
-    def step(self, problem: Problem, state: State) -> Offer:
+    def step(self, problem: Problem, state: PdhgState) -> Offer:
         program = LinearProgram(problem.f)
         for _ in range(EVERY):
             self.iterate(problem, program, state)
@@ -128,7 +130,7 @@ class PDHG:
 
         return Offer(y, value, bound, evidence=evidence)
 
-    def iterate(self, problem: Problem, program: LinearProgram, state: State) -> None:
+    def iterate(self, problem: Problem, program: LinearProgram, state: PdhgState) -> None:
         short = SHORT / state.norm
         primal = [x - short / state.weight * slope for x, slope in zip(state.primal, state.slopes, strict=True)]
         primal[0] = problem.inside(primal[0] * state.columns[0]) / state.columns[0]
@@ -151,7 +153,7 @@ class PDHG:
         state.slopes = matrix_times(back(matrix_times(state.dual, state.rows)), state.columns)
         state.since, state.count = state.since + 1, state.count + 1
 
-    def restart(self, program: LinearProgram, state: State, gap: Tensor) -> None:
+    def restart(self, program: LinearProgram, state: PdhgState, gap: Tensor) -> None:
         """Begin again from here where the gap has fallen enough, or for too long not."""
         again = (gap <= ENOUGH * state.gap)[:, None] | (state.since >= LONG * state.count)
         if not bool(again.any()):
