@@ -179,14 +179,14 @@ def learner_of(job: Job, place: Place) -> Refitted:
 
     def training(rows: slice, validation: slice | None, epochs: int) -> EnergyTraining:
         x, y = data.part(rows)
-        settings = {**how.training, "epochs": epochs}
+        settings: dict[str, Any] = {**how.training, "epochs": epochs, "augment": data.mirror if how.mirrored else None}
         if validation is None:
             settings["patience"] = None
+        held = None if validation is None else data.part(validation)
+        convex = MODELS[job.model].convex
         return EnergyTraining(
-            energy_of(job, data, rows), x, y, domain, seed=job.seed, convex=MODELS[job.model].convex,
-            **{**settings, "augment": data.mirror if how.mirrored else None},
-            validation=None if validation is None else data.part(validation),
-        )  # fmt: skip
+            energy_of(job, data, rows), x, y, domain, seed=job.seed, convex=convex, validation=held, **settings
+        )
 
     def predicted(f: nn.Module, x: Tensor) -> Tensor:
         with torch.no_grad():
