@@ -11,6 +11,8 @@ Rows: the paper's convolutional PICNN by bundle entropy (five planes a step) and
 with weights of any sign; an ordinary network with the same convolutions; ridge regression, alone and as the answer that
 an energy of ours begins at; and, for comparison, k-NN and extremely randomised trees. Everything is chosen on the last
 five people to train on (penalties, epochs); then all people to train on are learnt from, with what was chosen.
+
+Long because the table's nine rows, their recipes and what is recorded of them are looked at together.
 """
 
 from __future__ import annotations
