@@ -121,7 +121,7 @@ def draw(file: Path, rows: list[tuple[str, Tensor]]) -> None:
         axes.imshow(torch.cat(list(row[:, 0]), 1).clamp(0, 1).numpy(), cmap="gray", vmin=0, vmax=1)
         axes.set_title(title, fontsize=9)
         axes.set_axis_off()
-    figure.savefig(file, dpi=120)
+    figure.savefig(file, dpi=80, transparent=True)
 
 
 def main(data: Path | None, steps: int, out: Path | None, filters: int = 12, shown: int = 5) -> tuple[float, float]:
@@ -137,14 +137,14 @@ def main(data: Path | None, steps: int, out: Path | None, filters: int = 12, sho
     noisy = truth + NOISE * torch.randn(truth.shape, generator=draws)
     space = cx.Box(-1, 2, shape=tuple(truth.shape[1:]))
     with torch.no_grad():
-        denoised = cx.prox(regulariser, noisy, 1.0, space, tol=1e-3, solver="fista")
+        denoised = cx.prox(regulariser, noisy, 1.0, space, tol=1e-2, solver="fista")
     before, after = psnr(noisy, truth), psnr(denoised.x, truth)
     print(f"noisy {before:.2f} dB, denoised {after:.2f} dB; {denoised.message}")
 
     known = (torch.rand(truth.shape, generator=draws) > 1 / 3).float()
     gaps = torch.where(known > 0, noisy, 0.0)
     with torch.no_grad():
-        filled = cx.minimise(Inpainting(regulariser), space, (gaps, known), tol=1e-3, solver="fista")
+        filled = cx.minimise(Inpainting(regulariser), space, (gaps, known), tol=1e-2, solver="fista")
     print(f"a third of the pixels lost: filled in {psnr(filled.x, truth):.2f} dB; {filled.message}")
     if out is not None:
         titles = ("true", f"noisy, {before:.1f} dB", f"prox, {after:.1f} dB", "a third lost", "filled in by minimise")

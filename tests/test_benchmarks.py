@@ -63,6 +63,15 @@ def test_bundle_entropy() -> None:
 
 
 @pytest.mark.slow
+def test_energy() -> None:
+    lines = run("energy.py", "--smoke").splitlines()
+    assert [line.partition(":")[0] for line in lines[:2]] == [
+        f"softplus, {steps} steps, 8 of 8 proved" for steps in (0, 1)
+    ]
+    assert sum("ratio" in line for line in lines) == 7
+
+
+@pytest.mark.slow
 def test_domains() -> None:
     lines = run("domains.py", "--smoke").splitlines()
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]

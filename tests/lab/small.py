@@ -47,6 +47,7 @@ RESUMED = {
         "smoothing": 0.1,
     },
     "mixed, by a policy, in parts": {
+        "model": "mlp",
         "augment": "crop-flip-randaugment",
         "mixup": 0.8,
         "cutmix": 1.0,

@@ -14,7 +14,7 @@ from convexnet.energy import training
 from convexnet.lab.data import DataError
 from convexnet.lab.runs.jobs import Job
 from convexnet.lab.runs.records import COMMON
-from convexnet.lab.studies import bibtex, mnist_icnn, synthetic_icnn
+from convexnet.lab.studies import bibtex, many_labels, mnist_icnn, synthetic_icnn
 from convexnet.lab.studies.study import Study
 from convexnet.learner import Point
 from tests.lab import small
@@ -129,8 +129,8 @@ def test_plans_of_bibtex() -> None:
 
 def test_rarity_weighs_words() -> None:
     data = bibtex.data_of("labels-of-chance", None)
-    train, held, _ = bibtex.features(data, bibtex.PICNN)
+    train, held, _ = many_labels.features(data, bibtex.PICNN)
     lengths = train.norm(dim=1)
     assert torch.allclose(lengths[lengths > 0], torch.tensor(20**0.5 / 6), atol=1e-5)
     assert torch.equal(held > 0, (data.validation[0] > 0) & (data.train[0].mean(0) < 1))
-    assert torch.equal(bibtex.features(data, replace(bibtex.PICNN, normalise="none"))[0], data.train[0])
+    assert torch.equal(many_labels.features(data, replace(bibtex.PICNN, normalise="none"))[0], data.train[0])

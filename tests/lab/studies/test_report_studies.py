@@ -86,6 +86,7 @@ def test_starts_differ_in_nothing_else() -> None:
     assert all(job.streamed and job.full for job in jobs)
 
 
+@pytest.mark.slow
 def test_half_of_signed_weights_are_as_good_as_gone() -> None:
     """What the study is about: exp(w - 5) is at most 0.0067 for w < 0, and is what half of ordinary weights become."""
     shares: dict[str, float] = {}
