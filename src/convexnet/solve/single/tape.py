@@ -22,9 +22,13 @@ import torch
 from torch import Tensor, fx
 
 from convexnet.curvature.arguments import in_float64
+from convexnet.curvature.call import Refusal
+from convexnet.curvature.rules.shapes import Moving
+from convexnet.curvature.table import row_of
 from convexnet.curvature.tracing.graph import base_name
-from convexnet.form.execution import REGIONS, way_of, without_casts
-from convexnet.form.program import OpenedProgram
+from convexnet.form.atoms import Kinks
+from convexnet.form.execution import REGIONS, execute, way_of, without_casts
+from convexnet.form.program import OpenedProgram, atom_of
 from convexnet.solve.single.sample import Array, Bound, Layer, Sample
 
 
@@ -162,28 +166,46 @@ class Tape:
             raise Unfit
         name = base_name(node.target)
         args: Any = node.args
-        if name in KINKS and node not in self.kinds.affine:
-            return self.kink(nodes[args[0]], KINKS[name](node))
         if node not in self.kinds.affine:
-            raise Unfit
-        if name in MOVED and isinstance(args[0], fx.Node) and args[0] in nodes:
-            inner = nodes[args[0]]
-            if inner.size != size or len(node.all_input_nodes) != 1 or not keeps_batch(args[0], node):
+            return self.kink(node, nodes)
+        if isinstance(row_of(name).rule, Moving):
+            inner = nodes.get(args[0])
+            if inner is None or inner.size != size or not keeps_order(node):
                 raise Unfit
             return inner
-        if name in ("add", "sub", "mul", "div"):
+        if name == "mul" or name in ("add", "sub"):
             return self.arithmetic(name, node, nodes, size)
         if name == "neg":
             return self.times(nodes[args[0]], Number(-1, np.full(1, -1.0)))
         return self.product(name, node, nodes)
 
-    def kink(self, a: Affine, slope: float) -> Affine:
-        """max(slope a, a) as a new source."""
+    def kink(self, node: fx.Node, nodes: dict[fx.Node, Affine]) -> Affine:
+        """max(s a, a) as a new source, where an operator is lowered to that and no more."""
+        if len(node.all_input_nodes) != 1 or node.args[0] not in nodes:
+            raise Unfit
+        inner = node.all_input_nodes[0]
+        probe = example_of(inner)
+        met: list[tuple[Tensor, Any]] = []
+
+        def record(a: Tensor, atom: Any = 0.0) -> Tensor:
+            met.append((a, atom_of(a, atom)))
+            return a + 0.5
+
+        try:
+            out = self.opened.by_row(node, {inner: probe}, record)
+        except (Refusal, KeyError):
+            raise Unfit from None
+        if len(met) != 1 or not torch.equal(met[0][0], probe) or not torch.equal(out, probe + 0.5):
+            raise Unfit
+        atom = met[0][1]
+        if not isinstance(atom, Kinks) or len(atom.negative_slope.unique()) != 1:
+            raise Unfit
+        slope = float(atom.negative_slope[0])
         if not slope < 1:
             raise Unfit
-        self.layers.append(a)
+        self.layers.append(nodes[inner])
         self.slopes.append(slope)
-        return Affine(a.size, (Term(len(self.layers)),))
+        return Affine(nodes[inner].size, (Term(len(self.layers)),))
 
     def times(self, a: Affine, factor: Number) -> Affine:
         terms = tuple(
@@ -209,8 +231,6 @@ class Tape:
             if len(moving) != 1:
                 raise Unfit
             return self.times(moving[0], self.number(still, size))
-        if name == "div":
-            raise Unfit
         minus = Number(-1, np.full(1, -1.0))
         terms: list[Term] = []
         constants: list[tuple[Number, ...]] = []
@@ -385,19 +405,23 @@ def sums_samples(node: fx.Node) -> bool:
     return isinstance(dims, (list, tuple)) and sorted(int(d) % count for d in dims) == list(range(1, count))
 
 
-def leaky_slope(node: fx.Node) -> float:
-    slope = node.args[1] if len(node.args) > 1 else node.kwargs.get("negative_slope", 0.01)
-    if not isinstance(slope, (int, float)):
-        raise Unfit
-    return float(slope)
+def example_of(node: fx.Node) -> Tensor:
+    """Numbers that are all different, in the shape of a tensor, for two samples."""
+    shape = [2, *(int(length) for length in node.meta["val"].shape[1:])]
+    return torch.arange(1.0, 1.0 + float(np.prod(shape)), dtype=torch.float64).reshape(shape) - 2.5
 
 
-KINKS: dict[str, Callable[[fx.Node], float]] = {
-    "relu": lambda node: 0.0,
-    "leaky_relu": leaky_slope,
-    "abs": lambda node: -1.0,
-}
-"""Kinks by the names of their operators, and their slopes below zero."""
-
-MOVED = ("view", "reshape", "flatten", "squeeze", "unsqueeze", "contiguous", "clone", "alias", "detach")
-"""Operators that move no entry past another, where a sample has as many before and after."""
+def keeps_order(node: fx.Node) -> bool:
+    """Whether an operator that moves entries leaves those of every sample in their order."""
+    if len(node.all_input_nodes) != 1 or any(isinstance(part, fx.Node) for part in node.args[1:]):
+        return False
+    probe = example_of(node.all_input_nodes[0])
+    try:
+        out = execute(node, (probe, *node.args[1:]), dict(node.kwargs), None)
+    except (RuntimeError, IndexError):  # written for another number of samples
+        return False
+    return (
+        isinstance(out, Tensor)
+        and out.numel() == probe.numel()
+        and torch.equal(out.reshape(2, -1) if out.shape[:1] == (2,) else out.new_zeros(2, 0), probe.reshape(2, -1))
+    )
