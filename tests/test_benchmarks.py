@@ -63,6 +63,15 @@ def test_bundle_entropy() -> None:
 
 
 @pytest.mark.slow
+def test_energy() -> None:
+    lines = run("energy.py", "--smoke").splitlines()
+    assert [line.partition(":")[0] for line in lines[:2]] == [
+        f"softplus, {steps} steps, 8 of 8 proved" for steps in (0, 1)
+    ]
+    assert sum("ratio" in line for line in lines) == 7
+
+
+@pytest.mark.slow
 def test_domains() -> None:
     lines = run("domains.py", "--smoke").splitlines()
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
@@ -153,3 +162,12 @@ def test_paired(tmp_path: Path) -> None:
 def test_estimators(name: str) -> None:
     rows = [line for line in run(name, "--smoke", "--seeds", "1").splitlines() if line[:3] in ("| 2", "| 5")]
     assert {line.split("|")[2].strip() for line in rows} > {"torch, clipped" if name == "regression.py" else "linear"}
+
+
+@pytest.mark.slow
+def test_control() -> None:
+    lines = run("rl.py", "--smoke").splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
+    assert [row[0] for row in rows[1:]] == ["3, 1", "11, 2"]
+    assert [row[4] for row in rows[1:]] == ["4/4", "4/4"]
+    assert sum("steps a second" in line for line in lines) == 2

@@ -23,7 +23,10 @@ from mkdocs.exceptions import PluginError
 import convexnet as cx
 
 ROOT = Path(__file__).resolve().parent.parent
-MODULES = ("convexnet.nn", "convexnet.energy", "convexnet.ensembles", "convexnet.initialise", "convexnet.zoo")
+MODULES = (
+    *("convexnet.nn", "convexnet.energy", "convexnet.ensembles", "convexnet.initialise", "convexnet.rl"),
+    "convexnet.zoo",
+)
 LOADED = {"script": "src", "img": "src", "link": "href", "iframe": "src", "source": "src", "object": "data"}
 """What a browser fetches by itself, as opposed to `a`, which a reader follows."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 import convexnet as cx
 from convexnet.energy import EnergyTraining, Joint, exemplar_loss, exemplars, fit, predict, structured_hinge, unrolled
 from convexnet.learner import Learner
+from tests.drawing import some
 
 BOX = cx.Box(-1, 1, shape=(2,))
 
@@ -202,7 +204,11 @@ WAYS: dict[str, tuple[Any, cx.Box | cx.Simplex, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize(
-    ("way", "joint"), [*((way, False) for way in WAYS), ("argmin", True), ("unrolled", True), ("max-margin", True)]
+    ("way", "joint"),
+    [
+        *((way, False) for way in WAYS),
+        *some(product(("argmin", "unrolled", "max-margin"), [True]), 1, "joint energies"),
+    ],
 )
 def test_each_way_learns_classes(way: str, joint: bool) -> None:
     how, domain, options = WAYS[way]

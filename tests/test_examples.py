@@ -39,3 +39,13 @@ def test_a_planned_cart_is_proved_best_at_every_step(capsys: pytest.CaptureFixtu
     planned, regulated = example("control_loop").main(steps=12, horizon=8, epochs=60, out=None)
     assert "every plan proved best: True" in capsys.readouterr().out
     assert planned < regulated
+
+
+def test_a_learnt_regulariser_takes_noise_off_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture = tmp_path / "denoised.png"
+    before, after = example("denoising_faces").main(data=None, steps=8, out=picture, filters=4, shown=2)
+    printed = capsys.readouterr().out
+    assert "CONVEX: Regulariser is convex in its input, for all parameters" in printed
+    assert printed.count("all 2 converged (fista)") == 2
+    assert after > before + 0.3
+    assert picture.stat().st_size > 5_000

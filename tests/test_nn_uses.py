@@ -98,7 +98,7 @@ def test_gradients_of_each_sample_at_once(name: str) -> None:
         )
 
 
-@pytest.mark.parametrize("name", some(NETWORKS, 5, "second derivatives"))
+@pytest.mark.parametrize("name", some(NETWORKS, 4, "second derivatives"))
 def test_gradients_of_gradients(name: str) -> None:
     """What unrolled learning needs, against finite differences."""
     net, inputs = built(name, 2)
@@ -111,7 +111,7 @@ def test_gradients_of_gradients(name: str) -> None:
 # --- copies and files ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", some(NETWORKS, 6, "files"))
+@pytest.mark.parametrize("name", some(NETWORKS, 4, "files"))
 def test_files_and_copies(name: str, tmp_path: Path, seed: int) -> None:
     net, inputs = built(name)
     expected = net(*inputs).detach()
@@ -139,7 +139,7 @@ def test_files_and_copies(name: str, tmp_path: Path, seed: int) -> None:
         assert torch.equal(twin(*inputs), expected), f"{how} shares memory"
 
 
-@pytest.mark.parametrize("name", some(NETWORKS, 6, "averages"))
+@pytest.mark.parametrize("name", some(NETWORKS, 4, "averages"))
 def test_averages_of_weights_stay_convex(name: str) -> None:
     """EMA and SWA: for computed weights because every value is right, for projected ones because a cone is convex."""
     net, inputs = built(name)
@@ -151,7 +151,7 @@ def test_averages_of_weights_stay_convex(name: str) -> None:
     assert not torch.equal(average.module(*inputs), net(*inputs))
 
 
-@pytest.mark.parametrize("name", some(NETWORKS, 5, "baked"))
+@pytest.mark.parametrize("name", some(NETWORKS, 4, "baked"))
 def test_baked(name: str) -> None:
     net, inputs = built(name)
     plain = cx.bake(net)
@@ -234,7 +234,7 @@ def test_weights_of_any_size(name: str) -> None:
 # --- compilers -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", some(NETWORKS, 6, "programs"))
+@pytest.mark.parametrize("name", some(NETWORKS, 4, "programs"))
 def test_exported_programs(name: str) -> None:
     """With any batch size, through a file."""
     net, inputs = built(name)

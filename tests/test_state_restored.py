@@ -234,7 +234,7 @@ def _settings() -> Iterator[None]:
             case
             for entry in ENTRIES
             if entry != "certify"
-            for case in some(product([entry], FEW), 3, f"undisturbed, {entry}")
+            for case in some(product([entry], FEW), 2, f"undisturbed, {entry}")
         ),
     ],
 )

@@ -36,7 +36,7 @@ from convexnet.storage import file, load, save
 from convexnet.storage.modules import Draft, describe_model, rebuild_model
 from convexnet.storage.tensors import pack, unpack
 from convexnet.storage.trust import import_trusted, path_of
-from convexnet.storage.values import TAGS, Source, decode, encode
+from convexnet.storage.values import TAGS, FileContent, decode, encode
 from tests.modules import Function
 
 HERE = __name__
@@ -610,7 +610,7 @@ SAMPLES: dict[str, Any] = {
 def round_trip(value: Any, where: str = "value") -> Any:
     draft = Draft()
     text = json.dumps(encode(value, where, draft), allow_nan=False)
-    return decode(json.loads(text), where, Source(draft.tensors, draft.kept, (HERE,)))
+    return decode(json.loads(text), where, FileContent(draft.tensors, draft.kept, (HERE,)))
 
 
 @pytest.mark.parametrize("tag", SAMPLES)

@@ -239,7 +239,7 @@ def test_convex_from_the_start(method: str, constrained: Callable[[str], cx.Cone
 
 @pytest.mark.parametrize(
     ("method", "optimiser", "mode"),
-    [case for name in OPTIMISERS for case in some([row for row in design() if row[1] == name], 3, f"steps, {name}")],
+    [case for name in OPTIMISERS for case in some([row for row in design() if row[1] == name], 2, f"steps, {name}")],
 )
 def test_convex_after_every_step(method: str, optimiser: str, mode: str, constrained: Callable[[str], cx.Cone]) -> None:
     ends: list[nn.Module] = []

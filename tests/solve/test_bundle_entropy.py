@@ -183,6 +183,30 @@ def test_derivatives_and_multipliers_are_those_of_the_minimum() -> None:
     assert float(quiet.multipliers["lower"].max()) < 1e-4
 
 
+def test_derivatives_of_saturated_minimisers_are_those_of_the_implicit_function_theorem() -> None:
+    """Coordinates that are 0 or 1 up to rounding do not move: no bound holds them, and none is tied."""
+    n = 12
+    f, x = network(n, "softplus", 3, 80.0), given(4, 3).requires_grad_()
+    found = cx.minimise(f, cx.Cube(n, entropy=True), given=x, tol=1e-10)
+    assert float(found.x.detach().min()) < 1e-12
+    weights = torch.arange(1.0, n + 1, dtype=torch.float64)
+    (made,) = torch.autograd.grad((found.x * weights).sum(), x)
+    eye = torch.eye(n, dtype=torch.float64)
+    for i in range(4):
+        y, inner = found.x[i].detach(), x[i : i + 1].detach().requires_grad_()
+        for step in range(9):  # Newton's method to the minimiser, and last its derivative
+            y = y.clamp(1e-200, 1 - 1e-16)
+            p, at = (y * (1 - y))[:, None], y[None].clone().requires_grad_()
+            (slope,) = torch.autograd.grad(f(inner, at).sum(), at, create_graph=True)
+            hessian = torch.stack([torch.autograd.grad(part, at, retain_graph=True)[0][0] for part in slope[0]])
+            if step < 8:
+                left = slope[0].detach() + torch.logit(y)
+                y = torch.sigmoid(torch.logit(y) - torch.linalg.solve(eye + p * hessian, p[:, 0] * left) / p[:, 0])
+        mixed = torch.stack([torch.autograd.grad(part, inner, retain_graph=True)[0][0] for part in slope[0]])
+        moves = -torch.linalg.solve(eye + p * hessian, p * mixed)
+        assert torch.allclose(made[i], weights @ moves, atol=1e-6)
+
+
 class Odd(nn.Module):
     """A function that reads the size of its batch."""
 

@@ -174,7 +174,7 @@ def common_valley(kind: str, seed: int) -> tuple[nn.Module, Tensor]:
     return valley(kind, seed)
 
 
-@pytest.mark.parametrize("solver", some(NAMES, 5, "derivatives"))
+@pytest.mark.parametrize("solver", some(NAMES, 3, "derivatives"))
 def test_every_solver_has_the_derivatives_of_the_minimum(solver: str, seed: int, common_seed: int) -> None:
     """Against differences of exact vertices; with a large tolerance too, where its own slopes say little."""
     for kind in ("kinks",) if solver in ("fista", "adam") else ("kinks", "largest"):

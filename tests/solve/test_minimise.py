@@ -91,7 +91,7 @@ def hammered(
         assert bool((at(model, given, y) >= solution.lower_bound - room).all())
 
 
-@pytest.mark.parametrize("name", [*some(LINEAR, 5, "families"), *(name for name in EVERY if name not in LINEAR)])
+@pytest.mark.parametrize("name", [*some(LINEAR, 4, "families"), *(name for name in EVERY if name not in LINEAR)])
 def test_every_family(name: str, common_seed: int) -> None:
     """Converged, the value is the network's at x, no point of the box lies below the bound."""
     model, given, box = problem(name, common_seed)
@@ -105,7 +105,7 @@ def test_every_family(name: str, common_seed: int) -> None:
     hammered(model, given, box, solution)
 
 
-@pytest.mark.parametrize("name", some(LINEAR, 7, "linear programs"))
+@pytest.mark.parametrize("name", some(LINEAR, 4, "linear programs"))
 def test_between_value_and_bound_lies_the_optimum_of_the_exported_program(name: str, common_seed: int) -> None:
     pytest.importorskip("highspy")
     model, given, box = problem(name, common_seed)

@@ -1,8 +1,8 @@
 """Learn an energy f(x, y) whose least y is the prediction: max-margin, through the argmin, unrolled; and exemplars.
 
-To read in this order: `samples` (what is learnt from), `values` (f at a given pair), `hinge`, `exemplars`, `predict`,
-`unrolled` (descent as a
-layer), `missing` (completion), `training` and `fit` (the loop).
+To read in this order: `samples` (what is learnt from), `values` (f at a given pair), `contexts` (x computed once),
+`cutting_planes` (classes) and `entropy` (labels), the fast searches; `hinge`, `exemplars`, `predict`, `unrolled`
+(descent as a layer), `missing` (completion), `training` and `fit` (the loop).
 """
 
 from convexnet.energy.exemplars import exemplar_loss, exemplars

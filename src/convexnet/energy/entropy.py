@@ -30,6 +30,9 @@ PLANES = "planes"
 MOST = 30
 """Planes of a sample, at most."""
 
+NEAR = 0.03
+"""How far from the best weights is near enough, as a share of the gap."""
+
 INNER = 12
 """Steps of the interior point method, at most."""
 
@@ -125,7 +128,7 @@ def search(
             slopes = torch.cat([slopes, slope[:, None]], 1)
             levels = torch.cat([levels, (at - (slope * y).sum(1))[:, None]], 1)
             weights = torch.cat([weights, torch.ones_like(levels[:, :1])], 1)
-            weights = solve_dual(slopes, levels, weights)
+            weights = solve_dual(slopes, levels, weights, NEAR * (value[here] - lower[here]))
             a = (weights[:, None] @ slopes)[:, 0]
             bound = (weights * levels).sum(1) - F.softplus(-a).sum(1)
             lower[here] = torch.maximum(lower[here], bound)
@@ -148,17 +151,18 @@ def entropy(y: Tensor) -> Tensor:
     return -(torch.xlogy(y, y) + torch.xlogy(1 - y, 1 - y)).sum(1)
 
 
-def solve_dual(slopes: Tensor, levels: Tensor, begin: Tensor) -> Tensor:
+def solve_dual(slopes: Tensor, levels: Tensor, begin: Tensor, allowed: Tensor) -> Tensor:
     """Return λ, (B, m), that nearly maximise Σ λ_i b_i − Σ_j softplus(−a_j) on the simplex, a = Σ λ_i g_i.
 
     Args:
         slopes: g, (B, m, n).
         levels: b, (B, m).
         begin: weights to begin near, those of before; not negative.
+        allowed: how far from the maximum is near enough, about, (B,).
 
     Example:
         >>> slopes, levels = torch.tensor([[[-5.0], [5.0]]]).double(), torch.tensor([[1.5, -1.5]]).double()
-        >>> weights = solve_dual(slopes, levels, torch.ones_like(levels))  # of 5 |y − 0.3|
+        >>> weights = solve_dual(slopes, levels, torch.ones_like(levels), torch.zeros(1))  # of 5 |y − 0.3|
         >>> round(float(torch.sigmoid(-(weights[:, None] @ slopes)).item()), 4)
         0.3
     """
@@ -169,12 +173,13 @@ def solve_dual(slopes: Tensor, levels: Tensor, begin: Tensor) -> Tensor:
     λ = λ / λ.sum(1, keepdim=True)
     scale = (levels.amax(1) - levels.amin(1) + 1)[:, None]
     s = 0.1 * scale / count / λ
+    last = torch.maximum(1e-9 * scale, allowed.nan_to_num(posinf=0.0)[:, None] / count)
     matrix = levels.new_zeros(rows, count + 1, count + 1)
     matrix[:, :count, count] = matrix[:, count, :count] = 1
     right = levels.new_zeros(rows, count + 1)
     for _ in range(INNER):
         mean = (λ * s).sum(1, keepdim=True) / count
-        if bool((mean <= 1e-9 * scale).all()):
+        if bool((mean <= last).all()):
             break
         μ = 0.1 * mean
         y = torch.sigmoid(-(λ[:, None] @ slopes)[:, 0])

@@ -62,9 +62,7 @@ class EnergyTraining(Attributes):
     A step solves the minimisation of a whole batch at once, and takes its loss down by one step of the optimiser; the
     constraints of f are projected after it. f is certified after every epoch: one that has left its cone is an error.
     What is solved is f in eval mode: dropout is off, and BatchNorm uses its running statistics, which a pass of
-    (x, y) in training mode refreshes before every step.
-
-    The arguments are those of `fit`.
+    (x, y) in training mode refreshes before every step. The arguments are those of `fit`.
 
     Points: `epoch`; `loss`, the mean of the epoch; `converged`, the share of minimisations that reached `tol`;
         `smoothed`, the share of steps with smoothed derivatives, where a minimiser had no others; `validation`, where

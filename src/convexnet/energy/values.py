@@ -8,12 +8,10 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn import functional as F
 
 from convexnet.curvature.arguments import in_float64
 from convexnet.curvature.tracing.restored_state import evaluating
-from convexnet.nn.ficnn import FICNN
-from convexnet.nn.steps import FullStep
+from convexnet.energy.contexts import InTwoSteps, in_two_steps
 from convexnet.solve.at_most import one_number
 
 
@@ -44,37 +42,13 @@ class Joint(nn.Module):
 
     def context(self, x: Tensor) -> list[Tensor]:
         """What depends on x alone: of a FICNN, what its layers add for x; of another network, x itself."""
-        flat, maps = x.flatten(1), input_maps(self.net)
-        return [F.linear(flat, each.weight[:, : flat.shape[1]], each.bias) for each in maps] or [flat]
+        flat, net = x.flatten(1), self.net
+        return cast("InTwoSteps", net).context(flat) if in_two_steps(net) else [flat]
 
     def with_context(self, context: Sequence[Tensor], y: Tensor) -> Tensor:
         """What the network returns, where `context` was computed of x."""
-        flat, maps, net = y.flatten(1), input_maps(self.net), self.net
-        if not maps:
-            return self(context[0], flat)
-        assert isinstance(net, FICNN)
-        z: Tensor | None = None
-        for index, (layer, known, own) in enumerate(zip(net.layers, context, maps, strict=True)):
-            a = known + F.linear(flat, own.weight[:, -flat.shape[1] :])
-            a = a if z is None else a + cast(FullStep, layer).z(z)  # pyright: ignore[reportOptionalCall]
-            z = a if index == len(maps) - 1 else net.activation(a)
-        assert z is not None
-        return z
-
-
-def input_maps(net: nn.Module) -> list[nn.Linear]:
-    """Return the maps W^(y) of a FICNN with pass-through; of any other network, none.
-
-    Example:
-        >>> import convexnet as cx
-        >>> len(input_maps(cx.nn.FICNN(3, hidden=(4, 4)))), input_maps(nn.Linear(3, 1))
-        (3, [])
-    """
-    if not isinstance(net, FICNN) or net.quadratic is not None:
-        return []
-    maps = [cast(FullStep, layer).y for layer in net.layers]
-    plain = [each for each in maps if isinstance(each, nn.Linear)]
-    return plain if len(plain) == len(maps) else []
+        flat, net = y.flatten(1), self.net
+        return cast("InTwoSteps", net).with_context(context, flat) if in_two_steps(net) else self(context[0], flat)
 
 
 def value_of(f: nn.Module, inputs: Sequence[Tensor]) -> Tensor:

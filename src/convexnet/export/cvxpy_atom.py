@@ -29,7 +29,7 @@ from convexnet.form.atoms import Atom, Kinks, Smooth
 from convexnet.form.grouped import Largest, LogSumExp, Norm
 from convexnet.form.perspective import Perspective
 from convexnet.form.program import Gate
-from convexnet.form.quadratic import Quadratic
+from convexnet.form.quadratic import QuadraticAtom
 from convexnet.form.sparse import Sample, SparseForm, Vector
 from convexnet.form.sum_of_largest import SumLargest
 from convexnet.form.tightness import LOWER_BOUND
@@ -405,7 +405,7 @@ GROUPED: dict[type[Atom], Cone] = {
     LogSumExp: of_logsumexp,
     Norm: of_norm,
     Perspective: of_perspective,
-    Quadratic: of_quadratic,
+    QuadraticAtom: of_quadratic,
 }
 CURVES: dict[str, Cone] = {
     "exponential": of_exp,

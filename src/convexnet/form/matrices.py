@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -169,16 +170,17 @@ class Pieces:
         self.last: Matrices | None = None
         self.base: list[Tensor] | None = None
 
-    def form(self, inputs: Sequence[Tensor]) -> EpigraphForm:
+    def form(self, inputs: Sequence[Tensor], still: dict[fx.Node, Any] | None = None) -> EpigraphForm:
         """The form for a batch.
 
         Args:
             inputs: the batch, (B, ...) each; the variable's own values do not matter.
+            still: is given what does not move with the variable, where it was computed: see `OpenedProgram.results`.
 
         Raises:
             Refusal: a map is too large for a matrix, or the program is not made of atoms and affine maps.
         """
-        found = self.matrices(inputs)
+        found = self.matrices(inputs, still)
         alone = len(inputs) == 1
         count, device = inputs[0].shape[0], inputs[0].device
         n = inputs[self.opened.variable][0].numel()
@@ -204,11 +206,11 @@ class Pieces:
             kept=found.kept,
         )
 
-    def matrices(self, inputs: Sequence[Tensor]) -> Matrices:
+    def matrices(self, inputs: Sequence[Tensor], still: dict[fx.Node, Any] | None = None) -> Matrices:
         """The maps and atoms for a batch: one reading for all of them, or one of its own."""
         if self.opened.gated:
             last = self.last
-            found = None if last is None else rescale_maps(self.opened, inputs, last)
+            found = None if last is None else rescale_maps(self.opened, inputs, last, still)
             self.last = found = self.read(inputs) if found is None else found
             return found
         found = self.last
@@ -258,7 +260,9 @@ def signed_sizes(m: Map) -> tuple[Tensor, Tensor]:
     return right @ above.T + left @ below.T, right @ below.T + left @ above.T
 
 
-def rescale_maps(opened: OpenedProgram, inputs: Sequence[Tensor], known: Matrices) -> Matrices | None:
+def rescale_maps(
+    opened: OpenedProgram, inputs: Sequence[Tensor], known: Matrices, still: dict[fx.Node, Any] | None = None
+) -> Matrices | None:
     """The maps for other samples where only the scales of columns have changed; None where more has.
 
     One run tells: y and all results are leaves of it, and two random combinations of what arrives at a target are
@@ -280,7 +284,7 @@ def rescale_maps(opened: OpenedProgram, inputs: Sequence[Tensor], known: Matrice
         return leaves[len(atoms)]
 
     with torch.enable_grad():
-        out = opened.run(given, replaced)
+        out = opened.run(given, replaced, still=still)
         arrived.append(out.expand(batch)[:, None])
     maps: Maps = {}
     for target, part in enumerate(arrived):

@@ -22,7 +22,7 @@ from convexnet.curvature.tracing.graph_rewrites import is_square
 from convexnet.form.atoms import Smooth
 from convexnet.form.means import mean_of
 from convexnet.form.perspective import Perspective
-from convexnet.form.quadratic import Degrees, Quadratic
+from convexnet.form.quadratic import Degrees, QuadraticAtom
 from convexnet.form.rows import Atoms, Row, stack_last
 from convexnet.form.smooth import Curve, entropy, exponential, huber, minus_log, softplus, square, x_exp
 
@@ -193,7 +193,7 @@ def perspective_row(curve: Curve, sign: float = 1.0, dims: Any = None) -> Row:
     return lowered
 
 
-def quadratic_row(atom: Quadratic, shape: torch.Size) -> Row:
+def quadratic_row(atom: QuadraticAtom, shape: torch.Size) -> Row:
     """A quadratic form of the variable itself, for each element of a sample's result."""
 
     def lowered(z: Atoms, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:

@@ -32,7 +32,7 @@ Run = Callable[[Any, Applied | None], Any]
 
 
 @final
-class Quadratic(Atom):
+class QuadraticAtom(Atom):
     """½ a' H a + g a + c of each group.
 
     Args:
@@ -111,13 +111,13 @@ class Quadratic(Atom):
     def active(self, a: Tensor, slopes: Tensor, unit: Tensor) -> Tensor:
         return torch.full_like(a, -1.0)
 
-    def map_settings(self, change: Callable[[Tensor], Tensor]) -> Quadratic:
-        return Quadratic(change(self.hessian), change(self.linear), change(self.constant), self.run)
+    def map_settings(self, change: Callable[[Tensor], Tensor]) -> QuadraticAtom:
+        return QuadraticAtom(change(self.hessian), change(self.linear), change(self.constant), self.run)
 
     def in_units(self, unit: Tensor) -> tuple[Atom, Tensor]:
         size = split_into_groups(unit, self.group)[..., 0]
         scaled = self.hessian * size[:, None, None] ** 2, self.linear * size[:, None], self.constant
-        return Quadratic(*scaled, self.run), torch.ones_like(size)
+        return QuadraticAtom(*scaled, self.run), torch.ones_like(size)
 
     def typical(self, sizes: Tensor) -> Tensor:
         return torch.ones_like(sizes)
@@ -163,7 +163,7 @@ class Degrees:
                 if self.products.intersection(node.all_input_nodes):
                     self.products.add(node)
 
-    def atom(self, node: fx.Node) -> Quadratic | None:
+    def atom(self, node: fx.Node) -> QuadraticAtom | None:
         """The quadratic form that a node is, if it is convex in each of its results."""
         if self.root is None or node not in self.products or not isinstance(self.env[node], Tensor):
             return None
@@ -193,7 +193,7 @@ class Degrees:
         values = torch.linalg.eigvalsh(hessian)
         if bool((values[:, 0] < -SEMIDEFINITE * values.abs().amax(1)).any()):
             return None
-        return Quadratic(hessian, torch.stack(slopes).detach(), results[0].detach(), run)
+        return QuadraticAtom(hessian, torch.stack(slopes).detach(), results[0].detach(), run)
 
     def chain(self, node: fx.Node) -> list[fx.Node] | None:
         """The nodes from the variable to this one, in order; None where other inputs or the size of the batch enter."""

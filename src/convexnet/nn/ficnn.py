@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -162,6 +163,42 @@ class FICNN(nn.Module):
             z = self.activation(layer(y, z))
         value = self.layers[-1](y, z)
         return value if self.quadratic is None else value + self.quadratic(y)
+
+    def context(self, first: Tensor) -> list[Tensor]:
+        """Return what each layer adds for the first inputs, (B, width) each; without pass-through, these themselves.
+
+        For many values of the last inputs, `with_context(context(first), last)` gives what `forward` gives for both
+        side by side.
+
+        Example:
+            >>> net = FICNN(5, hidden=(4, 4))
+            >>> first, last = torch.randn(6, 3), torch.randn(6, 2)
+            >>> whole = net(torch.cat([first, last], 1))
+            >>> torch.allclose(net.with_context(net.context(first), last), whole, atol=1e-6)
+            True
+        """
+        maps, size = self.input_maps(), first.shape[1]
+        return [F.linear(first, each.weight[:, :size], each.bias) for each in maps] or [first]
+
+    def with_context(self, context: Sequence[Tensor], last: Tensor) -> Tensor:
+        """Return the outputs for the last inputs, where `context` was computed of the first ones."""
+        maps = self.input_maps()
+        if not maps:
+            return self(torch.cat([context[0], last], 1))
+        z: Tensor | None = None
+        for index, (layer, known, own) in enumerate(zip(self.layers, context, maps, strict=True)):
+            a = known + F.linear(last, own.weight[:, -last.shape[1] :])
+            inner = cast(FullStep, layer).z
+            a = a if z is None or inner is None else a + inner(z)
+            z = a if index == len(maps) - 1 else self.activation(a)
+        assert z is not None
+        return z
+
+    def input_maps(self) -> list[nn.Linear]:
+        """Return W^(y) of every layer; none, where a layer has no such map, or there is more than layers."""
+        maps = [cast(FullStep, layer).y for layer in self.layers]
+        plain = [each for each in maps if isinstance(each, nn.Linear)]
+        return plain if len(plain) == len(maps) and self.quadratic is None else []
 
     def strong_convexity(self) -> Tensor:
         """Return a modulus μ for each output: f_k(y) − ½ μ_k ‖y‖² is convex; 0 without a quadratic term.

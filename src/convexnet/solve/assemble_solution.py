@@ -113,7 +113,7 @@ def assemble_solution(done: Search, own: list[Tensor] | None) -> Solution:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Judgement:
     """What becomes of values and bounds, (B,) each: see `assemble_solution`."""
 
     other: Tensor
@@ -126,7 +126,7 @@ class Verdict:
 
 def judge(
     problem: Problem, found: Incumbents, x: Tensor, value: Tensor, proof: Tensor, lost: Tensor, tol: float
-) -> Verdict:
+) -> Judgement:
     """Which samples have converged. S is looked at as far as it is needed to tell.
 
     Args:
@@ -139,7 +139,7 @@ def judge(
     """
     apart = excess_of_rounding(problem, x) + 2.0**-50 * value.abs() + 1e-280
 
-    def verdict(scale: Tensor, flat: Tensor | None = None) -> Verdict:
+    def verdict(scale: Tensor, flat: Tensor | None = None) -> Judgement:
         much = room = MUCH * (value.abs() + scale)
         if flat is not None:  # nothing but rounding is left of the gap, and f has no size to compare it with
             alone = flat & (value - proof - lost <= 2.0**-50 * value.abs() + 1e-280)
@@ -150,7 +150,7 @@ def judge(
         gap = value - bound
         gap = torch.where(gap.isnan(), torch.inf, gap)
         allowed = found.atol + tol * scale + 2 * torch.minimum(lost, much).nan_to_num(nan=0.0) + apart
-        return Verdict(other, sure, bound, gap, (gap <= allowed) & gap.isfinite(), scale)
+        return Judgement(other, sure, bound, gap, (gap <= allowed) & gap.isfinite(), scale)
 
     known = found.looked & (found.y == x).all(1)
     made = verdict(torch.where(known, found.scale, 0.0))

@@ -26,7 +26,7 @@ from torch import Tensor
 from convexnet.form.atoms import Atom, Kinks, Smooth
 from convexnet.form.perspective import Perspective
 from convexnet.form.program import OpenedProgram
-from convexnet.form.quadratic import Quadratic
+from convexnet.form.quadratic import QuadraticAtom
 from convexnet.form.sum_of_largest import SumLargest
 from convexnet.solve.functions.black_box import WholeProgram
 from convexnet.solve.functions.matrix_free import MatrixFree, replace_gradient
@@ -140,7 +140,7 @@ def affine_minorant(f: MatrixFree, at: Tensor, guide: Guide) -> Plane:
         k = count
         count += 1
         kind = f.atoms[k]
-        if isinstance(kind, Quadratic):
+        if isinstance(kind, QuadraticAtom):
             return as_written(kind, a)
         flat = a.value.flatten(1).expand(batch, -1)
         error = a.error.flatten(1).expand(batch, -1)
@@ -180,7 +180,7 @@ def affine_minorant(f: MatrixFree, at: Tensor, guide: Guide) -> Plane:
         value = replace_gradient(flat, z, pulled).reshape(batch, *shape)
         return Tracked(value, ErrorBarrier.apply(error, z, returned).reshape(batch, *shape), a.unit)
 
-    def as_written(kind: Quadratic, a: Any) -> Any:
+    def as_written(kind: QuadraticAtom, a: Any) -> Any:
         """The operators of a quadratic form themselves: with them backwards, its tangent."""
         for each in (shares, lost):
             each.append(torch.zeros_like(at))
@@ -198,7 +198,7 @@ def affine_minorant(f: MatrixFree, at: Tensor, guide: Guide) -> Plane:
     shape = (batch, *f.shape)
     with torch.enable_grad():
         inputs[f.opened.variable] = Tracked(point.reshape(shape), start.reshape(shape))
-        out = f.opened.run(inputs, bent, apply=rounding)
+        out = f.opened.run(inputs, bent, apply=rounding, still=f.still.setdefault(batch, {}))
     if not isinstance(out, Tracked):  # nothing moves
         value = torch.as_tensor(out).expand(batch).double()
         return Plane(at, value, torch.zeros_like(at), 2.0**-52 * value.abs(), torch.zeros_like(at))

@@ -117,7 +117,7 @@ class Tilted(nn.Module):
 def conjugate(
     f: nn.Module, slope: Any, domain: Domain | None = None, given: Any = None, *, wrt: int = -1, **options: Any
 ) -> Solution:
-    """The convex conjugate f*(slope) = sup over y of ⟨slope, y⟩ − f(*given, y).
+    """Return the convex conjugate f*(slope) = sup over y of ⟨slope, y⟩ − f(*given, y).
 
     Args:
         f: certified convex in y, (B,) or (B, 1).
@@ -219,7 +219,7 @@ class Proximal(nn.Module):
 def prox(
     f: nn.Module, v: Any, step: Any, domain: Domain | None = None, given: Any = None, *, wrt: int = -1, **options: Any
 ) -> Solution:
-    """The proximal point: x = argmin over y of f(*given, y) + ‖y − v‖² / (2 step).
+    """Return the proximal point: x = argmin over y of f(*given, y) + ‖y − v‖² / (2 step).
 
     Args:
         f: certified convex in y, (B,) or (B, 1).

@@ -37,7 +37,7 @@ class Rollout(nn.Module):
 def rollout(
     dynamics: nn.Module, cost: nn.Module, horizon: int, example: tuple[Tensor, Tensor] | None = None
 ) -> Rollout:
-    """The cost of a sequence of controls as one module, to be minimised over the controls (model predictive control).
+    """Return the cost of a sequence of controls as one module, to be minimised over them (model predictive control).
 
     Args:
         dynamics: (state (B, s), control (B, m)) -> the next state (B, s).

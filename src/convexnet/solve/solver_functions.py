@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -135,14 +136,16 @@ def open_functions(
     """
     closed = ""
     if solver in MATRICES or (size <= MANY and not spares_matrices(opened, inputs, size, solver)):
+        still: dict[fx.Node, Any] = {}
         try:
-            form = pieces.form(inputs)
+            form = pieces.form(inputs, still)
         except TooLarge as large:
             closed = large.reason if solver in MATRICES else ""
         else:
             constant = torch.where(form.constant.isfinite(), form.constant, 0.0)
             whole = opened.gated  # the form was read with the batch itself
             layers = MatrixFree(opened, inputs, form.atoms, constant if whole else None)
+            layers.still[len(inputs[0])] = still
             return replace(form, constant=0 * constant), layers if whole else layers.centred(), ""
     layers = MatrixFree(opened, inputs).centred()
     return layers, layers, closed

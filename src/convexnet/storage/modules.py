@@ -21,7 +21,7 @@ from torch.utils.hooks import RemovableHandle
 from convexnet.curvature.arguments import unwrap
 from convexnet.storage.tensors import check_storable, pack, unpack
 from convexnet.storage.trust import import_trusted, path_of
-from convexnet.storage.values import Json, Source, decode, encode, name_of, unsavable_error
+from convexnet.storage.values import FileContent, Json, decode, encode, name_of, unsavable_error
 
 BASE = frozenset(vars(nn.Module())) | {"_compiled_call_impl"}
 """What every module has; all else in its `__dict__` are its attributes. `Module.compile` is undone, as by pickle."""
@@ -191,7 +191,7 @@ def rebuild_model(
         ValueError: the recipe names what is not trusted or does not exist, or is damaged.
     """
     # classes first: what is not trusted is refused before a tensor is read
-    source = Source(modules=[empty_module(entry, allow) for entry in recipe["modules"]], allow=allow)
+    source = FileContent(modules=[empty_module(entry, allow) for entry in recipe["modules"]], allow=allow)
     source.tensors = unpack(recipe["tensors"], keys, fetch, device)
     for place, tensor in zip(recipe["tensors"], source.tensors, strict=True):
         for key, value in place.get("attributes", ()):
@@ -221,7 +221,7 @@ def empty_module(entry: dict[str, Json], allow: Sequence[str]) -> nn.Module:
     return module
 
 
-def fill_module(entry: dict[str, Json], module: nn.Module, source: Source) -> None:
+def fill_module(entry: dict[str, Json], module: nn.Module, source: FileContent) -> None:
     """Give a module what was recorded of it.
 
     Here and below, methods are called on their class: an attribute from the file may hide the one of the module.
@@ -260,7 +260,7 @@ def list_weights(layer: nn.RNNBase) -> None:
     nn.RNNBase.flatten_parameters(layer)
 
 
-def add_hook(record: Json, module: nn.Module, path: str, source: Source) -> None:
+def add_hook(record: Json, module: nn.Module, path: str, source: FileContent) -> None:
     """Register one hook, under a number that no other hook will get."""
     table, content, flags, with_module = record
     if table not in HOOKS or set(flags) - {"_from_public_api", *HOOKS[table]}:

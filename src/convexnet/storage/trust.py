@@ -29,7 +29,7 @@ CLASSES = (
 SCRIPTS = ("convexnet.lab",)
 """Inside them, what runs experiments rather than being part of a network."""
 
-PARTS = ("convexnet.lab.models.first_step",)
+PARTS = tuple(f"convexnet.lab.models.{name}" for name in ("first_step", "faces", "completing"))
 """Inside these again, what is part of a network."""
 
 OBJECTS = ("torchvision.models.detection._utils",)

@@ -38,7 +38,7 @@ class Sink(Protocol):
 
 
 @dataclass
-class Source:
+class FileContent:
     """The tensors and modules by number, and the packages the caller allows."""
 
     tensors: list[Tensor] = field(default_factory=list[Tensor])
@@ -173,14 +173,14 @@ def name_of(value: Any, where: str) -> str:
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
-def decode(data: Json, where: str, source: Source) -> Any:
+def decode(data: Json, where: str, source: FileContent) -> Any:
     """The value of what `encode` wrote.
 
     Raises:
         ValueError: a name is not trusted or leads nowhere; the data was not written by `encode`.
 
     Example:
-        >>> decode({"tuple": [1, {"float": "inf"}, {"function": "torch:tanh"}]}, "limits", Source())
+        >>> decode({"tuple": [1, {"float": "inf"}, {"function": "torch:tanh"}]}, "limits", FileContent())
         (1, inf, <built-in method tanh of type object at ...>)
     """
     if isinstance(data, list):
@@ -197,15 +197,15 @@ def decode(data: Json, where: str, source: Source) -> Any:
     return TAGS[tag](content, where, source)
 
 
-def sequence(kind: Callable[[Iterable[Any]], Any]) -> Callable[[Json, str, Source], Any]:
+def sequence(kind: Callable[[Iterable[Any]], Any]) -> Callable[[Json, str, FileContent], Any]:
     """How a container of one kind is read."""
     return lambda data, where, source: kind(decode(data, where, source))
 
 
-def mapping(kind: Callable[[Iterable[tuple[Any, Any]]], Any]) -> Callable[[Json, str, Source], Any]:
+def mapping(kind: Callable[[Iterable[tuple[Any, Any]]], Any]) -> Callable[[Json, str, FileContent], Any]:
     """How a dictionary of one kind is read."""
 
-    def read(data: Json, where: str, source: Source) -> Any:
+    def read(data: Json, where: str, source: FileContent) -> Any:
         keys = [decode(key, where, source) for key, _ in data]
         values = [decode(value, f"{where}[{k!r}]", source) for k, (_, value) in zip(keys, data, strict=True)]
         return kind(zip(keys, values, strict=True))
@@ -213,30 +213,30 @@ def mapping(kind: Callable[[Iterable[tuple[Any, Any]]], Any]) -> Callable[[Json,
     return read
 
 
-def read_constant(data: Json, where: str, source: Source) -> Any:
+def read_constant(data: Json, where: str, source: FileContent) -> Any:
     value = vars(torch).get(data)
     if not isinstance(value, (torch.dtype, torch.memory_format, torch.layout)):
         raise ValueError(f"{where} names torch.{data}, which is not a dtype, layout or memory format")
     return value
 
 
-def read_number(data: Json, where: str, source: Source) -> Any:
+def read_number(data: Json, where: str, source: FileContent) -> Any:
     kind = np.dtype(data[0])
     if not is_numeric(kind):
         raise ValueError(f"{where} is a number of type {data[0]}, which save does not write")
     return kind.type(decode(data[1], where, source))
 
 
-def read_enum(data: Json, where: str, source: Source) -> Any:
+def read_enum(data: Json, where: str, source: FileContent) -> Any:
     return import_trusted(data[0], "an enum", source.allow, where).__members__[data[1]]
 
 
-def read_partial(data: Json, where: str, source: Source) -> Any:
+def read_partial(data: Json, where: str, source: FileContent) -> Any:
     function, arguments, keywords = (decode(part, where, source) for part in data)
     return functools.partial(function, *arguments, **keywords)
 
 
-def read_method(data: Json, where: str, source: Source) -> Any:
+def read_method(data: Json, where: str, source: FileContent) -> Any:
     owner, name = source.modules[data[0]], data[1]
     kind = type(owner)
     method = getattr(kind, name)
@@ -251,7 +251,7 @@ def read_method(data: Json, where: str, source: Source) -> Any:
     return types.MethodType(method, owner)
 
 
-def read_dataclass(data: Json, where: str, source: Source) -> Any:
+def read_dataclass(data: Json, where: str, source: FileContent) -> Any:
     kind = import_trusted(data[0], "a dataclass", source.allow, where)
     recorded, present = [name for name, _ in data[1]], [each.name for each in dataclasses.fields(kind)]
     if recorded != present:
@@ -265,13 +265,13 @@ def read_dataclass(data: Json, where: str, source: Source) -> Any:
     return value
 
 
-def read_object(data: Json, where: str, source: Source) -> Any:
+def read_object(data: Json, where: str, source: FileContent) -> Any:
     value = object.__new__(import_trusted(data[0], "an object", source.allow, where))
     vars(value).update((name, decode(content, f"{where}.{name}", source)) for name, content in data[1])
     return value
 
 
-def read_namedtuple(data: Json, where: str, source: Source) -> Any:
+def read_namedtuple(data: Json, where: str, source: FileContent) -> Any:
     kind = import_trusted(data[0], "a named tuple", source.allow, where)
     values = decode(data[1], where, source)
     if len(values) != len(kind._fields):
@@ -279,7 +279,7 @@ def read_namedtuple(data: Json, where: str, source: Source) -> Any:
     return tuple.__new__(kind, values)
 
 
-TAGS: dict[str, Callable[[Json, str, Source], Any]] = {
+TAGS: dict[str, Callable[[Json, str, FileContent], Any]] = {
     "int": lambda data, where, source: int(data, 16),
     "float": lambda data, where, source: float(data),
     "tuple": sequence(tuple),

@@ -19,6 +19,7 @@ from torchvision import datasets
 
 from convexnet.lab import data
 from convexnet.lab.data import noise, sources, user_images
+from convexnet.lab.data.load import FOLDERS
 
 TRAIN, TEST = 20, 6
 
@@ -161,7 +162,8 @@ def same(split: data.Split, images: np.ndarray, labels: np.ndarray) -> bool:
 
 
 def test_every_named_set_has_a_writer() -> None:
-    assert {*WRITERS, "digits", "folder:PATH", "npz:PATH"} == {*data.NAMES}
+    folders = {*FOLDERS, "folder:PATH"}  # of images, whose reading test_streamed.py looks at
+    assert {*WRITERS, *folders, "digits", "npz:PATH"} == {*data.NAMES}
 
 
 @pytest.mark.parametrize("name", WRITERS)

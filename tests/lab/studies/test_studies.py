@@ -441,6 +441,7 @@ def test_the_list() -> None:
     "name",
     [
         *("noise", "table3", "fig1", "human-noise", "fig6", "recurrent", "polyhedral", "table2", "table5"),
+        *("olivetti", "imputation", "exemplars"),
         *("report-table1", "report-table2", "report-table3", "report-imagenet", "report-head"),
     ],
 )

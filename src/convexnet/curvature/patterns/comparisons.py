@@ -234,14 +234,14 @@ class Choice:
             return None
         names, table, which = numbers
         low, high = interval_of(u)
-        shapes: list[pw.Shape] = []
-        sizes: list[pw.Shape] = []
+        shapes: list[pw.PieceShape] = []
+        sizes: list[pw.PieceShape] = []
         for row in table:
             given = dict(zip(names, row, strict=True))
             f = self.function(root, given)
             valid, valid_size = self.derivatives(root, given, f, low, high)
-            shapes.append(pw.shape_of(f, low, high) if valid else pw.Shape())
-            sizes.append(shape_of_size(f, low, high) if valid_size else pw.Shape())
+            shapes.append(pw.shape_of(f, low, high) if valid else pw.PieceShape())
+            sizes.append(shape_of_size(f, low, high) if valid_size else pw.PieceShape())
         result = compose_by_kind(u, shape, shapes, which)
         if all(s.convex for s in sizes):
             result = replace(result, size=compose_by_kind(u, shape, sizes, which))
@@ -424,14 +424,14 @@ def interval_of(u: Fact) -> tuple[pw.End, pw.End]:
     return (None if low == -INF else Fraction(low)), (None if high == INF else Fraction(high))
 
 
-def compose_by_kind(u: Fact, shape: Shape, shapes: Sequence[pw.Shape], which: Tensor) -> Fact:
+def compose_by_kind(u: Fact, shape: Shape, shapes: Sequence[pw.PieceShape], which: Tensor) -> Fact:
     """The composition theorem for functions of u, one for each kind of element."""
 
     def marks(name: str) -> Tensor:
         found = torch.tensor([getattr(s, name) for s in shapes], dtype=torch.bool)
         return found[0].expand([1] * len(shape)) if bool((found == found[0]).all()) else found[which]
 
-    moves = univariate.Shape(*map(marks, ("convex", "concave", "rising", "falling")))
+    moves = univariate.ShapeMasks(*map(marks, ("convex", "concave", "rising", "falling")))
     u = u.expanded(shape)
     result = univariate.compose_univariate([u], moves, shape)
     noisy = from_core(marks("noisy"), shape)  # what cancels is constant in exact arithmetic only
@@ -442,11 +442,11 @@ def compose_by_kind(u: Fact, shape: Shape, shapes: Sequence[pw.Shape], which: Te
     return result.bounded(lo, hi)
 
 
-def shape_of_size(f: Piecewise, low: pw.End, high: pw.End) -> pw.Shape:
+def shape_of_size(f: Piecewise, low: pw.End, high: pw.End) -> pw.PieceShape:
     try:
         return pw.shape_of(pw.absolute_value(f), low, high)
     except Unfit:
-        return pw.Shape()
+        return pw.PieceShape()
 
 
 def number_equal_nodes(nodes: Sequence[fx.Node]) -> dict[fx.Node, int]:

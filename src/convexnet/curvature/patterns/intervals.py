@@ -19,56 +19,56 @@ MARGIN = 1e-14
 
 
 @dataclass(frozen=True)
-class Interval:
+class IntervalValue:
     """All numbers from `lo` to `hi`, for each element; NaN becomes the whole line."""
 
     lo: Tensor
     hi: Tensor
 
-    def __add__(self, other: Interval | float) -> Interval:
+    def __add__(self, other: IntervalValue | float) -> IntervalValue:
         b = interval(other)
         if self is ZERO or b is ZERO:
             return b if self is ZERO else self
-        return Interval(add_intervals(self.lo, b.lo, -INF), add_intervals(self.hi, b.hi, INF))
+        return IntervalValue(add_intervals(self.lo, b.lo, -INF), add_intervals(self.hi, b.hi, INF))
 
-    def __neg__(self) -> Interval:
-        return self if self is ZERO else Interval(-self.hi, -self.lo)
+    def __neg__(self) -> IntervalValue:
+        return self if self is ZERO else IntervalValue(-self.hi, -self.lo)
 
-    def __sub__(self, other: Interval | float) -> Interval:
+    def __sub__(self, other: IntervalValue | float) -> IntervalValue:
         return self + (-interval(other))
 
-    def __mul__(self, other: Interval | float) -> Interval:
+    def __mul__(self, other: IntervalValue | float) -> IntervalValue:
         b = interval(other)
         if self is ZERO or b is ZERO:
             return ZERO
         if self is ONE or b is ONE:
             return b if self is ONE else self
         if self.lo is self.hi and b.lo is b.hi:
-            return Interval(*multiply_intervals(self.lo, b.lo))
+            return IntervalValue(*multiply_intervals(self.lo, b.lo))
         alo, ahi, blo, bhi = torch.broadcast_tensors(self.lo, self.hi, b.lo, b.hi)
         low, high = multiply_intervals(torch.stack((alo, alo, ahi, ahi)), torch.stack((blo, bhi, blo, bhi)))
-        return Interval(low.amin(0), high.amax(0))
+        return IntervalValue(low.amin(0), high.amax(0))
 
-    def reciprocal(self) -> Interval:
+    def reciprocal(self) -> IntervalValue:
         """1/x; the whole line where the interval holds 0."""
         apart = (self.lo > 0) | (self.hi < 0)
         low, high = (torch.where(end == 0, math.nan, 1 / end) for end in (self.hi, self.lo))
         low = torch.where(apart, round_outward(low, -INF, 2 * EPS), -INF)
-        return Interval(low, torch.where(apart, round_outward(high, INF, 2 * EPS), INF))
+        return IntervalValue(low, torch.where(apart, round_outward(high, INF, 2 * EPS), INF))
 
-    def square(self) -> Interval:
+    def square(self) -> IntervalValue:
         low = torch.where((self.lo <= 0) & (self.hi >= 0), 0.0, torch.minimum(self.lo.abs(), self.hi.abs()))
         high = torch.maximum(self.lo.abs(), self.hi.abs())
-        return Interval(multiply_intervals(low, low)[0].clamp(min=0.0), multiply_intervals(high, high)[1])
+        return IntervalValue(multiply_intervals(low, low)[0].clamp(min=0.0), multiply_intervals(high, high)[1])
 
-    def rising(self, function: Callable[[Tensor], Tensor], floor: float = -INF, ceiling: float = INF) -> Interval:
+    def rising(self, function: Callable[[Tensor], Tensor], floor: float = -INF, ceiling: float = INF) -> IntervalValue:
         """A non-decreasing function, whose values lie between two numbers."""
         low, high = (round_outward(function(end), side, MARGIN) for end, side in ((self.lo, -INF), (self.hi, INF)))
-        return Interval(low.clamp(min=floor, max=ceiling), high.clamp(min=floor, max=ceiling))
+        return IntervalValue(low.clamp(min=floor, max=ceiling), high.clamp(min=floor, max=ceiling))
 
-    def clipped(self, floor: float, ceiling: float) -> Interval:
+    def clipped(self, floor: float, ceiling: float) -> IntervalValue:
         """The part of it in which the numbers are known to lie."""
-        return Interval(self.lo.clamp(min=floor, max=ceiling), self.hi.clamp(min=floor, max=ceiling))
+        return IntervalValue(self.lo.clamp(min=floor, max=ceiling), self.hi.clamp(min=floor, max=ceiling))
 
 
 EPS = torch.finfo(torch.float64).eps
@@ -83,13 +83,13 @@ def round_outward(value: Tensor, side: float, relative: float) -> Tensor:
     return torch.where(exact, value, wide).nan_to_num(nan=side, posinf=INF, neginf=-INF)
 
 
-def interval(value: Interval | float | Tensor) -> Interval:
-    if isinstance(value, Interval):
+def interval(value: IntervalValue | float | Tensor) -> IntervalValue:
+    if isinstance(value, IntervalValue):
         return value
     if isinstance(value, float) and value in (0.0, 1.0):
         return ONE if value else ZERO
     tensor = torch.as_tensor(value, dtype=torch.float64)
-    return Interval(tensor, tensor)
+    return IntervalValue(tensor, tensor)
 
 
 def add_intervals(a: Tensor, b: Tensor, side: float) -> Tensor:
@@ -111,4 +111,4 @@ def multiply_intervals(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 BELOW, ABOVE = (torch.tensor(end, dtype=torch.float64) for end in (-INF, INF))
-ZERO, ONE = (Interval(end, end) for end in (torch.tensor(number, dtype=torch.float64) for number in (0.0, 1.0)))
+ZERO, ONE = (IntervalValue(end, end) for end in (torch.tensor(number, dtype=torch.float64) for number in (0.0, 1.0)))

@@ -15,19 +15,19 @@ from torch import Tensor
 
 from convexnet.curvature.call import Call, Lost
 from convexnet.curvature.facts import INF
-from convexnet.curvature.patterns.intervals import Interval, interval
+from convexnet.curvature.patterns.intervals import IntervalValue, interval
 
 
 @dataclass(frozen=True)
 class Jet:
     """Value, first and second derivative. `fixed`: of a constant, and of nothing that moves and cancels."""
 
-    f: Interval
-    d: Interval
-    dd: Interval
+    f: IntervalValue
+    d: IntervalValue
+    dd: IntervalValue
     fixed: bool = False
 
-    def through(self, g: Interval, gd: Interval, gdd: Interval, defined: Tensor | None = None) -> Jet:
+    def through(self, g: IntervalValue, gd: IntervalValue, gdd: IntervalValue, defined: Tensor | None = None) -> Jet:
         """The chain rule. Where the function is not `defined` throughout, nothing is known, unless it is of a constant:
         x - x has no derivative either, but the sign of what is computed of it changes."""
         d, dd = gd * self.d, gdd * self.d.square() + gd * self.dd
@@ -98,7 +98,7 @@ class Jet:
         return (self.logarithm(self.f.lo >= 0 if r > 0 else self.f.lo > 0) * constant_jet(interval(float(r)))).exp()
 
 
-def constant_jet(value: Interval) -> Jet:
+def constant_jet(value: IntervalValue) -> Jet:
     zero = interval(0.0)
     return Jet(value, zero, zero, fixed=True)
 
@@ -106,12 +106,12 @@ def constant_jet(value: Interval) -> Jet:
 # --- functions and their derivatives ---------------------------------------------------------------------------------
 
 
-def whole_line_unless(part: Interval, defined: Tensor) -> Interval:
+def whole_line_unless(part: IntervalValue, defined: Tensor) -> IntervalValue:
     """An interval, and the whole line where the function is not defined throughout."""
-    return Interval(torch.where(defined, part.lo, -INF), torch.where(defined, part.hi, INF))
+    return IntervalValue(torch.where(defined, part.lo, -INF), torch.where(defined, part.hi, INF))
 
 
-def sigmoid_of(x: Interval) -> tuple[Interval, Interval]:
+def sigmoid_of(x: IntervalValue) -> tuple[IntervalValue, IntervalValue]:
     """The logistic function at x and at -x."""
     return x.rising(torch.sigmoid, 0.0, 1.0), (-x).rising(torch.sigmoid, 0.0, 1.0)
 
@@ -148,9 +148,9 @@ def hyperbolic(x: Jet, odd: bool) -> Jet:
     return (up + (-down if odd else down)) * half
 
 
-def enclose_number(value: float) -> Interval:
+def enclose_number(value: float) -> IntervalValue:
     """A number that float64 holds nearly."""
-    return Interval(*(torch.tensor(value * (1 + sign * 1e-15), dtype=torch.float64) for sign in (-1.0, 1.0)))
+    return IntervalValue(*(torch.tensor(value * (1 + sign * 1e-15), dtype=torch.float64) for sign in (-1.0, 1.0)))
 
 
 UNIT = constant_jet(interval(1.0))

@@ -23,10 +23,10 @@ from convexnet.curvature.patterns import power_log_exp_sums as terms
 from convexnet.curvature.patterns import univariate
 from convexnet.curvature.patterns.expressions import evaluate, is_smooth, made_as
 from convexnet.curvature.patterns.interpreter import combine
-from convexnet.curvature.patterns.intervals import ONE, ZERO, Interval, interval
+from convexnet.curvature.patterns.intervals import ONE, ZERO, IntervalValue, interval
 from convexnet.curvature.patterns.jets import UNIT, Jet
 from convexnet.curvature.patterns.power_log_exp_sums import Rebase, Terms
-from convexnet.curvature.patterns.univariate import Shape, Variable
+from convexnet.curvature.patterns.univariate import ShapeMasks, Variable
 from convexnet.curvature.row import Row
 
 ELEMENTS = 4096
@@ -90,7 +90,7 @@ def function_of_one(call: Call, u: Fact, result: Fact) -> Fact:
         return result
     if any(has_holes(fact) for fact in call.read()):
         bounds = widen_bounds(u, call.shape, *bounds)
-    jets: dict[int, Callable[[Interval], Jet]] = {id(u): identity_jet}
+    jets: dict[int, Callable[[IntervalValue], Jet]] = {id(u): identity_jet}
     for shape in shapes_by_proof(call, {id(u): terms.VARIABLE}, jets, bounds, u.curvature == AFFINE):
         result = join_knowledge(result, univariate.compose_univariate([u], shape, call.shape))
         if not where_any(result.unknown):
@@ -110,17 +110,17 @@ def widen_bounds(u: Fact, shape: Sequence[int], lo: Tensor, hi: Tensor) -> tuple
     return lo, hi
 
 
-def identity_jet(at: Interval) -> Jet:
+def identity_jet(at: IntervalValue) -> Jet:
     return Jet(at, ONE, ZERO)
 
 
 def shapes_by_proof(
     call: Call,
     given: Mapping[int, Terms],
-    jets: Mapping[int, Callable[[Interval], Jet]],
+    jets: Mapping[int, Callable[[IntervalValue], Jet]],
     bounds: tuple[Tensor, Tensor],
     straight: bool,
-) -> Iterator[Shape]:
+) -> Iterator[ShapeMasks]:
     """What each proof finds of an expression as a function of one number."""
     with contextlib.suppress(Lost, Rebase, KeyError):
         yield shape_by_terms(call, given, bounds)
@@ -129,7 +129,7 @@ def shapes_by_proof(
         yield found
 
 
-def shape_by_terms(call: Call, given: Mapping[int, Terms], bounds: tuple[Tensor, Tensor]) -> Shape:
+def shape_by_terms(call: Call, given: Mapping[int, Terms], bounds: tuple[Tensor, Tensor]) -> ShapeMasks:
     """The proof by terms. Where a logarithm or a power is of an affine expression, that becomes the variable."""
     try:
         return terms.shape_of(terms.terms_of(call, given), *bounds)
@@ -142,14 +142,14 @@ def shape_by_terms(call: Call, given: Mapping[int, Terms], bounds: tuple[Tensor,
     }:  # a pole is elsewhere in the new variable
         raise Lost
     slope, offset = (line.of.get(key, interval(0.0)) for key in ((1.0, 0, 0.0), (0.0, 0, 0.0)))
-    span = Interval(*bounds) * slope + offset
+    span = IntervalValue(*bounds) * slope + offset
     back = (terms.VARIABLE + -terms.number(offset)) * terms.number(slope.reciprocal())
     moved = {key: back if value is terms.VARIABLE else value for key, value in given.items()}
     found = terms.terms_of(call, {**moved, id(fact): terms.VARIABLE + -shift})
     shape = terms.shape_of(found, *torch.broadcast_tensors(span.lo, span.hi))
     up, down = slope.lo > 0, slope.hi < 0
     rising, falling = (shape.rising & up) | (shape.falling & down), (shape.falling & up) | (shape.rising & down)
-    return Shape(shape.convex & (up | down), shape.concave & (up | down), rising, falling)
+    return ShapeMasks(shape.convex & (up | down), shape.concave & (up | down), rising, falling)
 
 
 # --- perspectives ----------------------------------------------------------------------------------------------------
@@ -163,11 +163,11 @@ def perspective(call: Call, variables: list[Fact], result: Fact) -> Fact:
         ends = bounds_on(call, over), bounds_on(call, below)
         if not below.is_positive or ends[0] is None or ends[1] is None:
             continue
-        quotient = Interval(*ends[0]) * Interval(*ends[1]).reciprocal()
+        quotient = IntervalValue(*ends[0]) * IntervalValue(*ends[1]).reciprocal()
         lo, hi = torch.broadcast_tensors(quotient.lo, quotient.hi)
         if lo.numel() > ELEMENTS:
             continue
-        jets: dict[int, Callable[[Interval], Jet]] = {id(over): identity_jet, id(below): lambda _: UNIT}
+        jets: dict[int, Callable[[IntervalValue], Jet]] = {id(over): identity_jet, id(below): lambda _: UNIT}
         given = {id(over): terms.VARIABLE, id(below): terms.number(ONE)}
         for shape in shapes_by_proof(call, given, jets, (lo, hi), True):
             result = join_knowledge(result, univariate.compose_univariate(variables, shape, call.shape))

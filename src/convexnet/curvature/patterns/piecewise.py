@@ -499,7 +499,7 @@ def absolute_value(f: Piecewise) -> Piecewise:
 
 
 @dataclass(frozen=True)
-class Shape:
+class PieceShape:
     """What a function is over an interval."""
 
     convex: bool = False
@@ -512,7 +512,7 @@ class Shape:
     noisy: bool = False  # its rounding depends on u
 
 
-def shape_of(f: Piecewise, low: End, high: End) -> Shape:
+def shape_of(f: Piecewise, low: End, high: End) -> PieceShape:
     """What a function is over [low, high]. Of one that is not continuous nothing is claimed."""
     spans: list[tuple[Sum, End, End]] = []
     floors: list[Sum] = []
@@ -525,12 +525,12 @@ def shape_of(f: Piecewise, low: End, high: End) -> Shape:
             floors.append(error.floor)
             rounded.append(set(error.floor) | set(piece if error.relative else {}))
     if not spans or not all(is_defined(*span) for span in spans):
-        return Shape()
+        return PieceShape()
     turns: list[int] = []
     for point, b in zip(f.points, f.breaks, strict=True):
         here = [(piece, left == b) for piece, left, right in spans if b in (left, right)]
         if any(add_multiple(value_at(piece, b), point, -1) for piece, _ in here):
-            return Shape()
+            return PieceShape()
         if len(here) == 2:
             before, after = sorted(here, key=lambda item: item[1])
             turns.append(sign_of(add_multiple(value_at(slope(after[0]), b), value_at(slope(before[0]), b), -1)))
@@ -545,7 +545,7 @@ def shape_of(f: Piecewise, low: End, high: End) -> Shape:
 
     nonneg, nonpos = (all_of(lambda p: p, sign) for sign in (1, -1))
     firm = nonneg and kept(1), nonpos and kept(-1)
-    return Shape(
+    return PieceShape(
         convex=all(turn >= 0 for turn in turns) and all_of(lambda p: slope(slope(p)), 1),
         concave=all(turn <= 0 for turn in turns) and all_of(lambda p: slope(slope(p)), -1),
         rising=all_of(slope, 1),

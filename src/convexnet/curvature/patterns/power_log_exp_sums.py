@@ -21,8 +21,8 @@ from convexnet.curvature.call import Call, Lost
 from convexnet.curvature.facts import INF, Fact
 from convexnet.curvature.patterns.expressions import evaluate
 from convexnet.curvature.patterns.interpreter import combine
-from convexnet.curvature.patterns.intervals import Interval, interval
-from convexnet.curvature.patterns.univariate import Shape, constant_interval
+from convexnet.curvature.patterns.intervals import IntervalValue, interval
+from convexnet.curvature.patterns.univariate import ShapeMasks, constant_interval
 
 Key = tuple[float, int, float]
 MOST = 12
@@ -35,7 +35,7 @@ KEPT = 1e-3
 class Terms:
     """The coefficient of each x^a log(x)^b exp(k x), by (a, b, k)."""
 
-    of: Mapping[Key, Interval]
+    of: Mapping[Key, IntervalValue]
     pole: bool = False  # it was divided by x somewhere, or a logarithm taken: at zero it is undefined
     half: bool = False  # a root or a logarithm was taken: below zero it is undefined, also where the terms are not
     cancelled: bool = False  # terms of the two signs met: what is computed of it is known up to their rounding only
@@ -59,7 +59,7 @@ class Terms:
         for zero, factor in ((self, other), (other, self)):
             if not zero.of and any(b or a < 0 or not a.is_integer() for a, b, _ in factor.of):
                 raise Lost  # zero times what is not defined everywhere, and the terms would not say where
-        found: dict[Key, Interval] = {}
+        found: dict[Key, IntervalValue] = {}
         for (a, b, k), c in self.of.items():
             for (a2, b2, k2), c2 in other.of.items():
                 key = add_exponents(a, a2), b + b2, add_exponents(k, k2)
@@ -90,7 +90,7 @@ class Terms:
         return found
 
     @property
-    def single(self) -> tuple[Key, Interval]:
+    def single(self) -> tuple[Key, IntervalValue]:
         """The only term."""
         if len(self.of) != 1:
             raise Lost
@@ -110,7 +110,7 @@ class Terms:
                 raise Lost
         return result
 
-    def positive(self, of: object, shift: float = 0.0) -> tuple[float, float, Interval]:
+    def positive(self, of: object, shift: float = 0.0) -> tuple[float, float, IntervalValue]:
         """a, k and c of the only term c x^a exp(k x), with c > 0.
 
         Raises:
@@ -167,7 +167,7 @@ def add_exponents(a: float, b: float) -> float:
     return a + b
 
 
-def cancels(a: Interval, b: Interval, alone: bool) -> bool:
+def cancels(a: IntervalValue, b: IntervalValue, alone: bool) -> bool:
     """Whether a sum of two coefficients of one term is smaller than its parts; `alone`: there is no other term, and a
     difference that leaves enough is as exact as its parts."""
     alike = ((a.lo >= 0) & (b.lo >= 0)) | ((a.hi <= 0) & (b.hi <= 0))
@@ -179,7 +179,7 @@ def cancels(a: Interval, b: Interval, alone: bool) -> bool:
 
 
 def without_zeros(
-    found: Mapping[Key, Interval], pole: bool = False, half: bool = False, cancelled: bool = False
+    found: Mapping[Key, IntervalValue], pole: bool = False, half: bool = False, cancelled: bool = False
 ) -> Terms:
     kept = {key: c for key, c in found.items() if bool((c.lo != 0).any()) or bool((c.hi != 0).any())}
     if len(kept) > MOST:
@@ -187,7 +187,7 @@ def without_zeros(
     return Terms(kept, pole, half, cancelled)
 
 
-def number(value: Interval) -> Terms:
+def number(value: IntervalValue) -> Terms:
     return without_zeros({(0.0, 0, 0.0): value})
 
 
@@ -221,7 +221,7 @@ def terms_of(call: Call, given_terms: Mapping[int, Terms]) -> Terms:
 # --- signs -----------------------------------------------------------------------------------------------------------
 
 
-def shape_of(terms: Terms, lo: Tensor, hi: Tensor) -> Shape:
+def shape_of(terms: Terms, lo: Tensor, hi: Tensor) -> ShapeMasks:
     """What the signs of the derivatives say, for x between two bounds."""
     first = terms.derivative()
     second = first.derivative()
@@ -233,7 +233,7 @@ def shape_of(terms: Terms, lo: Tensor, hi: Tensor) -> Shape:
         rising, falling, convex, concave = (mask & strict for mask in (rising, falling, convex, concave))
     if terms.half:
         rising, falling, convex, concave = (mask & (lo >= 0) for mask in (rising, falling, convex, concave))
-    return Shape(convex, concave, rising, falling)
+    return ShapeMasks(convex, concave, rising, falling)
 
 
 def is_nonnegative(terms: Terms, lo: Tensor, hi: Tensor) -> Tensor:
@@ -254,7 +254,7 @@ def is_nonnegative(terms: Terms, lo: Tensor, hi: Tensor) -> Tensor:
     return (found & inside).expand(torch.broadcast_shapes(found.shape, lo.shape, hi.shape))
 
 
-def sign_of(a: float, b: int, c: Interval, lo: Tensor, hi: Tensor) -> Tensor:
+def sign_of(a: float, b: int, c: IntervalValue, lo: Tensor, hi: Tensor) -> Tensor:
     """Where c x^a log(x)^b is non-negative throughout."""
     one_sign = (lo >= 0) | torch.tensor(a.is_integer() and a % 2 == 0)
     up = one_sign & (c.lo >= 0)
@@ -266,7 +266,7 @@ def sign_of(a: float, b: int, c: Interval, lo: Tensor, hi: Tensor) -> Tensor:
     return (up & (lo >= 1)) | (down & (hi <= 1) & (lo >= 0))
 
 
-def is_nonnegative_at_both_ends(found: Mapping[float, Interval], lo: Tensor, hi: Tensor) -> Tensor:
+def is_nonnegative_at_both_ends(found: Mapping[float, IntervalValue], lo: Tensor, hi: Tensor) -> Tensor:
     """c0 + c1 x^p with p > 0, monotone where x >= 0 or p is 1: non-negative if it is at both ends."""
     exponents = sorted(found)
     if exponents[0] != 0.0 or len(exponents) != 2:
@@ -276,7 +276,7 @@ def is_nonnegative_at_both_ends(found: Mapping[float, Interval], lo: Tensor, hi:
         return torch.zeros((), dtype=torch.bool)
     ends: list[Tensor] = []
     for end in (lo, hi):
-        x = Interval(end, end) if p == 1.0 else Interval(end, end).square()
+        x = IntervalValue(end, end) if p == 1.0 else IntervalValue(end, end).square()
         value = torch.where(end.isinf(), torch.where(end * c1.lo >= 0, INF, -INF), (c0 + c1 * x).lo)
         flat = (c1.lo == 0) & (c1.hi == 0)
         ends.append(torch.where(flat, c0.lo, value) >= 0)

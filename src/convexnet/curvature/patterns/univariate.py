@@ -19,7 +19,7 @@ from convexnet.curvature.facts import INF, Fact, as_fact
 from convexnet.curvature.fields import batched, core, elementwise, from_core, uniform
 from convexnet.curvature.patterns.expressions import evaluate
 from convexnet.curvature.patterns.interpreter import combine
-from convexnet.curvature.patterns.intervals import Interval
+from convexnet.curvature.patterns.intervals import IntervalValue
 from convexnet.curvature.patterns.jets import Jet, constant_jet
 from convexnet.curvature.table import row_of
 
@@ -43,20 +43,20 @@ def jet_of_function(name: str, call: Call, value: Callable[[object], Jet]) -> Je
 class Variable:
     """What an expression is a function of: facts that stand for it, with the jets of each as a function of u."""
 
-    jets: Mapping[int, Callable[[Interval], Jet]]
+    jets: Mapping[int, Callable[[IntervalValue], Jet]]
     lo: Tensor
     hi: Tensor
     straight: bool  # it is affine, and which way the function goes does not matter
 
 
-def constant_interval(fact: object, rank: int) -> Interval:
+def constant_interval(fact: object, rank: int) -> IntervalValue:
     """A constant of the expression: its value, or its bounds."""
     constant = as_fact(fact)
     ends = [core(bound).double() for bound in (constant.lo, constant.hi)]
-    return Interval(*(end.reshape([1] * (rank - end.ndim) + list(end.shape)) for end in ends))
+    return IntervalValue(*(end.reshape([1] * (rank - end.ndim) + list(end.shape)) for end in ends))
 
 
-def jet_of(call: Call, variable: Variable, u: Interval) -> Jet:
+def jet_of(call: Call, variable: Variable, u: IntervalValue) -> Jet:
     """The jet of an expression where its variable lies in an interval; dimension 0 of the interval counts pieces."""
     rank = len(call.shape) + 1
 
@@ -76,7 +76,7 @@ def jet_of(call: Call, variable: Variable, u: Interval) -> Jet:
 
 
 @dataclass(frozen=True)
-class Shape:
+class ShapeMasks:
     """Masks of elements: where the function is proved convex, concave, non-decreasing and non-increasing."""
 
     convex: Tensor
@@ -85,7 +85,7 @@ class Shape:
     falling: Tensor
 
 
-def compose_univariate(variables: Sequence[Fact], shape: Shape, out: Sequence[int]) -> Fact:
+def compose_univariate(variables: Sequence[Fact], shape: ShapeMasks, out: Sequence[int]) -> Fact:
     """The composition theorem for a function of some quantities; of one it is known which way the function goes."""
     out = tuple(out)
     convex, concave, rising, falling = (
@@ -107,7 +107,7 @@ def compose_univariate(variables: Sequence[Fact], shape: Shape, out: Sequence[in
     return compose(influences, out, not_concave=unless(concave), not_convex=unless(convex))
 
 
-def shape_of(call: Call, variable: Variable) -> Shape | None:
+def shape_of(call: Call, variable: Variable) -> ShapeMasks | None:
     """What is proved of an expression as a function of its variable, by jets on pieces of its range."""
     lo, hi = variable.lo, variable.hi
     proofs: list[Tensor] = []
@@ -130,34 +130,34 @@ def shape_of(call: Call, variable: Variable) -> Shape | None:
             break
     if not proofs:
         return None
-    return Shape(*proofs) if variable.straight else with_monotonicity(call, variable, Shape(*proofs))
+    return ShapeMasks(*proofs) if variable.straight else with_monotonicity(call, variable, ShapeMasks(*proofs))
 
 
-def with_monotonicity(call: Call, variable: Variable, shape: Shape) -> Shape:
+def with_monotonicity(call: Call, variable: Variable, shape: ShapeMasks) -> ShapeMasks:
     """A convex function rises where it does so at the lower end of its range, and falls where it does at the upper."""
-    low, high = (jet_of(call, variable, Interval(end[None], end[None])).d for end in (variable.lo, variable.hi))
+    low, high = (jet_of(call, variable, IntervalValue(end[None], end[None])).d for end in (variable.lo, variable.hi))
     (a, b), (c, d) = ((slope.lo.amin(0), slope.hi.amax(0)) for slope in (low, high))
     free, bounded = variable.lo.isinf(), variable.hi.isfinite()  # at infinity products are not what limits are
     a, b = torch.where(free, -INF, a), torch.where(free, INF, b)
     c, d = torch.where(bounded, c, -INF), torch.where(bounded, d, INF)
     rising = shape.rising | (shape.convex & (a >= 0)) | (shape.concave & (c >= 0))
-    return Shape(
+    return ShapeMasks(
         shape.convex, shape.concave, rising, shape.falling | (shape.convex & (d <= 0)) | (shape.concave & (b <= 0))
     )
 
 
-def sample_points(lo: Tensor, hi: Tensor) -> Interval:
+def sample_points(lo: Tensor, hi: Tensor) -> IntervalValue:
     """A few numbers of the range: a function that bends both ways at these needs no proof."""
     low, high = lo.clamp(min=-30.0), hi.clamp(max=30.0)
     t = torch.tensor([0.0, 0.07, 0.3, 0.55, 0.8, 1.0], dtype=torch.float64).reshape(-1, *[1] * lo.ndim)
     points = torch.minimum(torch.maximum(low + (high - low) * t, lo), hi)
-    return Interval(points, points)
+    return IntervalValue(points, points)
 
 
-def divide_range(lo: Tensor, hi: Tensor, pieces: int) -> Interval:
+def divide_range(lo: Tensor, hi: Tensor, pieces: int) -> IntervalValue:
     """Intervals that cover the range, in a new dimension 0: of equal lengths, or of equal ratios above zero."""
     if pieces == 1:
-        return Interval(lo[None], hi[None])
+        return IntervalValue(lo[None], hi[None])
     t = torch.linspace(0.0, 1.0, pieces + 1, dtype=torch.float64).reshape(-1, *[1] * lo.ndim)
     straight = lo + (hi - lo) * t
     ratio = lo.clamp(min=1e-300) * (hi.clamp(min=1e-300) / lo.clamp(min=1e-300)) ** t
@@ -166,4 +166,4 @@ def divide_range(lo: Tensor, hi: Tensor, pieces: int) -> Interval:
     ends = torch.where(ends.isnan(), hi, ends)
     ends[0], ends[-1] = lo, hi
     ends = ends.cummax(0).values
-    return Interval(ends[:-1], ends[1:])
+    return IntervalValue(ends[:-1], ends[1:])

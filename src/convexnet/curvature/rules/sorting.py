@@ -6,6 +6,8 @@ for weights that do not decrease, and rises with every element for non-negative 
 their places as an `Order`, and what adds them up along their dimension asks it.
 
 Weights are added up as fractions: whether they increase is never a matter of rounding.
+
+Long because the operators that read sorted elements all rest on `Order`, and are read with it.
 """
 
 from __future__ import annotations
@@ -152,6 +154,8 @@ def refine_sorted(call: Call, row: Row) -> Fact | None:
         return multiply_sorted(call, row, fact, fact.order)
     if row.runs(layers.linear, layers.matmul) and fact is call.args[0]:
         return contract_sorted(call, row, fact, fact.order)
+    if row.runs(layers.einsum):
+        return einsum_sorted(call, row, fact, fact.order)
     return None
 
 
@@ -221,6 +225,48 @@ def contract_sorted(call: Call, row: Row, fact: Fact, order: Order) -> Fact | No
     assert isinstance(plain, Fact)
     result = result if bias is None else sum_of_facts([(result, 1), (bias, 1)], call.shape)
     return result.bounded(plain.lo, plain.hi)
+
+
+def einsum_sorted(call: Call, row: Row, fact: Fact, order: Order) -> Fact | None:
+    """An einsum with a known tensor that adds up along the dimension alone, as a product with a matrix does."""
+    names, operands = letters_of(call.args[0]), call.args[1]
+    if names is None or len(operands) != 2 or sum(operand is fact for operand in operands) != 1:
+        return None
+    own, other = names[:2] if operands[0] is fact else names[1::-1]
+    weight: Fact = operands[1] if operands[0] is fact else operands[0]
+    added = own[order.dim]
+    kept, free = own.replace(added, ""), other.replace(added, "")
+    summed = set(own) & set(other) == {added} and sorted(names[2]) == sorted(kept + free)
+    if weight.value is None or not summed or not bool(weight.value.isfinite().all()):
+        return None
+    if weight.shape[other.index(added)] != fact.shape[order.dim]:  # one number for all of them
+        return None
+    matrix = weight.value.permute([other.index(name) for name in free + added]).reshape(-1, fact.shape[order.dim])
+    if matrix.numel() > MOST or len(matrix) * order.source.shape[order.dim] > MOST:
+        return None
+    sizes = dict(zip(own + other, (*fact.shape, *weight.shape), strict=True))
+    result = sums_of_sorted(
+        order, (*(sizes[name] for name in kept), len(matrix)), [[Fraction(v) for v in row] for row in matrix.tolist()]
+    )
+    parts, turned = [sizes[name] for name in free] or [1], [(kept + free).index(name) for name in names[2]]
+    result = viewed(
+        result,
+        lambda f: (f.unflatten(-1, parts) if free else f.squeeze(-1)).permute(turned) if turned else f.squeeze(-1),
+    )
+    plain = row.rule(call)
+    assert isinstance(plain, Fact)
+    return result.bounded(plain.lo, plain.hi)
+
+
+def letters_of(equation: str) -> list[str] | None:
+    """The letters of two operands and of the result; None where one stands twice in one of them, or for several."""
+    left, arrow, right = equation.replace(" ", "").partition("->")
+    operands = left.split(",")
+    if not arrow:
+        right = "".join(sorted(name for name in set(left) - {","} if left.count(name) == 1))
+    found = [*operands, right]
+    plain = all(part.isalpha() or not part for part in found) and all(len(set(part)) == len(part) for part in found)
+    return found if plain and len(operands) == 2 else None
 
 
 def multiply_sorted(call: Call, row: Row, fact: Fact, order: Order) -> Fact | None:

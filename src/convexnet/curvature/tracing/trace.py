@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx import _lazy_graph_module
 from torch.utils import _pytree as pytree
 
 from convexnet.curvature.arguments import as_example, two_rows, unwrap
@@ -26,7 +27,7 @@ from convexnet.curvature.tracing.graph import base_name, hidden_write, source_li
 from convexnet.curvature.tracing.graph_rewrites import simplify
 from convexnet.curvature.tracing.open_batches import OpenBatch
 from convexnet.curvature.tracing.restored_state import TRACING, Generators, evaluating, silence_torch
-from convexnet.curvature.tracing.trace_errors import REGISTER, explain
+from convexnet.curvature.tracing.trace_errors import REGISTER, explain_trace_error
 from convexnet.curvature.tracing.traceable_models import CLOSURE, check_model, unregistered_modules
 from convexnet.errors import NotTraceable
 
@@ -186,7 +187,7 @@ def export(model: nn.Module, inputs: tuple[Tensor, ...], any_batch: bool) -> tup
     """The exported program, and whether it had to be made functional."""
     caught = Caught()
     try:
-        with caught, OpenBatch() if any_batch else contextlib.nullcontext():
+        with without_code(), caught, OpenBatch() if any_batch else contextlib.nullcontext():
             exported = torch.export.export(model, inputs, dynamic_shapes=open_batch(inputs, any_batch), strict=False)
         caught.check(model)
         without_idle_dropout(exported.graph)
@@ -202,8 +203,15 @@ def export(model: nn.Module, inputs: tuple[Tensor, ...], any_batch: bool) -> tup
         raise
     except Exception as error:
         # torch's own frames would bury the message: keep the cause, without its traceback
-        raise NotTraceable(explain(model, inputs, error)) from error.with_traceback(None)
+        raise NotTraceable(explain_trace_error(model, inputs, error)) from error.with_traceback(None)
     return exported, functional
+
+
+def without_code() -> contextlib.AbstractContextManager[object]:
+    """Let torch write the code of a graph when it is called: an export makes six graphs and calls none of them, and
+    their code takes a tenth of the time of `certify`. Where a version of torch cannot do that, nothing changes."""
+    lazily = getattr(_lazy_graph_module, "_use_lazy_graph_module", None)
+    return contextlib.nullcontext() if lazily is None else lazily(True)
 
 
 def is_of_rows(graph: fx.Graph) -> bool:

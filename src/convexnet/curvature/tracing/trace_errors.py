@@ -39,7 +39,7 @@ HELD = (
 UNSEEN = "its forward runs, but torch.export cannot record it: see the cause above this error"
 
 
-def explain(model: nn.Module, inputs: Sequence[Tensor], error: Exception) -> str:
+def explain_trace_error(model: nn.Module, inputs: Sequence[Tensor], error: Exception) -> str:
     """What went wrong while tracing, in our words: the error, its place in the caller's code, and a remedy."""
     shapes = ", ".join(str(tuple(tensor.shape)) for tensor in inputs)
     head = f"{type(model).__name__} could not be traced on inputs of shape {shapes}: {in_short(error)}"

@@ -185,6 +185,18 @@ STUDIES = (
         "C2, C7",
     ),
     (
+        "mnist-icnn",
+        "MNIST by an energy over image and label",
+        "Amos & Kolter 2016",
+        "C2, C7",
+    ),
+    (
+        "bibtex",
+        "BibTeX: many labels at once",
+        "Amos, Xu & Kolter 2017, section 6.2",
+        "C2, C8",
+    ),
+    (
         "olivetti",
         "Face completion on Olivetti by least energy",
         "Amos, Xu & Kolter 2017, section 6.3",

@@ -18,7 +18,7 @@ from convexnet.lab.data.data_set import DataSet, Part, Split
 from convexnet.lab.data.files import DataError, MissingData
 from convexnet.lab.data.folder import fingerprint
 from convexnet.lab.data.noise import HUMAN, KINDS, generator_for, human, resampled, wrong_labels
-from convexnet.lab.data.sources import SOURCES, Source
+from convexnet.lab.data.sources import SOURCES, PublishedSet
 from convexnet.lab.data.user_images import PLAIN, Pictures, archive, folders, streamed_by_size
 
 PREFIXES = ("folder", "npz")
@@ -120,7 +120,7 @@ def load(
     )
 
 
-def absent(train: Part, source: Source, name: str) -> str:
+def absent(train: Part, source: PublishedSet, name: str) -> str:
     """Name the classes that the published training part has and the images to train on have not; empty where there is
     none.
 
@@ -144,7 +144,7 @@ def absent(train: Part, source: Source, name: str) -> str:
     return f"none of the {len(train)} images to train on is of the class {', '.join(missing[:10])}{more}"
 
 
-def content_of(source: Source) -> str:
+def content_of(source: PublishedSet) -> str:
     """Sixteen hexadecimal digits that stand for the images and labels of a set, of all its parts."""
     total = hashlib.sha256()
     for part in (source.train, source.validation, source.test):
@@ -202,7 +202,7 @@ def closest(name: str, known: tuple[str, ...]) -> str:
     return f". Did you mean {found[0]!r}?" if found else "."
 
 
-def read(name: str, data_dir: Path | str | None, download: bool, pictures: Pictures = PLAIN) -> Source:
+def read(name: str, data_dir: Path | str | None, download: bool, pictures: Pictures = PLAIN) -> PublishedSet:
     """The published data of this name."""
     prefix, colon, path = name.partition(":")
     if colon and prefix in PREFIXES:

@@ -38,7 +38,7 @@ CIFAR10_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog",
 
 
 @dataclass(frozen=True, eq=False)
-class Source:
+class PublishedSet:
     """A data set as it was published, before anything is carved or made wrong; few have a validation part.
 
     `fingerprint` stands for its content where that is not in memory; `centred` says that the images are the middle of
@@ -99,27 +99,27 @@ def remedy(where: str) -> str:
 # --- MNIST and Fashion-MNIST -----------------------------------------------------------------------------------------
 
 
-def mnist(folder: Path, download: bool) -> Source:
+def mnist(folder: Path, download: bool) -> PublishedSet:
     """MNIST, 60,000 + 10,000 images 1 x 28 x 28."""
     from torchvision.datasets import MNIST
 
     return idx(MNIST, MNIST_SUMS, folder, download)
 
 
-def fashion_mnist(folder: Path, download: bool) -> Source:
+def fashion_mnist(folder: Path, download: bool) -> PublishedSet:
     """Fashion-MNIST, 60,000 + 10,000 images 1 x 28 x 28."""
     from torchvision.datasets import FashionMNIST
 
     return idx(FashionMNIST, FASHION_SUMS, folder, download)
 
 
-def idx(kind: Any, sums: Mapping[str, str], folder: Path, download: bool) -> Source:
+def idx(kind: Any, sums: Mapping[str, str], folder: Path, download: bool) -> PublishedSet:
     """A set in MNIST's format."""
     construct_data_set(kind, folder, download, kind.__name__, files=sums.items(), within=f"{kind.__name__}/raw")
     check(folder / kind.__name__ / "raw", sums.items(), what=kind.__name__, remedy=remedy(kind.mirrors[0]))
     train, test = kind(folder, train=True), kind(folder, train=False)
     names = tuple(str(name) for name in kind.classes)
-    return Source(part(train.data, train.targets), part(test.data, test.targets), names)
+    return PublishedSet(part(train.data, train.targets), part(test.data, test.targets), names)
 
 
 # --- CIFAR and ciFAIR ------------------------------------------------------------------------------------------------
@@ -157,10 +157,10 @@ def kinds() -> dict[str, Any]:
     return {"cifar10": CIFAR10, "cifar100": CIFAR100, "cifair10": CIFAIR10, "cifair100": CIFAIR100}
 
 
-def cifar(name: str, other: str) -> Callable[[Path, bool], Source]:
+def cifar(name: str, other: str) -> Callable[[Path, bool], PublishedSet]:
     """A reader of one set, with the test part of the other as an extra where its files are there too."""
 
-    def read(folder: Path, download: bool) -> Source:
+    def read(folder: Path, download: bool) -> PublishedSet:
         found = pickled(name, folder, download)
         if not (folder / kinds()[other].base_folder).is_dir():
             return found
@@ -173,7 +173,7 @@ def cifar(name: str, other: str) -> Callable[[Path, bool], Source]:
     return read
 
 
-def pickled(name: str, folder: Path, download: bool) -> Source:
+def pickled(name: str, folder: Path, download: bool) -> PublishedSet:
     """A set in CIFAR's format, 50,000 + 10,000 images 3 x 32 x 32."""
     kind = kinds()[name]
     files = [*kind.train_list, *kind.test_list, (kind.meta["filename"], kind.meta["md5"])]
@@ -188,7 +188,7 @@ def pickled(name: str, folder: Path, download: bool) -> Source:
     )
     train, test = kind(folder, train=True), kind(folder, train=False)
     first, second = (part(half.data, half.targets, last=True) for half in (train, test))
-    return Source(first, second, tuple(train.classes))
+    return PublishedSet(first, second, tuple(train.classes))
 
 
 # --- the held-out half of CIFAR-10 -----------------------------------------------------------------------------------
@@ -206,7 +206,7 @@ HOLDOUT_TRAIN = 40_000
 OFFICIAL = 1_017
 
 
-def holdout(folder: Path, download: bool) -> Source:
+def holdout(folder: Path, download: bool) -> PublishedSet:
     """CIFAR-10 without its test half: train on records 0-39,999, test on 40,000-49,999, the fifth official batch.
 
     Read from `cifar10-train.npz` and `cifar10-test1017.npz`, or from the official files where those are not there.
@@ -225,7 +225,7 @@ def holdout(folder: Path, download: bool) -> Source:
         source = pickled("cifar10", folder, download)
         whole, tests = source.train, source.test
     numbers = torch.arange(len(whole))
-    return Source(
+    return PublishedSet(
         train=whole.rows(numbers[:HOLDOUT_TRAIN]),
         test=whole.rows(numbers[HOLDOUT_TRAIN:]),
         classnames=CIFAR10_NAMES,
@@ -255,7 +255,7 @@ def arrays(path: Path, sums: Mapping[str, str]) -> dict[str, np.ndarray]:
 # --- SVHN, STL-10 and the digits -------------------------------------------------------------------------------------
 
 
-def svhn(folder: Path, download: bool) -> Source:
+def svhn(folder: Path, download: bool) -> PublishedSet:
     """SVHN, 73,257 + 26,032 images 3 x 32 x 32; its extra training images are not used."""
     from torchvision.datasets import SVHN
 
@@ -264,10 +264,10 @@ def svhn(folder: Path, download: bool) -> Source:
     files = [(SVHN.split_list[half][1], SVHN.split_list[half][2]) for half in ("train", "test")]
     check(folder, files, what="SVHN", remedy=remedy("http://ufldl.stanford.edu/housenumbers/"))
     train, test = SVHN(folder, split="train"), SVHN(folder, split="test")
-    return Source(part(train.data, train.labels), part(test.data, test.labels), numerals(10))
+    return PublishedSet(part(train.data, train.labels), part(test.data, test.labels), numerals(10))
 
 
-def stl10(folder: Path, download: bool) -> Source:
+def stl10(folder: Path, download: bool) -> PublishedSet:
     """STL-10, 5,000 + 8,000 images 3 x 96 x 96; the unlabelled ones are not used, and need not be there."""
     from torchvision.datasets import STL10
 
@@ -279,10 +279,10 @@ def stl10(folder: Path, download: bool) -> Source:
     check(folder / STL10.base_folder, files, what="STL-10", remedy=remedy(STL10.url))
     train, test = Labelled(folder, split="train"), Labelled(folder, split="test")
     named: Sequence[str] = getattr(train, "classes", ())
-    return Source(part(train.data, train.labels), part(test.data, test.labels), tuple(named) or numerals(10))
+    return PublishedSet(part(train.data, train.labels), part(test.data, test.labels), tuple(named) or numerals(10))
 
 
-def digits8x8(folder: Path, download: bool) -> Source:
+def digits8x8(folder: Path, download: bool) -> PublishedSet:
     """Scikit-learn's 1,797 digits 1 x 8 x 8, split 1,347 + 450 by class; 17 grey levels, spread over 0 to 255."""
     del folder, download
     from sklearn.model_selection import train_test_split
@@ -292,7 +292,7 @@ def digits8x8(folder: Path, download: bool) -> Source:
     images = torch.from_numpy(np.rint(grey * (255 / 16)).astype(np.uint8)).reshape(-1, 1, 8, 8)
     whole = part(images, labels)
     first, second = (whole.rows(torch.from_numpy(np.sort(rows))) for rows in (train, test))
-    return Source(
+    return PublishedSet(
         first,
         second,
         numerals(10),
@@ -305,7 +305,7 @@ def numerals(classes: int) -> tuple[str, ...]:
     return tuple(str(number) for number in range(classes))
 
 
-SOURCES: Mapping[str, Callable[[Path, bool], Source]] = {
+SOURCES: Mapping[str, Callable[[Path, bool], PublishedSet]] = {
     "mnist": mnist,
     "fashion-mnist": fashion_mnist,
     "svhn": svhn,

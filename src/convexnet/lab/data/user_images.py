@@ -26,7 +26,7 @@ from convexnet.lab.data.folder import (
     unreadable,
 )
 from convexnet.lab.data.noise import generator_for
-from convexnet.lab.data.sources import Source
+from convexnet.lab.data.sources import PublishedSet
 from convexnet.lab.data.streamed import Streamed
 
 HELD_OUT = 0.2
@@ -72,7 +72,7 @@ PLAIN = Pictures()
 """Images of one size, in memory unless there are many."""
 
 
-def split_in_half(whole: Part, classnames: tuple[str, ...], what: str) -> Source:
+def split_in_half(whole: Part, classnames: tuple[str, ...], what: str) -> PublishedSet:
     """A set that comes in one part, with a test part carved from it that no seed changes."""
     order = torch.randperm(len(whole), generator=generator_for(0, "test part"))
     held = round(HELD_OUT * len(whole))
@@ -80,13 +80,13 @@ def split_in_half(whole: Part, classnames: tuple[str, ...], what: str) -> Source
         raise DataError(f"{what} has {len(whole)} images, too few to hold some out for a test")
     note = f"no test part was given: {held} of {len(whole)} images, the same for every seed, were held out"
     test, train = whole.rows(order[:held].sort().values), whole.rows(order[held:].sort().values)
-    return Source(train, test, classnames, note=note)
+    return PublishedSet(train, test, classnames, note=note)
 
 
 # --- arrays ----------------------------------------------------------------------------------------------------------
 
 
-def archive(path: Path) -> Source:
+def archive(path: Path) -> PublishedSet:
     """An .npz file with images and labels.
 
     Images are bytes or floating-point numbers, (N, D), (N, H, W), (N, H, W, C) or (N, C, H, W) with one or three
@@ -108,7 +108,9 @@ def archive(path: Path) -> Source:
     names = tuple(str(name) for name in found["classnames"]) if "classnames" in found else class_numbers(classes)
     if len(names) < classes:
         raise CorruptData(f"{path}: classnames has {len(names)} names, and labels go up to {classes - 1}")
-    source = Source(halves[0], halves[1], names) if len(halves) == 2 else split_in_half(halves[0], names, str(path))
+    source = (
+        PublishedSet(halves[0], halves[1], names) if len(halves) == 2 else split_in_half(halves[0], names, str(path))
+    )
     unused = sorted({*range(classes)} - {*source.train.labels.unique().tolist()})
     if unused:  # as where labels begin with 1
         said = f"no training image has the label {', '.join(map(str, unused[:10]))}"
@@ -164,7 +166,7 @@ def channels_first(path: Path, name: str, images: np.ndarray) -> np.ndarray:
 # --- folders ---------------------------------------------------------------------------------------------------------
 
 
-def folders(path: Path, how: Pictures = PLAIN) -> Source:
+def folders(path: Path, how: Pictures = PLAIN) -> PublishedSet:
     """A folder with `train`, `val` and `test` inside, each with a folder of images for each class; or the classes.
 
     Where there is no `test`, `val` is the test part; where there are both, `val` is the validation part. Images are
@@ -184,7 +186,7 @@ def folders(path: Path, how: Pictures = PLAIN) -> Source:
     if len(parts) == 1:
         source = split_in_half(parts[0], names, str(places[0]))
     else:
-        source = Source(parts[0], parts[1], names, validation=parts[2] if len(parts) == 3 else None)
+        source = PublishedSet(parts[0], parts[1], names, validation=parts[2] if len(parts) == 3 else None)
     note = "; ".join(filter(None, [source.note, left_out, said]))
     source = replace(source, note=note, centred=streamed or how.size is not None)
     if not streamed:

@@ -1,7 +1,7 @@
 """Train the networks of the demo on real digits, with clean and with wrong labels.
 
 The paper's ordinary network and its convex counterpart, ours in a recipe that works, and what ours has to be compared
-with: the ordinary network in the same recipe, and one hidden layer, which is convex for nothing. Each is a job as
+with: the ordinary network in the same recipe, and one hidden layer, convex unconstrained. Each is a job as
 `convexnet train` has it: the same recipes, loop, measurements and records.
 """
 

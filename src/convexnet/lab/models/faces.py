@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 import convexnet as cx
 from convexnet.memory import CONSTRAINT
-
-Convolutions = Sequence[tuple[int, int] | tuple[int, int, int | tuple[int, int]]]
+from convexnet.nn.grids import Convolution, Convolutions
 
 
 class Squared(nn.Module):
@@ -37,6 +36,9 @@ class Linear(nn.Module):
     Args:
         shape: of x and of the answer.
     """
+
+    weight: Tensor
+    bias: Tensor
 
     def __init__(self, shape: Sequence[int]) -> None:
         super().__init__()
@@ -87,13 +89,11 @@ def encoder_decoder(shape: tuple[int, int, int], convolutions: Convolutions, den
     """
     layers: list[nn.Module] = []
     channels = shape[0]
-    for channels_after, kernel, *rest in convolutions:
-        stride = rest[0] if rest else 1
-        steps = (stride, stride) if isinstance(stride, int) else tuple(stride)
-        padding = tuple(max(kernel - step + 1, 0) // 2 for step in steps)
-        conv = nn.Conv2d(channels, channels_after, kernel, steps, padding)
-        layers += [conv, nn.BatchNorm2d(channels_after), nn.ReLU()]
-        channels = channels_after
+    for item in convolutions:
+        layer = Convolution(*item)
+        conv = nn.Conv2d(channels, layer.channels, *layer.geometry())
+        layers += [conv, nn.BatchNorm2d(layer.channels), nn.ReLU()]
+        channels = layer.channels
     body = nn.Sequential(*layers)
     with torch.no_grad():
         inside = body(torch.zeros(2, *shape)).flatten(1).shape[1]

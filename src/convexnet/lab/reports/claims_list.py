@@ -106,7 +106,7 @@ PARITY = (
     (TEXT, TEXT),
     (T1, T1),
     (T2, T2),
-    (SHALLOW, "one hidden layer: convex for nothing"),
+    (SHALLOW, "one hidden layer: convex without a constraint"),
     (ORDINARY, "ordinary, early stopping at its peak"),
     (REGULARISED, REGULARISED),
 )

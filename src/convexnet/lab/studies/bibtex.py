@@ -31,7 +31,6 @@ from torch.nn import functional as F
 
 import convexnet as cx
 from convexnet.energy import EnergyTraining, predict, unrolled
-from convexnet.ensembles.training import batches, derived_seed, drawing
 from convexnet.lab.data.labels import ManyLabels, bibtex, many_labels_of_chance
 from convexnet.lab.models.convex import drawn_from
 from convexnet.lab.reports.comparison import shown
@@ -39,22 +38,24 @@ from convexnet.lab.reports.page import Panel, Section, Table
 from convexnet.lab.reports.pictures import Draw, picture, plain_axes
 from convexnet.lab.reports.theme import Theme
 from convexnet.lab.runs.jobs import Job
-from convexnet.lab.runs.learning import NETWORK, learn, needed
-from convexnet.lab.runs.many_labels import expected_f1_choice, f1_scores, tuned_threshold
+from convexnet.lab.runs.learning import NETWORK, learn
+from convexnet.lab.runs.many_labels import tuned_threshold
 from convexnet.lab.runs.place import Place, Tick
 from convexnet.lab.runs.records import Row
 from convexnet.lab.runs.run import save
 from convexnet.lab.studies.energies import EnergyRecipe, MeasuredEnergy, learn_energy
+from convexnet.lab.studies.many_labels import Averages, Forward, about, features, probabilities, recipe_of, scored
 from convexnet.lab.studies.study import Study
-from convexnet.learner import Attributes, Point
 
 PICNN = EnergyRecipe(
-    "argmin", epochs=40, batch=128, learning_rate=1e-3, schedule="cosine", weight_decay=0.1, patience=10,
-    normalise="tf-idf", hidden=(600, 159), constraint="clip", tol=1e-4, solver="planes", drop_x=0.3,
+    "argmin", epochs=15, batch=128, learning_rate=2e-3, schedule="cosine", weight_decay=1.0, patience=8,
+    normalise="tf-idf", hidden=(600, 159), constraint="clip", tol=1e-4, solver="planes", drop_x=0.6,
 )  # fmt: skip
 RECIPES: Mapping[str, EnergyRecipe] = MappingProxyType(
     {
-        "mlp": replace(PICNN, name="feed-forward", dropout=0.5),
+        "mlp": replace(
+            PICNN, name="feed-forward", epochs=30, learning_rate=3e-3, weight_decay=0.1, dropout=0.5, drop_x=0.2
+        ),
         "picnn-argmin": PICNN,
         "picnn-unrolled": replace(
             PICNN, name="unrolled", how="unrolled", descent_rate=0.1, descent_momentum=0.3, solver="auto"
@@ -89,11 +90,11 @@ MEMBERS: Mapping[str, int] = MappingProxyType({"smoke": 1, "two-core": 2, "full"
 
 def plan(size: str, seeds: Sequence[int]) -> list[Job]:
     """Every way from every seed, and the averages of the first seeds where these are all there."""
-    epochs = {"smoke": 1, "two-core": 8, "full": PICNN.epochs}[size]
+    most = {"smoke": 1, "two-core": 8, "full": 1000}[size]
     dataset = "labels-of-chance" if size == "smoke" else "bibtex"
     jobs: list[Job] = []
     for model, how in RECIPES.items():
-        how = replace(how, epochs=epochs, **({"hidden": (16, 8)} if size == "smoke" else {}))
+        how = replace(how, epochs=min(how.epochs, most), **({"hidden": (16, 8)} if size == "smoke" else {}))
         own = [Job("bibtex", model, dataset, how, seed, full=size == "full") for seed in seeds]
         jobs += own
         if len(own) >= MEMBERS[size]:
@@ -109,18 +110,6 @@ def data_of(dataset: str, data_dir: Path | None) -> ManyLabels:
     return many_labels_of_chance() if dataset == "labels-of-chance" else bibtex(data_dir)
 
 
-def features(data: ManyLabels, how: EnergyRecipe) -> list[Tensor]:
-    """The inputs of the three parts: as they are, or weighted by log(N / documents with the word), rows of length √d/6.
-
-    Rows of that length have about the size that the words of an average bookmark have.
-    """
-    parts = [data.train[0], data.validation[0], data.test[0]]
-    if how.normalise == "none":
-        return parts
-    rarity = torch.log(len(parts[0]) / parts[0].gt(0).sum(0).clamp(min=1))
-    return [F.normalize(part * rarity, dim=1) * part.shape[1] ** 0.5 / 6 for part in parts]
-
-
 def run(job: Job, place: Place, tick: Tick) -> Row:
     """Train one network, or average those that the job needs.
 
@@ -130,13 +119,15 @@ def run(job: Job, place: Place, tick: Tick) -> Row:
     """
     data = data_of(job.dataset, place.data_dir)
     if job.model.startswith(ENSEMBLE):
-        made = Averages(job, place, data)
+        how = recipe_of(job)
+        forward = job.model == f"{ENSEMBLE}mlp"
+        made = Averages(job, place, data, probabilities if forward else lambda f, x: scores_of(f, x, how))
         return learn(lambda job: made, job, place, tick)
     if job.model == "mlp":
-        forward = Forward(job, data)
-        row = learn(lambda job: forward, job, place, tick)
+        plain = Forward(job, data)
+        row = learn(lambda job: plain, job, place, tick)
         if place.network:
-            save(forward.net, place.folder / NETWORK)
+            save(plain.net, place.folder / NETWORK)
         return row
     return learn_energy(partial(energy, data), job, place, tick)
 
@@ -173,12 +164,6 @@ def energy(data: ManyLabels, job: Job) -> MeasuredEnergy:
     return MeasuredEnergy(learner, columns, at_end=at_end, about=about(data))
 
 
-def recipe_of(job: Job) -> EnergyRecipe:
-    """The recipe of a job of this study."""
-    assert isinstance(job.recipe, EnergyRecipe)
-    return job.recipe
-
-
 def domain_of(how: EnergyRecipe, size: int) -> cx.Cube:
     """The cube; with entropy, but for descent."""
     return cx.Cube(size, entropy=how.how != "unrolled")
@@ -197,151 +182,6 @@ def scores_of(f: nn.Module, x: Tensor, how: EnergyRecipe) -> Tensor:
         with torch.no_grad():
             return torch.cat([unrolled(f, part, domain_of(how, f.y_features), **how.descent) for part in x.split(256)])
     return predict(f, x, domain_of(how, f.y_features), batch=256, solver=how.solver, tol=how.tol)
-
-
-def scored(held: Tensor, test: Tensor, data: ManyLabels) -> Row:
-    """What is measured of scores: the threshold that is best on validation, and F1 in percent on test."""
-    threshold, validation = tuned_threshold(held, data.validation[1])
-    example, macro = f1_scores(test > threshold, data.test[1])
-    chosen, by_label = f1_scores(expected_f1_choice(test), data.test[1])
-    plain = f1_scores(test > 0.5, data.test[1])[0]
-    return {
-        "threshold": threshold,
-        "validation_f1": 100 * validation,
-        "validation_f1_chosen": 100 * f1_scores(expected_f1_choice(held), data.validation[1])[0],
-        "test_f1": 100 * example,
-        "test_macro_f1": 100 * macro,
-        "test_f1_at_half": 100 * plain,
-        "test_f1_chosen": 100 * chosen,
-        "test_macro_f1_chosen": 100 * by_label,
-    }
-
-
-def about(data: ManyLabels) -> Row:
-    """What a record says of the data."""
-    return {"task": "labels", "data": data.fingerprint, "test_samples": len(data.test[0])}
-
-
-# --- the feed-forward network, and averages --------------------------------------------------------------------------
-
-
-class Forward(Attributes):
-    """The feed-forward network with the widths of the path of x, by cross-entropy, with early stopping. A learner."""
-
-    kept = ("net", "optimiser", "epoch", "position", "total", "best", "best_epoch", "best_weights", "end_weights")
-
-    def __init__(self, job: Job, data: ManyLabels) -> None:
-        self.how, self.seed, self.data = recipe_of(job), job.seed, data
-        self.train, self.held, self.test = features(data, self.how)
-        width = self.how.hidden[0]
-        with drawn_from(job.seed):
-            self.net = nn.Sequential(
-                nn.Linear(self.train.shape[1], width), nn.ReLU(), nn.BatchNorm1d(width), nn.Dropout(self.how.dropout),
-                nn.Linear(width, len(data.labels)),
-            )  # fmt: skip
-        self.optimiser = self.how.optimiser_of(self.net.parameters())
-        self.epoch = self.position = self.best_epoch = 0
-        self.total, self.best = 0.0, -1.0
-        self.best_weights: dict[str, Tensor] | None = None
-        self.end_weights: dict[str, Tensor] | None = None
-
-    @property
-    def done(self) -> bool:
-        """Return whether the epochs are over, or too many in a row were no better."""
-        stale = self.how.patience is not None and self.epoch - self.best_epoch >= self.how.patience
-        return self.epoch >= self.how.epochs or stale
-
-    def advance(self) -> Point:
-        """Work through an epoch."""
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.how.rate(self.epoch + 1)
-        total = 0.0
-        self.net.train()
-        for number, rows in enumerate(batches(len(self.train), self.how.batch, derived_seed(self.seed, self.epoch))):
-            with drawing(derived_seed(self.seed, self.epoch, number), torch.device("cpu")):
-                x = F.dropout(self.train[rows], self.how.drop_x)
-                loss = F.binary_cross_entropy_with_logits(self.net(x), self.data.train[1][rows], reduction="none")
-                whole = loss.sum(1).mean()
-                self.optimiser.zero_grad()
-                whole.backward()
-                self.optimiser.step()
-            total += float(whole.detach()) * len(rows)
-        self.net.eval()
-        self.epoch += 1
-        found = tuned_threshold(self.scores(self.held), self.data.validation[1])[1]
-        if found > self.best:
-            self.best, self.best_epoch, self.best_weights = found, self.epoch, self.weights()
-        if self.done and self.best_weights is not None:
-            self.end_weights = self.weights()
-            self.net.load_state_dict(self.best_weights)
-        return {"epoch": float(self.epoch), "loss": total / len(self.train), "validation": -found}
-
-    def weights(self) -> dict[str, Tensor]:
-        """Copies of all tensors of the network."""
-        return {name: value.clone() for name, value in self.net.state_dict().items()}
-
-    @torch.no_grad()
-    def scores(self, x: Tensor) -> Tensor:
-        """A probability for each label, (N, L)."""
-        return self.net.eval()(x).sigmoid()
-
-    def columns(self) -> Row:
-        """What the record has."""
-        row: Row = {
-            **about(self.data),
-            "epochs": self.epoch,
-            "train_samples": len(self.train),
-            "validation_samples": len(self.held),
-            "parameters": sum(parameter.numel() for parameter in self.net.parameters()),
-            "certified": False,
-            "peak_epoch": self.best_epoch,
-            **scored(self.scores(self.held), self.scores(self.test), self.data),
-        }
-        best = self.weights()
-        self.net.load_state_dict(self.end_weights or best)
-        found = scored(self.scores(self.held), self.scores(self.test), self.data)
-        self.net.load_state_dict(best)
-        return {**row, **{f"{name}_at_end": found[name] for name in ("test_f1", "test_macro_f1")}}
-
-
-class Averages(Attributes):
-    """The mean of the scores of networks that other jobs have trained. A learner that advances once for each."""
-
-    kept = ("number", "held", "test")
-
-    def __init__(self, job: Job, place: Place, data: ManyLabels) -> None:
-        self.job, self.place, self.data, self.how = job, place, data, recipe_of(job)
-        _, self.x_held, self.x_test = features(data, self.how)
-        self.number = 0
-        self.held, self.test = torch.zeros_like(data.validation[1]), torch.zeros_like(data.test[1])
-
-    @property
-    def done(self) -> bool:
-        """Return whether all networks have been asked."""
-        return self.number == len(self.job.needs)
-
-    def advance(self) -> Point:
-        """Add the scores of one network."""
-        net: Any = needed(self.place, self.job.needs[self.number])
-        with torch.no_grad():
-            if self.job.model.endswith("mlp"):
-                parts = [net(x).sigmoid() for x in (self.x_held, self.x_test)]
-            else:
-                parts = [scores_of(net, x, self.how) for x in (self.x_held, self.x_test)]
-        self.held, self.test = self.held + parts[0], self.test + parts[1]
-        self.number += 1
-        return {"step": float(self.number)}
-
-    def columns(self) -> Row:
-        """What the record has."""
-        count = len(self.job.needs)
-        return {
-            **about(self.data),
-            "epochs": self.how.epochs,
-            "members": count,
-            "certified": False,
-            **scored(self.held / count, self.test / count, self.data),
-        }
 
 
 # --- the report ------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from convexnet.choices import ActivationName, ConstraintName
 from convexnet.energy import EnergyTraining
 from convexnet.energy.training import How
 from convexnet.lab.runs.jobs import Job
-from convexnet.lab.runs.learning import NETWORK, learn
+from convexnet.lab.runs.learning import NETWORK, Recorded, learn
 from convexnet.lab.runs.place import Place, Tick
 from convexnet.lab.runs.records import Row
 from convexnet.lab.runs.run import save
@@ -181,15 +181,24 @@ class MeasuredEnergy:
         return found
 
 
-def learn_energy(make: Callable[[Job], MeasuredEnergy], job: Job, place: Place, tick: Tick) -> Row:
+class OfEnergy(Recorded, Protocol):
+    """A learner that is recorded, of an energy."""
+
+    @property
+    def f(self) -> nn.Module:
+        """The energy."""
+        ...
+
+
+def learn_energy(make: Callable[[Job], OfEnergy], job: Job, place: Place, tick: Tick) -> Row:
     """Train the energy of a job, from the beginning or from its checkpoint, record it, and keep it where asked for.
 
     Raises:
         CheckpointError, Stopped: as `convexnet.lab.runs.learning.learn`.
     """
-    made: list[MeasuredEnergy] = []
+    made: list[OfEnergy] = []
 
-    def once(job: Job) -> MeasuredEnergy:
+    def once(job: Job) -> OfEnergy:
         made.append(make(job))
         return made[-1]
 

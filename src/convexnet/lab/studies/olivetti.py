@@ -11,6 +11,8 @@ Rows: the paper's convolutional PICNN by bundle entropy (five planes a step) and
 with weights of any sign; an ordinary network with the same convolutions; ridge regression, alone and as the answer that
 an energy of ours begins at; and, for comparison, k-NN and extremely randomised trees. Everything is chosen on the last
 five people to train on (penalties, epochs); then all people to train on are learnt from, with what was chosen.
+
+Long because the table's nine rows, their recipes and what is recorded of them are looked at together.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ import convexnet as cx
 from convexnet.choices import SolverName
 from convexnet.energy import EnergyTraining
 from convexnet.energy.unrolled import descend
-from convexnet.lab.data.faces import EACH, olivetti
+from convexnet.lab.data.faces import EACH, digest, olivetti
 from convexnet.lab.models.convex import drawn_from
 from convexnet.lab.models.faces import AroundAnswer, Squared, encoder_decoder, free_twin
 from convexnet.lab.reports.comparison import NOT_RUN, shown
@@ -179,14 +181,14 @@ def learner_of(job: Job, place: Place) -> Refitted:
 
     def training(rows: slice, validation: slice | None, epochs: int) -> EnergyTraining:
         x, y = data.part(rows)
-        settings = {**how.training, "epochs": epochs}
+        settings: dict[str, Any] = {**how.training, "epochs": epochs, "augment": data.mirror if how.mirrored else None}
         if validation is None:
             settings["patience"] = None
+        held = None if validation is None else data.part(validation)
+        convex = MODELS[job.model].convex
         return EnergyTraining(
-            energy_of(job, data, rows), x, y, domain, seed=job.seed, convex=MODELS[job.model].convex,
-            **{**settings, "augment": data.mirror if how.mirrored else None},
-            validation=None if validation is None else data.part(validation),
-        )  # fmt: skip
+            energy_of(job, data, rows), x, y, domain, seed=job.seed, convex=convex, validation=held, **settings
+        )
 
     def predicted(f: nn.Module, x: Tensor) -> Tensor:
         with torch.no_grad():
@@ -211,6 +213,7 @@ def columns_of(job: Job, data: Halves) -> Callable[[Callable[[Tensor], Tensor]],
             "test_mse_by_person": [round(float(part.mean()), 2) for part in errors.split(EACH)],
             "test_samples": len(y),
             "missing": data.side,
+            "data": digest((data.pictures * 255).round().byte()),
         }
         if job.seed == 0:
             some = torch.arange(len(y))[:: max(1, len(y) // SHOWN)][:SHOWN]

@@ -5,7 +5,7 @@
 
 Every network has three hidden layers of 800, BatchNorm, AdamW, batches of 128 and 60 epochs. `ours` sees both signs of
 its first layer, and so do both ordinary networks here: what they differ in is the constraint. The network with one
-hidden layer is convex for nothing, as a shift that all logits share makes any head non-negative; only what is better
+hidden layer is convex unconstrained, as a shift that all logits share makes any head non-negative; only what is better
 than it shows that convex *depth* helps. The paper's network is that of its text at the length of the others.
 """
 

@@ -82,11 +82,11 @@ class ConvexQuadratic(nn.Module):
         return self.root(x).square().sum(1, keepdim=True) + self.affine(x)
 
 
-class Quadratic(nn.Module):
+class FreeQuadratic(nn.Module):
     """x^T A x, of any A, and an affine function, (B, n) -> (B, 1): nothing keeps it convex.
 
     Example:
-        >>> Quadratic(2)(torch.zeros(5, 2)).shape
+        >>> FreeQuadratic(2)(torch.zeros(5, 2)).shape
         torch.Size([5, 1])
     """
 
@@ -108,7 +108,7 @@ NETWORKS: Mapping[str, tuple[str, bool, Callable[[int], nn.Module]]] = MappingPr
     {
         "polyhedron": (f"polyhedral, {FACES} half-planes", False, lambda seed: Polyhedron(2, FACES)),
         "quadratic-convex": ("quadratic, convex", False, lambda seed: ConvexQuadratic(2)),
-        "quadratic": ("quadratic, free", False, lambda seed: Quadratic(2)),
+        "quadratic": ("quadratic, free", False, lambda seed: FreeQuadratic(2)),
         "ioc-mlp-1": ("convex network, one output", True, network("ioc-mlp", 1)),
         "ioc-mlp-2": ("convex network, two outputs", True, network("ioc-mlp", 2)),
         "mlp-1": ("ordinary network, one output", False, network("mlp-signs", 1)),

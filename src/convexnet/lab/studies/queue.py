@@ -20,14 +20,19 @@ from convexnet.lab.runs.lock import in_use
 from convexnet.lab.runs.records import Row
 from convexnet.lab.studies import (
     appendix_c,
+    bibtex,
     constraint_ablation,
     control,
+    exemplars,
     fig1,
     fig4,
     fig5,
     fig6,
     human_noise,
+    imputation,
+    mnist_icnn,
     noise,
+    olivetti,
     parity,
     polyhedral,
     recurrent,
@@ -36,6 +41,7 @@ from convexnet.lab.studies import (
     report_mlp,
     report_table1,
     study_named,
+    synthetic_icnn,
     table1,
     table3,
     table4,
@@ -92,6 +98,10 @@ QUEUE: tuple[Entry, ...] = (
     Entry(1, "recurrent", "MNIST row by row, 20 epochs, 3 seeds", lambda: recurrent.plan("full", SEEDS)),
     Entry(1, "polyhedral", "toys in the plane, 3 seeds", lambda: polyhedral.plan("full", SEEDS)),
     Entry(1, "fig4", "mixtures in the plane, 3 seeds", lambda: fig4.plan("full", SEEDS)),
+    Entry(1, "synthetic-icnn", "energies in the plane, 3 seeds", lambda: synthetic_icnn.plan("full", SEEDS)),
+    Entry(
+        1, "bibtex", "three ways, a feed-forward network, averages of 5 seeds", lambda: bibtex.plan("full", range(5))
+    ),
     Entry(
         1,
         "report-head",
@@ -110,6 +120,7 @@ QUEUE: tuple[Entry, ...] = (
         "Pendulum-v1 by a Q convex in the action, 20,000 steps, 5 seeds",
         lambda: control.jobs_of(("pendulum",), ("icnn-q",), range(5)),
     ),
+    Entry(2, "mnist-icnn", "all images, early stopping, 3 seeds", lambda: mnist_icnn.plan("full", SEEDS)),
     Entry(
         2,
         "control",
@@ -139,6 +150,21 @@ QUEUE: tuple[Entry, ...] = (
         "report-table1",
         f"MLP-Mixer on the hold-out, {report_table1.LENGTH} epochs, two recipes, 1 seed",
         lambda: report_table1.longer(range(1)),
+    ),
+    Entry(
+        2,
+        "olivetti",
+        "faces of 64 x 64 pixels, nine models, two protocols, left and bottom half, 1 seed",
+        lambda: olivetti.plan("full", range(1)),
+    ),
+    Entry(
+        2,
+        "imputation",
+        "digits, 10,000 images of MNIST and Olivetti, two energies and three imputers, 1 seed",
+        lambda: imputation.plan("full", range(1)),
+    ),
+    Entry(
+        2, "exemplars", "MNIST and Fashion-MNIST, three γ, 20 epochs, 1 seed", lambda: exemplars.plan("full", range(1))
     ),
     Entry(3, "noise", "20, 60 and 100 % of labels drawn anew, 20 epochs, 3 seeds", lambda: noise.longer(SEEDS)),
     Entry(
@@ -292,6 +318,10 @@ IMAGES: Mapping[str, int] = {
     "cifar10-holdout-animals": 36_000,
     "vee": 1_000,
     "tiny-imagenet-20": 9_000,
+    "linear": 400,
+    "moons": 400,
+    "circles": 400,
+    "bibtex": 4_392,
 }
 """To train on, without the validation part."""
 

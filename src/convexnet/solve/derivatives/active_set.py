@@ -17,6 +17,7 @@ from torch import Tensor
 from convexnet.form.atoms import Atom, Kinks
 from convexnet.form.epigraph import EpigraphForm
 from convexnet.form.grouped import Grouped, Norm, split_into_groups
+from convexnet.form.linear_maps import Map
 from convexnet.solve.functions.hessian import rows_of
 from convexnet.solve.solvers.incumbents import Incumbents
 
@@ -262,7 +263,10 @@ def hold_at(
     sure &= (inside & still & rising & falling).all(1)
     beside = torch.minimum(there - lo, hi - there).abs() <= TIED * scale
     loose = (low | high) & (rest.abs() <= CLOSE * typical) if smooth else torch.zeros_like(low)
-    tied = tied | meet | ((beside & ~low & ~high | loose) & (width > 0)).any(1)
+    loose = (beside & ~low & ~high | loose) & (width > 0)
+    if smooth and bool(loose.any()):
+        loose &= ~(own_curvature(form, rows, curvatures) * scale > STIFF * typical)
+    tied = tied | meet | loose.any(1)
     kinks = {k: (mask > 0).any(1) for k, mask in enumerate(masks) if mask is not None}
     held = ((k, index, mask) for k, (index, mask) in enumerate(zip(picked, masks, strict=True)))
     still = {
@@ -285,6 +289,23 @@ def hold_at(
     held = Held(low, high, to_y, along, parts[0], sure, kinks, there, tied, still)
     wanted = {k: multiplier + parts[1][k] for k, multiplier in chosen.items()}
     return held, Improved(is_low, is_high, inner, bent, wanted)
+
+
+STIFF = 1e8
+"""A coordinate that moves by less than 1 / STIFF of its side when the slope of f changes by as much as is typical,
+because of what curves in it alone, moves as little with a bound as without: it is not tied. Such is an entropy next to
+0 and 1."""
+
+
+def own_curvature(form: EpigraphForm, rows: list[Tensor | Map], curvatures: list[Tensor]) -> Tensor:
+    """The second derivative (B, n) of what depends on one coordinate alone."""
+    total = torch.zeros_like(form.linear)
+    smooth = [row for atom, row in zip(form.atoms, rows, strict=True) if atom.smooth]
+    for row, curvature in zip(smooth, curvatures, strict=True):
+        full = row if isinstance(row, Tensor) else row.columns(len(total))
+        alone = ((full != 0).sum(2) == 1).to(total) * curvature.clamp(min=0)
+        total = total + (alone[:, :, None] * full.square()).sum(1)
+    return total
 
 
 def curvature_differs(

@@ -62,7 +62,7 @@ MATRICES = ("lp", *(name for name, way in WAYS.items() if way.needs == (Epigraph
 WITHOUT_MATRICES = ("bundle-entropy", "fista", "adam")
 """Solvers that have no use for them."""
 
-ENTRIES = 1_000_000
+ENTRIES = 200_000
 """Entries of matrices, of all variables and all arguments of atoms, beyond which such a solver is not given any."""
 
 
