@@ -3,11 +3,12 @@
     convexnet study run synthetic-icnn
 
 The class of a point x is the y with the least energy: a number y in [0, 1], learnt by unrolled descent as the ICNN
-paper's code has it (30 steps, rate 0.01, momentum 0.9, from 0.5, squared error; Adam, at 1e-2 and not 1e-3), and exactly, through the
-argmin with the entropy; or the shares of two classes, by max-margin. A FICNN is convex in x and y together, and what it
-can separate is restricted; a PICNN is convex in y alone. Moons have noise 0.3, circles noise 0.2 and factor 0.5, as in
-the source; its linear points are not described, ours lie on both sides of a line, blurred by noise. Each network takes
-a minute or two on one core, so the two-core setting is the full one. The source names no number; it has pictures.
+paper's code has it (30 steps, rate 0.01, momentum 0.9, from 0.5, squared error; Adam, at 1e-2 and not 1e-3), and
+exactly, through the argmin with the entropy; or the shares of two classes, by max-margin. A FICNN is convex in x and y
+together, and what it can separate is restricted; a PICNN is convex in y alone. Moons have noise 0.3, circles noise 0.2
+and factor 0.5, as in the source; its linear points are not described, ours lie on both sides of a line, blurred by
+noise. Each network takes a minute or two on one core, so the two-core setting is the full one.
+The source names no number; it has pictures.
 """
 
 from __future__ import annotations
