@@ -258,7 +258,7 @@ class EnergyTraining(Attributes):
             begin = None if given else self.domain.centre.expand_as(y)
             x, converged = descend(self.f, given, cast(Box, domain), begin, **settings), math.nan
         elif settings.get("solver") == PLANES:
-            x, proved = least_with_entropy(self.f, given, domain, **{**settings, "solver": PLANES})
+            x, proved = least_with_entropy(self.f, given, domain, **settings)
             converged = float(proved.sum())
         else:
             found = minimise(self.f, domain, tuple(given) or None, **settings)
