@@ -64,7 +64,12 @@ def check_for_planes(f: nn.Module, domain: Domain) -> None:
 
 
 def least_with_entropy(
-    f: nn.Module, given: Sequence[Tensor], domain: Domain, tol: float = 1e-3, start: Tensor | None = None
+    f: nn.Module,
+    given: Sequence[Tensor],
+    domain: Domain,
+    tol: float = 1e-3,
+    start: Tensor | None = None,
+    solver: str = PLANES,
 ) -> tuple[Tensor, Tensor]:
     """Return the minimisers (B, n), differentiable in the parameters of f, and which of them have converged.
 
@@ -75,7 +80,7 @@ def least_with_entropy(
         given: the other inputs, B rows each.
         domain: a `Cube` with entropy.
         tol: of the gap.
-        start: not needed: the search begins in the middle.
+        start, solver: not needed: the search begins in the middle, and there is one solver.
 
     Raises:
         ValueError: another domain, or an f that may have kinks.
@@ -87,7 +92,7 @@ def least_with_entropy(
         >>> y.requires_grad, bool(converged.all())
         (True, True)
     """
-    del start
+    del start, solver
     check_for_planes(f, domain)
     found = search(f, given, domain.shape.numel(), tol)
     y = found.y.to(given[0].dtype)

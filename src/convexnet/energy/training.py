@@ -115,8 +115,7 @@ class EnergyTraining(Attributes):
     ) -> None:
         check_counts(epochs=epochs, batch=batch, **({} if patience is None else {"patience": patience}))
         self.rate = learning_rate if callable(learning_rate) else None
-        first = learning_rate(1) if callable(learning_rate) else learning_rate
-        check_rate(first)
+        check_rate(first := learning_rate(1) if callable(learning_rate) else learning_rate)
         if how not in HOWS:
             raise ValueError(f"how is one of {', '.join(HOWS)}, not {how!r}")
         if domain.batch is not None:
@@ -257,8 +256,7 @@ class EnergyTraining(Attributes):
             begin = None if given else self.domain.centre.expand_as(y)
             x, converged = descend(self.f, given, cast(Box, domain), begin, **settings), math.nan
         elif settings.get("solver") == PLANES:
-            options = {name: value for name, value in settings.items() if name != "solver"}
-            x, proved = least_with_entropy(self.f, given, domain, **options)
+            x, proved = least_with_entropy(self.f, given, domain, **settings)
             converged = float(proved.sum())
         else:
             found = minimise(self.f, domain, tuple(given) or None, **settings)
