@@ -55,7 +55,7 @@ class Linear(nn.Module):
 class AroundAnswer(nn.Module):
     """½ ‖y − r(x)‖² + g((x, r(x)), y) with g a ConvPICNN that sees the answer r(x) beside x: convex in y for every x.
 
-    What g adds begins small: before it learns, the least y is near r(x).
+    What g adds begins small: before it learns, the least y is next to r(x).
 
     Args:
         shape: (C, H, W) of x and of y.
@@ -70,7 +70,7 @@ class AroundAnswer(nn.Module):
         channels, high, wide = shape
         self.answer, self.flip = Linear(shape), flip
         self.network = cx.nn.ConvPICNN((2 * channels, high, wide), shape, convolutions, hidden=dense)
-        self.share = nn.Parameter(torch.tensor(-3.0))
+        self.share = nn.Parameter(torch.tensor(2.0))
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """(B,)."""

@@ -87,7 +87,7 @@ DIRECT = replace(
     GRADIENT, name="regression", epochs=400, patience=60, descent_steps=1, descent_rate=1.0, descent_momentum=0.0
 )
 OURS = replace(
-    GRADIENT, name="around ridge", epochs=60, patience=15, learning_rate=3e-4, descent_steps=8, descent_rate=0.7,
+    GRADIENT, name="around ridge", epochs=60, patience=15, learning_rate=3e-3, descent_steps=8, descent_rate=0.7,
     descent_momentum=0.0, convolutions=((16, 8, (4, 2)), (32, 4, 2), (32, 3)), dense=128,
 )  # fmt: skip
 SKLEARN = FaceRecipe("scikit-learn", epochs=1)
