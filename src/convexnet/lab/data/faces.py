@@ -65,10 +65,10 @@ def fetched(folder: Path) -> np.ndarray:
     from sklearn.datasets import fetch_olivetti_faces
 
     try:
-        images: Any = fetch_olivetti_faces(data_home=str(folder), shuffle=False).images
+        found: Any = fetch_olivetti_faces(data_home=str(folder), shuffle=False)
     except (OSError, ValueError) as error:
         raise DataError(f"the Olivetti faces could not be downloaded to {folder.absolute()}: {error}") from error
-    values = in_bytes(images)
+    values = in_bytes(found.images)
     return values.transpose(0, 2, 1).reshape(len(values), -1)
 
 
