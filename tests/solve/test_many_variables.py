@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import convexnet as cx
 from convexnet.solve import solver_functions
 from convexnet.solve.derivatives.without_matrices import solve_by_products
+from tests.drawing import some
 
 
 def gradients(f: nn.Module, x: Tensor, ends: list[Tensor], domain: cx.Box, **options: Any) -> list[Tensor]:
@@ -22,7 +23,7 @@ def gradients(f: nn.Module, x: Tensor, ends: list[Tensor], domain: cx.Box, **opt
     return [torch.zeros_like(s) if m is None else m for m, s in zip(made, sources, strict=True)]
 
 
-@pytest.mark.parametrize("kind", ["cube", "bundle", "box", "fixed"])
+@pytest.mark.parametrize("kind", some(["cube", "bundle", "box", "fixed"], 2, "many variables"))
 def test_products_give_the_derivatives_of_matrices(kind: str, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     torch.manual_seed(seed)
     f = cx.nn.PICNN(3, 6, hidden=(8, 8), quadratic=2).double()

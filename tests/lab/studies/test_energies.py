@@ -48,6 +48,7 @@ def killed(study: Study, job: Job, folder: Path, monkeypatch: pytest.MonkeyPatch
     return found
 
 
+@pytest.mark.slow
 def test_toys_in_the_plane(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (job,) = (job for job in jobs_of(synthetic_icnn.STUDY, model="picnn") if job.recipe.name == "max-margin")
     row = killed(synthetic_icnn.STUDY, replace(job, recipe=replace(job.recipe, hidden=(4,))), tmp_path, monkeypatch)
