@@ -276,3 +276,25 @@ class Squashed(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         return self.w * (x * y).sum(1).tanh()
+
+
+class Sure(nn.Module):
+    """Energies that leave no doubt: class 0 is better than all others by more than any margin."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights = nn.Parameter(torch.tensor([0.0, 10.0, 20.0]))
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return (self.weights * y).sum(1) + 0 * x.sum(1)
+
+
+@pytest.mark.parametrize("solver", ["auto", "vertices"])
+def test_where_every_margin_holds_the_gradient_is_zero_and_not_missing(solver: str) -> None:
+    f = Sure()
+    classes = torch.zeros(4, dtype=torch.long)
+    losses = cx.energy.structured_hinge(f, torch.zeros(4, 2), classes, cx.Simplex(3), "classes", solver=solver)
+    losses.mean().backward()
+    assert losses.tolist() == [0.0] * 4
+    assert f.weights.grad is not None
+    assert f.weights.grad.tolist() == [0.0] * 3

@@ -19,6 +19,7 @@ from convexnet.energy.samples import inputs_of, place_of, targets_of
 from convexnet.energy.values import value_of
 from convexnet.errors import NotCertified
 from convexnet.solve import Solution
+from convexnet.solve.assemble_solution import with_zero_gradients
 from convexnet.solve.at_most import one_number
 from convexnet.solve.operations import Negated, minimise_around
 
@@ -220,8 +221,10 @@ def hinge_over_labels(
 def with_gradient(f: nn.Module, given: Sequence[Tensor], truth: Tensor, y: Tensor, losses: Tensor) -> Tensor:
     """Return losses with the gradient ∇f(x, y) − ∇f(x, y*) where they are positive."""
     rows = (losses > 0).nonzero()[:, 0]
-    if not torch.is_grad_enabled() or not len(rows):
+    if not torch.is_grad_enabled():
         return losses
+    if not len(rows):  # every margin holds: the gradient is zero, and not missing
+        return with_zero_gradients(losses, [*given, *f.parameters()])
     some = len(rows) < len(truth)
     parts, right, wrong = ([a[rows] if some else a for a in group] for group in (list(given), [truth], [y]))
     with evaluating(f):

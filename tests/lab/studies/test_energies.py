@@ -48,6 +48,10 @@ def killed(study: Study, job: Job, folder: Path, monkeypatch: pytest.MonkeyPatch
     return found
 
 
+def test_the_networks_of_the_toys_are_those_of_the_source() -> None:
+    assert {job.recipe.hidden for job in synthetic_icnn.plan("full", range(1))} == {(200, 200)}
+
+
 @pytest.mark.slow
 def test_toys_in_the_plane(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (job,) = (job for job in jobs_of(synthetic_icnn.STUDY, model="picnn") if job.recipe.name == "max-margin")

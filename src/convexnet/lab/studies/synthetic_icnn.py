@@ -37,7 +37,9 @@ from convexnet.lab.studies.energies import EnergyRecipe, MeasuredEnergy, learn_e
 from convexnet.lab.studies.fig2 import packed, unpacked
 from convexnet.lab.studies.study import Study
 
-UNROLLED = EnergyRecipe("unrolled", epochs=50, how="unrolled", batch=40, learning_rate=1e-2, constraint="clip")
+UNROLLED = EnergyRecipe(
+    "unrolled", epochs=50, how="unrolled", batch=40, learning_rate=1e-2, hidden=(200, 200), constraint="clip"
+)
 WAYS: Mapping[str, EnergyRecipe] = MappingProxyType(
     {
         "unrolled": UNROLLED,
