@@ -13,7 +13,7 @@ import convexnet as cx
 from convexnet.energy import EnergyTraining, Joint, fit, predict, structured_hinge, unrolled
 from convexnet.energy.contexts import context_of, in_two_steps, value_with
 from convexnet.energy.cutting_planes import least_over_simplex
-from convexnet.energy.entropy import search
+from convexnet.energy.entropy import search, zero_with_derivative
 from convexnet.energy.hinge import ClassMargin, LabelMargin, hinge_over_classes, hinge_over_labels
 from tests.test_energy import differences
 
@@ -186,6 +186,17 @@ def test_gradients_through_bundle_entropy(make: Callable[..., nn.Module]) -> Non
     learner = EnergyTraining(f, X, target, cube, tol=1e-12, solver="planes")
     own, other = differences(f, lambda: learner.losses([X], target, None)[0].sum(), 1e-5)
     assert torch.isclose(own, other, rtol=1e-3, atol=1e-6), (own, other)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_certain_labels_move_as_little_as_they_should(dtype: torch.dtype) -> None:
+    """dy/ds = −y (1 − y) for f = s · y, also nearer to an end than 1e-7; of a log-loss it is about 1."""
+    slope = torch.tensor([[25.0, -25.0, 18.0]], dtype=dtype, requires_grad=True)
+    exact = torch.sigmoid(-slope.detach().double())
+    y = exact.to(dtype)
+    moved = y + zero_with_derivative(Products().to(dtype), [slope], y, exact)
+    (found,) = torch.autograd.grad(moved.sum(), slope)
+    assert torch.allclose(found.double(), -exact * (1 - exact), rtol=1e-3, atol=0.0)
 
 
 def test_the_hinge_of_labels() -> None:

@@ -62,6 +62,24 @@ def test_the_entropy_is_minimised_with_f(actions: int) -> None:
     assert bool((found.bounds >= total - 1e-2).all())
 
 
+@pytest.mark.parametrize("actions", [1, 2])
+def test_bounds_hold_at_the_border_and_when_no_tangent_is_new(actions: int) -> None:
+    """Also where the model has long been minimised up to rounding, and its systems are nearly singular."""
+    generator = torch.Generator().manual_seed(29)
+    slopes = torch.randn(10, 4, actions, generator=generator, dtype=torch.float64)
+    offsets = torch.randn(10, 4, generator=generator, dtype=torch.float64)
+    start = torch.rand(10, actions, generator=generator, dtype=torch.float64) - 0.5
+
+    def f(a: Tensor) -> Tensor:
+        return (torch.einsum("bpm,bm->bp", slopes, a) + offsets).amax(1)
+
+    found = bundle_entropy(f, start, 40, 1e-3, torch.float64)
+    assert not found.actions.requires_grad
+    total = found.values + 1e-3 * entropy((found.actions + 1) / 2)
+    assert bool((found.bounds <= total + 1e-13 * (1 + total.abs())).all())
+    assert float((total - found.bounds).amax()) <= 1e-6
+
+
 def test_on_a_line_equals_its_planes() -> None:
     torch.manual_seed(0)
     slopes, offsets = torch.randn(2, 200, 6).double()

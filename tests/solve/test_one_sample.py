@@ -105,6 +105,21 @@ def test_multipliers_are_those_of_minimise() -> None:
         assert torch.allclose(found.multipliers[kind], other.multipliers[kind], atol=1e-6)
 
 
+def test_multipliers_are_of_the_call_whatever_is_written_afterwards() -> None:
+    f, x = network("picnn", torch.float64), torch.tensor([[0.3, -0.2, 0.8]]).double()
+    solver = cx.Minimiser(f, BOX, tol=1e-8)
+    solver(x)
+    wanted = solver(x).multipliers
+    given = x.clone()
+    found, refreshed = solver(given), solver(given)
+    given.mul_(-5)  # as a control loop does with its state
+    for p in f.parameters():
+        p.mul_(3)
+    assert all(torch.allclose(found.multipliers[kind], wanted[kind], atol=1e-6) for kind in ("lower", "upper"))
+    solver.refresh()
+    assert all(torch.allclose(refreshed.multipliers[kind], wanted[kind], atol=1e-6) for kind in ("lower", "upper"))
+
+
 def test_what_it_is_not_for_is_left_to_minimise(monkeypatch: pytest.MonkeyPatch) -> None:
     f, x = network("picnn", torch.float64), torch.zeros(1, 3).double()
     solver = cx.Minimiser(f, BOX)

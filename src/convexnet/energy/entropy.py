@@ -100,7 +100,7 @@ def least_with_entropy(
         return y, found.converged
     with evaluating(f):
         known = context_of(f, given)
-        moved = y + zero_with_derivative(f, known, y)
+        moved = y + zero_with_derivative(f, known, y, found.y)
     return moved, found.converged
 
 
@@ -219,16 +219,21 @@ class Solved(torch.autograd.Function):
         return ctx.solve(grads[0]), None
 
 
-def zero_with_derivative(f: nn.Module, known: Sequence[Tensor], y: Tensor) -> Tensor:
-    """Return 0 with the derivative of the minimiser y: that of −(∇²f + diag(1/y + 1/(1 − y)))⁻¹ ∇f(x, y)."""
+def zero_with_derivative(f: nn.Module, known: Sequence[Tensor], y: Tensor, exact: Tensor) -> Tensor:
+    """Return 0 with the derivative of the minimiser y: that of −(∇²f + diag(1/y + 1/(1 − y)))⁻¹ ∇f(x, y).
+
+    Args:
+        exact: y in float64. A certain label is nearer to its end than float32 can tell, and moves as much less, so that
+            what a loss as 1/y makes of it stays finite.
+    """
     with torch.enable_grad():
         point = y.detach().requires_grad_()
         (slope,) = torch.autograd.grad(value_with(f, known, point).sum(), point, create_graph=True)
         fixed = [part.detach() for part in known]
         again = y.detach().requires_grad_()
         (own,) = torch.autograd.grad(value_with(f, fixed, again).sum(), again, create_graph=True)
-    inside = y.detach().clamp(1e-7, 1 - 1e-7)
-    curvature = 1 / inside + 1 / (1 - inside)
+    inside = exact.clamp(EDGE, 1 - EDGE)
+    curvature = (1 / inside + 1 / (1 - inside)).to(y.dtype)
 
     def product(v: Tensor) -> Tensor:
         if not own.requires_grad:  # f is affine in y

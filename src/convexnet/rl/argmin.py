@@ -46,7 +46,7 @@ class Best:
 
 def tangent(f: Function, actions: Tensor, like: torch.dtype) -> tuple[Tensor, Tensor]:
     """Return f and a subgradient, in float64, evaluated in the type of the network."""
-    at = actions.to(like).requires_grad_()
+    at = actions.detach().to(like).requires_grad_()  # detached: in float64 `to` is the same tensor
     with torch.enable_grad():
         value = f(at)
         (slope,) = torch.autograd.grad(value.sum(), at)
@@ -206,12 +206,12 @@ def on_a_line(
             down, up = torch.sigmoid(-g_low / weight), torch.sigmoid(-g_high / weight)
             meet = torch.where(down < meet, down, torch.where(up > meet, up, meet))
         y = torch.minimum(torch.maximum(meet, low), high)
-        if weight:
-            y = y.clamp(1e-9, 1 - 1e-9)
         left = torch.where(only_high, -torch.inf, g_low * y + h_low)
         right = torch.where(only_low, -torch.inf, g_high * y + h_high)
         model = torch.maximum(left, right) + (weight * entropy(y)[:, None] if weight else 0.0)
         bound = torch.fmax(bound, model)
+        if weight:  # the slope of the entropy is infinite at the ends; the model is least nearer to them
+            y = y.clamp(1e-9, 1 - 1e-9)
     return Best(best, values[:, 0], bound[:, 0])
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -91,13 +91,26 @@ class Minimiser:
         """
         begin = self.options["start"] if start is None else start
         if self.quick is not None and domain is None and time_limit is None:
-            found = self.quick(given, begin, lambda: self.in_batches(given, begin, None, None))
+            found = self.quick(given, begin, self.again(given, begin))
             if found is not None:
                 return found
         return self.in_batches(given, begin, domain, time_limit)
 
-    def in_batches(self, given: Any, start: Any, domain: Domain | None, time_limit: float | None) -> Solution:
-        """The same, by the solvers of batches."""
+    def again(self, given: Any, start: Any) -> Callable[[], Solution]:
+        """The same call for later, whatever is written into `given` or refreshed until then: for multipliers."""
+        copies = tuple(item.clone() if isinstance(item, Tensor) else item for item in listed_inputs(given))
+        readings = self.readings
+        return lambda: self.in_batches(copies, start, None, None, readings)
+
+    def in_batches(
+        self,
+        given: Any,
+        start: Any,
+        domain: Domain | None,
+        time_limit: float | None,
+        readings: Readings | None = None,
+    ) -> Solution:
+        """The same, by the solvers of batches; readings: of the network, where they are not those of now."""
         options = dict(self.options)
         del options["start"]
         if time_limit is not None:
@@ -108,8 +121,8 @@ class Minimiser:
             raise ValueError(f"the domain has shape {tuple(where.shape)}, and that of the minimiser {own}")
         with TRACING:
             arguments = validate_arguments(self.f, where, tuple(listed_inputs(given)), start, self.wrt, **options)
-        arguments = replace(arguments, readings=self.readings)
+        arguments = replace(arguments, readings=readings or self.readings)
         solution = minimise_arguments(arguments)
-        if not self.tried and domain is None and time_limit is None and arguments.batch == 1:
+        if not self.tried and readings is None and domain is None and time_limit is None and arguments.batch == 1:
             self.tried, self.quick = True, quick_for(arguments)
         return solution

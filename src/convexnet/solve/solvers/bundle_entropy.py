@@ -196,6 +196,7 @@ def maximise_dual(G: Tensor, h: Tensor, start: Tensor, allowed: Tensor) -> Tenso
         right = torch.stack([heights - top + centred, torch.ones_like(heights)], 2)
         solved = torch.cholesky_solve(right, factor)
         step = solved[..., 0] - solved[..., 1] * (solved[..., 0].sum(1) / solved[..., 1].sum(1))[:, None]
+        step = step - shares * step.sum(1, keepdim=True)  # in a system that is nearly singular it may leave Σ dλ = 0
         sound = step.isfinite().all(1)
         going = going & sound
         step = torch.where(going[:, None], step, 0.0)
@@ -205,6 +206,7 @@ def maximise_dual(G: Tensor, h: Tensor, start: Tensor, allowed: Tensor) -> Tenso
         turn = torch.einsum("bm,bmn->bn", step, G)
         length = search_line(h, shares, steep, step, turn, mu, far.clamp(max=1))
         shares = shares + length[:, None] * step
+        shares = shares / shares.sum(1, keepdim=True)
         steep = torch.einsum("bm,bmn->bn", shares, G)
         slack = torch.where(going[:, None], slack + far_slack.clamp(max=1) * change, slack)
     return best
