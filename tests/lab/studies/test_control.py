@@ -126,6 +126,9 @@ def test_the_commands(tmp_path: Path) -> None:
         (["--env", "Pendulum-v1", "--hidden", "big"], "list of widths"),
         (["--env", "Pendulum-v1", "--copies", "7"], "multiple of the 7 copies"),
         (["--env", "Pendulum-v1", "--budget", "-1"], "must be a positive number"),
+        (["--env", "Pendulum-v1", "--budget", "0"], "must be a positive number"),
+        (["--env", "Pendulum-v1", "--bound", "nan"], "must be a positive number"),
+        (["--env", "Pendulum-v1", "--steps", "500"], "nothing is learnt in 500"),
     ],
 )
 def test_wrong_usage_is_a_sentence(given: list[str], words: str, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -85,6 +86,14 @@ def rl(
         return
     if env is None:
         raise refuse("which environment? Give --env ID, such as --env Pendulum-v1; `convexnet rl --help` says more")
+    for option, value in (("--budget", budget), ("--bound", bound)):
+        if value is not None and not (value > 0 and isfinite(value)):
+            raise refuse(f"{option} must be a positive number, not {value:g}")
+    if steps <= warmup:
+        raise refuse(
+            f"the first {warmup} steps are random (--warmup), and nothing is learnt in {steps}: give more --steps, or "
+            "a smaller --warmup"
+        )
     given: dict[str, Any] = {"steps": steps, "copies": copies, "sigma": noise, "every": min(every, steps)}
     given |= {"episodes": episodes, "warmup": warmup, "batch": batch, "double": double, "acting": acting}
     with stops_cleanly("the same command goes on."):
@@ -104,8 +113,6 @@ def rl(
             raise refuse(f"--hidden is a list of widths such as 200,200, not {hidden!r}") from None
         given["targets"] = targets or ("cutting-planes" if budget is not None else "bundle-entropy")
         given["method"] = "naf" if method == "naf" else "icnn"
-        if every > steps:
-            given["every"] = steps
         try:
             settings = Settings(**given)
             recipe: Any = Control("own", settings, budget or 0.0, bound or 0.0)

@@ -98,6 +98,7 @@ def play_policy(file: Path, episodes: int, seed: int, gif: Path | None, length: 
         raise UsageError(f"{file} holds a {type(policy).__name__}, not the policy of `convexnet rl`")
     if gif is not None and sys.platform == "linux" and not os.environ.get("DISPLAY"):
         os.environ.setdefault("MUJOCO_GL", "egl")
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
     options: dict[str, Any] = {} if length is None else {"max_episode_steps": length}
     if gif is not None:
         options["render_mode"] = "rgb_array"

@@ -43,7 +43,8 @@ def imputed(
     if not out.parent.is_dir():
         raise UsageError(f"--out {out}: there is no folder {out.parent}")
     network = network_of(checkpoint, allow)
-    example = example_in(checkpoint, network)
+    remedy = "save it after cx.constrain(network, example), which records it, or use cx.impute from Python"
+    example = example_in(checkpoint, network, remedy)
     if len(example) != 1:
         raise UsageError(
             f"the network takes {len(example)} inputs, and impute fills in the only one: `convexnet minimise` takes "
@@ -121,7 +122,8 @@ def show(solution: cx.Solution, missing: Tensor, path: Path, console: Console) -
     """What was filled in, how well it is proved, and where it is."""
     samples, least, most = len(missing), int(missing.min()), int(missing.max())
     each = f"{least}" if least == most else f"{least} to {most}"
-    console.print(f"{samples} samples, {each} numbers missing in each: {solution.message}")
+    gaps = f"{each} numbers missing in each" if most else "no number missing in any, so that nothing is filled in"
+    console.print(f"{samples} sample{'s' if samples > 1 else ''}, {gaps}: {solution.message}")
     worst = float(solution.gap.max())
     if not math.isinf(worst):
         console.print(f"largest gap {worst:.2g}")

@@ -82,8 +82,10 @@ def network_of(path: Path, allow: Sequence[str] = ()) -> nn.Module:
         raise UsageError(f"{path} cannot be loaded: {error}") from None
 
 
-def example_in(path: Path, network: nn.Module) -> tuple[Tensor, ...]:
-    """The example that a saved network remembers.
+def example_in(
+    path: Path, network: nn.Module, remedy: str = "give the shape of a sample, --shape"
+) -> tuple[Tensor, ...]:
+    """The example that a saved network remembers; `remedy` says what helps where there is none.
 
     Raises:
         UsageError: it remembers none.
@@ -91,9 +93,7 @@ def example_in(path: Path, network: nn.Module) -> tuple[Tensor, ...]:
     try:
         return example_of(network)
     except ValueError:
-        raise UsageError(
-            f"{path} does not record the shape of its inputs: give the shape of a sample, --shape"
-        ) from None
+        raise UsageError(f"{path} does not record the shape of its inputs: {remedy}") from None
 
 
 @torch.no_grad()
