@@ -12,8 +12,8 @@ from convexnet.domains import Domain
 from convexnet.energy.hinge import Margin
 from convexnet.energy.steps import Optimiser
 from convexnet.energy.training import Augment, EnergyTraining, How, Loss
-from convexnet.ensembles.training import nothing
 from convexnet.learner import Point, run
+from convexnet.training import nothing
 
 
 @dataclass(frozen=True)

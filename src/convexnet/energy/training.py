@@ -23,7 +23,9 @@ from convexnet.energy.predict import least
 from convexnet.energy.samples import inputs_of, place_of, rows_of, targets_of
 from convexnet.energy.steps import Optimiser, optimiser_of, squared_error
 from convexnet.energy.unrolled import box_of, descend
-from convexnet.ensembles.training import (
+from convexnet.learner import Attributes, Point
+from convexnet.solve import minimise
+from convexnet.training import (
     batches,
     check_counts,
     check_rate,
@@ -31,8 +33,6 @@ from convexnet.ensembles.training import (
     drawing,
     keeps_statistics,
 )
-from convexnet.learner import Attributes, Point
-from convexnet.solve import minimise
 
 How = Literal["argmin", "unrolled", "max-margin"]
 HOWS = ("argmin", "unrolled", "max-margin")

@@ -8,7 +8,7 @@ from convexnet.ensembles.fusion import Fused, fuse
 from convexnet.ensembles.gating import GateTraining
 from convexnet.ensembles.mixture import MixtureOfExperts
 from convexnet.ensembles.outputs import oracle_accuracy
-from convexnet.ensembles.training import History
+from convexnet.training import History
 
 __all__ = [
     "Boosted",

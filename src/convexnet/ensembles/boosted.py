@@ -13,8 +13,8 @@ from convexnet.ensembles.certificates import GATED, VOTING, Certificates, certif
 from convexnet.ensembles.gating import GateTraining
 from convexnet.ensembles.outputs import as_experts, gated, logits_of_all, oracle_accuracy
 from convexnet.ensembles.samples import is_weighting
-from convexnet.ensembles.training import History, nothing
 from convexnet.learner import Point, run
+from convexnet.training import History, nothing
 
 
 class Boosted(nn.Module):

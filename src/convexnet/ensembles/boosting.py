@@ -15,7 +15,8 @@ from convexnet.ensembles.boosted import Boosted
 from convexnet.ensembles.learners import Epochs
 from convexnet.ensembles.outputs import classes_of, device_of, evaluating, log_probabilities, logits_of, predict
 from convexnet.ensembles.samples import inputs_of, samples_of
-from convexnet.ensembles.training import (
+from convexnet.learner import Point, run
+from convexnet.training import (
     History,
     check_counts,
     check_rate,
@@ -26,7 +27,6 @@ from convexnet.ensembles.training import (
     optimiser_of,
     snapshot,
 )
-from convexnet.learner import Point, run
 
 ROUNDING = 1e-9
 """An expert is no better than chance unless its error is below chance by more than this. A second copy of an expert has

@@ -12,7 +12,8 @@ from torch import Tensor
 from convexnet.ensembles.learners import Slices
 from convexnet.ensembles.outputs import ROWS, device_of, evaluating, joint
 from convexnet.ensembles.samples import inputs_of, samples_of
-from convexnet.ensembles.training import (
+from convexnet.learner import Point
+from convexnet.training import (
     batches,
     check_counts,
     check_rate,
@@ -25,7 +26,6 @@ from convexnet.ensembles.training import (
     snapshot,
     total,
 )
-from convexnet.learner import Point
 
 if TYPE_CHECKING:
     from convexnet.ensembles.mixture import MixtureOfExperts

@@ -22,7 +22,8 @@ from convexnet.ensembles.outputs import (
     stacked,
 )
 from convexnet.ensembles.samples import inputs_of, samples_of
-from convexnet.ensembles.training import (
+from convexnet.learner import Point
+from convexnet.training import (
     check_counts,
     check_rate,
     derived_seed,
@@ -30,7 +31,6 @@ from convexnet.ensembles.training import (
     optimiser_of,
     snapshot,
 )
-from convexnet.learner import Point
 
 
 class GateTraining(Epochs):

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from convexnet.ensembles.outputs import device_of
 from convexnet.ensembles.samples import Samples
-from convexnet.ensembles.training import batches, cosine, descend
 from convexnet.learner import Point
+from convexnet.training import batches, cosine, descend
 
 SLICE = 2.0
 """Seconds of work in one advance, about; one batch at least. It changes nothing of what is learnt."""

@@ -20,8 +20,8 @@ from convexnet.ensembles.outputs import (
     logits_of_all,
     oracle_accuracy,
 )
-from convexnet.ensembles.training import History, nothing
 from convexnet.learner import Point, run
+from convexnet.training import History, nothing
 
 
 class MixtureOfExperts(nn.Module):

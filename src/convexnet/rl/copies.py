@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from convexnet.ensembles.training import derived_seed
 from convexnet.rl.environments import SAYS, Environment, EnvironmentFault, describe
+from convexnet.training import derived_seed
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 import convexnet.constraints as constraints
 from convexnet.domains import Box, Polyhedron
-from convexnet.ensembles.training import derived_seed
 from convexnet.errors import ConvexNetError
 from convexnet.learner import Attributes, Point
 from convexnet.rl.argmin import Best, bundle_entropy, cutting_planes
@@ -26,6 +25,7 @@ from convexnet.rl.policy import TOLERANCE, Actor, Policy
 from convexnet.rl.replay import Batch, Ring
 from convexnet.rl.settings import Settings
 from convexnet.solve import Minimiser
+from convexnet.training import derived_seed
 
 CHUNK = 100
 """Steps that one `advance` takes at most: a few seconds."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Literal
 
-from convexnet.ensembles.training import check_counts, check_rate
 from convexnet.errors import meant
+from convexnet.training import check_counts, check_rate
 
 METHODS = ("icnn", "naf")
 TARGETS = ("bundle-entropy", "cutting-planes", "exact")

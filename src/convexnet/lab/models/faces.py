@@ -112,7 +112,7 @@ class Unconstrained(nn.Module):
     """A network whose constraint is not kept: its layers alone, by which an optimiser is not bound.
 
     Example:
-        >>> from convexnet.ensembles.training import cones_of
+        >>> from convexnet.training import cones_of
         >>> len(cones_of(Unconstrained(cx.nn.PICNN(2, 2, hidden=(4,), constraint="clip"))))
         0
     """

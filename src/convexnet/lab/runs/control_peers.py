@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from convexnet.ensembles.training import derived_seed
 from convexnet.extras import need
 from convexnet.lab.data import DataError
 from convexnet.lab.runs.control_course import LAST, SEEDS, Course
 from convexnet.lab.runs.jobs import Job
 from convexnet.learner import Point
 from convexnet.rl import returns, versions
+from convexnet.training import derived_seed
 
 PEERS = {"ddpg": "DDPG", "td3": "TD3", "sac": "SAC"}
 """Models, and the classes of stable-baselines3."""

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from convexnet.ensembles.training import batches, derived_seed, drawing
 from convexnet.lab.data.labels import ManyLabels
 from convexnet.lab.models.convex import drawn_from
 from convexnet.lab.runs.jobs import Job
@@ -18,6 +17,7 @@ from convexnet.lab.runs.place import Place
 from convexnet.lab.runs.records import Row
 from convexnet.lab.studies.energies import EnergyRecipe
 from convexnet.learner import Attributes, Point
+from convexnet.training import batches, derived_seed, drawing
 
 Scores = Callable[[nn.Module, Tensor], Tensor]
 """(a trained network, x (N, d)) -> a score for each label, (N, L)."""

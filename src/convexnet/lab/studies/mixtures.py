@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from convexnet.ensembles import ExpectationMaximisation, MixtureOfExperts
 from convexnet.ensembles.outputs import classes_of, evaluating, predict
-from convexnet.ensembles.training import keeps_statistics
 from convexnet.lab.data import DataError, DataSet, Split
 from convexnet.lab.models.convex import drawn_from
 from convexnet.lab.models.registry import build
@@ -32,6 +31,7 @@ from convexnet.lab.training.driver import drive
 from convexnet.lab.training.experiment import Best
 from convexnet.lab.training.task import Measured
 from convexnet.learner import Point
+from convexnet.training import keeps_statistics
 
 CONVEX, ORDINARY = "ioc-mixture-", "mixture-"
 """What the name of a mixture begins with, before the number of its experts."""

@@ -1,4 +1,4 @@
-"""What learners here share: batches by number, constraints, one step of an optimiser, and what is kept of a run."""
+"""What the learners of ensembles, energies and control share: batches by number, constraints, steps, what is kept."""
 
 from __future__ import annotations
 
