@@ -240,7 +240,7 @@ def check_simplex(domain: Domain) -> None:
         >>> import convexnet as cx
         >>> check_simplex(cx.Simplex(3, total=2.0))
         Traceback (most recent call last):
-        ValueError: solver="vertices" is for a Simplex of one dimension with total=1, not for Simplex(3, total=2.0)
+        ValueError: solver="vertices" is for a Simplex of one dimension with total=1, not for Simplex(3, total=2)
     """
     if not isinstance(domain, Simplex) or domain.batch is not None or len(domain.shape) != 1 or domain.total != 1:
         raise ValueError(f'solver="{VERTICES}" is for a Simplex of one dimension with total=1, not for {domain}')

@@ -38,6 +38,7 @@ def test_every_run_is_in_one_line_and_in_its_study() -> None:
             assert study.name == entry.study
             assert job.key in shown, f"{entry.what}: no report would show {job.name}"
             short = job.recipe.name in ("paper-code", fig5.NARROW.name, control.SHORTER)
+            short |= job.train_samples is not None
             assert job.full != short, "what is shortened says so, and nothing else does"
     with pytest.raises(ValueError, match="there is no rank 99; there are 1, 2"):
         work_of(99)

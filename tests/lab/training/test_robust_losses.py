@@ -201,7 +201,7 @@ def test_memory_asks_for_one_process() -> None:
         return {}
 
     part = cast("Any", [0, 1, 2])
-    several = cast("Any", SimpleNamespace(world_size=2))
+    several = cast("Any", SimpleNamespace(world_size=2, strategy=None))
     course = Course(part, Recipe("r", epochs=1, loss="elr"), several, None, 0, measure, classification(loss="elr"))
     with pytest.raises(ValueError, match="train on one device"):
         prepared(nn.Linear(2, 2), torch.zeros(2, 2), course, convex=False)

@@ -334,7 +334,17 @@ def plan(size: str, seeds: Sequence[int]) -> list[Job]:
             for name in (*ENERGIES, *BY_SKLEARN):
                 if name in BY_SKLEARN and seed and dataset == "olivetti":
                     continue  # nothing in it is drawn
-                jobs.append(Job("imputation", name, dataset, how, seed, full=size == "full", train_samples=samples))
+                jobs.append(
+                    Job(
+                        "imputation",
+                        name,
+                        dataset,
+                        how,
+                        seed,
+                        full=size == "full" and samples is None,
+                        train_samples=samples,
+                    )
+                )
     return jobs
 
 
