@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -23,8 +22,7 @@ from convexnet.lab.runs.jobs import Job
 from convexnet.lab.studies import completion, exemplars, imputation
 from convexnet.lab.studies import olivetti as faces
 from convexnet.lab.studies.completion import Halves
-from convexnet.learner import Point
-from tests.lab import small
+from tests.lab.killing import killed_and_resumed
 
 RUNS: dict[str, tuple[ModuleType, str]] = {
     "regression": (faces, "cnn"),
@@ -47,34 +45,12 @@ def smallest(study: Any, model: str) -> Job:
     return replace(job, recipe=how)
 
 
-def killed_and_resumed(run: Callable[..., Any], job: Job, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The record of a run that was killed after its first point; it equals that of one that was not."""
-    whole = run(job, small.place(folder / "whole", network=True), lambda job, point: None)
-    monkeypatch.setattr(training, "SLICE", 0.0)  # a checkpoint after every batch
-    told: list[float] = []
-
-    def kill(job: Job, point: Point) -> None:
-        told.append(point["epoch"])
-        if len(told) == 1:
-            raise KeyboardInterrupt
-
-    place = small.place(folder / "killed", network=True)
-    with pytest.raises(KeyboardInterrupt):
-        run(job, place, kill)
-    found = run(job, place, kill)
-    assert found["resumed_after"] == [1]
-    assert small.same(found) == small.same(whole)
-    weights = [cx.load(folder / name / "network.safetensors").state_dict() for name in ("whole", "killed")]
-    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
-    return found
-
-
 @pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in RUNS])
 def test_a_run_that_was_killed_ends_at_the_same_bits(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study, model = RUNS[name]
-    row = killed_and_resumed(study.run, smallest(study, model), tmp_path, monkeypatch)
+    row = killed_and_resumed(study.run, smallest(study, model), tmp_path, (monkeypatch, training))
     assert row["certified"] is (name != "twin")
     assert not row["full"]
     if study is faces:

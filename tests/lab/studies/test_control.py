@@ -18,8 +18,8 @@ from convexnet.lab.runs.jobs import Job
 from convexnet.lab.runs.records import COMMON
 from convexnet.lab.runs.sweep import sweep
 from convexnet.lab.studies import control
-from convexnet.learner import Point
 from tests.lab import small
+from tests.lab.killing import killed_and_resumed
 
 
 def job_of(model: str, budget: bool = False) -> Job:
@@ -30,27 +30,11 @@ def job_of(model: str, budget: bool = False) -> Job:
 
 def test_a_run_that_was_killed_has_the_same_curve_and_policy(tmp_path: Path) -> None:
     job = job_of("icnn-q")
-    whole = control.run(job, small.place(tmp_path / "whole", network=True), lambda job, point: None)
-    told: list[float] = []
-
-    def kill(job: Job, point: Point) -> None:
-        told.append(point["step"])
-        if len(told) == 1:
-            raise KeyboardInterrupt
-
-    place = small.place(tmp_path / "killed", network=True)
-    with pytest.raises(KeyboardInterrupt):
-        control.run(job, place, kill)
-    found = control.run(job, place, kill)
-    assert found["resumed_after"] == [1]
-    varying = ("shares",)
-    assert small.same({**found, **dict.fromkeys(varying)}) == small.same({**whole, **dict.fromkeys(varying)})
+    found = killed_and_resumed(control.run, job, tmp_path, counter="step", varying=("shares",))
     assert set(found) >= COMMON
     assert (found["certified"], found["full"], found["environment"]) == (True, False, "Pendulum-v1")
     assert found["actions_outside"] == 0
     assert set(found["simulators"]) >= {"gymnasium", "mujoco"}
-    policies = [cx.load(tmp_path / name / "network.safetensors") for name in ("whole", "killed")]
-    assert all(torch.equal(value, policies[1].state_dict()[name]) for name, value in policies[0].state_dict().items())
 
 
 def test_a_fault_ends_a_job_and_no_sweep(tmp_path: Path) -> None:

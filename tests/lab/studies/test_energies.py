@@ -16,8 +16,8 @@ from convexnet.lab.runs.jobs import Job
 from convexnet.lab.runs.records import COMMON
 from convexnet.lab.studies import bibtex, many_labels, mnist_icnn, synthetic_icnn
 from convexnet.lab.studies.study import Study
-from convexnet.learner import Point
 from tests.lab import small
+from tests.lab.killing import killed_and_resumed
 
 
 def jobs_of(study: Study, **wanted: str) -> list[Job]:
@@ -27,24 +27,8 @@ def jobs_of(study: Study, **wanted: str) -> list[Job]:
 
 def killed(study: Study, job: Job, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
     """The record of a run that was killed after its first epoch; it equals that of one that was not."""
-    whole = study.run(job, small.place(folder / "whole", network=True), lambda job, point: None)
-    monkeypatch.setattr(training, "SLICE", 0.0)  # a checkpoint after every batch
-    told: list[float] = []
-
-    def kill(job: Job, point: Point) -> None:
-        told.append(point["epoch"])
-        if len(told) == 1:
-            raise KeyboardInterrupt
-
-    place = small.place(folder / "killed", network=True)
-    with pytest.raises(KeyboardInterrupt):
-        study.run(job, place, kill)
-    found = study.run(job, place, kill)
-    assert found["resumed_after"] == [1]
-    assert small.same(found) == small.same(whole)
+    found = killed_and_resumed(study.run, job, folder, (monkeypatch, training))
     assert set(found) > COMMON - {"certified"}
-    pair = [cx.load(folder / name / "network.safetensors").state_dict() for name in ("whole", "killed")]
-    assert all(torch.equal(value, pair[1][name]) for name, value in pair[0].items())
     return found
 
 

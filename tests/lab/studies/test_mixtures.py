@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,41 +14,18 @@ import convexnet as cx
 from convexnet.ensembles import MixtureOfExperts, learners
 from convexnet.lab.data import DataError, DataSet, Split, load
 from convexnet.lab.reports import expert_pictures
-from convexnet.lab.runs.jobs import Job
 from convexnet.lab.runs.serial import RECORD
 from convexnet.lab.studies import fig4, fig5, table6
 from convexnet.lab.studies.mixtures import Mixed, binary, mix, preferred, settle
-from convexnet.learner import Point
 from tests.lab import small
-
-
-def killed_and_resumed(run: Callable[..., Any], job: Job, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The record of a run that was killed twice; it equals that of one that was not."""
-    whole = run(job, small.place(folder / "whole", network=True), lambda job, point: None)
-    monkeypatch.setattr(learners, "SLICE", 0.0)  # a checkpoint after every batch
-    told: list[float] = []
-
-    def kill(job: Job, point: Point) -> None:
-        told.append(point["epoch"])
-        if len(told) in (1, 2):
-            raise KeyboardInterrupt
-
-    place = small.place(folder / "killed", network=True)
-    for _ in range(2):
-        with pytest.raises(KeyboardInterrupt):
-            run(job, place, kill)
-    found = run(job, place, kill)
-    assert found["resumed_after"] == [1, 2]
-    assert small.same(found) == small.same(whole)
-    files = [folder / name / "network.safetensors" for name in ("whole", "killed")]
-    weights = [cx.load(file).state_dict() for file in files]
-    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
-    return found
+from tests.lab.killing import killed_and_resumed
 
 
 def test_a_mixture_that_was_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (job,) = (job for job in fig4.plan("smoke", [0]) if job.model == "ioc-mixture-2")
-    row = killed_and_resumed(fig4.run, replace(job, recipe=replace(job.recipe, hidden=(8, 8))), tmp_path, monkeypatch)
+    row = killed_and_resumed(
+        fig4.run, replace(job, recipe=replace(job.recipe, hidden=(8, 8))), tmp_path, (monkeypatch, learners), kills=2
+    )
     assert (row["certified"], row["experts_certified"], row["experts_tier"], row["falls"]) == (False, 2, ["T3"], 0)
     assert "not convex" in row["ensemble"]
     assert sum(row["shares"]) == pytest.approx(1)
@@ -66,7 +42,7 @@ def test_boosting_that_was_killed_and_its_gate(tmp_path: Path, monkeypatch: pyte
     how = replace(experts.recipe, hidden=(16,), batch=32, learning_rate=0.03)  # better than chance, every one of them
     experts = replace(experts, train_samples=200, recipe=how)
     gate = replace(gate, train_samples=200, needs=(experts.key,))
-    row = killed_and_resumed(table6.run, experts, tmp_path, monkeypatch)
+    row = killed_and_resumed(table6.run, experts, tmp_path, (monkeypatch, learners), kills=2)
     assert (row["experts"], row["experts_certified"], row["certified"], row["fused_certified"]) == (3, 3, False, True)
     assert row["oracle_accuracy"] >= max(row["expert_accuracy"])
     (tmp_path / "killed" / RECORD).write_text("{}", encoding="utf-8")
