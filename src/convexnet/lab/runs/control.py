@@ -10,7 +10,7 @@ import convexnet as cx
 from convexnet.lab.runs.control_course import LAST, SEEDS, Course
 from convexnet.lab.runs.control_peers import Peer
 from convexnet.lab.runs.jobs import Job
-from convexnet.lab.runs.learning import NETWORK, learn
+from convexnet.lab.runs.learning import learn
 from convexnet.lab.runs.place import Place, Tick
 from convexnet.lab.runs.records import Row
 from convexnet.rl import Actor, QLearning, returns
@@ -61,13 +61,4 @@ def run(job: Job, place: Place, tick: Tick) -> Row:
     """
     if job.model not in OURS:
         return learn(Peer, job, place, tick)
-    made: list[Learnt] = []
-
-    def begin(job: Job) -> Learnt:
-        made.append(Learnt(job))
-        return made[-1]
-
-    row = learn(begin, job, place, tick)
-    if place.network:
-        cx.save(made[-1].policy, place.folder / NETWORK)
-    return row
+    return learn(Learnt, job, place, tick, keep=lambda learner: learner.policy)

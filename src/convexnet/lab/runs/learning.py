@@ -11,7 +11,8 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 from torch import nn
 
@@ -20,6 +21,7 @@ from convexnet.lab.runs import records
 from convexnet.lab.runs.jobs import Job
 from convexnet.lab.runs.place import Place, Tick
 from convexnet.lab.runs.records import Row
+from convexnet.lab.training.checkpoints import CheckpointError
 from convexnet.lab.training.driver import Driven, Keeping, drive
 from convexnet.learner import Learner, Point
 
@@ -41,7 +43,12 @@ class Recorded(Learner, Protocol):
         ...
 
 
-def learn(make: Callable[[Job], Recorded], job: Job, place: Place, tick: Tick) -> Row:
+L = TypeVar("L", bound=Recorded)
+
+
+def learn(
+    make: Callable[[Job], L], job: Job, place: Place, tick: Tick, keep: Callable[[L], nn.Module] | None = None
+) -> Row:
     """Drive a learner, from the beginning or from its checkpoint, and record it.
 
     Args:
@@ -50,6 +57,7 @@ def learn(make: Callable[[Job], Recorded], job: Job, place: Place, tick: Tick) -
             these are known beforehand.
         place: where it is run.
         tick: called with every point.
+        keep: the network that is saved with `place.network`, of the learner once it is recorded.
 
     Raises:
         CheckpointError: a checkpoint does not fit, or something cannot be written.
@@ -57,7 +65,25 @@ def learn(make: Callable[[Job], Recorded], job: Job, place: Place, tick: Tick) -
     """
     learner = make(job)
     driven = drive(learner, keeping(job, place), lambda point: tick(job, point))
-    return {**common(job, driven), **learner.columns()}
+    row = {**common(job, driven), **learner.columns()}
+    if keep is not None and place.network:
+        save(keep(learner), place.folder / NETWORK)
+    return row
+
+
+def save(network: nn.Module, path: Path) -> None:
+    """Write a network.
+
+    Raises:
+        CheckpointError: it cannot be written; the checkpoint has it.
+    """
+    try:
+        cx.save(network, path)
+    except OSError as error:
+        raise CheckpointError(
+            f"{path} could not be written ({error.strerror or error}); the checkpoint next to it has the weights: free "
+            "some space and resume from it"
+        ) from error
 
 
 def needed(place: Place, key: str) -> nn.Module:

@@ -6,13 +6,11 @@ import copy
 from collections import OrderedDict
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-import convexnet as cx
 from convexnet.lab.data import DataSet, Pictures, fingerprint_of, load
 from convexnet.lab.data.streamed import is_of_a_worker, silence_reports, worker_ended
 from convexnet.lab.models.registry import build, model_named
@@ -20,14 +18,13 @@ from convexnet.lab.models.saved import described, require_savable
 from convexnet.lab.runs import metrics, records
 from convexnet.lab.runs.devices import agreement, launched
 from convexnet.lab.runs.jobs import Job
-from convexnet.lab.runs.learning import NETWORK, common, keeping
+from convexnet.lab.runs.learning import NETWORK, common, keeping, save
 from convexnet.lab.runs.measuring import few_inputs, measure_network, measured_part, outputs
 from convexnet.lab.runs.normalising import normalised
 from convexnet.lab.runs.place import Place, Tick
 from convexnet.lab.runs.records import Row
 from convexnet.lab.runs.tasks import classification
 from convexnet.lab.runs.verdict import Verdict, part_verdicts, verdict
-from convexnet.lab.training.checkpoints import CheckpointError
 from convexnet.lab.training.driver import Driven, drive
 from convexnet.lab.training.epoch import Diverged
 from convexnet.lab.training.experiment import Course, Training, prepared
@@ -173,21 +170,6 @@ def train_model(
     if dead:  # outside of the handler, whose error would keep the dead worker's loader alive
         raise worker_ended(dead)
     return Trained(job, training, driven, data, step, fabric)
-
-
-def save(network: nn.Module, path: Path) -> None:
-    """Write a network.
-
-    Raises:
-        CheckpointError: it cannot be written; the checkpoint has it.
-    """
-    try:
-        cx.save(network, path)
-    except OSError as error:
-        raise CheckpointError(
-            f"{path} could not be written ({error.strerror or error}); the checkpoint next to it has the weights: free "
-            "some space and resume from it"
-        ) from error
 
 
 # --- before ----------------------------------------------------------------------------------------------------------

@@ -38,11 +38,10 @@ from convexnet.lab.reports.page import Panel, Section, Table
 from convexnet.lab.reports.pictures import Draw, picture, plain_axes
 from convexnet.lab.reports.theme import Theme
 from convexnet.lab.runs.jobs import Job
-from convexnet.lab.runs.learning import NETWORK, learn
+from convexnet.lab.runs.learning import learn
 from convexnet.lab.runs.many_labels import tuned_threshold
 from convexnet.lab.runs.place import Place, Tick
 from convexnet.lab.runs.records import Row
-from convexnet.lab.runs.run import save
 from convexnet.lab.studies.energies import EnergyRecipe, MeasuredEnergy, learn_energy
 from convexnet.lab.studies.many_labels import Averages, Forward, about, features, probabilities, recipe_of, scored
 from convexnet.lab.studies.study import Study
@@ -124,11 +123,7 @@ def run(job: Job, place: Place, tick: Tick) -> Row:
         made = Averages(job, place, data, probabilities if forward else lambda f, x: scores_of(f, x, how))
         return learn(lambda job: made, job, place, tick)
     if job.model == "mlp":
-        plain = Forward(job, data)
-        row = learn(lambda job: plain, job, place, tick)
-        if place.network:
-            save(plain.net, place.folder / NETWORK)
-        return row
+        return learn(lambda job: Forward(job, data), job, place, tick, keep=lambda learner: learner.net)
     return learn_energy(partial(energy, data), job, place, tick)
 
 

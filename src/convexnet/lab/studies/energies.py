@@ -17,10 +17,9 @@ from convexnet.choices import ActivationName, ConstraintName
 from convexnet.energy import EnergyTraining
 from convexnet.energy.training import How
 from convexnet.lab.runs.jobs import Job
-from convexnet.lab.runs.learning import NETWORK, Recorded, learn
+from convexnet.lab.runs.learning import Recorded, learn
 from convexnet.lab.runs.place import Place, Tick
 from convexnet.lab.runs.records import Row
-from convexnet.lab.runs.run import save
 from convexnet.lab.runs.verdict import verdict
 from convexnet.lab.training.recipes import Recipe
 from convexnet.learner import Point
@@ -196,13 +195,4 @@ def learn_energy(make: Callable[[Job], OfEnergy], job: Job, place: Place, tick: 
     Raises:
         CheckpointError, Stopped: as `convexnet.lab.runs.learning.learn`.
     """
-    made: list[OfEnergy] = []
-
-    def once(job: Job) -> OfEnergy:
-        made.append(make(job))
-        return made[-1]
-
-    row = learn(once, job, place, tick)
-    if place.network:
-        save(made[0].f, place.folder / NETWORK)
-    return row
+    return learn(make, job, place, tick, keep=lambda learner: learner.f)

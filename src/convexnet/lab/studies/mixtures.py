@@ -18,12 +18,12 @@ from convexnet.lab.data import DataError, DataSet, Split
 from convexnet.lab.models.convex import drawn_from
 from convexnet.lab.models.registry import build
 from convexnet.lab.runs.jobs import Job
-from convexnet.lab.runs.learning import NETWORK, common, keeping
+from convexnet.lab.runs.learning import NETWORK, common, keeping, save
 from convexnet.lab.runs.measuring import measure_network, outputs
 from convexnet.lab.runs.normalising import in_memory, normalised
 from convexnet.lab.runs.place import Place, Tick
 from convexnet.lab.runs.records import Row
-from convexnet.lab.runs.run import complete, save
+from convexnet.lab.runs.run import complete
 from convexnet.lab.runs.tasks import classification
 from convexnet.lab.runs.verdict import Verdict, verdict
 from convexnet.lab.training.checkpoints import epoch_seed

@@ -31,12 +31,12 @@ from convexnet.lab.reports.comparison import shown
 from convexnet.lab.reports.page import Section, Table
 from convexnet.lab.reports.papers import TITLES
 from convexnet.lab.runs.jobs import Job
-from convexnet.lab.runs.learning import NETWORK, common, keeping, needed
+from convexnet.lab.runs.learning import NETWORK, common, keeping, needed, save
 from convexnet.lab.runs.metrics import accuracies, calibration
 from convexnet.lab.runs.normalising import behind, in_memory, normalised
 from convexnet.lab.runs.place import Place, Tick
 from convexnet.lab.runs.records import Row
-from convexnet.lab.runs.run import complete, loaded, save
+from convexnet.lab.runs.run import complete, loaded
 from convexnet.lab.runs.verdict import verdict
 from convexnet.lab.studies.mixtures import failing
 from convexnet.lab.studies.study import Study
