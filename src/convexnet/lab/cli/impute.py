@@ -7,11 +7,9 @@ from typing import Annotated, cast
 
 import typer
 
-import convexnet as cx
 from convexnet.choices import SolverName
 from convexnet.lab.cli.choices import SOLVERS
-from convexnet.lab.cli.terminal import Allow, choice, refuse, stops_cleanly
-from convexnet.lab.errors import UsageError
+from convexnet.lab.cli.terminal import Allow, TimeLimit, Tol, choice, refuses_in_words, stops_cleanly
 
 
 def impute(
@@ -53,7 +51,7 @@ def impute(
             show_default=False,
         ),
     ] = None,
-    tol: Annotated[float, typer.Option(help="Relative gap to prove.")] = 1e-6,
+    tol: Tol = 1e-6,
     solver: Annotated[
         str,
         choice(SOLVERS, help="Which solver."),
@@ -66,7 +64,7 @@ def impute(
             show_default=False,
         ),
     ] = None,
-    time_limit: Annotated[float | None, typer.Option(help="In seconds.", show_default=False)] = None,
+    time_limit: TimeLimit = None,
     allow: Allow = None,
 ) -> None:
     """Fill in what is missing of samples, so that a saved convex network is least; and prove how good that is.
@@ -83,7 +81,7 @@ def impute(
 
         from convexnet.lab.cli.show_imputed import imputed, show, write_filled
 
-        try:
+        with refuses_in_words():
             solution, missing = imputed(
                 checkpoint,
                 numbers,
@@ -97,12 +95,5 @@ def impute(
                 output=output,
             )
             write_filled(solution, out)
-        except UsageError as error:
-            raise refuse(str(error)) from None
-        except cx.NotCertified as error:
-            print(f"convexnet: {error}")
-            raise typer.Exit(1) from None
-        except (cx.NotTraceable, ValueError, TypeError, ImportError) as error:
-            raise refuse(str(error)) from None
         show(solution, missing, out, Console(highlight=False))
     raise typer.Exit(0 if bool(solution.converged.all()) else 1)

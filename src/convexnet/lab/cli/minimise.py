@@ -7,10 +7,9 @@ from typing import Annotated, cast
 
 import typer
 
-import convexnet as cx
 from convexnet.choices import SolverName
 from convexnet.lab.cli.choices import SOLVERS
-from convexnet.lab.cli.terminal import Allow, choice, refuse, stops_cleanly
+from convexnet.lab.cli.terminal import Allow, TimeLimit, Tol, choice, refuses_in_words, stops_cleanly
 from convexnet.lab.errors import UsageError
 
 
@@ -46,7 +45,7 @@ def minimise(
             show_default=False,
         ),
     ] = None,
-    tol: Annotated[float, typer.Option(help="Relative gap to prove.")] = 1e-6,
+    tol: Tol = 1e-6,
     solver: Annotated[
         str,
         choice(SOLVERS, help="Which solver."),
@@ -60,7 +59,7 @@ def minimise(
             show_default=False,
         ),
     ] = None,
-    time_limit: Annotated[float | None, typer.Option(help="In seconds.", show_default=False)] = None,
+    time_limit: TimeLimit = None,
     allow: Allow = None,
     out: Annotated[
         Path | None, typer.Option(help="Write x, value, lower_bound, converged to this .npz.", dir_okay=False)
@@ -82,7 +81,7 @@ def minimise(
 
         from convexnet.lab.cli.show_minimum import minimised, show, written
 
-        try:
+        with refuses_in_words():
             if out is not None and not out.parent.is_dir():
                 raise UsageError(f"--out {out}: there is no folder {out.parent}")
             solution = minimised(
@@ -97,13 +96,6 @@ def minimise(
                 allow=allow or (),
                 output=output,
             )
-        except UsageError as error:
-            raise refuse(str(error)) from None
-        except cx.NotCertified as error:
-            print(f"convexnet: {error}")
-            raise typer.Exit(1) from None
-        except (cx.NotTraceable, ValueError, TypeError, ImportError) as error:
-            raise refuse(str(error)) from None
         show(solution, Console(highlight=False))
         if out is not None:
             written(solution, out)

@@ -11,7 +11,8 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from convexnet.errors import meant
+from convexnet.errors import NotCertified, NotTraceable, meant
+from convexnet.lab.errors import UsageError
 from convexnet.lab.training.signals import Stopped, Terminated, terminating
 
 Allow = Annotated[
@@ -22,6 +23,9 @@ Allow = Annotated[
         show_default=False,
     ),
 ]
+
+Tol = Annotated[float, typer.Option(help="Relative gap to prove.")]
+TimeLimit = Annotated[float | None, typer.Option(help="In seconds.", show_default=False)]
 
 
 def print_certificate(text: str, convex: bool, console: Console) -> None:
@@ -47,6 +51,19 @@ def stops_cleanly(what_remains: str) -> Generator[None, None, None]:
     except KeyboardInterrupt:
         print(f"\nStopped; {what_remains}", file=sys.stderr)
         raise typer.Exit(130) from None
+
+
+@contextlib.contextmanager
+def refuses_in_words() -> Generator[None, None, None]:
+    """Turn what is wrong with a network and numbers for it into a sentence: exit status 1 where it is not certified
+    convex, and 2 where the usage is wrong."""
+    try:
+        yield
+    except NotCertified as error:
+        print(f"convexnet: {error}")
+        raise typer.Exit(1) from None
+    except (UsageError, NotTraceable, ValueError, TypeError, ImportError) as error:
+        raise refuse(str(error)) from None
 
 
 def refuse(message: str) -> typer.Exit:
