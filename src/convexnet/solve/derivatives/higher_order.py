@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -37,12 +40,8 @@ def pull_back_differentiably(
     if kinks:
         sample = int(held.kinks[kinks[0]].nonzero()[0])
         plain = pull_back(at, tensors, *(None if t is None else t.detach() for t in (to_x, to_value)))
-        results = [*plain[0], *plain[1]]
-        arrived = [t for t in (to_x, to_value, x, lo, hi, *tensors) if t is not None]
-        lower, upper, *rest = differentiable_once(
-            lambda: explain_no_second(opened, at.inputs, kinks[0], sample), results, arrived
-        )
-        return (lower, upper), rest
+        why = partial(explain_no_second, opened, at.inputs, kinks[0], sample)
+        return only_once(plain, why, (to_x, to_value, x, lo, hi, *tensors))
     made, inputs, live = at.aliases(tensors)
 
     def f(y: Tensor) -> Tensor:
@@ -72,10 +71,13 @@ def pull_back_many(
     if not torch.is_grad_enabled():
         return pull_back_smooth(at, tensors, to_x, to_value)
     plain = pull_back_smooth(at, tensors, *(None if t is None else t.detach() for t in (to_x, to_value)))
-    arrived = [t for t in (to_x, to_value, x, lo, hi, *tensors) if t is not None]
-    lower, upper, *rest = differentiable_once(
-        lambda: explain_many_variables(at.f), [t.detach() for t in (*plain[0], *plain[1])], arrived
-    )
+    return only_once(plain, partial(explain_many_variables, at.f), (to_x, to_value, x, lo, hi, *tensors))
+
+
+def only_once(plain: Gradients, why: Callable[[], str], arrived: Sequence[Tensor | None]) -> Gradients:
+    """Gradients that depend on what has arrived, and whose own derivatives are an error."""
+    results = [gradient.detach() for gradient in (*plain[0], *plain[1])]
+    lower, upper, *rest = differentiable_once(why, results, [t for t in arrived if t is not None])
     return (lower, upper), rest
 
 
