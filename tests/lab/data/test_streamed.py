@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import signal
 from dataclasses import replace
@@ -194,23 +193,10 @@ def test_a_damaged_image_is_named(workers: int, tmp_path: Path) -> None:
         given(data.train, 0)
 
 
-class Keeping(logging.Handler):
-    """Keeps what is logged."""
-
-    def __init__(self, records: list[logging.LogRecord]) -> None:
-        super().__init__()
-        self.records = records
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.records.append(record)
-
-
 @pytest.mark.parametrize("streamed", [True, False])
 def test_an_unreadable_image_is_left_out_only_if_asked_for(
-    streamed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    streamed: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    logged: list[logging.LogRecord] = []
-    monkeypatch.setattr(logging.getLogger("convexnet"), "handlers", [Keeping(logged)])
     root = draw(tmp_path / "set", 6)
     (root / "train" / "bee" / "x.png").write_bytes(b"")
     (root / "val" / "cow" / "y.jpg").write_bytes((root / "val" / "cow" / "0.jpg").read_bytes()[:150])
@@ -220,7 +206,7 @@ def test_an_unreadable_image_is_left_out_only_if_asked_for(
     assert (len(data.train), len(data.test)) == (18, 12)
     assert len(torch.cat([labels for _, labels in given(data.train, 0)])) == 18
     assert data.note.startswith("2 of 32 images could not be read and were left out, such as ")
-    assert [record.getMessage().partition(" cannot")[0][-5:] for record in logged] == ["x.png", "y.jpg"]
+    assert [record.message.partition(" cannot")[0][-5:] for record in caplog.records] == ["x.png", "y.jpg"]
     for file in (root / "val" / "ant").iterdir():
         file.write_bytes(b"")
     with pytest.raises(MissingData, match="no image of the class 'ant' can be read"):
